@@ -1,0 +1,181 @@
+//! What the data plane knows of a backend of a VIP.
+
+use crate::{Address, Be32};
+
+/// One backend of one VIP. A real server that serves two VIPs has two entries, for each counts its own.
+///
+/// Everything but `weight`, `state` and the next hops is written before any slot names the entry and stays until no
+/// slot does, so that the data plane never sees half of it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backend {
+    /// Address of the real server; the outer destination of encapsulated packets.
+    pub address: Address,
+    /// First address that outer headers may have as source, an IPv4 address as [`Address::from_v4`].
+    pub outer_source: Address,
+    /// Bits of the last word of `outer_source` that come from the flow hash (RSS on the backend needs them to vary).
+    pub outer_source_mask: Be32,
+    /// One's-complement sum of the constant part of the outer IPv4 header: protocol, TTL, destination, version and IHL.
+    pub outer_sum: u32,
+    /// Id of the VIP; 0 where this entry is free.
+    pub vip: u32,
+    /// How packets reach the backend: [`Forward`] as a number.
+    pub forward: u32,
+    /// Weight in the config; the slots follow from it while the backend is active.
+    pub weight: u32,
+    /// [`BackendState`] as a number.
+    pub state: u32,
+    /// The next hop.
+    pub next_hop: NextHopCell,
+}
+
+/// Two next hops of which one is in use: a new one is written to the idle half and put in use by one store.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NextHopCell {
+    /// 0 or 1: the half in use; [`NextHopCell::NONE`]: the next hop is not known.
+    pub in_use: u32,
+    /// Always 0.
+    pub reserved: u32,
+    /// The halves.
+    pub halves: [NextHop; 2],
+}
+
+impl NextHopCell {
+    /// Value of `in_use` while there is no way to the backend.
+    pub const NONE: u32 = 2;
+
+    /// A cell that holds `next_hop`, or none.
+    pub fn new(next_hop: Option<NextHop>) -> Self {
+        Self {
+            in_use: if next_hop.is_some() { 0 } else { Self::NONE },
+            reserved: 0,
+            halves: [next_hop.unwrap_or_default(), NextHop::default()],
+        }
+    }
+
+    /// The next hop in use.
+    #[inline(always)]
+    pub fn current(&self) -> Option<&NextHop> {
+        match self.in_use {
+            0 => Some(&self.halves[0]),
+            1 => Some(&self.halves[1]),
+            _ => None,
+        }
+    }
+}
+
+/// The interface and the addresses that a forwarded frame leaves with.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct NextHop {
+    /// Destination and source MAC address as the first twelve bytes of the frame.
+    pub macs: [u32; 3],
+    /// Index of the interface that the frame leaves by (the physical one, where the route names a VLAN interface).
+    pub ifindex: u32,
+    /// Largest IP packet in bytes that the interface and the route carry.
+    pub mtu: u32,
+    /// VLAN id to tag the frame with; 0 for none.
+    pub vlan: u32,
+}
+
+impl NextHop {
+    /// From parts; `mtu` in bytes.
+    pub fn new(destination: [u8; 6], source: [u8; 6], ifindex: u32, mtu: u32, vlan: u16) -> Self {
+        let [a, b, c, d, e, f] = destination;
+        let [g, h, i, j, k, l] = source;
+        let macs = [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes);
+        Self { macs, ifindex, mtu, vlan: u32::from(vlan) }
+    }
+
+    /// Destination MAC address.
+    pub fn destination(&self) -> [u8; 6] {
+        let [[a, b, c, d], [e, f, ..], _] = self.macs.map(u32::to_ne_bytes);
+        [a, b, c, d, e, f]
+    }
+
+    /// Source MAC address.
+    pub fn source(&self) -> [u8; 6] {
+        let [_, [.., g, h], [i, j, k, l]] = self.macs.map(u32::to_ne_bytes);
+        [g, h, i, j, k, l]
+    }
+}
+
+/// How a packet reaches its backend: the forward mode of the config with the outer family settled.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Forward {
+    /// Rewrite the Ethernet addresses, leave the packet as it is.
+    L2 = 1,
+    /// Encapsulate in IPv4 (RFC 2003, RFC 4213).
+    Ipip4 = 2,
+    /// Encapsulate in IPv6 (RFC 2473).
+    Ipip6 = 3,
+}
+
+impl Forward {
+    /// From the number in a map.
+    #[inline(always)]
+    pub const fn from_u32(number: u32) -> Option<Self> {
+        match number {
+            1 => Some(Self::L2),
+            2 => Some(Self::Ipip4),
+            3 => Some(Self::Ipip6),
+            _ => None,
+        }
+    }
+}
+
+/// What the operator wants of a backend.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum BackendState {
+    /// Takes new flows according to its weight.
+    #[default]
+    Active = 0,
+    /// Takes no new flows.
+    Drain = 1,
+    /// Takes nothing.
+    Down = 2,
+}
+
+impl BackendState {
+    /// From the number in a map; anything unknown is `Down`.
+    pub const fn from_u32(number: u32) -> Self {
+        match number {
+            0 => Self::Active,
+            1 => Self::Drain,
+            _ => Self::Down,
+        }
+    }
+}
+
+super::pod!(Backend, NextHop, NextHopCell);
+
+const _: () = assert!(size_of::<Backend>() == 112);
+const _: () = assert!(size_of::<NextHop>() == 24);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn macs_lie_as_in_a_frame() {
+        let next_hop = NextHop::new([1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12], 3, 1500, 0);
+        let bytes: [[u8; 4]; 3] = next_hop.macs.map(u32::to_ne_bytes);
+        assert_eq!(bytes.as_flattened(), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+        assert_eq!(next_hop.destination(), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(next_hop.source(), [7, 8, 9, 10, 11, 12]);
+    }
+
+    #[test]
+    fn numbers_in_maps_name_the_same_thing_both_ways() {
+        for forward in [Forward::L2, Forward::Ipip4, Forward::Ipip6] {
+            assert_eq!(Forward::from_u32(forward as u32), Some(forward));
+        }
+        for state in [BackendState::Active, BackendState::Drain, BackendState::Down] {
+            assert_eq!(BackendState::from_u32(state as u32), state);
+        }
+        assert_eq!(Forward::from_u32(0), None);
+    }
+}

@@ -1,0 +1,61 @@
+//! What the backend-side decapsulation knows and counts.
+
+use crate::Address;
+
+/// A range of outer source addresses that the decapsulation accepts.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DecapSource {
+    /// The network, an IPv4 network as [`Address::from_v4`].
+    pub network: Address,
+    /// Its mask; all zeros in an unused entry whose network is not.
+    pub mask: Address,
+}
+
+/// What became of a packet that looked encapsulated; also the index of its counter.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DecapOutcome {
+    /// Decapsulated and passed to the stack.
+    Decapsulated = 0,
+    /// Its outer addresses are not among the accepted ones: passed to the stack as it came.
+    Refused = 1,
+    /// A fragment of an encapsulated packet: passed to the stack as it came.
+    Fragment = 2,
+    /// The inner packet is cut short or not the IP version that the outer header announces: dropped.
+    Malformed = 3,
+    /// The outer header says congestion was experienced, the inner one says its transport knows no ECN: dropped
+    /// (RFC 6040 §4.2).
+    EcnDropped = 4,
+}
+
+impl DecapOutcome {
+    /// Every outcome, in the order of their counters.
+    pub const ALL: [Self; 5] = [Self::Decapsulated, Self::Refused, Self::Fragment, Self::Malformed, Self::EcnDropped];
+
+    /// Number of outcomes.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// As messages name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Decapsulated => "decapsulated",
+            Self::Refused => "refused",
+            Self::Fragment => "fragment",
+            Self::Malformed => "malformed",
+            Self::EcnDropped => "ecn_dropped",
+        }
+    }
+}
+
+/// Counts of one outcome, on one CPU.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DecapCounters {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes of those packets from the outer IP header on.
+    pub bytes: u64,
+}
+
+super::pod!(DecapSource, DecapCounters);

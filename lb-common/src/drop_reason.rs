@@ -1,0 +1,70 @@
+//! Why the data plane drops a packet. Every drop has a reason, every reason has a counter.
+
+/// Why a packet for a VIP was dropped; also the index of its counter.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DropReason {
+    /// The frame ends before the headers that it announces do.
+    Truncated = 0,
+    /// A length field contradicts the frame or the header: IHL below 5, total length beyond the frame, …
+    BadLength = 1,
+    /// A fragment: its flow cannot be told from its own bytes.
+    Fragment = 2,
+    /// The VIP serves other ports or protocols on this address, not this one.
+    NoService = 3,
+    /// More IPv6 extension headers than the walk goes over.
+    TooManyExtensions = 4,
+    /// The VIP has no backend that takes traffic.
+    NoBackend = 5,
+    /// The way to the backend is not known: no route, or a neighbour that does not answer.
+    NoNextHop = 6,
+    /// The packet with its encapsulation is larger than the next hop's MTU.
+    TooBig = 7,
+    /// The driver left no room in front of the frame for the encapsulation.
+    NoHeadroom = 8,
+}
+
+impl DropReason {
+    /// Every reason, in the order of their counters.
+    pub const ALL: [Self; 9] = [
+        Self::Truncated,
+        Self::BadLength,
+        Self::Fragment,
+        Self::NoService,
+        Self::TooManyExtensions,
+        Self::NoBackend,
+        Self::NoNextHop,
+        Self::TooBig,
+        Self::NoHeadroom,
+    ];
+
+    /// Number of reasons.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// As metrics and messages name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Truncated => "truncated",
+            Self::BadLength => "bad_length",
+            Self::Fragment => "fragment",
+            Self::NoService => "no_service",
+            Self::TooManyExtensions => "too_many_extensions",
+            Self::NoBackend => "no_backend",
+            Self::NoNextHop => "no_next_hop",
+            Self::TooBig => "too_big",
+            Self::NoHeadroom => "no_headroom",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_stands_at_its_own_counter() {
+        for (index, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+        }
+    }
+}

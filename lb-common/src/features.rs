@@ -1,0 +1,36 @@
+//! What of the data plane a config uses. The loader writes it into the program's read-only data, and the verifier then
+//! removes the branches that can never be taken.
+
+/// A set of features.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features(pub u32);
+
+impl Features {
+    /// Some VIP listens on any port.
+    pub const ANY_PORT: Self = Self(1);
+    /// Some backend is reached by `l2`.
+    pub const L2: Self = Self(1 << 1);
+    /// Some backend is reached by an outer IPv4 header.
+    pub const IPIP4: Self = Self(1 << 2);
+    /// Some backend is reached by an outer IPv6 header.
+    pub const IPIP6: Self = Self(1 << 3);
+    /// Some VIP is an IPv4 address.
+    pub const VIP4: Self = Self(1 << 4);
+    /// Some VIP is an IPv6 address.
+    pub const VIP6: Self = Self(1 << 5);
+    /// The data plane logs each decision.
+    pub const LOG: Self = Self(1 << 6);
+
+    /// Whether every feature of `other` is in this set.
+    #[inline(always)]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// The features of both sets.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}

@@ -1,0 +1,71 @@
+//! The map keys and values that both sides of the kernel boundary share, and nothing else.
+//!
+//! Every type here is `repr(C)` without padding, because both sides read it as bytes. A change to any of them, or to
+//! the meaning of a field, is a change of [`ABI`].
+
+#![no_std]
+
+mod address;
+mod backend;
+mod counters;
+mod decap;
+mod drop_reason;
+mod features;
+mod slot;
+mod vip;
+
+pub use address::{Address, Be16, Be32};
+pub use backend::{Backend, BackendState, Forward, NextHop, NextHopCell};
+pub use counters::Counters;
+pub use decap::{DecapCounters, DecapOutcome, DecapSource};
+pub use drop_reason::DropReason;
+pub use features::Features;
+pub use slot::Slot;
+pub use vip::{Vip4Key, Vip6Key, VipFlags, VipName, VipRecord, VipRoute};
+
+/// The version of the layout of every map. It is part of the path that maps are pinned under, so that a daemon never
+/// adopts maps that it would misread.
+pub const ABI: u32 = 1;
+
+/// Id 0 of a VIP or backend means "none"; entry 0 of the arrays that they index stays unused.
+pub const NO_ID: u32 = 0;
+
+/// Names of the maps in the forwarder's object, and of their pins.
+pub mod maps {
+    /// `Vip4Key` → [`crate::VipRoute`].
+    pub const VIPS4: &str = "VIPS4";
+    /// `Vip6Key` → [`crate::VipRoute`].
+    pub const VIPS6: &str = "VIPS6";
+    /// VIP id → [`crate::VipRecord`]; written and read by the daemon only.
+    pub const VIP_RECORDS: &str = "VIP_RECORDS";
+    /// Slot index → [`crate::Slot`]; memory-mapped.
+    pub const SLOTS: &str = "SLOTS";
+    /// Backend id → [`crate::Backend`]; memory-mapped.
+    pub const BACKENDS: &str = "BACKENDS";
+    /// Interface index → itself, for redirects.
+    pub const DEVICES: &str = "DEVICES";
+    /// VIP id → per-CPU [`crate::Counters`].
+    pub const VIP_COUNTERS: &str = "VIP_COUNTERS";
+    /// Backend id → per-CPU [`crate::Counters`].
+    pub const BACKEND_COUNTERS: &str = "BACKEND_COUNTERS";
+    /// [`crate::DropReason`] → per-CPU `u64`.
+    pub const DROP_COUNTERS: &str = "DROP_COUNTERS";
+    /// VIP id → [`crate::Counters`] brought over from smaller maps; the daemon's only.
+    pub const VIP_CARRIED: &str = "VIP_CARRIED";
+    /// Backend id → [`crate::Counters`] brought over from smaller maps; the daemon's only.
+    pub const BACKEND_CARRIED: &str = "BACKEND_CARRIED";
+    /// [`crate::DropReason`] → `u64` brought over from smaller maps; the daemon's only.
+    pub const DROP_CARRIED: &str = "DROP_CARRIED";
+}
+
+/// Implements aya's `Pod` for types that are `repr(C)`, `Copy`, free of padding and valid for any bytes.
+macro_rules! pod {
+    ($($ty:ty),+ $(,)?) => {
+        $(
+            // SAFETY: `repr(C)`, `Copy`, made of integers without padding (see the size assertions), any bytes valid.
+            #[cfg(feature = "user")]
+            unsafe impl aya::Pod for $ty {}
+        )+
+    };
+}
+pub(crate) use pod;

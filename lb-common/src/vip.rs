@@ -1,0 +1,141 @@
+//! How a packet finds its VIP, and what the daemon remembers of one.
+
+use crate::{Address, Be16, Be32};
+
+/// Key of an IPv4 VIP. Port and protocol 0 mark the address itself: "some VIP has this address".
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Vip4Key {
+    /// Destination address of the packet.
+    pub address: Be32,
+    /// Destination port; 0 for any port.
+    pub port: Be16,
+    /// IP protocol number; 0 with port 0 for the address marker.
+    pub protocol: u8,
+    /// Always 0.
+    pub reserved: u8,
+}
+
+/// Key of an IPv6 VIP; see [`Vip4Key`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Vip6Key {
+    /// Destination address of the packet.
+    pub address: Address,
+    /// Destination port; 0 for any port.
+    pub port: Be16,
+    /// IP protocol number; 0 with port 0 for the address marker.
+    pub protocol: u8,
+    /// Always 0.
+    pub reserved: u8,
+}
+
+/// What the data plane needs of a VIP: all of it comes with the one hash lookup.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VipRoute {
+    /// Id of the VIP, index of its counters; 0 in an address marker.
+    pub id: u32,
+    /// Index of the first slot of its table in the slots map.
+    pub slot_base: u32,
+    /// Number of slots in its table: a prime.
+    pub slots: u32,
+    /// [`VipFlags`].
+    pub flags: VipFlags,
+}
+
+/// Properties of a VIP that the data plane branches on.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VipFlags(pub u32);
+
+impl VipFlags {
+    /// The flow hash covers the source address alone, so that a client keeps its backend across connections.
+    pub const HASH_SOURCE_IP: Self = Self(1);
+
+    /// Whether every flag of `other` is set.
+    #[inline(always)]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// These flags and those of `other`.
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// The name of a VIP in a map: UTF-8, at most [`VipName::MAX`] bytes, padded with zeros.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VipName([u8; Self::MAX]);
+
+impl VipName {
+    /// Longest name in bytes.
+    pub const MAX: usize = 64;
+
+    /// `None` where the name is empty, too long, or has a zero byte.
+    pub fn new(name: &str) -> Option<Self> {
+        let bytes = name.as_bytes();
+        if bytes.is_empty() || bytes.len() > Self::MAX || bytes.contains(&0) {
+            return None;
+        }
+        let mut padded = [0; Self::MAX];
+        padded[..bytes.len()].copy_from_slice(bytes);
+        Some(Self(padded))
+    }
+
+    /// The name; empty where the bytes are not a name.
+    pub fn as_str(&self) -> &str {
+        let len = self.0.iter().position(|byte| *byte == 0).unwrap_or(Self::MAX);
+        core::str::from_utf8(&self.0[..len]).unwrap_or_default()
+    }
+}
+
+impl Default for VipName {
+    fn default() -> Self {
+        Self([0; Self::MAX])
+    }
+}
+
+/// What a daemon must know of a VIP to adopt it after a restart. The data plane never reads it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VipRecord {
+    /// Its name; empty where the id is free.
+    pub name: VipName,
+    /// Its address.
+    pub address: Address,
+    /// As in its [`VipRoute`].
+    pub slot_base: u32,
+    /// As in its [`VipRoute`].
+    pub slots: u32,
+    /// As in its [`VipRoute`].
+    pub flags: VipFlags,
+    /// Always 0.
+    pub reserved: u32,
+}
+
+super::pod!(Vip4Key, Vip6Key, VipRoute, VipRecord);
+
+const _: () = assert!(size_of::<Vip4Key>() == 8);
+const _: () = assert!(size_of::<Vip6Key>() == 20);
+const _: () = assert!(size_of::<VipRoute>() == 16);
+const _: () = assert!(size_of::<VipRecord>() == 96);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_survive_padding() {
+        let longest = core::str::from_utf8(&[b'x'; VipName::MAX]).unwrap();
+        for name in ["web", longest] {
+            assert_eq!(VipName::new(name).unwrap().as_str(), name);
+        }
+        let too_long = core::str::from_utf8(&[b'x'; VipName::MAX + 1]).unwrap();
+        for name in ["", "a\0b", too_long] {
+            assert!(VipName::new(name).is_none());
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! Parsers, hashes and header builders of the data plane.
+#![no_std]

@@ -1,0 +1,1 @@
+//! HTTP/JSON over a unix socket.

@@ -1,0 +1,1 @@
+//! The daemon's one decision maker: config in, map writes out.

@@ -1,0 +1,1 @@
+//! The loaded data plane: programs, maps, links and their pins.

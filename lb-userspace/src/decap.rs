@@ -1,0 +1,1 @@
+//! Backend-side decapsulation: attach, detach, status.

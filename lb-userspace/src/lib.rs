@@ -1,0 +1,16 @@
+//! naru's daemon and CLI: keeps the maps of the data plane equal to a config file.
+//!
+//! One config change walks these rooms in one direction: `config` → `plan` → `dataplane`. `controller` is the one that
+//! sends it on its way; `netlink` tells it where backends are, `api` and `metrics` ask it, `cli` asks `api`.
+
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod controller;
+pub mod dataplane;
+pub mod decap;
+pub mod maglev;
+pub mod metrics;
+pub mod netlink;
+pub mod objects;
+pub mod plan;

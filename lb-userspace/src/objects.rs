@@ -1,0 +1,10 @@
+//! The eBPF objects that the build made of `lb-ebpf`, embedded.
+
+use aya::include_bytes_aligned;
+
+/// The forwarder.
+pub static FORWARDER: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/forwarder"));
+/// The backend-side decapsulation.
+pub static DECAP: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/decap"));
+/// Programs for tests and benchmarks; the linker leaves them out of the `naru` binary.
+pub static LAB: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lab"));
