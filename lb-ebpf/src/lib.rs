@@ -2,6 +2,7 @@
 //! unchanged, and any target can test it.
 
 #![no_std]
+#![cfg_attr(all(feature = "bpf", target_arch = "bpf"), feature(asm_experimental_arch))]
 
 pub mod decap;
 pub mod ecn;

@@ -97,7 +97,7 @@ fn send(frame: &XdpFrame, ethernet: &Ethernet, flow: &Flow) -> Result<u32, DropR
     let verdict = forward::send(frame, ethernet, backend, inner, *hash)?;
     stats::backend(id, inner.total_len, *opens);
     if maps::uses(Features::LOG) {
-        debug!(frame.context(), "vip {}: {} bytes to backend {}, verdict {}", route.id, inner.total_len, id, verdict);
+        log_sent(frame.context(), route.id, id, inner.total_len, verdict);
     }
     Ok(verdict)
 }
@@ -106,7 +106,19 @@ fn send(frame: &XdpFrame, ethernet: &Ethernet, flow: &Flow) -> Result<u32, DropR
 fn drop(frame: &XdpFrame, reason: DropReason) -> u32 {
     stats::dropped(reason);
     if maps::uses(Features::LOG) {
-        debug!(frame.context(), "dropped: {}, {} bytes", reason.name(), frame.total_len());
+        log_drop(frame.context(), reason, frame.len() as u32);
     }
     xdp_action::XDP_DROP
+}
+
+// Functions of their own, so that formatting takes neither registers nor stack from the path of a packet.
+
+#[inline(never)]
+fn log_sent(context: &XdpContext, vip: u32, backend: u32, bytes: u32, verdict: u32) {
+    debug!(context, "vip {}: {} bytes to backend {}, verdict {}", vip, bytes, backend, verdict);
+}
+
+#[inline(never)]
+fn log_drop(context: &XdpContext, reason: DropReason, bytes: u32) {
+    debug!(context, "dropped {} bytes: {}", bytes, reason.name());
 }

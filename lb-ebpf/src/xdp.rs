@@ -48,11 +48,9 @@ impl<'a> XdpFrame<'a> {
     #[inline(always)]
     #[must_use]
     pub fn set_half(&self, offset: usize, half: u16) -> bool {
-        match self.pointer::<2>(offset) {
-            // SAFETY: `pointer` checked that the frame has these two bytes.
-            Some(pointer) => unsafe { pointer.cast::<u16>().write_unaligned(half) },
-            None => return false,
-        }
+        let Some(pointer) = self.pointer(offset, 2) else { return false };
+        // SAFETY: `pointer` checked that the frame has these two bytes.
+        unsafe { access::store_half(pointer, half) };
         true
     }
 
@@ -60,22 +58,19 @@ impl<'a> XdpFrame<'a> {
     #[inline(always)]
     #[must_use]
     pub fn set_words<const N: usize>(&self, offset: usize, words: [u32; N]) -> bool {
-        let start = self.context.data() + offset;
-        if start + 4 * N > self.context.data_end() {
-            return false;
-        }
+        let Some(pointer) = self.pointer(offset, 4 * N) else { return false };
         for (index, word) in words.into_iter().enumerate() {
-            // SAFETY: the check above covers all `N` words.
-            unsafe { (start as *mut u32).add(index).write_unaligned(word) };
+            // SAFETY: `pointer` checked that the frame has all `N` words.
+            unsafe { access::store_word(pointer, index, word) };
         }
         true
     }
 
-    /// A pointer to `LEN` bytes at `offset`, where the frame has them.
+    /// A pointer to `len` bytes at `offset`, where the frame has them.
     #[inline(always)]
-    fn pointer<const LEN: usize>(&self, offset: usize) -> Option<*mut u8> {
+    fn pointer(&self, offset: usize, len: usize) -> Option<*mut u8> {
         let start = self.context.data() + offset;
-        (start + LEN <= self.context.data_end()).then_some(start as *mut u8)
+        (start + len <= self.context.data_end()).then_some(start as *mut u8)
     }
 
     #[inline(always)]
@@ -101,30 +96,152 @@ impl Frame for XdpFrame<'_> {
 
     #[inline(always)]
     fn byte(&self, offset: usize) -> Option<u8> {
-        let pointer = self.pointer::<1>(offset)?;
+        let pointer = self.pointer(offset, 1)?;
         // SAFETY: `pointer` checked that the frame has this byte.
         Some(unsafe { pointer.read() })
     }
 
     #[inline(always)]
     fn half(&self, offset: usize) -> Option<u16> {
-        let pointer = self.pointer::<2>(offset)?;
+        let pointer = self.pointer(offset, 2)?;
         // SAFETY: `pointer` checked that the frame has these two bytes.
-        Some(unsafe { pointer.cast::<u16>().read_unaligned() })
+        Some(unsafe { access::load_half(pointer) })
     }
 
     #[inline(always)]
     fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
-        let start = self.context.data() + offset;
-        if start + 4 * N > self.context.data_end() {
-            return None;
-        }
+        let pointer = self.pointer(offset, 4 * N)?;
         let mut words = [0; N];
         for (index, word) in words.iter_mut().enumerate() {
-            // SAFETY: the check above covers all `N` words.
-            *word = unsafe { (start as *const u32).add(index).read_unaligned() };
+            // SAFETY: `pointer` checked that the frame has all `N` words.
+            *word = unsafe { access::load_word(pointer, index) };
         }
         Some(words)
+    }
+}
+
+/// Unaligned loads and stores, each as one instruction.
+///
+/// `read_unaligned` becomes a load per byte, for LLVM does not know that the verifier lets a program access a *packet* at
+/// any alignment. The target feature that tells it so says it of the stack as well, where the verifier refuses it.
+#[cfg(target_arch = "bpf")]
+mod access {
+    use core::arch::asm;
+
+    /// The two bytes at `pointer`.
+    ///
+    /// # Safety
+    /// They must lie within the frame, by a check that the verifier can see.
+    #[inline(always)]
+    pub unsafe fn load_half(pointer: *const u8) -> u16 {
+        let half: u64;
+        // SAFETY: the caller vouches for the bytes; the instruction reads nothing else.
+        unsafe {
+            asm!("{half} = *(u16 *)({pointer} + 0)", half = lateout(reg) half, pointer = in(reg) pointer,
+                options(pure, readonly, nostack));
+        }
+        half as u16
+    }
+
+    /// Word `index`, at most 9, from `pointer` on.
+    ///
+    /// # Safety
+    /// As [`load_half`].
+    #[inline(always)]
+    pub unsafe fn load_word(pointer: *const u8, index: usize) -> u32 {
+        let word: u64;
+        macro_rules! load {
+            ($offset:literal) => {
+                // SAFETY: the caller vouches for the bytes; the instruction reads nothing else.
+                unsafe {
+                    asm!("{word} = *(u32 *)({pointer} + {offset})", word = lateout(reg) word, pointer = in(reg) pointer,
+                        offset = const $offset, options(pure, readonly, nostack));
+                }
+            };
+        }
+        match index {
+            0 => load!(0),
+            1 => load!(4),
+            2 => load!(8),
+            3 => load!(12),
+            4 => load!(16),
+            5 => load!(20),
+            6 => load!(24),
+            7 => load!(28),
+            8 => load!(32),
+            _ => load!(36),
+        }
+        word as u32
+    }
+
+    /// Sets the two bytes at `pointer`.
+    ///
+    /// # Safety
+    /// As [`load_half`].
+    #[inline(always)]
+    pub unsafe fn store_half(pointer: *mut u8, half: u16) {
+        // SAFETY: the caller vouches for the bytes; the instruction writes nothing else.
+        unsafe {
+            asm!("*(u16 *)({pointer} + 0) = {half}", half = in(reg) u64::from(half), pointer = in(reg) pointer,
+                options(nostack));
+        }
+    }
+
+    /// Sets word `index`, at most 9, from `pointer` on.
+    ///
+    /// # Safety
+    /// As [`load_half`].
+    #[inline(always)]
+    pub unsafe fn store_word(pointer: *mut u8, index: usize, word: u32) {
+        macro_rules! store {
+            ($offset:literal) => {
+                // SAFETY: the caller vouches for the bytes; the instruction writes nothing else.
+                unsafe {
+                    asm!("*(u32 *)({pointer} + {offset}) = {word}", word = in(reg) u64::from(word),
+                        pointer = in(reg) pointer, offset = const $offset, options(nostack));
+                }
+            };
+        }
+        match index {
+            0 => store!(0),
+            1 => store!(4),
+            2 => store!(8),
+            3 => store!(12),
+            4 => store!(16),
+            5 => store!(20),
+            6 => store!(24),
+            7 => store!(28),
+            8 => store!(32),
+            _ => store!(36),
+        }
+    }
+}
+
+/// The same for hosts, where only the compiler's checks are run.
+#[cfg(not(target_arch = "bpf"))]
+mod access {
+    #[inline(always)]
+    pub unsafe fn load_half(pointer: *const u8) -> u16 {
+        // SAFETY: the caller vouches for the bytes.
+        unsafe { pointer.cast::<u16>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    pub unsafe fn load_word(pointer: *const u8, index: usize) -> u32 {
+        // SAFETY: the caller vouches for the bytes.
+        unsafe { pointer.cast::<u32>().add(index).read_unaligned() }
+    }
+
+    #[inline(always)]
+    pub unsafe fn store_half(pointer: *mut u8, half: u16) {
+        // SAFETY: the caller vouches for the bytes.
+        unsafe { pointer.cast::<u16>().write_unaligned(half) }
+    }
+
+    #[inline(always)]
+    pub unsafe fn store_word(pointer: *mut u8, index: usize, word: u32) {
+        // SAFETY: the caller vouches for the bytes.
+        unsafe { pointer.cast::<u32>().add(index).write_unaligned(word) }
     }
 }
 

@@ -45,16 +45,7 @@ impl BpfToolchain {
 
     /// The environment that a `cargo build` for eBPF needs.
     pub fn environment(&self) -> Vec<(&'static str, OsString)> {
-        let mut variables = vec![
-            ("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", self.linker.clone().into_os_string()),
-            // Without this feature every read of a packed header becomes a chain of byte loads. aya-build owns RUSTFLAGS,
-            // so it travels as flags of the profile. The compiler warns that the feature is unstable, which is not news;
-            // clippy reads the same code on the host with all warnings on.
-            ("CARGO_UNSTABLE_PROFILE_RUSTFLAGS", "true".into()),
-            ("CARGO_PROFILE_RELEASE_RUSTFLAGS", "-Ctarget-feature=+allows-misaligned-mem-access -Awarnings".into()),
-            // Build scripts and macros run on the host, which does not know the feature.
-            ("CARGO_PROFILE_RELEASE_BUILD_OVERRIDE_RUSTFLAGS", "-Copt-level=0".into()),
-        ];
+        let mut variables = vec![("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", self.linker.clone().into_os_string())];
         if self.compiler.bootstrap {
             variables.push(("RUSTC_BOOTSTRAP", "1".into()));
         }
