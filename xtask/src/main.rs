@@ -58,13 +58,13 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Setup => Ok(ExitCode::SUCCESS),
         Verb::Demo { arguments } => {
             need_root("demo")?;
-            // The lab runs the daemon that lies beside it.
-            finish(cargo(&["build", "--release", "--bin", "naru", "--bin", "naru-lab"]))?;
-            finish(cargo(&["run", "--quiet", "--release", "--bin", "naru-lab", "--", "demo"]).args(arguments))
+            // The lab runs the daemon that lies beside it. The profile is that of the tests, so that one build serves both.
+            finish(&mut cargo(&["build", "--bin", "naru", "--bin", "naru-lab"]))?;
+            finish(cargo(&["run", "--quiet", "--bin", "naru-lab", "--", "demo"]).args(arguments))
         }
         Verb::Test { arguments } => {
             need_root("test")?;
-            finish(cargo(&["build", "--workspace", "--bins"]))?;
+            finish(&mut cargo(&["build", "--workspace", "--bins"]))?;
             finish(cargo(&["test", "--workspace"]).args(arguments))
         }
         Verb::Bench { arguments } => {
