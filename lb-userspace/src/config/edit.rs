@@ -1,0 +1,1 @@
+//! Edits of a config's text that keep its format and comments.
