@@ -8,7 +8,7 @@ pub(super) const LARGEST: u32 = 1_048_573;
 /// Whether `number` is a prime.
 pub(super) fn is_prime(number: u32) -> bool {
     let mut divisors = (3..).step_by(2).take_while(|divisor| divisor * divisor <= number);
-    number == 2 || (number > 2 && number % 2 == 1 && divisors.all(|divisor| number % divisor != 0))
+    number == 2 || (number > 2 && number % 2 == 1 && !divisors.any(|divisor| number.is_multiple_of(divisor)))
 }
 
 /// The primes next below and above `number`, within the sizes of tables.

@@ -1,1 +1,0 @@
-//! Edits of a config's text that keep its format and comments.
