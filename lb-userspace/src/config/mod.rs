@@ -1,1 +1,58 @@
-//! The config file: what an operator may say, and everything that can be wrong with it.
+//! The config file: what it may say, and what is wrong with one that says something else.
+//!
+//! A text becomes a [`Config`] in one direction: TOML tree (with the place of every value) → `read` (each value on its
+//! own) → `validate` (values against each other). Whatever is wrong is told with file, line, column and remedy, each
+//! mistake once, and as many mistakes as there are. [`edit`] changes the text of a config the way an operator would.
+//!
+//! Nothing here looks at the running system: whether an interface exists is not this module's question.
+
+mod address;
+pub mod edit;
+mod error;
+mod model;
+mod prime;
+mod read;
+mod suggest;
+mod syntax;
+mod tree;
+mod validate;
+mod warning;
+
+use std::path::Path;
+
+use toml::de::DeTable;
+
+use self::error::Problems;
+pub use self::{
+    error::{ConfigError, ConfigErrors, ReadError},
+    model::{
+        Backend, Config, FlowHash, ForwardMode, Node, Port, PortError, Protocol, UnknownValue, Vip, Word, XdpMode,
+        state_serde,
+    },
+    warning::Warning,
+};
+
+impl Config {
+    /// Reads a config from its text. `file` is what errors call the text.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigErrors> {
+        let (root, syntax_errors) = DeTable::parse_recoverable(text);
+        // What follows a syntax error is guesswork, so the first one is the only one to tell.
+        if let Some(error) = syntax_errors.first() {
+            return Err(ConfigErrors::locate(text, file, vec![syntax::problem(text, error)]));
+        }
+        let mut problems = Problems::default();
+        let draft = read::draft(root.get_ref(), &mut problems);
+        validate::check(text, &draft, &mut problems);
+        match validate::finish(draft) {
+            Some(config) if problems.0.is_empty() => Ok(config),
+            _ => Err(ConfigErrors::locate(text, file, problems.0)),
+        }
+    }
+
+    /// Reads the config file at `path`.
+    pub fn read(path: &Path) -> Result<Self, ReadError> {
+        let text = std::fs::read_to_string(path);
+        let text = text.map_err(|error| ReadError::Unreadable { path: path.to_owned(), error })?;
+        Ok(Self::parse(&text, path)?)
+    }
+}

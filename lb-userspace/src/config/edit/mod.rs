@@ -1,0 +1,258 @@
+//! Edits of a config's text as an operator would make them: comments, order and layout of the rest stay as they are.
+//!
+//! [`apply_edit`] is a pure function from text to text. It does not judge the outcome: what it returns is to be parsed
+//! by [`Config::parse`](super::Config::parse) before it is used. [`write_atomically`] is how the text gets into the file.
+
+mod array;
+mod document;
+mod file;
+mod section;
+mod table;
+
+use std::net::IpAddr;
+
+use lb_common::BackendState;
+use serde::{Deserialize, Serialize};
+
+use self::document::Document;
+pub use self::file::{WriteError, write_atomically};
+use super::{
+    model::{FlowHash, ForwardMode, Port, state_serde},
+    suggest,
+};
+
+/// A change of a config file. What is `None` in a `…Set` stays as it is, in an `…Add` it gets its default.
+///
+/// As JSON: `{"op": "backend_set", "vip": "web", "address": "10.0.1.11", "weight": 50}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Edit {
+    /// A new VIP at the end of the file.
+    VipAdd {
+        /// Its name, which no other VIP may have.
+        name: String,
+        /// Its address.
+        address: IpAddr,
+        /// What is served on it.
+        ports: Vec<Port>,
+        /// How packets reach its backends.
+        forward: ForwardMode,
+        /// What makes a flow.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hash: Option<FlowHash>,
+        /// Size of its Maglev table.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        slots: Option<u32>,
+        /// Its backends.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        backends: Vec<NewBackend>,
+    },
+    /// Other values for a VIP.
+    VipSet {
+        /// Its name.
+        name: String,
+        /// Its new address.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<IpAddr>,
+        /// All that is to be served on it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ports: Option<Vec<Port>>,
+        /// How packets are to reach its backends.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        forward: Option<ForwardMode>,
+        /// What is to make a flow.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hash: Option<FlowHash>,
+        /// New size of its Maglev table.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        slots: Option<u32>,
+    },
+    /// A VIP and its backends go, with the comments inside and directly above it.
+    VipRemove {
+        /// Its name.
+        name: String,
+    },
+    /// A new backend, behind the other ones of its VIP.
+    BackendAdd {
+        /// Name of the VIP.
+        vip: String,
+        /// The backend's address.
+        address: IpAddr,
+        /// Its weight.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        weight: Option<u32>,
+        /// Its state.
+        #[serde(default, skip_serializing_if = "Option::is_none", with = "state_serde::option")]
+        state: Option<BackendState>,
+    },
+    /// Other values for a backend.
+    BackendSet {
+        /// Name of the VIP.
+        vip: String,
+        /// The backend's address.
+        address: IpAddr,
+        /// Its new weight.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        weight: Option<u32>,
+        /// Its new state.
+        #[serde(default, skip_serializing_if = "Option::is_none", with = "state_serde::option")]
+        state: Option<BackendState>,
+    },
+    /// A backend goes, with the comment on its line.
+    BackendRemove {
+        /// Name of the VIP.
+        vip: String,
+        /// The backend's address.
+        address: IpAddr,
+    },
+    /// Another interface for the data plane.
+    InterfaceAdd {
+        /// Its name.
+        name: String,
+    },
+    /// One interface less for the data plane.
+    InterfaceRemove {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// A backend that a new VIP comes with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewBackend {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its weight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+    /// Its state.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "state_serde::option")]
+    pub state: Option<BackendState>,
+}
+
+/// Why an edit cannot be made. The text is then as it was.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EditError {
+    /// The text is not TOML.
+    #[error("the config file is not TOML, so it cannot be edited; `naru check` shows what is wrong: {0}")]
+    Syntax(String),
+    /// Something in the text has a type that it must not have.
+    #[error(
+        "`{0}` in the config file is not what it should be, so it cannot be edited; `naru check` shows what is wrong"
+    )]
+    Shape(&'static str),
+    /// The edit has nothing but `None`.
+    #[error("nothing to set; name at least one value")]
+    NothingToSet,
+    /// The name is taken.
+    #[error("VIP `{0}` exists already; change it with `naru vip set`, or choose another name")]
+    VipExists(String),
+    /// No VIP of that name.
+    #[error("no VIP is named `{name}`; {}", near_or(near, "`naru vip list` shows the VIPs"))]
+    UnknownVip {
+        /// The name asked for.
+        name: String,
+        /// Names that it may be a misspelling of.
+        near: Vec<String>,
+    },
+    /// The VIP has the backend already.
+    #[error("VIP `{vip}` has the backend `{address}` already; change it with `naru backend set`")]
+    BackendExists {
+        /// Name of the VIP.
+        vip: String,
+        /// The backend's address.
+        address: IpAddr,
+    },
+    /// The VIP has no backend of that address.
+    #[error("VIP `{vip}` has no backend `{address}`; {}", near_or(near, "`naru backend list` shows its backends"))]
+    UnknownBackend {
+        /// Name of the VIP.
+        vip: String,
+        /// The address asked for.
+        address: IpAddr,
+        /// Addresses that it may be a misspelling of.
+        near: Vec<String>,
+    },
+    /// The interface is listed already.
+    #[error("interface `{0}` is in the config already")]
+    InterfaceExists(String),
+    /// The interface is not listed.
+    #[error("interface `{name}` is not in the config; {}", near_or(near, "`naru interface list` shows those that are"))]
+    UnknownInterface {
+        /// The name asked for.
+        name: String,
+        /// Names that it may be a misspelling of.
+        near: Vec<String>,
+    },
+}
+
+/// The text of a config after `edit`.
+pub fn apply_edit(text: &str, edit: &Edit) -> Result<String, EditError> {
+    let range = match edit {
+        Edit::VipAdd { name, .. } => match section::vip(text, name) {
+            Some(_) => return Err(EditError::VipExists(name.clone())),
+            None => None,
+        },
+        Edit::VipSet { name, .. } | Edit::VipRemove { name } => section::vip(text, name),
+        Edit::BackendAdd { vip, .. } | Edit::BackendSet { vip, .. } | Edit::BackendRemove { vip, .. } => {
+            section::vip(text, vip)
+        }
+        Edit::InterfaceAdd { .. } | Edit::InterfaceRemove { .. } => section::node(text),
+    };
+    // A section is a whole document to TOML, and in a config of thousands of VIPs much quicker to edit.
+    let range = range.unwrap_or(0..text.len());
+    let edited = edit_document(&text[range.clone()], edit)?;
+    Ok([&text[..range.start], &edited, &text[range.end..]].concat())
+}
+
+fn edit_document(text: &str, edit: &Edit) -> Result<String, EditError> {
+    let mut document = Document::parse(text)?;
+    match edit {
+        Edit::VipAdd { name, address, ports, forward, hash, slots, backends } => {
+            return document.vip_add(text, name, &table::vip(name, *address, ports, *forward, *hash, *slots, backends));
+        }
+        Edit::VipSet { name, address: None, ports: None, forward: None, hash: None, slots: None } => {
+            document.vip(name)?;
+            return Err(EditError::NothingToSet);
+        }
+        Edit::VipSet { name, address, ports, forward, hash, slots } => {
+            let mut vip = document.vip(name)?;
+            vip.set_some("address", address.map(|address| address.to_string()));
+            vip.set_some("forward", forward.map(|forward| forward.to_string()));
+            vip.set_some("hash", hash.map(|hash| hash.to_string()));
+            vip.set_some("slots", slots.map(i64::from));
+            if let Some(ports) = ports {
+                vip.set_ports(ports)?;
+            }
+        }
+        Edit::VipRemove { name } => document.vip_remove(name)?,
+        Edit::BackendAdd { vip, address, weight, state } => {
+            document.vip(vip)?.backend_add(vip, &NewBackend { address: *address, weight: *weight, state: *state })?;
+        }
+        Edit::BackendSet { vip, address, weight: None, state: None } => {
+            document.vip(vip)?.backend(vip, *address)?;
+            return Err(EditError::NothingToSet);
+        }
+        Edit::BackendSet { vip, address, weight, state } => {
+            let mut vip_table = document.vip(vip)?;
+            let mut backend = vip_table.backend(vip, *address)?;
+            backend.set_some("weight", weight.map(i64::from));
+            backend.set_some("state", state.map(super::model::Word::word));
+        }
+        Edit::BackendRemove { vip, address } => document.vip(vip)?.backend_remove(vip, *address)?,
+        Edit::InterfaceAdd { name } => return document.interface_add(text, name),
+        Edit::InterfaceRemove { name } => document.interface_remove(name)?,
+    }
+    Ok(document.text())
+}
+
+fn near_or(near: &[String], otherwise: &str) -> String {
+    match near {
+        [] => otherwise.to_owned(),
+        near => format!("did you mean {}?", suggest::list(near.iter().map(String::as_str))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,310 @@
+//! Each edit on texts as people write them: what changes, and that nothing else does.
+
+use std::path::Path;
+
+use super::{super::Config, *};
+
+const TEXT: &str = r#"# The edge.
+[node]
+interfaces = ["eth0"]   # uplink
+metrics = "127.0.0.1:9100"
+
+# The shop.
+[[vip]]
+name = "web"
+address = "203.0.113.10"    # in DNS as www
+ports = [
+  "tcp/80",  # redirects only
+  "tcp/443",
+]
+forward = "ipip"
+backends = [
+  # rack 1
+  { address = "10.0.1.11", weight = 100 },
+  { address = "10.0.1.12", weight = 100 }, # new disk
+  # rack 2
+  { address = "10.0.2.13", weight = 50, state = "drain" },  # until Monday
+]
+
+# --- below: tables with headers ---
+
+# Names.
+[[vip]]
+name = "dns"
+address = "2001:db8::53"
+ports = ["udp/53"]
+forward = "ipip"
+
+  [[vip.backends]]
+  address = "2001:db8:1::1" # first
+  weight = 10
+
+  [[vip.backends]]
+  # second
+  address = "2001:db8:1::2"
+
+# The end.
+"#;
+
+fn edited(text: &str, edit: serde_json::Value) -> String {
+    let edit: Edit = serde_json::from_value(edit).unwrap();
+    let text = apply_edit(text, &edit).unwrap();
+    Config::parse(&text, Path::new("naru.toml")).unwrap_or_else(|errors| panic!("{edit:?} gives\n{text}\n{errors}"));
+    text
+}
+
+fn refused(text: &str, edit: serde_json::Value) -> String {
+    apply_edit(text, &serde_json::from_value(edit).unwrap()).unwrap_err().to_string()
+}
+
+/// Checks that the edit turns `old` into `new` in the text and does nothing else, also where lines end as on Windows
+/// and where the text cannot be edited in parts.
+#[track_caller]
+fn check(edit: serde_json::Value, old: &str, new: &str) {
+    assert_eq!(TEXT.matches(old).count(), 1, "`{old}` must be in the text once");
+    let expected = TEXT.replace(old, new);
+    assert_eq!(edited(TEXT, edit.clone()), expected);
+    let windows = |text: &str| text.replace('\n', "\r\n");
+    assert_eq!(edited(&windows(TEXT), edit.clone()), windows(&expected));
+    // A comment with three quotes makes every line that looks like a header doubtful.
+    let whole = |text: &str| format!("# '''\n{text}");
+    assert_eq!(edited(&whole(TEXT), edit), whole(&expected));
+}
+
+macro_rules! edit {
+    ($op:literal $($key:ident : $value:expr),* $(,)?) => {
+        serde_json::json!({ "op": $op, $(stringify!($key): $value),* })
+    };
+}
+
+#[test]
+fn a_backend_gets_a_line_like_its_neighbours() {
+    let last = "  { address = \"10.0.2.13\", weight = 50, state = \"drain\" },  # until Monday\n";
+    check(
+        edit!("backend_add" vip: "web", address: "10.0.2.14"),
+        last,
+        &format!("{last}  {{ address = \"10.0.2.14\" }},\n"),
+    );
+    check(
+        edit!("backend_add" vip: "web", address: "10.0.2.14", weight: 7, state: "down"),
+        last,
+        &format!("{last}  {{ address = \"10.0.2.14\", weight = 7, state = \"down\" }},\n"),
+    );
+}
+
+#[test]
+fn a_backend_gets_a_header_like_its_neighbours() {
+    let last = "  address = \"2001:db8:1::2\"\n";
+    let new = "\n  [[vip.backends]]\n  address = \"2001:db8:1::3\"\n  weight = 5\n";
+    check(edit!("backend_add" vip: "dns", address: "2001:db8:1::3", weight: 5), last, &format!("{last}{new}"));
+}
+
+#[test]
+fn a_backend_changes_in_place() {
+    let set = |address: &str, weight: Option<u32>, state: Option<&str>| {
+        let vip = if address.contains(':') { "dns" } else { "web" };
+        edit!("backend_set" vip: vip, address: address, weight: weight, state: state)
+    };
+    check(set("10.0.1.11", Some(1), None), "10.0.1.11\", weight = 100 }", "10.0.1.11\", weight = 1 }");
+    check(set("10.0.1.12", None, Some("drain")), "100 }, # new", "100, state = \"drain\" }, # new");
+    check(
+        set("10.0.2.13", Some(60), Some("active")),
+        "weight = 50, state = \"drain\"",
+        "weight = 60, state = \"active\"",
+    );
+    check(set("2001:db8:1::1", Some(20), None), "weight = 10\n", "weight = 20\n");
+    let second = "  # second\n  address = \"2001:db8:1::2\"\n";
+    check(set("2001:DB8:1:0::2", None, Some("down")), second, &format!("{second}  state = \"down\"\n"));
+}
+
+#[test]
+fn a_backend_goes_with_its_line() {
+    let remove = |vip: &str, address: &str| edit!("backend_remove" vip: vip, address: address);
+    check(remove("web", "10.0.1.11"), "  { address = \"10.0.1.11\", weight = 100 },\n", "");
+    check(remove("web", "10.0.1.12"), "  { address = \"10.0.1.12\", weight = 100 }, # new disk\n", "");
+    check(
+        remove("web", "10.0.2.13"),
+        "  { address = \"10.0.2.13\", weight = 50, state = \"drain\" },  # until Monday\n",
+        "",
+    );
+    check(
+        remove("dns", "2001:db8:1::1"),
+        "\n  [[vip.backends]]\n  address = \"2001:db8:1::1\" # first\n  weight = 10\n",
+        "",
+    );
+    check(remove("dns", "2001:db8:1::2"), "\n  [[vip.backends]]\n  # second\n  address = \"2001:db8:1::2\"\n", "");
+}
+
+#[test]
+fn all_backends_may_go_and_others_come() {
+    let mut text = TEXT.to_owned();
+    for address in ["2001:db8:1::1", "2001:db8:1::2"] {
+        text = edited(&text, edit!("backend_remove" vip: "dns", address: address));
+    }
+    text = edited(&text, edit!("backend_add" vip: "dns", address: "2001:db8:1::9"));
+    let expected = "forward = \"ipip\"\nbackends = [\n  { address = \"2001:db8:1::9\" },\n]\n\n# The end.\n";
+    assert!(text.ends_with(expected), "{text}");
+}
+
+#[test]
+fn a_vip_changes_in_place() {
+    let set = |key: &str, value: serde_json::Value| {
+        let mut edit = edit!("vip_set" name: "web");
+        edit[key] = value;
+        edit
+    };
+    check(set("address", "203.0.113.20".into()), "\"203.0.113.10\"    # in", "\"203.0.113.20\"    # in");
+    check(set("slots", 65_537.into()), "forward = \"ipip\"\nbackends", "forward = \"ipip\"\nslots = 65537\nbackends");
+    check(set("forward", "l2".into()), "forward = \"ipip\"\nbackends", "forward = \"l2\"\nbackends");
+    check(
+        set("ports", vec!["tcp/443", "udp/443"].into()),
+        "  \"tcp/80\",  # redirects only\n  \"tcp/443\",\n",
+        "  \"tcp/443\",\n  \"udp/443\",\n",
+    );
+    check(
+        edit!("vip_set" name: "dns", ports: ["udp/53", "tcp/53"], hash: "source-ip"),
+        "ports = [\"udp/53\"]\nforward = \"ipip\"\n",
+        "ports = [\"udp/53\", \"tcp/53\"]\nforward = \"ipip\"\nhash = \"source-ip\"\n",
+    );
+}
+
+#[test]
+fn a_vip_comes_last() {
+    check(
+        edit!(
+            "vip_add" name: "mail", address: "203.0.113.25", ports: ["tcp/25"], forward: "l2", slots: 997,
+            backends: serde_json::json!([{ "address": "10.0.3.1", "weight": 5 }, { "address": "10.0.3.2", "state": "drain" }]),
+        ),
+        "# The end.\n",
+        r#"# The end.
+
+[[vip]]
+name = "mail"
+address = "203.0.113.25"
+ports = ["tcp/25"]
+forward = "l2"
+slots = 997
+backends = [
+  { address = "10.0.3.1", weight = 5 },
+  { address = "10.0.3.2", state = "drain" },
+]
+"#,
+    );
+    let text = edited("", edit!("vip_add" name: "a", address: "192.0.2.1", ports: ["tcp/any"], forward: "ipip"));
+    let expected =
+        "[[vip]]\nname = \"a\"\naddress = \"192.0.2.1\"\nports = [\"tcp/any\"]\nforward = \"ipip\"\nbackends = []\n";
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn a_vip_goes_with_what_is_said_about_it() {
+    let text = edited(TEXT, edit!("vip_remove" name: "web"));
+    let (from, to) = (TEXT.find("# The shop.").unwrap(), TEXT.find("# ---").unwrap());
+    assert_eq!(text, [&TEXT[..from], "\n", &TEXT[to..]].concat());
+    let text = edited(TEXT, edit!("vip_remove" name: "dns"));
+    let from = TEXT.find("# Names.").unwrap();
+    assert_eq!(text, [&TEXT[..from], "\n# The end.\n"].concat());
+}
+
+#[test]
+fn interfaces_come_and_go() {
+    check(edit!("interface_add" name: "eth1"), "[\"eth0\"]   # uplink", "[\"eth0\", \"eth1\"]   # uplink");
+    check(edit!("interface_remove" name: "eth0"), "[\"eth0\"]   # uplink", "[]   # uplink");
+    let add = || edit!("interface_add" name: "eth0");
+    assert_eq!(edited("", add()), "[node]\ninterfaces = [\"eth0\"]\n");
+    assert_eq!(edited("[node]\nmax_vips = 9\n", add()), "[node]\nmax_vips = 9\ninterfaces = [\"eth0\"]\n");
+    assert_eq!(edited("vip = []", add()), "vip = []\n\n[node]\ninterfaces = [\"eth0\"]\n");
+    assert_eq!(edited("node.max_vips = 9\n", add()), "node.max_vips = 9\nnode.interfaces = [\"eth0\"]\n");
+}
+
+#[test]
+fn vips_in_braces_can_be_edited_too() {
+    let text = r#"vip = [{ name = "a", address = "192.0.2.1", ports = ["tcp/80"], forward = "ipip", backends = [] }]
+"#;
+    let text = edited(text, edit!("backend_add" vip: "a", address: "10.0.0.1"));
+    let text = edited(&text, edit!("backend_set" vip: "a", address: "10.0.0.1", weight: 3));
+    let text = edited(&text, edit!("vip_set" name: "a", slots: 97));
+    let text = edited(&text, edit!("vip_add" name: "b", address: "192.0.2.2", ports: ["udp/1"], forward: "l2"));
+    let expected = r#"vip = [{ name = "a", address = "192.0.2.1", ports = ["tcp/80"], forward = "ipip", backends = [{ address = "10.0.0.1", weight = 3 }], slots = 97 }, { name = "b", address = "192.0.2.2", ports = ["udp/1"], forward = "l2", backends = [] }]
+"#;
+    assert_eq!(text, expected);
+    let text = edited(&text, edit!("vip_remove" name: "a"));
+    let expected = r#"vip = [{ name = "b", address = "192.0.2.2", ports = ["udp/1"], forward = "l2", backends = [] }]
+"#;
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn what_is_not_there_is_named_with_what_is() {
+    for (edit, message) in [
+        (edit!("vip_remove" name: "wep"), "no VIP is named `wep`; did you mean `web`?"),
+        (edit!("vip_set" name: "mail", slots: 97), "no VIP is named `mail`; `naru vip list` shows the VIPs"),
+        (
+            edit!("backend_remove" vip: "web", address: "10.0.1.13"),
+            "VIP `web` has no backend `10.0.1.13`; did you mean `10.0.1.11`, `10.0.1.12`, `10.0.2.13`?",
+        ),
+        (
+            edit!("backend_set" vip: "dns", address: "192.0.2.1", weight: 1),
+            "VIP `dns` has no backend `192.0.2.1`; `naru backend list` shows its backends",
+        ),
+        (edit!("interface_remove" name: "eth1"), "interface `eth1` is not in the config; did you mean `eth0`?"),
+        (
+            edit!("vip_add" name: "web", address: "192.0.2.1", ports: ["tcp/1"], forward: "l2"),
+            "VIP `web` exists already; change it with `naru vip set`, or choose another name",
+        ),
+        (
+            edit!("backend_add" vip: "dns", address: "2001:db8:1:0::1"),
+            "VIP `dns` has the backend `2001:db8:1::1` already; change it with `naru backend set`",
+        ),
+        (edit!("interface_add" name: "eth0"), "interface `eth0` is in the config already"),
+        (edit!("vip_set" name: "web"), "nothing to set; name at least one value"),
+        (edit!("backend_set" vip: "web", address: "10.0.1.11"), "nothing to set; name at least one value"),
+    ] {
+        assert_eq!(refused(TEXT, edit), message);
+    }
+}
+
+#[test]
+fn a_text_that_is_no_config_is_left_alone() {
+    let message = refused("[[vip]\n", edit!("interface_add" name: "eth0"));
+    assert!(message.starts_with("the config file is not TOML, so it cannot be edited"), "{message}");
+    let message = refused("vip = 5\n", edit!("vip_remove" name: "a"));
+    assert!(message.starts_with("`vip` in the config file is not what it should be"), "{message}");
+    let message = refused("[[vip]]\nname = \"a\"\nbackends = 5\n", edit!("backend_add" vip: "a", address: "10.0.0.1"));
+    assert!(message.starts_with("`backends` in the config file is not what it should be"), "{message}");
+}
+
+#[test]
+fn edits_survive_json() {
+    let edits = [
+        Edit::VipAdd {
+            name: "a".into(),
+            address: "192.0.2.1".parse().unwrap(),
+            ports: vec!["udp/any".parse().unwrap()],
+            forward: ForwardMode::L2,
+            hash: Some(FlowHash::SourceIp),
+            slots: Some(97),
+            backends: vec![NewBackend {
+                address: "10.0.0.1".parse().unwrap(),
+                weight: None,
+                state: Some(BackendState::Drain),
+            }],
+        },
+        Edit::BackendSet { vip: "a".into(), address: "10.0.0.1".parse().unwrap(), weight: Some(1), state: None },
+        Edit::InterfaceRemove { name: "eth0".into() },
+    ];
+    for edit in edits {
+        let json = serde_json::to_string(&edit).unwrap();
+        assert_eq!(serde_json::from_str::<Edit>(&json).unwrap(), edit, "{json}");
+    }
+    let set = Edit::BackendSet { vip: "a".into(), address: "10.0.0.1".parse().unwrap(), weight: Some(1), state: None };
+    let json = serde_json::to_value(&set).unwrap();
+    assert_eq!(json, edit!("backend_set" vip: "a", address: "10.0.0.1", weight: 1));
+    for bad in [
+        edit!("backend_set" vip: "a", address: "10.0.0.1", wieght: 1),
+        edit!("backend_set" vip: "a", address: "10.0.0.1", state: "drained"),
+        edit!("backend_drain" vip: "a", address: "10.0.0.1"),
+    ] {
+        assert!(serde_json::from_value::<Edit>(bad.clone()).is_err(), "{bad}");
+    }
+}

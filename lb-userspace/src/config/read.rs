@@ -1,0 +1,297 @@
+//! From the TOML tree to drafts: every value on its own is checked here, and keeps its place in the text.
+
+use std::{net::IpAddr, ops::Range, path::PathBuf};
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use lb_common::BackendState;
+use toml::{Spanned, de::DeTable};
+
+use super::{
+    address::{self, Role},
+    error::Problems,
+    model::{Backend, FlowHash, ForwardMode, Node, Port, Vip, Word},
+    prime,
+    tree::{self, Key, Section, Value},
+};
+
+/// A config whose values are right one by one, with `None` for those that are not.
+pub(super) struct Draft {
+    pub(super) node: Node,
+    pub(super) vips: Vec<VipDraft>,
+}
+
+/// One `[[vip]]`.
+pub(super) struct VipDraft {
+    /// Its header.
+    pub(super) header: Range<usize>,
+    pub(super) name: Option<Spanned<String>>,
+    pub(super) address: Option<Spanned<IpAddr>>,
+    /// Those that could be read.
+    pub(super) ports: Vec<Spanned<Port>>,
+    pub(super) forward: Option<Spanned<ForwardMode>>,
+    pub(super) hash: Option<FlowHash>,
+    pub(super) slots: Option<Spanned<u32>>,
+    /// Those that could be read.
+    pub(super) backends: Vec<BackendDraft>,
+    /// Whether `backends` are all that there are.
+    pub(super) backends_complete: bool,
+}
+
+/// One of a VIP's `backends`.
+pub(super) struct BackendDraft {
+    pub(super) address: Spanned<IpAddr>,
+    pub(super) weight: Spanned<u32>,
+    pub(super) state: BackendState,
+}
+
+/// Reads the whole tree.
+pub(super) fn draft(root: &DeTable<'_>, problems: &mut Problems) -> Draft {
+    const KEYS: &[Key] = &[Key { name: "node", example: "[node]" }, Key { name: "vip", example: "[[vip]]" }];
+    let section = Section::open("the top level", 0..0, root, KEYS, problems);
+    let node = section.optional("node").and_then(|value| node(value, problems));
+    let vips = section.optional("vip").and_then(|value| vips(value, problems));
+    Draft { node: node.unwrap_or_default(), vips: vips.unwrap_or_default() }
+}
+
+const NODE_KEYS: &[Key] = &[
+    Key { name: "interfaces", example: r#"interfaces = ["eth0"]"# },
+    Key { name: "xdp_mode", example: r#"xdp_mode = "auto""# },
+    Key { name: "metrics", example: r#"metrics = "127.0.0.1:9100""# },
+    Key { name: "socket", example: r#"socket = "/run/naru/naru.sock""# },
+    Key { name: "bpffs", example: r#"bpffs = "/sys/fs/bpf/naru""# },
+    Key { name: "encap_source4", example: r#"encap_source4 = "172.16.0.0/16""# },
+    Key { name: "encap_source6", example: r#"encap_source6 = "100::/64""# },
+    Key { name: "max_vips", example: "max_vips = 16384" },
+    Key { name: "max_backends", example: "max_backends = 131072" },
+    Key { name: "max_slots", example: "max_slots = 100000000" },
+    Key { name: "log_packets", example: "log_packets = false" },
+];
+
+const VIP_KEYS: &[Key] = &[
+    Key { name: "name", example: r#"name = "web""# },
+    Key { name: "address", example: r#"address = "203.0.113.10""# },
+    Key { name: "ports", example: r#"ports = ["tcp/80"]"# },
+    Key { name: "forward", example: r#"forward = "ipip"` or `forward = "l2""# },
+    Key { name: "hash", example: r#"hash = "5-tuple""# },
+    Key { name: "slots", example: "slots = 16381" },
+    Key { name: "backends", example: "backends = []" },
+];
+
+const BACKEND_KEYS: &[Key] = &[
+    Key { name: "address", example: r#"address = "10.0.1.11""# },
+    Key { name: "weight", example: "weight = 100" },
+    Key { name: "state", example: r#"state = "active""# },
+];
+
+// Upper bounds that keep the maps below the sizes at which the kernel refuses them: 2^20 VIPs, 2^24 backends, 8 GiB of
+// slots.
+const MAX_VIPS: u32 = 1 << 20;
+const MAX_BACKENDS: u32 = 1 << 24;
+const MAX_SLOTS: u32 = 1 << 30;
+
+/// Longest path of a unix socket in bytes: `sun_path` less its final zero.
+const MAX_SOCKET_PATH: usize = 107;
+
+fn node(value: &Value<'_>, problems: &mut Problems) -> Option<Node> {
+    let table = tree::table("`node`", value, "a table: `[node]`", problems)?;
+    let section = Section::open("[node]", value.span(), table, NODE_KEYS, problems);
+    let Node {
+        interfaces,
+        xdp_mode,
+        metrics,
+        socket,
+        bpffs,
+        encap_source4,
+        encap_source6,
+        max_vips,
+        max_backends,
+        max_slots,
+        log_packets,
+    } = Node::default();
+    let mut limit = |key: &str, min, max, default| {
+        let value = section.optional(key);
+        value.and_then(|value| tree::number(&format!("`{key}`"), value, min, max, problems)).unwrap_or(default)
+    };
+    let max_vips = limit("max_vips", 1, MAX_VIPS, max_vips);
+    let max_backends = limit("max_backends", 1, MAX_BACKENDS, max_backends);
+    let max_slots = limit("max_slots", prime::SMALLEST, MAX_SLOTS, max_slots);
+    let checked = |key| section.optional(key);
+    Some(Node {
+        interfaces: checked("interfaces").and_then(|value| interfaces_of(value, problems)).unwrap_or(interfaces),
+        xdp_mode: checked("xdp_mode").and_then(|v| tree::parsed("`xdp_mode`", v, problems)).unwrap_or(xdp_mode),
+        metrics: checked("metrics").and_then(|v| with("`metrics`", v, address::listener, problems)).or(metrics),
+        socket: checked("socket").and_then(|v| path("`socket`", v, MAX_SOCKET_PATH, problems)).unwrap_or(socket),
+        bpffs: checked("bpffs").and_then(|v| path("`bpffs`", v, usize::MAX, problems)).unwrap_or(bpffs),
+        encap_source4: checked("encap_source4").and_then(|v| source4(v, problems)).unwrap_or(encap_source4),
+        encap_source6: checked("encap_source6").and_then(|v| source6(v, problems)).unwrap_or(encap_source6),
+        max_vips,
+        max_backends,
+        max_slots,
+        log_packets: checked("log_packets")
+            .and_then(|v| tree::boolean("`log_packets`", v, problems))
+            .unwrap_or(log_packets),
+    })
+}
+
+fn source4(value: &Value<'_>, problems: &mut Problems) -> Option<Ipv4Net> {
+    with("`encap_source4`", value, address::source4, problems)
+}
+
+fn source6(value: &Value<'_>, problems: &mut Problems) -> Option<Ipv6Net> {
+    with("`encap_source6`", value, address::source6, problems)
+}
+
+fn interfaces_of(value: &Value<'_>, problems: &mut Problems) -> Option<Vec<String>> {
+    let mut names: Vec<String> = Vec::new();
+    for element in tree::array("`interfaces`", value, problems)? {
+        let Some(name) = tree::text("an interface", element, problems) else { continue };
+        if let Err(message) = address::interface(name) {
+            problems.add(element.span(), message);
+        } else if names.iter().any(|known| known == name) {
+            problems.add(element.span(), format!("interface `{name}` is listed twice; remove one of the two"));
+        } else {
+            names.push(name.to_owned());
+        }
+    }
+    Some(names)
+}
+
+fn path(what: &str, value: &Value<'_>, max: usize, problems: &mut Problems) -> Option<PathBuf> {
+    let text = tree::text(what, value, problems)?;
+    if !text.starts_with('/') {
+        problems.add(value.span(), format!("{what} is `{text}`; write an absolute path, one that begins with `/`"));
+    } else if text.len() > max {
+        problems.add(value.span(), format!("{what} has {} bytes; a unix socket's path has at most {max}", text.len()));
+    }
+    Some(PathBuf::from(text))
+}
+
+fn vips(value: &Value<'_>, problems: &mut Problems) -> Option<Vec<VipDraft>> {
+    let Some(array) = value.get_ref().as_array() else {
+        tree::wrong_type("`vip`", value, "an array of tables: `[[vip]]` with two brackets", problems);
+        return None;
+    };
+    Some(array.iter().filter_map(|value| vip(value, problems)).collect())
+}
+
+fn vip(value: &Value<'_>, problems: &mut Problems) -> Option<VipDraft> {
+    let table = tree::table("`vip`", value, "an array of tables: `[[vip]]`", problems)?;
+    let section = Section::open("[[vip]]", value.span(), table, VIP_KEYS, problems);
+    let name = section.required("name", problems).and_then(|value| name(value, problems));
+    let address = section.required("address", problems).and_then(|value| unicast(value, Role::Vip, problems));
+    let ports = section.required("ports", problems).and_then(|value| ports(value, problems));
+    let forward = section.required("forward", problems).and_then(|value| {
+        let forward = tree::parsed("`forward`", value, problems)?;
+        Some(Spanned::new(value.span(), forward))
+    });
+    let hash = section.optional("hash").and_then(|value| tree::parsed("`hash`", value, problems));
+    let slots = section.optional("slots").and_then(|value| slots(value, problems));
+    let before = problems.0.len();
+    let backends = section.optional("backends").and_then(|value| backends(value, problems));
+    Some(VipDraft {
+        header: value.span(),
+        name,
+        address,
+        ports: ports.unwrap_or_default(),
+        forward,
+        hash,
+        slots,
+        backends: backends.unwrap_or_default(),
+        backends_complete: problems.0.len() == before,
+    })
+}
+
+fn name(value: &Value<'_>, problems: &mut Problems) -> Option<Spanned<String>> {
+    let name = tree::text("`name`", value, problems)?;
+    match check_name(name) {
+        Ok(()) => Some(Spanned::new(value.span(), name.to_owned())),
+        Err(message) => {
+            problems.add(value.span(), message);
+            None
+        }
+    }
+}
+
+/// Checks that `name` can be a VIP's.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
+    const MAX: usize = lb_common::VipName::MAX;
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let wrong = match name.chars().find(|c| !allowed(*c)) {
+        _ if name.is_empty() => "is empty".to_owned(),
+        Some(c) => format!("has a `{}`", c.escape_debug()),
+        None if name.len() > MAX => format!("has {} bytes", name.len()),
+        None => return Ok(()),
+    };
+    let name = name.escape_debug();
+    Err(format!("VIP name `{name}` {wrong}; use 1 to {MAX} letters, digits, `.`, `_` or `-`"))
+}
+
+fn ports(value: &Value<'_>, problems: &mut Problems) -> Option<Vec<Spanned<Port>>> {
+    let array = tree::array("`ports`", value, problems)?;
+    if array.is_empty() {
+        problems.add(value.span(), "the VIP serves no ports; list them, for instance `[\"tcp/80\"]`");
+    }
+    let mut port = |element: &Value<'_>| {
+        let port = tree::parsed("a port", element, problems)?;
+        Some(Spanned::new(element.span(), port))
+    };
+    Some(array.iter().filter_map(&mut port).collect())
+}
+
+fn slots(value: &Value<'_>, problems: &mut Problems) -> Option<Spanned<u32>> {
+    let slots = tree::number("`slots`", value, prime::SMALLEST, prime::LARGEST, problems)?;
+    if !prime::is_prime(slots) {
+        let (below, above) = prime::around(slots);
+        problems.add(value.span(), format!("`slots` is {slots}, which is not a prime; write {below} or {above}"));
+        return None;
+    }
+    Some(Spanned::new(value.span(), slots))
+}
+
+fn backends(value: &Value<'_>, problems: &mut Problems) -> Option<Vec<BackendDraft>> {
+    let array = tree::array("`backends`", value, problems)?;
+    Some(array.iter().filter_map(|element| backend(element, problems)).collect())
+}
+
+fn backend(value: &Value<'_>, problems: &mut Problems) -> Option<BackendDraft> {
+    let table = tree::table("a backend", value, r#"a table: `{ address = "10.0.1.11" }`"#, problems)?;
+    let section = Section::open("a backend", value.span(), table, BACKEND_KEYS, problems);
+    let address = section.required("address", problems).and_then(|value| unicast(value, Role::Backend, problems));
+    let weight = match section.optional("weight") {
+        Some(value) => tree::number("`weight`", value, 0, Backend::MAX_WEIGHT, problems)
+            .map(|weight| Spanned::new(value.span(), weight)),
+        None => Some(Spanned::new(value.span(), Backend::DEFAULT_WEIGHT)),
+    };
+    let state = match section.optional("state") {
+        Some(value) => with("`state`", value, BackendState::from_word, problems),
+        None => Some(BackendState::Active),
+    };
+    Some(BackendDraft {
+        address: address?,
+        weight: weight.unwrap_or_else(|| Spanned::new(value.span(), Backend::DEFAULT_WEIGHT)),
+        state: state.unwrap_or_default(),
+    })
+}
+
+fn unicast(value: &Value<'_>, role: Role, problems: &mut Problems) -> Option<Spanned<IpAddr>> {
+    let address = with("`address`", value, |text| address::unicast(text, role), problems)?;
+    Some(Spanned::new(value.span(), address))
+}
+
+/// A string that `read` makes a `T` of.
+fn with<T, E: ToString>(
+    what: &str,
+    value: &Value<'_>,
+    read: impl Fn(&str) -> Result<T, E>,
+    problems: &mut Problems,
+) -> Option<T> {
+    let read = read(tree::text(what, value, problems)?);
+    read.map_err(|message| problems.add(value.span(), message.to_string())).ok()
+}
+
+impl VipDraft {
+    /// The size of the table, where it could be read or is the default.
+    pub(super) fn slots(&self) -> u32 {
+        self.slots.as_ref().map_or(Vip::DEFAULT_SLOTS, |slots| *slots.get_ref())
+    }
+}

@@ -1,0 +1,161 @@
+//! Takes values of known types out of a parsed TOML tree, and notes at its place what is not as it should be.
+//!
+//! Every function here returns `None` exactly where it has noted a problem or the key is absent, so that one mistake
+//! is told once.
+
+use std::{borrow::Cow, fmt, ops::Range, str::FromStr};
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{error::Problems, suggest};
+
+/// A value of the tree and the bytes that it was read from.
+pub(super) type Value<'t> = Spanned<DeValue<'t>>;
+
+/// A key that a table may have.
+pub(super) struct Key {
+    /// The key.
+    pub(super) name: &'static str,
+    /// A line that sets it, for the message that misses it.
+    pub(super) example: &'static str,
+}
+
+/// A table of which every key is known.
+pub(super) struct Section<'t> {
+    label: &'static str,
+    span: Range<usize>,
+    table: &'t DeTable<'t>,
+    keys: &'static [Key],
+}
+
+impl<'t> Section<'t> {
+    /// Notes every key of `table` that is not among `keys`. `label` is what messages call the table, `span` where it
+    /// begins.
+    pub(super) fn open(
+        label: &'static str,
+        span: Range<usize>,
+        table: &'t DeTable<'t>,
+        keys: &'static [Key],
+        problems: &mut Problems,
+    ) -> Self {
+        let section = Self { label, span, table, keys };
+        for key in section.unknown_keys() {
+            let remedy = match section.meant_by(key.get_ref()) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => format!("the keys here are {}", suggest::list(section.names())),
+            };
+            problems.add(key.span(), format!("unknown key `{}` in {label}; {remedy}", key.get_ref()));
+        }
+        section
+    }
+
+    /// The value of `key`, where there is one.
+    pub(super) fn optional(&self, key: &str) -> Option<&'t Value<'t>> {
+        self.table.get(key)
+    }
+
+    /// The value of `key`; its absence is noted, unless a key that looks like it was noted as unknown.
+    pub(super) fn required(&self, key: &str, problems: &mut Problems) -> Option<&'t Value<'t>> {
+        let value = self.optional(key);
+        let misspelled = || self.unknown_keys().any(|unknown| self.meant_by(unknown.get_ref()) == Some(key));
+        if value.is_none() && !misspelled() {
+            let example = self.keys.iter().find(|known| known.name == key).map_or("", |known| known.example);
+            problems.add(self.span.clone(), format!("missing key `{key}` in {}; add `{example}`", self.label));
+        }
+        value
+    }
+
+    fn unknown_keys(&self) -> impl Iterator<Item = &'t Spanned<Cow<'t, str>>> {
+        self.table.keys().filter(|key| self.names().all(|name| name != key.get_ref()))
+    }
+
+    fn names(&self) -> impl Iterator<Item = &'static str> + Clone + use<> {
+        self.keys.iter().map(|key| key.name)
+    }
+
+    /// The known key that `unknown` is a misspelling of: one that the table does not have yet.
+    fn meant_by(&self, unknown: &str) -> Option<&'static str> {
+        suggest::nearest(unknown, self.names().filter(|name| !self.table.contains_key(*name)))
+    }
+}
+
+/// A string.
+pub(super) fn text<'t>(what: &str, value: &'t Value<'t>, problems: &mut Problems) -> Option<&'t str> {
+    let DeValue::String(text) = value.get_ref() else {
+        wrong_type(what, value, "a string in quotes", problems);
+        return None;
+    };
+    Some(text)
+}
+
+/// `true` or `false`.
+pub(super) fn boolean(what: &str, value: &Value<'_>, problems: &mut Problems) -> Option<bool> {
+    let DeValue::Boolean(boolean) = value.get_ref() else {
+        wrong_type(what, value, "`true` or `false` without quotes", problems);
+        return None;
+    };
+    Some(*boolean)
+}
+
+/// A whole number from `min` to `max`.
+pub(super) fn number(what: &str, value: &Value<'_>, min: u32, max: u32, problems: &mut Problems) -> Option<u32> {
+    let DeValue::Integer(integer) = value.get_ref() else {
+        wrong_type(what, value, "a whole number without quotes", problems);
+        return None;
+    };
+    let number = u32::from_str_radix(integer.as_str(), integer.radix()).ok();
+    let in_range = number.filter(|number| (min..=max).contains(number));
+    if in_range.is_none() {
+        problems.add(value.span(), format!("{what} is {integer}; it must be from {min} to {max}"));
+    }
+    in_range
+}
+
+/// A string that `T` can be made of.
+pub(super) fn parsed<T>(what: &str, value: &Value<'_>, problems: &mut Problems) -> Option<T>
+where
+    T: FromStr<Err: fmt::Display>,
+{
+    let parsed = text(what, value, problems)?.parse();
+    parsed.map_err(|error: T::Err| problems.add(value.span(), error.to_string())).ok()
+}
+
+/// The elements of an array.
+pub(super) fn array<'t>(what: &str, value: &'t Value<'t>, problems: &mut Problems) -> Option<&'t [Value<'t>]> {
+    let DeValue::Array(array) = value.get_ref() else {
+        wrong_type(what, value, "an array in brackets", problems);
+        return None;
+    };
+    Some(array)
+}
+
+/// A table; `expected` says how to write it.
+pub(super) fn table<'t>(
+    what: &str,
+    value: &'t Value<'t>,
+    expected: &str,
+    problems: &mut Problems,
+) -> Option<&'t DeTable<'t>> {
+    let DeValue::Table(table) = value.get_ref() else {
+        wrong_type(what, value, expected, problems);
+        return None;
+    };
+    Some(table)
+}
+
+/// Notes that the value is not what it should be.
+pub(super) fn wrong_type(what: &str, value: &Value<'_>, expected: &str, problems: &mut Problems) {
+    let found = match value.get_ref() {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a number with a fraction",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    };
+    problems.add(value.span(), format!("{what} must be {expected}, not {found}"));
+}

@@ -1,0 +1,217 @@
+//! From drafts to a config: what values must be to each other, within a VIP and among VIPs.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
+
+use super::{
+    error::Problems,
+    model::{Backend, Config, FlowHash, ForwardMode, Node, Port, Protocol, Vip},
+    prime,
+    read::{Draft, VipDraft},
+};
+
+/// Notes every contradiction in `draft`, which was read from `text`.
+pub(super) fn check(text: &str, draft: &Draft, problems: &mut Problems) {
+    let mut check = Check { text, problems };
+    for vip in &draft.vips {
+        check.ports(vip);
+        check.backends(vip);
+        check.families(vip);
+        check.weights(vip);
+        check.slots(vip);
+    }
+    let renamed = check.names(&draft.vips);
+    check.overlaps(&draft.vips, &renamed);
+    check.limits(draft);
+}
+
+/// The config, where every part of the draft could be read.
+pub(super) fn finish(draft: Draft) -> Option<Config> {
+    let vips = draft.vips.into_iter().map(vip).collect::<Option<_>>()?;
+    Some(Config { node: draft.node, vips })
+}
+
+fn vip(draft: VipDraft) -> Option<Vip> {
+    let slots = draft.slots();
+    let backends = draft.backends.into_iter().map(|backend| Backend {
+        address: backend.address.into_inner(),
+        weight: backend.weight.into_inner(),
+        state: backend.state,
+    });
+    Some(Vip {
+        name: draft.name?.into_inner(),
+        address: draft.address?.into_inner(),
+        ports: draft.ports.into_iter().map(|port| port.into_inner()).collect(),
+        forward: draft.forward?.into_inner(),
+        hash: draft.hash.unwrap_or(FlowHash::FiveTuple),
+        slots,
+        backends: backends.collect(),
+    })
+}
+
+struct Check<'c> {
+    text: &'c str,
+    problems: &'c mut Problems,
+}
+
+impl Check<'_> {
+    fn ports(&mut self, vip: &VipDraft) {
+        let mut seen = HashSet::new();
+        let any: HashSet<Protocol> =
+            vip.ports.iter().filter(|port| port.get_ref().port.is_none()).map(protocol).collect();
+        for port in &vip.ports {
+            let Port { protocol, port: number } = *port.get_ref();
+            if !seen.insert(port.get_ref()) {
+                let message = format!("port `{}` is listed twice; remove one of the two", port.get_ref());
+                self.problems.add(port.span(), message);
+            } else if number.is_some() && any.contains(&protocol) {
+                let message = format!("`{protocol}/any` already covers `{}`; remove one of the two", port.get_ref());
+                self.problems.add(port.span(), message);
+            }
+        }
+    }
+
+    fn backends(&mut self, vip: &VipDraft) {
+        let own = vip.address.as_ref().map(|address| *address.get_ref());
+        let mut seen = HashMap::with_capacity(vip.backends.len());
+        for backend in &vip.backends {
+            let (address, span) = (*backend.address.get_ref(), backend.address.span());
+            if Some(address) == own {
+                let message = "this is the VIP's own address, from where packets would come back here; write the real \
+                               server's own address";
+                self.problems.add(span, message);
+            } else if let Some(first) = seen.insert(address, span.start) {
+                let line = self.line(first);
+                let message = format!("backend `{address}` is already listed in line {line}; remove one of the two");
+                self.problems.add(span, message);
+            }
+        }
+    }
+
+    /// `l2` leaves the IP header as it is, so only a backend of the VIP's family can be its next hop.
+    fn families(&mut self, vip: &VipDraft) {
+        let Some(address) = vip.address.as_ref().map(|address| *address.get_ref()) else { return };
+        if vip.forward.as_ref().is_none_or(|forward| *forward.get_ref() != ForwardMode::L2) {
+            return;
+        }
+        let mut others = vip.backends.iter().filter(|backend| backend.address.get_ref().is_ipv4() != address.is_ipv4());
+        let Some(first) = others.next() else { return };
+        let more = match others.count() {
+            0 => String::new(),
+            count => format!(" (nor {count} more)"),
+        };
+        let message = format!(
+            "`l2` forwards {} packets unchanged, so it cannot reach the {} backend `{}`{more}; write `forward = \
+             \"ipip\"`, or give the backend's {} address",
+            family(address),
+            family(*first.address.get_ref()),
+            first.address.get_ref(),
+            family(address),
+        );
+        self.problems.add(first.address.span(), message);
+    }
+
+    fn weights(&mut self, vip: &VipDraft) {
+        let Some(first) = vip.backends.first() else { return };
+        if vip.backends_complete && vip.backends.iter().all(|backend| *backend.weight.get_ref() == 0) {
+            let message = "every backend of this VIP has weight 0, so none would take traffic; give at least one a \
+                           weight, or take backends out with `state = \"drain\"`";
+            self.problems.add(first.weight.span(), message);
+        }
+    }
+
+    fn slots(&mut self, vip: &VipDraft) {
+        let backends = u32::try_from(vip.backends.len()).unwrap_or(u32::MAX);
+        let slots = vip.slots();
+        if slots >= backends {
+            return;
+        }
+        let enough = prime::at_least(backends.saturating_mul(100));
+        let span = vip.slots.as_ref().map_or(vip.header.clone(), |slots| slots.span());
+        let message = format!("{slots} slots are too few for {backends} backends; write `slots = {enough}`");
+        self.problems.add(span, message);
+    }
+
+    /// Notes names that are taken, and returns the indexes of their VIPs.
+    fn names(&mut self, vips: &[VipDraft]) -> HashSet<usize> {
+        let mut seen = HashMap::with_capacity(vips.len());
+        let mut taken = HashSet::new();
+        for (index, name) in vips.iter().enumerate().filter_map(|(index, vip)| Some((index, vip.name.as_ref()?))) {
+            let first = *seen.entry(name.get_ref()).or_insert(name.span().start);
+            if first != name.span().start {
+                let (name, line) = (name.get_ref(), self.line(first));
+                let message = format!("VIP name `{name}` is already taken in line {line}; rename one of the two");
+                self.problems.add(vips[index].name.as_ref().map_or(0..0, |name| name.span()), message);
+                taken.insert(index);
+            }
+        }
+        taken
+    }
+
+    /// Notes the first port of each VIP that another VIP serves on the same address. VIPs in `skip`, which are most
+    /// likely a copy that has no name of its own yet, were told of already.
+    fn overlaps(&mut self, vips: &[VipDraft], skip: &HashSet<usize>) {
+        let mut seen: HashMap<(IpAddr, Port), usize> = HashMap::with_capacity(vips.len());
+        for (index, vip) in vips.iter().enumerate().filter(|(index, _)| !skip.contains(index)) {
+            let Some(address) = vip.address.as_ref().map(|address| *address.get_ref()) else { continue };
+            let mut told = false;
+            for port in &vip.ports {
+                let first = *seen.entry((address, *port.get_ref())).or_insert(index);
+                if first != index && !told {
+                    told = true;
+                    let other = &vips[first];
+                    let name = other
+                        .name
+                        .as_ref()
+                        .map_or("another VIP".to_owned(), |name| format!("VIP `{}`", name.get_ref()));
+                    let message = format!(
+                        "`{}` on {address} is already served by {name} in line {}; change the port or the address of \
+                         one of the two",
+                        port.get_ref(),
+                        self.line(other.header.start),
+                    );
+                    self.problems.add(port.span(), message);
+                }
+            }
+        }
+    }
+
+    /// Notes the first VIP with which a limit of `[node]` is passed.
+    fn limits(&mut self, draft: &Draft) {
+        let Node { max_vips, max_backends, max_slots, .. } = draft.node;
+        self.limit(draft, "max_vips", max_vips, "VIPs", |_| 1);
+        self.limit(draft, "max_backends", max_backends, "backends", |vip| vip.backends.len() as u64);
+        self.limit(draft, "max_slots", max_slots, "slots", |vip| u64::from(vip.slots()));
+    }
+
+    fn limit(&mut self, draft: &Draft, key: &str, max: u32, what: &str, of: impl Fn(&VipDraft) -> u64) {
+        let mut sum = 0;
+        let mut beyond = None;
+        for vip in &draft.vips {
+            sum += of(vip);
+            if sum > u64::from(max) && beyond.is_none() {
+                beyond = Some(vip.header.clone());
+            }
+        }
+        if let Some(span) = beyond {
+            let message = format!(
+                "the config has {sum} {what}, above `{key}`, which is {max}; write `{key} = {sum}` or more in [node]"
+            );
+            self.problems.add(span, message);
+        }
+    }
+
+    fn line(&self, offset: usize) -> usize {
+        self.text[..offset].matches('\n').count() + 1
+    }
+}
+
+fn protocol(port: &toml::Spanned<Port>) -> Protocol {
+    port.get_ref().protocol
+}
+
+fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "IPv4" } else { "IPv6" }
+}

@@ -1,0 +1,276 @@
+//! Broken configs: each gives one error, at the place that is wrong, which says what would be right.
+
+use std::path::Path;
+
+use lb_userspace::config::Config;
+
+/// The errors of `text` as `line:column: message`.
+fn errors(text: &str) -> Vec<String> {
+    match Config::parse(text, Path::new("naru.toml")) {
+        Ok(config) => panic!("no error in\n{text}\nbut {config:?}"),
+        Err(errors) => errors.iter().map(|e| format!("{}:{}: {}", e.line, e.column, e.message)).collect(),
+    }
+}
+
+/// A sound config, in which each case breaks something: its lines are what the expected places count.
+const SOUND: &str = r#"[node]
+interfaces = ["eth0", "eth1"]
+xdp_mode = "auto"
+metrics = "127.0.0.1:9100"
+
+[[vip]]
+name = "web"
+address = "203.0.113.10"
+ports = ["tcp/80", "tcp/443"]
+forward = "l2"
+hash = "5-tuple"
+slots = 1009
+backends = [
+  { address = "10.0.1.11", weight = 100 },
+  { address = "10.0.1.12", weight = 50, state = "drain" },
+]
+
+[[vip]]
+name = "dns"
+address = "2001:db8::53"
+ports = ["udp/any"]
+forward = "ipip"
+backends = [{ address = "2001:db8:1::1" }]
+"#;
+
+#[test]
+fn the_sound_config_is_sound() {
+    Config::parse(SOUND, Path::new("naru.toml")).unwrap();
+}
+
+/// What to replace in the sound config, by what, and the one error that it gives.
+const BROKEN: &[(&str, &str, &str)] = &[
+    // Syntax.
+    ("forward = \"l2\"", "forward = l2", "10:11: `l2` is not a TOML value; write text in quotes: `\"l2\"`"),
+    (
+        "\"203.0.113.10\"",
+        "203.0.113.10",
+        "8:11: `203.0.113.10` is not a TOML value; write text in quotes: `\"203.0.113.10\"`",
+    ),
+    ("name = \"web\"", "name = \"web", "7:12: this is not TOML: invalid basic string, expected `\"`"),
+    ("[node]", "[node", "1:6: this is not TOML: unclosed table, expected `]`"),
+    ("hash = \"5-tuple\"", "name = \"shop\"", "11:1: `name` is already set above; remove one of the two"),
+    ("metrics =", "[node]\nmetrics =", "4:2: [node] is already defined above; merge the two"),
+    // Keys.
+    ("\nslots", "\nslot", "12:1: unknown key `slot` in [[vip]]; did you mean `slots`?"),
+    (
+        "address = \"2001:db8::53\"",
+        "adress = \"2001:db8::53\"",
+        "20:1: unknown key `adress` in [[vip]]; did you mean `address`?",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"http\" }",
+        "11:1: unknown key `health` in [[vip]]; the keys here are `name`, `address`, `ports`, `forward`, `hash`, `slots`, \
+         `backends`",
+    ),
+    (", weight = 50", ", wieght = 50", "15:28: unknown key `wieght` in a backend; did you mean `weight`?"),
+    ("interfaces =", "interface =", "2:1: unknown key `interface` in [node]; did you mean `interfaces`?"),
+    ("[node]", "[nodes]", "1:2: unknown key `nodes` in the top level; did you mean `node`?"),
+    ("address = \"203.0.113.10\"\n", "", "6:1: missing key `address` in [[vip]]; add `address = \"203.0.113.10\"`"),
+    (
+        "forward = \"ipip\"\n",
+        "",
+        "18:1: missing key `forward` in [[vip]]; add `forward = \"ipip\"` or `forward = \"l2\"`",
+    ),
+    (
+        "{ address = \"10.0.1.11\", weight",
+        "{ weight",
+        "14:3: missing key `address` in a backend; add `address = \"10.0.1.11\"`",
+    ),
+    // Types.
+    ("\"203.0.113.10\"", "42", "8:11: `address` must be a string in quotes, not a whole number"),
+    ("[\"tcp/80\", \"tcp/443\"]", "\"tcp/80\"", "9:9: `ports` must be an array in brackets, not a string"),
+    ("\"tcp/80\", ", "80, ", "9:10: a port must be a string in quotes, not a whole number"),
+    ("weight = 100", "weight = \"100\"", "14:37: `weight` must be a whole number without quotes, not a string"),
+    (
+        "weight = 100",
+        "weight = 0.5",
+        "14:37: `weight` must be a whole number without quotes, not a number with a fraction",
+    ),
+    (
+        "{ address = \"10.0.1.11\", weight = 100 }",
+        "\"10.0.1.11\"",
+        "14:3: a backend must be a table: `{ address = \"10.0.1.11\" }`, not a string",
+    ),
+    (
+        "xdp_mode = \"auto\"",
+        "log_packets = \"yes\"",
+        "3:15: `log_packets` must be `true` or `false` without quotes, not a string",
+    ),
+    // Values.
+    ("\"auto\"", "\"nativ\"", "3:12: unknown XDP mode `nativ`; did you mean `native`?"),
+    ("\"l2\"", "\"nat\"", "10:11: unknown forward mode `nat`; use one of `l2`, `ipip`"),
+    ("\"5-tuple\"", "\"quic-cid\"", "11:8: unknown hash `quic-cid`; use one of `5-tuple`, `source-ip`"),
+    ("\"drain\"", "\"drained\"", "15:49: unknown state `drained`; did you mean `drain`?"),
+    ("127.0.0.1:9100", "127.0.0.1", "4:11: `127.0.0.1` has no port; write `127.0.0.1:9100`"),
+    (
+        "metrics = \"127.0.0.1:9100\"",
+        "socket = \"naru.sock\"",
+        "4:10: `socket` is `naru.sock`; write an absolute path, one that begins with `/`",
+    ),
+    (
+        "metrics = \"127.0.0.1:9100\"",
+        "encap_source4 = \"172.16.0.1/16\"",
+        "4:17: `172.16.0.1/16` has bits behind its prefix length; write `172.16.0.0/16`",
+    ),
+    ("\"eth1\"", "\"eth0\"", "2:23: interface `eth0` is listed twice; remove one of the two"),
+    ("\"eth1\"", "\"eth1/2\"", "2:23: interface name `eth1/2` has a `/` or `:`; write it as `ip link` shows it"),
+    ("\"web\"", "\"web shop\"", "7:8: VIP name `web shop` has a ` `; use 1 to 64 letters, digits, `.`, `_` or `-`"),
+    ("\"web\"", "\"\"", "7:8: VIP name `` is empty; use 1 to 64 letters, digits, `.`, `_` or `-`"),
+    (
+        "203.0.113.10",
+        "203.0.113.300",
+        "8:11: `203.0.113.300` is not an IP address; write one such as `203.0.113.10` or `2001:db8::10`",
+    ),
+    (
+        "203.0.113.10",
+        "203.0.113.10:80",
+        "8:11: `203.0.113.10:80` is not an IP address; write `203.0.113.10`, the address without a port",
+    ),
+    (
+        "203.0.113.10",
+        "::ffff:203.0.113.10",
+        "8:11: `::ffff:203.0.113.10` is an IPv4 address in IPv6 form; write `203.0.113.10`",
+    ),
+    (
+        "203.0.113.10",
+        "224.0.0.1",
+        "8:11: `224.0.0.1` is a multicast address; a VIP needs the unicast address that its clients dial",
+    ),
+    (
+        "10.0.1.12",
+        "127.0.0.1",
+        "15:15: `127.0.0.1` is a loopback address; a backend needs the real server's own unicast address",
+    ),
+    (
+        "10.0.1.12",
+        "0.0.0.0",
+        "15:15: `0.0.0.0` is the unspecified address; a backend needs the real server's own unicast address",
+    ),
+    ("tcp/443", "tcp/0", "9:20: port 0 cannot be dialled; for every port write `tcp/any`"),
+    (
+        "tcp/443",
+        "tcp/70000",
+        "9:20: `70000` is not a port; write a number from 1 to 65535, or `tcp/any` for every port",
+    ),
+    ("tcp/443", "443", "9:20: `443` does not say protocol and port; write `tcp/80`, `udp/53` or `tcp/any`"),
+    ("tcp/443", "tpc/443", "9:20: unknown protocol `tpc`; did you mean `tcp`?"),
+    ("[\"tcp/80\", \"tcp/443\"]", "[]", "9:9: the VIP serves no ports; list them, for instance `[\"tcp/80\"]`"),
+    ("weight = 100", "weight = 70000", "14:37: `weight` is 70000; it must be from 0 to 65535"),
+    ("weight = 100", "weight = -1", "14:37: `weight` is -1; it must be from 0 to 65535"),
+    ("slots = 1009", "slots = 1000", "12:9: `slots` is 1000, which is not a prime; write 997 or 1009"),
+    ("slots = 1009", "slots = 2", "12:9: `slots` is 2; it must be from 5 to 1048573"),
+    (
+        "slots = 1009",
+        "slots = 99999999999999999999",
+        "12:9: `slots` is 99999999999999999999; it must be from 5 to 1048573",
+    ),
+    // Values against each other.
+    ("tcp/443", "tcp/80", "9:20: port `tcp/80` is listed twice; remove one of the two"),
+    ("tcp/443", "tcp/any", "9:10: `tcp/any` already covers `tcp/80`; remove one of the two"),
+    ("10.0.1.12", "10.0.1.11", "15:15: backend `10.0.1.11` is already listed in line 14; remove one of the two"),
+    (
+        "10.0.1.12",
+        "203.0.113.10",
+        "15:15: this is the VIP's own address, from where packets would come back here; write the real server's own \
+         address",
+    ),
+    (
+        "10.0.1.12",
+        "2001:db8::12",
+        "15:15: `l2` forwards IPv4 packets unchanged, so it cannot reach the IPv6 backend `2001:db8::12`; write `forward = \
+         \"ipip\"`, or give the backend's IPv4 address",
+    ),
+    (
+        "\"2001:db8:1::1\"",
+        "\"2001:db8:1::1\", weight = 0",
+        "23:51: every backend of this VIP has weight 0, so none would take traffic; give at least one a weight, or take \
+         backends out with `state = \"drain\"`",
+    ),
+    ("\"dns\"", "\"web\"", "19:8: VIP name `web` is already taken in line 7; rename one of the two"),
+    (
+        "address = \"2001:db8::53\"\nports = [\"udp/any\"]",
+        "address = \"203.0.113.10\"\nports = [\"udp/any\", \"tcp/443\"]",
+        "21:21: `tcp/443` on 203.0.113.10 is already served by VIP `web` in line 6; change the port or the address of one \
+         of the two",
+    ),
+    (
+        "xdp_mode = \"auto\"",
+        "max_vips = 1",
+        "18:1: the config has 2 VIPs, above `max_vips`, which is 1; write `max_vips = 2` or more in [node]",
+    ),
+    (
+        "xdp_mode = \"auto\"",
+        "max_backends = 2",
+        "18:1: the config has 3 backends, above `max_backends`, which is 2; write `max_backends = 3` or more in [node]",
+    ),
+    (
+        "xdp_mode = \"auto\"",
+        "max_slots = 16381",
+        "18:1: the config has 17390 slots, above `max_slots`, which is 16381; write `max_slots = 17390` or more in [node]",
+    ),
+];
+
+#[test]
+fn each_broken_config_gives_one_precise_error() {
+    let mut unexpected = String::new();
+    for (sound, broken, expected) in BROKEN {
+        assert!(SOUND.contains(sound), "`{sound}` is not in the sound config");
+        let found = errors(&SOUND.replacen(sound, broken, 1));
+        if found != [*expected] {
+            unexpected += &format!("`{broken}` for `{sound}`\n  gives    {found:?}\n  and not  {expected:?}\n");
+        }
+    }
+    assert!(unexpected.is_empty(), "{unexpected}");
+}
+
+#[test]
+fn more_backends_than_slots_are_refused() {
+    let backends: String = (1..=8).map(|host| format!("{{ address = \"10.0.0.{host}\" }}, ")).collect();
+    let vip = r#"name = "a", address = "192.0.2.1", ports = ["tcp/1"], forward = "ipip""#;
+    let text = format!("vip = [{{ {vip}, slots = 7, backends = [{backends}] }}]");
+    assert_eq!(errors(&text), ["1:90: 7 slots are too few for 8 backends; write `slots = 809`"]);
+}
+
+#[test]
+fn independent_mistakes_are_told_together_and_in_order() {
+    let text = SOUND.replace("\"auto\"", "\"fast\"").replace("tcp/443", "tcp/0").replace("name = \"dns\"\n", "");
+    assert_eq!(
+        errors(&text),
+        [
+            "3:12: unknown XDP mode `fast`; use one of `auto`, `native`, `generic`",
+            "9:20: port 0 cannot be dialled; for every port write `tcp/any`",
+            "18:1: missing key `name` in [[vip]]; add `name = \"web\"`",
+        ]
+    );
+}
+
+#[test]
+fn a_copied_vip_is_told_once() {
+    let vip = &SOUND[SOUND.find("[[vip]]").unwrap()..SOUND.rfind("[[vip]]").unwrap()];
+    let text = format!("{SOUND}\n{vip}");
+    assert_eq!(errors(&text), ["26:8: VIP name `web` is already taken in line 7; rename one of the two"]);
+}
+
+#[test]
+fn single_brackets_around_vip_are_told() {
+    let text = "[vip]\nname = \"web\"\n";
+    assert_eq!(errors(text), ["1:1: `vip` must be an array of tables: `[[vip]]` with two brackets, not a table"]);
+}
+
+#[test]
+fn an_error_shows_file_line_and_carets() {
+    let text = SOUND.replace("address = \"203", "adress = \"203");
+    let message = Config::parse(&text, Path::new("/etc/naru/naru.toml")).unwrap_err().to_string();
+    let expected = "\
+/etc/naru/naru.toml:8:1: unknown key `adress` in [[vip]]; did you mean `address`?
+    8 | adress = \"203.0.113.10\"
+      | ^^^^^^";
+    assert_eq!(message, expected);
+}
