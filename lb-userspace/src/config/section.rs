@@ -20,6 +20,11 @@ pub(super) fn vip(text: &str, name: &str) -> Option<Range<usize>> {
     })
 }
 
+/// The last `[[vip]]` and what follows it.
+pub(super) fn last(text: &str) -> Option<Range<usize>> {
+    Some(*sections(text)?.last()?..text.len())
+}
+
 /// What stands before the first `[[vip]]`, if `[node]` is there.
 pub(super) fn node(text: &str) -> Option<Range<usize>> {
     let end = *sections(text)?.first()?;
@@ -82,6 +87,8 @@ mod tests {
         assert_eq!(part(vip(text, "a")), "# of a\n[[vip]]\nname = \"a\"\n\n# about both\n\n");
         assert_eq!(part(vip(text, "b")), "# of b\n  [[ vip ]]\nname = 'b'\n");
         assert_eq!(vip(text, "c"), None);
+        assert_eq!(last(text), vip(text, "b"));
+        assert_eq!(last("[node]\n"), None);
     }
 
     #[test]

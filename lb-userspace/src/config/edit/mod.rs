@@ -191,7 +191,7 @@ pub fn apply_edit(text: &str, edit: &Edit) -> Result<String, EditError> {
     let range = match edit {
         Edit::VipAdd { name, .. } => match section::vip(text, name) {
             Some(_) => return Err(EditError::VipExists(name.clone())),
-            None => None,
+            None => section::last(text),
         },
         Edit::VipSet { name, .. } | Edit::VipRemove { name } => section::vip(text, name),
         Edit::BackendAdd { vip, .. } | Edit::BackendSet { vip, .. } | Edit::BackendRemove { vip, .. } => {
