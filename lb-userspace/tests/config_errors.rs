@@ -74,7 +74,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ),
     (", weight = 50", ", wieght = 50", "15:28: unknown key `wieght` in a backend; did you mean `weight`?"),
     ("interfaces =", "interface =", "2:1: unknown key `interface` in [node]; did you mean `interfaces`?"),
-    ("[node]", "[nodes]", "1:2: unknown key `nodes` in the top level; did you mean `node`?"),
+    ("[node]", "[nodes]", "1:2: unknown key `nodes` at the top level; did you mean `node`?"),
     ("address = \"203.0.113.10\"\n", "", "6:1: missing key `address` in [[vip]]; add `address = \"203.0.113.10\"`"),
     (
         "forward = \"ipip\"\n",
