@@ -1,0 +1,50 @@
+//! What naru knows of a network interface, and how a change of one is told.
+
+/// A network interface of this namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterfaceInfo {
+    /// Its name, such as `eth0`.
+    pub name: String,
+    /// The kernel's number for it; another one after the interface is deleted and made again.
+    pub ifindex: u32,
+    /// Its MAC address; `None` where it carries no Ethernet frames (`lo`, `tun`, `wireguard`, …).
+    pub mac: Option<[u8; 6]>,
+    /// Largest IP packet that it carries, in bytes.
+    pub mtu: u32,
+    /// Whether the operator has it up (`ip link set … up`).
+    pub up: bool,
+    /// Whether it is able to carry packets now (RFC 2863 "operationally up"): cable in, peer up, authenticated.
+    pub carrier: bool,
+    /// Whether it is the loopback interface.
+    pub loopback: bool,
+    /// Whether neighbours are resolved on it (ARP, neighbour discovery).
+    pub arp: bool,
+    /// Its driver's kind where it is a virtual one: `veth`, `vlan`, `bond`, `bridge`, …
+    pub kind: Option<String>,
+    /// Ifindex of the bridge, bond or VRF that it belongs to.
+    pub master: Option<u32>,
+    /// Ifindex of the interface that it sits on (of a VLAN: the device below), where that is in the same namespace.
+    pub lower: Option<u32>,
+    /// Of a VLAN interface: which one.
+    pub vlan: Option<Vlan>,
+}
+
+/// The VLAN that an interface belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vlan {
+    /// VLAN id, 1 to 4094.
+    pub id: u16,
+    /// Whether its tag is that of a service provider (802.1ad) and not the customer's (802.1Q).
+    pub provider: bool,
+}
+
+/// What happened to an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InterfaceChange {
+    /// It is new: it was created, moved into this namespace, or given this name.
+    Appeared(InterfaceInfo),
+    /// It is gone: deleted, moved away, or renamed. As it last was.
+    Vanished(InterfaceInfo),
+    /// It is the same one, with something else than before: up or down, carrier, MAC address, MTU, ….
+    Changed(InterfaceInfo),
+}

@@ -1,0 +1,402 @@
+//! A netlink socket: requests in batches with one answer each, dumps, and events.
+//!
+//! rtnetlink's own connection sends one message for each turn of its task and waits for ever when an answer is lost or
+//! cannot be read; here tens of thousands of requests go out in batches, and an answer that does not come is an error.
+
+use std::{
+    fs::File,
+    io,
+    os::{fd::AsRawFd, linux::fs::MetadataExt},
+    thread,
+    time::Duration,
+};
+
+use netlink_packet_core::{
+    NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NetlinkBuffer, NetlinkDeserializable, NetlinkHeader,
+    Parseable,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use nix::{
+    errno::Errno,
+    sched::{CloneFlags, setns},
+    sys::socket::{setsockopt, sockopt},
+};
+use rtnetlink::{
+    MulticastGroup,
+    sys::{Socket as RawSocket, SocketAddr, protocols::NETLINK_ROUTE},
+};
+use tokio::{io::unix::AsyncFd, time::timeout};
+
+use super::message::Request;
+
+/// Most requests that [`Socket::exchange`] takes at once: their answers fit into any receive buffer.
+pub(super) const BATCH: usize = 64;
+
+/// What the kernel answered to one request.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// What was asked for.
+    Message(RouteNetlinkMessage),
+    /// Done as asked.
+    Done,
+    /// Refused.
+    Refused(Errno),
+    /// Something that this version of naru cannot read.
+    Unreadable(String),
+}
+
+/// A network namespace, in which sockets are opened whatever thread asks.
+#[derive(Debug)]
+pub(super) struct Namespace(File);
+
+impl Namespace {
+    /// Path of the calling thread's namespace.
+    pub const PATH: &str = "/proc/thread-self/ns/net";
+
+    /// That of the calling thread.
+    pub fn current() -> io::Result<Self> {
+        File::open(Self::PATH).map(Self)
+    }
+
+    /// Does `work` in this namespace.
+    fn enter<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        let (here, there) = (Self::current()?.0.metadata()?, self.0.metadata()?);
+        if (here.st_dev(), here.st_ino()) == (there.st_dev(), there.st_ino()) {
+            return work();
+        }
+        let elsewhere = || {
+            setns(&self.0, CloneFlags::CLONE_NEWNET)?;
+            work()
+        };
+        // A thread of its own, because a thread of the runtime that changed its namespace would take its tasks along.
+        thread::scope(|scope| scope.spawn(elsewhere).join()).unwrap_or_else(|_| Err(io::Error::other("thread died")))
+    }
+}
+
+/// A socket to the kernel's routing subsystem.
+pub(super) struct Socket {
+    inner: AsyncFd<RawSocket>,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl Socket {
+    /// Opens a socket in `namespace` that receives the events of `groups`. Must be called within a tokio runtime.
+    pub fn open(namespace: &Namespace, groups: &[MulticastGroup]) -> io::Result<Self> {
+        let raw = namespace.enter(|| {
+            let mut raw = RawSocket::new(NETLINK_ROUTE)?;
+            raw.bind_auto()?;
+            raw.set_non_blocking(true)?;
+            // Without the right to exceed the limit, the limit it is; then more events get lost, which is noticed.
+            if setsockopt(&raw, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
+                setsockopt(&raw, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
+            }
+            for group in groups {
+                raw.add_membership(*group as u32)?;
+            }
+            Ok(raw)
+        })?;
+        // SAFETY: the raw socket owns its descriptor, names the same one at every call and closes it when dropped,
+        // which the `AsyncFd` that it moves into does; nobody here reaches for the descriptor itself.
+        let inner = unsafe { AsyncFd::register(raw) }?;
+        Ok(Self { inner, sequence: 0, buffer: Vec::with_capacity(DATAGRAM) })
+    }
+
+    /// Waits for the next datagram and hands each message in it to `each`. Cancelling it loses nothing.
+    ///
+    /// # Errors
+    ///
+    /// `ENOBUFS` where messages were lost because they came faster than they were read; anything else means that the
+    /// socket is of no further use.
+    pub async fn receive(&mut self, mut each: impl FnMut(&NetlinkHeader, &[u8])) -> io::Result<()> {
+        let Self { inner, buffer, .. } = self;
+        let (length, sender) = loop {
+            let mut ready = inner.readable().await?;
+            buffer.clear();
+            match ready.try_io(|socket| socket.get_ref().recv_from(buffer, libc::MSG_TRUNC)) {
+                Ok(received) => break received?,
+                Err(_would_block) => {}
+            }
+        };
+        if length == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if length > buffer.len() {
+            return Err(Errno::ENOBUFS.into());
+        }
+        // Only the kernel is to be believed.
+        if sender.port_number() == 0 {
+            for_each_message(buffer, &mut each);
+        }
+        Ok(())
+    }
+
+    /// Sends at most [`BATCH`] requests in one datagram; returns the answers in their order.
+    ///
+    /// # Errors
+    ///
+    /// That the kernel was not reached, or did not answer every request within five seconds. The socket is of no
+    /// further use then.
+    pub async fn exchange(&mut self, requests: Vec<Request>) -> io::Result<Vec<Answer>> {
+        debug_assert!(requests.len() <= BATCH);
+        let count = requests.len();
+        let first = self.send(requests).await?;
+        let mut answers: Vec<Option<Answer>> = Vec::new();
+        answers.resize_with(count, || None);
+        let mut missing = count;
+        let collect = async {
+            while missing > 0 {
+                self.receive(|header, payload| {
+                    let index = header.sequence_number.wrapping_sub(first) as usize;
+                    if let Some(answer @ None) = answers.get_mut(index) {
+                        *answer = Some(read_answer(header, payload));
+                        missing -= 1;
+                    }
+                })
+                .await?;
+            }
+            io::Result::Ok(())
+        };
+        timeout(PATIENCE, collect).await.map_err(|_| unanswered())??;
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    /// Sends a request for a table; returns its entries, without those that cannot be read.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::exchange`], and the kernel's refusal.
+    pub async fn dump(&mut self, request: Request) -> io::Result<Vec<RouteNetlinkMessage>> {
+        let mut dump = Dump::default();
+        for _ in 0..DUMP_TRIES {
+            let sequence = self.send(vec![request.clone()]).await?;
+            dump = Dump::default();
+            while !dump.done {
+                let step = self.receive(|header, payload| dump.take(header, payload, sequence));
+                timeout(PATIENCE, step).await.map_err(|_| unanswered())??;
+            }
+            if !dump.interrupted {
+                break;
+            }
+        }
+        // A table that changes faster than it can be read: the events tell what this reading missed.
+        dump.result()
+    }
+
+    /// Sends requests in one datagram; returns the sequence number of the first, of which the others count up.
+    async fn send(&mut self, requests: Vec<Request>) -> io::Result<u32> {
+        let first = self.sequence.wrapping_add(1);
+        let mut datagram = Vec::new();
+        for request in requests {
+            self.sequence = self.sequence.wrapping_add(1);
+            append(&mut datagram, request, self.sequence);
+        }
+        loop {
+            let mut ready = self.inner.writable().await?;
+            let kernel = SocketAddr::new(0, 0);
+            match ready.try_io(|socket| socket.get_ref().send_to(&datagram, &kernel, 0)) {
+                Ok(sent) => return sent.map(|_| first),
+                Err(_would_block) => {}
+            }
+        }
+    }
+}
+
+/// A dump without a runtime, for the time before there is a task: at most a few milliseconds.
+///
+/// # Errors
+///
+/// As [`Socket::dump`].
+pub(super) fn dump_blocking(namespace: &Namespace, request: Request) -> io::Result<Vec<RouteNetlinkMessage>> {
+    let raw = namespace.enter(|| {
+        let mut raw = RawSocket::new(NETLINK_ROUTE)?;
+        raw.bind_auto()?;
+        Ok(raw)
+    })?;
+    let patience = nix::sys::time::TimeVal::new(PATIENCE.as_secs() as libc::time_t, 0);
+    setsockopt(&raw, sockopt::ReceiveTimeout, &patience)?;
+    let mut datagram = Vec::new();
+    append(&mut datagram, request, 1);
+    raw.send_to(&datagram, &SocketAddr::new(0, 0), 0)?;
+    let (mut dump, mut buffer) = (Dump::default(), Vec::with_capacity(DATAGRAM));
+    while !dump.done {
+        buffer.clear();
+        raw.recv(&mut buffer, 0)?;
+        for_each_message(&buffer, &mut |header, payload| dump.take(header, payload, 1));
+    }
+    dump.result()
+}
+
+/// Whether an error of [`Socket::receive`] says that events were lost, and the socket lives on.
+pub(super) fn is_overrun(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOBUFS)
+}
+
+/// Room for the events of some ten thousand neighbours that come up at once.
+const RECEIVE_BUFFER: usize = 8 << 20;
+/// The kernel sends datagrams of at most 32 KiB.
+const DATAGRAM: usize = 64 << 10;
+/// The kernel answers within the call that asks; an answer that takes this long is lost.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often a dump is begun anew when the table changed under it.
+const DUMP_TRIES: usize = 3;
+
+fn unanswered() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the kernel does not answer a netlink request")
+}
+
+/// What has come of a dump.
+#[derive(Default)]
+struct Dump {
+    entries: Vec<RouteNetlinkMessage>,
+    done: bool,
+    interrupted: bool,
+    refused: Option<Errno>,
+}
+
+impl Dump {
+    fn take(&mut self, header: &NetlinkHeader, payload: &[u8], sequence: u32) {
+        if header.sequence_number != sequence || self.done {
+            return;
+        }
+        self.interrupted |= header.flags & NLM_F_DUMP_INTR != 0;
+        match header.message_type {
+            NLMSG_NOOP => {}
+            NLMSG_DONE | NLMSG_ERROR => {
+                self.done = true;
+                self.refused = error_code(payload);
+            }
+            _ => match RouteNetlinkMessage::deserialize(header, payload) {
+                Ok(entry) => self.entries.push(entry),
+                Err(error) => log::debug!("netlink entry of type {} cannot be read: {error}", header.message_type),
+            },
+        }
+    }
+
+    fn result(self) -> io::Result<Vec<RouteNetlinkMessage>> {
+        match self.refused {
+            Some(errno) => Err(errno.into()),
+            None => Ok(self.entries),
+        }
+    }
+}
+
+fn append(datagram: &mut Vec<u8>, mut request: Request, sequence: u32) {
+    request.header.sequence_number = sequence;
+    request.finalize();
+    let start = datagram.len();
+    datagram.resize(start + request.buffer_len().next_multiple_of(ALIGNMENT), 0);
+    request.serialize(&mut datagram[start..]);
+}
+
+/// Messages in a datagram begin at multiples of this.
+const ALIGNMENT: usize = 4;
+
+fn for_each_message(mut datagram: &[u8], each: &mut impl FnMut(&NetlinkHeader, &[u8])) {
+    while let Ok(message) = NetlinkBuffer::new_checked(&datagram) {
+        let length = message.length() as usize;
+        if let Ok(header) = NetlinkHeader::parse(&message) {
+            each(&header, message.payload());
+        }
+        datagram = datagram.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default();
+    }
+}
+
+fn read_answer(header: &NetlinkHeader, payload: &[u8]) -> Answer {
+    if header.message_type == NLMSG_ERROR {
+        return error_code(payload).map_or(Answer::Done, Answer::Refused);
+    }
+    match RouteNetlinkMessage::deserialize(header, payload) {
+        Ok(message) => Answer::Message(message),
+        Err(error) => Answer::Unreadable(error.to_string()),
+    }
+}
+
+/// The error in the payload of an error or of the end of a dump; `None` for success.
+fn error_code(payload: &[u8]) -> Option<Errno> {
+    let code = i32::from_ne_bytes(payload.get(..4)?.try_into().ok()?);
+    (code != 0).then(|| Errno::from_raw(code.wrapping_neg()))
+}
+
+impl std::fmt::Debug for Socket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Socket").field("fd", &self.inner.as_raw_fd()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::netlink::message::{interfaces_request, route_request};
+
+    fn loopback(last: u8) -> IpAddr {
+        [127, 0, 0, last].into()
+    }
+
+    #[tokio::test]
+    async fn every_request_of_a_batch_has_its_own_answer() {
+        let mut socket = Socket::open(&Namespace::current().unwrap(), &[]).unwrap();
+        let unroutable = netlink_packet_core::NetlinkMessage::from(RouteNetlinkMessage::GetRoute(Default::default()));
+        for _ in 0..2 {
+            let mut requests: Vec<_> = (1..BATCH as u8).map(|last| route_request(loopback(last))).collect();
+            let mut refused = unroutable.clone();
+            refused.header.flags = netlink_packet_core::NLM_F_REQUEST;
+            requests.insert(7, refused);
+            let answers = socket.exchange(requests).await.unwrap();
+            assert_eq!(answers.len(), BATCH);
+            for (index, answer) in answers.iter().enumerate() {
+                match answer {
+                    Answer::Message(RouteNetlinkMessage::NewRoute(route)) if index != 7 => {
+                        let last = if index < 7 { index + 1 } else { index };
+                        let expected = netlink_packet_route::route::RouteAttribute::Destination(
+                            loopback(u8::try_from(last).unwrap()).into(),
+                        );
+                        assert!(route.attributes.contains(&expected), "{index}: {route:?}");
+                    }
+                    Answer::Refused(_) if index == 7 => {}
+                    other => panic!("{index}: {other:?}"),
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dump_is_the_same_with_and_without_a_runtime() {
+        let namespace = Namespace::current().unwrap();
+        let names = |entries: Vec<RouteNetlinkMessage>| -> Vec<_> {
+            let interfaces = entries.iter().filter_map(|entry| match entry {
+                RouteNetlinkMessage::NewLink(link) => crate::netlink::message::interface(link),
+                _ => None,
+            });
+            interfaces.map(|interface| interface.name).collect()
+        };
+        let waiting = names(Socket::open(&namespace, &[]).unwrap().dump(interfaces_request()).await.unwrap());
+        let blocking = names(dump_blocking(&namespace, interfaces_request()).unwrap());
+        assert!(waiting.contains(&"lo".to_owned()), "{waiting:?}");
+        assert_eq!(waiting, blocking);
+    }
+
+    #[test]
+    fn messages_cut_short_end_the_walk_without_a_panic() {
+        let mut datagram = Vec::new();
+        append(&mut datagram, route_request(loopback(1)), 1);
+        append(&mut datagram, route_request(loopback(2)), 2);
+        for length in 0..=datagram.len() {
+            let mut seen = 0;
+            for_each_message(&datagram[..length], &mut |_, _| seen += 1);
+            assert_eq!(seen, 2 * length / datagram.len());
+        }
+        let mut seen = 0;
+        for_each_message(&[0; 64], &mut |_, _| seen += 1);
+        assert_eq!(seen, 0, "a length of zero must not go round for ever");
+    }
+
+    #[test]
+    fn errors_are_told_from_acknowledgements() {
+        assert_eq!(error_code(&0i32.to_ne_bytes()), None);
+        assert_eq!(error_code(&(-libc::ENETUNREACH).to_ne_bytes()), Some(Errno::ENETUNREACH));
+        assert_eq!(error_code(&[]), None);
+    }
+}

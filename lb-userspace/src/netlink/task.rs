@@ -1,0 +1,381 @@
+//! The task between the kernel and the table: hears events, asks questions in batches, keeps neighbours alive, and
+//! starts over when the kernel's answers stop making sense. It ends only when nobody listens any more.
+
+use std::{io, net::IpAddr, time::Duration};
+
+use netlink_packet_route::RouteNetlinkMessage;
+use rtnetlink::MulticastGroup;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until},
+};
+
+use super::{
+    Event, InterfaceInfo, Pace, Target,
+    message::{self, Change},
+    resolve::{NeighbourKey, Neighbours, Route},
+    socket::{Answer, BATCH, Namespace, Socket, is_overrun},
+    table::Table,
+};
+
+/// What the task is made of.
+pub(super) struct Task {
+    pub namespace: Namespace,
+    pub pace: Pace,
+    pub sockets: Sockets,
+    pub table: Table,
+    pub targets: watch::Receiver<Vec<Target>>,
+    pub interfaces: watch::Sender<Vec<InterfaceInfo>>,
+    pub events: mpsc::Sender<Event>,
+}
+
+/// A socket for questions and one for events, so that a flood of events cannot drown an answer.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    questions: Socket,
+    events: Socket,
+}
+
+impl Sockets {
+    /// Opens both in `namespace`.
+    pub fn open(namespace: &Namespace) -> io::Result<Self> {
+        Ok(Self { questions: Socket::open(namespace, &[])?, events: Socket::open(namespace, &GROUPS)? })
+    }
+}
+
+impl Task {
+    /// Runs until the receiver of the events is gone.
+    pub async fn run(mut self) {
+        let mut backoff = FIRST_BACKOFF;
+        loop {
+            let begun = Instant::now();
+            let Err(error) = self.serve().await else { return };
+            if begun.elapsed() > LONGEST_BACKOFF {
+                backoff = FIRST_BACKOFF;
+            }
+            log::warn!("netlink: {error}; next hops are not followed until it is opened again, in {backoff:?}");
+            loop {
+                tokio::select! {
+                    () = sleep(backoff) => {}
+                    () = self.events.closed() => return,
+                }
+                backoff = (backoff * 2).min(LONGEST_BACKOFF);
+                match Sockets::open(&self.namespace) {
+                    Ok(sockets) => break self.sockets = sockets,
+                    Err(error) => log::warn!("netlink: cannot open a socket: {error}; next try in {backoff:?}"),
+                }
+            }
+        }
+    }
+
+    /// Keeps the table true and the daemon informed while the sockets work. `Ok` when nobody listens any more.
+    async fn serve(&mut self) -> io::Result<()> {
+        let mut clock = Clock::new(self.pace);
+        self.table.set_targets(&self.targets.borrow_and_update());
+        loop {
+            let due = self.next(&mut clock).await;
+            let begun = Instant::now();
+            match due {
+                Due::Stop => return Ok(()),
+                Due::Told => {}
+                Due::Targets => self.table.set_targets(&self.targets.borrow_and_update()),
+                Due::Heard(result, changes) => {
+                    let overrun = result.as_ref().is_err_and(is_overrun);
+                    if overrun {
+                        log::warn!("netlink: events came faster than they were read; reading everything anew");
+                    } else {
+                        result?;
+                    }
+                    if self.hear(changes) || overrun {
+                        clock.reading.begin(self.pace.settle);
+                    }
+                }
+                Due::ReadAll => {
+                    self.read_all().await?;
+                    clock.reading.end(begun);
+                    clock.last_reading = begun;
+                }
+                Due::Settled => {
+                    self.table.ask_suspects();
+                    clock.routes.end(begun);
+                }
+                Due::AskRoutes => {
+                    self.ask_routes().await?;
+                    clock.routes.charge(begun);
+                }
+                Due::UseNeighbours => {
+                    self.use_neighbours().await?;
+                    clock.uses.end(begun);
+                    clock.uses.rest(USE_PAUSE);
+                }
+                Due::Retry => self.table.retry_neighbours(),
+                Due::KeepAlive => {
+                    self.read_neighbours().await?;
+                    self.table.refresh_neighbours();
+                    if clock.last_reading.elapsed() >= self.pace.resync {
+                        clock.reading.begin(Duration::ZERO);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for the next thing to do. Events for the daemon are handed over on the way.
+    async fn next(&mut self, clock: &mut Clock) -> Due {
+        if self.table.has_suspects() {
+            clock.routes.begin(self.pace.settle);
+        }
+        if self.table.has_uses() {
+            clock.uses.begin(Duration::ZERO);
+        }
+        let mut changes = Vec::new();
+        tokio::select! {
+            slot = self.events.reserve(), if self.table.has_events() => match (slot, self.table.take_event()) {
+                (Ok(slot), Some(event)) => {
+                    slot.send(event);
+                    Due::Told
+                }
+                (Ok(_), None) => Due::Told,
+                (Err(_), _) => Due::Stop,
+            },
+            () = self.events.closed() => Due::Stop,
+            Ok(()) = self.targets.changed() => Due::Targets,
+            result = self.sockets.events.receive(|header, payload| changes.push(message::change(header, payload))) => {
+                Due::Heard(result, changes)
+            }
+            () = clock.reading.over() => Due::ReadAll,
+            () = clock.routes.over() => Due::Settled,
+            () = std::future::ready(()), if self.table.has_unasked() => Due::AskRoutes,
+            () = clock.uses.over() => Due::UseNeighbours,
+            _ = clock.retry.tick() => Due::Retry,
+            _ = clock.keep_alive.tick() => Due::KeepAlive,
+        }
+    }
+
+    /// Takes in what was heard. Returns whether everything must be read anew.
+    fn hear(&mut self, changes: Vec<Change>) -> bool {
+        let mut misunderstood = false;
+        let mut interfaces = false;
+        for change in changes {
+            interfaces |= matches!(change, Change::Interface(_) | Change::InterfaceGone(_));
+            misunderstood |= self.table.apply(change);
+        }
+        if interfaces {
+            self.publish_interfaces();
+        }
+        misunderstood
+    }
+
+    /// Reads interfaces and neighbours anew, and has all routes asked for.
+    async fn read_all(&mut self) -> io::Result<()> {
+        let entries = self.sockets.questions.dump(message::interfaces_request()).await?;
+        self.table.sync_interfaces(interfaces_of(entries));
+        self.publish_interfaces();
+        self.read_neighbours().await?;
+        self.table.suspect_all();
+        Ok(())
+    }
+
+    async fn read_neighbours(&mut self) -> io::Result<()> {
+        let entries = self.sockets.questions.dump(message::neighbours_request()).await?;
+        let neighbours: Neighbours = entries
+            .iter()
+            .filter_map(|entry| match entry {
+                RouteNetlinkMessage::NewNeighbour(message) => message::neighbour(message),
+                _ => None,
+            })
+            .collect();
+        self.table.sync_neighbours(neighbours);
+        Ok(())
+    }
+
+    async fn ask_routes(&mut self) -> io::Result<()> {
+        let addresses = self.table.take_unasked(BATCH);
+        let requests = addresses.iter().copied().map(message::route_request).collect();
+        let answers = self.sockets.questions.exchange(requests).await?;
+        for (address, answer) in addresses.into_iter().zip(answers) {
+            self.table.route_is(address, route_of(answer, address));
+        }
+        Ok(())
+    }
+
+    async fn use_neighbours(&mut self) -> io::Result<()> {
+        let keys: Vec<NeighbourKey> = self.table.take_uses(BATCH);
+        let requests = keys.iter().copied().map(message::use_request).collect();
+        let answers = self.sockets.questions.exchange(requests).await?;
+        for (key, answer) in keys.into_iter().zip(answers) {
+            if let Answer::Refused(errno) = answer {
+                self.table.neighbour_is_refused(key, errno);
+            }
+        }
+        Ok(())
+    }
+
+    fn publish_interfaces(&self) {
+        let interfaces = self.table.interfaces();
+        self.interfaces.send_if_modified(|published| {
+            let modified = *published != interfaces;
+            *published = interfaces;
+            modified
+        });
+    }
+}
+
+/// The interfaces among the entries of a dump.
+pub(super) fn interfaces_of(entries: Vec<RouteNetlinkMessage>) -> Vec<InterfaceInfo> {
+    let interface = |entry| match entry {
+        RouteNetlinkMessage::NewLink(link) => message::interface(&link),
+        _ => None,
+    };
+    entries.into_iter().filter_map(interface).collect()
+}
+
+const GROUPS: [MulticastGroup; 9] = [
+    MulticastGroup::Link,
+    MulticastGroup::Neigh,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Ipv6Rule,
+    MulticastGroup::Nexthop,
+];
+
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+
+/// The pause between batches of neighbours to resolve: some 2,500 a second, so that the answers, and the probes that the
+/// kernel sends, come as a stream and not as a burst.
+const USE_PAUSE: Duration = Duration::from_millis(25);
+
+/// Work that comes in floods rests this many times as long as it took.
+const REST: u32 = 3;
+
+/// What is to be done next.
+enum Due {
+    /// Nothing more: nobody listens.
+    Stop,
+    /// Nothing: an event was handed over.
+    Told,
+    /// The targets are others.
+    Targets,
+    /// The kernel tells of changes.
+    Heard(io::Result<()>, Vec<Change>),
+    /// Read everything anew.
+    ReadAll,
+    /// Routes have had their time to settle.
+    Settled,
+    /// Ask for some routes.
+    AskRoutes,
+    /// Have some neighbours resolved or confirmed.
+    UseNeighbours,
+    /// Try again those neighbours that did not answer.
+    Retry,
+    /// Read the neighbours, and confirm those that are stale.
+    KeepAlive,
+}
+
+/// When things are due.
+struct Clock {
+    routes: Pause,
+    reading: Pause,
+    uses: Pause,
+    retry: Interval,
+    keep_alive: Interval,
+    last_reading: Instant,
+}
+
+impl Clock {
+    /// A clock by which everything is to be read at once.
+    fn new(pace: Pace) -> Self {
+        let mut reading = Pause::default();
+        reading.begin(Duration::ZERO);
+        Self {
+            routes: Pause::default(),
+            reading,
+            uses: Pause::default(),
+            retry: ticks(pace.retry),
+            keep_alive: ticks(pace.keep_alive),
+            last_reading: Instant::now(),
+        }
+    }
+}
+
+fn ticks(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks.reset();
+    ticks
+}
+
+fn route_of(answer: Answer, address: IpAddr) -> Route {
+    match answer {
+        Answer::Message(RouteNetlinkMessage::NewRoute(route)) => message::route(&route, address),
+        Answer::Refused(errno) => message::no_route(errno),
+        Answer::Message(_) | Answer::Done => Route::Unknown("it answers with something else".into()),
+        Answer::Unreadable(reason) => Route::Unknown(format!("its answer cannot be read: {reason}")),
+    }
+}
+
+/// When to do a piece of work that is asked for many times at once: a while after the first asking, and not before the
+/// last time has been rested from.
+#[derive(Debug, Default)]
+struct Pause {
+    due: Option<Instant>,
+    not_before: Option<Instant>,
+}
+
+impl Pause {
+    /// Asks for the work in `delay` from now, unless it is asked for already.
+    fn begin(&mut self, delay: Duration) {
+        let due = Instant::now() + delay;
+        self.due.get_or_insert(self.not_before.map_or(due, |earliest| due.max(earliest)));
+    }
+
+    /// The work, begun at `begun`, is done.
+    fn end(&mut self, begun: Instant) {
+        self.due = None;
+        self.charge(begun);
+    }
+
+    /// Adds the time since `begun` to what has to be rested from.
+    fn charge(&mut self, begun: Instant) {
+        self.rest(begun.elapsed() * REST);
+    }
+
+    fn rest(&mut self, rest: Duration) {
+        let now = Instant::now();
+        let from = self.not_before.map_or(now, |earliest| earliest.max(now));
+        self.not_before = Some(from + rest);
+    }
+
+    /// Waits until the work is due; for ever where nobody asks for it.
+    async fn over(&self) {
+        match self.due {
+            Some(due) => sleep_until(due).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_flood_of_askings_is_answered_once_and_rested_from() {
+        let begun = Instant::now();
+        let mut pause = Pause::default();
+        pause.begin(Duration::from_millis(30));
+        pause.begin(Duration::from_secs(60));
+        pause.over().await;
+        assert!((30..10_000).contains(&begun.elapsed().as_millis()), "the first asking counts");
+        let work = Instant::now();
+        sleep(Duration::from_millis(20)).await;
+        pause.end(work);
+        pause.begin(Duration::ZERO);
+        pause.over().await;
+        assert!(work.elapsed().as_millis() >= 20 + 60);
+    }
+}
