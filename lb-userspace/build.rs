@@ -13,7 +13,9 @@ fn main() -> anyhow::Result<()> {
         "nothing on this machine can build for bpfel-unknown-none: run `cargo xtask setup`, which installs what is \
          missing",
     )?;
-    for (name, value) in toolchain.environment() {
+    // aya-build turns every line that the inner cargo prints into a warning.
+    let quiet = ("CARGO_TERM_QUIET", "true".into());
+    for (name, value) in toolchain.environment().into_iter().chain([quiet]) {
         // SAFETY: a build script has one thread here.
         unsafe { std::env::set_var(name, value) };
     }

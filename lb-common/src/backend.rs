@@ -15,7 +15,7 @@ pub struct Backend {
     pub outer_source: Address,
     /// Bits of the last word of `outer_source` that come from the flow hash (RSS on the backend needs them to vary).
     pub outer_source_mask: Be32,
-    /// One's-complement sum of the constant part of the outer IPv4 header: protocol, TTL, destination, version and IHL.
+    /// What [`Backend::outer_sum`] gives, where the outer header is IPv4.
     pub outer_sum: u32,
     /// Id of the VIP; 0 where this entry is free.
     pub vip: u32,
@@ -27,6 +27,19 @@ pub struct Backend {
     pub state: u32,
     /// The next hop.
     pub next_hop: NextHopCell,
+}
+
+/// TTL or hop limit of every outer header (the default that RFC 1700 gives).
+pub const OUTER_TTL: u8 = 64;
+
+impl Backend {
+    /// The part of the outer IPv4 header's checksum that is the same for every packet, for [`Backend::outer_sum`]: the sum
+    /// of the header's 16-bit words, in host byte order and without folding, for version and IHL, TTL and protocol
+    /// (4 or 41, as the inner packet is IPv4 or IPv6), and the destination.
+    pub const fn outer_sum(inner_protocol: u8, destination: Be32) -> u32 {
+        let destination = destination.host();
+        0x4500 + ((OUTER_TTL as u32) << 8) + inner_protocol as u32 + (destination >> 16) + (destination & 0xffff)
+    }
 }
 
 /// Two next hops of which one is in use: a new one is written to the idle half and put in use by one store.

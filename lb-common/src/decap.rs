@@ -1,6 +1,6 @@
 //! What the backend-side decapsulation knows and counts.
 
-use crate::Address;
+use crate::{Address, Be32};
 
 /// A range of outer source addresses that the decapsulation accepts.
 #[repr(C)]
@@ -8,8 +8,24 @@ use crate::Address;
 pub struct DecapSource {
     /// The network, an IPv4 network as [`Address::from_v4`].
     pub network: Address,
-    /// Its mask; all zeros in an unused entry whose network is not.
+    /// Its mask. In an unused entry network and mask are zero; the loader refuses a range that takes every address in.
     pub mask: Address,
+}
+
+impl DecapSource {
+    /// Most ranges that one decapsulation accepts.
+    pub const MAX: u32 = 8;
+
+    /// Whether `address` lies in this range.
+    #[inline(always)]
+    pub fn contains(&self, address: Address) -> bool {
+        let Address([n0, n1, n2, n3]) = self.network;
+        let Address([m0, m1, m2, m3]) = self.mask;
+        let Address([a0, a1, a2, a3]) = address;
+        let differs = |network: Be32, mask: Be32, part: Be32| (part.wire() & mask.wire()) ^ network.wire();
+        let used = m0.wire() | m1.wire() | m2.wire() | m3.wire() != 0;
+        used && differs(n0, m0, a0) | differs(n1, m1, a1) | differs(n2, m2, a2) | differs(n3, m3, a3) == 0
+    }
 }
 
 /// What became of a packet that looked encapsulated; also the index of its counter.

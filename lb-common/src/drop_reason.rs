@@ -10,27 +10,24 @@ pub enum DropReason {
     BadLength = 1,
     /// A fragment: its flow cannot be told from its own bytes.
     Fragment = 2,
-    /// The VIP serves other ports or protocols on this address, not this one.
-    NoService = 3,
     /// More IPv6 extension headers than the walk goes over.
-    TooManyExtensions = 4,
+    TooManyExtensions = 3,
     /// The VIP has no backend that takes traffic.
-    NoBackend = 5,
+    NoBackend = 4,
     /// The way to the backend is not known: no route, or a neighbour that does not answer.
-    NoNextHop = 6,
+    NoNextHop = 5,
     /// The packet with its encapsulation is larger than the next hop's MTU.
-    TooBig = 7,
+    TooBig = 6,
     /// The driver left no room in front of the frame for the encapsulation.
-    NoHeadroom = 8,
+    NoHeadroom = 7,
 }
 
 impl DropReason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 8] = [
         Self::Truncated,
         Self::BadLength,
         Self::Fragment,
-        Self::NoService,
         Self::TooManyExtensions,
         Self::NoBackend,
         Self::NoNextHop,
@@ -47,7 +44,6 @@ impl DropReason {
             Self::Truncated => "truncated",
             Self::BadLength => "bad_length",
             Self::Fragment => "fragment",
-            Self::NoService => "no_service",
             Self::TooManyExtensions => "too_many_extensions",
             Self::NoBackend => "no_backend",
             Self::NoNextHop => "no_next_hop",

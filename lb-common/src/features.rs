@@ -22,6 +22,9 @@ impl Features {
     /// The data plane logs each decision.
     pub const LOG: Self = Self(1 << 6);
 
+    /// The program was loaded for frames of several buffers (`xdp.frags`, kernel 5.18).
+    pub const MULTI_BUFFER: Self = Self(1 << 7);
+
     /// Whether every feature of `other` is in this set.
     #[inline(always)]
     pub const fn contains(self, other: Self) -> bool {

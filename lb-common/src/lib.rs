@@ -15,7 +15,7 @@ mod slot;
 mod vip;
 
 pub use address::{Address, Be16, Be32};
-pub use backend::{Backend, BackendState, Forward, NextHop, NextHopCell};
+pub use backend::{Backend, BackendState, Forward, NextHop, NextHopCell, OUTER_TTL};
 pub use counters::Counters;
 pub use decap::{DecapCounters, DecapOutcome, DecapSource};
 pub use drop_reason::DropReason;

@@ -1,2 +1,16 @@
-//! Parsers, hashes and header builders of the data plane.
+//! The part of the data plane that needs no kernel: parsers, the flow hash and header builders. The programs use it
+//! unchanged, and any target can test it.
+
 #![no_std]
+#![cfg_attr(all(feature = "bpf", target_arch = "bpf"), feature(asm_experimental_arch))]
+
+pub mod decap;
+pub mod ecn;
+pub mod flow_hash;
+pub mod frame;
+pub mod outer;
+pub mod parse;
+
+/// What `bpf` programs share and other targets cannot build.
+#[cfg(feature = "bpf")]
+pub mod xdp;

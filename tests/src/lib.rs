@@ -1,1 +1,14 @@
-//! naru's tests.
+//! What naru's end-to-end tests and its demo are made of.
+//!
+//! [`lab`] builds a network of namespaces, [`naru`] runs the real daemon and CLI in it, [`server`] and the clients
+//! ([`load`], [`udp`], [`transfer`]) put real traffic through it. Nothing here pretends to be a part of naru.
+
+pub mod demo;
+pub mod lab;
+pub mod load;
+pub mod naru;
+pub mod netns;
+pub mod pattern;
+pub mod server;
+pub mod transfer;
+pub mod udp;

@@ -1,2 +1,102 @@
-//! `cargo xtask`: the verbs of naru's development.
-fn main() {}
+//! `cargo xtask`: the verbs of naru's development. Each of them first runs `setup`, which is quick when there is nothing
+//! to do.
+
+mod setup;
+
+use std::{
+    ffi::OsString,
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context as _, bail};
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Sets up, shows, tests and measures naru")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install what is missing to build and run naru here, and say what was done
+    Setup,
+    /// Run the main job in a lab of network namespaces: real clients, naru, real backends
+    Demo {
+        /// Passed on, such as `--keep`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Run every test
+    Test {
+        /// Passed on to `cargo test`, such as the name of a test
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Measure: `packet` for nanoseconds per packet
+    Bench {
+        /// Which benchmark, and what it takes
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().verb) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> anyhow::Result<ExitCode> {
+    setup::run(matches!(verb, Verb::Setup))?;
+    match verb {
+        Verb::Setup => Ok(ExitCode::SUCCESS),
+        Verb::Demo { arguments } => {
+            need_root("demo")?;
+            // The lab runs the daemon that lies beside it. The profile is that of the tests, so that one build serves both.
+            finish(&mut cargo(&["build", "--bin", "naru", "--bin", "naru-lab"]))?;
+            finish(cargo(&["run", "--quiet", "--bin", "naru-lab", "--", "demo"]).args(arguments))
+        }
+        Verb::Test { arguments } => {
+            need_root("test")?;
+            finish(&mut cargo(&["build", "--workspace", "--bins"]))?;
+            finish(cargo(&["test", "--workspace"]).args(arguments))
+        }
+        Verb::Bench { arguments } => {
+            need_root("bench")?;
+            finish(cargo(&["run", "--quiet", "--release", "--bin", "naru-bench", "--"]).args(arguments))
+        }
+    }
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(xtask::workspace());
+    command
+}
+
+/// Runs a command to its end; one that fails ends this program with its exit code.
+fn finish(command: &mut Command) -> anyhow::Result<ExitCode> {
+    let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
+    if status.success() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    match status.code() {
+        Some(code) => std::process::exit(code),
+        None => bail!("{command:?} ended by {status}"),
+    }
+}
+
+/// Loading programs and making network namespaces takes root; better said before a long build than after it.
+fn need_root(verb: &str) -> anyhow::Result<()> {
+    let output = Command::new("id").arg("-u").output().context("cannot run `id -u`")?;
+    if output.stdout.trim_ascii() != b"0" {
+        bail!("`cargo xtask {verb}` loads eBPF programs and makes network namespaces: run it as root");
+    }
+    Ok(())
+}

@@ -1,0 +1,31 @@
+//! The forwarder: an XDP program that sends each packet for a VIP to one of its backends.
+//!
+//! One packet walks the stages in one direction, and only [`pipeline`] calls them:
+//! `parse` → `vip` → `slot` → `stats` → `forward`.
+
+#![cfg_attr(target_arch = "bpf", no_std)]
+#![no_main]
+#![expect(missing_docs, reason = "the `xdp` macro makes functions that carry no documentation")]
+
+mod forward;
+mod maps;
+mod pipeline;
+mod slot;
+mod stats;
+mod vip;
+
+use aya_ebpf::{macros::xdp, programs::XdpContext};
+
+/// The forwarder, for frames of several buffers as well (kernel 5.18).
+#[xdp(frags)]
+pub fn naru(context: XdpContext) -> u32 {
+    pipeline::run(&context)
+}
+
+/// The forwarder for kernels that do not know such frames.
+#[xdp]
+pub fn naru_linear(context: XdpContext) -> u32 {
+    pipeline::run(&context)
+}
+
+lb_ebpf::program_object!();

@@ -1,0 +1,37 @@
+//! The forwarder's maps and load-time globals: all of them, and nothing else. Their names are those of
+//! `lb_common::maps`. Sizes of one are placeholders: the loader sets them.
+
+use aya_ebpf::{
+    Global,
+    bindings::BPF_F_MMAPABLE,
+    macros::map,
+    maps::{Array, DevMapHash, HashMap, PerCpuArray},
+};
+use lb_common::{Backend, Counters, DropReason, Features, Slot, Vip4Key, Vip6Key, VipRoute};
+
+#[map]
+pub static VIPS4: HashMap<Vip4Key, VipRoute> = HashMap::with_max_entries(1, 0);
+#[map]
+pub static VIPS6: HashMap<Vip6Key, VipRoute> = HashMap::with_max_entries(1, 0);
+#[map]
+pub static SLOTS: Array<Slot> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+pub static BACKENDS: Array<Backend> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+pub static DEVICES: DevMapHash = DevMapHash::with_max_entries(1, 0);
+#[map]
+pub static VIP_COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub static BACKEND_COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub static DROP_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(DropReason::COUNT as u32, 0);
+
+/// What of this program the config uses.
+#[unsafe(no_mangle)]
+static FEATURES: Global<u32> = Global::new(0);
+
+/// Whether the config uses `feature`. A constant to the verifier, which removes the branches that are never taken.
+#[inline(always)]
+pub fn uses(feature: Features) -> bool {
+    Features(FEATURES.load()).contains(feature)
+}

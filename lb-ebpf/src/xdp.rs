@@ -1,0 +1,263 @@
+//! A frame in an XDP program. The one place with raw packet pointers.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::xdp_md,
+    helpers::{bpf_xdp_adjust_head, bpf_xdp_get_buff_len},
+    programs::XdpContext,
+};
+
+use crate::frame::Frame;
+
+/// The frame that an XDP program was called for.
+pub struct XdpFrame<'a> {
+    context: &'a XdpContext,
+    /// Whether the program was loaded for frames of several buffers. A constant to the verifier.
+    multi_buffer: bool,
+}
+
+impl<'a> XdpFrame<'a> {
+    /// The frame of `context`.
+    #[inline(always)]
+    pub fn new(context: &'a XdpContext, multi_buffer: bool) -> Self {
+        Self { context, multi_buffer }
+    }
+
+    /// The context, for helpers and logs.
+    #[inline(always)]
+    pub fn context(&self) -> &XdpContext {
+        self.context
+    }
+
+    /// Index of the interface that the frame came in by.
+    #[inline(always)]
+    pub fn ingress(&self) -> u32 {
+        self.context.ingress_ifindex() as u32
+    }
+
+    /// Moves the start of the frame by `bytes`, to the front when negative. Offsets count from the new start afterwards.
+    /// Whether there was room.
+    #[inline(always)]
+    #[must_use]
+    pub fn adjust_head(&self, bytes: i32) -> bool {
+        // SAFETY: the helper checks the distance; pointers into the frame are taken anew for every access.
+        unsafe { bpf_xdp_adjust_head(self.raw(), bytes) == 0 }
+    }
+
+    /// Writes two bytes at `offset`; whether the frame has them.
+    #[inline(always)]
+    #[must_use]
+    pub fn set_half(&self, offset: usize, half: u16) -> bool {
+        let Some(pointer) = self.pointer(offset, 2) else { return false };
+        // SAFETY: `pointer` checked that the frame has these two bytes.
+        unsafe { access::store_half(pointer, half) };
+        true
+    }
+
+    /// Writes words at `offset`; whether the frame has room for them.
+    #[inline(always)]
+    #[must_use]
+    pub fn set_words<const N: usize>(&self, offset: usize, words: [u32; N]) -> bool {
+        let Some(pointer) = self.pointer(offset, 4 * N) else { return false };
+        for (index, word) in words.into_iter().enumerate() {
+            // SAFETY: `pointer` checked that the frame has all `N` words.
+            unsafe { access::store_word(pointer, index, word) };
+        }
+        true
+    }
+
+    /// A pointer to `len` bytes at `offset`, where the frame has them.
+    #[inline(always)]
+    fn pointer(&self, offset: usize, len: usize) -> Option<*mut u8> {
+        let start = self.context.data() + offset;
+        (start + len <= self.context.data_end()).then_some(start as *mut u8)
+    }
+
+    #[inline(always)]
+    fn raw(&self) -> *mut xdp_md {
+        self.context.as_ptr().cast()
+    }
+}
+
+impl Frame for XdpFrame<'_> {
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.context.data_end() - self.context.data()
+    }
+
+    #[inline(always)]
+    fn total_len(&self) -> usize {
+        if !self.multi_buffer {
+            return self.len();
+        }
+        // SAFETY: the helper only reads the context.
+        unsafe { bpf_xdp_get_buff_len(self.raw()) as usize }
+    }
+
+    #[inline(always)]
+    fn byte(&self, offset: usize) -> Option<u8> {
+        let pointer = self.pointer(offset, 1)?;
+        // SAFETY: `pointer` checked that the frame has this byte.
+        Some(unsafe { pointer.read() })
+    }
+
+    #[inline(always)]
+    fn half(&self, offset: usize) -> Option<u16> {
+        let pointer = self.pointer(offset, 2)?;
+        // SAFETY: `pointer` checked that the frame has these two bytes.
+        Some(unsafe { access::load_half(pointer) })
+    }
+
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        let pointer = self.pointer(offset, 4 * N)?;
+        let mut words = [0; N];
+        for (index, word) in words.iter_mut().enumerate() {
+            // SAFETY: `pointer` checked that the frame has all `N` words.
+            *word = unsafe { access::load_word(pointer, index) };
+        }
+        Some(words)
+    }
+}
+
+/// Unaligned loads and stores, each as one instruction.
+///
+/// `read_unaligned` becomes a load per byte, for LLVM does not know that the verifier lets a program access a *packet* at
+/// any alignment. The target feature that tells it so says it of the stack as well, where the verifier refuses it.
+#[cfg(target_arch = "bpf")]
+mod access {
+    use core::arch::asm;
+
+    /// The two bytes at `pointer`.
+    ///
+    /// # Safety
+    /// They must lie within the frame, by a check that the verifier can see.
+    #[inline(always)]
+    pub unsafe fn load_half(pointer: *const u8) -> u16 {
+        let half: u64;
+        // SAFETY: the caller vouches for the bytes; the instruction reads nothing else.
+        unsafe {
+            asm!("{half} = *(u16 *)({pointer} + 0)", half = lateout(reg) half, pointer = in(reg) pointer,
+                options(pure, readonly, nostack));
+        }
+        half as u16
+    }
+
+    /// Word `index`, at most 9, from `pointer` on.
+    ///
+    /// # Safety
+    /// As [`load_half`].
+    #[inline(always)]
+    pub unsafe fn load_word(pointer: *const u8, index: usize) -> u32 {
+        let word: u64;
+        macro_rules! load {
+            ($offset:literal) => {
+                // SAFETY: the caller vouches for the bytes; the instruction reads nothing else.
+                unsafe {
+                    asm!("{word} = *(u32 *)({pointer} + {offset})", word = lateout(reg) word, pointer = in(reg) pointer,
+                        offset = const $offset, options(pure, readonly, nostack));
+                }
+            };
+        }
+        match index {
+            0 => load!(0),
+            1 => load!(4),
+            2 => load!(8),
+            3 => load!(12),
+            4 => load!(16),
+            5 => load!(20),
+            6 => load!(24),
+            7 => load!(28),
+            8 => load!(32),
+            _ => load!(36),
+        }
+        word as u32
+    }
+
+    /// Sets the two bytes at `pointer`.
+    ///
+    /// # Safety
+    /// As [`load_half`].
+    #[inline(always)]
+    pub unsafe fn store_half(pointer: *mut u8, half: u16) {
+        // SAFETY: the caller vouches for the bytes; the instruction writes nothing else.
+        unsafe {
+            asm!("*(u16 *)({pointer} + 0) = {half}", half = in(reg) u64::from(half), pointer = in(reg) pointer,
+                options(nostack));
+        }
+    }
+
+    /// Sets word `index`, at most 9, from `pointer` on.
+    ///
+    /// # Safety
+    /// As [`load_half`].
+    #[inline(always)]
+    pub unsafe fn store_word(pointer: *mut u8, index: usize, word: u32) {
+        macro_rules! store {
+            ($offset:literal) => {
+                // SAFETY: the caller vouches for the bytes; the instruction writes nothing else.
+                unsafe {
+                    asm!("*(u32 *)({pointer} + {offset}) = {word}", word = in(reg) u64::from(word),
+                        pointer = in(reg) pointer, offset = const $offset, options(nostack));
+                }
+            };
+        }
+        match index {
+            0 => store!(0),
+            1 => store!(4),
+            2 => store!(8),
+            3 => store!(12),
+            4 => store!(16),
+            5 => store!(20),
+            6 => store!(24),
+            7 => store!(28),
+            8 => store!(32),
+            _ => store!(36),
+        }
+    }
+}
+
+/// The same for hosts, where only the compiler's checks are run.
+#[cfg(not(target_arch = "bpf"))]
+mod access {
+    #[inline(always)]
+    pub unsafe fn load_half(pointer: *const u8) -> u16 {
+        // SAFETY: the caller vouches for the bytes.
+        unsafe { pointer.cast::<u16>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    pub unsafe fn load_word(pointer: *const u8, index: usize) -> u32 {
+        // SAFETY: the caller vouches for the bytes.
+        unsafe { pointer.cast::<u32>().add(index).read_unaligned() }
+    }
+
+    #[inline(always)]
+    pub unsafe fn store_half(pointer: *mut u8, half: u16) {
+        // SAFETY: the caller vouches for the bytes.
+        unsafe { pointer.cast::<u16>().write_unaligned(half) }
+    }
+
+    #[inline(always)]
+    pub unsafe fn store_word(pointer: *mut u8, index: usize, word: u32) {
+        // SAFETY: the caller vouches for the bytes.
+        unsafe { pointer.cast::<u32>().add(index).write_unaligned(word) }
+    }
+}
+
+/// Ends a program object: the licence that the kernel asks for, and what a panic would do. The verifier refuses an object
+/// in which a panic can be reached.
+#[macro_export]
+macro_rules! program_object {
+    () => {
+        #[cfg(target_arch = "bpf")]
+        #[panic_handler]
+        fn panic(_: &core::panic::PanicInfo) -> ! {
+            loop {}
+        }
+
+        #[unsafe(link_section = "license")]
+        #[unsafe(no_mangle)]
+        static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+    };
+}

@@ -1,0 +1,6 @@
+//! The demo.
+
+/// Runs it.
+pub fn run(_keep: bool) -> anyhow::Result<bool> {
+    Ok(true)
+}

@@ -1,0 +1,370 @@
+//! The real daemon and the real CLI, in a lab.
+
+use std::{
+    env, fs, io,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::OnceLock,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, anyhow, bail, ensure};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::{Request, body::Bytes, client::conn::http1::handshake, header};
+use hyper_util::rt::TokioIo;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::net::TcpStream;
+
+use crate::lab::{Host, Lab};
+
+/// Where the daemon serves `/metrics`, inside the load balancer's namespace.
+pub const METRICS: &str = "127.0.0.1:9100";
+
+/// How long a daemon may take to serve, or to exit.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A daemon on the load balancer of a lab, with config, socket and pins of its own. Dropping it kills the daemon; the
+/// lab removes the rest. When a test fails, the daemon's log is printed.
+pub struct Naru {
+    host: Host,
+    config: PathBuf,
+    socket: PathBuf,
+    bpffs: PathBuf,
+    log: PathBuf,
+    process: Option<Child>,
+}
+
+impl Naru {
+    /// Starts a daemon with `vips`, the part of its config that follows `[node]`. Returns once it serves.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be built or started; with its log when it ends or does not serve in time.
+    pub fn start(lab: &Lab, vips: &str) -> anyhow::Result<Self> {
+        let interfaces = lab.interfaces();
+        Self::start_with_config(lab, &format!("[node]\ninterfaces = {interfaces:?}\nmetrics = \"{METRICS}\"\n\n{vips}"))
+    }
+
+    /// Starts a daemon with the config `text`, with socket and pins moved to the lab's places.
+    ///
+    /// # Errors
+    ///
+    /// As with [`Naru::start`].
+    pub fn start_with_config(lab: &Lab, text: &str) -> anyhow::Result<Self> {
+        let mut naru = Self::prepare(lab, text)?;
+        naru.restart()?;
+        Ok(naru)
+    }
+
+    /// Writes a config, but starts no daemon yet.
+    ///
+    /// # Errors
+    ///
+    /// When the config has no `[node]` or cannot be written.
+    pub fn prepare(lab: &Lab, text: &str) -> anyhow::Result<Self> {
+        let naru = Self {
+            host: lab.balancer().clone(),
+            config: lab.dir().join("naru.toml"),
+            socket: lab.dir().join("naru.sock"),
+            bpffs: lab.bpffs().to_owned(),
+            log: lab.dir().join("naru.log"),
+            process: None,
+        };
+        let places = format!("[node]\nsocket = {:?}\nbpffs = {:?}\n", naru.socket, naru.bpffs);
+        ensure!(text.contains("[node]\n"), "the config has no line `[node]`");
+        naru.write_config(&text.replacen("[node]\n", &places, 1))?;
+        Ok(naru)
+    }
+
+    /// Starts the daemon over what the last one left. Returns once it serves.
+    ///
+    /// # Errors
+    ///
+    /// As with [`Naru::start`]; also when it runs already.
+    pub fn restart(&mut self) -> anyhow::Result<()> {
+        ensure!(self.process.is_none(), "the daemon runs already");
+        let log = fs::OpenOptions::new().append(true).create(true).open(&self.log)?;
+        let mut command = self.command(&["run"])?;
+        let process = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
+        self.process = Some(process.context("cannot start the daemon")?);
+        self.wait_until_serving()
+    }
+
+    /// Kills the daemon with SIGKILL.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn kill9(&mut self) -> anyhow::Result<()> {
+        let mut process = self.process.take().context("the daemon does not run")?;
+        process.kill()?;
+        process.wait()?;
+        Ok(())
+    }
+
+    /// Asks the daemon to exit (SIGTERM) and waits until it has.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run, takes too long, or exits with another code than 0.
+    pub fn stop(&mut self) -> anyhow::Result<()> {
+        let mut process = self.process.take().context("the daemon does not run")?;
+        kill(Pid::from_raw(process.id().cast_signed()), Signal::SIGTERM)?;
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(status) = process.try_wait()? {
+                ensure!(status.success(), "the daemon ended with {status}\n{}", self.log());
+                return Ok(());
+            }
+            sleep(Duration::from_millis(5));
+        }
+        process.kill()?;
+        bail!("the daemon did not exit within {} s of SIGTERM\n{}", PATIENCE.as_secs(), self.log())
+    }
+
+    /// The config file.
+    pub fn config_path(&self) -> &Path {
+        &self.config
+    }
+
+    /// What the config file says now.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read.
+    pub fn config(&self) -> io::Result<String> {
+        fs::read_to_string(&self.config)
+    }
+
+    /// Writes the config file; the daemon does not notice until `naru apply`.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    pub fn write_config(&self, text: &str) -> anyhow::Result<()> {
+        fs::write(&self.config, text).with_context(|| format!("cannot write {}", self.config.display()))
+    }
+
+    /// The directory of its pins.
+    pub fn bpffs(&self) -> &Path {
+        &self.bpffs
+    }
+
+    /// Everything that daemons of this handle have logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// A `naru` command on the load balancer, with this daemon's config and socket.
+    ///
+    /// # Errors
+    ///
+    /// When there is no `naru` binary.
+    pub fn command(&self, args: &[&str]) -> anyhow::Result<Command> {
+        let mut command = self.host.command(naru_binary()?);
+        command.args(args).arg("--config").arg(&self.config).env_remove("NARU_SOCKET");
+        Ok(command)
+    }
+
+    /// Runs a `naru` command, however it ends.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub fn try_cli(&self, args: &[&str]) -> anyhow::Result<Output> {
+        self.command(args)?.output().context("cannot run naru")
+    }
+
+    /// Runs a `naru` command; returns what it prints.
+    ///
+    /// # Errors
+    ///
+    /// With its message when it exits with another code than 0.
+    pub fn cli(&self, args: &[&str]) -> anyhow::Result<String> {
+        let output = self.try_cli(args)?;
+        let says = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "`naru {}`: {}: {}", args.join(" "), output.status, says.trim());
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Runs a `naru` command with `--output json`.
+    ///
+    /// # Errors
+    ///
+    /// As with [`Naru::cli`]; also when it prints something else.
+    pub fn json(&self, args: &[&str]) -> anyhow::Result<serde_json::Value> {
+        let text = self.cli(&[args, &["--output", "json"]].concat())?;
+        serde_json::from_str(&text).with_context(|| format!("`naru {}` prints no JSON: {text}", args.join(" ")))
+    }
+
+    /// What `/metrics` serves now.
+    ///
+    /// # Errors
+    ///
+    /// When nothing answers there.
+    pub fn metrics(&self) -> anyhow::Result<String> {
+        self.host.block_on(|| async {
+            let stream = TcpStream::connect(METRICS).await.context("nobody serves /metrics")?;
+            let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
+            tokio::spawn(connection);
+            let request = Request::get("/metrics").header(header::HOST, METRICS).body(Empty::<Bytes>::new())?;
+            let response = sender.send_request(request).await?;
+            ensure!(response.status().is_success(), "/metrics answers {}", response.status());
+            Ok(String::from_utf8(response.into_body().collect().await?.to_bytes().into())?)
+        })
+    }
+
+    /// The value of the metric `name` with exactly these labels, in any order.
+    ///
+    /// # Errors
+    ///
+    /// When `/metrics` has no such sample.
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> anyhow::Result<f64> {
+        let text = self.metrics()?;
+        let value = text.lines().find_map(|line| sample(line, name, labels));
+        value.with_context(|| format!("no sample {name} {labels:?} in:\n{text}"))
+    }
+
+    /// Waits until `condition` holds.
+    ///
+    /// # Errors
+    ///
+    /// With `what` and the last error of the condition when it does not within `limit`.
+    pub fn wait_for(
+        &self,
+        what: &str,
+        limit: Duration,
+        mut condition: impl FnMut(&Self) -> anyhow::Result<bool>,
+    ) -> anyhow::Result<()> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let last = condition(self);
+            if matches!(last, Ok(true)) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let reason = last.err().unwrap_or_else(|| anyhow!("it does not"));
+                return Err(reason.context(format!("waited {:.0} s until {what}", limit.as_secs_f64())));
+            }
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Leaves the daemon running without this handle.
+    pub fn keep(mut self) {
+        self.process = None;
+    }
+
+    fn wait_until_serving(&mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.process.as_mut().expect("the daemon was started").try_wait()? {
+                self.process = None;
+                bail!("the daemon ended with {status} instead of serving:\n{}", self.log());
+            }
+            if UnixStream::connect(&self.socket).is_ok() {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "the daemon does not serve:\n{}", self.log());
+            sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Naru {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of naru ---\n{}--- end ---", self.log());
+        }
+        if self.process.is_some() {
+            // It may have died on its own; then there is nothing to end.
+            let _ = self.kill9();
+        }
+    }
+}
+
+/// The `naru` binary: `NARU_BIN` if set, else that of this build, brought up to date by cargo.
+///
+/// # Errors
+///
+/// When cargo cannot build it, or there is none.
+pub fn naru_binary() -> anyhow::Result<&'static Path> {
+    static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let binary = BINARY.get_or_init(|| match env::var_os("NARU_BIN") {
+        Some(path) => Ok(path.into()),
+        None => built("naru", "lb-userspace").map_err(|error| format!("{error:#}")),
+    });
+    binary.as_deref().map_err(|error| anyhow!("{error}"))
+}
+
+/// The `naru-lab` binary of this build.
+///
+/// # Errors
+///
+/// When cargo cannot build it, or there is none.
+pub fn lab_binary() -> anyhow::Result<&'static Path> {
+    static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let binary = BINARY.get_or_init(|| match env::current_exe() {
+        Ok(own) if own.file_stem().is_some_and(|name| name == "naru-lab") => Ok(own),
+        _ => built("naru-lab", "naru-tests").map_err(|error| format!("{error:#}")),
+    });
+    binary.as_deref().map_err(|error| anyhow!("{error}"))
+}
+
+/// Builds `binary` of `package` into the target directory and profile of this executable.
+fn built(binary: &str, package: &str) -> anyhow::Result<PathBuf> {
+    let own = env::current_exe()?;
+    let dir = own.parent().context("an executable lies in a directory")?;
+    let dir = if dir.ends_with("deps") { dir.parent().context("`deps` lies in a directory")? } else { dir };
+    let path = dir.join(binary);
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("this crate lies in a workspace")?;
+    if !workspace.join("Cargo.toml").exists() {
+        ensure!(path.exists(), "there is no {}, and no workspace to build it from: set NARU_BIN", path.display());
+        return Ok(path);
+    }
+    let profile = match dir.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(name) => name,
+    };
+    let target = dir.parent().context("a profile's directory lies in the target directory")?;
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // Both packages, so that cargo settles on the features that the tests were built with and builds nothing twice.
+    cargo.args(["build", "--package", "naru-tests", "--package", package, "--bin", binary, "--profile", profile]);
+    let output = cargo.arg("--target-dir").arg(target).current_dir(workspace).output().context("cannot run cargo")?;
+    ensure!(output.status.success(), "cannot build {binary}:\n{}", String::from_utf8_lossy(&output.stderr));
+    Ok(path)
+}
+
+/// The value of an OpenMetrics sample line, if it is that of `name` with `labels`.
+fn sample(line: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    let rest = line.strip_prefix(name)?;
+    let (have, value) = match rest.strip_prefix('{') {
+        Some(rest) => rest.split_once("} ")?,
+        None => ("", rest.strip_prefix(' ')?),
+    };
+    let mut have: Vec<_> = have.split(',').filter(|label| !label.is_empty()).map(str::to_owned).collect();
+    let mut want: Vec<_> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
+    have.sort();
+    want.sort();
+    (have == want).then(|| value.split(' ').next()?.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_found_by_name_and_labels() {
+        let line = r#"naru_backend_packets_total{vip="web",backend="10.0.1.11"} 42"#;
+        let labels = [("backend", "10.0.1.11"), ("vip", "web")];
+        assert_eq!(sample(line, "naru_backend_packets_total", &labels), Some(42.0));
+        assert_eq!(sample(line, "naru_backend_packets", &labels), None);
+        assert_eq!(sample(line, "naru_backend_packets_total", &labels[..1]), None);
+        assert_eq!(sample("naru_up 1 1700000000", "naru_up", &[]), Some(1.0));
+    }
+}

@@ -1,0 +1,132 @@
+//! `cargo xtask setup`: installs what is missing to build and run naru here. What it builds for itself goes under the
+//! target directory; what a distribution packages comes from the distribution; toolchains come from rustup.
+
+use std::{path::Path, process::Command};
+
+use anyhow::{Context as _, bail};
+use xtask::toolchain::{BPF_LINKER_VERSION, BpfToolchain, Compiler, linker_root, rustup};
+
+/// Programs that the lab runs, and the Debian package of each.
+const TOOLS: [(&str, &str); 2] = [("ip", "iproute2"), ("ethtool", "ethtool")];
+
+/// Debian's compiler with its library source, from the line of packages that follows the current release.
+const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
+
+/// Installs what is missing. `verbose` says what is there as well.
+pub fn run(verbose: bool) -> anyhow::Result<()> {
+    install_tools()?;
+    let toolchain = match BpfToolchain::find() {
+        Some(toolchain) => toolchain,
+        None => install_toolchain()?,
+    };
+    if verbose {
+        let BpfToolchain { compiler, linker } = toolchain;
+        let Compiler { toolchain, release, llvm, bootstrap: _ } = compiler;
+        println!("eBPF compiler: rustc {release} of toolchain `{toolchain}`, LLVM {llvm}");
+        println!("eBPF linker:   {}", linker.display());
+        println!("lab tools:     {}", TOOLS.map(|(program, _)| program).join(", "));
+    }
+    Ok(())
+}
+
+fn install_tools() -> anyhow::Result<()> {
+    let missing: Vec<&str> =
+        TOOLS.into_iter().filter(|(program, _)| !in_path(program)).map(|(_, package)| package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    apt_install(&missing).with_context(|| format!("the lab needs {}", missing.join(" and ")))
+}
+
+fn install_toolchain() -> anyhow::Result<BpfToolchain> {
+    let compiler = match Compiler::find() {
+        Some(compiler) => compiler,
+        None => install_compiler()?,
+    };
+    install_linker(compiler.llvm)?;
+    BpfToolchain::find().context("bpf-linker was installed and still is not found: is the target directory writable?")
+}
+
+/// rustup's nightly where it can be had, the distribution's compiler otherwise.
+fn install_compiler() -> anyhow::Result<Compiler> {
+    say("no compiler with library source found; installing rustup's nightly with rust-src");
+    let nightly = ["toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src"];
+    if in_path("rustup") && run_quietly(&mut rustup(&nightly)).is_ok() {
+        return Compiler::find().context("rustup installed a nightly without library source");
+    }
+    say("rustup cannot fetch it here; installing the distribution's compiler and its source");
+    apt_install(&DEBIAN_COMPILER).context(
+        "building for eBPF takes a rustc with its library source: `rustup toolchain install nightly --component \
+         rust-src`, or the distribution's packages",
+    )?;
+    Compiler::find().context("the distribution's compiler was installed and still is not found")
+}
+
+/// Builds the bpf-linker for this LLVM, whose development files come from the distribution.
+fn install_linker(llvm: u32) -> anyhow::Result<()> {
+    let prefix = format!("/usr/lib/llvm-{llvm}");
+    if !Path::new(&prefix).join("include/llvm-c").exists() {
+        say(&format!("bpf-linker must be made with LLVM {llvm}; installing its development files"));
+        apt_install(&[&format!("llvm-{llvm}-dev")]).with_context(|| {
+            format!(
+                "no bpf-linker for LLVM {llvm} in PATH, and none can be built: install one (`cargo binstall bpf-linker` \
+                 or the release of the linker's project), or LLVM {llvm} with its development files"
+            )
+        })?;
+    }
+    let root = linker_root(llvm);
+    say(&format!("building bpf-linker {BPF_LINKER_VERSION} into {} (under a minute)", root.display()));
+    let bin = format!("{prefix}/bin");
+    let path = std::env::var("PATH").unwrap_or_default();
+    let feature = format!("llvm-{llvm}");
+    let arguments = ["install", "bpf-linker", "--locked", "--quiet", "--version", BPF_LINKER_VERSION];
+    run_quietly(
+        Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+            .args(arguments)
+            .args(["--no-default-features", "--features", &feature, "--root"])
+            .arg(&root)
+            .env("LLVM_PREFIX", &prefix)
+            .env("PATH", format!("{bin}:{path}")),
+    )
+}
+
+/// Installs Debian packages, with one `apt-get update` where the lists do not know them.
+fn apt_install(packages: &[&str]) -> anyhow::Result<()> {
+    if !in_path("apt-get") {
+        bail!("this is not a Debian system: install what provides {} yourself", packages.join(", "));
+    }
+    let install = || {
+        let mut command = Command::new("apt-get");
+        command.args(["install", "--yes", "--no-install-recommends"]).args(packages);
+        command.env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    };
+    say(&format!("apt-get install {}", packages.join(" ")));
+    if run_quietly(&mut install()).is_ok() {
+        return Ok(());
+    }
+    run_quietly(Command::new("apt-get").arg("update"))?;
+    run_quietly(&mut install())
+}
+
+fn say(what: &str) {
+    println!("setup: {what}");
+}
+
+/// Runs a command and keeps its output for the error.
+fn run_quietly(command: &mut Command) -> anyhow::Result<()> {
+    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
+    if !output.status.success() {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let last: Vec<&str> = errors.lines().rev().take(15).collect();
+        let last: Vec<&str> = last.into_iter().rev().collect();
+        bail!("{command:?} failed ({}):\n{}", output.status, last.join("\n"));
+    }
+    Ok(())
+}
+
+fn in_path(program: &str) -> bool {
+    let sbin = ["/usr/sbin", "/sbin"].map(Into::into);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).chain(sbin).any(|dir| dir.join(program).exists())
+}
