@@ -1,15 +1,11 @@
 //! Sizes of Maglev tables: primes, so that every stride walks over every slot.
 
+pub(super) use crate::maglev::is_prime;
+
 /// Smallest table.
 pub(super) const SMALLEST: u32 = 5;
 /// Largest table: the largest prime below 2^20.
 pub(super) const LARGEST: u32 = 1_048_573;
-
-/// Whether `number` is a prime.
-pub(super) fn is_prime(number: u32) -> bool {
-    let mut divisors = (3..).step_by(2).take_while(|divisor| divisor * divisor <= number);
-    number == 2 || (number > 2 && number % 2 == 1 && !divisors.any(|divisor| number.is_multiple_of(divisor)))
-}
 
 /// The primes next below and above `number`, within the sizes of tables.
 pub(super) fn around(number: u32) -> (u32, u32) {

@@ -1,0 +1,48 @@
+//! The example configs are valid, and the reference says what the code does.
+
+use std::path::{Path, PathBuf};
+
+use lb_userspace::config::{Backend, Config, FlowHash, Node, Vip};
+
+fn configs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs")
+}
+
+#[test]
+fn every_example_is_valid_and_raises_no_doubt() {
+    let entries = std::fs::read_dir(configs()).unwrap().map(|entry| entry.unwrap().path());
+    let examples: Vec<_> =
+        entries.filter(|path| path.extension().is_some_and(|extension| extension == "toml")).collect();
+    assert!(examples.len() >= 3, "{examples:?}");
+    for path in examples {
+        let config = Config::read(&path).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(config.warnings(), [], "{}", path.display());
+    }
+}
+
+#[test]
+fn the_reference_names_every_key_with_its_default() {
+    let text = std::fs::read_to_string(configs().join("naru.toml")).unwrap();
+    let Config { node, vips } = Config::parse(&text, Path::new("naru.toml")).unwrap();
+    let stated = Node { interfaces: Vec::new(), metrics: None, ..node.clone() };
+    assert_eq!(stated, Node::default());
+    let Vip { hash, slots, ref backends, .. } = vips[0];
+    assert_eq!((hash, slots), (FlowHash::FiveTuple, Vip::DEFAULT_SLOTS));
+    let [stated, default, _] = backends[..] else { panic!("three backends") };
+    assert_eq!(stated, Backend { address: stated.address, ..default });
+
+    // A key that the reference leaves out shows in the list of an unknown one.
+    for (table, line) in [
+        ("[node]", "[node]\nbogus_key = 1\n"),
+        ("[[vip]]", "[[vip]]\nbogus_key = 1\n"),
+        ("a backend", "{ bogus_key = 1, "),
+    ] {
+        let broken = text.replacen(if table == "a backend" { "{ " } else { table }, line, 1);
+        let errors = Config::parse(&broken, Path::new("naru.toml")).unwrap_err();
+        let message = &errors.iter().next().unwrap().message;
+        let (_, keys) = message.split_once("the keys here are ").unwrap_or_else(|| panic!("{errors}"));
+        for key in keys.split('`').skip(1).step_by(2) {
+            assert!(text.contains(&format!("{key} = ")), "`{key}` of {table} is not in the reference");
+        }
+    }
+}
