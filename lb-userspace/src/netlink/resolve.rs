@@ -348,7 +348,7 @@ fn ensure_running(interface: &InterfaceInfo) -> Result<(), Unresolved> {
 fn mac_of(key: NeighbourKey, interface: &InterfaceInfo, known: Option<&Neighbour>) -> Result<[u8; 6], Unresolved> {
     let (neighbour, name) = (key.address, interface.name.clone());
     // Where the interface resolves nobody, the kernel fills in the interface's own address, or nothing.
-    let placeholder = |mac| mac == interface.mac || mac == Some([0; 6]) || mac.is_none();
+    let placeholder = |mac: Option<[u8; 6]>| mac == interface.mac || mac == Some([0; 6]) || mac.is_none();
     match known.map_or((Standing::Asking, None), |known| (known.standing, known.mac)) {
         (Standing::NoArp, mac) if placeholder(mac) => Err(Unresolved::NoArp { neighbour, interface: name }),
         (Standing::Usable | Standing::Stale | Standing::Forgotten | Standing::NoArp, mac) => {

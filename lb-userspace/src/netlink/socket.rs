@@ -83,8 +83,13 @@ pub(super) struct Socket {
 impl Socket {
     /// Opens a socket in `namespace` that receives the events of `groups`. Must be called within a tokio runtime.
     pub fn open(namespace: &Namespace, groups: &[MulticastGroup]) -> io::Result<Self> {
+        Self::open_for(NETLINK_ROUTE, namespace, groups)
+    }
+
+    /// As [`Self::open`], to the subsystem `protocol`.
+    pub(super) fn open_for(protocol: isize, namespace: &Namespace, groups: &[MulticastGroup]) -> io::Result<Self> {
         let raw = namespace.enter(|| {
-            let mut raw = RawSocket::new(NETLINK_ROUTE)?;
+            let mut raw = RawSocket::new(protocol)?;
             raw.bind_auto()?;
             raw.set_non_blocking(true)?;
             // Without the right to exceed the limit, the limit it is; then more events get lost, which is noticed.

@@ -247,7 +247,7 @@ impl Table {
         };
         match old {
             Some(old) if old.name == interface.name => {
-                self.outbox.interfaces.push_back(InterfaceChange::Changed(interface));
+                self.outbox.interface_changed(interface);
             }
             old => {
                 let vanished = old.map(InterfaceChange::Vanished);
@@ -337,6 +337,14 @@ impl Outbox {
     fn put(&mut self, target: Target, result: Result<NextHop, Unresolved>) {
         if self.results.insert(target, result).is_none() {
             self.order.push_back(target);
+        }
+    }
+
+    /// Of an interface that flaps faster than the daemon listens, the last state is told.
+    fn interface_changed(&mut self, interface: InterfaceInfo) {
+        match self.interfaces.back_mut() {
+            Some(InterfaceChange::Changed(last)) if last.ifindex == interface.ifindex => *last = interface,
+            _ => self.interfaces.push_back(InterfaceChange::Changed(interface)),
         }
     }
 

@@ -70,6 +70,8 @@ impl Task {
 
     /// Keeps the table true and the daemon informed while the sockets work. `Ok` when nobody listens any more.
     async fn serve(&mut self) -> io::Result<()> {
+        // Before any target is looked at: to use a neighbour that the operator has made permanent would end that.
+        self.read_all().await?;
         let mut clock = Clock::new(self.pace);
         self.table.set_targets(&self.targets.borrow_and_update());
         loop {
@@ -287,13 +289,11 @@ struct Clock {
 }
 
 impl Clock {
-    /// A clock by which everything is to be read at once.
+    /// A clock that begins as everything has just been read.
     fn new(pace: Pace) -> Self {
-        let mut reading = Pause::default();
-        reading.begin(Duration::ZERO);
         Self {
             routes: Pause::default(),
-            reading,
+            reading: Pause::default(),
             uses: Pause::default(),
             retry: ticks(pace.retry),
             keep_alive: ticks(pace.keep_alive),
@@ -361,7 +361,46 @@ impl Pause {
 
 #[cfg(test)]
 mod tests {
+    use rtnetlink::sys::protocols::NETLINK_GENERIC;
+    use tokio::time::timeout;
+
     use super::*;
+    use crate::netlink::Unresolved;
+
+    #[tokio::test]
+    async fn a_socket_that_fails_is_replaced_and_everything_read_anew() {
+        let namespace = Namespace::current().unwrap();
+        // The kernel refuses whatever is asked of this one.
+        let questions = Socket::open_for(NETLINK_GENERIC, &namespace, &[]).unwrap();
+        let events = Socket::open(&namespace, &GROUPS).unwrap();
+        let (address, on_link) = ([127, 0, 0, 1].into(), false);
+        let (_targets, targets) = watch::channel(vec![Target { address, on_link }]);
+        let (interfaces, known) = watch::channel(Vec::new());
+        let (sender, mut receiver) = mpsc::channel(1024);
+        let mut task = Task {
+            namespace,
+            pace: Pace::default(),
+            sockets: Sockets { questions, events },
+            table: Table::default(),
+            targets,
+            interfaces,
+            events: sender,
+        };
+        task.serve().await.unwrap_err();
+        let running = tokio::spawn(task.run());
+        let told = async {
+            loop {
+                if let Some(Event::NextHop { result, .. }) = receiver.recv().await {
+                    break result;
+                }
+            }
+        };
+        let told = timeout(Duration::from_secs(10), told).await.unwrap();
+        assert_eq!(told, Err(Unresolved::ThisHost { address }));
+        assert!(known.borrow().iter().any(|interface: &InterfaceInfo| interface.name == "lo"));
+        drop(receiver);
+        timeout(Duration::from_secs(10), running).await.expect("the task ends with its listener").unwrap();
+    }
 
     #[tokio::test]
     async fn a_flood_of_askings_is_answered_once_and_rested_from() {

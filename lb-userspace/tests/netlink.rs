@@ -1,0 +1,560 @@
+//! Next hops against a real kernel: each test makes network namespaces of its own, joined by veth pairs, and changes
+//! routes, neighbours and links under a running `netlink` task. The namespaces have no names and go with their test.
+//!
+//! Needs root.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io::Write,
+    net::IpAddr,
+    os::fd::AsRawFd,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use lb_common::NextHop;
+use lb_userspace::netlink::{self, Event, Handle, InterfaceChange, InterfaceInfo, Pace, Target, Unresolved};
+use nix::sched::{CloneFlags, setns, unshare};
+use tokio::{sync::mpsc, time::timeout};
+
+/// How long anything may take that should happen at once, on a machine that is busy with other tests.
+const SOON: Duration = Duration::from_secs(10);
+
+/// A network namespace that lives as long as this does.
+struct Namespace(File);
+
+impl Namespace {
+    fn new() -> Self {
+        let make = || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("these tests need root");
+            File::open("/proc/thread-self/ns/net").unwrap()
+        };
+        let namespace = Self(thread::spawn(make).join().unwrap());
+        namespace.ip("link set lo up");
+        // IPv6 addresses serve at once.
+        for key in ["ipv6/conf/all/accept_dad", "ipv6/conf/default/accept_dad"] {
+            namespace.sysctl(key, "0");
+        }
+        namespace
+    }
+
+    /// Does `work` on a thread in this namespace.
+    fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let inside = || {
+            setns(&self.0, CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        };
+        thread::scope(|scope| scope.spawn(inside).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// Runs `ip` with `arguments`, separated by spaces; returns what it prints.
+    fn ip(&self, arguments: &str) -> String {
+        self.run(|| {
+            let output = Command::new("ip").args(arguments.split_whitespace()).output().expect("ip of iproute2");
+            assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        })
+    }
+
+    /// Runs many `ip` commands, one on each line.
+    fn ip_batch(&self, commands: &str) {
+        self.run(|| {
+            let mut ip = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+            ip.stdin.take().unwrap().write_all(commands.as_bytes()).unwrap();
+            assert!(ip.wait().unwrap().success());
+        });
+    }
+
+    fn sysctl(&self, key: &str, value: &str) {
+        self.run(|| fs::write(format!("/proc/sys/net/{key}"), value).unwrap_or_else(|error| panic!("{key}: {error}")));
+    }
+
+    /// Joins this namespace to `peer` by a veth pair, named `here` here and `there` there, both up.
+    fn join(&self, here: &str, peer: &Namespace, there: &str) {
+        let path = format!("/proc/{}/fd/{}", std::process::id(), peer.0.as_raw_fd());
+        self.ip(&format!("link add {here} type veth peer name {there} netns {path}"));
+        // A neighbour that is gone is known to be gone within a second.
+        for family in ["ipv4", "ipv6"] {
+            self.sysctl(&format!("{family}/neigh/{here}/retrans_time_ms"), "100");
+        }
+        self.ip(&format!("link set {here} up"));
+        peer.ip(&format!("link set {there} up"));
+    }
+
+    fn mac(&self, interface: &str) -> [u8; 6] {
+        let line = self.ip(&format!("-br link show dev {interface}"));
+        let mac = line.split_whitespace().find(|word| word.len() == 17 && word.contains(':')).unwrap();
+        let bytes: Vec<u8> = mac.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+        bytes.try_into().unwrap()
+    }
+
+    fn ifindex(&self, interface: &str) -> u32 {
+        self.ip(&format!("-o link show dev {interface}")).split(':').next().unwrap().parse().unwrap()
+    }
+}
+
+/// The load balancer's namespace with `eth0`, 10.0.0.1/24 and 2001:db8::1/64, and behind it a peer with `peer0`,
+/// 10.0.0.2/24, 2001:db8::2/64 and fe80::2.
+struct Lab {
+    lb: Namespace,
+    peer: Namespace,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let lab = Self { lb: Namespace::new(), peer: Namespace::new() };
+        lab.lb.join("eth0", &lab.peer, "peer0");
+        lab.lb.ip("addr add 10.0.0.1/24 dev eth0");
+        lab.lb.ip("addr add 2001:db8::1/64 dev eth0 nodad");
+        lab.peer.ip("addr add 10.0.0.2/24 dev peer0");
+        lab.peer.ip("addr add 2001:db8::2/64 dev peer0 nodad");
+        lab.peer.ip("addr add fe80::2/64 dev peer0 nodad");
+        lab
+    }
+
+    /// A second link: `eth1` with 10.1.0.1/24 to `peer1` with 10.1.0.2/24.
+    fn second_link(&self) {
+        self.lb.join("eth1", &self.peer, "peer1");
+        self.lb.ip("addr add 10.1.0.1/24 dev eth1");
+        self.peer.ip("addr add 10.1.0.2/24 dev peer1");
+    }
+
+    /// Runs a test in the load balancer's namespace, with a task that follows `targets`.
+    fn follow<T: AsyncFnOnce(&mut Follower) + Send>(&self, pace: Pace, targets: &[Target], test: T) {
+        self.lb.run(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let (handle, events) = netlink::start_at(pace).unwrap();
+                handle.set_targets(targets.to_vec());
+                test(&mut Follower { handle, events, next_hops: HashMap::new(), changes: Vec::new() }).await;
+            });
+        });
+    }
+
+    /// The next hop out of `eth0` to `peer0` as they are now.
+    fn by_eth0(&self) -> NextHop {
+        self.by("eth0", "peer0")
+    }
+
+    fn by(&self, interface: &str, peer: &str) -> NextHop {
+        NextHop::new(self.peer.mac(peer), self.lb.mac(interface), self.lb.ifindex(interface), 1500, 0)
+    }
+
+    /// The next hop out of `eth0` to a MAC address that ends in `last`.
+    fn by_eth0_to(&self, last: u8) -> NextHop {
+        NextHop::new([2, 0, 0, 0, 0, last], self.lb.mac("eth0"), self.lb.ifindex("eth0"), 1500, 0)
+    }
+}
+
+/// The daemon's side of the events.
+struct Follower {
+    handle: Handle,
+    events: mpsc::Receiver<Event>,
+    next_hops: HashMap<Target, Result<NextHop, Unresolved>>,
+    changes: Vec<InterfaceChange>,
+}
+
+impl Follower {
+    /// Takes events until `enough` says so.
+    async fn until(&mut self, what: &str, enough: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + SOON;
+        while !enough(self) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match timeout(left, self.events.recv()).await {
+                Ok(event) => self.take(event.expect("the task lives on")),
+                Err(_) => panic!("not within {SOON:?}: {what}; {:#?} {:#?}", self.next_hops, self.changes),
+            }
+        }
+    }
+
+    async fn until_resolved(&mut self, target: Target, next_hop: NextHop) {
+        let what = format!("{target:?} resolved to {next_hop:?}");
+        self.until(&what, |follower| follower.next_hops.get(&target) == Some(&Ok(next_hop))).await;
+    }
+
+    async fn until_unresolved(&mut self, target: Target, expected: impl Fn(&Unresolved) -> bool) {
+        let matches = |result: &Result<NextHop, Unresolved>| result.as_ref().is_err_and(&expected);
+        let what = format!("{target:?} not resolved for the expected reason");
+        self.until(&what, |follower| follower.next_hops.get(&target).is_some_and(matches)).await;
+    }
+
+    async fn until_changed(&mut self, what: &str, expected: impl Fn(&InterfaceChange) -> bool) {
+        self.until(what, |follower| follower.changes.iter().any(&expected)).await;
+    }
+
+    /// Takes what events come within `time`; returns how many.
+    async fn listen(&mut self, time: Duration) -> usize {
+        let (deadline, mut count) = (Instant::now() + time, 0);
+        while let Ok(event) = timeout(deadline.saturating_duration_since(Instant::now()), self.events.recv()).await {
+            self.take(event.expect("the task lives on"));
+            count += 1;
+        }
+        count
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::NextHop { target, result } => _ = self.next_hops.insert(target, result),
+            Event::Interface(change) => self.changes.push(change),
+        }
+    }
+
+    fn interface(&self, name: &str) -> Option<InterfaceInfo> {
+        self.handle.interfaces().into_iter().find(|interface| interface.name == name)
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// A target that may lie behind a gateway.
+fn tunnel(address: &str) -> Target {
+    Target { address: ip(address), on_link: false }
+}
+
+/// A target that must be on the link.
+fn l2(address: &str) -> Target {
+    Target { address: ip(address), on_link: true }
+}
+
+#[test]
+fn backends_on_the_link_resolve_to_their_own_mac_address() {
+    let lab = Lab::new();
+    let targets = [tunnel("10.0.0.2"), l2("10.0.0.2"), tunnel("2001:db8::2"), l2("2001:db8::2")];
+    lab.follow(Pace::default(), &targets, async |follower| {
+        for target in targets {
+            follower.until_resolved(target, lab.by_eth0()).await;
+        }
+        follower.handle.set_targets(targets.into_iter().rev().collect());
+        assert_eq!(follower.listen(Duration::from_millis(300)).await, 0, "nothing new of the same targets");
+    });
+}
+
+#[test]
+fn backends_behind_a_gateway_resolve_to_the_mac_address_of_the_gateway() {
+    let lab = Lab::new();
+    lab.lb.ip("route add 192.0.2.0/24 via 10.0.0.2");
+    lab.lb.ip("route add 198.51.100.0/24 via inet6 fe80::2 dev eth0");
+    lab.lb.ip("route add 203.0.113.0/24 nexthop via 10.0.0.2 dev eth0 nexthop via 10.0.0.2 dev eth0 onlink");
+    lab.lb.ip("-6 route add 2001:db8:1::/48 via 2001:db8::2");
+    lab.lb.ip("-6 route add 2001:db8:2::/48 via fe80::2 dev eth0 mtu 1400");
+    lab.lb.ip("route add 192.0.3.0/24 via 10.0.0.2 mtu 1300");
+    let wide = ["192.0.2.7", "198.51.100.7", "203.0.113.7", "2001:db8:1::7"].map(tunnel);
+    let narrow = [(tunnel("2001:db8:2::7"), 1400), (tunnel("192.0.3.7"), 1300)];
+    let refused = ["192.0.2.7", "198.51.100.7", "2001:db8:2::7"].map(l2);
+    let targets: Vec<Target> = wide.into_iter().chain(narrow.map(|(target, _)| target)).chain(refused).collect();
+    lab.follow(Pace::default(), &targets, async |follower| {
+        for target in wide {
+            follower.until_resolved(target, lab.by_eth0()).await;
+        }
+        for (target, mtu) in narrow {
+            follower.until_resolved(target, NextHop { mtu, ..lab.by_eth0() }).await;
+        }
+        for target in refused {
+            follower.until_unresolved(target, |why| matches!(why, Unresolved::BehindGateway { .. })).await;
+        }
+    });
+}
+
+#[test]
+fn backends_that_no_frame_can_reach_say_why() {
+    let lab = Lab::new();
+    for (kind, number) in [("blackhole", 9), ("unreachable", 11), ("prohibit", 8)] {
+        lab.lb.ip(&format!("route add {kind} 10.{number}.0.0/16"));
+        lab.lb.ip(&format!("-6 route add {kind} 2001:db8:{number}::/48"));
+    }
+    lab.lb.ip("tuntap add tun0 mode tun");
+    lab.lb.ip("link set tun0 up");
+    lab.lb.ip("route add 10.20.0.0/16 dev tun0");
+    let cases = [
+        ("192.0.2.1", "no route to 192.0.2.1"),
+        ("2001:db9::1", "no route to 2001:db9::1"),
+        ("10.9.0.1", "the route to 10.9.0.1 refuses packets (blackhole"),
+        ("10.11.0.1", "the route to 10.11.0.1 refuses packets (unreachable"),
+        ("10.8.0.1", "the route to 10.8.0.1 refuses packets (prohibit"),
+        ("2001:db8:9::1", "the route to 2001:db8:9::1 refuses packets (blackhole"),
+        ("2001:db8:11::1", "the route to 2001:db8:11::1 refuses packets (unreachable"),
+        ("2001:db8:8::1", "the route to 2001:db8:8::1 refuses packets (prohibit"),
+        ("10.0.0.1", "the backend is this host: 10.0.0.1"),
+        ("127.0.0.1", "the backend is this host: 127.0.0.1"),
+        ("2001:db8::1", "the backend is this host: 2001:db8::1"),
+        ("10.0.0.255", "10.0.0.255 is a broadcast address"),
+        ("10.20.0.1", "interface tun0 (tun) carries no Ethernet frames"),
+        ("10.0.0.99", "neighbour 10.0.0.99 on eth0 does not answer"),
+        ("2001:db8::99", "neighbour 2001:db8::99 on eth0 does not answer"),
+    ];
+    let targets = cases.map(|(address, _)| tunnel(address));
+    lab.follow(Pace::default(), &targets, async |follower| {
+        for (address, reason) in cases {
+            follower.until_unresolved(tunnel(address), |why| why.to_string().starts_with(reason)).await;
+        }
+    });
+}
+
+#[test]
+fn a_neighbour_that_changes_its_mac_address_is_followed_at_once() {
+    let lab = Lab::new();
+    lab.peer.sysctl("ipv4/conf/all/arp_notify", "1");
+    let target = tunnel("10.0.0.2");
+    lab.follow(Pace::default(), &[target], async |follower| {
+        follower.until_resolved(target, lab.by_eth0()).await;
+        // The peer announces its new address, as a virtual address does that moves to another machine.
+        lab.peer.ip("link set peer0 address 02:00:00:00:00:77");
+        let begun = Instant::now();
+        follower.until_resolved(target, lab.by_eth0_to(0x77)).await;
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+
+        lab.lb.ip("neigh replace 10.0.0.2 lladdr 02:00:00:00:00:88 dev eth0 nud permanent");
+        follower.until_resolved(target, lab.by_eth0_to(0x88)).await;
+    });
+}
+
+#[test]
+fn a_neighbour_that_never_answered_and_then_does_is_found() {
+    let lab = Lab::new();
+    let target = tunnel("10.0.0.3");
+    let silent = |why: &Unresolved| matches!(why, Unresolved::NeighbourSilent { .. });
+    lab.follow(Pace::default(), &[target], async |follower| {
+        follower.until_unresolved(target, |why| matches!(why, Unresolved::NeighbourPending { .. })).await;
+        follower.until_unresolved(target, silent).await;
+        assert_eq!(follower.listen(Duration::from_secs(3)).await, 0, "the same silence is told once");
+        lab.peer.ip("addr add 10.0.0.3/24 dev peer0");
+        follower.until_resolved(target, lab.by_eth0()).await;
+        lab.peer.ip("addr del 10.0.0.3/24 dev peer0");
+        lab.lb.ip("neigh del 10.0.0.3 dev eth0");
+        follower.until_unresolved(target, silent).await;
+    });
+}
+
+#[test]
+fn an_interface_that_goes_down_and_comes_back_is_followed() {
+    let lab = Lab::new();
+    let target = tunnel("10.0.0.2");
+    lab.follow(Pace::default(), &[target], async |follower| {
+        follower.until_resolved(target, lab.by_eth0()).await;
+        lab.lb.ip("link set eth0 down");
+        follower.until_unresolved(target, |why| why.to_string().contains("interface eth0 is down")).await;
+        follower.until_unresolved(target, |why| matches!(why, Unresolved::RouteLost { .. })).await;
+        lab.lb.ip("link set eth0 up");
+        follower.until_resolved(target, lab.by_eth0()).await;
+
+        lab.peer.ip("link set peer0 down");
+        follower.until_unresolved(target, |why| matches!(why, Unresolved::NoCarrier { .. })).await;
+        lab.peer.ip("link set peer0 up");
+        follower.until_resolved(target, lab.by_eth0()).await;
+
+        lab.lb.ip("link set eth0 mtu 1400");
+        follower.until_resolved(target, NextHop { mtu: 1400, ..lab.by_eth0() }).await;
+        lab.lb.ip("link set eth0 address 02:00:00:00:00:55");
+        assert_eq!(lab.lb.mac("eth0"), [2, 0, 0, 0, 0, 0x55]);
+        follower.until_resolved(target, NextHop { mtu: 1400, ..lab.by_eth0() }).await;
+        let changed = |change: &InterfaceChange| {
+            matches!(change, InterfaceChange::Changed(eth0) if eth0.mtu == 1400 && eth0.mac == Some([2, 0, 0, 0, 0, 0x55]))
+        };
+        follower.until_changed("eth0 changed", changed).await;
+        assert_eq!(follower.interface("eth0").unwrap().mac, Some([2, 0, 0, 0, 0, 0x55]));
+    });
+}
+
+#[test]
+fn a_route_that_moves_to_another_interface_takes_its_next_hop_along() {
+    let lab = Lab::new();
+    lab.second_link();
+    lab.lb.ip("route add 192.0.2.0/24 via 10.0.0.2");
+    let target = tunnel("192.0.2.7");
+    lab.follow(Pace::default(), &[target], async |follower| {
+        let (first, second) = (lab.by_eth0(), lab.by("eth1", "peer1"));
+        follower.until_resolved(target, first).await;
+        lab.lb.ip("route replace 192.0.2.0/24 via 10.1.0.2");
+        follower.until_resolved(target, second).await;
+        lab.lb.ip("route add 192.0.2.0/28 via 10.0.0.2");
+        follower.until_resolved(target, first).await;
+        lab.lb.ip("route add 192.0.2.0/24 via 10.1.0.2 table 77");
+        lab.lb.ip("rule add to 192.0.2.7 lookup 77");
+        follower.until_resolved(target, second).await;
+        lab.lb.ip("rule del to 192.0.2.7 lookup 77");
+        follower.until_resolved(target, first).await;
+        // An interface that goes down takes its routes along without a word; the wider one is left.
+        lab.lb.ip("link set eth0 down");
+        follower.until_resolved(target, second).await;
+        lab.lb.ip("route del 192.0.2.0/24");
+        follower.until_unresolved(target, |why| matches!(why, Unresolved::NoRoute { .. })).await;
+    });
+}
+
+#[test]
+fn a_route_by_a_next_hop_object_follows_the_object() {
+    let lab = Lab::new();
+    lab.second_link();
+    lab.lb.ip("nexthop add id 7 via 10.0.0.2 dev eth0");
+    lab.lb.ip("route add 192.0.2.0/24 nhid 7");
+    let target = tunnel("192.0.2.7");
+    lab.follow(Pace::default(), &[target], async |follower| {
+        follower.until_resolved(target, lab.by_eth0()).await;
+        lab.lb.ip("nexthop replace id 7 via 10.1.0.2 dev eth1");
+        follower.until_resolved(target, lab.by("eth1", "peer1")).await;
+    });
+}
+
+#[test]
+fn an_interface_that_is_deleted_and_made_again_is_another_one() {
+    let lab = Lab::new();
+    let target = tunnel("10.0.0.2");
+    lab.follow(Pace::default(), &[target], async |follower| {
+        let old = follower.interface("eth0").unwrap();
+        assert_eq!((old.mac, old.mtu, old.kind.as_deref()), (Some(lab.lb.mac("eth0")), 1500, Some("veth")));
+        assert!(old.up && old.carrier && old.arp && !old.loopback && old.lower.is_none());
+        follower.until_resolved(target, lab.by_eth0()).await;
+        assert_eq!(follower.changes, [], "what was there from the start is no change");
+
+        lab.lb.ip("link del eth0");
+        let vanished = |change: &InterfaceChange| {
+            matches!(change, InterfaceChange::Vanished(gone) if (&gone.name, gone.ifindex) == (&old.name, old.ifindex))
+        };
+        follower.until_changed("eth0 vanished", vanished).await;
+        assert_eq!(follower.interface("eth0"), None);
+        follower.until_unresolved(target, |why| matches!(why, Unresolved::RouteLost { .. })).await;
+
+        lab.lb.join("eth0", &lab.peer, "peer0");
+        lab.lb.ip("addr add 10.0.0.1/24 dev eth0");
+        lab.peer.ip("addr add 10.0.0.2/24 dev peer0");
+        let new = lab.lb.ifindex("eth0");
+        assert_ne!(new, old.ifindex);
+        let appeared = |change: &InterfaceChange| {
+            matches!(change, InterfaceChange::Appeared(eth0) if (eth0.name.as_str(), eth0.ifindex) == ("eth0", new))
+        };
+        follower.until_changed("eth0 appeared", appeared).await;
+        follower.until_resolved(target, lab.by_eth0()).await;
+    });
+}
+
+#[test]
+fn a_port_that_leaves_its_bridge_lives_on() {
+    let lab = Lab::new();
+    lab.follow(Pace::default(), &[], async |follower| {
+        lab.lb.ip("link add br0 type bridge");
+        lab.lb.ip("link set eth0 master br0");
+        let bridge = lab.lb.ifindex("br0");
+        let joined =
+            |change: &InterfaceChange| matches!(change, InterfaceChange::Changed(eth0) if eth0.master == Some(bridge));
+        follower.until_changed("eth0 joined br0", joined).await;
+        lab.lb.ip("link del br0");
+        let vanished =
+            |change: &InterfaceChange| matches!(change, InterfaceChange::Vanished(gone) if gone.name == "br0");
+        follower.until_changed("br0 vanished", vanished).await;
+        follower.listen(Duration::from_millis(200)).await;
+        let gone: Vec<_> =
+            follower.changes.iter().filter(|change| matches!(change, InterfaceChange::Vanished(_))).collect();
+        assert_eq!(gone.len(), 1, "{gone:?}");
+        assert_eq!(follower.interface("eth0").unwrap().master, None);
+    });
+}
+
+#[test]
+fn neighbours_in_use_are_kept_alive_and_a_silent_change_of_mac_address_is_learnt() {
+    let lab = Lab::new();
+    for (key, value) in [("base_reachable_time_ms", "300"), ("delay_first_probe_time", "1")] {
+        lab.lb.sysctl(&format!("ipv4/neigh/eth0/{key}"), value);
+    }
+    let target = tunnel("10.0.0.2");
+    let pace = Pace { keep_alive: Duration::from_millis(300), ..Pace::default() };
+    lab.follow(pace, &[target], async |follower| {
+        follower.until_resolved(target, lab.by_eth0()).await;
+        // An entry that nobody uses would go stale once and stay so; DELAY comes of use alone.
+        let (mut states, deadline) = (Vec::new(), Instant::now() + SOON);
+        let confirmed = |states: &[String]| states.iter().filter(|state| *state == "REACHABLE").count();
+        while confirmed(&states) < 3 && Instant::now() < deadline {
+            let state = lab.lb.ip("neigh show to 10.0.0.2").split_whitespace().last().unwrap_or("none").to_owned();
+            if states.last() != Some(&state) {
+                states.push(state);
+            }
+            assert_eq!(follower.listen(Duration::from_millis(20)).await, 0, "what stays the same is no news");
+        }
+        assert!(confirmed(&states) >= 3, "{states:?}");
+        assert!(states.iter().any(|state| state == "DELAY"), "{states:?}");
+        assert!(!states.iter().any(|state| state == "FAILED" || state == "none"), "{states:?}");
+
+        lab.peer.ip("link set peer0 address 02:00:00:00:00:77");
+        follower.until_resolved(target, lab.by_eth0_to(0x77)).await;
+    });
+}
+
+#[test]
+fn tens_of_thousands_of_targets_are_resolved_and_followed() {
+    let lab = Lab::new();
+    lab.lb.ip("route add default via 10.0.0.2");
+    let address = |index: u32| IpAddr::from((0xc000_0000 + index * 7).to_be_bytes());
+    let targets: Vec<Target> = (0..40_000).map(|index| Target { address: address(index), on_link: false }).collect();
+    lab.follow(Pace::default(), &targets, async |follower| {
+        let all_by = async |follower: &mut Follower, next_hop: NextHop| {
+            let begun = Instant::now();
+            let resolved = |next_hops: &HashMap<_, _>| {
+                next_hops.len() == targets.len() && next_hops.values().all(|result| *result == Ok(next_hop))
+            };
+            while !resolved(&follower.next_hops) {
+                assert!(begun.elapsed() < Duration::from_secs(30), "{} known", follower.next_hops.len());
+                follower.listen(Duration::from_millis(50)).await;
+            }
+            begun.elapsed()
+        };
+        let resolved = all_by(follower, lab.by_eth0()).await;
+        lab.lb.ip("neigh replace 10.0.0.2 lladdr 02:00:00:00:00:88 dev eth0 nud permanent");
+        let followed = all_by(follower, lab.by_eth0_to(0x88)).await;
+        println!("40,000 targets: resolved in {resolved:?}, their gateway's new MAC address told in {followed:?}");
+    });
+}
+
+#[test]
+fn changes_whose_events_were_lost_are_found_all_the_same() {
+    let lab = Lab::new();
+    lab.lb.ip("neigh replace 10.0.0.2 lladdr 02:00:00:00:00:66 dev eth0 nud permanent");
+    let target = tunnel("10.0.0.2");
+    let never = Duration::from_secs(3600);
+    let pace = Pace { keep_alive: never, resync: never, ..Pace::default() };
+    lab.follow(pace, &[target], async |follower| {
+        follower.until_resolved(target, lab.by_eth0_to(0x66)).await;
+        // The runtime has this one thread: while it waits for these commands, nobody reads the events.
+        let routes = || (0..20_000).map(|index| format!("172.{}.{}.0/24 dev eth0\n", 16 + index / 256, index % 256));
+        let add: String = routes().map(|route| format!("route add {route}")).collect();
+        let del: String = routes().map(|route| format!("route del {route}")).collect();
+        let dropped = || {
+            let sockets = lab.lb.run(|| fs::read_to_string("/proc/thread-self/net/netlink").unwrap());
+            sockets.lines().filter_map(|line| line.split_whitespace().nth(8)?.parse::<u64>().ok()).sum::<u64>()
+        };
+        for _ in 0..20 {
+            lab.lb.ip_batch(&add);
+            lab.lb.ip_batch(&del);
+            if dropped() > 0 {
+                break;
+            }
+        }
+        assert!(dropped() > 0, "no event was lost: this proves nothing");
+        lab.lb.ip("neigh replace 10.0.0.2 lladdr 02:00:00:00:00:99 dev eth0 nud permanent");
+        follower.until_resolved(target, lab.by_eth0_to(0x99)).await;
+    });
+}
+
+#[test]
+fn the_task_follows_the_namespace_of_the_thread_that_starts_it() {
+    let lab = Lab::new();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (handle, mut events) = lab.lb.run(|| {
+        let _guard = runtime.enter();
+        netlink::start().unwrap()
+    });
+    assert!(handle.interfaces().iter().any(|interface| interface.name == "eth0"));
+    handle.set_targets(vec![l2("10.0.0.2")]);
+    let resolved = async {
+        while let Some(event) = events.recv().await {
+            if let Event::NextHop { result: Ok(next_hop), .. } = event {
+                return next_hop;
+            }
+        }
+        panic!("the task ended");
+    };
+    let next_hop = runtime.block_on(async { timeout(SOON, resolved).await.unwrap() });
+    assert_eq!(next_hop, lab.by_eth0());
+}
