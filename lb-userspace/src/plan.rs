@@ -1,1 +1,255 @@
 //! The difference between what the maps hold and what a config wants, as an ordered list of map writes.
+//!
+//! Pure: it reads a [`State`] and a [`Config`] and writes nothing. The order of the steps is what keeps packets from
+//! half a change: backends before the slots that name them, slots before the keys that lead to them, then the old keys
+//! go, and what they led to is freed once no packet can still be on its way there.
+//!
+//! What stays keeps its id: a VIP is its name, a backend its VIP, address and way of forwarding. A change that does not
+//! fit the maps, or that meets maps in doubt, is planned as a rebuild: the whole config in new maps, with the same ids.
+
+mod allocate;
+mod capacity;
+mod change;
+#[cfg(test)]
+pub(crate) mod fixtures;
+mod state;
+mod steps;
+#[cfg(test)]
+mod tests;
+mod wanted;
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
+
+use lb_common::{Backend, Features, NextHop, VipName, VipRecord, VipRoute};
+use thiserror::Error;
+
+use self::{
+    allocate::Pools,
+    state::forward_feature,
+    wanted::{Index, Wanted, forward, keys},
+};
+pub use self::{
+    capacity::Capacity,
+    change::Change,
+    state::{Destination, FamilyKey, State, VipKey, effective_weight},
+};
+use crate::{config::Config, maglev::WeightedBackend};
+
+/// The next hops that are known.
+pub type NextHops = HashMap<Destination, NextHop>;
+
+/// A config that the data plane cannot carry.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum PlanError {
+    /// More than a limit allows.
+    #[error("the config has {needed} {what}, but `{key}` in [node] allows {limit}; raise it to at least {needed}")]
+    Limit {
+        /// Key of the limit.
+        key: &'static str,
+        /// What there is too much of.
+        what: &'static str,
+        /// How many the config has.
+        needed: u64,
+        /// How many the limit allows.
+        limit: u32,
+    },
+    /// A name that does not fit its field.
+    #[error("the name of vip `{0}` does not fit the maps: use 1 to {max} bytes", max = VipName::MAX)]
+    Name(String),
+    /// One name twice.
+    #[error("two VIPs are named `{0}`; rename one")]
+    DuplicateName(String),
+    /// One service in two VIPs.
+    #[error("vip `{vip}` serves a port of {address} that another VIP or the same one serves already")]
+    DuplicateService {
+        /// Name of the second VIP.
+        vip: String,
+        /// Address of both.
+        address: IpAddr,
+    },
+}
+
+/// One map write, or a pause between map writes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Write the entry of a backend.
+    PutBackend {
+        /// Its id.
+        id: u32,
+        /// All of it; of an entry in use only weight, state and next hop may differ from what is there.
+        entry: Backend,
+        /// The id was free: its counters start from zero.
+        fresh: bool,
+    },
+    /// Compute and write a slot table.
+    PutTable {
+        /// First slot.
+        base: u32,
+        /// Number of slots.
+        slots: u32,
+        /// The backends that take flows.
+        owners: Vec<Owner>,
+    },
+    /// Write the record of a VIP.
+    PutVip {
+        /// Its id.
+        id: u32,
+        /// All of it.
+        record: VipRecord,
+        /// The id was free: its counters start from zero.
+        fresh: bool,
+    },
+    /// Insert or replace a VIP key.
+    PutKey {
+        /// The key.
+        key: VipKey,
+        /// What it leads to.
+        route: VipRoute,
+    },
+    /// Delete a VIP key.
+    RemoveKey {
+        /// The key.
+        key: VipKey,
+    },
+    /// Wait until no packet is on its way along anything that was taken away so far.
+    Grace,
+    /// Free the id of a VIP to which no key leads.
+    FreeVip {
+        /// The id.
+        id: u32,
+    },
+    /// Free the id of a backend that no slot names.
+    FreeBackend {
+        /// The id.
+        id: u32,
+        /// The id that continues its counts: the same backend, with another outer header.
+        heir: Option<u32>,
+    },
+}
+
+/// A backend in a slot table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// What the table is computed from.
+    pub backend: WeightedBackend,
+    /// What the slots hold.
+    pub id: u32,
+}
+
+/// What to do so that the maps hold a config.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    steps: Vec<Step>,
+    changes: Vec<Change>,
+    rebuild: Option<Capacity>,
+    features: Option<Features>,
+}
+
+impl Plan {
+    /// From what the maps hold to what `config` wants; `next_hops` fills in entries of new backends.
+    ///
+    /// # Errors
+    ///
+    /// The config exceeds its own limits or names something twice.
+    pub fn new(state: &State, config: &Config, next_hops: &NextHops) -> Result<Self, PlanError> {
+        let needed = Capacity::needed(config)?;
+        check_names(config)?;
+        let features = required_features(config);
+        let index = Index::of(state);
+        let in_place = if state.suspect || !keys_fit(state, config) {
+            None
+        } else {
+            Wanted::assign(config, &index, next_hops, Pools::in_place(state))
+        };
+        let (wanted, rebuild) = match in_place {
+            Some(wanted) => (wanted, None),
+            None => {
+                let capacity = state.capacity.at_least(Capacity::with_headroom(needed, &config.node));
+                let pools = Pools::rebuild(capacity, &index.kept_by(config));
+                let wanted = Wanted::assign(config, &index, next_hops, pools);
+                (wanted.expect("maps that were made for a config have room for it"), Some(capacity))
+            }
+        };
+        let steps = match rebuild {
+            None => steps::steps(state, &index, &wanted),
+            Some(capacity) => steps::steps(&State::empty(capacity, features), &Index::default(), &wanted),
+        };
+        let changes = change::changes(state, &index, &wanted, features);
+        Ok(Self { steps, changes, rebuild, features: (features != state.features).then_some(features) })
+    }
+
+    /// The map writes, in order.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// The same in the words of the config.
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
+    }
+
+    /// The plan's changes, for a report.
+    pub fn into_changes(self) -> Vec<Change> {
+        self.changes
+    }
+
+    /// Size of the new maps that the steps are for; `None` where they are for the maps in use.
+    pub fn rebuild(&self) -> Option<Capacity> {
+        self.rebuild
+    }
+
+    /// The features that the program must have afterwards, where those that it has are others.
+    pub fn features(&self) -> Option<Features> {
+        self.features
+    }
+
+    /// Nothing to do.
+    pub fn is_empty(&self) -> bool {
+        let Self { steps, changes, rebuild, features } = self;
+        steps.is_empty() && changes.is_empty() && rebuild.is_none() && features.is_none()
+    }
+}
+
+/// The features that a program needs for `config`.
+pub fn required_features(config: &Config) -> Features {
+    let mut features = if config.node.log_packets { Features::LOG } else { Features::default() };
+    for vip in &config.vips {
+        features = features.with(if vip.address.is_ipv4() { Features::VIP4 } else { Features::VIP6 });
+        if vip.ports.iter().any(|port| port.port.is_none()) {
+            features = features.with(Features::ANY_PORT);
+        }
+        for backend in &vip.backends {
+            features = features.with(forward_feature(forward(vip.forward, backend.address)));
+        }
+    }
+    features
+}
+
+/// Names that fit, no name twice, no service twice.
+fn check_names(config: &Config) -> Result<(), PlanError> {
+    let (mut names, mut services) = (HashSet::new(), HashSet::new());
+    for vip in &config.vips {
+        if VipName::new(&vip.name).is_none() {
+            return Err(PlanError::Name(vip.name.clone()));
+        }
+        if !names.insert(vip.name.as_str()) {
+            return Err(PlanError::DuplicateName(vip.name.clone()));
+        }
+        if !keys(vip).all(|key| services.insert(key)) {
+            return Err(PlanError::DuplicateService { vip: vip.name.clone(), address: vip.address });
+        }
+    }
+    Ok(())
+}
+
+/// Whether the key maps have room for the keys of `config` beside those that are there: new keys go in before old ones
+/// go out.
+fn keys_fit(state: &State, config: &Config) -> bool {
+    let wanted = config.vips.iter().flat_map(|vip| keys(vip).chain([VipKey::marker(vip.address)]));
+    let new: HashSet<VipKey> = wanted.filter(|key| !state.keys.contains_key(key)).collect();
+    let count = |v4: bool| new.iter().chain(state.keys.keys()).filter(|key| key.address.is_ipv4() == v4).count();
+    count(true) <= state.capacity.keys4 as usize && count(false) <= state.capacity.keys6 as usize
+}

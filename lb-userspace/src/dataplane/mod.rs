@@ -1,1 +1,567 @@
-//! The loaded data plane: programs, maps, links and their pins.
+//! The kernel's side of the daemon: programs, links and maps, pinned so that they outlive it.
+//!
+//! Everything lies under `<bpffs>/v<ABI>/`: `links/<interface>`, and one directory per generation with `maps/<NAME>` and
+//! `program`. A daemon that starts adopts what is there. Whatever point a daemon is killed at, what is pinned forwards
+//! packets, and the next daemon finishes or repeats what was begun.
+//!
+//! All calls are synchronous, and belong in the network namespace of the interfaces.
+
+mod error;
+mod generation;
+mod interface;
+mod links;
+mod maps;
+mod place;
+mod sys;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use lb_common::{BackendState, Counters, DropReason, Features, Forward, NextHop, NextHopCell};
+use log::{debug, info};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    error::Error,
+    links::{Attachment, Mode},
+    maps::MapUsage,
+    place::{detach_everything, detach_interface},
+};
+use self::{
+    generation::{Draft, Generation},
+    links::Links,
+    maps::Maps,
+    place::{Place, remove_tree},
+};
+use crate::{
+    config::{Config, XdpMode},
+    plan::{Capacity, Change, Destination, NextHops, Plan, PlanError, State, Step, required_features},
+};
+
+/// How long a packet can be on its way through the program after something it may have read was changed. The program
+/// takes microseconds; an interrupted one resumes within a scheduler tick or two.
+const GRACE: Duration = Duration::from_millis(20);
+
+/// The data plane, held by this process.
+pub struct Dataplane {
+    place: Place,
+    generation: Generation,
+    links: Links,
+    /// The maps, mirrored.
+    state: State,
+    /// What [`Self::set_next_hops`] said of destinations that some backend has.
+    next_hops: NextHops,
+    /// When the next hop of a backend changed, as long as that matters.
+    flips: HashMap<u32, Instant>,
+    /// First slot of a table → backend id → slots, where they were counted since the table was written.
+    slot_counts: HashMap<u32, HashMap<u32, u32>>,
+}
+
+/// What an apply did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// In the words of the config.
+    pub changes: Vec<Change>,
+    /// Map entries written or deleted; a slot counts as one.
+    pub writes: usize,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// A backend as it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Its id.
+    pub id: u32,
+    /// Name of its VIP.
+    pub vip: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// How packets reach it.
+    pub forward: Forward,
+    /// Its weight.
+    pub weight: u32,
+    /// What the operator wants of it.
+    pub state: BackendState,
+    /// Where frames to it go; `None` while that is not known.
+    pub next_hop: Option<NextHop>,
+}
+
+impl Backend {
+    /// What its next hop is looked up by.
+    pub fn destination(&self) -> Destination {
+        Destination { address: self.address, on_link: self.forward == Forward::L2 }
+    }
+}
+
+/// Everything that was counted since the data plane was first loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Per VIP: its name and counters.
+    pub vips: Vec<(String, Counters)>,
+    /// Per backend.
+    pub backends: Vec<BackendCounts>,
+    /// Dropped packets per reason, in the order of [`DropReason::ALL`].
+    pub drops: Vec<(DropReason, u64)>,
+}
+
+/// What was counted for a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendCounts {
+    /// Name of its VIP.
+    pub vip: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its counters.
+    pub counters: Counters,
+}
+
+/// How many slots of its VIP's table give new flows to a backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendSlots {
+    /// Name of the VIP.
+    pub vip: String,
+    /// Address of the backend.
+    pub address: IpAddr,
+    /// Number of slots.
+    pub slots: u32,
+}
+
+impl Dataplane {
+    /// Takes the data plane pinned under `bpffs`, adopting what runs there; where nothing does, makes one that is large
+    /// enough for `config` and empty.
+    ///
+    /// # Errors
+    ///
+    /// Another daemon has it ([`Error::Held`]), `bpffs` is not on a bpf file system, or the kernel refuses something.
+    pub fn open(bpffs: &Path, config: &Config) -> Result<Self, Error> {
+        // Kernels before 5.11 account maps to this limit; later ones ignore it, and so does a failure here.
+        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+        let place = Place::take(bpffs)?;
+        let links = Links::open(place.links())?;
+        let generation = match newest(&place)? {
+            Some(generation) => generation,
+            None => {
+                let capacity = Capacity::with_headroom(Capacity::needed(config)?, &config.node);
+                Draft::new(&place, 1, capacity, required_features(config))?.finish(false)?
+            }
+        };
+        let state = generation.maps.read()?;
+        let next_hops =
+            state.backends.values().filter_map(|entry| Destination::of(entry).zip(entry.next_hop.current().copied()));
+        let mut dataplane = Self {
+            place,
+            next_hops: next_hops.collect(),
+            generation,
+            links,
+            state,
+            flips: HashMap::new(),
+            slot_counts: HashMap::new(),
+        };
+        dataplane.resume(config)?;
+        Ok(dataplane)
+    }
+
+    /// What [`Self::apply`] would do. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// The config exceeds its own limits.
+    pub fn plan(&self, config: &Config) -> Result<Plan, PlanError> {
+        Plan::new(&self.state, config, &self.next_hops)
+    }
+
+    /// Makes the maps hold `config`.
+    ///
+    /// # Errors
+    ///
+    /// The config does not fit, or the kernel refuses a write. After a write that failed half-way the maps hold part of
+    /// the change; the next apply, of this or any other config, starts from there in new maps.
+    pub fn apply(&mut self, config: &Config) -> Result<Applied, Error> {
+        let started = Instant::now();
+        self.settle()?;
+        let plan = self.plan(config)?;
+        let writes = match plan.rebuild() {
+            Some(capacity) => self.rebuild(&plan, capacity, required_features(config))?,
+            None => self.apply_in_place(&plan)?,
+        };
+        let used: HashSet<Destination> = self.state.backends.values().filter_map(Destination::of).collect();
+        self.next_hops.retain(|destination, _| used.contains(destination));
+        self.keep_used_devices()?;
+        Ok(Applied { changes: plan.into_changes(), writes, elapsed: started.elapsed() })
+    }
+
+    /// The backends that run.
+    pub fn backends(&self) -> Vec<Backend> {
+        let backend = |(id, entry): (&u32, &lb_common::Backend)| {
+            Some(Backend {
+                id: *id,
+                vip: self.vip_name(entry.vip),
+                address: entry.address.into(),
+                forward: Forward::from_u32(entry.forward)?,
+                weight: entry.weight,
+                state: BackendState::from_u32(entry.state),
+                next_hop: entry.next_hop.current().copied(),
+            })
+        };
+        self.state.backends.iter().filter_map(backend).collect()
+    }
+
+    /// Says where frames to these destinations go from now on, `None` for nowhere; other destinations stay as they are.
+    /// Returns the number of backends that it concerned.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses an interface as the target of redirects.
+    pub fn set_next_hops(
+        &mut self,
+        next_hops: impl IntoIterator<Item = (Destination, Option<NextHop>)>,
+    ) -> Result<usize, Error> {
+        let mut known: HashMap<Destination, Option<NextHop>> = next_hops.into_iter().collect();
+        for (destination, next_hop) in &mut known {
+            if let Some(NextHop { ifindex, .. }) = *next_hop
+                && !self.generation.maps.put_device(ifindex)?
+            {
+                debug!("interface {ifindex} on the way to {} is gone", destination.address);
+                *next_hop = None;
+            }
+            match *next_hop {
+                Some(next_hop) => drop(self.next_hops.insert(*destination, next_hop)),
+                None => drop(self.next_hops.remove(destination)),
+            }
+        }
+        let concerned = |(id, entry): (&u32, &lb_common::Backend)| {
+            let next_hop = *known.get(&Destination::of(entry)?)?;
+            (entry.next_hop.current().copied() != next_hop).then_some((*id, next_hop))
+        };
+        let concerned: Vec<_> = self.state.backends.iter().filter_map(concerned).collect();
+        self.flip(&concerned);
+        self.keep_used_devices()?;
+        Ok(concerned.len())
+    }
+
+    /// Attaches the program to an interface, or keeps what is attached.
+    ///
+    /// # Errors
+    ///
+    /// Another program occupies the interface ([`Error::Occupied`]), or it refuses this one.
+    pub fn attach(&mut self, name: &str, ifindex: u32, mode: XdpMode) -> Result<Attachment, Error> {
+        self.links.attach(name, ifindex, mode, self.generation.program()?)
+    }
+
+    /// Detaches the program from an interface; `false` if it was not attached.
+    ///
+    /// # Errors
+    ///
+    /// The pin cannot be removed.
+    pub fn detach(&mut self, name: &str) -> Result<bool, Error> {
+        self.links.detach(name)
+    }
+
+    /// The interfaces that the program is attached to, by name. One that is gone stays in the list until it is detached
+    /// or attached anew.
+    pub fn attachments(&self) -> Vec<Attachment> {
+        self.links.attachments().cloned().collect()
+    }
+
+    /// Everything that was counted.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not let a map be read.
+    pub fn counters(&self) -> Result<Counts, Error> {
+        let maps = &self.generation.maps;
+        let vips =
+            self.state.vips.iter().map(|(id, record)| Ok((record.name.as_str().to_owned(), maps.vip_counters(*id)?)));
+        let backends = self.state.backends.iter().map(|(id, entry)| {
+            let counters = maps.backend_counters(*id)?;
+            Ok(BackendCounts { vip: self.vip_name(entry.vip), address: entry.address.into(), counters })
+        });
+        let drops = DropReason::ALL.into_iter().map(|reason| Ok((reason, maps.drops(reason)?)));
+        Ok(Counts {
+            vips: vips.collect::<Result<_, Error>>()?,
+            backends: backends.collect::<Result<_, Error>>()?,
+            drops: drops.collect::<Result<_, Error>>()?,
+        })
+    }
+
+    /// How many slots each backend has. Tables are read once after they were written.
+    pub fn slots_per_backend(&mut self) -> Vec<BackendSlots> {
+        for record in self.state.vips.values() {
+            let maps = &self.generation.maps;
+            self.slot_counts
+                .entry(record.slot_base)
+                .or_insert_with(|| maps.count_slots(record.slot_base, record.slots));
+        }
+        let slots = |(id, entry): (&u32, &lb_common::Backend)| {
+            let base = self.state.vips.get(&entry.vip)?.slot_base;
+            let slots = self.slot_counts.get(&base)?.get(id).copied().unwrap_or(0);
+            Some(BackendSlots { vip: self.vip_name(entry.vip), address: entry.address.into(), slots })
+        };
+        self.state.backends.iter().filter_map(slots).collect()
+    }
+
+    /// Fill and memory of every map.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not say.
+    pub fn map_usage(&self) -> Result<Vec<MapUsage>, Error> {
+        self.generation.maps.usage(&self.state)
+    }
+
+    /// Id of the loaded program, for `EbpfLogger::init_from_id`. An apply may load another one: compare after each.
+    ///
+    /// # Errors
+    ///
+    /// The program is not loaded.
+    pub fn program_id(&self) -> Result<u32, Error> {
+        Ok(self.generation.program()?.id)
+    }
+
+    /// What the loaded program is able to do.
+    pub fn features(&self) -> Features {
+        self.state.features
+    }
+
+    /// What the maps hold.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Finishes what another daemon began, and puts the embedded program in place of another version's.
+    fn resume(&mut self, config: &Config) -> Result<(), Error> {
+        if !self.generation.program_is_current() {
+            info!("the pinned program is another version's: it is replaced");
+            self.replace_program(self.state.features_in_use().with(required_features(config)))?;
+        }
+        self.settle()
+    }
+
+    /// Everything runs this generation and nothing is left of others: what a handover ends with, and what is caught up
+    /// on if it did not.
+    fn settle(&mut self) -> Result<(), Error> {
+        self.links.hand_to(self.generation.program()?)?;
+        self.finish_carrying()?;
+        remove_all_but(&self.place, self.generation.number())
+    }
+
+    /// Takes over the counts of the generation before, if that is still to be done.
+    fn finish_carrying(&self) -> Result<(), Error> {
+        let journal = self.generation.maps.journal();
+        if !journal.carrying {
+            return Ok(());
+        }
+        let older = self.place.generations()?.into_iter().filter(|number| *number < self.generation.number());
+        for number in older {
+            if let Some(old) = Generation::open(&self.place, number)? {
+                // What was on its way when the links changed hands still counts there.
+                thread::sleep(GRACE);
+                self.generation.maps.carry_from(&old.maps)?;
+                break;
+            }
+        }
+        self.generation.maps.note(maps::Journal { carrying: false, ..journal });
+        Ok(())
+    }
+
+    fn replace_program(&mut self, features: Features) -> Result<(), Error> {
+        self.generation.replace_program(features)?;
+        self.state.features = features;
+        self.links.hand_to(self.generation.program()?).map(drop)
+    }
+
+    fn apply_in_place(&mut self, plan: &Plan) -> Result<usize, Error> {
+        // A feature that is needed comes before what needs it, one that is not goes after what needed it.
+        if let Some(features) = plan.features().filter(|features| !self.state.features.contains(*features)) {
+            self.replace_program(self.state.features.with(features))?;
+        }
+        let mut writes = 0;
+        if !plan.steps().is_empty() {
+            self.note_applying(true);
+            writes = execute(&mut self.generation.maps, &mut self.state, plan.steps())?;
+            self.note_applying(false);
+            for step in plan.steps() {
+                if let Step::PutTable { base, .. } = step {
+                    self.slot_counts.remove(base);
+                }
+            }
+        }
+        match plan.features().filter(|features| self.state.features != *features) {
+            Some(features) => self.replace_program(features).map(|()| writes),
+            None => Ok(writes),
+        }
+    }
+
+    /// In the journal and in the mirror: a state in between is not to be built on.
+    fn note_applying(&mut self, applying: bool) {
+        let maps = &self.generation.maps;
+        maps.note(maps::Journal { applying, ..maps.journal() });
+        self.state.suspect = applying;
+    }
+
+    /// Makes the next generation, fills it, and hands the links over. Until then the old one is untouched.
+    fn rebuild(&mut self, plan: &Plan, capacity: Capacity, features: Features) -> Result<usize, Error> {
+        let number = self.generation.number() + 1;
+        debug!("generation {number} is made for {capacity:?}");
+        let filled = self.fill(number, plan, capacity, features);
+        let (generation, state, writes) = match filled {
+            Ok(filled) => filled,
+            Err(error) => {
+                // The error at hand says more than that of cleaning up would.
+                let _ = remove_tree(&self.place.generation(number));
+                return Err(error);
+            }
+        };
+        self.generation = generation;
+        self.state = state;
+        self.flips.clear();
+        self.slot_counts.clear();
+        self.settle().map(|()| writes)
+    }
+
+    fn fill(
+        &self,
+        number: u32,
+        plan: &Plan,
+        capacity: Capacity,
+        features: Features,
+    ) -> Result<(Generation, State, usize), Error> {
+        let mut draft = Draft::new(&self.place, number, capacity, features)?;
+        let mut state = State::empty(capacity, features);
+        let writes = execute(&mut draft.maps, &mut state, plan.steps())?;
+        Ok((draft.finish(true)?, state, writes))
+    }
+
+    fn vip_name(&self, id: u32) -> String {
+        self.state.vips.get(&id).map(|record| record.name.as_str().to_owned()).unwrap_or_default()
+    }
+
+    /// Puts next hops in use. A half of a cell is overwritten only when no packet can be reading it any more.
+    fn flip(&mut self, next_hops: &[(u32, Option<NextHop>)]) {
+        let latest = next_hops.iter().filter_map(|(id, _)| self.flips.get(id)).max();
+        if let Some(wait) = latest.and_then(|latest| GRACE.checked_sub(latest.elapsed())) {
+            thread::sleep(wait);
+        }
+        self.flips.retain(|_, at| at.elapsed() < GRACE);
+        for (id, next_hop) in next_hops {
+            let Some(entry) = self.state.backends.get_mut(id) else { continue };
+            entry.next_hop = turned(entry.next_hop, *next_hop);
+            self.generation.maps.put_backend(*id, *entry);
+            self.flips.insert(*id, Instant::now());
+        }
+    }
+
+    /// Interfaces that no next hop leaves by are no longer redirected to.
+    fn keep_used_devices(&mut self) -> Result<(), Error> {
+        let used: HashSet<u32> = self.state.backends.values().filter_map(egress).collect();
+        self.generation.maps.keep_devices(|ifindex| used.contains(&ifindex))
+    }
+}
+
+/// The newest whole generation. Those that were never finished are removed.
+fn newest(place: &Place) -> Result<Option<Generation>, Error> {
+    for number in place.generations()? {
+        match Generation::open(place, number)? {
+            Some(generation) => return Ok(Some(generation)),
+            None => remove_tree(&place.generation(number))?,
+        }
+    }
+    Ok(None)
+}
+
+fn remove_all_but(place: &Place, number: u32) -> Result<(), Error> {
+    let mut others = place.generations()?.into_iter().filter(|other| *other != number);
+    others.try_for_each(|other| remove_tree(&place.generation(other)))
+}
+
+/// Does the steps to the maps and to their mirror. Returns the number of entries written.
+fn execute(maps: &mut Maps, state: &mut State, steps: &[Step]) -> Result<usize, Error> {
+    let mut writes = 0;
+    let is_table = |step: &Step| matches!(step, Step::PutTable { .. });
+    for run in steps.chunk_by(|a, b| is_table(a) && is_table(b)) {
+        match run {
+            [step] => writes += execute_one(maps, step)?,
+            tables => writes += put_tables(maps, tables),
+        }
+        run.iter().for_each(|step| state.record(step));
+    }
+    Ok(writes)
+}
+
+fn execute_one(maps: &mut Maps, step: &Step) -> Result<usize, Error> {
+    match step {
+        Step::PutBackend { id, entry, fresh } => {
+            if *fresh {
+                maps.reset_backend_counters(*id)?;
+            }
+            if let Some(ifindex) = egress(entry) {
+                // An interface that is gone is told so by netlink, after which the next hop is another.
+                maps.put_device(ifindex)?;
+            }
+            maps.put_backend(*id, *entry);
+        }
+        Step::PutTable { base, slots, owners } => return Ok(maps.put_table(*base, *slots, owners)),
+        Step::PutVip { id, record, fresh } => {
+            if *fresh {
+                maps.reset_vip_counters(*id)?;
+            }
+            maps.put_record(*id, *record);
+        }
+        Step::PutKey { key, route } => maps.put_key(*key, *route)?,
+        Step::RemoveKey { key } => maps.remove_key(*key)?,
+        Step::Grace => {
+            thread::sleep(GRACE);
+            return Ok(0);
+        }
+        Step::FreeVip { id } => maps.put_record(*id, Default::default()),
+        Step::FreeBackend { id, heir } => {
+            if let Some(heir) = heir {
+                maps.add_backend_counters(*heir, maps.backend_counters(*id)?);
+            }
+            maps.put_backend(*id, Default::default());
+        }
+    }
+    Ok(1)
+}
+
+/// Tables are independent of each other and most of the work of a first load: every CPU takes a share.
+fn put_tables(maps: &Maps, tables: &[Step]) -> usize {
+    let put = |step: &Step| match step {
+        Step::PutTable { base, slots, owners } => maps.put_table(*base, *slots, owners),
+        _ => 0,
+    };
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        let shares = tables.chunks(tables.len().div_ceil(cpus));
+        let workers: Vec<_> = shares.map(|share| scope.spawn(move || share.iter().map(put).sum::<usize>())).collect();
+        workers.into_iter().map(|worker| worker.join().expect("writing tables does not panic")).sum()
+    })
+}
+
+/// The interface that frames to a backend leave by.
+fn egress(entry: &lb_common::Backend) -> Option<u32> {
+    entry.next_hop.current().map(|next_hop| next_hop.ifindex)
+}
+
+/// The cell with `next_hop` in its other half and in use.
+fn turned(cell: NextHopCell, next_hop: Option<NextHop>) -> NextHopCell {
+    let mut turned = cell;
+    match next_hop {
+        Some(next_hop) => {
+            let idle = usize::from(cell.in_use == 0);
+            turned.halves[idle] = next_hop;
+            turned.in_use = idle as u32;
+        }
+        None => turned.in_use = NextHopCell::NONE,
+    }
+    turned
+}

@@ -1,0 +1,212 @@
+//! A generation: one set of maps and the program that reads them, pinned together.
+//!
+//! Its program is pinned last, so that a generation with a program is whole. Growing makes the next generation, fills it,
+//! and hands the links over; the program within a generation is replaced when the features or the embedded object
+//! change.
+
+use std::{
+    borrow::Cow,
+    fs,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{ProgramError, Xdp},
+};
+use aya_obj::programs::XdpAttachType;
+use lb_common::Features;
+use log::debug;
+
+use super::{
+    Error,
+    links::ProgramRef,
+    maps::{self, Journal, Maps},
+    place::{Place, remove, remove_tree},
+};
+use crate::{objects, plan::Capacity};
+
+/// Name of the program in the object.
+const PROGRAM: &str = "naru";
+
+/// A whole generation.
+pub struct Generation {
+    number: u32,
+    directory: PathBuf,
+    pub(super) maps: Maps,
+    program: Program,
+}
+
+/// A generation in the making: loaded, but nothing runs it and no other daemon would adopt it.
+pub struct Draft {
+    number: u32,
+    directory: PathBuf,
+    pub(super) maps: Maps,
+    loaded: Ebpf,
+    features: Features,
+}
+
+struct Program {
+    xdp: Xdp,
+    id: u32,
+}
+
+impl Draft {
+    /// Makes the maps and loads the program.
+    pub fn new(place: &Place, number: u32, capacity: Capacity, features: Features) -> Result<Self, Error> {
+        let directory = place.generation(number);
+        remove_tree(&directory)?;
+        let pins = maps_in(&directory);
+        fs::create_dir_all(&pins).map_err(Error::file("make the directory", &pins))?;
+        maps::create_own(&pins, capacity)?;
+        let loaded = load(&pins, capacity, features)?;
+        let maps = Maps::open(&pins)?;
+        Ok(Self { number, directory, maps, loaded, features })
+    }
+
+    /// Pins the program: from now on this is the generation that a daemon adopts.
+    pub fn finish(mut self, carrying: bool) -> Result<Generation, Error> {
+        let xdp = xdp(&mut self.loaded)?;
+        let id = xdp.info().map_err(|error| Error::load(&error))?.id();
+        let journal = Journal { program: id, features: self.features, object: object(), applying: false, carrying };
+        self.maps.note(journal);
+        pin(xdp, &program_in(&self.directory))?;
+        let Self { number, directory, maps, .. } = self;
+        let program = Program::open(&directory)?;
+        Ok(Generation { number, directory, maps, program })
+    }
+}
+
+impl Generation {
+    /// Opens a generation; `None` if it is not whole.
+    pub fn open(place: &Place, number: u32) -> Result<Option<Self>, Error> {
+        let directory = place.generation(number);
+        if !program_in(&directory).exists() {
+            return Ok(None);
+        }
+        let maps = Maps::open(&maps_in(&directory))?;
+        let program = Program::open(&directory)?;
+        Ok(Some(Self { number, directory, maps, program }))
+    }
+
+    /// Its number.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// The program to attach.
+    pub fn program(&self) -> Result<ProgramRef<'_>, Error> {
+        let fd = self.program.xdp.fd().map_err(|error| Error::load(&error))?;
+        Ok(ProgramRef { fd: fd.as_fd(), id: self.program.id })
+    }
+
+    /// Whether the pinned program is the one embedded here, loaded with the features that the journal says.
+    pub fn program_is_current(&self) -> bool {
+        let journal = self.maps.journal();
+        journal.program == self.program.id && journal.object == object()
+    }
+
+    /// Loads the embedded program with `features` over the same maps and pins it in place of the one that is pinned.
+    /// The links are the caller's to hand over.
+    pub fn replace_program(&mut self, features: Features) -> Result<(), Error> {
+        let mut loaded = load(&maps_in(&self.directory), Capacity::default(), features)?;
+        let xdp = xdp(&mut loaded)?;
+        let (new, pinned) = (self.directory.join("program_new"), program_in(&self.directory));
+        remove(&new)?;
+        pin(xdp, &new)?;
+        fs::rename(&new, &pinned).map_err(Error::file("rename the program", &new))?;
+        self.program = Program::open(&self.directory)?;
+        let program = self.program.id;
+        self.maps.note(Journal { program, features, object: object(), ..self.maps.journal() });
+        debug!("program {program} with features {:#x} is in place", features.0);
+        Ok(())
+    }
+}
+
+impl Program {
+    fn open(directory: &Path) -> Result<Self, Error> {
+        let xdp =
+            Xdp::from_pin(program_in(directory), XdpAttachType::Interface).map_err(|error| Error::load(&error))?;
+        let id = xdp.info().map_err(|error| Error::load(&error))?.id();
+        Ok(Self { xdp, id })
+    }
+}
+
+fn maps_in(directory: &Path) -> PathBuf {
+    directory.join("maps")
+}
+
+fn program_in(directory: &Path) -> PathBuf {
+    directory.join("program")
+}
+
+pub(super) fn xdp(loaded: &mut Ebpf) -> Result<&mut Xdp, Error> {
+    let program = loaded.program_mut(PROGRAM);
+    let missing = || Error::Load { reason: format!("its object has no program named {PROGRAM}") };
+    program.ok_or_else(missing)?.try_into().map_err(|error: ProgramError| Error::load(&error))
+}
+
+fn pin(xdp: &mut Xdp, path: &Path) -> Result<(), Error> {
+    xdp.pin(path)
+        .map_err(|error| Error::Load { reason: format!("{}: {}", path.display(), super::error::chain(&error)) })
+}
+
+/// Loads the embedded object over the maps pinned in `pins`, making those that are missing. Kernels before 5.18 know no
+/// multi-buffer XDP (`xdp.frags`) and say EINVAL: they get the program without, at the price of a smaller MTU.
+fn load(pins: &Path, capacity: Capacity, features: Features) -> Result<Ebpf, Error> {
+    let mut parsed = parse(objects::FORWARDER, pins, capacity, features)?;
+    match xdp(&mut parsed)?.load() {
+        Ok(()) => Ok(parsed),
+        Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() == Some(libc::EINVAL) => {
+            let mut parsed = parse(&without_frags(objects::FORWARDER), pins, capacity, features)?;
+            xdp(&mut parsed)?.load().map_err(|error| Error::load(&error))?;
+            Ok(parsed)
+        }
+        Err(error) => Err(Error::load(&error)),
+    }
+}
+
+/// The object over the maps, with all but the program in the kernel.
+pub(super) fn parse(object: &[u8], pins: &Path, capacity: Capacity, features: Features) -> Result<Ebpf, Error> {
+    let mut loader = EbpfLoader::new();
+    loader.override_global("FEATURES", &features.0, true);
+    for (name, entries) in maps::object_maps(capacity) {
+        loader.map_pin_path(name, pins.join(name));
+        if let Some(entries) = entries {
+            loader.map_max_entries(name, entries);
+        }
+    }
+    loader.load(object).map_err(|error| Error::load(&error))
+}
+
+/// The object with its section `xdp.frags` named `xdp`: the name is what asks for multi-buffer support.
+pub(super) fn without_frags(object: &[u8]) -> Cow<'_, [u8]> {
+    const FRAGS: &[u8] = b"xdp.frags\0";
+    let mut object = Cow::Borrowed(object);
+    let positions: Vec<usize> =
+        object.windows(FRAGS.len()).enumerate().filter(|(_, bytes)| *bytes == FRAGS).map(|(at, _)| at).collect();
+    for at in positions {
+        object.to_mut()[at + 3] = 0;
+    }
+    object
+}
+
+/// Tells the embedded object from that of another version.
+fn object() -> u64 {
+    let mut hasher = DefaultHasher::new();
+    objects::FORWARDER.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frags_go_from_the_section_name_alone() {
+        let object = b"....\0.relxdp.frags\0xdp.frags_other\0";
+        assert_eq!(*without_frags(object), *b"....\0.relxdp\0frags\0xdp.frags_other\0");
+    }
+}

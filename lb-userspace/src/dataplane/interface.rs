@@ -1,0 +1,75 @@
+//! What runs on an interface, asked by netlink.
+
+use std::{io, os::fd::AsRawFd};
+
+use aya::programs::loaded_programs;
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::{
+    RouteNetlinkMessage,
+    link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached},
+};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+
+use super::Mode;
+
+/// The XDP program of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// Its id.
+    pub program: u32,
+    /// How it is attached.
+    pub mode: Mode,
+}
+
+/// The program that runs on the interface, if one does. Of several (native and generic at once cannot be, offloaded and
+/// another can) the first.
+pub fn running(ifindex: u32) -> io::Result<Option<Running>> {
+    let link = ask(ifindex)?;
+    let xdp = link.attributes.into_iter().find_map(|attribute| match attribute {
+        LinkAttribute::Xdp(xdp) => Some(xdp),
+        _ => None,
+    });
+    let xdp = xdp.unwrap_or_default();
+    let mode = xdp.iter().find_map(|attribute| match attribute {
+        LinkXdp::Attached(XdpAttached::SocketBuffer) => Some(Mode::Generic),
+        LinkXdp::Attached(XdpAttached::Driver | XdpAttached::Hardware | XdpAttached::Multiple) => Some(Mode::Native),
+        _ => None,
+    });
+    let program = xdp.iter().find_map(|attribute| match attribute {
+        LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) | LinkXdp::HwProgId(id) => Some(*id),
+        _ => None,
+    });
+    Ok(mode.zip(program).map(|(mode, program)| Running { program, mode }))
+}
+
+/// A program's name and id, for messages.
+pub fn program_name(id: u32) -> String {
+    let info = loaded_programs().filter_map(Result::ok).find(|info| info.id() == id);
+    match info.as_ref().and_then(|info| info.name_as_str()) {
+        Some(name) if !name.is_empty() => format!("`{name}` (id {id})"),
+        _ => format!("with id {id}"),
+    }
+}
+
+/// RTM_GETLINK for one interface, of the network namespace that this thread is in.
+fn ask(ifindex: u32) -> io::Result<LinkMessage> {
+    let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
+    let mut link = LinkMessage::default();
+    link.header.index = ifindex;
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST;
+    let mut request = NetlinkMessage::new(header, RouteNetlinkMessage::GetLink(link).into());
+    request.finalize();
+    let mut buffer = vec![0; request.buffer_len()];
+    request.serialize(&mut buffer);
+    send(socket.as_raw_fd(), &buffer, MsgFlags::empty())?;
+
+    let mut buffer = vec![0; 1 << 16];
+    let received = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&buffer[..received]).map_err(io::Error::other)?;
+    match answer.payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => Ok(link),
+        NetlinkPayload::Error(error) => Err(error.to_io()),
+        other => Err(io::Error::other(format!("unexpected answer to RTM_GETLINK: {other:?}"))),
+    }
+}

@@ -1,0 +1,276 @@
+//! The links between interfaces and the program: attached once, pinned, and handed from program to program.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs, io,
+    os::fd::BorrowedFd,
+    path::{Path, PathBuf},
+};
+
+use aya_obj::generated::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE};
+use log::{info, warn};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Error,
+    interface::{program_name, running},
+    place::{interface_of, names, pin_name, remove},
+    sys::XdpLink,
+};
+use crate::config::XdpMode;
+
+/// Where on an interface the program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// In the driver, before the kernel makes anything of the packet.
+    Native,
+    /// In the stack: slower, on any interface.
+    Generic,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        })
+    }
+}
+
+/// An interface that the program runs on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// Name of the interface.
+    pub name: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// How the program is attached.
+    pub mode: Mode,
+    /// Why not native, where it is not.
+    pub reason: Option<String>,
+}
+
+/// All links.
+#[derive(Debug)]
+pub struct Links {
+    directory: PathBuf,
+    attached: BTreeMap<String, (XdpLink, Attachment)>,
+}
+
+/// A program, for the kernel and for comparison.
+#[derive(Clone, Copy)]
+pub struct ProgramRef<'a> {
+    /// The program.
+    pub fd: BorrowedFd<'a>,
+    /// Its id.
+    pub id: u32,
+}
+
+impl Links {
+    /// The links pinned in `directory`. Those of interfaces that are gone are removed.
+    pub fn open(directory: PathBuf) -> Result<Self, Error> {
+        let mut attached = BTreeMap::new();
+        for pin in names(&directory)? {
+            let path = directory.join(&pin);
+            let link = XdpLink::from_pin(&path).map_err(Error::file("open the link", &path))?;
+            let info = link.info().map_err(Error::file("look at the link", &path))?;
+            let name = interface_of(&pin);
+            let running = if info.ifindex == 0 { None } else { running(info.ifindex).ok().flatten() };
+            let Some(running) = running else {
+                info!("interface {name} is gone: its link is removed");
+                remove(&path)?;
+                continue;
+            };
+            let reason = (running.mode == Mode::Generic).then(|| "attached so by an earlier run".to_owned());
+            let attachment = Attachment { name: name.clone(), ifindex: info.ifindex, mode: running.mode, reason };
+            attached.insert(name, (link, attachment));
+        }
+        Ok(Self { directory, attached })
+    }
+
+    /// Sees to it that every link runs `program`. Returns how many did not.
+    pub fn hand_to(&self, program: ProgramRef<'_>) -> Result<usize, Error> {
+        let mut handed = 0;
+        for (name, (link, _)) in &self.attached {
+            let path = self.pin(name);
+            let info = link.info().map_err(Error::file("look at the link", &path))?;
+            if info.program == program.id || info.ifindex == 0 {
+                continue;
+            }
+            match link.replace(program.fd) {
+                Ok(()) => handed += 1,
+                // The interface went between the two calls.
+                Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
+                Err(error) => return Err(Error::file("replace the program of the link", &path)(error)),
+            }
+        }
+        Ok(handed)
+    }
+
+    /// Attaches `program` to an interface, or keeps what is attached there already.
+    ///
+    /// # Errors
+    ///
+    /// The interface is occupied by a program of someone else, or refuses this one.
+    pub fn attach(
+        &mut self,
+        name: &str,
+        ifindex: u32,
+        wanted: XdpMode,
+        program: ProgramRef<'_>,
+    ) -> Result<Attachment, Error> {
+        check_name(name)?;
+        self.follow_rename(name, ifindex)?;
+        if let Some((link, attachment)) = self.attached.get(name) {
+            let same = link.info().is_ok_and(|info| info.ifindex == ifindex);
+            if same && mode_suits(wanted, attachment.mode) {
+                return Ok(attachment.clone());
+            }
+            self.detach(name)?;
+        }
+        let problem = |error: io::Error| Error::Interface { name: name.to_owned(), problem: error.to_string() };
+        if let Some(running) = running(ifindex).map_err(problem)? {
+            return Err(Error::Occupied { name: name.to_owned(), program: program_name(running.program) });
+        }
+        let (link, mode, reason) = link(name, ifindex, wanted, program.fd)?;
+        let path = self.pin(name);
+        remove(&path)?;
+        link.pin(&path).map_err(Error::file("pin the link", &path))?;
+        let attachment = Attachment { name: name.to_owned(), ifindex, mode, reason };
+        self.attached.insert(name.to_owned(), (link, attachment.clone()));
+        Ok(attachment)
+    }
+
+    /// Detaches from an interface; `false` if nothing was attached there.
+    pub fn detach(&mut self, name: &str) -> Result<bool, Error> {
+        self.attached.remove(name);
+        detach_pinned(&self.pin(name))
+    }
+
+    /// The interfaces that are attached, by name.
+    pub fn attachments(&self) -> impl Iterator<Item = &Attachment> {
+        self.attached.values().map(|(_, attachment)| attachment)
+    }
+
+    /// An interface that was renamed keeps its link: the pin follows.
+    fn follow_rename(&mut self, name: &str, ifindex: u32) -> Result<(), Error> {
+        let is_it = |(link, _): &(XdpLink, Attachment)| link.info().is_ok_and(|info| info.ifindex == ifindex);
+        let old = self.attached.iter().find(|(old, value)| *old != name && is_it(value)).map(|(old, _)| old.clone());
+        let Some(old) = old else { return Ok(()) };
+        let (from, to) = (self.pin(&old), self.pin(name));
+        self.detach(name)?;
+        fs::rename(&from, &to).map_err(Error::file("rename the link", &from))?;
+        if let Some((link, mut attachment)) = self.attached.remove(&old) {
+            info!("interface {old} is now named {name}");
+            attachment.name = name.to_owned();
+            self.attached.insert(name.to_owned(), (link, attachment));
+        }
+        Ok(())
+    }
+
+    fn pin(&self, name: &str) -> PathBuf {
+        self.directory.join(pin_name(name))
+    }
+}
+
+/// Detaches a pinned link and removes the pin; `false` if there is none.
+///
+/// # Errors
+///
+/// What is pinned there is not a link, or cannot be removed.
+pub fn detach_pinned(pin: &Path) -> Result<bool, Error> {
+    match XdpLink::from_pin(pin) {
+        Ok(link) => link.detach().map_err(Error::file("detach the link", pin))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(Error::file("open the link", pin)(error)),
+    }
+    remove(pin)
+}
+
+/// The kernel's own rules (`dev_valid_name`), so that a name is one file in the directory of pins.
+fn check_name(name: &str) -> Result<(), Error> {
+    let valid = !name.is_empty()
+        && name.len() < libc::IFNAMSIZ
+        && name != "."
+        && name != ".."
+        && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace());
+    if valid {
+        return Ok(());
+    }
+    let problem = "is not a name that an interface can have".to_owned();
+    Err(Error::Interface { name: name.to_owned(), problem })
+}
+
+fn mode_suits(wanted: XdpMode, mode: Mode) -> bool {
+    match wanted {
+        XdpMode::Auto => true,
+        XdpMode::Native => mode == Mode::Native,
+        XdpMode::Generic => mode == Mode::Generic,
+    }
+}
+
+/// The link, the mode that it got, and why not native.
+fn link(
+    name: &str,
+    ifindex: u32,
+    wanted: XdpMode,
+    program: BorrowedFd<'_>,
+) -> Result<(XdpLink, Mode, Option<String>), Error> {
+    let native = || XdpLink::create(program, ifindex, XDP_FLAGS_DRV_MODE);
+    let generic = || XdpLink::create(program, ifindex, XDP_FLAGS_SKB_MODE);
+    let refused = |mode| move |error: io::Error| Error::Attach { name: name.to_owned(), mode, reason: refusal(&error) };
+    match wanted {
+        XdpMode::Native => Ok((native().map_err(refused(Mode::Native))?, Mode::Native, None)),
+        XdpMode::Generic => {
+            let reason = "`xdp_mode` in [node] asks for it".to_owned();
+            Ok((generic().map_err(refused(Mode::Generic))?, Mode::Generic, Some(reason)))
+        }
+        XdpMode::Auto => match native() {
+            Ok(link) => Ok((link, Mode::Native, None)),
+            Err(error) => {
+                let reason = refusal(&error);
+                warn!("interface {name} does not take native XDP, generic mode is used: {reason}");
+                Ok((generic().map_err(refused(Mode::Generic))?, Mode::Generic, Some(reason)))
+            }
+        },
+    }
+}
+
+/// What the kernel said, and what it usually means.
+fn refusal(error: &io::Error) -> String {
+    let hint = match error.raw_os_error() {
+        Some(libc::EOPNOTSUPP) => "the driver has no native XDP",
+        Some(libc::EINVAL | libc::ERANGE | libc::EFBIG) => {
+            "the driver cannot run this program as the interface is set up; often the MTU is too large for native XDP \
+             or receive offloads (LRO) are on"
+        }
+        Some(libc::ENOSPC | libc::ENOMEM | libc::EBUSY) => {
+            "the driver lacks queues or memory for XDP; fewer channels (`ethtool -L`) may help"
+        }
+        Some(libc::EPERM) => "the process lacks CAP_NET_ADMIN or CAP_BPF",
+        Some(libc::ENODEV) => "there is no such interface in this network namespace",
+        _ => return error.to_string(),
+    };
+    format!("{error}: {hint}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_no_file_names_are_refused() {
+        for name in ["", ".", "..", "a/b", "a b", "a:b", "0123456789abcdef"] {
+            assert!(check_name(name).is_err(), "{name:?}");
+        }
+        for name in ["eth0", "eth0.100", "0123456789abcde"] {
+            assert!(check_name(name).is_ok(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn the_link_of_another_kind_of_object_is_refused() {
+        assert!(XdpLink::from_pin(Path::new("/nonexistent")).is_err());
+    }
+}

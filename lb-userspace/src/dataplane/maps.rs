@@ -1,0 +1,470 @@
+//! Every map, opened from its pin; the one place that writes to them.
+//!
+//! Arrays that only the daemon writes are memory-mapped and written word by word with atomic stores, so that a table of
+//! slots costs no system call per slot and a packet sees a slot, or a next hop, before or after a change and never
+//! half of it. This module keeps the order within an entry; the order of entries is the plan's.
+
+use std::{
+    collections::HashMap as StdHashMap,
+    fs, io,
+    marker::PhantomData,
+    mem,
+    os::fd::{AsFd, AsRawFd},
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use aya::{
+    Pod,
+    maps::{DevMapHash, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, xdp::XdpMapError},
+    util::nr_cpus,
+};
+use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type};
+use lb_common::{
+    Backend, Counters, DropReason, Features, NO_ID, Slot, Vip4Key, Vip6Key, VipName, VipRecord, VipRoute, maps,
+};
+use memmap2::{MmapOptions, MmapRaw};
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+use crate::{
+    maglev,
+    plan::{Capacity, FamilyKey, Owner, State, VipKey},
+};
+
+/// The ring buffer of aya-log.
+const LOGS: &str = "AYA_LOGS";
+/// The daemon's own notes: see [`Journal`].
+const JOURNAL: &str = "JOURNAL";
+const JOURNAL_ENTRIES: u32 = 4;
+
+/// How full a map is and what it costs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapUsage {
+    /// Name of the map.
+    pub name: String,
+    /// Entries in use.
+    pub entries: u64,
+    /// Entries that it has room for.
+    pub max_entries: u64,
+    /// What the kernel keeps for it, in bytes.
+    pub memory_bytes: u64,
+}
+
+/// What the daemon notes about a generation, so that another daemon knows what this one was doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Journal {
+    /// Id of the program that the rest is about.
+    pub program: u32,
+    /// Features that it was loaded with.
+    pub features: Features,
+    /// Hash of the object that it is from.
+    pub object: u64,
+    /// An apply is under way, or broke off.
+    pub applying: bool,
+    /// The counts of the generation before this one are not carried over yet.
+    pub carrying: bool,
+}
+
+/// The maps of one generation.
+pub struct Maps {
+    vips4: HashMap<MapData, Vip4Key, VipRoute>,
+    vips6: HashMap<MapData, Vip6Key, VipRoute>,
+    records: Mapped<VipRecord, 12>,
+    slots: Mapped<Slot, 1>,
+    backends: Mapped<Backend, 14>,
+    devices: DevMapHash<MapData>,
+    vip_counters: PerCpuArray<MapData, Counters>,
+    backend_counters: PerCpuArray<MapData, Counters>,
+    drop_counters: PerCpuArray<MapData, u64>,
+    vip_carried: Mapped<Counters, 3>,
+    backend_carried: Mapped<Counters, 3>,
+    drop_carried: Mapped<u64, 1>,
+    journal: Mapped<u64, 1>,
+    /// Descriptors of all of them once more, for their usage.
+    all: Vec<(&'static str, MapData)>,
+}
+
+/// The maps that the object declares, with the entries that they get; `None` for as many as the object says.
+pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 9] {
+    [
+        (maps::VIPS4, Some(capacity.keys4)),
+        (maps::VIPS6, Some(capacity.keys6)),
+        (maps::SLOTS, Some(capacity.slots)),
+        (maps::BACKENDS, Some(capacity.backends)),
+        (maps::DEVICES, None),
+        (maps::VIP_COUNTERS, Some(capacity.vips)),
+        (maps::BACKEND_COUNTERS, Some(capacity.backends)),
+        (maps::DROP_COUNTERS, None),
+        (LOGS, None),
+    ]
+}
+
+/// Makes and pins the maps that only the daemon uses.
+pub fn create_own(directory: &Path, capacity: Capacity) -> Result<(), Error> {
+    let own = [
+        (maps::VIP_RECORDS, size_of::<VipRecord>(), capacity.vips),
+        (maps::VIP_CARRIED, size_of::<Counters>(), capacity.vips),
+        (maps::BACKEND_CARRIED, size_of::<Counters>(), capacity.backends),
+        (maps::DROP_CARRIED, size_of::<u64>(), DropReason::COUNT as u32),
+        (JOURNAL, size_of::<u64>(), JOURNAL_ENTRIES),
+    ];
+    for (name, value_size, entries) in own {
+        let (array, key_size) = (bpf_map_type::BPF_MAP_TYPE_ARRAY as u32, size_of::<u32>() as u32);
+        let map = aya_obj::Map::new_from_params(array, key_size, value_size as u32, entries, BPF_F_MMAPABLE);
+        let map = MapData::create(map, name, None).map_err(Error::map("make", name))?;
+        map.pin(directory.join(name)).map_err(|error| Error::Map {
+            action: "pin",
+            name: name.to_owned(),
+            source: MapError::PinError { name: None, error },
+        })?;
+    }
+    Ok(())
+}
+
+impl Maps {
+    /// Opens the maps pinned in `directory`.
+    ///
+    /// # Errors
+    ///
+    /// One is missing or has values of another size.
+    pub fn open(directory: &Path) -> Result<Self, Error> {
+        let data = |name: &str| MapData::from_pin(directory.join(name)).map_err(Error::map("open", name));
+        let names = Capacity::default();
+        let own = [maps::VIP_RECORDS, maps::VIP_CARRIED, maps::BACKEND_CARRIED, maps::DROP_CARRIED, JOURNAL];
+        let mut all = Vec::new();
+        for name in object_maps(names).map(|(name, _)| name).into_iter().chain(own) {
+            // An object without log statements has no map for them.
+            if name != LOGS || directory.join(name).exists() {
+                all.push((name, data(name)?));
+            }
+        }
+        let hash = |name| data(name).map(Map::HashMap);
+        let per_cpu = |name| data(name).map(Map::PerCpuArray);
+        let layout = |name| Error::map("use", name);
+        Ok(Self {
+            vips4: hash(maps::VIPS4)?.try_into().map_err(layout(maps::VIPS4))?,
+            vips6: hash(maps::VIPS6)?.try_into().map_err(layout(maps::VIPS6))?,
+            records: Mapped::open(maps::VIP_RECORDS, data(maps::VIP_RECORDS)?)?,
+            slots: Mapped::open(maps::SLOTS, data(maps::SLOTS)?)?,
+            backends: Mapped::open(maps::BACKENDS, data(maps::BACKENDS)?)?,
+            devices: Map::DevMapHash(data(maps::DEVICES)?).try_into().map_err(layout(maps::DEVICES))?,
+            vip_counters: per_cpu(maps::VIP_COUNTERS)?.try_into().map_err(layout(maps::VIP_COUNTERS))?,
+            backend_counters: per_cpu(maps::BACKEND_COUNTERS)?.try_into().map_err(layout(maps::BACKEND_COUNTERS))?,
+            drop_counters: per_cpu(maps::DROP_COUNTERS)?.try_into().map_err(layout(maps::DROP_COUNTERS))?,
+            vip_carried: Mapped::open(maps::VIP_CARRIED, data(maps::VIP_CARRIED)?)?,
+            backend_carried: Mapped::open(maps::BACKEND_CARRIED, data(maps::BACKEND_CARRIED)?)?,
+            drop_carried: Mapped::open(maps::DROP_CARRIED, data(maps::DROP_CARRIED)?)?,
+            journal: Mapped::open(JOURNAL, data(JOURNAL)?)?,
+            all,
+        })
+    }
+
+    /// Everything that the maps hold.
+    pub fn read(&self) -> Result<State, Error> {
+        let info = |name: &str| {
+            let map = self.all.iter().find(|(other, _)| *other == name).map(|(_, map)| map.info());
+            map.expect("every map is in the list").map(|info| info.max_entries()).map_err(Error::map("look at", name))
+        };
+        let capacity = Capacity {
+            vips: self.records.entries,
+            keys4: info(maps::VIPS4)?,
+            keys6: info(maps::VIPS6)?,
+            backends: self.backends.entries,
+            slots: self.slots.entries,
+        };
+        let journal = self.journal();
+        let mut state = State::empty(capacity, journal.features);
+        state.suspect = journal.applying;
+        let records = self.records.iter().filter(|(_, record)| record.name != VipName::default());
+        state.vips = records.collect();
+        state.backends = self.backends.iter().filter(|(_, entry)| entry.vip != NO_ID).collect();
+        for entry in self.vips4.iter() {
+            let (key, route) = entry.map_err(Error::map("read", maps::VIPS4))?;
+            state.keys.insert(key.into(), route);
+        }
+        for entry in self.vips6.iter() {
+            let (key, route) = entry.map_err(Error::map("read", maps::VIPS6))?;
+            state.keys.insert(key.into(), route);
+        }
+        Ok(state)
+    }
+
+    /// The daemon's notes.
+    pub fn journal(&self) -> Journal {
+        let [program, features, object, flags] = [0, 1, 2, 3].map(|index| self.journal.load(index));
+        Journal {
+            program: program as u32,
+            features: Features(features as u32),
+            object,
+            applying: flags & 1 != 0,
+            carrying: flags & 2 != 0,
+        }
+    }
+
+    /// Writes the daemon's notes. What they are about is written before they say so, and flags are raised first.
+    pub fn note(&self, journal: Journal) {
+        let Journal { program, features, object, applying, carrying } = journal;
+        let flags = u64::from(applying) | u64::from(carrying) << 1;
+        self.journal.store(3, flags | self.journal.load(3));
+        self.journal.store(1, u64::from(features.0));
+        self.journal.store(2, object);
+        self.journal.store(0, u64::from(program));
+        self.journal.store(3, flags);
+    }
+
+    /// Writes a backend's entry; only words that differ.
+    pub fn put_backend(&self, id: u32, entry: Backend) {
+        // Words of `Backend`: 5 is vip and forward, which make the entry valid; 7 says which next hop is in use.
+        self.backends.store_in_order(id, entry, [7, 5]);
+    }
+
+    /// Writes a VIP's record.
+    pub fn put_record(&self, id: u32, record: VipRecord) {
+        // The name makes the record valid.
+        self.records.store_in_order(id, record, [1, 0]);
+    }
+
+    /// Computes and writes a table. Returns how many slots were others before.
+    pub fn put_table(&self, base: u32, slots: u32, owners: &[Owner]) -> usize {
+        let backends: Vec<_> = owners.iter().map(|owner| owner.backend).collect();
+        let table = maglev::table(&backends, slots);
+        let mut written = 0;
+        for (index, owner) in (base..).zip(table) {
+            let slot = owners.get(owner as usize).map_or(Slot::EMPTY, |owner| Slot::settled(owner.id));
+            let [cell] = self.slots.cell(index);
+            if Slot::load(cell) != slot {
+                slot.store(cell);
+                written += 1;
+            }
+        }
+        written
+    }
+
+    /// How many slots of a table give new flows to whom: backend id → slots.
+    pub fn count_slots(&self, base: u32, slots: u32) -> StdHashMap<u32, u32> {
+        let mut counts = StdHashMap::new();
+        for index in base..base + slots {
+            let [cell] = self.slots.cell(index);
+            *counts.entry(Slot::load(cell).current()).or_default() += 1;
+        }
+        counts.remove(&NO_ID);
+        counts
+    }
+
+    /// Inserts a VIP key or replaces its route: packets find the one or the other.
+    pub fn put_key(&mut self, key: VipKey, route: VipRoute) -> Result<(), Error> {
+        match key.in_map() {
+            FamilyKey::V4(key) => self.vips4.insert(key, route, 0).map_err(Error::map("write to", maps::VIPS4)),
+            FamilyKey::V6(key) => self.vips6.insert(key, route, 0).map_err(Error::map("write to", maps::VIPS6)),
+        }
+    }
+
+    /// Deletes a VIP key.
+    pub fn remove_key(&mut self, key: VipKey) -> Result<(), Error> {
+        match key.in_map() {
+            FamilyKey::V4(key) => self.vips4.remove(&key).map_err(Error::map("delete from", maps::VIPS4)),
+            FamilyKey::V6(key) => self.vips6.remove(&key).map_err(Error::map("delete from", maps::VIPS6)),
+        }
+    }
+
+    /// Lets packets be redirected to an interface. `false` where there is no such interface any more.
+    pub fn put_device(&mut self, ifindex: u32) -> Result<bool, Error> {
+        if self.devices.get(ifindex, 0).is_ok() {
+            return Ok(true);
+        }
+        match self.devices.insert(ifindex, ifindex, None, 0) {
+            Ok(()) => Ok(true),
+            Err(XdpMapError::MapError(error)) if matches!(errno(&error), Some(libc::EINVAL | libc::ENODEV)) => {
+                Ok(false)
+            }
+            Err(XdpMapError::MapError(error)) => Err(Error::map("write to", maps::DEVICES)(error)),
+            Err(error) => Err(Error::map("write to", maps::DEVICES)(MapError::IoError(io::Error::other(error)))),
+        }
+    }
+
+    /// Takes back what [`Self::put_device`] did for all interfaces but `used`.
+    pub fn keep_devices(&mut self, used: impl Fn(u32) -> bool) -> Result<(), Error> {
+        let unused: Vec<u32> = self.devices.keys().filter_map(Result::ok).filter(|ifindex| !used(*ifindex)).collect();
+        for ifindex in unused {
+            match self.devices.remove(ifindex) {
+                // The kernel removes interfaces that go.
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) if errno(&error) == Some(libc::ENOENT) => {}
+                Err(error) => return Err(Error::map("delete from", maps::DEVICES)(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// What a VIP counted.
+    pub fn vip_counters(&self, id: u32) -> Result<Counters, Error> {
+        let counted = sum(&self.vip_counters, id).map_err(Error::map("read", maps::VIP_COUNTERS))?;
+        Ok(counted.plus(self.vip_carried.load(id)))
+    }
+
+    /// What a backend counted.
+    pub fn backend_counters(&self, id: u32) -> Result<Counters, Error> {
+        let counted = sum(&self.backend_counters, id).map_err(Error::map("read", maps::BACKEND_COUNTERS))?;
+        Ok(counted.plus(self.backend_carried.load(id)))
+    }
+
+    /// How many packets were dropped for `reason`.
+    pub fn drops(&self, reason: DropReason) -> Result<u64, Error> {
+        let values = self.drop_counters.get(&(reason as u32), 0).map_err(Error::map("read", maps::DROP_COUNTERS))?;
+        Ok(values.iter().fold(self.drop_carried.load(reason as u32), |sum, value| sum.wrapping_add(*value)))
+    }
+
+    /// Sets what a VIP counted, where no packet counts on it.
+    pub fn reset_vip_counters(&mut self, id: u32) -> Result<(), Error> {
+        self.vip_carried.store(id, Counters::default());
+        zero(&mut self.vip_counters, id).map_err(Error::map("write to", maps::VIP_COUNTERS))
+    }
+
+    /// Sets what a backend counted, where no packet counts on it.
+    pub fn reset_backend_counters(&mut self, id: u32) -> Result<(), Error> {
+        self.backend_carried.store(id, Counters::default());
+        zero(&mut self.backend_counters, id).map_err(Error::map("write to", maps::BACKEND_COUNTERS))
+    }
+
+    /// Adds to what a backend counted.
+    pub fn add_backend_counters(&self, id: u32, counters: Counters) {
+        self.backend_carried.store(id, self.backend_carried.load(id).plus(counters));
+    }
+
+    /// Takes over what `old` counted for the VIPs and backends that are here too. May be repeated: it sets, not adds.
+    pub fn carry_from(&self, old: &Self) -> Result<(), Error> {
+        let old_vips: StdHashMap<_, _> =
+            old.records.iter().map(|(id, record)| (record.name.as_str().to_owned(), id)).collect();
+        let identity = |name: VipName, entry: Backend| (name.as_str().to_owned(), entry.address, entry.forward);
+        let old_backends: StdHashMap<_, _> = old
+            .backends
+            .iter()
+            .filter(|(_, entry)| entry.vip != NO_ID && entry.vip < old.records.entries)
+            .map(|(id, entry)| (identity(old.records.load(entry.vip).name, entry), id))
+            .collect();
+        for (id, record) in self.records.iter().filter(|(_, record)| record.name != VipName::default()) {
+            if let Some(old_id) = old_vips.get(record.name.as_str()) {
+                self.vip_carried.store(id, old.vip_counters(*old_id)?);
+            }
+        }
+        for (id, entry) in self.backends.iter().filter(|(_, entry)| entry.vip != NO_ID) {
+            if let Some(old_id) = old_backends.get(&identity(self.records.load(entry.vip).name, entry)) {
+                self.backend_carried.store(id, old.backend_counters(*old_id)?);
+            }
+        }
+        for reason in DropReason::ALL {
+            self.drop_carried.store(reason as u32, old.drops(reason)?);
+        }
+        Ok(())
+    }
+
+    /// Fill and memory of every map; `state` knows how full those are that the daemon writes.
+    pub fn usage(&self, state: &State) -> Result<Vec<MapUsage>, Error> {
+        let (vips, backends) = (state.vips.len() as u64, state.backends.len() as u64);
+        let keys = |v4: bool| state.keys.keys().filter(|key| key.address.is_ipv4() == v4).count() as u64;
+        let slots = state.vips.values().map(|record| u64::from(record.slots)).sum();
+        let mut usage = Vec::new();
+        for (name, map) in &self.all {
+            let max_entries = map.info().map_err(Error::map("look at", name))?.max_entries();
+            let entries = match *name {
+                maps::VIPS4 => keys(true),
+                maps::VIPS6 => keys(false),
+                maps::SLOTS => slots,
+                maps::VIP_RECORDS | maps::VIP_COUNTERS | maps::VIP_CARRIED => vips,
+                maps::BACKENDS | maps::BACKEND_COUNTERS | maps::BACKEND_CARRIED => backends,
+                maps::DEVICES => self.devices.keys().filter(Result::is_ok).count() as u64,
+                LOGS => continue,
+                _ => u64::from(max_entries),
+            };
+            let memory_bytes = memory(map).map_err(|error| Error::map("look at", name)(MapError::IoError(error)))?;
+            usage.push(MapUsage { name: (*name).to_owned(), entries, max_entries: max_entries.into(), memory_bytes });
+        }
+        Ok(usage)
+    }
+}
+
+/// A memory-mapped array of values of `WORDS` 64-bit words.
+struct Mapped<V, const WORDS: usize> {
+    memory: MmapRaw,
+    entries: u32,
+    _values: PhantomData<V>,
+}
+
+impl<V: Pod, const WORDS: usize> Mapped<V, WORDS> {
+    const FITS: () = assert!(size_of::<V>() == WORDS * size_of::<u64>() && align_of::<V>() <= align_of::<u64>());
+
+    fn open(name: &str, map: MapData) -> Result<Self, Error> {
+        let () = Self::FITS;
+        let info = map.info().map_err(Error::map("look at", name))?;
+        let expected = size_of::<V>() as u32;
+        if info.value_size() != expected {
+            return Err(Error::Layout { name: name.to_owned(), found: info.value_size(), expected });
+        }
+        let length = info.max_entries() as usize * size_of::<V>();
+        let memory = MmapOptions::new()
+            .len(length)
+            .map_raw(map.fd().as_fd().as_raw_fd())
+            .map_err(|error| Error::map("map into memory", name)(MapError::IoError(error)))?;
+        Ok(Self { memory, entries: info.max_entries(), _values: PhantomData })
+    }
+
+    /// The words of an entry, which the data plane may be reading.
+    fn cell(&self, index: u32) -> &[AtomicU64; WORDS] {
+        assert!(index < self.entries, "entry {index} of a map of {}", self.entries);
+        let words = self.memory.as_mut_ptr().cast::<[AtomicU64; WORDS]>();
+        // SAFETY: the mapping has `entries` entries of this size, starts at a page, stays as long as `self`, and is
+        // accessed by atomic operations only.
+        unsafe { &*words.add(index as usize) }
+    }
+
+    fn load(&self, index: u32) -> V {
+        let words = self.cell(index).each_ref().map(|word| word.load(Ordering::Acquire));
+        // SAFETY: of the same size (`FITS`), and any bytes are a value of a `Pod`.
+        unsafe { mem::transmute_copy(&words) }
+    }
+
+    fn store(&self, index: u32, value: V) {
+        self.store_in_order(index, value, []);
+    }
+
+    /// Stores the words that differ: those at the positions `last` after all others, in their order.
+    fn store_in_order<const N: usize>(&self, index: u32, value: V, last: [usize; N]) {
+        // SAFETY: of the same size (`FITS`), and a `Pod` has no padding.
+        let words: [u64; WORDS] = unsafe { mem::transmute_copy(&value) };
+        let cell = self.cell(index);
+        let first = (0..WORDS).filter(|position| !last.contains(position));
+        for position in first.chain(last) {
+            if cell[position].load(Ordering::Relaxed) != words[position] {
+                cell[position].store(words[position], Ordering::Release);
+            }
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (u32, V)> {
+        (0..self.entries).map(|index| (index, self.load(index)))
+    }
+}
+
+fn sum(map: &PerCpuArray<MapData, Counters>, index: u32) -> Result<Counters, MapError> {
+    Ok(map.get(&index, 0)?.iter().fold(Counters::default(), |sum, counters| sum.plus(*counters)))
+}
+
+fn zero(map: &mut PerCpuArray<MapData, Counters>, index: u32) -> Result<(), MapError> {
+    let cpus = nr_cpus().map_err(|(_, error)| MapError::IoError(error))?;
+    map.set(index, PerCpuValues::try_from(vec![Counters::default(); cpus])?, 0)
+}
+
+fn errno(error: &MapError) -> Option<i32> {
+    match error {
+        MapError::SyscallError(error) => error.io_error.raw_os_error(),
+        _ => None,
+    }
+}
+
+/// `memlock` in the descriptor's fdinfo: what the kernel keeps for the map, in bytes.
+fn memory(map: &MapData) -> io::Result<u64> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd()))?;
+    let bytes = info.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok());
+    bytes.ok_or_else(|| io::Error::other("fdinfo has no memlock"))
+}

@@ -1,0 +1,228 @@
+//! Where the data plane is pinned, and whose it is: the bpf file system, the lock, the names of the pins.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use lb_common::ABI;
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+    mount::{MsFlags, mount},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+
+use super::{Error, links::detach_pinned};
+
+/// Where bpf file systems are mounted by convention.
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// The directory of all pins of this ABI, held by this process.
+#[derive(Debug)]
+pub struct Place {
+    root: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Place {
+    /// Makes the directory below `bpffs` if need be, and takes it.
+    ///
+    /// # Errors
+    ///
+    /// Another process has it, or `bpffs` is not on a bpf file system.
+    pub fn take(bpffs: &Path) -> Result<Self, Error> {
+        mount_if_missing(bpffs)?;
+        let root = bpffs.join(format!("v{ABI}"));
+        let links = root.join("links");
+        fs::create_dir_all(&links).map_err(Error::file("make the directory", &links))?;
+        let lock = lock(&root)?;
+        Ok(Self { root, _lock: lock })
+    }
+
+    /// Directory of the link pins.
+    pub fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    /// Directory of a generation.
+    pub fn generation(&self, number: u32) -> PathBuf {
+        self.root.join(format!("g{number}"))
+    }
+
+    /// The generations that have a directory, the newest first.
+    pub fn generations(&self) -> Result<Vec<u32>, Error> {
+        let mut numbers: Vec<u32> = names(&self.root)?
+            .iter()
+            .filter_map(|name| name.strip_prefix('g').and_then(|number| number.parse().ok()))
+            .collect();
+        numbers.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(numbers)
+    }
+}
+
+/// Removes everything that is pinned below `bpffs`, of whatever ABI: the links and with them the programs from their
+/// interfaces, the maps and what they counted. Returns the interfaces.
+///
+/// # Errors
+///
+/// A daemon runs, or a pin cannot be removed.
+pub fn detach_everything(bpffs: &Path) -> Result<Vec<String>, Error> {
+    let mut interfaces = Vec::new();
+    for name in names(bpffs)?.into_iter().filter(|name| is_abi(name)) {
+        let root = bpffs.join(name);
+        let _lock = lock(&root)?;
+        // Links first: no packet may meet a program whose maps go away.
+        let links = root.join("links");
+        for pin in names(&links)? {
+            detach_pinned(&links.join(&pin))?;
+            interfaces.push(interface_of(&pin));
+        }
+        remove_tree(&root)?;
+    }
+    interfaces.sort();
+    interfaces.dedup();
+    Ok(interfaces)
+}
+
+/// Removes the data plane from one interface while no daemon runs. Returns whether it was there.
+///
+/// # Errors
+///
+/// A daemon runs, or the pin cannot be removed.
+pub fn detach_interface(bpffs: &Path, interface: &str) -> Result<bool, Error> {
+    let mut found = false;
+    for name in names(bpffs)?.into_iter().filter(|name| is_abi(name)) {
+        let root = bpffs.join(name);
+        let _lock = lock(&root)?;
+        found |= detach_pinned(&root.join("links").join(pin_name(interface)))?;
+    }
+    Ok(found)
+}
+
+/// The name of an interface's pin. Names on a bpf file system have no dots, names of interfaces have no colons.
+pub fn pin_name(interface: &str) -> String {
+    interface.replace('.', ":")
+}
+
+/// The interface of a pin.
+pub fn interface_of(pin: &str) -> String {
+    pin.replace(':', ".")
+}
+
+/// Removes a file; `false` if there was none.
+pub fn remove(path: &Path) -> Result<bool, Error> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::file("remove", path)(error)),
+    }
+}
+
+/// Removes a directory with all in it, if it is there.
+pub fn remove_tree(path: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Names in a directory, sorted; none if it is not there.
+pub fn names(directory: &Path) -> Result<Vec<String>, Error> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::file("read the directory", directory)(error)),
+    };
+    let name = |entry: io::Result<fs::DirEntry>| entry.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> =
+        entries.map(name).collect::<Result<_, _>>().map_err(Error::file("read the directory", directory))?;
+    names.sort();
+    Ok(names)
+}
+
+fn is_abi(name: &str) -> bool {
+    name.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok())
+}
+
+/// Sees to it that `path`, or the nearest directory above it that is there, is on a bpf file system.
+fn mount_if_missing(path: &Path) -> Result<(), Error> {
+    if is_bpffs(path)? {
+        return Ok(());
+    }
+    if path.starts_with(BPFFS) && !is_bpffs(Path::new(BPFFS))? {
+        mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&OsStr>)
+            .map_err(|errno| Error::file("mount a bpf file system at", Path::new(BPFFS))(errno.into()))?;
+        return Ok(());
+    }
+    Err(Error::NotBpffs { path: path.to_owned() })
+}
+
+fn is_bpffs(path: &Path) -> Result<bool, Error> {
+    let mut there = path;
+    loop {
+        match statfs(there) {
+            Ok(stat) => return Ok(stat.filesystem_type() == BPF_FS_MAGIC),
+            Err(Errno::ENOENT) => there = there.parent().unwrap_or(Path::new("/")),
+            Err(errno) => return Err(Error::file("look at", there)(errno.into())),
+        }
+    }
+}
+
+fn lock(root: &Path) -> Result<Flock<File>, Error> {
+    let directory = File::open(root).map_err(Error::file("open", root))?;
+    let inode = directory.metadata().map_err(Error::file("look at", root))?.ino();
+    Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => Error::Held { path: root.to_owned(), holder: holder(inode) },
+        errno => Error::file("lock", root)(errno.into()),
+    })
+}
+
+/// Who holds the lock on `inode`: `/proc/locks` names the process, unless it lives in another PID namespace.
+fn holder(inode: u64) -> String {
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    match locks.lines().find_map(|line| lock_owner(line, inode)) {
+        Some(pid) => {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            format!("process {pid} ({})", name.trim_end())
+        }
+        None => "another process".to_owned(),
+    }
+}
+
+/// From a line of `/proc/locks` such as `1: FLOCK  ADVISORY  WRITE 4242 00:1c:113 0 EOF`: the process, if the inode is
+/// the one that was asked for.
+fn lock_owner(line: &str, inode: u64) -> Option<u32> {
+    let mut fields = line.split_whitespace().skip_while(|field| *field != "FLOCK");
+    let pid = fields.nth(3)?.parse().ok()?;
+    let found: u64 = fields.next()?.rsplit(':').next()?.parse().ok()?;
+    (found == inode).then_some(pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pins_of_vlan_interfaces_have_no_dots() {
+        assert_eq!(pin_name("eth0.100"), "eth0:100");
+        assert_eq!(interface_of("eth0:100"), "eth0.100");
+    }
+
+    #[test]
+    fn the_owner_of_a_lock_is_found_by_inode() {
+        let line = "3: FLOCK  ADVISORY  WRITE 4242 00:1c:113 0 EOF";
+        assert_eq!(lock_owner(line, 113), Some(4242));
+        assert_eq!(lock_owner(line, 112), None);
+        assert_eq!(lock_owner("4: POSIX  ADVISORY  READ 1 00:1c:113 0 EOF", 113), None);
+    }
+
+    #[test]
+    fn a_directory_elsewhere_is_refused() {
+        let error = mount_if_missing(Path::new("/proc/self")).unwrap_err();
+        assert!(matches!(error, Error::NotBpffs { .. }), "{error}");
+    }
+}

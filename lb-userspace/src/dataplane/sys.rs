@@ -1,0 +1,119 @@
+//! The system calls that the BPF library does not offer: links without its silent fallback to netlink.
+
+use std::{
+    ffi::CString,
+    io, mem,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type};
+
+/// A program attached to an interface. Closing it detaches, unless it is pinned.
+#[derive(Debug)]
+pub struct XdpLink(OwnedFd);
+
+/// What the kernel says of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkInfo {
+    /// Id of its program.
+    pub program: u32,
+    /// Index of its interface; 0 once the interface is gone.
+    pub ifindex: u32,
+}
+
+impl XdpLink {
+    /// Attaches `program` (kernel 5.9); `flags` are `XDP_FLAGS_*`.
+    pub fn create(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io::Result<Self> {
+        let mut attr = empty_attr();
+        attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
+        attr.link_create.__bindgen_anon_2.target_ifindex = ifindex;
+        attr.link_create.attach_type = bpf_attach_type::BPF_XDP as u32;
+        attr.link_create.flags = flags;
+        bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr).map(owned).map(Self)
+    }
+
+    /// Opens a pinned link.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or what is pinned there is not the link of an XDP program.
+    pub fn from_pin(path: &Path) -> io::Result<Self> {
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        let mut attr = empty_attr();
+        // SAFETY: of the union, this member is what BPF_OBJ_GET reads; all of it is zero so far.
+        let object = unsafe { &mut attr.__bindgen_anon_4 };
+        object.pathname = path.as_ptr() as u64;
+        let link = bpf(bpf_cmd::BPF_OBJ_GET, &mut attr).map(owned).map(Self)?;
+        link.info().map(|_| link)
+    }
+
+    /// Pins it: from now on it outlives this process.
+    pub fn pin(&self, path: &Path) -> io::Result<()> {
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        let mut attr = empty_attr();
+        // SAFETY: of the union, this member is what BPF_OBJ_PIN reads; all of it is zero so far.
+        let object = unsafe { &mut attr.__bindgen_anon_4 };
+        object.bpf_fd = self.0.as_raw_fd() as u32;
+        object.pathname = path.as_ptr() as u64;
+        bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
+    }
+
+    /// Puts `program` in place of the one that runs: every packet meets the one or the other.
+    pub fn replace(&self, program: BorrowedFd<'_>) -> io::Result<()> {
+        let mut attr = empty_attr();
+        attr.link_update.link_fd = self.0.as_raw_fd() as u32;
+        attr.link_update.__bindgen_anon_1.new_prog_fd = program.as_raw_fd() as u32;
+        bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
+    }
+
+    /// Detaches, now: taking away the pin and the file descriptor alone does so some time later.
+    pub fn detach(self) -> io::Result<()> {
+        let mut attr = empty_attr();
+        attr.link_detach.link_fd = self.0.as_raw_fd() as u32;
+        bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
+    }
+
+    /// What it links.
+    pub fn info(&self) -> io::Result<LinkInfo> {
+        // SAFETY: integers and pointers for which zero is a value; the kernel fills in what applies.
+        let mut info: bpf_link_info = unsafe { mem::zeroed() };
+        let mut attr = empty_attr();
+        attr.info.bpf_fd = self.0.as_raw_fd() as u32;
+        attr.info.info = &raw mut info as u64;
+        attr.info.info_len = size_of_val(&info) as u32;
+        bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+        if info.type_ != bpf_link_type::BPF_LINK_TYPE_XDP as u32 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "this is not the link of an XDP program"));
+        }
+        // SAFETY: the type says that this member of the union is the one filled in.
+        let ifindex = unsafe { info.__bindgen_anon_1.xdp.ifindex };
+        Ok(LinkInfo { program: info.prog_id, ifindex })
+    }
+}
+
+impl AsFd for XdpLink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn empty_attr() -> bpf_attr {
+    // SAFETY: a union of integers, for which zero is a value; the kernel asks for zeros where nothing is said.
+    unsafe { mem::zeroed() }
+}
+
+/// The file descriptor or zero that the kernel answers with.
+fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<RawFd> {
+    // SAFETY: `attr` is valid for its whole size; what its pointers lead to outlives the call at every caller.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attr, size_of::<bpf_attr>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as RawFd) }
+}
+
+fn owned(fd: RawFd) -> OwnedFd {
+    // SAFETY: the kernel has just made this file descriptor for this call, nobody else has it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}

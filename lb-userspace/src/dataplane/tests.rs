@@ -1,0 +1,400 @@
+//! The real object in the real kernel, in a directory of pins of its own. All of it needs root.
+
+use std::{
+    path::PathBuf,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use lb_common::ABI;
+use nix::{
+    sched::{CloneFlags, unshare},
+    unistd::geteuid,
+};
+
+use super::*;
+use crate::plan::fixtures::{SLOTS, backend, config, many, vip};
+
+/// A directory of pins that goes with the test.
+struct Pins(PathBuf);
+
+impl Pins {
+    fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        assert!(geteuid().is_root(), "this test loads eBPF programs: run it as root");
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Self(format!("/sys/fs/bpf/naru-test-{}-{number}", std::process::id()).into())
+    }
+
+    fn open(&self, config: &Config) -> Dataplane {
+        Dataplane::open(&self.0, config).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn names(&self, below: &str) -> Vec<String> {
+        place::names(&self.0.join(format!("v{ABI}")).join(below)).unwrap()
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        detach_everything(&self.0).unwrap();
+        place::remove_tree(&self.0).unwrap();
+    }
+}
+
+/// A pair of veths in a network namespace that this thread, and its children, are in from now on; both go with it.
+fn veth(name: &str, peer: &str) -> (u32, u32) {
+    unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace needs root");
+    ip(&["link", "add", name, "type", "veth", "peer", "name", peer]);
+    let up = |name: &str| {
+        ip(&["link", "set", name, "up"]);
+        nix::net::if_::if_nametoindex(name).unwrap()
+    };
+    (up(name), up(peer))
+}
+
+fn ip(arguments: &[&str]) {
+    let status = Command::new("ip").args(arguments).status().expect("iproute2 is needed");
+    assert!(status.success(), "ip {arguments:?}");
+}
+
+fn web() -> Config {
+    config([
+        vip("web", "203.0.113.10", &["tcp/80", "tcp/443"], &["10.0.1.11", "10.0.1.12", "2001:db8::13"]),
+        vip("dns", "2001:db8::53", &["udp/any"], &["10.0.1.11"]),
+    ])
+}
+
+/// Where frames to every backend of `dataplane` go in these tests.
+fn resolve(dataplane: &mut Dataplane, next_hop: Option<NextHop>) -> usize {
+    let destinations: Vec<_> = dataplane.backends().iter().map(|backend| (backend.destination(), next_hop)).collect();
+    dataplane.set_next_hops(destinations).unwrap()
+}
+
+/// The mirror is what a daemon would read that starts now.
+fn assert_mirrors(dataplane: &Dataplane) {
+    assert_eq!(dataplane.generation.maps.read().unwrap(), dataplane.state);
+}
+
+#[test]
+fn an_applied_config_is_in_the_maps_and_is_applied_once() {
+    let pins = Pins::new();
+    let mut dataplane = pins.open(&web());
+    let applied = dataplane.apply(&web()).unwrap();
+    assert_eq!(applied.changes.len(), 2);
+    // 4 backends, 2 tables, 2 records, 3 keys and 2 markers.
+    assert_eq!(applied.writes, 4 + 2 * SLOTS as usize + 2 + 5);
+    assert_mirrors(&dataplane);
+
+    let again = dataplane.apply(&web()).unwrap();
+    assert_eq!((again.changes, again.writes), (vec![], 0));
+    assert!(dataplane.plan(&web()).unwrap().is_empty());
+
+    let slots = dataplane.slots_per_backend();
+    assert_eq!(slots.iter().map(|backend| backend.slots).sum::<u32>(), 2 * SLOTS);
+    assert!(slots.iter().all(|backend| backend.slots >= SLOTS / 4), "{slots:?}");
+}
+
+#[test]
+fn a_drained_backend_has_no_slots_and_a_removed_one_no_entry() {
+    let pins = Pins::new();
+    let mut config = web();
+    let mut dataplane = pins.open(&config);
+    dataplane.apply(&config).unwrap();
+
+    config.vips[0].backends[0].state = BackendState::Drain;
+    let applied = dataplane.apply(&config).unwrap();
+    assert_eq!(
+        applied.changes.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["vip web: backend 10.0.1.11 state active → drain"]
+    );
+    let drained = |slots: Vec<BackendSlots>| slots.into_iter().find(|own| own.vip == "web").unwrap();
+    assert_eq!(drained(dataplane.slots_per_backend()).slots, 0);
+
+    config.vips[0].backends.remove(0);
+    assert_eq!(dataplane.apply(&config).unwrap().writes, 1);
+    assert_eq!(dataplane.backends().len(), 3);
+    assert_mirrors(&dataplane);
+}
+
+#[test]
+fn another_daemon_is_refused_while_one_runs_and_adopts_everything_after() {
+    let pins = Pins::new();
+    let mut first = pins.open(&web());
+    first.apply(&web()).unwrap();
+    let (before, program) = (first.state.clone(), first.program_id().unwrap());
+
+    let refused = Dataplane::open(&pins.0, &web()).err().unwrap().to_string();
+    assert!(refused.starts_with(&format!("process {} (", std::process::id())), "{refused}");
+    assert!(detach_everything(&pins.0).is_err());
+
+    drop(first);
+    let mut second = pins.open(&web());
+    assert_eq!(second.state, before);
+    assert_eq!(second.program_id().unwrap(), program);
+    assert_eq!(second.apply(&web()).unwrap().writes, 0);
+}
+
+#[test]
+fn next_hops_change_in_place_and_outlive_the_daemon() {
+    let pins = Pins::new();
+    let (one, other) = veth("one", "other");
+    let hop = |ifindex| Some(NextHop::new([2; 6], [4; 6], ifindex, 1500, 0));
+    let mut dataplane = pins.open(&web());
+    dataplane.apply(&web()).unwrap();
+    assert!(dataplane.backends().iter().all(|backend| backend.next_hop.is_none()));
+
+    assert_eq!(resolve(&mut dataplane, hop(one)), 4);
+    assert_eq!(resolve(&mut dataplane, hop(one)), 0);
+    let started = Instant::now();
+    assert_eq!(resolve(&mut dataplane, hop(other)), 4);
+    assert!(started.elapsed() >= GRACE / 2, "the half that was in use a moment ago must rest before it is written");
+    assert_mirrors(&dataplane);
+
+    // An interface that is not there is no way to anywhere.
+    assert_eq!(resolve(&mut dataplane, hop(4_000_000)), 4);
+    assert!(dataplane.backends().iter().all(|backend| backend.next_hop.is_none()));
+    assert_eq!(resolve(&mut dataplane, hop(one)), 4);
+
+    drop(dataplane);
+    let mut config = web();
+    // The new backend is reached like the one of another VIP with the same address.
+    config.vips[1].backends.push(backend("10.0.1.12", 1));
+    let mut dataplane = pins.open(&config);
+    dataplane.apply(&config).unwrap();
+    assert_eq!(dataplane.backends().iter().filter(|backend| backend.next_hop == hop(one)).count(), 5);
+    let devices = dataplane.map_usage().unwrap().into_iter().find(|map| map.name == "DEVICES").unwrap();
+    assert_eq!(devices.entries, 1);
+}
+
+#[test]
+fn maps_grow_under_an_attached_program() {
+    let pins = Pins::new();
+    let (ifindex, _) = veth("lb0", "client");
+    let small = many(8, 8, SLOTS);
+    let mut dataplane = pins.open(&small);
+    dataplane.apply(&small).unwrap();
+    let attachment = dataplane.attach("lb0", ifindex, XdpMode::Auto).unwrap();
+    assert_eq!((attachment.mode, &attachment.reason), (Mode::Native, &None));
+    resolve(&mut dataplane, Some(NextHop::new([2; 6], [4; 6], ifindex, 1500, 0)));
+    let (before, program) = (dataplane.backends(), dataplane.program_id().unwrap());
+    dataplane.generation.maps.add_backend_counters(before[7].id, Counters { packets: 3, bytes: 4, new_flows: 5 });
+
+    let large = many(300, 8, SLOTS);
+    dataplane.apply(&large).unwrap();
+    assert_mirrors(&dataplane);
+    assert_eq!(pins.names(""), ["g2", "links"]);
+    assert_eq!(dataplane.backends()[..before.len()], before);
+    assert_ne!(dataplane.program_id().unwrap(), program);
+    assert_eq!(interface::running(ifindex).unwrap().unwrap().program, dataplane.program_id().unwrap());
+    let counts = dataplane.counters().unwrap();
+    assert_eq!(counts.backends.iter().map(|own| own.counters.packets).sum::<u64>(), 3);
+    assert_eq!(counts.backends[7].counters, Counters { packets: 3, bytes: 4, new_flows: 5 });
+    assert!(dataplane.plan(&large).unwrap().is_empty());
+}
+
+#[test]
+fn an_apply_that_broke_off_is_made_good_in_new_maps() {
+    let pins = Pins::new();
+    let mut dataplane = pins.open(&web());
+    dataplane.apply(&web()).unwrap();
+    let before = dataplane.backends();
+    dataplane.note_applying(true);
+    drop(dataplane);
+
+    let mut dataplane = pins.open(&web());
+    assert!(!dataplane.plan(&web()).unwrap().is_empty());
+    let applied = dataplane.apply(&web()).unwrap();
+    assert_eq!(applied.changes, []);
+    assert_eq!(dataplane.backends(), before);
+    assert_eq!(pins.names(""), ["g2", "links"]);
+    assert!(dataplane.plan(&web()).unwrap().is_empty());
+    assert_mirrors(&dataplane);
+}
+
+#[test]
+fn a_handover_that_broke_off_is_finished_by_the_next_daemon() {
+    let pins = Pins::new();
+    let (ifindex, _) = veth("lb0", "client");
+    let mut dataplane = pins.open(&web());
+    dataplane.apply(&web()).unwrap();
+    dataplane.attach("lb0", ifindex, XdpMode::Auto).unwrap();
+    let old = dataplane.program_id().unwrap();
+    dataplane.generation.maps.add_backend_counters(2, Counters { packets: 7, ..Counters::default() });
+    dataplane.state.suspect = true;
+    let plan = dataplane.plan(&web()).unwrap();
+    let filled = dataplane.fill(2, &plan, plan.rebuild().unwrap(), required_features(&web()));
+    drop(filled.unwrap_or_else(|error| panic!("{error}")));
+    assert_eq!(interface::running(ifindex).unwrap().unwrap().program, old);
+    drop(dataplane);
+
+    let mut dataplane = pins.open(&web());
+    assert_eq!(pins.names(""), ["g2", "links"]);
+    assert_eq!(interface::running(ifindex).unwrap().unwrap().program, dataplane.program_id().unwrap());
+    assert_eq!(dataplane.counters().unwrap().backends[1].counters.packets, 7);
+    assert_eq!(dataplane.apply(&web()).unwrap().writes, 0);
+}
+
+#[test]
+fn a_generation_without_program_is_removed() {
+    let pins = Pins::new();
+    let mut dataplane = pins.open(&web());
+    dataplane.apply(&web()).unwrap();
+    drop(Draft::new(&dataplane.place, 2, dataplane.state.capacity, Features::default()).map(drop));
+    assert_eq!(pins.names(""), ["g1", "g2", "links"]);
+    drop(dataplane);
+    let mut dataplane = pins.open(&web());
+    assert_eq!(pins.names(""), ["g1", "links"]);
+    assert_eq!(dataplane.apply(&web()).unwrap().writes, 0);
+}
+
+#[test]
+fn the_program_of_another_version_is_replaced_over_the_same_maps() {
+    let pins = Pins::new();
+    let (ifindex, _) = veth("lb0", "client");
+    let mut dataplane = pins.open(&web());
+    dataplane.apply(&web()).unwrap();
+    dataplane.attach("lb0", ifindex, XdpMode::Auto).unwrap();
+    let (before, program) = (dataplane.state.clone(), dataplane.program_id().unwrap());
+    let maps = &dataplane.generation.maps;
+    maps.note(maps::Journal { object: 1, ..maps.journal() });
+    drop(dataplane);
+
+    let dataplane = pins.open(&web());
+    assert_ne!(dataplane.program_id().unwrap(), program);
+    assert_eq!(interface::running(ifindex).unwrap().unwrap().program, dataplane.program_id().unwrap());
+    assert_eq!(dataplane.state, before);
+    assert!(dataplane.generation.program_is_current());
+}
+
+#[test]
+fn features_follow_the_config() {
+    let pins = Pins::new();
+    let four = config([vip("web", "203.0.113.10", &["tcp/80"], &["10.0.1.11"])]);
+    let mut dataplane = pins.open(&four);
+    dataplane.apply(&four).unwrap();
+    assert_eq!(dataplane.features(), Features::VIP4.with(Features::IPIP4));
+    let first = dataplane.program_id().unwrap();
+
+    let mut logging = four.clone();
+    logging.node.log_packets = true;
+    let applied = dataplane.apply(&logging).unwrap();
+    assert_eq!(applied.changes[0].to_string(), "node: log_packets false → true");
+    assert!(dataplane.features().contains(Features::LOG));
+    assert_ne!(dataplane.program_id().unwrap(), first);
+
+    dataplane.apply(&web()).unwrap();
+    assert_eq!(dataplane.features(), required_features(&web()));
+    drop(dataplane);
+    assert_eq!(pins.open(&web()).features(), required_features(&web()));
+}
+
+#[test]
+fn links_are_adopted_replaced_renamed_and_removed() {
+    let pins = Pins::new();
+    let (ifindex, _) = veth("lb0.100", "client");
+    let mut dataplane = pins.open(&web());
+    let attached = dataplane.attach("lb0.100", ifindex, XdpMode::Generic).unwrap();
+    assert_eq!(attached.mode, Mode::Generic);
+    assert_eq!(dataplane.attach("lb0.100", ifindex, XdpMode::Auto).unwrap(), attached);
+    assert_eq!(dataplane.attach("lb0.100", ifindex, XdpMode::Native).unwrap().mode, Mode::Native);
+    drop(dataplane);
+
+    let mut dataplane = pins.open(&web());
+    assert_eq!(dataplane.attachments().len(), 1);
+    ip(&["link", "set", "lb0.100", "down"]);
+    ip(&["link", "set", "lb0.100", "name", "wan"]);
+    ip(&["link", "set", "wan", "up"]);
+    assert_eq!(dataplane.attach("wan", ifindex, XdpMode::Auto).unwrap().name, "wan");
+    assert_eq!(pins.names("links"), ["wan"]);
+
+    ip(&["link", "del", "wan"]);
+    let new = veth("wan", "client").0;
+    let replaced = dataplane.attach("wan", new, XdpMode::Native).unwrap();
+    assert_eq!((replaced.ifindex, replaced.mode), (new, Mode::Native));
+
+    assert!(dataplane.detach("wan").unwrap());
+    assert!(!dataplane.detach("wan").unwrap());
+    assert_eq!(interface::running(new).unwrap(), None);
+    assert!(pins.names("links").is_empty());
+}
+
+#[test]
+fn the_link_of_an_interface_that_went_while_no_daemon_ran_is_removed() {
+    let pins = Pins::new();
+    let (ifindex, _) = veth("lb0", "client");
+    pins.open(&web()).attach("lb0", ifindex, XdpMode::Auto).unwrap();
+    ip(&["link", "del", "lb0"]);
+    assert_eq!(pins.open(&web()).attachments(), []);
+    assert!(pins.names("links").is_empty());
+}
+
+#[test]
+fn an_interface_that_another_program_has_is_left_alone() {
+    let (pins, others) = (Pins::new(), Pins::new());
+    let (ifindex, _) = veth("lb0", "client");
+    let mut other = others.open(&web());
+    other.attach("lb0", ifindex, XdpMode::Auto).unwrap();
+    let error = pins.open(&web()).attach("lb0", ifindex, XdpMode::Auto).unwrap_err().to_string();
+    let expected = format!("interface lb0 already runs the XDP program `naru` (id {});", other.program_id().unwrap());
+    assert!(error.starts_with(&expected), "{error}");
+    let missing = pins.open(&web()).attach("none", 4_000_000, XdpMode::Auto).unwrap_err().to_string();
+    assert!(missing.starts_with("interface none "), "{missing}");
+}
+
+#[test]
+fn without_a_daemon_everything_can_be_detached() {
+    let pins = Pins::new();
+    let (ifindex, peer) = veth("lb0", "lb1");
+    let mut dataplane = pins.open(&web());
+    dataplane.attach("lb0", ifindex, XdpMode::Auto).unwrap();
+    dataplane.attach("lb1", peer, XdpMode::Auto).unwrap();
+    drop(dataplane);
+    assert!(detach_interface(&pins.0, "lb1").unwrap());
+    assert!(!detach_interface(&pins.0, "lb1").unwrap());
+    assert_eq!(detach_everything(&pins.0).unwrap(), ["lb0"]);
+    assert_eq!(interface::running(ifindex).unwrap(), None);
+    assert!(place::names(&pins.0).unwrap().is_empty());
+}
+
+#[test]
+fn a_backend_that_takes_over_an_id_starts_from_zero_and_a_new_outer_header_keeps_the_counts() {
+    let pins = Pins::new();
+    let counts = |dataplane: &Dataplane| {
+        let counts = dataplane.counters().unwrap().backends.into_iter();
+        counts.map(|own| (own.address.to_string(), own.counters.packets)).collect::<Vec<_>>()
+    };
+    let mut config = config([vip("web", "203.0.113.10", &["tcp/80"], &["10.0.1.11", "10.0.1.12"])]);
+    let mut dataplane = pins.open(&config);
+    dataplane.apply(&config).unwrap();
+    for id in [1, 2] {
+        dataplane.generation.maps.add_backend_counters(id, Counters { packets: id.into(), ..Counters::default() });
+    }
+    config.vips[0].backends.remove(0);
+    dataplane.apply(&config).unwrap();
+    config.vips[0].backends.push(backend("10.0.1.13", 1));
+    dataplane.apply(&config).unwrap();
+    assert_eq!(counts(&dataplane), [("10.0.1.13".to_owned(), 0), ("10.0.1.12".to_owned(), 2)]);
+
+    config.node.encap_source4 = "172.20.0.0/16".parse().unwrap();
+    let applied = dataplane.apply(&config).unwrap();
+    assert_eq!(applied.changes[0].to_string(), "node: encap_source4 172.16.0.0/16 → 172.20.0.0/16");
+    assert_eq!(applied.changes.len(), 1);
+    assert_eq!(counts(&dataplane), [("10.0.1.12".to_owned(), 2), ("10.0.1.13".to_owned(), 0)]);
+}
+
+#[test]
+fn the_object_without_frags_loads() {
+    let pins = Pins::new();
+    let dataplane = pins.open(&web());
+    let object = generation::without_frags(crate::objects::FORWARDER);
+    assert_ne!(*object, *crate::objects::FORWARDER, "the object is built with xdp.frags");
+    let loaded = generation::parse(
+        &object,
+        &dataplane.place.generation(1).join("maps"),
+        Capacity::default(),
+        Features::default(),
+    );
+    let mut loaded = loaded.unwrap_or_else(|error| panic!("{error}"));
+    generation::xdp(&mut loaded).and_then(|xdp| xdp.load().map_err(|error| Error::load(&error))).unwrap();
+}

@@ -1,0 +1,113 @@
+//! How many entries the maps have, and how many a config needs.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use super::PlanError;
+use crate::config::{Config, Node};
+
+/// Entries of the maps. Entry 0 of the VIPs and of the backends is never used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capacity {
+    /// Of everything that a VIP id indexes.
+    pub vips: u32,
+    /// IPv4 VIP keys.
+    pub keys4: u32,
+    /// IPv6 VIP keys.
+    pub keys6: u32,
+    /// Of everything that a backend id indexes.
+    pub backends: u32,
+    /// Slots.
+    pub slots: u32,
+}
+
+impl Capacity {
+    const MIN_VIPS: u32 = 64;
+    const MIN_KEYS: u32 = 256;
+    const MIN_BACKENDS: u32 = 256;
+    /// 64 tables of the default size: 8 MB.
+    const MIN_SLOTS: u32 = 64 * 16_381;
+
+    /// Exactly what `config` needs.
+    ///
+    /// # Errors
+    ///
+    /// The config exceeds a limit of its own `[node]`.
+    pub fn needed(config: &Config) -> Result<Self, PlanError> {
+        let vips = &config.vips;
+        let addresses: BTreeSet<IpAddr> = vips.iter().map(|vip| vip.address).collect();
+        // Each address has a marker beside the keys of its ports.
+        let keys = |v4: bool| {
+            let ports = vips.iter().filter(|vip| vip.address.is_ipv4() == v4).map(|vip| vip.ports.len());
+            let markers = addresses.iter().filter(|address| address.is_ipv4() == v4).count();
+            u32::try_from(ports.sum::<usize>() + markers).unwrap_or(u32::MAX)
+        };
+        let backends: u64 = vips.iter().map(|vip| vip.backends.len() as u64).sum();
+        let slots: u64 = vips.iter().map(|vip| u64::from(vip.slots)).sum();
+        Ok(Self {
+            vips: within("max_vips", "VIPs", vips.len() as u64, config.node.max_vips)? + 1,
+            keys4: keys(true),
+            keys6: keys(false),
+            backends: within("max_backends", "backends", backends, config.node.max_backends)? + 1,
+            slots: within("max_slots", "slots", slots, config.node.max_slots)?,
+        })
+    }
+
+    /// What maps get that are made for `needed`: between one and a half times and three times as much, but at least
+    /// enough for a handful of VIPs; a quarter more for slots, which are what takes memory. The limits of `node` cap
+    /// it, since a config that needs more is refused anyway.
+    #[must_use]
+    pub fn with_headroom(needed: Self, node: &Node) -> Self {
+        let grown = |needed: u32, least: u32, limit: u32| {
+            let roomy = u64::from(needed) + u64::from(needed) / 2;
+            let roomy = u32::try_from(roomy.next_power_of_two()).unwrap_or(u32::MAX);
+            roomy.max(least).min(limit.max(needed))
+        };
+        let slots = needed.slots.saturating_add(needed.slots / 4);
+        Self {
+            vips: grown(needed.vips, Self::MIN_VIPS, node.max_vips.saturating_add(1)),
+            keys4: grown(needed.keys4, Self::MIN_KEYS, u32::MAX),
+            keys6: grown(needed.keys6, Self::MIN_KEYS, u32::MAX),
+            backends: grown(needed.backends, Self::MIN_BACKENDS, node.max_backends.saturating_add(1)),
+            slots: slots.max(Self::MIN_SLOTS).min(node.max_slots.max(needed.slots)).max(1),
+        }
+    }
+
+    /// At least as much as `other` everywhere.
+    #[must_use]
+    pub fn at_least(self, other: Self) -> Self {
+        Self {
+            vips: self.vips.max(other.vips),
+            keys4: self.keys4.max(other.keys4),
+            keys6: self.keys6.max(other.keys6),
+            backends: self.backends.max(other.backends),
+            slots: self.slots.max(other.slots),
+        }
+    }
+}
+
+fn within(key: &'static str, what: &'static str, needed: u64, limit: u32) -> Result<u32, PlanError> {
+    match u32::try_from(needed) {
+        Ok(fits) if fits <= limit && fits < u32::MAX => Ok(fits),
+        _ => Err(PlanError::Limit { key, what, needed, limit }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headroom_stops_at_the_limit_and_never_below_the_need() {
+        let node = Node { max_vips: 100, max_backends: 1000, max_slots: 2_000_000, ..Node::default() };
+        let needed = Capacity { vips: 90, keys4: 300, keys6: 0, backends: 1001, slots: 1_900_000 };
+        let sized = Capacity::with_headroom(needed, &node);
+        assert_eq!(sized, Capacity { vips: 101, keys4: 512, keys6: 256, backends: 1001, slots: 2_000_000 });
+    }
+
+    #[test]
+    fn a_small_config_gets_the_minimum() {
+        let needed = Capacity { vips: 2, keys4: 2, keys6: 0, backends: 4, slots: 16_381 };
+        let sized = Capacity::with_headroom(needed, &Node::default());
+        assert_eq!(sized, Capacity { vips: 64, keys4: 256, keys6: 256, backends: 256, slots: 64 * 16_381 });
+    }
+}

@@ -1,0 +1,238 @@
+//! What a plan does, in the words of the config.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fmt,
+    net::IpAddr,
+};
+
+use lb_common::{Backend, BackendState, Features, Forward, VipFlags, VipRecord};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    State,
+    wanted::{Index, Wanted, WantedVip, keys},
+};
+
+/// One difference between what runs and what a config wants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "snake_case")]
+pub enum Change {
+    /// A VIP that does not run yet, with all its backends.
+    VipAdded {
+        /// Its name.
+        vip: String,
+        /// Its address.
+        address: IpAddr,
+        /// Its ports as the config spells them.
+        ports: Vec<String>,
+        /// Number of its backends.
+        backends: usize,
+    },
+    /// A VIP that is no longer wanted.
+    VipRemoved {
+        /// Its name.
+        vip: String,
+        /// Its address.
+        address: IpAddr,
+    },
+    /// A VIP of which a key has another value.
+    VipChanged {
+        /// Its name.
+        vip: String,
+        /// Key in the config.
+        key: String,
+        /// Value that runs.
+        from: String,
+        /// Value in the config.
+        to: String,
+    },
+    /// A new backend of a VIP that runs.
+    BackendAdded {
+        /// Name of the VIP.
+        vip: String,
+        /// Address of the backend.
+        backend: IpAddr,
+        /// Its weight.
+        weight: u32,
+        /// Its state as the config spells it.
+        state: String,
+    },
+    /// A backend that a VIP no longer has.
+    BackendRemoved {
+        /// Name of the VIP.
+        vip: String,
+        /// Address of the backend.
+        backend: IpAddr,
+    },
+    /// A backend of which a key has another value.
+    BackendChanged {
+        /// Name of the VIP.
+        vip: String,
+        /// Address of the backend.
+        backend: IpAddr,
+        /// Key in the config.
+        key: String,
+        /// Value that runs.
+        from: String,
+        /// Value in the config.
+        to: String,
+    },
+    /// A key of `[node]` that the data plane follows has another value.
+    NodeChanged {
+        /// Key in the config.
+        key: String,
+        /// Value that runs.
+        from: String,
+        /// Value in the config.
+        to: String,
+    },
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::VipAdded { vip, address, ports, backends } => {
+                let s = if *backends == 1 { "" } else { "s" };
+                write!(f, "vip {vip}: added, {address} {}, {backends} backend{s}", ports.join(" "))
+            }
+            Self::VipRemoved { vip, address } => write!(f, "vip {vip}: removed, {address}"),
+            Self::VipChanged { vip, key, from, to } => write!(f, "vip {vip}: {key} {from} → {to}"),
+            Self::BackendAdded { vip, backend, weight, state } => {
+                write!(f, "vip {vip}: backend {backend} added, weight {weight}, {state}")
+            }
+            Self::BackendRemoved { vip, backend } => write!(f, "vip {vip}: backend {backend} removed"),
+            Self::BackendChanged { vip, backend, key, from, to } => {
+                write!(f, "vip {vip}: backend {backend} {key} {from} → {to}")
+            }
+            Self::NodeChanged { key, from, to } => write!(f, "node: {key} {from} → {to}"),
+        }
+    }
+}
+
+/// What differs between `state` and `wanted`: the node first, then the VIPs of the config in their order, then those
+/// that go.
+pub(super) fn changes(state: &State, index: &Index<'_>, wanted: &Wanted<'_>, features: Features) -> Vec<Change> {
+    let mut changes = node_changes(state, wanted, features);
+    for vip in &wanted.vips {
+        match vip.known {
+            Some(known) => {
+                changes.extend(vip_changes(vip, known, index));
+                changes.extend(backend_changes(vip, index));
+            }
+            None => changes.push(Change::VipAdded {
+                vip: vip.config.name.clone(),
+                address: vip.config.address,
+                ports: vip.config.ports.iter().map(ToString::to_string).collect(),
+                backends: vip.backends.len(),
+            }),
+        }
+    }
+    let wanted: HashSet<u32> = wanted.vips.iter().map(|vip| vip.id).collect();
+    let gone = state.vips.iter().filter(|(id, _)| !wanted.contains(id)).map(|(_, record)| record);
+    changes.extend(
+        gone.map(|record| Change::VipRemoved { vip: record.name.as_str().to_owned(), address: record.address.into() }),
+    );
+    changes
+}
+
+fn node_changes(state: &State, wanted: &Wanted<'_>, features: Features) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let logs = |features: Features| features.contains(Features::LOG);
+    if logs(state.features) != logs(features) {
+        changes.push(node_change("log_packets", logs(state.features), logs(features)));
+    }
+    // Every backend that is reached the same way has the same outer source: one tells of all.
+    let mut differing = HashMap::new();
+    for backend in wanted.vips.iter().flat_map(|vip| &vip.backends) {
+        if let Some((_, known)) = backend.known
+            && source(known) != source(&backend.entry)
+        {
+            differing.entry(known.forward).or_insert(known);
+        }
+    }
+    if let Some(known) = differing.get(&(Forward::Ipip4 as u32)) {
+        changes.push(node_change("encap_source4", source(known), wanted.node.encap_source4));
+    }
+    if let Some(known) = differing.get(&(Forward::Ipip6 as u32)) {
+        changes.push(node_change("encap_source6", source(known), wanted.node.encap_source6));
+    }
+    changes
+}
+
+fn node_change(key: &str, from: impl fmt::Display, to: impl fmt::Display) -> Change {
+    Change::NodeChanged { key: key.to_owned(), from: from.to_string(), to: to.to_string() }
+}
+
+/// The outer source network of an entry; of an IPv6 one not more than its last 32 bits are known to vary.
+fn source(entry: &Backend) -> String {
+    let prefix = entry.outer_source_mask.host().leading_zeros();
+    match IpAddr::from(entry.outer_source) {
+        IpAddr::V4(network) => format!("{network}/{prefix}"),
+        IpAddr::V6(network) => format!("{network}/{}", 96 + prefix),
+    }
+}
+
+fn vip_changes(vip: &WantedVip<'_>, known: &VipRecord, index: &Index<'_>) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let mut differs = |key: &str, from: String, to: String| {
+        if from != to {
+            changes.push(Change::VipChanged { vip: vip.config.name.clone(), key: key.to_owned(), from, to });
+        }
+    };
+    differs("address", IpAddr::from(known.address).to_string(), vip.config.address.to_string());
+    let there = index.keys(vip.id).iter().map(|key| (key.protocol, key.port)).collect();
+    let ports = keys(vip.config).map(|key| (key.protocol, key.port)).collect();
+    differs("ports", ports_words(there), ports_words(ports));
+    let hash = |flags: VipFlags| if flags.contains(VipFlags::HASH_SOURCE_IP) { "source-ip" } else { "5-tuple" };
+    differs("hash", hash(known.flags).to_owned(), hash(vip.record.flags).to_owned());
+    differs("slots", known.slots.to_string(), vip.record.slots.to_string());
+    if let Some((_, member)) = index.members(vip.id).first() {
+        let mode = if member.forward == Forward::L2 as u32 { "l2" } else { "ipip" };
+        differs("forward", mode.to_owned(), vip.config.forward.to_string());
+    }
+    changes
+}
+
+/// Sorted, so that only the set counts.
+fn ports_words(mut ports: Vec<(u8, u16)>) -> String {
+    ports.sort_unstable();
+    let word = |(protocol, port)| {
+        let protocol = if i32::from(protocol) == libc::IPPROTO_TCP { "tcp" } else { "udp" };
+        if port == 0 { format!("{protocol}/any") } else { format!("{protocol}/{port}") }
+    };
+    ports.into_iter().map(word).collect::<Vec<_>>().join(" ")
+}
+
+/// By address: a backend that is reached in another way from now on is still the same to the operator.
+fn backend_changes(vip: &WantedVip<'_>, index: &Index<'_>) -> Vec<Change> {
+    let name = || vip.config.name.clone();
+    let mut there: BTreeMap<IpAddr, &Backend> =
+        index.members(vip.id).iter().map(|(_, entry)| (entry.address.into(), *entry)).collect();
+    let mut changes = Vec::new();
+    for backend in &vip.backends {
+        let address = backend.config.address;
+        let (weight, state) = (backend.config.weight, state_word(backend.config.state));
+        let Some(known) = there.remove(&address) else {
+            changes.push(Change::BackendAdded { vip: name(), backend: address, weight, state: state.to_owned() });
+            continue;
+        };
+        let mut differs = |key: &str, from: String, to: String| {
+            if from != to {
+                changes.push(Change::BackendChanged { vip: name(), backend: address, key: key.to_owned(), from, to });
+            }
+        };
+        differs("weight", known.weight.to_string(), weight.to_string());
+        differs("state", state_word(BackendState::from_u32(known.state)).to_owned(), state.to_owned());
+    }
+    changes.extend(there.into_keys().map(|backend| Change::BackendRemoved { vip: name(), backend }));
+    changes
+}
+
+fn state_word(state: BackendState) -> &'static str {
+    match state {
+        BackendState::Active => "active",
+        BackendState::Drain => "drain",
+        BackendState::Down => "down",
+    }
+}

@@ -1,0 +1,50 @@
+//! Configs for tests, built without the parser.
+
+use std::net::IpAddr;
+
+use lb_common::BackendState;
+
+use crate::config::{Backend, Config, FlowHash, ForwardMode, Vip};
+
+/// Slots of a VIP in tests: few, so that simulating every slot is quick.
+pub const SLOTS: u32 = 101;
+
+/// A config of these VIPs.
+pub fn config(vips: impl IntoIterator<Item = Vip>) -> Config {
+    Config { vips: vips.into_iter().collect(), ..Config::default() }
+}
+
+/// A VIP over `ipip` with backends of equal weight.
+pub fn vip(name: &str, address: &str, ports: &[&str], backends: &[&str]) -> Vip {
+    Vip {
+        name: name.to_owned(),
+        address: ip(address),
+        ports: ports.iter().map(|port| port.parse().unwrap()).collect(),
+        forward: ForwardMode::Ipip,
+        hash: FlowHash::FiveTuple,
+        slots: SLOTS,
+        backends: backends.iter().map(|address| backend(address, 100)).collect(),
+    }
+}
+
+/// An active backend.
+pub fn backend(address: &str, weight: u32) -> Backend {
+    Backend { address: ip(address), weight, state: BackendState::Active }
+}
+
+/// `count` VIPs of `backends` backends each, no two of them alike.
+pub fn many(count: usize, backends: usize, slots: u32) -> Config {
+    let one = |number: usize| {
+        let own = |backend: usize| IpAddr::from([10, (number >> 8) as u8, number as u8, backend as u8 + 1]);
+        let mut vip = vip(&format!("vip{number}"), "192.0.2.1", &["tcp/80"], &[]);
+        vip.address = IpAddr::from([198, 18, (number >> 8) as u8, number as u8]);
+        vip.slots = slots;
+        vip.backends = (0..backends).map(|index| backend(&own(index).to_string(), 100)).collect();
+        vip
+    };
+    config((0..count).map(one))
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}

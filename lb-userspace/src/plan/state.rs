@@ -1,0 +1,156 @@
+//! What the maps of the data plane hold.
+//!
+//! Read from the maps once, when the daemon adopts them, and kept equal to them by applying to it every step that is
+//! applied to them. Of the slots it knows which ranges are taken, not what is in them: that follows from the backends.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use lb_common::{Backend, BackendState, Be16, Features, Forward, NO_ID, Vip4Key, Vip6Key, VipRecord, VipRoute};
+
+use super::{Capacity, Step};
+
+/// The maps, mirrored.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct State {
+    /// Entries of the maps.
+    pub capacity: Capacity,
+    /// Features of the loaded program.
+    pub features: Features,
+    /// An apply broke off half-way: names and ids hold, nothing else is to be trusted.
+    pub suspect: bool,
+    /// VIP id → its record.
+    pub vips: BTreeMap<u32, VipRecord>,
+    /// Every VIP key, markers included.
+    pub keys: BTreeMap<VipKey, VipRoute>,
+    /// Backend id → its entry.
+    pub backends: BTreeMap<u32, Backend>,
+}
+
+impl State {
+    /// Empty maps under a program with `features`.
+    pub fn empty(capacity: Capacity, features: Features) -> Self {
+        Self { capacity, features, ..Self::default() }
+    }
+
+    /// Does to the mirror what `step` does to the maps.
+    pub fn record(&mut self, step: &Step) {
+        match step {
+            Step::PutBackend { id, entry, .. } => drop(self.backends.insert(*id, *entry)),
+            Step::PutVip { id, record, .. } => drop(self.vips.insert(*id, *record)),
+            Step::PutKey { key, route } => drop(self.keys.insert(*key, *route)),
+            Step::RemoveKey { key } => drop(self.keys.remove(key)),
+            Step::FreeVip { id } => drop(self.vips.remove(id)),
+            Step::FreeBackend { id, .. } => drop(self.backends.remove(id)),
+            Step::PutTable { .. } | Step::Grace => {}
+        }
+    }
+
+    /// The features that packets need while the maps hold this.
+    pub fn features_in_use(&self) -> Features {
+        let keys = self.keys.keys().map(|key| key.features());
+        let backends = self.backends.values().filter_map(|entry| Forward::from_u32(entry.forward)).map(forward_feature);
+        keys.chain(backends).fold(Features::default(), Features::with)
+    }
+
+    /// Ranges of slots that some packet may look into: first slot and number.
+    pub(super) fn taken_slots(&self) -> impl Iterator<Item = (u32, u32)> {
+        let records = self.vips.values().map(|record| (record.slot_base, record.slots));
+        let routes = self.keys.values().map(|route| (route.slot_base, route.slots));
+        records.chain(routes).filter(|(_, slots)| *slots > 0)
+    }
+}
+
+/// The feature that forwards this way.
+pub(super) fn forward_feature(forward: Forward) -> Features {
+    match forward {
+        Forward::L2 => Features::L2,
+        Forward::Ipip4 => Features::IPIP4,
+        Forward::Ipip6 => Features::IPIP6,
+    }
+}
+
+/// The weight that an entry counts with in its VIP's table.
+pub fn effective_weight(entry: &Backend) -> u32 {
+    match BackendState::from_u32(entry.state) {
+        BackendState::Active => entry.weight,
+        BackendState::Drain | BackendState::Down => 0,
+    }
+}
+
+/// What a packet is looked up by, of either family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VipKey {
+    /// Address of the VIP.
+    pub address: IpAddr,
+    /// IP protocol number; 0 in the marker of the address.
+    pub protocol: u8,
+    /// Port; 0 for any, and in the marker.
+    pub port: u16,
+}
+
+impl VipKey {
+    /// The marker: some VIP has this address.
+    pub fn marker(address: IpAddr) -> Self {
+        Self { address, protocol: 0, port: 0 }
+    }
+
+    /// Whether this is the marker of its address.
+    pub fn is_marker(&self) -> bool {
+        self.protocol == 0 && self.port == 0
+    }
+
+    /// As the map of its family has it.
+    pub fn in_map(&self) -> FamilyKey {
+        let (port, protocol) = (Be16::new(self.port), self.protocol);
+        match self.address {
+            IpAddr::V4(v4) => FamilyKey::V4(Vip4Key { address: v4.into(), port, protocol, reserved: 0 }),
+            IpAddr::V6(v6) => FamilyKey::V6(Vip6Key { address: v6.into(), port, protocol, reserved: 0 }),
+        }
+    }
+
+    fn features(&self) -> Features {
+        let family = if self.address.is_ipv4() { Features::VIP4 } else { Features::VIP6 };
+        if self.port == 0 && !self.is_marker() { family.with(Features::ANY_PORT) } else { family }
+    }
+}
+
+/// A key in the map of its family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FamilyKey {
+    /// In `VIPS4`.
+    V4(Vip4Key),
+    /// In `VIPS6`.
+    V6(Vip6Key),
+}
+
+impl From<Vip4Key> for VipKey {
+    fn from(key: Vip4Key) -> Self {
+        Self { address: Ipv4Addr::from(key.address).into(), protocol: key.protocol, port: key.port.host() }
+    }
+}
+
+impl From<Vip6Key> for VipKey {
+    fn from(key: Vip6Key) -> Self {
+        Self { address: key.address.into(), protocol: key.protocol, port: key.port.host() }
+    }
+}
+
+/// Where frames to a backend go: what a next hop is looked up by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Destination {
+    /// Address of the backend.
+    pub address: IpAddr,
+    /// The backend must be a neighbour (`l2`); otherwise a router may be in between.
+    pub on_link: bool,
+}
+
+impl Destination {
+    /// Of a backend's entry; `None` where the entry is free.
+    pub fn of(entry: &Backend) -> Option<Self> {
+        let forward = Forward::from_u32(entry.forward).filter(|_| entry.vip != NO_ID)?;
+        Some(Self { address: entry.address.into(), on_link: forward == Forward::L2 })
+    }
+}

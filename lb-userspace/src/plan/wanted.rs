@@ -1,0 +1,292 @@
+//! A config with ids: what stays is found in the state, what is new gets something free.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use lb_common::{Address, Backend, Be32, Forward, NextHopCell, VipFlags, VipName, VipRecord, VipRoute};
+
+use super::{
+    Destination, NextHops, Owner, State, Step, VipKey,
+    allocate::{KeptIds, Pools},
+    effective_weight,
+};
+use crate::{
+    config::{self, Config, FlowHash, ForwardMode, Node, Protocol},
+    maglev::WeightedBackend,
+};
+
+/// The whole config, with ids.
+pub(super) struct Wanted<'a> {
+    pub(super) node: &'a Node,
+    pub(super) vips: Vec<WantedVip<'a>>,
+}
+
+/// A VIP as the config wants it.
+pub(super) struct WantedVip<'a> {
+    pub(super) config: &'a config::Vip,
+    pub(super) id: u32,
+    /// What is there under its name.
+    pub(super) known: Option<&'a VipRecord>,
+    pub(super) record: VipRecord,
+    pub(super) backends: Vec<WantedBackend<'a>>,
+}
+
+/// A backend as the config wants it.
+pub(super) struct WantedBackend<'a> {
+    pub(super) config: &'a config::Backend,
+    pub(super) id: u32,
+    /// What is there of it, and the id that it has there: another one where its constant part changes.
+    pub(super) known: Option<(u32, &'a Backend)>,
+    pub(super) entry: Backend,
+}
+
+/// What of the state a plan looks up, in the shape that it looks it up in.
+#[derive(Default)]
+pub(super) struct Index<'a> {
+    vips: HashMap<&'a str, (u32, &'a VipRecord)>,
+    /// By VIP id, address and forward.
+    backends: HashMap<(u32, Address, u32), (u32, &'a Backend)>,
+    /// VIP id → its backends in the order of their ids.
+    members: HashMap<u32, Vec<(u32, &'a Backend)>>,
+    /// VIP id → its keys in their order.
+    keys: HashMap<u32, Vec<VipKey>>,
+}
+
+impl<'a> Wanted<'a> {
+    /// `config` with the ids that `index` knows and others from `pools`; `None` where those run out.
+    pub(super) fn assign(
+        config: &'a Config,
+        index: &Index<'a>,
+        next_hops: &NextHops,
+        mut pools: Pools,
+    ) -> Option<Self> {
+        let vips = config.vips.iter().map(|vip| WantedVip::assign(vip, &config.node, index, next_hops, &mut pools));
+        Some(Self { node: &config.node, vips: vips.collect::<Option<_>>()? })
+    }
+}
+
+impl<'a> WantedVip<'a> {
+    fn assign(
+        config: &'a config::Vip,
+        node: &Node,
+        index: &Index<'a>,
+        next_hops: &NextHops,
+        pools: &mut Pools,
+    ) -> Option<Self> {
+        let known = index.vips.get(config.name.as_str()).copied();
+        let id = match known {
+            Some((id, _)) => id,
+            None => pools.vips.take()?,
+        };
+        let slot_base = match known {
+            Some((_, record)) if pools.keep_tables && record.slots == config.slots => record.slot_base,
+            _ => pools.slots.take(config.slots)?,
+        };
+        let record = VipRecord {
+            name: VipName::new(&config.name)?,
+            address: config.address.into(),
+            slot_base,
+            slots: config.slots,
+            flags: match config.hash {
+                FlowHash::FiveTuple => VipFlags::default(),
+                FlowHash::SourceIp => VipFlags::HASH_SOURCE_IP,
+            },
+            reserved: 0,
+        };
+        let backend = |backend: &'a config::Backend| {
+            let mut entry = entry(id, config, backend, node);
+            let known = known.and_then(|_| index.backend(&entry));
+            let id = match known {
+                Some((id, there)) if same_constants(&entry, there) => id,
+                _ => pools.backends.take()?,
+            };
+            entry.next_hop = match known {
+                Some((known, there)) if known == id && pools.keep_tables => there.next_hop,
+                Some((_, there)) => NextHopCell::new(there.next_hop.current().copied()),
+                None => NextHopCell::new(Destination::of(&entry).and_then(|to| next_hops.get(&to)).copied()),
+            };
+            Some(WantedBackend { config: backend, id, known, entry })
+        };
+        let backends = config.backends.iter().map(backend).collect::<Option<_>>()?;
+        Some(Self { config, id, known: known.map(|(_, record)| record), record, backends })
+    }
+
+    pub(super) fn route(&self) -> VipRoute {
+        let VipRecord { slot_base, slots, flags, .. } = self.record;
+        VipRoute { id: self.id, slot_base, slots, flags }
+    }
+
+    pub(super) fn table(&self) -> Step {
+        let owner = |backend: &WantedBackend<'_>| {
+            let weight = effective_weight(&backend.entry);
+            let weighted = WeightedBackend { key: backend.entry.address, weight };
+            (weight > 0).then_some(Owner { backend: weighted, id: backend.id })
+        };
+        let owners = self.backends.iter().filter_map(owner).collect();
+        Step::PutTable { base: self.record.slot_base, slots: self.record.slots, owners }
+    }
+
+    /// Whether its table lies elsewhere than before.
+    pub(super) fn table_moves(&self) -> bool {
+        let place = |record: &VipRecord| (record.slot_base, record.slots);
+        self.known.is_some_and(|known| place(known) != place(&self.record))
+    }
+
+    /// Whether the table that is there is the one that is wanted: same place, same ids with the same weights.
+    pub(super) fn table_stays(&self, index: &Index<'_>) -> bool {
+        if self.known.is_none() || self.table_moves() {
+            return false;
+        }
+        let taking = |id: u32, entry: &Backend| Some((id, effective_weight(entry))).filter(|(_, weight)| *weight > 0);
+        let there = index.members(self.id).iter().filter_map(|(id, entry)| taking(*id, entry));
+        let mut wanted: Vec<_> = self.backends.iter().filter_map(|own| taking(own.id, &own.entry)).collect();
+        wanted.sort_unstable();
+        there.eq(wanted)
+    }
+}
+
+impl<'a> Index<'a> {
+    pub(super) fn of(state: &'a State) -> Self {
+        let mut index = Self {
+            vips: state.vips.iter().map(|(id, record)| (record.name.as_str(), (*id, record))).collect(),
+            ..Self::default()
+        };
+        for (id, entry) in &state.backends {
+            index.backends.insert((entry.vip, entry.address, entry.forward), (*id, entry));
+            index.members.entry(entry.vip).or_default().push((*id, entry));
+        }
+        for (key, route) in state.keys.iter().filter(|(key, _)| !key.is_marker()) {
+            index.keys.entry(route.id).or_default().push(*key);
+        }
+        index
+    }
+
+    /// The ids of what of `config` is there already.
+    pub(super) fn kept_by(&self, config: &Config) -> KeptIds {
+        let mut kept = KeptIds::default();
+        for vip in &config.vips {
+            let Some((id, _)) = self.vips.get(vip.name.as_str()) else { continue };
+            kept.vips.push(*id);
+            for backend in &vip.backends {
+                let entry = entry(*id, vip, backend, &config.node);
+                let there = self.backend(&entry).filter(|(_, there)| same_constants(&entry, there));
+                kept.backends.extend(there.map(|(id, _)| id));
+            }
+        }
+        kept
+    }
+
+    /// What is there of the backend that `entry` is of.
+    fn backend(&self, entry: &Backend) -> Option<(u32, &'a Backend)> {
+        self.backends.get(&(entry.vip, entry.address, entry.forward)).copied()
+    }
+
+    /// The backends of a VIP, in the order of their ids.
+    pub(super) fn members(&self, vip: u32) -> &[(u32, &'a Backend)] {
+        self.members.get(&vip).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The keys of a VIP without the marker, in their order.
+    pub(super) fn keys(&self, vip: u32) -> &[VipKey] {
+        self.keys.get(&vip).map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+/// The keys of a VIP's ports.
+pub(super) fn keys(vip: &config::Vip) -> impl Iterator<Item = VipKey> {
+    vip.ports.iter().map(|port| VipKey {
+        address: vip.address,
+        protocol: match port.protocol {
+            Protocol::Tcp => libc::IPPROTO_TCP as u8,
+            Protocol::Udp => libc::IPPROTO_UDP as u8,
+        },
+        port: port.port.unwrap_or(0),
+    })
+}
+
+/// The forward mode with the outer family settled by the backend's address.
+pub(super) fn forward(mode: ForwardMode, backend: IpAddr) -> Forward {
+    match (mode, backend) {
+        (ForwardMode::L2, _) => Forward::L2,
+        (ForwardMode::Ipip, IpAddr::V4(_)) => Forward::Ipip4,
+        (ForwardMode::Ipip, IpAddr::V6(_)) => Forward::Ipip6,
+    }
+}
+
+/// A backend's entry, as yet without next hop.
+fn entry(vip_id: u32, vip: &config::Vip, backend: &config::Backend, node: &Node) -> Backend {
+    let forward = forward(vip.forward, backend.address);
+    let (outer_source, outer_source_mask) = match forward {
+        Forward::L2 => Default::default(),
+        Forward::Ipip4 => outer_source4(node.encap_source4),
+        Forward::Ipip6 => outer_source6(node.encap_source6),
+    };
+    let outer_sum = match backend.address {
+        IpAddr::V4(outer) if forward == Forward::Ipip4 => {
+            let inner = if vip.address.is_ipv4() { libc::IPPROTO_IPIP } else { libc::IPPROTO_IPV6 };
+            outer_sum(outer.to_bits(), inner as u32)
+        }
+        _ => 0,
+    };
+    Backend {
+        address: backend.address.into(),
+        outer_source,
+        outer_source_mask,
+        outer_sum,
+        vip: vip_id,
+        forward: forward as u32,
+        weight: backend.weight,
+        state: backend.state as u32,
+        next_hop: NextHopCell::default(),
+    }
+}
+
+fn outer_source4(net: Ipv4Net) -> (Address, Be32) {
+    (Address::from_v4(net.network().into()), Be32::from(net.hostmask()))
+}
+
+/// Of the host bits those in the last 32-bit word: as many as the flow hash has.
+fn outer_source6(net: Ipv6Net) -> (Address, Be32) {
+    (Address::from(net.network()), Be32::new(net.hostmask().to_bits() as u32))
+}
+
+/// The sum over the 16-bit words of an outer IPv4 header (RFC 791 §3.1) that are the same for every packet: version and
+/// IHL, TTL 64 and protocol, destination. Type of service, length, flags and source are added per packet.
+fn outer_sum(destination: u32, protocol: u32) -> u32 {
+    const VERSION_IHL: u32 = 0x4500;
+    const TTL: u32 = 64;
+    VERSION_IHL + (TTL << 8 | protocol) + (destination >> 16) + (destination & 0xffff)
+}
+
+/// Whether two entries agree in everything that must not change while slots name them.
+fn same_constants(a: &Backend, b: &Backend) -> bool {
+    let Backend { address, outer_source, outer_source_mask, outer_sum, vip, forward, weight: _, state: _, next_hop: _ } =
+        *a;
+    (address, outer_source, outer_source_mask, outer_sum, vip, forward)
+        == (b.address, b.outer_source, b.outer_source_mask, b.outer_sum, b.vip, b.forward)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outer_sources_vary_within_their_last_word() {
+        let source = |net: &str| {
+            let (network, mask) = outer_source6(net.parse().unwrap());
+            (IpAddr::from(network).to_string(), mask.host())
+        };
+        assert_eq!(source("100::/64"), ("100::".into(), 0xffff_ffff));
+        assert_eq!(source("2001:db8::ab00/120"), ("2001:db8::ab00".into(), 0xff));
+        assert_eq!(source("2001:db8::1/128"), ("2001:db8::1".into(), 0));
+        let (network, mask) = outer_source4("172.16.0.0/16".parse().unwrap());
+        assert_eq!(network, Address::from_v4(Be32::new(0xac10_0000)));
+        assert_eq!(mask.host(), 0xffff);
+    }
+
+    /// The header of RFC 2003 with length, flags and source zero, summed by hand.
+    #[test]
+    fn the_outer_sum_covers_what_is_constant() {
+        assert_eq!(outer_sum(0x0a00_010c, 4), 0x4500 + 0x4004 + 0x0a00 + 0x010c);
+    }
+}
