@@ -1,1 +1,333 @@
-//! OpenMetrics.
+//! OpenMetrics: a snapshot of the controller's state per scrape, encoded by prometheus-client. Counts nothing itself.
+
+use std::{fmt, io, net::SocketAddr, time::UNIX_EPOCH};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, NoLabelSet, text},
+    metrics::MetricType,
+    registry::{Registry, Unit},
+};
+use tokio::{net::TcpListener, task::JoinHandle};
+
+use crate::{
+    api::types::{Counts, Interface, MapUsage, NextHop, Stats, Vip},
+    controller::Handle,
+};
+
+/// Content type of the OpenMetrics text format.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What a scrape shows.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Counters.
+    pub stats: Stats,
+    /// VIPs with their backends.
+    pub vips: Vec<Vip>,
+    /// Interfaces.
+    pub interfaces: Vec<Interface>,
+    /// Maps.
+    pub maps: Vec<MapUsage>,
+    /// When a config was last applied.
+    pub applied_at: std::time::SystemTime,
+    /// Applies since the daemon started.
+    pub applies: Applies,
+}
+
+/// How many applies there were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applies {
+    /// That did what they should.
+    pub succeeded: u64,
+    /// That changed nothing because something was wrong.
+    pub failed: u64,
+}
+
+/// Why there is no `/metrics`.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot serve /metrics on {address}: {source}; set another address as `metrics` in [node]")]
+pub struct MetricsError {
+    /// The address.
+    address: SocketAddr,
+    /// What the kernel said.
+    source: io::Error,
+}
+
+/// The listener for scrapes, until it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    /// Serves `GET /metrics` on `address`. Scrapes ask `controller`.
+    pub async fn start(address: SocketAddr, controller: Handle) -> Result<Self, MetricsError> {
+        let failed = |source| MetricsError { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let router = Router::new().route("/metrics", get(scrape)).with_state(controller);
+        let task = tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, router).await {
+                log::error!("/metrics on {address} ended: {error}");
+            }
+        });
+        Ok(Self { address, task })
+    }
+
+    /// The address that is listened on, with the port that the kernel chose where the config says 0.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// `snapshot` in the OpenMetrics text format.
+pub fn encode(snapshot: Snapshot) -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(snapshot));
+    let mut encoded = String::new();
+    text::encode(&mut encoded, &registry)?;
+    Ok(encoded)
+}
+
+async fn scrape(State(controller): State<Handle>) -> Response {
+    let snapshot = match controller.snapshot().await {
+        Ok(snapshot) => snapshot,
+        Err(error) => return (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
+    };
+    match encode(snapshot) {
+        Ok(encoded) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], encoded).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let encoder = &mut encoder;
+        encode_build_info(encoder)?;
+        encode_vips(encoder, &self.stats)?;
+        encode_backends(encoder, &self.stats, &self.vips)?;
+        encode_drops(encoder, &self.stats)?;
+        encode_interfaces(encoder, &self.interfaces)?;
+        encode_maps(encoder, &self.maps)?;
+        encode_applies(encoder, self)
+    }
+}
+
+fn encode_build_info(encoder: &mut DescriptorEncoder) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor("naru_build", "The version that runs", None, MetricType::Info)?;
+    metric.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
+}
+
+fn encode_vips(encoder: &mut DescriptorEncoder, stats: &Stats) -> fmt::Result {
+    let of_vips = |count: fn(&Counts) -> u64| {
+        stats.vips.iter().map(move |vip| ([("vip", vip.name.as_str())], count(&vip.counts)))
+    };
+    counter(encoder, "naru_vip_packets", "Packets for a VIP", None, of_vips(|counts| counts.packets))?;
+    let help = "Bytes for a VIP, from the IP header on, before encapsulation";
+    counter(encoder, "naru_vip", help, Some(&Unit::Bytes), of_vips(|counts| counts.bytes))?;
+    let help = "TCP segments for a VIP that open a connection";
+    counter(encoder, "naru_vip_new_flows", help, None, of_vips(|counts| counts.new_flows))
+}
+
+fn encode_backends(encoder: &mut DescriptorEncoder, stats: &Stats, vips: &[Vip]) -> fmt::Result {
+    let counts = stats.vips.iter().flat_map(|vip| {
+        vip.backends.iter().map(|backend| (labels(&vip.name, backend.address.to_string()), &backend.counts))
+    });
+    let counts: Vec<_> = counts.collect();
+    let of_backends =
+        |count: fn(&Counts) -> u64| counts.iter().map(move |(labels, counts)| (labels.clone(), count(counts)));
+    counter(encoder, "naru_backend_packets", "Packets sent to a backend", None, of_backends(|c| c.packets))?;
+    let help = "Bytes sent to a backend, from the IP header on, before encapsulation";
+    counter(encoder, "naru_backend", help, Some(&Unit::Bytes), of_backends(|c| c.bytes))?;
+    let help = "TCP segments sent to a backend that open a connection";
+    counter(encoder, "naru_backend_new_flows", help, None, of_backends(|c| c.new_flows))?;
+
+    let backends = || {
+        let backends = vips.iter().flat_map(|vip| &vip.backends);
+        backends.map(|backend| (labels(&backend.vip, backend.address.to_string()), backend))
+    };
+    let slots = backends().map(|(labels, backend)| (labels, backend.slots));
+    gauge(encoder, "naru_backend_slots", "Slots of the VIP's table that are the backend's", None, slots)?;
+    let weights = backends().map(|(labels, backend)| (labels, backend.weight));
+    gauge(encoder, "naru_backend_weight", "Weight of a backend in the config", None, weights)?;
+    let ups = backends().map(|(labels, backend)| (labels, matches!(backend.next_hop, NextHop::Known { .. }).into()));
+    gauge::<_, u32>(encoder, "naru_backend_next_hop_up", "1 while the way to a backend is known", None, ups)
+}
+
+fn encode_drops(encoder: &mut DescriptorEncoder, stats: &Stats) -> fmt::Result {
+    let drops = stats.drops.iter().map(|drop| ([("reason", drop.reason.as_str())], drop.packets));
+    counter(encoder, "naru_drops", "Packets dropped", None, drops)
+}
+
+fn encode_interfaces(encoder: &mut DescriptorEncoder, interfaces: &[Interface]) -> fmt::Result {
+    let attached = interfaces.iter().map(|interface| {
+        let mode = interface.attached.as_ref().map_or("none", |attached| attached.mode.as_str());
+        ([("interface", interface.name.as_str()), ("mode", mode)], u32::from(interface.attached.is_some()))
+    });
+    let help = "1 while the data plane is attached to an interface";
+    gauge(encoder, "naru_interface_attached", help, None, attached)
+}
+
+fn encode_maps(encoder: &mut DescriptorEncoder, maps: &[MapUsage]) -> fmt::Result {
+    let of_maps = |value: fn(&MapUsage) -> u64| maps.iter().map(move |map| ([("map", map.name.as_str())], value(map)));
+    gauge(encoder, "naru_map_entries", "Entries in use of a map", None, of_maps(|map| map.entries))?;
+    gauge(encoder, "naru_map_max_entries", "Entries that fit in a map", None, of_maps(|map| map.max_entries))?;
+    let help = "Memory that the kernel accounts for a map";
+    gauge(encoder, "naru_map_memory", help, Some(&Unit::Bytes), of_maps(|map| map.memory_bytes))
+}
+
+fn encode_applies(encoder: &mut DescriptorEncoder, snapshot: &Snapshot) -> fmt::Result {
+    let applied_at = snapshot.applied_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let (name, help) = ("naru_config_applied_timestamp", "When a config was last applied");
+    encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?.encode_gauge(&applied_at)?;
+    let Applies { succeeded, failed } = snapshot.applies;
+    let applies = [("success", succeeded), ("failure", failed)].map(|(result, count)| ([("result", result)], count));
+    counter(encoder, "naru_applies", "Applies of a config since the daemon started", None, applies.into_iter())
+}
+
+fn labels(vip: &str, backend: String) -> [(&'static str, String); 2] {
+    [("vip", vip.to_owned()), ("backend", backend)]
+}
+
+/// Encodes a counter. The encoder adds the unit and `_total` to `name`.
+fn counter<L: EncodeLabelSet>(
+    encoder: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    series: impl Iterator<Item = (L, u64)>,
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, unit, MetricType::Counter)?;
+    for (labels, value) in series {
+        metric.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&value, None)?;
+    }
+    Ok(())
+}
+
+/// Encodes a gauge. The encoder adds the unit to `name`.
+fn gauge<L: EncodeLabelSet, V: EncodeGaugeValue>(
+    encoder: &mut DescriptorEncoder,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    series: impl Iterator<Item = (L, V)>,
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+    for (labels, value) in series {
+        metric.encode_family(&labels)?.encode_gauge(&value)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+    use crate::api::types::{Attached, Backend, BackendStats, DropStats, VipStats};
+
+    fn snapshot() -> Snapshot {
+        let [known, unknown] = ["10.0.0.1", "2001:db8::1"].map(|text| text.parse().unwrap());
+        let counts = Counts { packets: 3, bytes: 180, new_flows: 1 };
+        let known_hop =
+            NextHop::Known { interface: "eth0".into(), mac: "02:00:00:00:00:01".into(), vlan: 0, mtu: 1500 };
+        let backend = |address, slots, next_hop| Backend {
+            vip: "web".into(),
+            address,
+            weight: 100,
+            state: "active".into(),
+            slots,
+            next_hop,
+        };
+        let backends =
+            vec![backend(known, 10, known_hop), backend(unknown, 3, NextHop::Unknown { reason: "no route".into() })];
+        let stats = Stats {
+            vips: vec![VipStats {
+                name: "web".into(),
+                counts,
+                backends: vec![
+                    BackendStats { address: known, counts },
+                    BackendStats { address: unknown, counts: Counts::default() },
+                ],
+            }],
+            drops: vec![DropStats { reason: "no_service".into(), packets: 7 }],
+        };
+        let vip = Vip {
+            name: "web".into(),
+            address: "203.0.113.10".parse().unwrap(),
+            ports: vec!["tcp/80".into()],
+            forward: "ipip".into(),
+            hash: "5-tuple".into(),
+            slots: 13,
+            backends,
+        };
+        let interface = |name: &str, attached| Interface {
+            name: name.into(),
+            configured: true,
+            link: None,
+            attached,
+            problem: None,
+        };
+        Snapshot {
+            stats,
+            vips: vec![vip],
+            interfaces: vec![
+                interface("eth0", Some(Attached { mode: "native".into(), reason: None })),
+                interface("eth1", None),
+            ],
+            maps: vec![MapUsage { name: "SLOTS".into(), entries: 13, max_entries: 64, memory_bytes: 4096 }],
+            applied_at: UNIX_EPOCH + Duration::from_millis(1500),
+            applies: Applies { succeeded: 2, failed: 1 },
+        }
+    }
+
+    #[test]
+    fn a_scrape_names_everything_with_its_unit() {
+        let text = encode(snapshot()).unwrap();
+        let samples: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let expected = [
+            concat!("naru_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+            "naru_vip_packets_total{vip=\"web\"} 3",
+            "naru_vip_bytes_total{vip=\"web\"} 180",
+            "naru_vip_new_flows_total{vip=\"web\"} 1",
+            "naru_backend_packets_total{vip=\"web\",backend=\"10.0.0.1\"} 3",
+            "naru_backend_packets_total{vip=\"web\",backend=\"2001:db8::1\"} 0",
+            "naru_backend_bytes_total{vip=\"web\",backend=\"10.0.0.1\"} 180",
+            "naru_backend_bytes_total{vip=\"web\",backend=\"2001:db8::1\"} 0",
+            "naru_backend_new_flows_total{vip=\"web\",backend=\"10.0.0.1\"} 1",
+            "naru_backend_new_flows_total{vip=\"web\",backend=\"2001:db8::1\"} 0",
+            "naru_backend_slots{vip=\"web\",backend=\"10.0.0.1\"} 10",
+            "naru_backend_slots{vip=\"web\",backend=\"2001:db8::1\"} 3",
+            "naru_backend_weight{vip=\"web\",backend=\"10.0.0.1\"} 100",
+            "naru_backend_weight{vip=\"web\",backend=\"2001:db8::1\"} 100",
+            "naru_backend_next_hop_up{vip=\"web\",backend=\"10.0.0.1\"} 1",
+            "naru_backend_next_hop_up{vip=\"web\",backend=\"2001:db8::1\"} 0",
+            "naru_drops_total{reason=\"no_service\"} 7",
+            "naru_interface_attached{interface=\"eth0\",mode=\"native\"} 1",
+            "naru_interface_attached{interface=\"eth1\",mode=\"none\"} 0",
+            "naru_map_entries{map=\"SLOTS\"} 13",
+            "naru_map_max_entries{map=\"SLOTS\"} 64",
+            "naru_map_memory_bytes{map=\"SLOTS\"} 4096",
+            "naru_config_applied_timestamp_seconds 1.5",
+            "naru_applies_total{result=\"success\"} 2",
+            "naru_applies_total{result=\"failure\"} 1",
+        ];
+        assert_eq!(samples, expected, "\n{text}");
+        assert!(text.contains("# UNIT naru_vip_bytes bytes\n") && text.ends_with("# EOF\n"), "{text}");
+    }
+}

@@ -1,1 +1,112 @@
-//! The command line.
+//! The command line: reads it, does it, and ends with an exit code that scripts can rely on.
+
+mod args;
+mod change;
+mod check;
+mod daemon;
+mod exit;
+mod show;
+mod table;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{CommandFactory as _, Parser as _};
+
+use self::args::{Backend, Global, Interface, Vip};
+pub use self::{
+    args::{Cli, Command, DEFAULT_CONFIG},
+    exit::{EXIT_CODES, Exit, Failure},
+    table::Output,
+};
+use crate::{api::client::Client, config::Node};
+
+/// Does what the process's arguments say.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            eprintln!("naru: {failure}");
+            failure.exit().into()
+        }
+    }
+}
+
+/// Does what `cli` says.
+pub fn run(cli: Cli) -> Result<Exit, Failure> {
+    let Cli { global, command } = cli;
+    let output = global.output;
+    let client = || Client::new(socket(&global));
+    match command {
+        Command::Run(run) => daemon::run(&global, run),
+        Command::Check { file } => check::check(file.as_deref().unwrap_or(&global.config)),
+        Command::Diff => wait(show::diff(client(), output)),
+        Command::Apply => wait(change::apply(client(), output)),
+        Command::Status => wait(show::status(client(), output)),
+        Command::Stats { watch } => wait(show::stats(client(), output, watch)),
+        Command::Vip(Vip::List) => wait(show::vips(client(), output)),
+        Command::Vip(Vip::Show { name }) => wait(show::vip(client(), output, &name)),
+        Command::Vip(Vip::Edit(edit)) => wait(change::edit(client(), output, edit.into())),
+        Command::Backend(Backend::List { vip }) => wait(show::backends(client(), output, vip.as_deref())),
+        Command::Backend(Backend::Edit(edit)) => wait(change::edit(client(), output, edit.into())),
+        Command::Interface(Interface::List) => wait(show::interfaces(client(), output)),
+        Command::Interface(Interface::Attach { interface }) => wait(change::attach(client(), output, interface)),
+        Command::Interface(Interface::Detach(detach)) => wait(change::detach(client(), &global, detach)),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "naru", &mut std::io::stdout());
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+/// Runs a command that asks the daemon.
+fn wait(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::new(Exit::Failed, error))?.block_on(command)
+}
+
+/// The daemon's socket: as the command line says, else the config file, else the default.
+fn socket(global: &Global) -> PathBuf {
+    match &global.socket {
+        Some(socket) => socket.clone(),
+        None => places(&global.config).socket,
+    }
+}
+
+/// Where a daemon of this config file is to be found. Reads no more of the file than that, so that a file with a
+/// mistake elsewhere still leads to its daemon.
+fn places(config: &Path) -> Node {
+    #[derive(Default, serde::Deserialize)]
+    struct File {
+        #[serde(default)]
+        node: Section,
+    }
+    #[derive(Default, serde::Deserialize)]
+    struct Section {
+        socket: Option<PathBuf>,
+        bpffs: Option<PathBuf>,
+    }
+    let text = std::fs::read_to_string(config).unwrap_or_default();
+    let File { node: Section { socket, bpffs } } = toml::from_str(&text).unwrap_or_default();
+    let default = Node::default();
+    Node { socket: socket.unwrap_or(default.socket), bpffs: bpffs.unwrap_or(default.bpffs), ..Node::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_daemon_is_found_through_a_file_that_is_not_valid() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("naru.toml");
+        std::fs::write(&path, "[node]\nsocket = \"/run/x.sock\"\nxdp_mode = \"wrong\"\n[[vip]]\nnaem = 1\n").unwrap();
+        let node = places(&path);
+        assert_eq!(node.socket, Path::new("/run/x.sock"));
+        assert_eq!(node.bpffs, Node::default().bpffs);
+        assert_eq!(places(&dir.path().join("missing")).socket, Node::default().socket);
+    }
+}

@@ -1,0 +1,213 @@
+//! The API's client: one connection, one request, one answer. The CLI is made of it.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Method, Request, StatusCode, body::Bytes, header};
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::net::UnixStream;
+
+use super::types::{Applied, Backend, Diff, ErrorBody, ErrorKind, Interface, Stats, Status, Vip};
+use crate::config::edit::Edit;
+
+/// How long a request may take: an apply that loads thousands of VIPs takes seconds.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Why there is no answer, or not the one hoped for.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nothing listens on the socket.
+    #[error(
+        "no daemon answers at {}: start it with `naru run`, or name its socket with `--socket` ({source})",
+        socket.display()
+    )]
+    NoDaemon {
+        /// The socket.
+        socket: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// This user may not talk to the daemon.
+    #[error("{} may not be opened by this user: be root or a member of the group `naru`", socket.display())]
+    Permission {
+        /// The socket.
+        socket: PathBuf,
+    },
+    /// The daemon did not answer in time.
+    #[error("the daemon at {} did not answer within {} s: see its log", socket.display(), TIMEOUT.as_secs())]
+    Timeout {
+        /// The socket.
+        socket: PathBuf,
+    },
+    /// The connection broke, or the answer is not what the API promises.
+    #[error("the daemon at {} broke off: {source}; see its log", socket.display())]
+    Broken {
+        /// The socket.
+        socket: PathBuf,
+        /// What happened.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The daemon answered with an error.
+    #[error("{}", .0.error)]
+    Daemon(ErrorBody),
+}
+
+/// A client of the daemon that listens on one socket.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// A client of the daemon that listens on `socket`; nothing is connected yet.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self { socket: socket.into() }
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// `GET /v1/status`
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.read("/v1/status").await
+    }
+
+    /// `GET /v1/stats`
+    pub async fn stats(&self) -> Result<Stats, ClientError> {
+        self.read("/v1/stats").await
+    }
+
+    /// `GET /v1/vips`
+    pub async fn vips(&self) -> Result<Vec<Vip>, ClientError> {
+        self.read("/v1/vips").await
+    }
+
+    /// `GET /v1/vips/{name}`
+    pub async fn vip(&self, name: &str) -> Result<Vip, ClientError> {
+        self.read(&format!("/v1/vips/{}", percent_encoded(name))).await
+    }
+
+    /// `GET /v1/backends`, of one VIP or of all.
+    pub async fn backends(&self, vip: Option<&str>) -> Result<Vec<Backend>, ClientError> {
+        match vip {
+            Some(vip) => self.read(&format!("/v1/backends?vip={}", percent_encoded(vip))).await,
+            None => self.read("/v1/backends").await,
+        }
+    }
+
+    /// `GET /v1/interfaces`
+    pub async fn interfaces(&self) -> Result<Vec<Interface>, ClientError> {
+        self.read("/v1/interfaces").await
+    }
+
+    /// `GET /v1/diff`
+    pub async fn diff(&self) -> Result<Diff, ClientError> {
+        self.read("/v1/diff").await
+    }
+
+    /// `POST /v1/apply`
+    pub async fn apply(&self) -> Result<Applied, ClientError> {
+        self.request(Method::POST, "/v1/apply", Bytes::new()).await
+    }
+
+    /// `POST /v1/edit`
+    pub async fn edit(&self, edit: &Edit) -> Result<Applied, ClientError> {
+        self.request(Method::POST, "/v1/edit", self.json(edit)?).await
+    }
+
+    async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.request(Method::GET, path, Bytes::new()).await
+    }
+
+    fn json(&self, body: &impl Serialize) -> Result<Bytes, ClientError> {
+        serde_json::to_vec(body).map(Bytes::from).map_err(|error| self.broken(error))
+    }
+
+    async fn request<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ClientError> {
+        let exchange = tokio::time::timeout(TIMEOUT, self.exchange(method, path, body));
+        let (status, body) = exchange.await.map_err(|_| ClientError::Timeout { socket: self.socket.clone() })??;
+        if status.is_success() {
+            return serde_json::from_slice(&body).map_err(|error| self.broken(error));
+        }
+        Err(ClientError::Daemon(serde_json::from_slice(&body).unwrap_or_else(|_| ErrorBody {
+            error: format!("the daemon answered {status} to {path}: is it another version of naru?"),
+            kind: ErrorKind::Failed,
+        })))
+    }
+
+    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes), ClientError> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|source| match source.kind() {
+            io::ErrorKind::PermissionDenied => ClientError::Permission { socket: self.socket.clone() },
+            _ => ClientError::NoDaemon { socket: self.socket.clone(), source },
+        })?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(error))?;
+        // The connection only has to be driven; what goes wrong with it shows in the request's own result.
+        let driver = tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "naru")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(|error| self.broken(error))?;
+        let response = sender.send_request(request).await.map_err(|error| self.broken(error))?;
+        let status = response.status();
+        let body = response.into_body().collect().await.map_err(|error| self.broken(error))?.to_bytes();
+        driver.abort();
+        Ok((status, body))
+    }
+
+    fn broken(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {
+        ClientError::Broken { socket: self.socket.clone(), source: source.into() }
+    }
+}
+
+/// `text` as a segment of a path or a value of a query (RFC 3986 §2.1): whatever is not unreserved is escaped.
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_unreserved_characters_stand_for_themselves() {
+        assert_eq!(percent_encoded("web-1.example_x~"), "web-1.example_x~");
+        assert_eq!(percent_encoded("a b/ü?%"), "a%20b%2F%C3%BC%3F%25");
+    }
+
+    #[tokio::test]
+    async fn nobody_on_the_socket_is_said_with_a_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("naru.sock");
+        let error = Client::new(&socket).status().await.unwrap_err();
+        assert!(matches!(error, ClientError::NoDaemon { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains(socket.to_str().unwrap()) && text.contains("naru run"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_dead_daemons_socket_is_no_daemon() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("naru.sock");
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        let error = Client::new(&socket).status().await.unwrap_err();
+        assert!(matches!(error, ClientError::NoDaemon { .. }), "{error:?}");
+    }
+}

@@ -1,0 +1,306 @@
+//! What goes over the API's socket, as JSON: the same types for the daemon, the CLI and anyone else.
+//!
+//! Enumerations of the config are spelled here as in the config file. Nothing here knows the data plane.
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::Change;
+
+/// Answer of `GET /v1/status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// Process id of the daemon.
+    pub pid: u32,
+    /// Seconds since the daemon started.
+    pub uptime_seconds: u64,
+    /// The config file and how it relates to what runs.
+    pub config: ConfigStatus,
+    /// Interfaces that the config names, attached or not, and those attached besides.
+    pub interfaces: Vec<Interface>,
+    /// Number of VIPs.
+    pub vips: usize,
+    /// Number of backends over all VIPs.
+    pub backends: usize,
+    /// Number of backends that take new flows.
+    pub backends_active: usize,
+    /// Backends that no packet can be sent to.
+    pub unreachable: Vec<UnreachableBackend>,
+    /// Maps of the data plane.
+    pub maps: Vec<MapUsage>,
+    /// Memory of all maps together, in bytes.
+    pub map_memory_bytes: u64,
+    /// What the operator should look at although it is allowed.
+    pub warnings: Vec<String>,
+}
+
+/// The config file and how it relates to what runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    /// Path of the file.
+    pub path: PathBuf,
+    /// Whether the file is what runs.
+    pub file: FileState,
+    /// When a config was last applied, in seconds since 1970.
+    pub applied_at: u64,
+}
+
+/// Whether the config file is what runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum FileState {
+    /// The file is what runs.
+    Applied,
+    /// The file has changes that are not applied.
+    Changed,
+    /// The file is not a valid config.
+    Invalid {
+        /// What is wrong with it.
+        error: String,
+    },
+    /// The file cannot be read.
+    Unreadable {
+        /// Why not.
+        error: String,
+    },
+}
+
+/// An interface, as `GET /v1/interfaces` and the status list it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Whether the config names it.
+    pub configured: bool,
+    /// What the kernel says of it; absent while there is no such interface.
+    pub link: Option<Link>,
+    /// How the data plane is attached to it; absent while it is not.
+    pub attached: Option<Attached>,
+    /// Why the data plane is not attached although the config names the interface.
+    pub problem: Option<String>,
+}
+
+/// What the kernel says of an interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// Its index.
+    pub ifindex: u32,
+    /// Its MAC address, where it has one.
+    pub mac: Option<String>,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Whether it is up.
+    pub up: bool,
+}
+
+/// How the data plane is attached to an interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// `native` or `generic`.
+    pub mode: String,
+    /// Why the mode is generic, where native was tried first.
+    pub reason: Option<String>,
+}
+
+/// A VIP, as `GET /v1/vips` lists it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vip {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its ports: `tcp/80`, `udp/any`.
+    pub ports: Vec<String>,
+    /// Its forward mode.
+    pub forward: String,
+    /// What its flow hash covers.
+    pub hash: String,
+    /// Number of slots in its table.
+    pub slots: u32,
+    /// Its backends.
+    pub backends: Vec<Backend>,
+}
+
+/// A backend of a VIP, as `GET /v1/backends` lists it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    /// Name of the VIP.
+    pub vip: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its weight in the config.
+    pub weight: u32,
+    /// `active`, `drain` or `down`.
+    pub state: String,
+    /// Number of slots of the VIP's table that are its own.
+    pub slots: u32,
+    /// The way to it.
+    pub next_hop: NextHop,
+}
+
+/// The way to a backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum NextHop {
+    /// Known.
+    Known {
+        /// Interface that frames leave by.
+        interface: String,
+        /// Destination MAC address of the frames.
+        mac: String,
+        /// VLAN id of the frames; 0 for none.
+        vlan: u32,
+        /// Largest IP packet in bytes.
+        mtu: u32,
+    },
+    /// Not known.
+    Unknown {
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// A backend that no packet can be sent to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreachableBackend {
+    /// Name of the VIP.
+    pub vip: String,
+    /// Address of the backend.
+    pub address: IpAddr,
+    /// Why its next hop is not known.
+    pub reason: String,
+}
+
+/// What a map holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapUsage {
+    /// Its name.
+    pub name: String,
+    /// Entries in use.
+    pub entries: u64,
+    /// Entries that fit.
+    pub max_entries: u64,
+    /// Memory that the kernel accounts for it, in bytes.
+    pub memory_bytes: u64,
+}
+
+/// Answer of `GET /v1/stats`. Counts go on over restarts of the daemon.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Per VIP, in the order of the config.
+    pub vips: Vec<VipStats>,
+    /// Dropped packets per reason, every reason.
+    pub drops: Vec<DropStats>,
+}
+
+/// Counts of a VIP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VipStats {
+    /// Name of the VIP.
+    pub name: String,
+    /// Its counts.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// Counts of its backends, in the order of the config.
+    pub backends: Vec<BackendStats>,
+}
+
+/// Counts of a backend of a VIP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendStats {
+    /// Address of the backend.
+    pub address: IpAddr,
+    /// Its counts.
+    #[serde(flatten)]
+    pub counts: Counts,
+}
+
+/// What is counted of a VIP or of a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes from the IP header on, before any encapsulation.
+    pub bytes: u64,
+    /// TCP segments that open a connection (SYN without ACK).
+    pub new_flows: u64,
+}
+
+/// Packets dropped for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropStats {
+    /// The reason.
+    pub reason: String,
+    /// Packets.
+    pub packets: u64,
+}
+
+/// Answer of `GET /v1/diff`: what an apply of the file would change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Diff {
+    /// The changes; each prints as one line.
+    pub changes: Vec<Change>,
+}
+
+/// Answer of `POST /v1/apply` and `POST /v1/edit`: what was done, all of it before the answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// The changes; each prints as one line.
+    pub changes: Vec<Change>,
+    /// Number of writes to the maps.
+    pub writes: usize,
+    /// How long it took, in microseconds.
+    pub elapsed_us: u64,
+    /// What the operator should look at although it is allowed.
+    pub warnings: Vec<String>,
+}
+
+/// Every answer that is not a success.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What is wrong, where, and what to do.
+    pub error: String,
+    /// What sort of failure it is.
+    pub kind: ErrorKind,
+}
+
+/// What sort of failure an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorKind {
+    /// Nothing of that name (404).
+    NotFound,
+    /// The request, the edit or the config file is not valid (422).
+    Invalid,
+    /// What the file or the system is now does not allow it (409).
+    Refused,
+    /// The daemon or the kernel failed at it; what ran before runs on (500).
+    Failed,
+}
+
+impl Counts {
+    /// What came on top of `before`, per second, over `elapsed`.
+    pub fn per_second(self, before: Self, elapsed: Duration) -> Self {
+        let rate = |now: u64, then: u64| (now.saturating_sub(then) as f64 / elapsed.as_secs_f64()).round() as u64;
+        Self {
+            packets: rate(self.packets, before.packets),
+            bytes: rate(self.bytes, before.bytes),
+            new_flows: rate(self.new_flows, before.new_flows),
+        }
+    }
+}
+
+impl From<lb_common::Counters> for Counts {
+    fn from(lb_common::Counters { packets, bytes, new_flows }: lb_common::Counters) -> Self {
+        Self { packets, bytes, new_flows }
+    }
+}
+
+/// The usual spelling of a MAC address.
+pub fn mac_name(mac: [u8; 6]) -> String {
+    let [a, b, c, d, e, f] = mac;
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}

@@ -1,0 +1,335 @@
+//! The command line, as clap reads it. What the commands do is elsewhere.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueHint};
+use lb_common::BackendState;
+
+use super::{exit, table::Output};
+use crate::config::{FlowHash, ForwardMode, Port, Word as _};
+
+/// Where the config is unless told otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/naru/naru.toml";
+
+/// An XDP/eBPF L4 load balancer.
+#[derive(Debug, Parser)]
+#[command(name = "naru", version, after_help = exit::help(), arg_required_else_help = true)]
+pub struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// The config file.
+    #[arg(long, global = true, env = "NARU_CONFIG", default_value = DEFAULT_CONFIG, value_name = "FILE")]
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub config: PathBuf,
+    /// The daemon's socket [default: the one that the config file names, else /run/naru/naru.sock]
+    #[arg(long, global = true, env = "NARU_SOCKET", value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub socket: Option<PathBuf>,
+    /// How answers are printed.
+    #[arg(long, short, global = true, value_enum, default_value_t, value_name = "FORM")]
+    pub output: Output,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon
+    Run(Run),
+    /// Check a config file and this machine, without a daemon
+    Check {
+        /// The file to check [default: the config file]
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: Option<PathBuf>,
+    },
+    /// Show what an apply of the config file would change
+    Diff,
+    /// Apply the config file
+    Apply,
+    /// Show the daemon, its interfaces, what is wrong, and the memory of the maps
+    Status,
+    /// Show packets, bytes and new flows per VIP and backend, and what was dropped
+    Stats {
+        /// Show rates over this many seconds, again and again
+        #[arg(long, short, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+        watch: Option<u64>,
+    },
+    /// List and change VIPs
+    #[command(subcommand)]
+    Vip(Vip),
+    /// List and change backends
+    #[command(subcommand)]
+    Backend(Backend),
+    /// List, attach and detach interfaces
+    #[command(subcommand)]
+    Interface(Interface),
+    /// Print completions for a shell
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `naru run`
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Take the data plane out of the kernel when the daemon ends; otherwise it goes on forwarding
+    #[arg(long)]
+    pub detach_on_exit: bool,
+    /// Pin programs, links and maps below this directory instead of the config's `bpffs`
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub bpffs: Option<PathBuf>,
+    /// Least severe messages to log: error, warn, info, debug or trace; RUST_LOG goes before it
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: log::LevelFilter,
+}
+
+/// `naru vip`
+#[derive(Debug, Subcommand)]
+pub enum Vip {
+    /// List the VIPs
+    List,
+    /// Show a VIP with its backends
+    Show {
+        /// Name of the VIP.
+        name: String,
+    },
+    /// A change.
+    #[command(flatten)]
+    Edit(VipEdit),
+}
+
+/// The changes of `naru vip`
+#[derive(Debug, Subcommand)]
+pub enum VipEdit {
+    /// Add a VIP
+    Add {
+        /// Name of the VIP.
+        name: String,
+        /// Its address.
+        #[arg(long)]
+        address: IpAddr,
+        /// A port that is served on it, as `tcp/80` or `udp/any`; several by commas or by giving this again
+        #[arg(long = "port", required = true, value_name = "PORT", value_delimiter = ',')]
+        ports: Vec<Port>,
+        /// How packets reach the backends: l2 or ipip
+        #[arg(long, value_name = "MODE")]
+        forward: ForwardMode,
+        /// What makes a flow: 5-tuple or source-ip [default: 5-tuple]
+        #[arg(long)]
+        hash: Option<FlowHash>,
+        /// Size of the table, a prime [default: 16381]
+        #[arg(long)]
+        slots: Option<u32>,
+        /// A backend, as `10.0.1.11` or `10.0.1.11=WEIGHT`; several by commas or by giving this again
+        #[arg(long = "backend", value_name = "ADDRESS[=WEIGHT]", value_delimiter = ',')]
+        #[arg(value_parser = weighted_address)]
+        backends: Vec<(IpAddr, Option<u32>)>,
+    },
+    /// Change a VIP; what is not given stays
+    #[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
+    Set {
+        /// Name of the VIP.
+        name: String,
+        /// Its new address.
+        #[arg(long, group = "what")]
+        address: Option<IpAddr>,
+        /// All of its ports from now on, as `tcp/80` or `udp/any`; several by commas or by giving this again
+        #[arg(long = "port", value_name = "PORT", value_delimiter = ',', group = "what")]
+        ports: Option<Vec<Port>>,
+        /// How packets reach the backends: l2 or ipip
+        #[arg(long, value_name = "MODE", group = "what")]
+        forward: Option<ForwardMode>,
+        /// What makes a flow: 5-tuple or source-ip
+        #[arg(long, group = "what")]
+        hash: Option<FlowHash>,
+        /// Size of the table, a prime; every flow may move to another backend
+        #[arg(long, group = "what")]
+        slots: Option<u32>,
+    },
+    /// Remove a VIP with its backends
+    Remove {
+        /// Name of the VIP.
+        name: String,
+    },
+}
+
+/// `naru backend`
+#[derive(Debug, Subcommand)]
+pub enum Backend {
+    /// List backends with the way to each
+    List {
+        /// Only those of this VIP.
+        vip: Option<String>,
+    },
+    /// A change.
+    #[command(flatten)]
+    Edit(BackendEdit),
+}
+
+/// The changes of `naru backend`
+#[derive(Debug, Subcommand)]
+pub enum BackendEdit {
+    /// Add a backend to a VIP
+    Add {
+        /// The backend.
+        #[command(flatten)]
+        backend: BackendName,
+        /// Its share in proportion to the others', 0 to 65535 [default: 100]
+        #[arg(long)]
+        weight: Option<u32>,
+        /// active, drain (no new flows) or down [default: active]
+        #[arg(long, value_parser = BackendState::from_word)]
+        state: Option<BackendState>,
+    },
+    /// Change a backend; what is not given stays
+    #[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
+    Set {
+        /// The backend.
+        #[command(flatten)]
+        backend: BackendName,
+        /// Its share in proportion to the others', 0 to 65535
+        #[arg(long, group = "what")]
+        weight: Option<u32>,
+        /// active, drain (no new flows) or down
+        #[arg(long, group = "what", value_parser = BackendState::from_word)]
+        state: Option<BackendState>,
+    },
+    /// Give a backend no new flows: short for `set --state drain`
+    Drain {
+        /// The backend.
+        #[command(flatten)]
+        backend: BackendName,
+    },
+    /// Remove a backend from a VIP
+    Remove {
+        /// The backend.
+        #[command(flatten)]
+        backend: BackendName,
+    },
+}
+
+/// Which backend.
+#[derive(Debug, Args)]
+pub struct BackendName {
+    /// Name of the VIP.
+    pub vip: String,
+    /// Address of the backend.
+    pub address: IpAddr,
+}
+
+/// `naru interface`
+#[derive(Debug, Subcommand)]
+pub enum Interface {
+    /// List the interfaces of the config and how the data plane is attached to them
+    List,
+    /// Add an interface to the config and attach the data plane to it
+    Attach {
+        /// Name of the interface.
+        interface: String,
+    },
+    /// Take the data plane off an interface and the interface out of the config; works without a daemon too
+    Detach(Detach),
+}
+
+/// `naru interface detach`
+#[derive(Debug, Args)]
+pub struct Detach {
+    /// Name of the interface.
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub interface: Option<String>,
+    /// All interfaces.
+    #[arg(long)]
+    pub all: bool,
+    /// Without a daemon: where its pins are, if not at the config's `bpffs`
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub bpffs: Option<PathBuf>,
+}
+
+/// Reads `10.0.1.11` or `10.0.1.11=50`.
+fn weighted_address(text: &str) -> Result<(IpAddr, Option<u32>), String> {
+    let (address, weight) = match text.split_once('=') {
+        Some((address, weight)) => (address, Some(weight)),
+        None => (text, None),
+    };
+    let address = address.parse().map_err(|_| format!("`{address}` is not an IP address"))?;
+    let weight = weight.map(str::parse).transpose();
+    Ok((address, weight.map_err(|_| "the weight behind `=` is a number from 0 to 65535".to_owned())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, error::ErrorKind};
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_tells_the_exit_codes() {
+        let help = Cli::command().render_help().to_string();
+        for (exit, meaning) in exit::EXIT_CODES {
+            assert!(help.contains(&format!("  {}  {meaning}", exit as u8)), "{help}");
+        }
+    }
+
+    #[test]
+    fn a_vip_is_told_in_one_line() {
+        let line = "naru vip add web --address 203.0.113.10 --port tcp/80,tcp/443 --port udp/any --forward ipip \
+                    --backend 10.0.1.11=50,10.0.1.12";
+        let Command::Vip(Vip::Edit(VipEdit::Add { name, ports, forward, hash, backends, .. })) =
+            parse(line).unwrap().command
+        else {
+            panic!("another command")
+        };
+        assert_eq!(name, "web");
+        assert_eq!(ports.iter().map(Port::to_string).collect::<Vec<_>>(), ["tcp/80", "tcp/443", "udp/any"]);
+        assert_eq!((forward, hash), (ForwardMode::Ipip, None));
+        let [first, second] = ["10.0.1.11", "10.0.1.12"].map(|text| text.parse::<IpAddr>().unwrap());
+        assert_eq!(backends, [(first, Some(50)), (second, None)]);
+    }
+
+    #[test]
+    fn global_options_may_stand_behind_the_command() {
+        let cli = parse("naru backend list web --output json --socket /tmp/x --config /tmp/c").unwrap();
+        assert_eq!(cli.global.output, Output::Json);
+        assert_eq!(cli.global.socket, Some(PathBuf::from("/tmp/x")));
+        assert_eq!(cli.global.config, PathBuf::from("/tmp/c"));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for (line, kind) in [
+            ("naru vip set web", ErrorKind::MissingRequiredArgument),
+            ("naru backend set web 10.0.0.1", ErrorKind::MissingRequiredArgument),
+            ("naru backend set web 10.0.0.1 --state drian", ErrorKind::ValueValidation),
+            ("naru backend drain web ten.zero", ErrorKind::ValueValidation),
+            ("naru vip add web --address 10.0.0.1 --port 80 --forward l2", ErrorKind::ValueValidation),
+            ("naru interface detach", ErrorKind::MissingRequiredArgument),
+            ("naru interface detach eth0 --all", ErrorKind::ArgumentConflict),
+            ("naru stats --watch 0", ErrorKind::ValueValidation),
+        ] {
+            assert_eq!(parse(line).unwrap_err().kind(), kind, "{line}");
+        }
+    }
+
+    #[test]
+    fn misspelt_words_are_answered_with_the_right_ones() {
+        let error = parse("naru backend set web 10.0.0.1 --state drian").unwrap_err().to_string();
+        assert!(error.contains("did you mean `drain`?"), "{error}");
+    }
+}

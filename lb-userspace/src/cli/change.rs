@@ -1,0 +1,115 @@
+//! The commands that change: edits of the config file that the daemon applies before it answers.
+
+use lb_common::BackendState;
+
+use super::{
+    args::{BackendEdit, BackendName, Detach, Global, VipEdit},
+    exit::{Exit, Failure},
+    places,
+    table::Output,
+};
+use crate::{
+    api::{
+        client::{Client, ClientError},
+        types::Applied,
+    },
+    config::edit::{Edit, NewBackend},
+    dataplane,
+};
+
+/// `naru apply`
+pub async fn apply(client: Client, output: Output) -> Result<Exit, Failure> {
+    report(output, &client.apply().await?);
+    Ok(Exit::Ok)
+}
+
+/// `naru vip …` and `naru backend …`
+pub async fn edit(client: Client, output: Output, edit: Edit) -> Result<Exit, Failure> {
+    report(output, &client.edit(&edit).await?);
+    Ok(Exit::Ok)
+}
+
+/// `naru interface attach`
+pub async fn attach(client: Client, output: Output, interface: String) -> Result<Exit, Failure> {
+    edit(client, output, Edit::InterfaceAdd { name: interface }).await
+}
+
+/// `naru interface detach`: through the daemon, or by its pins where none runs.
+pub async fn detach(client: Client, global: &Global, options: Detach) -> Result<Exit, Failure> {
+    let names = match client.interfaces().await {
+        Ok(interfaces) if options.all => interfaces.into_iter().filter(|i| i.configured).map(|i| i.name).collect(),
+        Ok(_) => Vec::from_iter(options.interface),
+        Err(ClientError::NoDaemon { .. }) => return detach_pins(global, &options),
+        Err(error) => return Err(error.into()),
+    };
+    for name in names {
+        report(global.output, &client.edit(&Edit::InterfaceRemove { name }).await?);
+    }
+    Ok(Exit::Ok)
+}
+
+impl From<VipEdit> for Edit {
+    fn from(edit: VipEdit) -> Self {
+        match edit {
+            VipEdit::Add { name, address, ports, forward, hash, slots, backends } => {
+                let backend = |(address, weight)| NewBackend { address, weight, state: None };
+                let backends = backends.into_iter().map(backend).collect();
+                Self::VipAdd { name, address, ports, forward, hash, slots, backends }
+            }
+            VipEdit::Set { name, address, ports, forward, hash, slots } => {
+                Self::VipSet { name, address, ports, forward, hash, slots }
+            }
+            VipEdit::Remove { name } => Self::VipRemove { name },
+        }
+    }
+}
+
+impl From<BackendEdit> for Edit {
+    fn from(edit: BackendEdit) -> Self {
+        match edit {
+            BackendEdit::Add { backend: BackendName { vip, address }, weight, state } => {
+                Self::BackendAdd { vip, address, weight, state }
+            }
+            BackendEdit::Set { backend: BackendName { vip, address }, weight, state } => {
+                Self::BackendSet { vip, address, weight, state }
+            }
+            BackendEdit::Drain { backend: BackendName { vip, address } } => {
+                Self::BackendSet { vip, address, weight: None, state: Some(BackendState::Drain) }
+            }
+            BackendEdit::Remove { backend: BackendName { vip, address } } => Self::BackendRemove { vip, address },
+        }
+    }
+}
+
+/// Takes the data plane out of the kernel by its pins, because no daemon runs that could.
+fn detach_pins(global: &Global, options: &Detach) -> Result<Exit, Failure> {
+    let bpffs = options.bpffs.clone().unwrap_or_else(|| places(&global.config).bpffs);
+    let failed = |error: dataplane::Error| Failure::new(Exit::Failed, error);
+    let place = bpffs.display();
+    let detached = match &options.interface {
+        None => dataplane::detach_everything(&bpffs).map_err(failed)?,
+        Some(name) if dataplane::detach_interface(&bpffs, name).map_err(failed)? => vec![name.clone()],
+        Some(name) => {
+            return Err(Failure::new(Exit::Negative, format!("{name} is not attached by any pin below {place}")));
+        }
+    };
+    eprintln!(
+        "no daemon runs: took the pins below {place} away; {} is as it was, so that a daemon attaches again what it lists",
+        global.config.display()
+    );
+    global.output.print(&detached, |names| names.iter().map(|name| format!("interface {name}: detached\n")).collect());
+    Ok(Exit::Ok)
+}
+
+/// Prints what was done; warnings go to stderr.
+fn report(output: Output, applied: &Applied) {
+    for warning in &applied.warnings {
+        eprintln!("warning: {warning}");
+    }
+    output.print(applied, |applied| {
+        if applied.changes.is_empty() {
+            return "nothing to change\n".to_owned();
+        }
+        applied.changes.iter().map(|change| format!("{change}\n")).collect()
+    });
+}

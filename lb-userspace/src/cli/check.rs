@@ -1,0 +1,92 @@
+//! `naru check`: a config file and this machine, without a daemon and without changing anything.
+
+use std::path::Path;
+
+use nix::net::if_::if_nametoindex;
+
+use super::{
+    exit::{Exit, Failure},
+    table::print,
+};
+use crate::{
+    config::{Config, ReadError},
+    controller::existing_interfaces,
+};
+
+/// The oldest kernel that the data plane runs on: bpf_link for XDP and memory-mapped arrays are there.
+const KERNEL_FLOOR: (u32, u32) = (5, 10);
+
+/// Since this kernel, XDP programs take frames of more than one buffer (`xdp.frags`).
+const KERNEL_FRAGS: (u32, u32) = (5, 18);
+
+/// Checks `file`, then whether this machine has what it needs.
+pub fn check(file: &Path) -> Result<Exit, Failure> {
+    let config = Config::read(file).map_err(|error| {
+        let exit = match error {
+            ReadError::Unreadable { .. } => Exit::Failed,
+            ReadError::Invalid(_) => Exit::Invalid,
+        };
+        Failure::new(exit, format!("the config is not valid:\n{error}"))
+    })?;
+    let mut problems = missing_interfaces(&config, &existing_interfaces());
+    let mut warnings: Vec<_> = config.warnings().iter().map(ToString::to_string).collect();
+    let release = kernel_release();
+    match version(&release) {
+        Some(kernel) if kernel < KERNEL_FLOOR => problems
+            .push(format!("kernel {release} is too old: naru needs {}.{} or newer", KERNEL_FLOOR.0, KERNEL_FLOOR.1)),
+        Some(kernel) if kernel < KERNEL_FRAGS => warnings.push(format!(
+            "kernel {release}: interfaces with an MTU above 3506 bytes can be attached in generic mode only; native \
+             mode needs {}.{} or newer",
+            KERNEL_FRAGS.0, KERNEL_FRAGS.1
+        )),
+        Some(_) => {}
+        None => warnings.push(format!("the kernel's version `{release}` cannot be read: is it 5.10 or newer?")),
+    }
+    if !problems.is_empty() {
+        return Err(Failure::new(Exit::Invalid, format!("{}: {}", file.display(), problems.join("\n"))));
+    }
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
+    let backends: usize = config.vips.iter().map(|vip| vip.backends.len()).sum();
+    print(&format!("{} is valid: {} VIPs, {backends} backends\n", file.display(), config.vips.len()));
+    Ok(Exit::Ok)
+}
+
+fn missing_interfaces(config: &Config, existing: &[String]) -> Vec<String> {
+    let missing = config.node.interfaces.iter().filter(|name| if_nametoindex(name.as_str()).is_err());
+    let existing = existing.join(", ");
+    missing.map(|name| format!("`interfaces` in [node]: there is no {name} here; there are {existing}")).collect()
+}
+
+fn kernel_release() -> String {
+    nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Major and minor version of a release such as `6.1.0-18-amd64`.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut parts = release.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_are_told_apart() {
+        assert_eq!(version("6.1.0-18-amd64"), Some((6, 1)));
+        assert_eq!(version("5.10"), Some((5, 10)));
+        assert_eq!(version("6.18-rc1"), Some((6, 18)));
+        assert_eq!(version("linux"), None);
+        assert!(version("5.9.16").unwrap() < KERNEL_FLOOR && version("5.18.0").unwrap() >= KERNEL_FRAGS);
+    }
+
+    #[test]
+    fn missing_interfaces_are_told_with_those_that_exist() {
+        let mut config = Config::default();
+        config.node.interfaces = vec!["lo".into(), "no-such-if".into()];
+        let missing = missing_interfaces(&config, &["eth0".into(), "eth1".into()]);
+        assert_eq!(missing, ["`interfaces` in [node]: there is no no-such-if here; there are eth0, eth1"]);
+    }
+}

@@ -1,0 +1,103 @@
+//! Exit codes that scripts can rely on, and the failure that carries one out of a command.
+
+use std::fmt;
+
+use crate::{
+    api::{client::ClientError, socket::SocketError, types::ErrorKind},
+    controller,
+};
+
+/// How a command ended, as the process's exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done; the answer is yes; there are no differences.
+    Ok = 0,
+    /// There are differences; nothing of that name.
+    Negative = 1,
+    /// The command line, the input or the config file is not valid.
+    Invalid = 2,
+    /// No daemon answers.
+    NoDaemon = 3,
+    /// Refused or failed; what ran before runs on.
+    Failed = 4,
+}
+
+/// Every exit code with what it means, as `--help` prints it.
+pub const EXIT_CODES: [(Exit, &str); 5] = [
+    (Exit::Ok, "done; `diff`: the file is what runs"),
+    (Exit::Negative, "`diff`: the file has changes that are not applied; otherwise: nothing of that name"),
+    (Exit::Invalid, "the command line, the input or the config file is not valid"),
+    (Exit::NoDaemon, "no daemon answers on the socket"),
+    (Exit::Failed, "refused or failed; what ran before runs on"),
+];
+
+/// Why a command did not do what it was asked: a message for the operator and the exit code.
+#[derive(Debug)]
+pub struct Failure {
+    exit: Exit,
+    message: String,
+}
+
+impl Failure {
+    /// A failure that says `message` and ends the process with `exit`.
+    pub fn new(exit: Exit, message: impl fmt::Display) -> Self {
+        Self { exit, message: message.to_string() }
+    }
+
+    /// The exit code.
+    pub fn exit(&self) -> Exit {
+        self.exit
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let exit = match &error {
+            ClientError::NoDaemon { .. } | ClientError::Permission { .. } => Exit::NoDaemon,
+            ClientError::Timeout { .. } | ClientError::Broken { .. } => Exit::Failed,
+            ClientError::Daemon(body) => body.kind.into(),
+        };
+        Self::new(exit, error)
+    }
+}
+
+impl From<controller::Error> for Failure {
+    fn from(error: controller::Error) -> Self {
+        Self::new(error.kind().into(), error)
+    }
+}
+
+impl From<SocketError> for Failure {
+    fn from(error: SocketError) -> Self {
+        Self::new(Exit::Failed, error)
+    }
+}
+
+impl From<ErrorKind> for Exit {
+    fn from(kind: ErrorKind) -> Self {
+        match kind {
+            ErrorKind::NotFound => Self::Negative,
+            ErrorKind::Invalid => Self::Invalid,
+            ErrorKind::Refused | ErrorKind::Failed => Self::Failed,
+        }
+    }
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// The table of exit codes for the end of `--help`.
+pub fn help() -> String {
+    let lines = EXIT_CODES.map(|(exit, meaning)| format!("  {}  {meaning}", exit as u8));
+    format!("Exit codes:\n{}", lines.join("\n"))
+}

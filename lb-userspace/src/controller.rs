@@ -1,1 +1,0 @@
-//! The daemon's one decision maker: config in, map writes out.

@@ -1,0 +1,122 @@
+//! Why a request to the controller was not done. What ran before runs on.
+
+use std::path::PathBuf;
+
+use crate::{
+    api::types::ErrorKind,
+    config::{
+        ConfigErrors, ReadError,
+        edit::{EditError, WriteError},
+    },
+    dataplane, metrics, netlink, plan,
+};
+
+/// Why a request to the controller was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The config file cannot be read or is not valid.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The edit does not fit the config.
+    #[error(transparent)]
+    Edit(#[from] EditError),
+    /// The config would not be valid after the edit.
+    #[error("with this change the config would not be valid:\n{0}")]
+    Edited(ConfigErrors),
+    /// Somebody edited the file and did not apply it.
+    #[error(
+        "{} has changes that are not applied: see `naru diff`, then `naru apply`; nothing was changed",
+        path.display()
+    )]
+    FileAhead {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file could not be written; the config before is in force again.
+    #[error("{0}; nothing was changed")]
+    Unwritten(#[from] WriteError),
+    /// The config names interfaces that do not exist and that it did not name before.
+    #[error(
+        "there is no interface {} here; there are {}; nothing was changed", names.join(", "), existing.join(", ")
+    )]
+    NoSuchInterface {
+        /// Those that do not exist.
+        names: Vec<String>,
+        /// Those that do.
+        existing: Vec<String>,
+    },
+    /// Keys changed that only a start of the daemon can follow.
+    #[error(
+        "a running daemon cannot change {} in [node]: take the change back, or restart the daemon; nothing was changed",
+        keys.join(", ")
+    )]
+    NeedsRestart {
+        /// The keys.
+        keys: Vec<&'static str>,
+    },
+    /// No VIP of that name.
+    #[error("there is no VIP `{name}`; {remedy}")]
+    NoSuchVip {
+        /// The name.
+        name: String,
+        /// What there is.
+        remedy: String,
+    },
+    /// The data plane refused.
+    #[error(transparent)]
+    Dataplane(#[from] dataplane::Error),
+    /// There is no plan from what runs to the config.
+    #[error(transparent)]
+    Plan(#[from] plan::PlanError),
+    /// Routes, neighbours and interfaces cannot be watched.
+    #[error(transparent)]
+    Netlink(#[from] netlink::NetlinkError),
+    /// No `/metrics`.
+    #[error(transparent)]
+    Metrics(#[from] metrics::MetricsError),
+    /// No messages of the data plane.
+    #[error(transparent)]
+    Log(#[from] aya_log::Error),
+    /// The controller has ended.
+    #[error("the daemon is stopping")]
+    Stopped,
+}
+
+impl Error {
+    /// What sort of failure this is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Read(ReadError::Invalid(_)) | Self::Edited(_) | Self::NoSuchInterface { .. } | Self::Plan(_) => {
+                ErrorKind::Invalid
+            }
+            Self::Edit(error) => edit_kind(error),
+            Self::Dataplane(error) => dataplane_kind(error),
+            Self::NoSuchVip { .. } => ErrorKind::NotFound,
+            Self::FileAhead { .. } | Self::NeedsRestart { .. } => ErrorKind::Refused,
+            Self::Read(ReadError::Unreadable { .. })
+            | Self::Unwritten(_)
+            | Self::Netlink(_)
+            | Self::Metrics(_)
+            | Self::Log(_)
+            | Self::Stopped => ErrorKind::Failed,
+        }
+    }
+}
+
+fn edit_kind(error: &EditError) -> ErrorKind {
+    match error {
+        EditError::UnknownVip { .. } | EditError::UnknownBackend { .. } | EditError::UnknownInterface { .. } => {
+            ErrorKind::NotFound
+        }
+        EditError::VipExists(_) | EditError::BackendExists { .. } | EditError::InterfaceExists(_) => ErrorKind::Refused,
+        EditError::Syntax(_) | EditError::Shape(_) | EditError::NothingToSet => ErrorKind::Invalid,
+    }
+}
+
+fn dataplane_kind(error: &dataplane::Error) -> ErrorKind {
+    match error {
+        dataplane::Error::Plan(_) => ErrorKind::Invalid,
+        dataplane::Error::Held { .. } | dataplane::Error::Occupied { .. } => ErrorKind::Refused,
+        _ => ErrorKind::Failed,
+    }
+}

@@ -1,0 +1,68 @@
+//! The config file as the controller sees it: the truth, read again whenever it matters.
+
+use std::path::{Path, PathBuf};
+
+use super::Error;
+use crate::config::{Config, ConfigErrors, ReadError, edit};
+
+/// The config file, and what the command line says instead of it.
+#[derive(Clone, Debug)]
+pub struct ConfigFile {
+    /// Its path.
+    pub path: PathBuf,
+    /// What the command line says instead.
+    pub overrides: Overrides,
+}
+
+/// What the command line says instead of the config file.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// Instead of `node.bpffs`.
+    pub bpffs: Option<PathBuf>,
+    /// Instead of `node.socket`.
+    pub socket: Option<PathBuf>,
+}
+
+/// What a file holds.
+#[derive(Clone, Debug)]
+pub struct Contents {
+    /// The text.
+    pub text: String,
+    /// What it says, with the overrides.
+    pub config: Config,
+}
+
+impl ConfigFile {
+    /// Reads and parses the file. Spares the parsing where the text is that of `known`.
+    pub fn read(&self, known: Option<&Contents>) -> Result<Contents, ReadError> {
+        let unreadable = |error| ReadError::Unreadable { path: self.path.clone(), error };
+        let text = std::fs::read_to_string(&self.path).map_err(unreadable)?;
+        match known {
+            Some(known) if known.text == text => Ok(known.clone()),
+            _ => Ok(self.parse(text)?),
+        }
+    }
+
+    /// Parses `text` as if it were in the file.
+    pub fn parse(&self, text: String) -> Result<Contents, ConfigErrors> {
+        let mut config = Config::parse(&text, &self.path)?;
+        let Overrides { bpffs, socket } = &self.overrides;
+        replace(&mut config.node.bpffs, bpffs.as_deref());
+        replace(&mut config.node.socket, socket.as_deref());
+        Ok(Contents { text, config })
+    }
+
+    /// Puts `after` in the place of `before`. Refused where somebody else has changed the file meanwhile.
+    pub fn replace(&self, before: &Contents, after: &Contents) -> Result<(), Error> {
+        if self.read(Some(before))?.text != before.text {
+            return Err(Error::FileAhead { path: self.path.clone() });
+        }
+        Ok(edit::write_atomically(&self.path, &after.text)?)
+    }
+}
+
+fn replace(path: &mut PathBuf, by: Option<&Path>) {
+    if let Some(by) = by {
+        *path = by.to_owned();
+    }
+}

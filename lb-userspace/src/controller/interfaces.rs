@@ -1,0 +1,164 @@
+//! The interfaces that the data plane is attached to: those of the config, as they come and go.
+
+use std::collections::BTreeMap;
+
+use nix::net::if_::{if_nameindex, if_nametoindex};
+
+use super::Error;
+use crate::{
+    api::types,
+    config::{Node, XdpMode},
+    dataplane::{Attachment, Dataplane, Mode},
+    netlink::{InterfaceChange, InterfaceInfo},
+};
+
+/// What the kernel says of the interfaces, and why some are not attached.
+#[derive(Debug, Default)]
+pub struct Interfaces {
+    links: BTreeMap<String, InterfaceInfo>,
+    problems: BTreeMap<String, String>,
+}
+
+impl Interfaces {
+    /// Takes note of all interfaces.
+    pub fn learn_all(&mut self, links: Vec<InterfaceInfo>) {
+        self.links = links.into_iter().map(|link| (link.name.clone(), link)).collect();
+    }
+
+    /// Takes note of a change, and follows it: a configured interface that appears is attached, one that is gone is
+    /// forgotten.
+    pub fn learn(&mut self, dataplane: &mut Dataplane, node: &Node, change: InterfaceChange) {
+        match change {
+            InterfaceChange::Changed(link) => {
+                self.links.insert(link.name.clone(), link);
+            }
+            InterfaceChange::Appeared(link) => {
+                let name = link.name.clone();
+                self.links.insert(name.clone(), link);
+                if node.interfaces.contains(&name) {
+                    self.attach_late(dataplane, node, &name);
+                }
+            }
+            InterfaceChange::Vanished(link) => self.forget(dataplane, node, &link),
+        }
+    }
+
+    /// Attaches the interfaces of `node` that exist, detaches all others. Those that do not exist are noted.
+    ///
+    /// With `mode_changed`, an interface in generic mode is tried in native mode again where `node` allows it, which
+    /// takes the data plane off it for some microseconds.
+    pub fn follow(&mut self, dataplane: &mut Dataplane, node: &Node, mode_changed: bool) -> Result<(), Error> {
+        self.problems.clear();
+        let attached = dataplane.attachments();
+        for name in &node.interfaces {
+            let Ok(ifindex) = if_nametoindex(name.as_str()) else {
+                log::warn!("there is no interface {name}: it will be attached when it appears");
+                self.problems.insert(name.clone(), MISSING.to_owned());
+                continue;
+            };
+            let generic = attached.iter().any(|old| old.name == *name && old.mode == Mode::Generic);
+            if mode_changed && generic && node.xdp_mode != XdpMode::Generic {
+                dataplane.detach(name)?;
+            }
+            self.attach(dataplane, node, name, ifindex)?;
+        }
+        for Attachment { name, .. } in attached.iter().filter(|old| !node.interfaces.contains(&old.name)) {
+            dataplane.detach(name)?;
+            log::info!("detached from {name}");
+        }
+        Ok(())
+    }
+
+    /// Tries again to attach what could not be attached and exists now.
+    pub fn retry(&mut self, dataplane: &mut Dataplane, node: &Node) {
+        let names: Vec<_> = self.problems.keys().cloned().collect();
+        for name in names {
+            self.attach_late(dataplane, node, &name);
+        }
+    }
+
+    /// Refuses `new` where it names interfaces that do not exist and that `old` does not name.
+    pub fn refuse_missing(old: &Node, new: &Node) -> Result<(), Error> {
+        let added = new.interfaces.iter().filter(|name| !old.interfaces.contains(name));
+        let missing: Vec<_> = added.filter(|name| if_nametoindex(name.as_str()).is_err()).cloned().collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(Error::NoSuchInterface { names: missing, existing: existing() })
+    }
+
+    /// Name of the interface with this index; its number where it has gone.
+    pub fn name(&self, ifindex: u32) -> String {
+        let link = self.links.values().find(|link| link.ifindex == ifindex);
+        link.map_or_else(|| format!("#{ifindex}"), |link| link.name.clone())
+    }
+
+    /// The interfaces that are configured or attached, as the API shows them.
+    pub fn view(&self, dataplane: &Dataplane, node: &Node) -> Vec<types::Interface> {
+        let mut attached: BTreeMap<_, _> = dataplane.attachments().into_iter().map(|a| (a.name.clone(), a)).collect();
+        let configured = node.interfaces.iter().map(|name| (name.clone(), attached.remove(name), true));
+        let configured: Vec<_> = configured.collect();
+        let others = attached.into_iter().map(|(name, attachment)| (name, Some(attachment), false));
+        configured
+            .into_iter()
+            .chain(others)
+            .map(|(name, attachment, configured)| {
+                let link = self.links.get(&name).map(|link| types::Link {
+                    ifindex: link.ifindex,
+                    mac: link.mac.map(types::mac_name),
+                    mtu: link.mtu,
+                    up: link.up && link.carrier,
+                });
+                let attached = attachment
+                    .map(|attachment| types::Attached { mode: attachment.mode.to_string(), reason: attachment.reason });
+                let problem = self.problems.get(&name).cloned();
+                types::Interface { name, configured, link, attached, problem }
+            })
+            .collect()
+    }
+
+    fn attach(&mut self, dataplane: &mut Dataplane, node: &Node, name: &str, ifindex: u32) -> Result<(), Error> {
+        let before = dataplane.attachments();
+        let attachment = dataplane.attach(name, ifindex, node.xdp_mode)?;
+        self.problems.remove(name);
+        if !before.contains(&attachment) {
+            let reason = attachment.reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+            log::info!("attached to {name} in {} mode{reason}", attachment.mode);
+        }
+        Ok(())
+    }
+
+    /// Attaches an interface that is there now; what goes wrong is noted and tried again.
+    fn attach_late(&mut self, dataplane: &mut Dataplane, node: &Node, name: &str) {
+        let Ok(ifindex) = if_nametoindex(name) else { return };
+        if let Err(error) = self.attach(dataplane, node, name, ifindex) {
+            // Said once, not at each try.
+            let text = error.to_string();
+            if self.problems.get(name) != Some(&text) {
+                log::error!("cannot attach to {name}: {text}; trying again");
+            }
+            self.problems.insert(name.to_owned(), text);
+        }
+    }
+
+    fn forget(&mut self, dataplane: &mut Dataplane, node: &Node, link: &InterfaceInfo) {
+        self.links.remove(&link.name);
+        let gone = dataplane.attachments().into_iter().any(|a| a.name == link.name && a.ifindex == link.ifindex);
+        if gone && let Err(error) = dataplane.detach(&link.name) {
+            log::error!("cannot remove the pin of {}, which has gone: {error}", link.name);
+        }
+        if node.interfaces.contains(&link.name) {
+            log::warn!("the interface {} has gone: it will be attached when it returns", link.name);
+            self.problems.insert(link.name.clone(), MISSING.to_owned());
+        }
+    }
+}
+
+const MISSING: &str = "there is no such interface; it is attached when it appears";
+
+/// Names of all interfaces but the loopback.
+pub fn existing() -> Vec<String> {
+    let Ok(interfaces) = if_nameindex() else { return Vec::new() };
+    let names = interfaces.iter().map(|interface| interface.name().to_string_lossy().into_owned());
+    names.filter(|name| name != "lo").collect()
+}

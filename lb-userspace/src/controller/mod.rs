@@ -1,0 +1,447 @@
+//! The daemon's one decision maker: config in, map writes out.
+//!
+//! One task owns the config, the data plane and what netlink says. Whatever is asked of it comes as a [`Request`] and
+//! is done before the next, so that changes never interleave. An apply that fails anywhere leaves what ran before.
+
+mod error;
+mod file;
+mod interfaces;
+mod log_reader;
+mod next_hops;
+mod node;
+mod view;
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::{JoinHandle, block_in_place},
+    time::MissedTickBehavior,
+};
+
+pub use self::{
+    error::Error,
+    file::{ConfigFile, Overrides},
+    interfaces::existing as existing_interfaces,
+};
+use self::{file::Contents, interfaces::Interfaces, log_reader::LogReader, next_hops::NextHops};
+use crate::{
+    api::types::{Applied, Diff, Interface, Stats, Status, Vip},
+    config::{
+        Config, Node,
+        edit::{self, Edit},
+    },
+    dataplane::{self, Dataplane},
+    metrics::{self, Applies, Snapshot},
+    netlink::{self, Event, Target},
+    plan::{Change, Destination},
+};
+
+/// Requests that may wait for the controller.
+const QUEUE: usize = 64;
+
+/// How often interfaces that could not be attached are tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// How long a change waits for the ways to new backends: neighbours on a link that works answer in milliseconds.
+const RESOLVE: Duration = Duration::from_millis(500);
+
+/// Events that are handled as one.
+const EVENTS: usize = 4096;
+
+/// Asks the controller. Any number of these may be about.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    requests: mpsc::Sender<Request>,
+}
+
+type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+enum Request {
+    Status(Reply<Status>),
+    Stats(Reply<Stats>),
+    Vips(Reply<Vec<Vip>>),
+    Vip(String, Reply<Vip>),
+    Interfaces(Reply<Vec<Interface>>),
+    Snapshot(Reply<Snapshot>),
+    Diff(Reply<Diff>),
+    Apply(Reply<Applied>),
+    Edit(Edit, Reply<Applied>),
+    Stop { detach: bool, reply: Reply<()> },
+}
+
+impl Handle {
+    /// What the daemon is, does and misses.
+    pub async fn status(&self) -> Result<Status, Error> {
+        self.ask(Request::Status).await
+    }
+
+    /// Counters.
+    pub async fn stats(&self) -> Result<Stats, Error> {
+        self.ask(Request::Stats).await
+    }
+
+    /// VIPs with their backends, in the order of the config.
+    pub async fn vips(&self) -> Result<Vec<Vip>, Error> {
+        self.ask(Request::Vips).await
+    }
+
+    /// One VIP with its backends.
+    pub async fn vip(&self, name: String) -> Result<Vip, Error> {
+        self.ask(|reply| Request::Vip(name, reply)).await
+    }
+
+    /// Interfaces that are configured or attached.
+    pub async fn interfaces(&self) -> Result<Vec<Interface>, Error> {
+        self.ask(Request::Interfaces).await
+    }
+
+    /// What a scrape shows.
+    pub async fn snapshot(&self) -> Result<Snapshot, Error> {
+        self.ask(Request::Snapshot).await
+    }
+
+    /// What an apply of the file would change.
+    pub async fn diff(&self) -> Result<Diff, Error> {
+        self.ask(Request::Diff).await
+    }
+
+    /// Makes the file what runs.
+    pub async fn apply(&self) -> Result<Applied, Error> {
+        self.ask(Request::Apply).await
+    }
+
+    /// Edits the file and makes it what runs; refused while the file has changes that are not applied.
+    pub async fn edit(&self, edit: Edit) -> Result<Applied, Error> {
+        self.ask(|reply| Request::Edit(edit, reply)).await
+    }
+
+    /// Ends the controller; `detach` takes the data plane out of the kernel too.
+    pub async fn stop(&self, detach: bool) -> Result<(), Error> {
+        self.ask(|reply| Request::Stop { detach, reply }).await
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(request(reply)).await.map_err(|_| Error::Stopped)?;
+        answer.await.map_err(|_| Error::Stopped)?
+    }
+}
+
+/// The state behind a [`Handle`].
+pub struct Controller {
+    file: ConfigFile,
+    applied: Contents,
+    applied_at: SystemTime,
+    applies: Applies,
+    started: Instant,
+    dataplane: Dataplane,
+    netlink: netlink::Handle,
+    events: mpsc::Receiver<Event>,
+    next_hops: NextHops,
+    interfaces: Interfaces,
+    metrics: Option<metrics::Server>,
+    log_reader: Option<LogReader>,
+    handle: Handle,
+    requests: mpsc::Receiver<Request>,
+}
+
+impl Controller {
+    /// Reads the config and takes the data plane's lock; nothing is changed yet. Fails where another daemon has it.
+    pub async fn open(file: ConfigFile) -> Result<Self, Error> {
+        let applied = file.read(None)?;
+        let dataplane = block_in_place(|| Dataplane::open(&applied.config.node.bpffs, &applied.config))?;
+        let (netlink, events) = netlink::start()?;
+        let (sender, requests) = mpsc::channel(QUEUE);
+        Ok(Self {
+            file,
+            applied,
+            applied_at: SystemTime::now(),
+            applies: Applies::default(),
+            started: Instant::now(),
+            dataplane,
+            netlink,
+            events,
+            next_hops: NextHops::default(),
+            interfaces: Interfaces::default(),
+            metrics: None,
+            log_reader: None,
+            handle: Handle { requests: sender },
+            requests,
+        })
+    }
+
+    /// The config that was read.
+    pub fn config(&self) -> &Config {
+        &self.applied.config
+    }
+
+    /// Makes the config what runs, attaches the interfaces, and serves whoever has the handle. Configured interfaces
+    /// that do not exist are waited for.
+    pub async fn start(mut self) -> Result<(Handle, JoinHandle<()>), Error> {
+        let config = self.applied.config.clone();
+        for warning in config.warnings() {
+            log::warn!("{warning}");
+        }
+        self.metrics = self.metrics_for(&config.node).await?;
+        self.interfaces.learn_all(self.netlink.interfaces());
+        for unresolved in self.resolve(&config, &HashSet::new()).await? {
+            log::warn!("{unresolved}");
+        }
+        let done = block_in_place(|| self.dataplane.apply(&config))?;
+        let path = self.file.path.display();
+        log::info!("applied {path} in {:?}: changes {}, writes {}", done.elapsed, done.changes.len(), done.writes);
+        block_in_place(|| self.interfaces.follow(&mut self.dataplane, &config.node, false))?;
+        self.read_logs(config.node.log_packets);
+        self.applied_at = SystemTime::now();
+        self.applies.succeeded += 1;
+        Ok((self.handle.clone(), tokio::spawn(self.run())))
+    }
+
+    async fn run(mut self) {
+        let mut retry = tokio::time::interval(RETRY);
+        retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut events = Vec::new();
+        loop {
+            tokio::select! {
+                Some(request) = self.requests.recv() => {
+                    if let Some((detach, reply)) = self.serve(request).await {
+                        return self.stop(detach, reply);
+                    }
+                }
+                1.. = self.events.recv_many(&mut events, EVENTS) => self.learn(&mut events, &HashSet::new()),
+                _ = retry.tick() => self.interfaces.retry(&mut self.dataplane, &self.applied.config.node),
+            }
+        }
+    }
+
+    /// Serves a request; gives back the one to stop.
+    async fn serve(&mut self, request: Request) -> Option<(bool, Reply<()>)> {
+        // Whoever asked may have gone: an answer that nobody waits for is no failure.
+        match request {
+            Request::Status(reply) => drop(reply.send(self.status())),
+            Request::Stats(reply) => drop(reply.send(self.stats())),
+            Request::Vips(reply) => drop(reply.send(Ok(self.vips()))),
+            Request::Vip(name, reply) => drop(reply.send(self.vip(&name))),
+            Request::Interfaces(reply) => drop(reply.send(Ok(self.interfaces_view()))),
+            Request::Snapshot(reply) => drop(reply.send(self.snapshot())),
+            Request::Diff(reply) => drop(reply.send(self.diff())),
+            Request::Apply(reply) => {
+                let result = self.apply().await;
+                drop(reply.send(self.count("apply", result)));
+            }
+            Request::Edit(edit, reply) => {
+                let result = self.edit(&edit).await;
+                drop(reply.send(self.count("edit", result)));
+            }
+            Request::Stop { detach, reply } => return Some((detach, reply)),
+        }
+        None
+    }
+
+    fn stop(self, detach: bool, reply: Reply<()>) {
+        let bpffs = self.applied.config.node.bpffs.clone();
+        // The data plane's lock and file descriptors go first.
+        drop(self);
+        let result = if detach { dataplane::detach_everything(&bpffs).map(drop) } else { Ok(()) };
+        drop(reply.send(result.map_err(Error::from)));
+    }
+
+    fn diff(&self) -> Result<Diff, Error> {
+        let wanted = self.file.read(Some(&self.applied))?.config;
+        Ok(Diff { changes: self.changes_to(&wanted)? })
+    }
+
+    /// What differs between what runs and `wanted`; the order of VIPs and backends is no difference.
+    fn changes_to(&self, wanted: &Config) -> Result<Vec<Change>, Error> {
+        if *wanted == self.applied.config {
+            return Ok(Vec::new());
+        }
+        let plan = self.dataplane.plan(wanted)?;
+        Ok(merged(node::changes(&self.applied.config.node, &wanted.node), plan.into_changes()))
+    }
+
+    async fn apply(&mut self) -> Result<Applied, Error> {
+        let wanted = self.file.read(Some(&self.applied))?;
+        self.change_to(wanted, None).await
+    }
+
+    async fn edit(&mut self, edit: &Edit) -> Result<Applied, Error> {
+        let before = self.file.read(Some(&self.applied))?;
+        if !self.changes_to(&before.config)?.is_empty() {
+            return Err(Error::FileAhead { path: self.file.path.clone() });
+        }
+        let text = edit::apply_edit(&before.text, edit)?;
+        let wanted = self.file.parse(text).map_err(Error::Edited)?;
+        self.change_to(wanted, Some(&before)).await
+    }
+
+    /// Makes `wanted` what runs; with `before`, writes it to the file, which must still be `before`.
+    async fn change_to(&mut self, wanted: Contents, before: Option<&Contents>) -> Result<Applied, Error> {
+        let from = Instant::now();
+        let old = self.applied.config.node.clone();
+        let new = &wanted.config.node;
+        node::refuse_restart_keys(&old, new)?;
+        Interfaces::refuse_missing(&old, new)?;
+        let moved_metrics = if new.metrics == old.metrics { None } else { Some(self.metrics_for(new).await?) };
+
+        let unresolved = self.resolve(&wanted.config, &next_hops::targets(&self.applied.config)).await?;
+        let result = block_in_place(|| self.switch(&wanted, before));
+        if result.is_ok() {
+            self.applied = wanted;
+        }
+        self.resolve_only_applied();
+        let done = result?;
+
+        if let Some(metrics) = moved_metrics {
+            self.metrics = metrics;
+        }
+        self.applied_at = SystemTime::now();
+        let changes = merged(node::changes(&old, &self.applied.config.node), done.changes);
+        let mut warnings: Vec<_> = self.applied.config.warnings().iter().map(ToString::to_string).collect();
+        warnings.extend(unresolved);
+        let elapsed_us = u64::try_from(from.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Ok(Applied { changes, writes: done.writes, elapsed_us, warnings })
+    }
+
+    /// The steps of a change that may fail halfway; takes back those that were done.
+    fn switch(&mut self, wanted: &Contents, before: Option<&Contents>) -> Result<dataplane::Applied, Error> {
+        let done = self.dataplane.apply(&wanted.config)?;
+        let new = &wanted.config.node;
+        let mode_changed = new.xdp_mode != self.applied.config.node.xdp_mode;
+        let attached = self.interfaces.follow(&mut self.dataplane, new, mode_changed);
+        let written = attached.and_then(|()| before.map_or(Ok(()), |before| self.file.replace(before, wanted)));
+        match written {
+            Ok(()) => {
+                self.read_logs(new.log_packets);
+                Ok(done)
+            }
+            Err(error) => {
+                self.switch_back(mode_changed);
+                Err(error)
+            }
+        }
+    }
+
+    fn switch_back(&mut self, mode_changed: bool) {
+        let old = &self.applied.config;
+        if let Err(error) = self.dataplane.apply(old) {
+            log::error!("the config before could not be put in force again: {error}; restart the daemon");
+        }
+        if let Err(error) = self.interfaces.follow(&mut self.dataplane, &old.node, mode_changed) {
+            log::error!("the interfaces are not attached as before: {error}; restart the daemon");
+        }
+    }
+
+    async fn metrics_for(&self, node: &Node) -> Result<Option<metrics::Server>, Error> {
+        let Some(address) = node.metrics else { return Ok(None) };
+        let server = metrics::Server::start(address, self.handle.clone()).await?;
+        log::info!("metrics on http://{}/metrics", server.address());
+        Ok(Some(server))
+    }
+
+    /// Finds the ways to those backends of `config` that are not among `old` before any packet is sent to them; waits
+    /// for the answers, though never long. Says what could not be found.
+    async fn resolve(&mut self, config: &Config, old: &HashSet<Target>) -> Result<Vec<String>, Error> {
+        let new: HashSet<_> = next_hops::targets(config).difference(old).copied().collect();
+        if new.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.netlink.set_targets(new.union(old).copied().collect());
+        let mut events = Vec::new();
+        let answers = async {
+            while !self.next_hops.all_settled(&new) && self.events.recv_many(&mut events, EVENTS).await > 0 {
+                self.learn(&mut events, &new);
+            }
+        };
+        // What is not found in time is found later: the backend is then without a way for as long.
+        let _ = tokio::time::timeout(RESOLVE, answers).await;
+        let heard = new.iter().filter_map(|target| Some((destination(target), self.next_hops.heard(target)?)));
+        self.dataplane.set_next_hops(heard.collect::<Vec<_>>())?;
+        Ok(self.next_hops.missing(config, &new))
+    }
+
+    /// Lets go of the ways that only a change needed that did not happen, or that the last change no longer needs.
+    fn resolve_only_applied(&mut self) {
+        let targets = next_hops::targets(&self.applied.config);
+        self.next_hops.prune(&targets);
+        self.netlink.set_targets(targets.into_iter().collect());
+    }
+
+    /// Takes note of what netlink says, and passes it to the data plane; what is said of `waiting` later. An adopted
+    /// data plane thereby keeps the ways that it has while their neighbours are asked again.
+    fn learn(&mut self, events: &mut Vec<Event>, waiting: &HashSet<Target>) {
+        let mut news = HashMap::new();
+        for event in events.drain(..) {
+            match event {
+                Event::NextHop { target, result } => {
+                    let next_hop = result.as_ref().ok().copied();
+                    let is_news = self.next_hops.learn(target, result);
+                    if is_news && !waiting.contains(&target) {
+                        news.insert(destination(&target), next_hop);
+                    }
+                }
+                Event::Interface(change) => {
+                    let node = &self.applied.config.node;
+                    block_in_place(|| self.interfaces.learn(&mut self.dataplane, node, change));
+                }
+            }
+        }
+        if !news.is_empty()
+            && let Err(error) = block_in_place(|| self.dataplane.set_next_hops(news))
+        {
+            log::error!("next hops could not be written: {error}");
+        }
+    }
+
+    /// Follows the program whose messages are wanted: an apply may have loaded another.
+    fn read_logs(&mut self, wanted: bool) {
+        if !wanted {
+            self.log_reader = None;
+            return;
+        }
+        let started = self.dataplane.program_id().map_err(Error::from).and_then(|id| match &self.log_reader {
+            Some(reader) if reader.program_id() == id => Ok(None),
+            _ => Ok(Some(LogReader::start(id)?)),
+        });
+        match started {
+            Ok(None) => {}
+            Ok(reader) => self.log_reader = reader,
+            Err(error) => log::error!("messages of the data plane cannot be read: {error}"),
+        }
+    }
+
+    /// Counts and logs what became of an apply.
+    fn count(&mut self, what: &str, result: Result<Applied, Error>) -> Result<Applied, Error> {
+        match &result {
+            Ok(applied) => {
+                self.applies.succeeded += 1;
+                let Applied { changes, writes, elapsed_us, .. } = applied;
+                log::info!("{what} done in {elapsed_us} µs: changes {}, writes {writes}", changes.len());
+                for change in changes {
+                    log::debug!("{change}");
+                }
+            }
+            Err(error) => {
+                self.applies.failed += 1;
+                log::error!("{what} refused: {error}");
+            }
+        }
+        result
+    }
+}
+
+/// Changes of `[node]` and those that the data plane found, each once.
+fn merged(mut node: Vec<Change>, dataplane: Vec<Change>) -> Vec<Change> {
+    let new: Vec<_> = dataplane.into_iter().filter(|change| !node.contains(change)).collect();
+    node.extend(new);
+    node
+}
+
+fn destination(target: &Target) -> Destination {
+    let Target { address, on_link } = *target;
+    Destination { address, on_link }
+}

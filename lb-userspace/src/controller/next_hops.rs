@@ -1,0 +1,172 @@
+//! What netlink says of the ways to the backends.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+};
+
+use lb_common::NextHop;
+
+use crate::{
+    config::{Config, ForwardMode, Vip},
+    netlink::{Target, Unresolved},
+};
+
+/// Backends without a way that are told of one by one.
+const TOLD: usize = 10;
+
+/// A way to a target, or why there is none.
+pub type Way = Result<NextHop, Unresolved>;
+
+/// The way to each address that some backend has, or why there is none.
+#[derive(Debug, Default)]
+pub struct NextHops {
+    known: HashMap<Target, Way>,
+}
+
+impl NextHops {
+    /// Takes note of a way; whether it is news.
+    pub fn learn(&mut self, target: Target, way: Way) -> bool {
+        match self.known.get(&target) {
+            Some(known) if *known == way => false,
+            _ => {
+                self.known.insert(target, way);
+                true
+            }
+        }
+    }
+
+    /// The way to a backend, or why there is none.
+    pub fn way(&self, forward: ForwardMode, backend: IpAddr) -> Result<&NextHop, String> {
+        match self.known.get(&target(forward, backend)) {
+            Some(way) => way.as_ref().map_err(Unresolved::to_string),
+            None => Err("still being looked for".to_owned()),
+        }
+    }
+
+    /// What was last said of a target; `None` where nothing was.
+    pub fn heard(&self, target: &Target) -> Option<Option<NextHop>> {
+        self.known.get(target).map(|way| way.as_ref().ok().copied())
+    }
+
+    /// Whether the answer is known for each of `targets`, be it that there is no way.
+    pub fn all_settled(&self, targets: &HashSet<Target>) -> bool {
+        let pending = |target| matches!(self.known.get(target), None | Some(Err(Unresolved::NeighbourPending { .. })));
+        !targets.iter().any(pending)
+    }
+
+    /// The backends of `config` behind `targets` to which there is no way, one line each, at most [`TOLD`].
+    pub fn missing(&self, config: &Config, targets: &HashSet<Target>) -> Vec<String> {
+        let backends = config.vips.iter().flat_map(|vip| vip.backends.iter().map(move |backend| (vip, backend)));
+        let missing = backends.filter(|(vip, backend)| targets.contains(&target(vip.forward, backend.address)));
+        let mut missing = missing.filter_map(|(vip, backend)| {
+            let reason = self.way(vip.forward, backend.address).err()?;
+            Some(format!("no packet can be sent to backend {} of VIP {} yet: {reason}", backend.address, vip.name))
+        });
+        let mut told: Vec<_> = missing.by_ref().take(TOLD).collect();
+        match missing.count() {
+            0 => {}
+            more => told.push(format!("no packet can be sent to {more} more backends yet: see `naru status`")),
+        }
+        told
+    }
+
+    /// Forgets all but `targets`, once the others are many.
+    ///
+    /// Not at once: a target that goes and comes back within a moment may be none of netlink's news.
+    pub fn prune(&mut self, targets: &HashSet<Target>) {
+        if self.known.len() > 2 * targets.len() + 1024 {
+            self.known.retain(|target, _| targets.contains(target));
+        }
+    }
+}
+
+/// What netlink must find the ways to, for every backend of `config`.
+pub fn targets(config: &Config) -> HashSet<Target> {
+    fn of_vip(vip: &Vip) -> impl Iterator<Item = Target> {
+        vip.backends.iter().map(|backend| target(vip.forward, backend.address))
+    }
+    config.vips.iter().flat_map(of_vip).collect()
+}
+
+/// With `l2` the backend itself must be on the link.
+fn target(forward: ForwardMode, address: IpAddr) -> Target {
+    Target { address, on_link: forward == ForwardMode::L2 }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn config() -> Config {
+        let text = "
+            [[vip]]
+            name = \"web\"
+            address = \"203.0.113.10\"
+            ports = [\"tcp/80\"]
+            forward = \"ipip\"
+            backends = [{ address = \"10.0.0.1\" }, { address = \"10.0.0.2\" }]
+            [[vip]]
+            name = \"dns\"
+            address = \"203.0.113.53\"
+            ports = [\"udp/53\"]
+            forward = \"l2\"
+            backends = [{ address = \"10.0.0.1\" }]
+        ";
+        Config::parse(text, Path::new("naru.toml")).unwrap()
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn next_hop(ifindex: u32) -> NextHop {
+        NextHop::new([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2], ifindex, 1500, 0)
+    }
+
+    #[test]
+    fn a_backend_of_two_modes_is_two_targets() {
+        let targets = targets(&config());
+        let expected = [("10.0.0.1", false), ("10.0.0.2", false), ("10.0.0.1", true)];
+        let expected = expected.map(|(address, on_link)| Target { address: ip(address), on_link });
+        assert_eq!(targets, HashSet::from(expected));
+    }
+
+    #[test]
+    fn only_what_is_still_asked_is_waited_for() {
+        let (config, mut next_hops) = (config(), NextHops::default());
+        let targets = targets(&config);
+        let [one, two] = ["10.0.0.1", "10.0.0.2"].map(ip);
+        next_hops.learn(target(ForwardMode::Ipip, one), Ok(next_hop(1)));
+        next_hops.learn(target(ForwardMode::L2, one), Err(Unresolved::NoRoute { address: one }));
+        assert!(!next_hops.all_settled(&targets), "nothing was said of {two}");
+        let pending = Unresolved::NeighbourPending { neighbour: two, interface: "eth0".into() };
+        next_hops.learn(target(ForwardMode::Ipip, two), Err(pending));
+        assert!(!next_hops.all_settled(&targets), "{two} may still answer");
+        next_hops.learn(target(ForwardMode::Ipip, two), Ok(next_hop(1)));
+        assert!(next_hops.all_settled(&targets));
+    }
+
+    #[test]
+    fn what_is_missing_is_told_by_backend_and_vip_with_its_reason() {
+        let (config, mut next_hops) = (config(), NextHops::default());
+        let one = ip("10.0.0.1");
+        next_hops.learn(target(ForwardMode::Ipip, one), Ok(next_hop(1)));
+        next_hops.learn(target(ForwardMode::L2, one), Err(Unresolved::NoRoute { address: one }));
+        let missing = next_hops.missing(&config, &targets(&config));
+        let [web, dns] = missing.as_slice() else { panic!("{missing:?}") };
+        assert!(web.contains("10.0.0.2 of VIP web") && web.contains("still being looked for"), "{web}");
+        assert!(dns.contains("10.0.0.1 of VIP dns") && dns.contains("no route to 10.0.0.1"), "{dns}");
+    }
+
+    #[test]
+    fn the_same_again_is_no_news() {
+        let mut next_hops = NextHops::default();
+        let target = target(ForwardMode::L2, ip("10.0.0.1"));
+        assert!(next_hops.learn(target, Ok(next_hop(1))));
+        assert!(!next_hops.learn(target, Ok(next_hop(1))));
+        assert!(next_hops.learn(target, Ok(next_hop(2))));
+    }
+}

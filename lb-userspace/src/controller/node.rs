@@ -1,0 +1,105 @@
+//! What changes between two `[node]` sections: to tell the operator, and to refuse what only a restart can follow.
+
+use std::fmt::Display;
+
+use super::Error;
+use crate::{config::Node, plan::Change};
+
+/// The changes from `old` to `new`.
+pub fn changes(old: &Node, new: &Node) -> Vec<Change> {
+    keys(old, new).into_iter().filter_map(|key| key.change).collect()
+}
+
+/// Refuses changes of keys that say where the running daemon is.
+pub fn refuse_restart_keys(old: &Node, new: &Node) -> Result<(), Error> {
+    let changed = keys(old, new).into_iter().filter(|key| key.needs_restart && key.change.is_some());
+    let keys: Vec<_> = changed.map(|key| key.name).collect();
+    if keys.is_empty() { Ok(()) } else { Err(Error::NeedsRestart { keys }) }
+}
+
+/// A key and whether its value changes.
+struct Key {
+    name: &'static str,
+    change: Option<Change>,
+    needs_restart: bool,
+}
+
+/// Every key of `[node]`.
+fn keys(old: &Node, new: &Node) -> Vec<Key> {
+    // Destructured, so that a new key is not forgotten here.
+    let Node {
+        interfaces,
+        xdp_mode,
+        metrics,
+        socket,
+        bpffs,
+        encap_source4,
+        encap_source6,
+        max_vips,
+        max_backends,
+        max_slots,
+        log_packets,
+    } = new;
+    let address = |metrics: &Option<std::net::SocketAddr>| metrics.map_or("none".to_owned(), |a| a.to_string());
+    vec![
+        key("interfaces", &old.interfaces.join(","), &interfaces.join(",")),
+        key("xdp_mode", &old.xdp_mode, xdp_mode),
+        key("metrics", &address(&old.metrics), &address(metrics)),
+        key("socket", &old.socket.display().to_string(), &socket.display().to_string()).needs_restart(),
+        key("bpffs", &old.bpffs.display().to_string(), &bpffs.display().to_string()).needs_restart(),
+        key("encap_source4", &old.encap_source4, encap_source4),
+        key("encap_source6", &old.encap_source6, encap_source6),
+        key("max_vips", &old.max_vips, max_vips),
+        key("max_backends", &old.max_backends, max_backends),
+        key("max_slots", &old.max_slots, max_slots),
+        key("log_packets", &old.log_packets, log_packets),
+    ]
+}
+
+fn key<T: PartialEq + Display>(name: &'static str, old: &T, new: &T) -> Key {
+    let change = || Change::NodeChanged { key: name.to_owned(), from: old.to_string(), to: new.to_string() };
+    let change = (old != new).then(change);
+    Key { name, change, needs_restart: false }
+}
+
+impl Key {
+    fn needs_restart(self) -> Self {
+        Self { needs_restart: true, ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_change_is_told_once() {
+        let old = Node { interfaces: vec!["eth0".into(), "eth1".into()], ..Node::default() };
+        let new = Node {
+            interfaces: vec!["eth1".into()],
+            metrics: Some(([127, 0, 0, 1], 9100).into()),
+            log_packets: true,
+            ..Node::default()
+        };
+        assert_eq!(changes(&old, &old), []);
+        let told: Vec<_> = changes(&old, &new).iter().map(Change::to_string).collect();
+        assert_eq!(
+            told,
+            [
+                "node: interfaces eth0,eth1 → eth1",
+                "node: metrics none → 127.0.0.1:9100",
+                "node: log_packets false → true",
+            ]
+        );
+    }
+
+    #[test]
+    fn only_what_says_where_the_daemon_is_needs_a_restart() {
+        let old = Node::default();
+        let may = Node { max_vips: 5, log_packets: true, interfaces: vec!["eth0".into()], ..Node::default() };
+        refuse_restart_keys(&old, &may).unwrap();
+        let must = Node { socket: "/run/other.sock".into(), bpffs: "/sys/fs/bpf/other".into(), ..Node::default() };
+        let error = refuse_restart_keys(&old, &must).unwrap_err().to_string();
+        assert!(error.contains("cannot change socket, bpffs in [node]"), "{error}");
+    }
+}

@@ -1,0 +1,546 @@
+//! The real daemon and the real CLI against the real kernel, each test in a network namespace, a bpffs directory and a
+//! socket of its own. No packet is sent: that is the lab's business. Needs root.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    os::unix::{fs::PermissionsExt as _, net::UnixStream, process::ExitStatusExt as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sched::{CloneFlags, unshare},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+const VIPS: &str = r#"
+# The shop.
+[[vip]]
+name = "web"
+address = "203.0.113.10"
+ports = ["tcp/80", "tcp/443"]
+forward = "ipip"
+backends = [
+  { address = "10.0.1.11", weight = 100 }, # rack 1
+  { address = "10.0.1.12", weight = 100 }, # rack 2
+]
+"#;
+
+/// A daemon's world: a network namespace with one veth pair, and a directory.
+struct Bed {
+    dir: tempfile::TempDir,
+    bpffs: PathBuf,
+    metrics_port: u16,
+    daemon: Option<Child>,
+}
+
+/// How a command ended and what it said.
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Bed {
+    /// Takes this thread into a network namespace of its own and writes a config with one attached interface.
+    fn new(vips: &str) -> Self {
+        static BEDS: AtomicU32 = AtomicU32::new(0);
+        let bed = BEDS.fetch_add(1, Ordering::Relaxed);
+        unshare(CloneFlags::CLONE_NEWNET).expect("these tests make network namespaces: run them as root");
+        ip("link set lo up");
+        make_veth();
+        let bed = Self {
+            dir: tempfile::tempdir().unwrap(),
+            bpffs: PathBuf::from(format!("/sys/fs/bpf/naru-daemon-test-{}-{bed}", std::process::id())),
+            metrics_port: 9100,
+            daemon: None,
+        };
+        bed.write(&format!("{}{vips}", bed.node("\"lb0\"")));
+        bed
+    }
+
+    fn node(&self, interfaces: &str) -> String {
+        let (socket, bpffs, port) = (self.socket(), self.bpffs.display(), self.metrics_port);
+        let socket = socket.display();
+        format!(
+            "[node]\ninterfaces = [{interfaces}]\nsocket = \"{socket}\"\nbpffs = \"{bpffs}\"\n\
+             metrics = \"127.0.0.1:{port}\"\n"
+        )
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("naru.sock")
+    }
+
+    fn file(&self) -> PathBuf {
+        self.dir.path().join("naru.toml")
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    fn read(&self) -> String {
+        fs::read_to_string(self.file()).unwrap()
+    }
+
+    fn write(&self, text: &str) {
+        fs::write(self.file(), text).unwrap();
+    }
+
+    fn replace(&self, from: &str, to: &str) {
+        let text = self.read();
+        assert!(text.contains(from), "{from} is not in\n{text}");
+        self.write(&text.replace(from, to));
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_naru"));
+        command.env("NARU_CONFIG", self.file()).env_remove("NARU_SOCKET").env_remove("RUST_LOG");
+        command
+    }
+
+    /// Starts the daemon and waits until it serves.
+    fn start(&mut self, arguments: &[&str]) {
+        let log = fs::File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
+        let daemon = self.command().arg("run").args(arguments).stderr(log).stdout(Stdio::null()).spawn().unwrap();
+        self.daemon = Some(daemon);
+        eventually("the daemon serves", || self.naru("status").code == 0, || self.log());
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = self.daemon.as_ref().expect("a daemon was started").id();
+        kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
+    }
+
+    /// Ends the daemon by a signal; its exit code, or that of the signal with a minus.
+    fn end(&mut self, signal: Signal) -> i32 {
+        self.signal(signal);
+        let status = self.daemon.take().expect("a daemon was started").wait().unwrap();
+        status.code().unwrap_or_else(|| -status.signal().unwrap())
+    }
+
+    /// Runs a command to its end.
+    fn naru(&self, line: &str) -> Said {
+        let output = self.command().args(line.split(' ')).output().unwrap();
+        let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        Said { code: output.status.code().unwrap(), out, err }
+    }
+
+    /// Runs a command that must succeed.
+    fn done(&self, line: &str) -> String {
+        let Said { code, out, err } = self.naru(line);
+        assert_eq!(code, 0, "naru {line}: {out}{err}\n{}", self.log());
+        out
+    }
+
+    /// Runs a command that must fail like this.
+    fn refused(&self, line: &str, code: i32, message: &str) {
+        let said = self.naru(line);
+        assert_eq!(said.code, code, "naru {line}: {}{}", said.out, said.err);
+        assert!(said.err.contains(message), "naru {line}: {}", said.err);
+    }
+
+    fn json(&self, line: &str) -> Value {
+        serde_json::from_str(&self.done(&format!("{line} --output json"))).unwrap()
+    }
+
+    fn backend(&self, address: &str) -> Value {
+        let backends = self.json("backend list web");
+        let backends = backends.as_array().unwrap();
+        backends.iter().find(|backend| backend["address"] == address).expect("it is a backend of web").clone()
+    }
+
+    /// The raw answer of the API to a raw request.
+    fn raw(&self, request: &str) -> String {
+        let mut stream = UnixStream::connect(self.socket()).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn scrape(&self) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.metrics_port)).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+        self.naru("interface detach --all");
+        let _ = fs::remove_dir(&self.bpffs);
+    }
+}
+
+fn ip(line: &str) {
+    let output = Command::new("ip").args(line.split(' ')).output().expect("iproute2 is installed");
+    assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// `lb0` with a peer, in a network whose neighbour 10.0.1.11 is known for ever and 10.0.1.12 never answers.
+fn make_veth() {
+    ip("link add lb0 type veth peer name peer0");
+    ip("link set lb0 up");
+    ip("link set peer0 up");
+    ip("addr add 10.0.1.1/24 dev lb0");
+    ip("neigh replace 10.0.1.11 lladdr 02:00:00:00:00:11 dev lb0 nud permanent");
+}
+
+/// Whether an XDP program runs on the interface, as the kernel has it.
+fn attached(interface: &str) -> bool {
+    let output = Command::new("ip").args(["-details", "link", "show", "dev", interface]).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).contains("prog/xdp")
+}
+
+fn eventually(what: &str, mut is: impl FnMut() -> bool, more: impl FnOnce() -> String) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !is() {
+        assert!(Instant::now() < deadline, "{what}: not within 10 s\n{}", more());
+        sleep(Duration::from_millis(20));
+    }
+}
+
+fn path_exists(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
+#[test]
+fn reads_show_what_runs() {
+    let mut bed = Bed::new(VIPS);
+    bed.start(&[]);
+    let status = bed.json("status");
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(status["pid"], bed.daemon.as_ref().unwrap().id());
+    assert_eq!(status["config"]["file"]["state"], "applied");
+    assert_eq!((&status["vips"], &status["backends"]), (&1.into(), &2.into()));
+    assert_eq!(status["interfaces"][0]["name"], "lb0");
+    assert_eq!(status["interfaces"][0]["attached"]["mode"], "native");
+    assert!(status["map_memory_bytes"].as_u64().unwrap() > 1 << 20, "{status}");
+    assert_eq!(status["unreachable"][0]["address"], "10.0.1.12");
+
+    assert_eq!(bed.backend("10.0.1.11")["next_hop"]["mac"], "02:00:00:00:00:11");
+    assert_eq!(bed.backend("10.0.1.11")["next_hop"]["interface"], "lb0");
+    assert!(bed.backend("10.0.1.12")["next_hop"]["reason"].as_str().unwrap().contains("10.0.1.12"));
+    let slots = |address| bed.backend(address)["slots"].as_u64().unwrap();
+    assert_eq!(slots("10.0.1.11") + slots("10.0.1.12"), 16_381);
+
+    assert!(bed.done("vip show web").contains("tcp/80, tcp/443"));
+    bed.refused("vip show wbe", 1, "did you mean `web`?");
+    assert!(bed.done("stats").contains("web   (all)"));
+    assert_eq!(bed.json("stats")["vips"][0]["backends"][1]["packets"], 0);
+    assert!(bed.done("interface list").contains("native"));
+}
+
+#[test]
+fn edits_are_applied_and_leave_the_files_comments() {
+    let mut bed = Bed::new(VIPS);
+    bed.start(&[]);
+    let before = bed.read();
+
+    let said = bed.json("backend set web 10.0.1.11 --weight 50");
+    assert_eq!(said["changes"].as_array().unwrap().len(), 1, "{said}");
+    assert_eq!(bed.read(), before.replace("\"10.0.1.11\", weight = 100", "\"10.0.1.11\", weight = 50"));
+    assert_eq!(bed.backend("10.0.1.11")["weight"], 50);
+
+    bed.done("backend drain web 10.0.1.12");
+    let drained = bed.backend("10.0.1.12");
+    assert_eq!((&drained["state"], &drained["slots"]), (&"drain".into(), &0.into()));
+    assert_eq!(bed.backend("10.0.1.11")["slots"], 16_381);
+
+    bed.done("backend set web 10.0.1.12 --state active --weight 1");
+    bed.done("backend add web 10.0.1.13 --state down");
+    bed.done("backend remove web 10.0.1.11");
+    let text = bed.read();
+    let lines: Vec<_> = text.lines().skip_while(|line| !line.starts_with("backends")).collect();
+    assert_eq!(
+        lines,
+        [
+            "backends = [",
+            "  { address = \"10.0.1.12\", weight = 1, state = \"active\" }, # rack 2",
+            "  { address = \"10.0.1.13\", state = \"down\" },",
+            "]",
+        ]
+    );
+    assert!(text.contains("# The shop."), "{text}");
+}
+
+#[test]
+fn vips_come_and_go() {
+    let mut bed = Bed::new(VIPS);
+    bed.start(&[]);
+    bed.done("vip add dns --address 203.0.113.53 --port udp/53 --forward l2 --backend 10.0.1.11=7");
+    assert_eq!(bed.json("vip show dns")["backends"][0]["weight"], 7);
+    bed.done("vip set dns --port udp/53,tcp/53 --hash source-ip");
+    assert_eq!(bed.json("vip show dns")["ports"], serde_json::json!(["udp/53", "tcp/53"]));
+    assert_eq!(bed.json("vip show dns")["hash"], "source-ip");
+    bed.done("vip remove dns");
+    bed.refused("vip show dns", 1, "there is no VIP `dns`");
+    assert_eq!(bed.done("diff"), "The file is what runs.\n");
+}
+
+#[test]
+fn what_is_refused_changes_nothing() {
+    let mut bed = Bed::new(VIPS);
+    bed.start(&[]);
+    let (text, backends) = (bed.read(), bed.json("backend list"));
+    for (line, code, message) in [
+        ("backend add web 10.0.1.11", 4, "already"),
+        ("backend set web 10.0.1.99 --weight 5", 1, "no backend `10.0.1.99`"),
+        ("backend set wbe 10.0.1.11 --weight 5", 1, "no VIP is named `wbe`"),
+        ("backend set web 10.0.1.11 --weight 70000", 2, "65535"),
+        ("backend add web 127.0.0.1", 2, "127.0.0.1"),
+        ("vip add more --address 203.0.113.10 --port tcp/80 --forward l2 --backend 10.0.1.11", 2, "tcp/80"),
+        ("vip set web --slots 16000", 2, "prime"),
+        ("interface attach nope0", 2, "there is no interface nope0 here; there are"),
+        ("interface detach nope0", 1, "nope0"),
+    ] {
+        bed.refused(line, code, message);
+        assert_eq!(bed.read(), text, "{line}");
+        assert_eq!(bed.json("backend list"), backends, "{line}");
+    }
+}
+
+#[test]
+fn the_file_is_the_truth() {
+    let mut bed = Bed::new(VIPS);
+    bed.start(&[]);
+    bed.replace("\"10.0.1.11\", weight = 100", "\"10.0.1.11\", weight = 60");
+    let diff = bed.naru("diff");
+    assert_eq!((diff.code, diff.out.as_str()), (1, "vip web: backend 10.0.1.11 weight 100 → 60\n"));
+    assert_eq!(bed.json("status")["config"]["file"]["state"], "changed");
+    bed.refused("backend drain web 10.0.1.12", 4, "has changes that are not applied");
+    bed.done("apply");
+    assert_eq!(bed.backend("10.0.1.11")["weight"], 60);
+    assert_eq!(bed.naru("diff").code, 0);
+    assert_eq!(bed.json("apply")["writes"], 0, "the same again writes nothing");
+
+    bed.replace("weight = 60", "weigth = 60");
+    for line in ["diff", "apply", "check"] {
+        bed.refused(line, 2, "naru.toml:");
+        bed.refused(line, 2, "did you mean `weight`?");
+    }
+    assert_eq!(bed.json("status")["config"]["file"]["state"], "invalid");
+    assert_eq!(bed.backend("10.0.1.11")["weight"], 60);
+
+    bed.replace("weigth = 60", "weight = 70");
+    bed.signal(Signal::SIGHUP);
+    eventually("SIGHUP applies", || bed.backend("10.0.1.11")["weight"] == 70, || bed.log());
+}
+
+#[test]
+fn comments_and_order_are_no_differences() {
+    let mut bed = Bed::new(VIPS);
+    bed.start(&[]);
+    let text = bed.read();
+    let [one, two] = [
+        "  { address = \"10.0.1.11\", weight = 100 }, # rack 1\n",
+        "  { address = \"10.0.1.12\", weight = 100 }, # rack 2\n",
+    ];
+    let swapped = text.replace(&format!("{one}{two}"), &format!("{two}{one}# and a comment\n"));
+    assert_ne!(swapped, text);
+    bed.write(&swapped);
+    assert_eq!(bed.naru("diff").code, 0);
+    bed.done("backend drain web 10.0.1.12");
+    assert!(bed.read().contains("# and a comment"));
+}
+
+#[test]
+fn a_file_that_cannot_be_written_leaves_what_ran() {
+    let mut bed = Bed::new(VIPS);
+    bed.start(&[]);
+    let text = bed.read();
+    // Not even root makes a file in an immutable directory.
+    let attribute = |flag| Command::new("chattr").args([flag, bed.dir.path().to_str().unwrap()]).status();
+    if !attribute("+i").is_ok_and(|status| status.success()) {
+        panic!(
+            "chattr +i does not work on {}: run this test with TMPDIR on ext4, xfs or tmpfs",
+            bed.dir.path().display()
+        );
+    }
+    let said = bed.naru("backend drain web 10.0.1.12");
+    assert!(attribute("-i").unwrap().success());
+    assert_eq!(said.code, 4, "{}{}", said.out, said.err);
+    assert!(said.err.contains("cannot write") && said.err.contains("nothing was changed"), "{}", said.err);
+    assert_eq!(bed.read(), text);
+    assert_eq!(bed.backend("10.0.1.12")["state"], "active");
+    assert!(bed.backend("10.0.1.12")["slots"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn the_data_plane_outlives_the_daemon() {
+    let mut bed = Bed::new(VIPS);
+    bed.start(&[]);
+    assert_eq!(bed.end(Signal::SIGKILL), -9);
+    assert!(attached("lb0"));
+    bed.refused("status", 3, "no daemon answers at");
+    bed.start(&[]);
+    assert!(
+        bed.log().lines().filter(|line| line.contains("applied")).last().unwrap().contains("writes 0"),
+        "{}",
+        bed.log()
+    );
+    assert_eq!(bed.end(Signal::SIGTERM), 0);
+    assert!(attached("lb0"));
+    assert!(!path_exists(&bed.socket()));
+    assert_eq!(bed.done("interface detach lb0"), "interface lb0: detached\n");
+    assert!(!attached("lb0"));
+    bed.refused("interface detach lb0", 1, "not attached");
+}
+
+#[test]
+fn detach_on_exit_leaves_nothing() {
+    let mut bed = Bed::new(VIPS);
+    bed.start(&["--detach-on-exit"]);
+    assert!(attached("lb0"));
+    assert_eq!(bed.end(Signal::SIGINT), 0);
+    assert!(!attached("lb0"));
+    assert!(fs::read_dir(&bed.bpffs).map_or(true, |mut entries| entries.next().is_none()));
+}
+
+#[test]
+fn a_second_daemon_is_refused() {
+    let mut bed = Bed::new(VIPS);
+    bed.start(&[]);
+    let pid = bed.daemon.as_ref().unwrap().id();
+    bed.refused("run", 4, &format!("process {pid}"));
+    // Another data plane, the same socket.
+    let other = format!("{}-other", bed.bpffs.display());
+    bed.refused(&format!("run --bpffs {other}"), 4, "another daemon answers at");
+    let _ = fs::remove_dir_all(&other);
+    assert_eq!(bed.json("status")["pid"], pid);
+    assert_eq!(fs::metadata(bed.socket()).unwrap().permissions().mode() & 0o777, 0o660);
+}
+
+#[test]
+fn interfaces_may_come_late_go_and_return() {
+    let mut bed = Bed::new(VIPS);
+    ip("link del lb0");
+    bed.start(&[]);
+    assert!(bed.log().contains("there is no interface lb0"), "{}", bed.log());
+    bed.refused("check", 2, "there is no lb0 here");
+    assert_eq!(bed.json("interface list")[0]["attached"], Value::Null);
+    for _ in 0..2 {
+        make_veth();
+        eventually("lb0 is attached", || attached("lb0"), || bed.log());
+        ip("link del lb0");
+        eventually("lb0 is missed", || bed.json("interface list")[0]["link"] == Value::Null, || bed.log());
+    }
+    make_veth();
+    eventually("the way is found again", || bed.backend("10.0.1.11")["next_hop"]["interface"] == "lb0", || bed.log());
+}
+
+#[test]
+fn interfaces_are_attached_and_detached_by_command() {
+    let mut bed = Bed::new(VIPS);
+    bed.start(&[]);
+    bed.done("interface attach peer0");
+    assert!(attached("peer0") && bed.read().contains("interfaces = [\"lb0\", \"peer0\"]"), "{}", bed.read());
+    bed.done("interface detach lb0");
+    assert!(!attached("lb0") && attached("peer0"));
+    bed.done("interface attach lb0");
+    bed.done("interface detach --all");
+    assert!(!attached("lb0") && !attached("peer0"));
+}
+
+#[test]
+fn the_mode_follows_the_config() {
+    let mut bed = Bed::new(VIPS);
+    bed.start(&[]);
+    let mode = |bed: &Bed| bed.json("interface list")[0]["attached"]["mode"].as_str().unwrap().to_owned();
+    assert_eq!(mode(&bed), "native");
+    for wanted in ["generic", "native", "generic", "auto"] {
+        let text = bed.read();
+        let lines = text.lines().filter(|line| !line.starts_with("xdp_mode")).collect::<Vec<_>>().join("\n");
+        bed.write(&lines.replace("[node]", &format!("[node]\nxdp_mode = \"{wanted}\"")));
+        bed.done("apply");
+        assert_eq!(mode(&bed), if wanted == "generic" { "generic" } else { "native" }, "{wanted}");
+    }
+}
+
+#[test]
+fn metrics_are_scraped_and_may_move() {
+    let mut bed = Bed::new(VIPS);
+    bed.start(&[]);
+    let answer = bed.scrape();
+    assert!(answer.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"), "{answer}");
+    assert!(answer.contains("naru_backend_weight{vip=\"web\",backend=\"10.0.1.11\"} 100\n"), "{answer}");
+    assert!(answer.contains("naru_interface_attached{interface=\"lb0\",mode=\"native\"} 1\n"), "{answer}");
+    assert!(answer.ends_with("# EOF\n"), "{answer}");
+
+    bed.replace(":9100", ":9101");
+    bed.done("apply");
+    bed.metrics_port = 9101;
+    assert!(bed.scrape().contains("naru_applies_total{result=\"success\"} 2\n"));
+
+    let _taken = std::net::TcpListener::bind("127.0.0.1:9102").unwrap();
+    bed.replace(":9101", ":9102");
+    bed.refused("apply", 4, "cannot serve /metrics on 127.0.0.1:9102");
+    assert!(bed.scrape().contains("naru_applies_total{result=\"failure\"} 1\n"));
+}
+
+#[test]
+fn a_running_daemon_does_not_move() {
+    let mut bed = Bed::new(VIPS);
+    bed.start(&[]);
+    let socket = bed.socket();
+    bed.replace("naru.sock", "other.sock");
+    bed.refused(&format!("apply --socket {}", socket.display()), 4, "cannot change socket in [node]");
+}
+
+#[test]
+fn the_api_answers_errors_as_json() {
+    let mut bed = Bed::new(VIPS);
+    bed.start(&[]);
+    let request = |head: &str, body: &str| {
+        let length = body.len();
+        let answer = bed.raw(&format!(
+            "{head} HTTP/1.1\r\nHost: naru\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n\r\n{body}"
+        ));
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse::<u16>().unwrap();
+        (status, serde_json::from_str::<Value>(body).unwrap())
+    };
+    let (status, body) = request("GET /v1/vips/web", "");
+    assert_eq!((status, &body["address"]), (200, &"203.0.113.10".into()));
+    for (head, sent, status, kind) in [
+        ("GET /v1/nope", "", 404, "not-found"),
+        ("GET /v1/vips/nope", "", 404, "not-found"),
+        ("GET /v1/backends?vip=nope", "", 404, "not-found"),
+        ("GET /v1/apply", "", 405, "invalid"),
+        ("POST /v1/edit", "not json", 400, "invalid"),
+        ("POST /v1/edit", "{\"op\": \"backend_explode\"}", 422, "invalid"),
+        ("POST /v1/edit", "{\"op\": \"vip_remove\", \"name\": \"nope\"}", 404, "not-found"),
+        ("POST /v1/edit", "{\"op\": \"interface_add\", \"name\": \"lb0\"}", 409, "refused"),
+    ] {
+        let (got, body) = request(head, sent);
+        assert_eq!((got, &body["kind"]), (status, &kind.into()), "{head} {sent}: {body}");
+        assert!(!body["error"].as_str().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn check_needs_no_daemon() {
+    let bed = Bed::new(VIPS);
+    assert!(bed.done("check").ends_with("is valid: 1 VIPs, 2 backends\n"));
+    let other = bed.dir.path().join("other.toml");
+    fs::write(&other, "[node]\ninterfaces = [\"lb0\"]\nspeed = 1\n").unwrap();
+    bed.refused(&format!("check {}", other.display()), 2, "other.toml:3:1: unknown key `speed`");
+    bed.refused("check /nonexistent.toml", 4, "/nonexistent.toml");
+    assert!(bed.done("completions bash").contains("_naru"));
+}
