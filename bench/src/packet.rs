@@ -92,6 +92,8 @@ struct Row {
     family: &'static str,
     flows: u32,
     time: Summary,
+    /// With those of the entry program, as measured.
+    total: Summary,
     /// Beyond the floor of the same frame and number of flows.
     over_floor: Option<Summary>,
     floor: Option<&'static str>,
@@ -253,29 +255,31 @@ fn rows(cases: &[Case]) -> Vec<Row> {
             family: if case.ipv6 { "IPv6" } else { "IPv4" },
             flows: case.flows,
             time,
+            total: case.sample.summary(),
             over_floor: floor,
             floor: case.floor,
-            against_one_flow: (case.flows != FLOWS[0]).then(|| time.median / one.median),
+            against_one_flow: (case.flows != FLOWS[0] && case.floor.is_some()).then(|| time.median / one.median),
         }
     };
-    cases.iter().filter(|case| case.name != NOTHING).map(row).collect()
+    cases.iter().map(row).collect()
 }
 
 fn print(rows: &[Row], options: &Options) {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["PROGRAM", "PACKET", "FLOWS", "NS/PACKET", "QUARTILES", "OVER FLOOR", "TIMES ONE FLOW"]);
-    for index in 2..7 {
+    table.set_header(["PROGRAM", "PACKET", "FLOWS", "TOTAL", "NS/PACKET", "QUARTILES", "OVER FLOOR", "TIMES ONE FLOW"]);
+    for index in 2..8 {
         if let Some(column) = table.column_mut(index) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
     for row in rows {
-        let Row { name, family, flows, time, over_floor, floor: _, against_one_flow } = row;
+        let Row { name, family, flows, time, total, over_floor, floor: _, against_one_flow } = row;
         table.add_row([
             (*name).to_owned(),
             (*family).to_owned(),
             flows.to_string(),
+            format!("{:.0}", total.median),
             format!("{:.0}", time.median),
             format!("{:.0}–{:.0}", time.low, time.high),
             over_floor.map_or_else(String::new, |over| format!("+{:.0}", over.median)),
@@ -284,8 +288,8 @@ fn print(rows: &[Row], options: &Options) {
     }
     println!("{table}");
     println!(
-        "\nMedians of {} interleaved rounds of {} packets (TCP, ACK, 10 bytes of payload) on one core, without the entry \
-         program.\nOVER FLOOR: beyond the bare encapsulation or rewrite that the mode contains, on the same packets.\n\
+        "\nMedians of {} interleaved rounds of {} packets (TCP, ACK, 10 bytes of payload) on one core.\n\
+         NS/PACKET: TOTAL without the entry program.\nOVER FLOOR: beyond the bare encapsulation or rewrite that the mode contains, on the same packets.\n\
          Machine: {}",
         options.rounds,
         options.repeat,
