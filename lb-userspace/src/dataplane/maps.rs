@@ -37,6 +37,8 @@ const LOGS: &str = "AYA_LOGS";
 /// The daemon's own notes: see [`Journal`].
 const JOURNAL: &str = "JOURNAL";
 const JOURNAL_ENTRIES: u32 = 4;
+/// Interfaces that packets can be redirected to: a bound that no host comes near, for a map of a few bytes each.
+const DEVICES: u32 = 1024;
 
 /// How full a map is and what it costs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,10 +94,10 @@ pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 9] {
         (maps::VIPS6, Some(capacity.keys6)),
         (maps::SLOTS, Some(capacity.slots)),
         (maps::BACKENDS, Some(capacity.backends)),
-        (maps::DEVICES, None),
+        (maps::DEVICES, Some(DEVICES)),
         (maps::VIP_COUNTERS, Some(capacity.vips)),
         (maps::BACKEND_COUNTERS, Some(capacity.backends)),
-        (maps::DROP_COUNTERS, None),
+        (maps::DROP_COUNTERS, Some(DropReason::COUNT as u32)),
         (LOGS, None),
     ]
 }
@@ -241,15 +243,14 @@ impl Maps {
         written
     }
 
-    /// How many slots of a table give new flows to whom: backend id → slots.
-    pub fn count_slots(&self, base: u32, slots: u32) -> StdHashMap<u32, u32> {
-        let mut counts = StdHashMap::new();
+    /// Counts the slots of a table by the backend that they give new flows to, into `counts` by its id.
+    pub fn count_slots(&self, base: u32, slots: u32, counts: &mut [u32]) {
         for index in base..base + slots {
             let [cell] = self.slots.cell(index);
-            *counts.entry(Slot::load(cell).current()).or_default() += 1;
+            if let Some(count) = counts.get_mut(Slot::load(cell).current() as usize) {
+                *count += 1;
+            }
         }
-        counts.remove(&NO_ID);
-        counts
     }
 
     /// Inserts a VIP key or replaces its route: packets find the one or the other.
