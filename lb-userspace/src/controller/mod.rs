@@ -27,7 +27,12 @@ pub use self::{
     file::{ConfigFile, Overrides},
     interfaces::existing as existing_interfaces,
 };
-use self::{file::Contents, interfaces::Interfaces, log_reader::LogReader, next_hops::NextHops};
+use self::{
+    file::Contents,
+    interfaces::Interfaces,
+    log_reader::LogReader,
+    next_hops::{NextHops, Waiting},
+};
 use crate::{
     api::types::{Applied, Diff, Interface, Stats, Status, Vip},
     config::{
@@ -46,7 +51,8 @@ const QUEUE: usize = 64;
 /// How often interfaces that could not be attached are tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// How long a change waits for the ways to new backends: neighbours on a link that works answer in milliseconds.
+/// How long a change waits for the next answer about the ways to new backends: neighbours on a link that works answer
+/// in milliseconds.
 const RESOLVE: Duration = Duration::from_millis(500);
 
 /// Events that are handled as one.
@@ -212,7 +218,7 @@ impl Controller {
                         return self.stop(detach, reply);
                     }
                 }
-                1.. = self.events.recv_many(&mut events, EVENTS) => self.learn(&mut events, &HashSet::new()),
+                1.. = self.events.recv_many(&mut events, EVENTS) => self.learn(&mut events, &mut Waiting::default()),
                 _ = retry.tick() => self.interfaces.retry(&mut self.dataplane, &self.applied.config.node),
             }
         }
@@ -265,23 +271,29 @@ impl Controller {
     }
 
     async fn apply(&mut self) -> Result<Applied, Error> {
+        let from = Instant::now();
         let wanted = self.file.read(Some(&self.applied))?;
-        self.change_to(wanted, None).await
+        self.change_to(wanted, None, from).await
     }
 
     async fn edit(&mut self, edit: &Edit) -> Result<Applied, Error> {
+        let from = Instant::now();
         let before = self.file.read(Some(&self.applied))?;
         if !self.changes_to(&before.config)?.is_empty() {
             return Err(Error::FileAhead { path: self.file.path.clone() });
         }
         let text = edit::apply_edit(&before.text, edit)?;
         let wanted = self.file.parse(text).map_err(Error::Edited)?;
-        self.change_to(wanted, Some(&before)).await
+        self.change_to(wanted, Some(&before), from).await
     }
 
     /// Makes `wanted` what runs; with `before`, writes it to the file, which must still be `before`.
-    async fn change_to(&mut self, wanted: Contents, before: Option<&Contents>) -> Result<Applied, Error> {
-        let from = Instant::now();
+    async fn change_to(
+        &mut self,
+        wanted: Contents,
+        before: Option<&Contents>,
+        from: Instant,
+    ) -> Result<Applied, Error> {
         let old = self.applied.config.node.clone();
         let new = &wanted.config.node;
         node::refuse_restart_keys(&old, new)?;
@@ -344,24 +356,31 @@ impl Controller {
     }
 
     /// Finds the ways to those backends of `config` that are not among `old` before any packet is sent to them; waits
-    /// for the answers, though never long. Says what could not be found.
+    /// for the answers as long as they keep coming. Says what could not be found.
     async fn resolve(&mut self, config: &Config, old: &HashSet<Target>) -> Result<Vec<String>, Error> {
         let new: HashSet<_> = next_hops::targets(config).difference(old).copied().collect();
         if new.is_empty() {
             return Ok(Vec::new());
         }
         self.netlink.set_targets(new.union(old).copied().collect());
+        let mut waiting = self.next_hops.waiting(new);
         let mut events = Vec::new();
-        let answers = async {
-            while !self.next_hops.all_settled(&new) && self.events.recv_many(&mut events, EVENTS).await > 0 {
-                self.learn(&mut events, &new);
+        let mut deadline = tokio::time::Instant::now() + RESOLVE;
+        while waiting.unsettled() > 0 {
+            let unsettled = waiting.unsettled();
+            match tokio::time::timeout_at(deadline, self.events.recv_many(&mut events, EVENTS)).await {
+                Ok(1..) => self.learn(&mut events, &mut waiting),
+                // What is not found in time is found later: the backend is then without a way for as long.
+                Ok(0) | Err(_) => break,
             }
-        };
-        // What is not found in time is found later: the backend is then without a way for as long.
-        let _ = tokio::time::timeout(RESOLVE, answers).await;
+            if waiting.unsettled() < unsettled {
+                deadline = tokio::time::Instant::now() + RESOLVE;
+            }
+        }
+        let new = waiting.targets();
         let heard = new.iter().filter_map(|target| Some((destination(target), self.next_hops.heard(target)?)));
         self.dataplane.set_next_hops(heard.collect::<Vec<_>>())?;
-        Ok(self.next_hops.missing(config, &new))
+        Ok(self.next_hops.missing(config, new))
     }
 
     /// Lets go of the ways that only a change needed that did not happen, or that the last change no longer needs.
@@ -373,14 +392,15 @@ impl Controller {
 
     /// Takes note of what netlink says, and passes it to the data plane; what is said of `waiting` later. An adopted
     /// data plane thereby keeps the ways that it has while their neighbours are asked again.
-    fn learn(&mut self, events: &mut Vec<Event>, waiting: &HashSet<Target>) {
+    fn learn(&mut self, events: &mut Vec<Event>, waiting: &mut Waiting) {
         let mut news = HashMap::new();
         for event in events.drain(..) {
             match event {
                 Event::NextHop { target, result } => {
                     let next_hop = result.as_ref().ok().copied();
+                    let is_awaited = waiting.hear(&target, &result);
                     let is_news = self.next_hops.learn(target, result);
-                    if is_news && !waiting.contains(&target) {
+                    if is_news && !is_awaited {
                         news.insert(destination(&target), next_hop);
                     }
                 }
