@@ -1,1 +1,293 @@
-//! Backend-side decapsulation: attach, detach, status.
+//! Backend side: puts the decapsulation on an interface, takes it off, and says what it does. No daemon: everything is
+//! pinned under `<bpffs>/decap-v<ABI>/<interface>/` and stays when the command ends.
+
+use std::{
+    fs,
+    net::IpAddr,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail};
+use aya::{
+    EbpfLoader,
+    maps::{Array, HashMap, Map, MapData, PerCpuArray},
+    programs::Xdp,
+    util::KernelVersion,
+};
+use ipnet::IpNet;
+use lb_common::{ABI, Address, DecapCounters, DecapOutcome, DecapSource};
+use nix::{ifaddrs::getifaddrs, net::if_::if_nametoindex};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::XdpMode,
+    dataplane::{Attachment, Links, Mode, ProgramRef, mount_if_missing, names, pin_name},
+    objects,
+};
+
+/// Kernel from which a program may take frames of several buffers.
+const FRAGS_SINCE: KernelVersion = KernelVersion::new(5, 18, 0);
+
+/// What to decapsulate, and where.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The interface that packets of load balancers come in by.
+    pub interface: String,
+    /// Ranges of outer source addresses to accept: the `encap_source4` and `encap_source6` of the load balancers.
+    pub from: Vec<IpNet>,
+    /// Outer destination addresses to accept; the interface's own where there are none.
+    pub to: Vec<IpAddr>,
+    /// Native, generic, or whichever works.
+    pub mode: XdpMode,
+    /// Where to pin.
+    pub bpffs: PathBuf,
+}
+
+/// The decapsulation on an interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The interface.
+    pub interface: String,
+    /// How it is attached; `None` where the interface is gone or another program took its place.
+    pub mode: Option<Mode>,
+    /// Accepted outer sources.
+    pub from: Vec<IpNet>,
+    /// Accepted outer destinations.
+    pub to: Vec<IpAddr>,
+    /// Packets and bytes (from the outer IP header on) by what became of them.
+    pub outcomes: Vec<Outcome>,
+}
+
+/// One row of a status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Name of the outcome.
+    pub outcome: String,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// Attaches the decapsulation. On an interface that has it already, what it accepts is replaced without a gap, and counts
+/// begin anew.
+///
+/// # Errors
+///
+/// No such interface, nothing to accept, another XDP program in the way, or a kernel that refuses.
+pub fn attach(options: &Options) -> anyhow::Result<Attachment> {
+    let Options { interface, from, to, mode, bpffs } = options;
+    let ifindex = if_nametoindex(interface.as_str())
+        .with_context(|| format!("there is no interface {interface} here: see `ip link`"))?;
+    let sources = ranges(from)?;
+    let destinations = if to.is_empty() { addresses_of(interface)? } else { to.clone() };
+    mount_if_missing(bpffs)?;
+    let place = Place::new(bpffs, interface);
+    fs::create_dir_all(&place.links).with_context(|| format!("cannot make {}", place.links.display()))?;
+
+    let mut ebpf = EbpfLoader::new().load(objects::DECAP).context("the decapsulation does not load")?;
+    let name = if KernelVersion::current()? >= FRAGS_SINCE { "decap" } else { "decap_linear" };
+    let mut accepted: Array<_, DecapSource> = ebpf.map_mut("SOURCES").context("no map SOURCES")?.try_into()?;
+    for (index, source) in (0..).zip(sources) {
+        accepted.set(index, source, 0)?;
+    }
+    let mut accepted: HashMap<_, Address, u32> =
+        ebpf.map_mut("DESTINATIONS").context("no map DESTINATIONS")?.try_into()?;
+    for destination in destinations {
+        accepted.insert(Address::from(destination), 1, 0).context("too many addresses: at most 256 are accepted")?;
+    }
+    // The new maps lie beside the old ones until the new program runs.
+    let staged = place.root.join("maps_new");
+    remove_dir(&staged)?;
+    fs::create_dir_all(&staged).with_context(|| format!("cannot make {}", staged.display()))?;
+    for (name, map) in ebpf.maps() {
+        map.pin(staged.join(name)).with_context(|| format!("cannot pin the map {name}"))?;
+    }
+    let program: &mut Xdp = ebpf.program_mut(name).context("no program")?.try_into()?;
+    program.load().context("the kernel does not take the decapsulation")?;
+    let program = ProgramRef { fd: program.fd()?.as_fd(), id: program.info()?.id() };
+    let mut links = Links::open(place.links.clone())?;
+    let attachment = links.attach(interface, ifindex, *mode, program)?;
+    links.hand_to(program)?;
+    remove_dir(&place.maps)?;
+    fs::rename(&staged, &place.maps).with_context(|| format!("cannot rename {}", staged.display()))?;
+    Ok(attachment)
+}
+
+/// Takes the decapsulation off an interface.
+///
+/// # Errors
+///
+/// It is not there, or a pin cannot be removed.
+pub fn detach(interface: &str, bpffs: &Path) -> anyhow::Result<()> {
+    let place = Place::new(bpffs, interface);
+    if !place.root.exists() {
+        bail!("no decapsulation on {interface}: `naru decap status` lists where there is one");
+    }
+    // The link first: no packet may meet a program whose maps go away.
+    remove_dir(&place.links)?;
+    remove_dir(&place.root)
+}
+
+/// What there is, by interface.
+///
+/// # Errors
+///
+/// A pin cannot be read.
+pub fn status(bpffs: &Path) -> anyhow::Result<Vec<Status>> {
+    let interfaces = names(&Place::base(bpffs))?;
+    interfaces
+        .iter()
+        .map(|pin| status_of(&Place { root: Place::base(bpffs).join(pin), ..Place::new(bpffs, pin) }))
+        .collect()
+}
+
+fn status_of(place: &Place) -> anyhow::Result<Status> {
+    let links = Links::open(place.links.clone())?;
+    let attachment = links.attachments().next();
+    let sources: Array<_, DecapSource> = place.map("SOURCES", Map::Array)?;
+    let from = sources.iter().collect::<Result<Vec<_>, _>>()?.iter().filter_map(network).collect();
+    let destinations: HashMap<_, Address, u32> = place.map("DESTINATIONS", Map::HashMap)?;
+    let mut to: Vec<IpAddr> = destinations.keys().map(|key| key.map(IpAddr::from)).collect::<Result<_, _>>()?;
+    to.sort();
+    let counters: PerCpuArray<_, DecapCounters> = place.map("OUTCOMES", Map::PerCpuArray)?;
+    let outcome = |outcome: DecapOutcome| {
+        let per_cpu = counters.get(&(outcome as u32), 0)?;
+        let (packets, bytes) = per_cpu.iter().fold((0, 0), |sum, cpu| (sum.0 + cpu.packets, sum.1 + cpu.bytes));
+        anyhow::Ok(Outcome { outcome: outcome.name().to_owned(), packets, bytes })
+    };
+    Ok(Status {
+        interface: place.interface.clone(),
+        mode: attachment.map(|attachment| attachment.mode),
+        from,
+        to,
+        outcomes: DecapOutcome::ALL.into_iter().map(outcome).collect::<Result<_, _>>()?,
+    })
+}
+
+/// Where the decapsulation of one interface is pinned.
+struct Place {
+    interface: String,
+    root: PathBuf,
+    links: PathBuf,
+    maps: PathBuf,
+}
+
+impl Place {
+    fn base(bpffs: &Path) -> PathBuf {
+        bpffs.join(format!("decap-v{ABI}"))
+    }
+
+    fn new(bpffs: &Path, interface: &str) -> Self {
+        let root = Self::base(bpffs).join(pin_name(interface));
+        Self { interface: interface.to_owned(), links: root.join("links"), maps: root.join("maps"), root }
+    }
+
+    /// The pinned map `name` as a map of its kind.
+    fn map<T>(&self, name: &str, kind: fn(MapData) -> Map) -> anyhow::Result<T>
+    where
+        T: TryFrom<Map, Error = aya::maps::MapError>,
+    {
+        let path = self.maps.join(name);
+        let data = MapData::from_pin(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        Ok(kind(data).try_into()?)
+    }
+}
+
+/// Ranges as the program compares them.
+fn ranges(from: &[IpNet]) -> anyhow::Result<Vec<DecapSource>> {
+    if from.is_empty() || from.len() > DecapSource::MAX as usize {
+        bail!(
+            "name 1 to {} ranges of outer source addresses, as the load balancers' `encap_source4` and \
+               `encap_source6` say",
+            DecapSource::MAX
+        );
+    }
+    from.iter()
+        .map(|range| {
+            if range.prefix_len() == 0 {
+                bail!(
+                    "{range} takes in every address, so that anyone could send encapsulated packets: name the load \
+                       balancers' range"
+                );
+            }
+            let mask = match range.netmask() {
+                // The prefix of a mapped address counts as well.
+                IpAddr::V4(mask) => Address::from(IpAddr::V6(std::net::Ipv6Addr::from_bits(
+                    u128::MAX << 32 | u128::from(mask.to_bits()),
+                ))),
+                mask => mask.into(),
+            };
+            Ok(DecapSource { network: range.network().into(), mask })
+        })
+        .collect()
+}
+
+/// A range as the operator wrote it; `None` for an unused entry.
+fn network(source: &DecapSource) -> Option<IpNet> {
+    let DecapSource { network, mask } = *source;
+    let ones: u32 = mask.0.iter().map(|word| word.wire().count_ones()).sum();
+    let network = IpAddr::from(network);
+    let prefix = if network.is_ipv4() { ones.checked_sub(96)? } else { ones };
+    (ones != 0).then(|| IpNet::new(network, prefix as u8).ok()).flatten()
+}
+
+/// The addresses of an interface that packets from elsewhere can be sent to.
+fn addresses_of(interface: &str) -> anyhow::Result<Vec<IpAddr>> {
+    let all = getifaddrs().context("cannot list the addresses of this host")?;
+    let addresses: Vec<IpAddr> = all
+        .filter(|entry| entry.interface_name == interface)
+        .filter_map(|entry| {
+            let address = entry.address?;
+            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+        })
+        .filter(|address| !matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()))
+        .collect();
+    if addresses.is_empty() {
+        bail!("{interface} has no address: name the outer destination addresses with --to");
+    }
+    Ok(addresses)
+}
+
+fn remove_dir(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_survive_the_way_into_the_map_and_take_in_what_they_say() {
+        let texts = ["172.16.0.0/16", "100::/64", "10.1.2.3/32", "2001:db8::/127"];
+        let nets: Vec<IpNet> = texts.iter().map(|text| text.parse().unwrap()).collect();
+        let ranges = ranges(&nets).unwrap();
+        assert_eq!(ranges.iter().filter_map(network).collect::<Vec<_>>(), nets);
+        for (inside, outside, range) in [
+            ("172.16.255.1", "172.17.0.0", ranges[0]),
+            ("100::ffff:1", "100:0:0:1::", ranges[1]),
+            ("10.1.2.3", "10.1.2.2", ranges[2]),
+            ("2001:db8::1", "::ffff:10.1.2.3", ranges[3]),
+        ] {
+            assert!(range.contains(inside.parse::<IpAddr>().unwrap().into()), "{inside}");
+            assert!(!range.contains(outside.parse::<IpAddr>().unwrap().into()), "{outside}");
+        }
+        assert_eq!(network(&DecapSource::default()), None);
+        assert!(!DecapSource::default().contains("0.0.0.0".parse::<IpAddr>().unwrap().into()));
+    }
+
+    #[test]
+    fn a_range_of_everything_is_refused() {
+        for text in ["0.0.0.0/0", "::/0"] {
+            assert!(ranges(&[text.parse().unwrap()]).is_err());
+        }
+        assert!(ranges(&[]).is_err());
+    }
+}

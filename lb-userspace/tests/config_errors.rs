@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use lb_userspace::config::Config;
+use lb_userspace::config::{
+    Config,
+    edit::{Edit, apply_edit},
+};
 
 /// The errors of `text` as `line:column: message`.
 fn errors(text: &str) -> Vec<String> {
@@ -71,7 +74,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ),
     (", weight = 50", ", wieght = 50", "15:28: unknown key `wieght` in a backend; did you mean `weight`?"),
     ("interfaces =", "interface =", "2:1: unknown key `interface` in [node]; did you mean `interfaces`?"),
-    ("[node]", "[nodes]", "1:2: unknown key `nodes` in the top level; did you mean `node`?"),
+    ("[node]", "[nodes]", "1:2: unknown key `nodes` at the top level; did you mean `node`?"),
     ("address = \"203.0.113.10\"\n", "", "6:1: missing key `address` in [[vip]]; add `address = \"203.0.113.10\"`"),
     (
         "forward = \"ipip\"\n",
@@ -273,4 +276,68 @@ fn an_error_shows_file_line_and_carets() {
     8 | adress = \"203.0.113.10\"
       | ^^^^^^";
     assert_eq!(message, expected);
+}
+
+/// Whatever an editor, or a disk, does to a config: it is read, or refused with a place that is in it; an edit is made,
+/// or refused.
+#[test]
+fn damaged_configs_never_panic() {
+    let edits = [
+        r#"{"op": "backend_add", "vip": "web", "address": "10.0.1.13"}"#,
+        r#"{"op": "backend_set", "vip": "web", "address": "10.0.1.12", "weight": 1}"#,
+        r#"{"op": "backend_remove", "vip": "dns", "address": "2001:db8:1::1"}"#,
+        r#"{"op": "vip_set", "name": "web", "slots": 97, "ports": ["tcp/443"]}"#,
+        r#"{"op": "vip_remove", "name": "dns"}"#,
+        r#"{"op": "interface_add", "name": "eth2"}"#,
+    ]
+    .map(|json| serde_json::from_str::<Edit>(json).unwrap());
+    let snippets = [
+        "[",
+        "]",
+        "\"",
+        "{",
+        "}",
+        ",",
+        "#",
+        "\n",
+        "=",
+        "0",
+        "-",
+        ".",
+        "é",
+        "\r",
+        "[[vip]]\n",
+        "'''",
+        "vip",
+        "::",
+        "\u{1}",
+    ];
+    let sound = Config::parse(SOUND, Path::new("naru.toml")).unwrap();
+    let mut random = 1u64;
+    let mut roll = |sides: usize| {
+        random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (random >> 33) as usize % sides
+    };
+    for _ in 0..1_000 {
+        let mut text = SOUND.to_owned();
+        for _ in 0..1 + roll(3) {
+            let from = text.floor_char_boundary(roll(text.len()));
+            let to = text.ceil_char_boundary((from + roll(4)).min(text.len()));
+            text.replace_range(from..to, snippets[roll(snippets.len())]);
+        }
+        let outcome = Config::parse(&text, Path::new("naru.toml"));
+        if let Err(errors) = &outcome {
+            assert!(errors.iter().count() > 0, "{text}");
+            for error in errors {
+                let line = text.split('\n').nth(error.line - 1).unwrap_or_else(|| panic!("{error} in\n{text}"));
+                assert!(line.starts_with(&error.source), "{error} in\n{text}");
+                assert!(error.column <= line.chars().count() + 1, "{error} in\n{text}");
+            }
+        }
+        assert_eq!(sound.reparse(SOUND, &text, Path::new("naru.toml")), outcome, "{text}");
+        for edit in &edits {
+            // Only whether it returns: a damaged text may be edited or not.
+            let _ = apply_edit(&text, edit);
+        }
+    }
 }

@@ -1,9 +1,12 @@
 //! What naru's end-to-end tests and its demo are made of.
 //!
 //! [`lab`] builds a network of namespaces, [`naru`] runs the real daemon and CLI in it, [`server`] and the clients
-//! ([`load`], [`udp`], [`transfer`]) put real traffic through it. Nothing here pretends to be a part of naru.
+//! ([`load`], [`udp`], [`transfer`]) put real traffic through it. [`frames`] and [`forwarder`] put single frames
+//! through the real program. Nothing here pretends to be a part of naru.
 
 pub mod demo;
+pub mod forwarder;
+pub mod frames;
 pub mod lab;
 pub mod load;
 pub mod naru;

@@ -1,8 +1,10 @@
-//! Programs for the lab: what the peers of a veth need to take in frames that XDP sends.
+//! Programs for the lab and the benchmarks; no load balancer carries them.
 
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![no_main]
 #![expect(missing_docs, reason = "the `xdp` macro makes functions that carry no documentation")]
+
+mod bench;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 
@@ -10,6 +12,36 @@ use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 #[xdp(frags)]
 pub fn pass(_: XdpContext) -> u32 {
     xdp_action::XDP_PASS
+}
+
+/// Brings the frame into its first state with the next flow, then calls the program under test.
+#[xdp(frags)]
+pub fn bench_entry(context: XdpContext) -> u32 {
+    bench::entry(&context)
+}
+
+/// Does nothing: what a run of `bench_entry` itself costs.
+#[xdp(frags)]
+pub fn bench_nothing(_: XdpContext) -> u32 {
+    xdp_action::XDP_TX
+}
+
+/// Puts a constant Ethernet and IPv4 header in front: the floor of any 4in4 or 6in4 encapsulation.
+#[xdp(frags)]
+pub fn bench_encapsulate4(context: XdpContext) -> u32 {
+    bench::encapsulate::<5>(&context)
+}
+
+/// The same with an IPv6 header.
+#[xdp(frags)]
+pub fn bench_encapsulate6(context: XdpContext) -> u32 {
+    bench::encapsulate::<10>(&context)
+}
+
+/// Rewrites the Ethernet addresses: the floor of `l2`.
+#[xdp(frags)]
+pub fn bench_rewrite(context: XdpContext) -> u32 {
+    bench::rewrite(&context)
 }
 
 lb_ebpf::program_object!();

@@ -12,6 +12,8 @@ mod error;
 mod model;
 mod prime;
 mod read;
+mod reparse;
+mod section;
 mod suggest;
 mod syntax;
 mod tree;
@@ -46,6 +48,15 @@ impl Config {
         match validate::finish(draft) {
             Some(config) if problems.0.is_empty() => Ok(config),
             _ => Err(ConfigErrors::locate(text, file, problems.0)),
+        }
+    }
+
+    /// The same as [`Config::parse`], but much quicker where `text` differs little from `before`, which `self` was read
+    /// from: an edit of one VIP among thousands.
+    pub fn reparse(&self, before: &str, text: &str, file: &Path) -> Result<Self, ConfigErrors> {
+        match reparse::reparse(self, before, text) {
+            Some(config) => Ok(config),
+            None => Self::parse(text, file),
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::{net::IpAddr, ops::Range, path::PathBuf};
 
-use ipnet::{Ipv4Net, Ipv6Net};
 use lb_common::BackendState;
 use toml::{Spanned, de::DeTable};
 
@@ -47,7 +46,7 @@ pub(super) struct BackendDraft {
 /// Reads the whole tree.
 pub(super) fn draft(root: &DeTable<'_>, problems: &mut Problems) -> Draft {
     const KEYS: &[Key] = &[Key { name: "node", example: "[node]" }, Key { name: "vip", example: "[[vip]]" }];
-    let section = Section::open("the top level", 0..0, root, KEYS, problems);
+    let section = Section::open("at the top level", 0..0, root, KEYS, problems);
     let node = section.optional("node").and_then(|value| node(value, problems));
     let vips = section.optional("vip").and_then(|value| vips(value, problems));
     Draft { node: node.unwrap_or_default(), vips: vips.unwrap_or_default() }
@@ -94,56 +93,37 @@ const MAX_SOCKET_PATH: usize = 107;
 
 fn node(value: &Value<'_>, problems: &mut Problems) -> Option<Node> {
     let table = tree::table("`node`", value, "a table: `[node]`", problems)?;
-    let section = Section::open("[node]", value.span(), table, NODE_KEYS, problems);
-    let Node {
-        interfaces,
-        xdp_mode,
-        metrics,
-        socket,
-        bpffs,
-        encap_source4,
-        encap_source6,
-        max_vips,
-        max_backends,
-        max_slots,
-        log_packets,
-    } = Node::default();
-    let mut limit = |key: &str, min, max, default| {
-        let value = section.optional(key);
-        value.and_then(|value| tree::number(&format!("`{key}`"), value, min, max, problems)).unwrap_or(default)
-    };
-    let max_vips = limit("max_vips", 1, MAX_VIPS, max_vips);
-    let max_backends = limit("max_backends", 1, MAX_BACKENDS, max_backends);
-    let max_slots = limit("max_slots", prime::SMALLEST, MAX_SLOTS, max_slots);
-    let checked = |key| section.optional(key);
-    Some(Node {
-        interfaces: checked("interfaces").and_then(|value| interfaces_of(value, problems)).unwrap_or(interfaces),
-        xdp_mode: checked("xdp_mode").and_then(|v| tree::parsed("`xdp_mode`", v, problems)).unwrap_or(xdp_mode),
-        metrics: checked("metrics").and_then(|v| with("`metrics`", v, address::listener, problems)).or(metrics),
-        socket: checked("socket").and_then(|v| path("`socket`", v, MAX_SOCKET_PATH, problems)).unwrap_or(socket),
-        bpffs: checked("bpffs").and_then(|v| path("`bpffs`", v, usize::MAX, problems)).unwrap_or(bpffs),
-        encap_source4: checked("encap_source4").and_then(|v| source4(v, problems)).unwrap_or(encap_source4),
-        encap_source6: checked("encap_source6").and_then(|v| source6(v, problems)).unwrap_or(encap_source6),
-        max_vips,
-        max_backends,
-        max_slots,
-        log_packets: checked("log_packets")
-            .and_then(|v| tree::boolean("`log_packets`", v, problems))
-            .unwrap_or(log_packets),
-    })
+    let section = Section::open("in [node]", value.span(), table, NODE_KEYS, problems);
+    let mut node = Node::default();
+    for key in NODE_KEYS {
+        section.optional(key.name).and_then(|value| node_value(&mut node, key.name, value, problems));
+    }
+    Some(node)
 }
 
-fn source4(value: &Value<'_>, problems: &mut Problems) -> Option<Ipv4Net> {
-    with("`encap_source4`", value, address::source4, problems)
+/// Puts the value of one of `NODE_KEYS` into its place.
+fn node_value(node: &mut Node, key: &str, value: &Value<'_>, problems: &mut Problems) -> Option<()> {
+    let what = &format!("`{key}`");
+    match key {
+        "interfaces" => node.interfaces = interfaces(what, value, problems)?,
+        "xdp_mode" => node.xdp_mode = tree::parsed(what, value, problems)?,
+        "metrics" => node.metrics = Some(with(what, value, address::listener, problems)?),
+        "socket" => node.socket = path(what, value, MAX_SOCKET_PATH, problems)?,
+        "bpffs" => node.bpffs = path(what, value, usize::MAX, problems)?,
+        "encap_source4" => node.encap_source4 = with(what, value, address::source4, problems)?,
+        "encap_source6" => node.encap_source6 = with(what, value, address::source6, problems)?,
+        "max_vips" => node.max_vips = tree::number(what, value, 1, MAX_VIPS, problems)?,
+        "max_backends" => node.max_backends = tree::number(what, value, 1, MAX_BACKENDS, problems)?,
+        "max_slots" => node.max_slots = tree::number(what, value, prime::SMALLEST, MAX_SLOTS, problems)?,
+        "log_packets" => node.log_packets = tree::boolean(what, value, problems)?,
+        _ => unreachable!("{key} is not among the keys of [node]"),
+    }
+    Some(())
 }
 
-fn source6(value: &Value<'_>, problems: &mut Problems) -> Option<Ipv6Net> {
-    with("`encap_source6`", value, address::source6, problems)
-}
-
-fn interfaces_of(value: &Value<'_>, problems: &mut Problems) -> Option<Vec<String>> {
+fn interfaces(what: &str, value: &Value<'_>, problems: &mut Problems) -> Option<Vec<String>> {
     let mut names: Vec<String> = Vec::new();
-    for element in tree::array("`interfaces`", value, problems)? {
+    for element in tree::array(what, value, problems)? {
         let Some(name) = tree::text("an interface", element, problems) else { continue };
         if let Err(message) = address::interface(name) {
             problems.add(element.span(), message);
@@ -176,7 +156,7 @@ fn vips(value: &Value<'_>, problems: &mut Problems) -> Option<Vec<VipDraft>> {
 
 fn vip(value: &Value<'_>, problems: &mut Problems) -> Option<VipDraft> {
     let table = tree::table("`vip`", value, "an array of tables: `[[vip]]`", problems)?;
-    let section = Section::open("[[vip]]", value.span(), table, VIP_KEYS, problems);
+    let section = Section::open("in [[vip]]", value.span(), table, VIP_KEYS, problems);
     let name = section.required("name", problems).and_then(|value| name(value, problems));
     let address = section.required("address", problems).and_then(|value| unicast(value, Role::Vip, problems));
     let ports = section.required("ports", problems).and_then(|value| ports(value, problems));
@@ -255,7 +235,7 @@ fn backends(value: &Value<'_>, problems: &mut Problems) -> Option<Vec<BackendDra
 
 fn backend(value: &Value<'_>, problems: &mut Problems) -> Option<BackendDraft> {
     let table = tree::table("a backend", value, r#"a table: `{ address = "10.0.1.11" }`"#, problems)?;
-    let section = Section::open("a backend", value.span(), table, BACKEND_KEYS, problems);
+    let section = Section::open("in a backend", value.span(), table, BACKEND_KEYS, problems);
     let address = section.required("address", problems).and_then(|value| unicast(value, Role::Backend, problems));
     let weight = match section.optional("weight") {
         Some(value) => tree::number("`weight`", value, 0, Backend::MAX_WEIGHT, problems)

@@ -37,7 +37,7 @@ fn duplicate(text: &str, span: Range<usize>) -> Problem {
 /// dot of `10.0.0.1`.
 fn bare_word(text: &str, span: &Range<usize>) -> Option<Range<usize>> {
     let in_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '/' | '-' | '_');
-    let start = text.get(..span.start)?.rfind(|c| !in_word(c)).map_or(0, |before| before + 1);
+    let start = text.get(..span.start)?.trim_end_matches(in_word).len();
     let length = text[start..].find(|c| !in_word(c)).unwrap_or(text.len() - start);
     let before = text[..start].trim_end();
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);

@@ -25,29 +25,29 @@ pub(super) struct Key {
 
 /// A table of which every key is known.
 pub(super) struct Section<'t> {
-    label: &'static str,
+    place: &'static str,
     span: Range<usize>,
     table: &'t DeTable<'t>,
     keys: &'static [Key],
 }
 
 impl<'t> Section<'t> {
-    /// Notes every key of `table` that is not among `keys`. `label` is what messages call the table, `span` where it
-    /// begins.
+    /// Notes every key of `table` that is not among `keys`. `place` is what messages call being in the
+    /// table, `span` where it begins.
     pub(super) fn open(
-        label: &'static str,
+        place: &'static str,
         span: Range<usize>,
         table: &'t DeTable<'t>,
         keys: &'static [Key],
         problems: &mut Problems,
     ) -> Self {
-        let section = Self { label, span, table, keys };
+        let section = Self { place, span, table, keys };
         for key in section.unknown_keys() {
             let remedy = match section.meant_by(key.get_ref()) {
                 Some(meant) => format!("did you mean `{meant}`?"),
                 None => format!("the keys here are {}", suggest::list(section.names())),
             };
-            problems.add(key.span(), format!("unknown key `{}` in {label}; {remedy}", key.get_ref()));
+            problems.add(key.span(), format!("unknown key `{}` {place}; {remedy}", key.get_ref()));
         }
         section
     }
@@ -63,7 +63,7 @@ impl<'t> Section<'t> {
         let misspelled = || self.unknown_keys().any(|unknown| self.meant_by(unknown.get_ref()) == Some(key));
         if value.is_none() && !misspelled() {
             let example = self.keys.iter().find(|known| known.name == key).map_or("", |known| known.example);
-            problems.add(self.span.clone(), format!("missing key `{key}` in {}; add `{example}`", self.label));
+            problems.add(self.span.clone(), format!("missing key `{key}` {}; add `{example}`", self.place));
         }
         value
     }

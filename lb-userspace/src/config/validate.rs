@@ -14,6 +14,15 @@ use super::{
 
 /// Notes every contradiction in `draft`, which was read from `text`.
 pub(super) fn check(text: &str, draft: &Draft, problems: &mut Problems) {
+    check_each(text, draft, problems);
+    let mut check = Check { text, problems };
+    let renamed = check.names(&draft.vips);
+    check.overlaps(&draft.vips, &renamed);
+    check.limits(draft);
+}
+
+/// Notes what contradicts itself within one VIP: the part of [`check`] for which other VIPs do not matter.
+pub(super) fn check_each(text: &str, draft: &Draft, problems: &mut Problems) {
     let mut check = Check { text, problems };
     for vip in &draft.vips {
         check.ports(vip);
@@ -22,9 +31,23 @@ pub(super) fn check(text: &str, draft: &Draft, problems: &mut Problems) {
         check.weights(vip);
         check.slots(vip);
     }
-    let renamed = check.names(&draft.vips);
-    check.overlaps(&draft.vips, &renamed);
-    check.limits(draft);
+}
+
+/// Whether the VIPs of a config, each of them sound, go together: the part of [`check`] that [`check_each`] leaves out.
+/// Says neither what is wrong nor where.
+pub(super) fn go_together(config: &Config) -> bool {
+    let Config { node: Node { max_vips, max_backends, max_slots, .. }, vips } = config;
+    let mut names = HashSet::with_capacity(vips.len());
+    let mut ports = HashSet::with_capacity(vips.len());
+    let (mut backends, mut slots) = (0, 0);
+    for vip in vips {
+        backends += vip.backends.len() as u64;
+        slots += u64::from(vip.slots);
+        if !names.insert(&vip.name) || !vip.ports.iter().all(|port| ports.insert((vip.address, *port))) {
+            return false;
+        }
+    }
+    vips.len() as u64 <= u64::from(*max_vips) && backends <= u64::from(*max_backends) && slots <= u64::from(*max_slots)
 }
 
 /// The config, where every part of the draft could be read.

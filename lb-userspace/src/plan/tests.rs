@@ -1,1 +1,385 @@
-//! Plans.
+//! Plans, carried out step by step on simulated maps: after every step each packet must find whole things only.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use lb_common::{BackendState, NO_ID};
+
+use super::{
+    fixtures::{SLOTS, backend, config, many, vip},
+    *,
+};
+use crate::{config::ForwardMode, maglev};
+
+/// Simulated maps.
+#[derive(Default)]
+struct World {
+    state: State,
+    /// What has been written to slots.
+    slots: BTreeMap<u32, u32>,
+    /// Something was written or taken away that packets on their way may not have seen.
+    unsettled: bool,
+}
+
+impl World {
+    fn new(capacity: Capacity) -> Self {
+        Self { state: State::empty(capacity, Features::default()), ..Self::default() }
+    }
+
+    /// Plans, carries out, checks; returns the changes.
+    fn apply(&mut self, config: &Config) -> Vec<String> {
+        let plan = Plan::new(&self.state, config, &NextHops::new()).unwrap();
+        let before = self.identities();
+        if let Some(capacity) = plan.rebuild() {
+            *self = Self { state: State::empty(capacity, self.state.features), ..Self::default() };
+        }
+        for step in plan.steps() {
+            self.step(step);
+            self.assert_sound();
+        }
+        self.state.features = plan.features().unwrap_or(self.state.features);
+        self.assert_holds(config);
+        for (identity, id) in self.identities() {
+            assert!(before.get(&identity).is_none_or(|before| *before == id), "{identity} changed its id");
+        }
+        let again = Plan::new(&self.state, config, &NextHops::new()).unwrap();
+        assert!(again.is_empty(), "{again:?}");
+        plan.changes().iter().map(ToString::to_string).collect()
+    }
+
+    fn step(&mut self, step: &Step) {
+        match step {
+            Step::PutBackend { id, fresh, .. } => assert_ne!(*fresh, self.state.backends.contains_key(id)),
+            Step::PutVip { id, fresh, .. } => assert_ne!(*fresh, self.state.vips.contains_key(id)),
+            Step::PutTable { base, slots, owners } => {
+                let backends: Vec<_> = owners.iter().map(|owner| owner.backend).collect();
+                for (index, owner) in (*base..).zip(maglev::table(&backends, *slots)) {
+                    self.slots.insert(index, owners.get(owner as usize).map_or(NO_ID, |owner| owner.id));
+                }
+            }
+            Step::FreeVip { .. } | Step::FreeBackend { .. } => {
+                assert!(!self.unsettled, "{step:?} while packets may be on their way to it");
+            }
+            Step::PutKey { .. } | Step::RemoveKey { .. } | Step::Grace => {}
+        }
+        self.unsettled = match step {
+            Step::Grace => false,
+            Step::FreeVip { .. } | Step::FreeBackend { .. } => self.unsettled,
+            _ => true,
+        };
+        self.state.record(step);
+    }
+
+    /// Whatever key a packet finds leads to written slots of that VIP's backends; an address is a VIP's while something
+    /// is served on it.
+    fn assert_sound(&self) {
+        for (key, route) in &self.state.keys {
+            if key.is_marker() {
+                assert!(self.state.keys.keys().any(|other| other.address == key.address && !other.is_marker()));
+                continue;
+            }
+            assert!(self.state.vips.contains_key(&route.id), "{key:?} leads to a VIP that is not there");
+            assert!(route.slot_base + route.slots <= self.state.capacity.slots);
+            for index in route.slot_base..route.slot_base + route.slots {
+                let id = self.slots.get(&index).expect("a slot that was never written");
+                let owner = self.state.backends.get(id).map(|entry| entry.vip);
+                assert!(
+                    *id == NO_ID || owner == Some(route.id),
+                    "{key:?}: slot {index} names backend {id} of {owner:?}"
+                );
+            }
+        }
+    }
+
+    /// The maps hold `config` and nothing else.
+    fn assert_holds(&self, config: &Config) {
+        assert_eq!(self.state.vips.len(), config.vips.len());
+        assert_eq!(self.state.backends.len(), config.vips.iter().map(|vip| vip.backends.len()).sum::<usize>());
+        let addresses: BTreeSet<IpAddr> = config.vips.iter().map(|vip| vip.address).collect();
+        let ports: usize = config.vips.iter().map(|vip| vip.ports.len()).sum();
+        assert_eq!(self.state.keys.len(), addresses.len() + ports);
+        for vip in &config.vips {
+            let (id, record) = self.vip(&vip.name);
+            let weighted = vip
+                .backends
+                .iter()
+                .map(|own| WeightedBackend { key: own.address.into(), weight: own.effective_weight() });
+            let weighted: Vec<_> = weighted.collect();
+            let table = maglev::table(&weighted, vip.slots);
+            for (index, owner) in (record.slot_base..).zip(table) {
+                let entry = self.state.backends.get(&self.slots[&index]);
+                let expected = weighted.get(owner as usize).map(|weighted| (id, weighted.key));
+                assert_eq!(entry.map(|entry| (entry.vip, entry.address)), expected);
+            }
+            for key in keys(vip) {
+                let route = self.state.keys[&key];
+                assert_eq!((route.id, route.slot_base, route.slots), (id, record.slot_base, vip.slots));
+            }
+        }
+    }
+
+    fn vip(&self, name: &str) -> (u32, VipRecord) {
+        let found = self.state.vips.iter().find(|(_, record)| record.name.as_str() == name);
+        found.map(|(id, record)| (*id, *record)).unwrap_or_else(|| panic!("no VIP {name}"))
+    }
+
+    /// Everything that keeps its id as long as it stays: names of VIPs, constant parts of backends.
+    fn identities(&self) -> BTreeMap<String, u32> {
+        let name = |id: u32| self.state.vips[&id].name.as_str();
+        let vips = self.state.vips.keys().map(|id| (name(*id).to_owned(), *id));
+        let backend = |entry: &Backend| {
+            let Backend { address, outer_source, outer_sum, forward, .. } = *entry;
+            format!("{} {address:?} {outer_source:?} {outer_sum} {forward}", name(entry.vip))
+        };
+        vips.chain(self.state.backends.iter().map(|(id, entry)| (backend(entry), *id))).collect()
+    }
+}
+
+fn roomy() -> World {
+    World::new(Capacity { vips: 64, keys4: 64, keys6: 64, backends: 64, slots: 64 * SLOTS })
+}
+
+fn web() -> Config {
+    config([
+        vip("web", "203.0.113.10", &["tcp/80", "tcp/443"], &["10.0.1.11", "10.0.1.12"]),
+        vip("dns", "2001:db8::53", &["udp/any"], &["10.0.1.11"]),
+    ])
+}
+
+#[test]
+fn a_first_load_goes_in_bottom_up() {
+    let mut world = roomy();
+    let changes = world.apply(&web());
+    assert_eq!(
+        changes,
+        ["vip web: added, 203.0.113.10 tcp/80 tcp/443, 2 backends", "vip dns: added, 2001:db8::53 udp/any, 1 backend",]
+    );
+    assert_eq!(world.state.features, required_features(&web()));
+    assert_eq!(world.state.features_in_use(), required_features(&web()));
+}
+
+#[test]
+fn every_kind_of_change_is_told_in_words() {
+    let mut world = roomy();
+    let mut config = web();
+    world.apply(&config);
+    config.vips[0].backends[1].weight = 50;
+    config.vips[0].backends[0].state = BackendState::Drain;
+    config.vips[0].backends.push(backend("10.0.1.13", 7));
+    config.vips[1].backends.clear();
+    assert_eq!(
+        world.apply(&config),
+        [
+            "vip web: backend 10.0.1.11 state active → drain",
+            "vip web: backend 10.0.1.12 weight 100 → 50",
+            "vip web: backend 10.0.1.13 added, weight 7, active",
+            "vip dns: backend 10.0.1.11 removed",
+        ]
+    );
+    let web = &mut config.vips[0];
+    web.forward = ForwardMode::L2;
+    web.hash = crate::config::FlowHash::SourceIp;
+    web.ports.remove(0);
+    web.slots = 211;
+    web.address = "203.0.113.11".parse().unwrap();
+    config.vips.truncate(1);
+    config.node.log_packets = true;
+    assert_eq!(
+        world.apply(&config),
+        [
+            "node: log_packets false → true",
+            "vip web: address 203.0.113.10 → 203.0.113.11",
+            "vip web: ports tcp/80 tcp/443 → tcp/443",
+            "vip web: hash 5-tuple → source-ip",
+            "vip web: slots 101 → 211",
+            "vip web: forward ipip → l2",
+            "vip dns: removed, 2001:db8::53",
+        ]
+    );
+}
+
+#[test]
+fn the_order_of_a_config_means_nothing() {
+    let mut world = roomy();
+    world.apply(&web());
+    let mut reordered = web();
+    reordered.vips.reverse();
+    reordered.vips[1].backends.reverse();
+    reordered.vips[1].ports.reverse();
+    assert_eq!(world.apply(&reordered), Vec::<String>::new());
+}
+
+#[test]
+fn only_the_table_of_the_vip_that_changed_is_written() {
+    let mut world = roomy();
+    let mut config = many(20, 2, SLOTS);
+    world.apply(&config);
+    config.vips[7].backends[1].weight = 1;
+    let plan = Plan::new(&world.state, &config, &NextHops::new()).unwrap();
+    assert!(matches!(plan.steps(), [Step::PutBackend { fresh: false, .. }, Step::PutTable { .. }]), "{plan:?}");
+}
+
+#[test]
+fn a_backend_without_weight_comes_and_goes_without_touching_slots() {
+    let mut world = roomy();
+    let mut config = web();
+    world.apply(&config);
+    config.vips[0].backends.push(backend("10.0.1.14", 0));
+    let plan = Plan::new(&world.state, &config, &NextHops::new()).unwrap();
+    assert!(matches!(plan.steps(), [Step::PutBackend { fresh: true, .. }]), "{plan:?}");
+}
+
+#[test]
+fn a_renamed_vip_is_replaced_without_a_gap() {
+    let mut world = roomy();
+    let mut config = web();
+    world.apply(&config);
+    config.vips[0].name = "www".to_owned();
+    let plan = Plan::new(&world.state, &config, &NextHops::new()).unwrap();
+    assert!(!plan.steps().iter().any(|step| matches!(step, Step::RemoveKey { .. })));
+    world.apply(&config);
+}
+
+#[test]
+fn another_outer_source_makes_another_entry_that_continues_the_counts() {
+    let mut world = roomy();
+    let mut config = web();
+    world.apply(&config);
+    let before: Vec<u32> = world.state.backends.keys().copied().collect();
+    config.node.encap_source4 = "172.31.0.0/24".parse().unwrap();
+    let plan = Plan::new(&world.state, &config, &NextHops::new()).unwrap();
+    let heirs = plan.steps().iter().filter_map(|step| match step {
+        Step::FreeBackend { id, heir } => Some((*id, heir.unwrap())),
+        _ => None,
+    });
+    let heirs: BTreeMap<u32, u32> = heirs.collect();
+    assert_eq!(heirs.keys().copied().collect::<Vec<_>>(), before);
+    assert!(heirs.values().all(|heir| !before.contains(heir)));
+    assert_eq!(world.apply(&config), ["node: encap_source4 172.16.0.0/16 → 172.31.0.0/24"]);
+}
+
+#[test]
+fn what_a_plan_frees_it_does_not_hand_out() {
+    let full = |names: &[&str]| config(names.iter().map(|name| vip(name, "192.0.2.1", &["tcp/80"], &["10.0.0.1"])));
+    let mut world = World::new(Capacity { vips: 2, keys4: 2, keys6: 2, backends: 2, slots: SLOTS });
+    world.apply(&full(&["a"]));
+    let plan = Plan::new(&world.state, &full(&["b"]), &NextHops::new()).unwrap();
+    assert!(plan.rebuild().is_some(), "there is no room for both at once");
+    world.apply(&full(&["b"]));
+}
+
+#[test]
+fn a_gap_that_is_too_short_is_closed_by_a_rebuild_of_the_same_size() {
+    let at = |name: &str, port: &str, slots| {
+        let mut vip = vip(name, "192.0.2.1", &[port], &["10.0.0.1"]);
+        vip.slots = slots;
+        vip
+    };
+    let node = Config::default().node;
+    let capacity = Capacity::with_headroom(Capacity::default(), &node);
+    let third = capacity.slots / 3;
+    // The state alone: what is in hundreds of thousands of slots does not matter here.
+    let mut state = State::empty(capacity, Features::default());
+    let mut apply = |config: &Config| {
+        let plan = Plan::new(&state, config, &NextHops::new()).unwrap();
+        plan.steps().iter().for_each(|step| state.record(step));
+        plan.rebuild()
+    };
+    let full = config([at("a", "tcp/1", third), at("b", "tcp/2", third), at("c", "tcp/3", third)]);
+    assert_eq!(apply(&full), None);
+    assert_eq!(apply(&config([at("b", "tcp/2", third)])), None);
+    assert_eq!(apply(&config([at("b", "tcp/2", third), at("d", "tcp/4", third + 1000)])), Some(capacity));
+}
+
+#[test]
+fn maps_in_doubt_are_replaced_with_the_same_ids() {
+    let mut world = roomy();
+    world.apply(&many(5, 3, SLOTS));
+    world.state.suspect = true;
+    let mut config = many(5, 3, SLOTS);
+    config.vips.remove(0);
+    assert_eq!(world.apply(&config), ["vip vip0: removed, 198.18.0.0"]);
+    assert!(!world.state.suspect);
+}
+
+#[test]
+fn limits_are_told_with_the_need() {
+    let refusal = |config: &Config| Plan::new(&State::default(), config, &NextHops::new()).unwrap_err().to_string();
+    let mut config = many(3, 4, SLOTS);
+    config.node.max_vips = 2;
+    assert_eq!(refusal(&config), "the config has 3 VIPs, but `max_vips` in [node] allows 2; raise it to at least 3");
+    config.node.max_vips = 3;
+    config.node.max_backends = 11;
+    assert_eq!(
+        refusal(&config),
+        "the config has 12 backends, but `max_backends` in [node] allows 11; raise it to at least 12"
+    );
+    config.node.max_backends = 12;
+    config.node.max_slots = 302;
+    assert_eq!(
+        refusal(&config),
+        "the config has 303 slots, but `max_slots` in [node] allows 302; raise it to at least 303"
+    );
+    config.node.max_slots = 303;
+    assert!(Plan::new(&State::default(), &config, &NextHops::new()).is_ok());
+    config.vips[2].name = "vip0".to_owned();
+    assert_eq!(refusal(&config), "two VIPs are named `vip0`; rename one");
+    config.vips[2] = vip("same", "198.18.0.0", &["tcp/80"], &[]);
+    assert!(refusal(&config).starts_with("vip `same` serves a port of 198.18.0.0 that"));
+}
+
+/// Configs that drift at random, in maps that are tight at first.
+#[test]
+fn no_walk_through_configs_shows_a_packet_half_a_change() {
+    for seed in 1..=40 {
+        let mut random = Random(seed);
+        let mut world = World::new(Capacity { vips: 6, keys4: 10, keys6: 10, backends: 20, slots: 700 });
+        for _ in 0..12 {
+            world.apply(&random.config());
+        }
+    }
+}
+
+/// Marsaglia's xorshift: the walks are the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 16) % limit
+    }
+
+    fn pick<T: Clone>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len() as u64) as usize].clone()
+    }
+
+    fn config(&mut self) -> Config {
+        let mut config = Config::default();
+        config.node.encap_source4 = self.pick(&["172.16.0.0/16", "172.31.0.0/16"]).parse().unwrap();
+        for (number, name) in ["a", "b", "c", "d", "e"].into_iter().enumerate() {
+            if self.below(3) == 0 {
+                continue;
+            }
+            // Ports that no other VIP has, on addresses that others have too.
+            let first = 100 * number as u64;
+            let ports = [first + 1 + self.below(3), first + 10 + self.below(3)].map(|port| format!("tcp/{port}"));
+            let ports: Vec<&str> = ports.iter().take(1 + self.below(2) as usize).map(String::as_str).collect();
+            let mut vip = vip(name, self.pick(&["192.0.2.1", "192.0.2.2", "2001:db8::1"]), &ports, &[]);
+            vip.slots = self.pick(&[53, 101, 101, 101]);
+            vip.forward = self.pick(&[ForwardMode::Ipip, ForwardMode::Ipip, ForwardMode::L2]);
+            for address in ["10.0.0.1", "10.0.0.2", "10.0.0.3", "2001:db8:1::1", "2001:db8:1::2"] {
+                if self.below(2) == 0 {
+                    let mut backend = backend(address, self.pick(&[0, 1, 50, 100]));
+                    backend.state = self.pick(&[BackendState::Active, BackendState::Active, BackendState::Drain]);
+                    vip.backends.push(backend);
+                }
+            }
+            config.vips.push(vip);
+        }
+        config
+    }
+}

@@ -10,29 +10,12 @@ use toml_edit::{Array, RawString, Value};
 /// per element.
 pub(super) fn push(array: &mut Array, value: impl Into<Value>, indent: &str, own_line: bool) {
     let mut value: Value = value.into();
-    let last = gap(array, array.len());
-    let (before, after) = if array.is_empty() {
-        if own_line || last.contains('\n') {
-            array.set_trailing_comma(true);
-            (format!("{}\n{indent}  ", last.trim_end()), format!("\n{indent}"))
-        } else {
-            (String::new(), last)
-        }
-    } else {
-        match (0..array.len())
-            .rev()
-            .map(|index| gap(array, index))
-            .find_map(|gap| Some(split_last_line(&gap)?.1.to_owned()))
-        {
-            Some(element_indent) => {
-                let closing = split_last_line(&last).map_or(last.clone(), |(_, line)| format!("\n{line}"));
-                (format!("{}\n{element_indent}", last.trim_end()), closing)
-            }
-            None => (" ".to_owned(), last),
-        }
-    };
-    value.decor_mut().clear();
+    let (before, after) = gaps_around_new(array, indent, own_line);
+    if array.is_empty() && before.contains('\n') {
+        array.set_trailing_comma(true);
+    }
     set_gap(array, array.len(), "");
+    value.decor_mut().clear();
     array.push_formatted(value);
     set_gap(array, array.len() - 1, &before);
     set_gap(array, array.len(), &after);
@@ -62,6 +45,26 @@ pub(super) fn remove_where(array: &mut Array, is_it: impl Fn(&Value) -> bool) ->
         remove(array, index);
     }
     index.is_some()
+}
+
+/// What is to stand before and behind a new last element.
+fn gaps_around_new(array: &Array, indent: &str, own_line: bool) -> (String, String) {
+    let last = gap(array, array.len());
+    if array.is_empty() {
+        return match own_line || last.contains('\n') {
+            true => (format!("{}\n{indent}  ", last.trim_end()), format!("\n{indent}")),
+            false => (String::new(), last),
+        };
+    }
+    // The last element that begins a line shows how to.
+    let gaps = (0..array.len()).rev().map(|index| gap(array, index));
+    match gaps.into_iter().find_map(|gap| Some(split_last_line(&gap)?.1.to_owned())) {
+        Some(indent) => {
+            let closing = split_last_line(&last).map_or(last.clone(), |(_, line)| format!("\n{line}"));
+            (format!("{}\n{indent}", last.trim_end()), closing)
+        }
+        None => (" ".to_owned(), last),
+    }
 }
 
 /// What stands before the element at `index`, or before the closing bracket, besides the comma.

@@ -6,7 +6,6 @@
 mod array;
 mod document;
 mod file;
-mod section;
 mod table;
 
 use std::net::IpAddr;
@@ -18,7 +17,7 @@ use self::document::Document;
 pub use self::file::{WriteError, write_atomically};
 use super::{
     model::{FlowHash, ForwardMode, Port, state_serde},
-    suggest,
+    section, suggest,
 };
 
 /// A change of a config file. What is `None` in a `…Set` stays as it is, in an `…Add` it gets its default.
@@ -192,7 +191,7 @@ pub fn apply_edit(text: &str, edit: &Edit) -> Result<String, EditError> {
     let range = match edit {
         Edit::VipAdd { name, .. } => match section::vip(text, name) {
             Some(_) => return Err(EditError::VipExists(name.clone())),
-            None => None,
+            None => section::last(text),
         },
         Edit::VipSet { name, .. } | Edit::VipRemove { name } => section::vip(text, name),
         Edit::BackendAdd { vip, .. } | Edit::BackendSet { vip, .. } | Edit::BackendRemove { vip, .. } => {

@@ -308,3 +308,166 @@ fn edits_survive_json() {
         assert!(serde_json::from_value::<Edit>(bad.clone()).is_err(), "{bad}");
     }
 }
+
+/// A deterministic stream of choices.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (self.0 >> 33) as usize % sides
+    }
+
+    fn pick<'p>(&mut self, of: &[&'p str]) -> &'p str {
+        of[self.roll(of.len())]
+    }
+}
+
+/// One VIP, laid out in one of the ways that people lay them out.
+fn random_vip(dice: &mut Dice, number: usize) -> String {
+    let comment = |dice: &mut Dice| dice.pick(&["", "", "# note", "# [[vip]]", "# a, b ]"]).to_owned();
+    let backends: Vec<String> = (0..dice.roll(4))
+        .map(|host| {
+            let more = dice.pick(&["", ", weight = 7", ", state = \"drain\"", ", weight = 7, state = \"down\""]);
+            format!("address = \"10.{number}.0.{host}\"{more}")
+        })
+        .collect();
+    let mut text = format!("{}\n[[vip]] {}\n", comment(dice), comment(dice));
+    text += &format!("name = \"v{number}\"\naddress = \"192.0.2.{number}\"\nports = [\"tcp/1\"]\n");
+    let last = backends.len().saturating_sub(1);
+    match dice.roll(4) {
+        0 => {
+            text += "forward = \"ipip\"\n";
+            for backend in backends {
+                let indent = dice.pick(&["", "  "]);
+                let keys = backend.replace(", ", &format!("\n{indent}"));
+                text += &format!("{}{indent}[[vip.backends]]\n{indent}{keys}\n", dice.pick(&["", "\n", "\n# x\n"]));
+            }
+        }
+        1 => {
+            text += &format!(
+                "backends = [{}]\nforward = \"ipip\"\n",
+                backends.iter().map(|b| format!("{{ {b} }}")).collect::<Vec<_>>().join(", ")
+            )
+        }
+        style => {
+            text += &format!("forward = \"ipip\" {}\nbackends = [ {}\n", comment(dice), comment(dice));
+            for (index, backend) in backends.iter().enumerate() {
+                let comma = if style == 2 && index == last { "" } else { "," };
+                text += &format!("    {}\n\t{{{backend}}}{comma} {}\n", comment(dice), comment(dice));
+            }
+            text += &format!("{}  ]\n", dice.pick(&["", "# end\n"]));
+        }
+    }
+    text + dice.pick(&["", "\n", "\n# detached\n\n"])
+}
+
+/// An edit of `config` that leaves it valid, and the config that it leaves.
+fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config) {
+    let mut after = config.clone();
+    let address = IpAddr::from([10, 200, (serial / 250) as u8, (serial % 250) as u8]);
+    if config.vips.is_empty() || dice.roll(8) == 0 {
+        let name = format!("n{serial}");
+        let backends = vec![NewBackend { address, weight: Some(3), state: None }; dice.roll(2)];
+        let ports: Vec<Port> = vec!["udp/9000".parse().unwrap()];
+        after.vips.push(super::super::Vip {
+            name: name.clone(),
+            address,
+            ports: ports.clone(),
+            forward: ForwardMode::Ipip,
+            hash: FlowHash::SourceIp,
+            slots: 16_381,
+            backends: Vec::new(),
+        });
+        let vip_address = IpAddr::from([10, 201, (serial / 250) as u8, (serial % 250) as u8]);
+        let vip = after.vips.last_mut().unwrap();
+        vip.address = vip_address;
+        vip.backends.extend(backends.iter().map(|new| backend(new.address, new.weight, new.state)));
+        let hash = Some(FlowHash::SourceIp);
+        return (
+            Edit::VipAdd { name, address: vip_address, ports, forward: ForwardMode::Ipip, hash, slots: None, backends },
+            after,
+        );
+    }
+    let index = dice.roll(config.vips.len());
+    let vip = &mut after.vips[index];
+    let name = vip.name.clone();
+    let chosen = dice.roll(vip.backends.len().max(1));
+    let edit = match (dice.roll(7), vip.backends.get_mut(chosen)) {
+        (0, _) => {
+            after.vips.remove(index);
+            Edit::VipRemove { name }
+        }
+        (1, _) => {
+            vip.slots = if vip.slots == 997 { 1009 } else { 997 };
+            vip.ports.push(Port { protocol: super::super::Protocol::Udp, port: Some(1 + serial as u16) });
+            Edit::VipSet {
+                name,
+                address: None,
+                ports: Some(vip.ports.clone()),
+                forward: None,
+                hash: None,
+                slots: Some(vip.slots),
+            }
+        }
+        (2 | 3, Some(backend)) => {
+            (backend.weight, backend.state) = (1 + serial as u32, BackendState::Drain);
+            let (weight, state) = (Some(backend.weight), Some(backend.state));
+            Edit::BackendSet { vip: name, address: backend.address, weight, state }
+        }
+        (4 | 5, Some(_)) => Edit::BackendRemove { vip: name, address: vip.backends.remove(chosen).address },
+        _ => {
+            let weight = (dice.roll(2) == 0).then_some(5);
+            vip.backends.push(backend(address, weight, None));
+            Edit::BackendAdd { vip: name, address, weight, state: None }
+        }
+    };
+    (edit, after)
+}
+
+fn backend(address: IpAddr, weight: Option<u32>, state: Option<BackendState>) -> super::super::Backend {
+    use super::super::Backend;
+    Backend { address, weight: weight.unwrap_or(Backend::DEFAULT_WEIGHT), state: state.unwrap_or_default() }
+}
+
+/// Whatever a text looks like and whatever is done to it, the edited text says what the edit says, comments stay, and a
+/// reading of the difference says the same as a reading of the whole.
+#[test]
+fn edits_mean_what_they_say_on_any_layout() {
+    for seed in 0..200 {
+        let mut dice = Dice(seed);
+        let vips: String = (0..dice.roll(5)).map(|number| random_vip(&mut dice, number + 1)).collect();
+        let mut text = format!("{}{vips}", dice.pick(&["", "[node]\ninterfaces = [\"eth0\"]\n", "# '''\n"]));
+        if dice.roll(4) == 0 {
+            text = text.replace('\n', "\r\n");
+        }
+        for serial in 0..12 {
+            let config = parse(&text);
+            let (edit, expected) = random_edit(&mut dice, &config, serial);
+            let after =
+                apply_edit(&text, &edit).unwrap_or_else(|error| panic!("seed {seed}: {edit:?}: {error} in\n{text}"));
+            let outcome = parse(&after);
+            assert_eq!(outcome, expected, "seed {seed}: {edit:?} makes of\n{text}\nthis:\n{after}");
+            assert_eq!(config.reparse(&text, &after, Path::new("naru.toml")).unwrap(), outcome, "seed {seed}");
+            let (old, new) = (comments(&text), comments(&after));
+            match edit {
+                // What is removed takes its own comments along.
+                Edit::VipRemove { .. } | Edit::BackendRemove { .. } => {
+                    let mut old = old.iter();
+                    assert!(new.iter().all(|kept| old.any(|comment| comment == kept)), "seed {seed}: {edit:?}");
+                }
+                _ => assert_eq!(old, new, "seed {seed}: {edit:?}"),
+            }
+            text = after;
+        }
+    }
+}
+
+/// The comments in the order of the text, which must have no `#` in strings.
+fn comments(text: &str) -> Vec<&str> {
+    text.lines().filter_map(|line| Some(line.split_once('#')?.1)).collect()
+}
+
+fn parse(text: &str) -> Config {
+    Config::parse(text, Path::new("naru.toml")).unwrap_or_else(|errors| panic!("{errors}\nin\n{text}"))
+}

@@ -1,8 +1,8 @@
-//! The part of a text that an edit concerns, found without parsing the rest: in a config of thousands of VIPs, parsing
-//! them all would be nearly all of the time that a change of one backend takes.
+//! A text in parts that can be parsed one by one: in a config of thousands of VIPs, parsing them all would be nearly all
+//! of the time that a change of one backend takes.
 //!
-//! A part is given only where it is certain to be a TOML document of its own with the same meaning; where it is not,
-//! the caller takes the whole text.
+//! Parts are given only where each is certain to be a TOML document of its own with the same meaning as within the whole;
+//! where that is not certain, the caller takes the whole text.
 
 use std::ops::Range;
 
@@ -20,6 +20,11 @@ pub(super) fn vip(text: &str, name: &str) -> Option<Range<usize>> {
     })
 }
 
+/// The last `[[vip]]` and what follows it.
+pub(super) fn last(text: &str) -> Option<Range<usize>> {
+    Some(*sections(text)?.last()?..text.len())
+}
+
 /// What stands before the first `[[vip]]`, if `[node]` is there.
 pub(super) fn node(text: &str) -> Option<Range<usize>> {
     let end = *sections(text)?.first()?;
@@ -27,8 +32,9 @@ pub(super) fn node(text: &str) -> Option<Range<usize>> {
     (root.get_ref().contains_key("node") && !root.get_ref().contains_key("vip")).then_some(0..end)
 }
 
-/// Where each `[[vip]]` begins; `None` where a line that looks like a header may be part of a string.
-fn sections(text: &str) -> Option<Vec<usize>> {
+/// Where each `[[vip]]` begins, with the comments directly above it; `None` where a line that looks like a header may be
+/// part of a string.
+pub(super) fn sections(text: &str) -> Option<Vec<usize>> {
     if text.contains("\"\"\"") || text.contains("'''") {
         return None;
     }
@@ -81,6 +87,8 @@ mod tests {
         assert_eq!(part(vip(text, "a")), "# of a\n[[vip]]\nname = \"a\"\n\n# about both\n\n");
         assert_eq!(part(vip(text, "b")), "# of b\n  [[ vip ]]\nname = 'b'\n");
         assert_eq!(vip(text, "c"), None);
+        assert_eq!(last(text), vip(text, "b"));
+        assert_eq!(last("[node]\n"), None);
     }
 
     #[test]

@@ -1,1 +1,0 @@
-//! naru's bench.

@@ -1,0 +1,25 @@
+//! `naru-bench`: what naru costs, beside bare floors in the same run. Run it by `cargo xtask bench`.
+
+mod packet;
+mod sample;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask bench", about = "Measures naru")]
+struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Nanoseconds per packet of the real program, by forward mode and family, at one flow and at a million
+    Packet(packet::Options),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().bench {
+        Bench::Packet(options) => packet::run(&options),
+    }
+}

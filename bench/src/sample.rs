@@ -1,0 +1,57 @@
+//! Repeated measurements of one thing on a noisy machine.
+
+use serde::Serialize;
+
+/// Measurements of one case, in nanoseconds.
+#[derive(Clone, Debug, Default)]
+pub struct Sample(Vec<f64>);
+
+/// The middle of a sample, and how far it spreads.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Summary {
+    /// Median.
+    pub median: f64,
+    /// First quartile.
+    pub low: f64,
+    /// Third quartile.
+    pub high: f64,
+}
+
+impl Sample {
+    /// Adds a measurement.
+    pub fn add(&mut self, value: f64) {
+        self.0.push(value);
+    }
+
+    /// What the sample says; zeros of an empty one.
+    pub fn summary(&self) -> Summary {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let at = |part: f64| {
+            let index = (sorted.len().saturating_sub(1) as f64 * part).round() as usize;
+            sorted.get(index).copied().unwrap_or_default()
+        };
+        Summary { median: at(0.5), low: at(0.25), high: at(0.75) }
+    }
+
+    /// This sample less another one, measurement by measurement: what ran in one round shared its noise.
+    #[must_use]
+    pub fn less(&self, other: &Self) -> Self {
+        Self(self.0.iter().zip(&other.0).map(|(a, b)| a - b).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_does_not_heed_outliers() {
+        let mut sample = Sample::default();
+        for value in [5.0, 900.0, 4.0, 6.0, 5.0] {
+            sample.add(value);
+        }
+        let Summary { median, low, high } = sample.summary();
+        assert_eq!((median, low, high), (5.0, 5.0, 6.0));
+    }
+}

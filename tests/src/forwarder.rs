@@ -1,0 +1,131 @@
+//! The real forwarder, loaded by the real data plane from a config and run over single frames by the kernel
+//! (BPF_PROG_TEST_RUN), attached nowhere.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use anyhow::{Context as _, bail};
+use aya::programs::{ProgramFd, TestRun, TestRunOptions, Xdp};
+use aya_obj::programs::XdpAttachType;
+use lb_common::{ABI, NextHop};
+use lb_userspace::{
+    config::Config,
+    dataplane::{Backend, Dataplane},
+};
+
+use crate::frames::{BALANCER_MAC, NEXT_HOP_MAC};
+
+/// Index of the interface that test runs come in by: the loopback of any namespace.
+pub const INGRESS: u32 = 1;
+
+/// A loaded forwarder with the maps of a config.
+pub struct Forwarder {
+    dataplane: Dataplane,
+    program: Xdp,
+    bpffs: PathBuf,
+}
+
+/// What the program did with a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// What the program returned.
+    pub verdict: Verdict,
+    /// The frame as it left it.
+    pub frame: Vec<u8>,
+}
+
+/// What an XDP program returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Something went wrong that has no reason of its own.
+    Aborted,
+    /// Dropped.
+    Drop,
+    /// To the stack.
+    Pass,
+    /// Out by the interface that it came in by.
+    Tx,
+    /// Out by another.
+    Redirect,
+}
+
+impl Forwarder {
+    /// Loads the forwarder with this config, whose `[node]` section may be left out. The next hop of every backend is
+    /// [`next_hop`].
+    pub fn new(config: &str) -> anyhow::Result<Self> {
+        Self::with_next_hop(config, Some(next_hop()))
+    }
+
+    /// Loads the forwarder; every backend has this next hop.
+    pub fn with_next_hop(config: &str, next_hop: Option<NextHop>) -> anyhow::Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let bpffs = PathBuf::from(format!("/sys/fs/bpf/naru-packet-{}-{number}", std::process::id()));
+        let text = if config.contains("[node]") { config.to_owned() } else { format!("[node]\ninterfaces = []\n{config}") };
+        let config = Config::parse(&text, Path::new("test.toml"))?;
+        let mut dataplane = Dataplane::open(&bpffs, &config)?;
+        dataplane.apply(&config)?;
+        let destinations: Vec<_> = dataplane.backends().iter().map(Backend::destination).collect();
+        dataplane.set_next_hops(destinations.into_iter().map(|destination| (destination, next_hop)))?;
+        let pin = bpffs.join(format!("v{ABI}/g1/program"));
+        let program = Xdp::from_pin(&pin, XdpAttachType::Interface)
+            .with_context(|| format!("cannot open {}", pin.display()))?;
+        Ok(Self { dataplane, program, bpffs })
+    }
+
+    /// The data plane, for its counters.
+    pub fn dataplane(&self) -> &Dataplane {
+        &self.dataplane
+    }
+
+    /// The program, for tail calls.
+    pub fn program(&self) -> anyhow::Result<&ProgramFd> {
+        Ok(self.program.fd()?)
+    }
+
+    /// Runs the program over a frame.
+    pub fn run(&self, frame: &[u8]) -> anyhow::Result<Output> {
+        run(&self.program, frame)
+    }
+
+    /// Counts by drop reason, of those that have any.
+    pub fn drops(&self) -> anyhow::Result<BTreeMap<&'static str, u64>> {
+        let drops = self.dataplane.counters()?.drops.into_iter();
+        Ok(drops.filter(|(_, count)| *count > 0).map(|(reason, count)| (reason.name(), count)).collect())
+    }
+}
+
+impl Drop for Forwarder {
+    fn drop(&mut self) {
+        // The lock is this process's own: the pins can go while it is held by removing them directly.
+        if let Err(error) = std::fs::remove_dir_all(&self.bpffs) {
+            eprintln!("cannot remove {}: {error}", self.bpffs.display());
+        }
+    }
+}
+
+/// The next hop that frames leave by: the interface that they came in by.
+pub fn next_hop() -> NextHop {
+    NextHop::new(NEXT_HOP_MAC, BALANCER_MAC, INGRESS, 1600, 0)
+}
+
+/// Runs an XDP program once over a frame.
+pub fn run(program: &Xdp, frame: &[u8]) -> anyhow::Result<Output> {
+    let mut out = vec![0; frame.len() + 256];
+    let result = program
+        .test_run(TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::new() })
+        .context("the kernel does not run the program over this frame")?;
+    out.truncate(result.data_size_out as usize);
+    let verdict = match result.return_value {
+        0 => Verdict::Aborted,
+        1 => Verdict::Drop,
+        2 => Verdict::Pass,
+        3 => Verdict::Tx,
+        4 => Verdict::Redirect,
+        other => bail!("no XDP verdict: {other}"),
+    };
+    Ok(Output { verdict, frame: out })
+}

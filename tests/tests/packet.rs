@@ -1,0 +1,524 @@
+//! The real program over built packets: every byte that comes out is compared.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use etherparse::{IpDscp, IpEcn, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header};
+use lb_common::{Address, Be32, Counters, NextHop};
+use lb_ebpf::flow_hash::FlowHash;
+use lb_userspace::maglev::{self, WeightedBackend};
+use naru_tests::{
+    forwarder::{Forwarder, INGRESS, Output, Verdict, next_hop},
+    frames::{self, BALANCER_MAC, CLIENT_MAC, NEXT_HOP_MAC, Packet},
+};
+
+const CLIENT4: &str = "198.51.100.7:40000";
+const CLIENT6: &str = "[2001:db8:c::7]:40000";
+const VIP4: &str = "203.0.113.10:80";
+const VIP6: &str = "[2001:db8:f::10]:80";
+
+/// A destination-options or hop-by-hop header of 8 bytes with one PadN option, without its first byte.
+const PADDING: [u8; 7] = [0, 1, 4, 0, 0, 0, 0];
+
+#[test]
+fn ipip_4in4() {
+    let forwarder = Forwarder::new(&one(VIP4, "ipip", "10.0.1.11")).unwrap();
+    for (packet, protocol) in [
+        (Packet::syn(at(CLIENT4), at(VIP4)), IpNumber::TCP),
+        (Packet::data(at(CLIENT4), at(VIP4), &[0xa5; 1400]), IpNumber::TCP),
+        (Packet::udp(at(CLIENT4), at(VIP4), b"question"), IpNumber::UDP),
+    ] {
+        let inner = packet.ip_bytes();
+        let outer = outer4("10.0.1.11", flow_hash(at(CLIENT4), at(VIP4), protocol), inner.len(), |outer| {
+            outer.identification = 0x1234;
+            outer.protocol = IpNumber::IPV4;
+        });
+        let expected = frames::to_next_hop(&[outer, inner].concat());
+        assert_eq!(forwarder.run(&packet.frame()).unwrap(), sent(expected));
+    }
+}
+
+#[test]
+fn ipip_6in6() {
+    let forwarder = Forwarder::new(&one(VIP6, "ipip", "2001:db8:b::11")).unwrap();
+    for (packet, protocol) in [
+        (Packet::syn(at(CLIENT6), at(VIP6)), IpNumber::TCP),
+        (Packet::udp(at(CLIENT6), at(VIP6), &[0x5a; 1300]), IpNumber::UDP),
+    ] {
+        let packet = packet.v6(|header| header.traffic_class = 0xb9);
+        let inner = packet.ip_bytes();
+        let hash = flow_hash(at(CLIENT6), at(VIP6), protocol);
+        let outer = outer6("2001:db8:b::11", hash, inner.len(), IpNumber::IPV6, 0xb9);
+        assert_eq!(forwarder.run(&packet.frame()).unwrap(), sent(frames::to_next_hop(&[outer, inner].concat())));
+    }
+}
+
+#[test]
+fn ipip_4in6() {
+    let forwarder = Forwarder::new(&one(VIP4, "ipip", "2001:db8:b::11")).unwrap();
+    let packet = Packet::syn(at(CLIENT4), at(VIP4)).v4(|header| header.ecn = IpEcn::TWO);
+    let inner = packet.ip_bytes();
+    let hash = flow_hash(at(CLIENT4), at(VIP4), IpNumber::TCP);
+    let outer = outer6("2001:db8:b::11", hash, inner.len(), IpNumber::IPV4, 2);
+    assert_eq!(forwarder.run(&packet.frame()).unwrap(), sent(frames::to_next_hop(&[outer, inner].concat())));
+}
+
+#[test]
+fn ipip_6in4() {
+    let forwarder = Forwarder::new(&one(VIP6, "ipip", "10.0.1.11")).unwrap();
+    let packet = Packet::udp(at(CLIENT6), at(VIP6), b"question").v6(|header| header.traffic_class = 0x2b);
+    let inner = packet.ip_bytes();
+    let hash = flow_hash(at(CLIENT6), at(VIP6), IpNumber::UDP);
+    let outer = outer4("10.0.1.11", hash, inner.len(), |outer| {
+        outer.protocol = IpNumber::IPV6;
+        outer.dscp = IpDscp::try_new(0x2b >> 2).unwrap();
+        outer.ecn = IpEcn::THREE;
+    });
+    assert_eq!(forwarder.run(&packet.frame()).unwrap(), sent(frames::to_next_hop(&[outer, inner].concat())));
+}
+
+/// DSCP and ECN are copied, DF and the identification too; the TTL is not, and the inner header stays as it came.
+#[test]
+fn outer_ipv4_headers_follow_the_inner_one() {
+    let forwarder = Forwarder::new(&one(VIP4, "ipip", "10.0.1.11")).unwrap();
+    let hash = flow_hash(at(CLIENT4), at(VIP4), IpNumber::TCP);
+    for class in 0..=255u8 {
+        for dont_fragment in [false, true] {
+            let set = |header: &mut Ipv4Header| {
+                header.dscp = IpDscp::try_new(class >> 2).unwrap();
+                header.ecn = IpEcn::try_new(class & 3).unwrap();
+                header.identification = u16::from(class) << 8 | 0xfe;
+                header.dont_fragment = dont_fragment;
+            };
+            let packet = Packet::data(at(CLIENT4), at(VIP4), &[class; 33]).v4(|header| {
+                set(header);
+                header.time_to_live = class.max(1);
+            });
+            let inner = packet.ip_bytes();
+            let outer = outer4("10.0.1.11", hash, inner.len(), |outer| {
+                set(outer);
+                outer.protocol = IpNumber::IPV4;
+            });
+            assert_eq!(forwarder.run(&packet.frame()).unwrap(), sent(frames::to_next_hop(&[outer, inner].concat())));
+        }
+    }
+}
+
+#[test]
+fn l2_changes_the_ethernet_addresses_and_nothing_else() {
+    for (client, vip, backend) in [(CLIENT4, VIP4, "10.0.1.11"), (CLIENT6, VIP6, "2001:db8:b::11")] {
+        let forwarder = Forwarder::new(&one(vip, "l2", backend)).unwrap();
+        for packet in [
+            Packet::syn(at(client), at(vip)),
+            Packet::data(at(client), at(vip), &[7; 1460]),
+            Packet::udp(at(client), at(vip), b""),
+        ] {
+            assert_eq!(forwarder.run(&packet.frame()).unwrap(), sent(packet.forwarded()));
+        }
+    }
+}
+
+#[test]
+fn vlan_tags_come_off_and_go_on_as_the_next_hop_asks() {
+    let tagged = NextHop::new(NEXT_HOP_MAC, BALANCER_MAC, INGRESS, 1600, 42);
+    for (forward, next_hop, out) in [
+        ("l2", next_hop(), &[][..]),
+        ("ipip", next_hop(), &[]),
+        ("l2", tagged, &[(0x8100, 42)]),
+        ("ipip", tagged, &[(0x8100, 42)]),
+    ] {
+        let forwarder = Forwarder::with_next_hop(&one(VIP4, forward, "10.0.1.11"), Some(next_hop)).unwrap();
+        for tags in [&[][..], &[(0x8100, 7)], &[(0x88a8, 100), (0x8100, 7)]] {
+            let packet = Packet::data(at(CLIENT4), at(VIP4), b"payload");
+            let inner = packet.ip_bytes();
+            let hash = flow_hash(at(CLIENT4), at(VIP4), IpNumber::TCP);
+            let outer = outer4("10.0.1.11", hash, inner.len(), |outer| {
+                outer.identification = 0x1234;
+                outer.protocol = IpNumber::IPV4;
+            });
+            let packet_out = if forward == "ipip" { [outer, inner].concat() } else { inner };
+            let expected = frames::ethernet(BALANCER_MAC, NEXT_HOP_MAC, out, &packet_out);
+            assert_eq!(forwarder.run(&packet.tagged(tags)).unwrap(), sent(expected), "{forward} {tags:?} to {out:?}");
+        }
+    }
+}
+
+#[test]
+fn ipv4_options_travel_along() {
+    let forwarder = Forwarder::new(&one(VIP4, "ipip", "10.0.1.11")).unwrap();
+    for words in 1..=10 {
+        let packet = Packet::data(at(CLIENT4), at(VIP4), b"payload").options(words);
+        let output = forwarder.run(&packet.frame()).unwrap();
+        assert_eq!(output.verdict, Verdict::Tx);
+        assert_eq!(output.frame[34..], packet.ip_bytes());
+    }
+    let l2 = Forwarder::new(&one(VIP4, "l2", "10.0.1.11")).unwrap();
+    let packet = Packet::syn(at(CLIENT4), at(VIP4)).options(10);
+    assert_eq!(l2.run(&packet.frame()).unwrap(), sent(packet.forwarded()));
+}
+
+#[test]
+fn ipv6_extension_headers_are_walked_up_to_a_bound() {
+    let forwarder = Forwarder::new(&one(VIP6, "l2", "2001:db8:b::11")).unwrap();
+    let mut packet = Packet::syn(at(CLIENT6), at(VIP6));
+    for walked in 1..=6 {
+        packet = packet.extension(IpNumber::IPV6_DESTINATION_OPTIONS, &PADDING);
+        assert_eq!(forwarder.run(&packet.frame()).unwrap(), sent(packet.forwarded()), "{walked} headers");
+    }
+    let output = forwarder.run(&packet.extension(IpNumber::IPV6_DESTINATION_OPTIONS, &PADDING).frame()).unwrap();
+    assert_eq!(output.verdict, Verdict::Drop);
+    assert_eq!(forwarder.drops().unwrap(), [("too_many_extensions", 1)].into());
+
+    // Every kind at once: hop-by-hop, routing, an authentication header (in words of four bytes), an atomic fragment.
+    let authentication = [&[4][..], &[0; 22]].concat();
+    let packet = Packet::udp(at(CLIENT6), at(VIP6), b"x")
+        .extension(IpNumber::AUTHENTICATION_HEADER, &authentication)
+        .extension(IpNumber::IPV6_FRAGMENTATION_HEADER, &[0, 0, 0, 0, 0, 0, 1])
+        .extension(IpNumber::IPV6_ROUTE_HEADER, &[0; 7])
+        .extension(IpNumber::IPV6_HEADER_HOP_BY_HOP, &PADDING);
+    assert_eq!(forwarder.run(&packet.frame()).unwrap(), sent(packet.forwarded()));
+}
+
+#[test]
+fn what_is_not_for_a_vip_leaves_exactly_as_it_came() {
+    let forwarder = Forwarder::new(&both_families()).unwrap();
+    for (what, frame) in strangers() {
+        let output = forwarder.run(&frame).unwrap();
+        assert_eq!(output, Output { verdict: Verdict::Pass, frame }, "{what}");
+    }
+    assert_eq!(forwarder.drops().unwrap(), [].into());
+    let counters = forwarder.dataplane().counters().unwrap();
+    assert!(counters.vips.iter().all(|vip| vip.1.packets == 0), "{counters:?}");
+}
+
+#[test]
+fn what_is_malformed_and_for_a_vip_is_dropped_and_counted_once() {
+    for (reason, what, frame) in malformed() {
+        let forwarder = Forwarder::new(&both_families()).unwrap();
+        let output = forwarder.run(&frame).unwrap();
+        assert_eq!(output, Output { verdict: Verdict::Drop, frame }, "{what}");
+        assert_eq!(forwarder.drops().unwrap(), [(reason, 1)].into(), "{what}");
+    }
+}
+
+#[test]
+fn drops_behind_the_vip_have_their_reasons() {
+    let packet = Packet::data(at(CLIENT4), at(VIP4), &[1; 1000]);
+    let drops = |forwarder: &Forwarder| {
+        let output = forwarder.run(&packet.frame()).unwrap();
+        assert_eq!(output, Output { verdict: Verdict::Drop, frame: packet.frame() });
+        forwarder.drops().unwrap()
+    };
+    let config = one(VIP4, "ipip", "10.0.1.11");
+    let no_backends = config.replace("{ address = \"10.0.1.11\" }", "");
+    assert_eq!(drops(&Forwarder::new(&no_backends).unwrap()), [("no_backend", 1)].into());
+    let all_drained = config.replace("\" }", "\", state = \"drain\" }");
+    assert_eq!(drops(&Forwarder::new(&all_drained).unwrap()), [("no_backend", 1)].into());
+    assert_eq!(drops(&Forwarder::with_next_hop(&config, None).unwrap()), [("no_next_hop", 1)].into());
+}
+
+/// The largest packet that fits goes, one byte more does not: without encapsulation, and with it.
+#[test]
+fn the_mtu_of_the_next_hop_holds_to_the_byte() {
+    for (forward, backend, overhead) in [("l2", "10.0.1.11", 0), ("ipip", "10.0.1.11", 20), ("ipip", "2001:db8::b", 40)]
+    {
+        let narrow = NextHop::new(NEXT_HOP_MAC, BALANCER_MAC, INGRESS, 1500, 0);
+        let forwarder = Forwarder::with_next_hop(&one(VIP4, forward, backend), Some(narrow)).unwrap();
+        let fits = Packet::udp(at(CLIENT4), at(VIP4), &vec![1; 1500 - 28 - overhead]);
+        assert_eq!(forwarder.run(&fits.frame()).unwrap().verdict, Verdict::Tx);
+        let too_big = Packet::udp(at(CLIENT4), at(VIP4), &vec![1; 1500 - 28 - overhead + 1]);
+        assert_eq!(forwarder.run(&too_big.frame()).unwrap().verdict, Verdict::Drop);
+        assert_eq!(forwarder.drops().unwrap(), [("too_big", 1)].into());
+    }
+}
+
+/// Frames of several buffers: the IP length is beyond the linear part and within the frame.
+#[test]
+fn jumbo_frames_are_forwarded_whole() {
+    let wide = NextHop::new(NEXT_HOP_MAC, BALANCER_MAC, INGRESS, 9000, 0);
+    let forwarder = Forwarder::with_next_hop(&one(VIP4, "ipip", "10.0.1.11"), Some(wide)).unwrap();
+    let packet = Packet::data(at(CLIENT4), at(VIP4), &[0x77; 8900]);
+    let output = forwarder.run(&packet.frame()).unwrap();
+    assert_eq!(output.verdict, Verdict::Tx);
+    assert_eq!(output.frame[34..], packet.ip_bytes());
+
+    let mut cut = packet.frame();
+    cut.truncate(8000);
+    assert_eq!(forwarder.run(&cut).unwrap().verdict, Verdict::Drop);
+    assert_eq!(forwarder.drops().unwrap(), [("bad_length", 1)].into());
+}
+
+#[test]
+fn short_frames_padded_by_the_sender_keep_their_padding() {
+    let forwarder = Forwarder::new(&one(VIP4, "l2", "10.0.1.11")).unwrap();
+    let packet = Packet::udp(at(CLIENT4), at(VIP4), b"");
+    let padding = [0u8; 18];
+    let frame = [&packet.frame()[..], &padding].concat();
+    assert_eq!(forwarder.run(&frame).unwrap(), sent([&packet.forwarded()[..], &padding].concat()));
+    let counters = forwarder.dataplane().counters().unwrap();
+    assert_eq!(counters.vips[0].1.bytes, 28, "bytes are those of the IP packet");
+}
+
+#[test]
+fn counters_tell_packets_bytes_and_new_flows() {
+    let forwarder = Forwarder::new(&one(VIP4, "ipip", "10.0.1.11")).unwrap();
+    for packet in [
+        Packet::syn(at(CLIENT4), at(VIP4)),
+        Packet::tcp(at(CLIENT4), at(VIP4), |tcp| (tcp.syn, tcp.ack) = (true, true), b""),
+        Packet::data(at(CLIENT4), at(VIP4), &[1; 100]),
+        Packet::tcp(at(CLIENT4), at(VIP4), |tcp| tcp.fin = true, b""),
+        Packet::udp(at(CLIENT4), at(VIP4), &[1; 10]),
+    ] {
+        assert_eq!(forwarder.run(&packet.frame()).unwrap().verdict, Verdict::Tx);
+    }
+    let counters = forwarder.dataplane().counters().unwrap();
+    let expected = Counters { packets: 5, bytes: 40 + 40 + 140 + 40 + 38, new_flows: 1 };
+    assert_eq!(counters.vips[0].1, expected);
+    assert_eq!(counters.backends[0].counters, expected);
+}
+
+#[test]
+fn a_specific_port_wins_over_any_port() {
+    let config = "
+        [[vip]]
+        name = \"any\"
+        address = \"203.0.113.10\"
+        ports = [\"tcp/any\"]
+        forward = \"ipip\"
+        backends = [{ address = \"10.0.1.1\" }]
+        [[vip]]
+        name = \"web\"
+        address = \"203.0.113.10\"
+        ports = [\"tcp/80\"]
+        forward = \"ipip\"
+        backends = [{ address = \"10.0.1.2\" }]";
+    let forwarder = Forwarder::new(config).unwrap();
+    let backend_of = |packet: Packet| {
+        let output = forwarder.run(&packet.frame()).unwrap();
+        (output.verdict == Verdict::Tx).then(|| output.frame[33])
+    };
+    let syn = |vip| Packet::syn(at(CLIENT4), at(vip));
+    assert_eq!(backend_of(syn("203.0.113.10:80")), Some(2));
+    assert_eq!(backend_of(syn("203.0.113.10:443")), Some(1));
+    assert_eq!(backend_of(syn("203.0.113.10:65535")), Some(1));
+    assert_eq!(backend_of(Packet::udp(at(CLIENT4), at(VIP4), b"")), None);
+}
+
+/// The program's slot for a flow, and the table's backend for the slot, both computed here as well.
+#[test]
+fn flows_go_where_the_maglev_table_says() {
+    let weights = [("10.0.1.11", 100), ("10.0.1.12", 100), ("10.0.2.13", 50)];
+    let backends: Vec<String> =
+        weights.iter().map(|(address, weight)| format!("{{ address = \"{address}\", weight = {weight} }}")).collect();
+    let config = one(VIP4, "ipip", "x").replace("{ address = \"x\" }", &backends.join(", "));
+    let forwarder = Forwarder::new(&config).unwrap();
+    let weighted: Vec<WeightedBackend> = weights
+        .iter()
+        .map(|(address, weight)| WeightedBackend { key: address.parse::<IpAddr>().unwrap().into(), weight: *weight })
+        .collect();
+    let table = maglev::table(&weighted, 16_381);
+    for port in 1..2_000 {
+        let client = SocketAddr::new(at(CLIENT4).ip(), port);
+        let slot = flow_hash(client, at(VIP4), IpNumber::TCP).slot(16_381);
+        let expected: Ipv4Addr = weights[table[slot as usize] as usize].0.parse().unwrap();
+        let output = forwarder.run(&Packet::syn(client, at(VIP4)).frame()).unwrap();
+        assert_eq!(output.frame[30..34], expected.octets(), "port {port}");
+    }
+}
+
+#[test]
+fn hash_by_source_address_keeps_a_client_with_its_backend() {
+    let backends: Vec<String> = (1..=20).map(|host| format!("{{ address = \"10.0.1.{host}\" }}")).collect();
+    let config = one(VIP4, "ipip", "x")
+        .replace("{ address = \"x\" }", &backends.join(", "))
+        .replace("forward", "hash = \"source-ip\"\nforward");
+    let forwarder = Forwarder::new(&config).unwrap();
+    let backend_of = |packet: Packet| forwarder.run(&packet.frame()).unwrap().frame[33];
+    let mut seen = BTreeSet::new();
+    for host in 1..=100 {
+        let client = |port| SocketAddr::new(format!("198.51.100.{host}").parse().unwrap(), port);
+        let backend = backend_of(Packet::syn(client(1), at(VIP4)));
+        for port in [2, 1024, 65_535] {
+            assert_eq!(backend_of(Packet::syn(client(port), at(VIP4))), backend);
+            assert_eq!(backend_of(Packet::udp(client(port), at(VIP4), b"")), backend);
+        }
+        seen.insert(backend);
+    }
+    assert!(seen.len() > 15, "100 clients reach {} of 20 backends", seen.len());
+}
+
+/// Whatever the bytes: a frame that passes is untouched, and nothing ends without a reason.
+#[test]
+fn damaged_frames_pass_untouched_or_drop_with_a_reason() {
+    let forwarder = Forwarder::new(&both_families()).unwrap();
+    let seeds = [
+        Packet::syn(at(CLIENT4), at(VIP4)).frame(),
+        Packet::udp(at(CLIENT4), at(VIP4), b"xyz").tagged(&[(0x8100, 5)]),
+        Packet::syn(at(CLIENT6), at(VIP6)).extension(IpNumber::IPV6_DESTINATION_OPTIONS, &PADDING).frame(),
+        Packet::syn(at(CLIENT4), at(VIP4)).options(2).frame(),
+    ];
+    // A linear congruential generator (Knuth's MMIX): the same damage in every run.
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut random = move |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    let (mut dropped, mut sent) = (0, 0);
+    for round in 0..12_000 {
+        let mut frame = seeds[round % seeds.len()].clone();
+        for _ in 0..=random(3) {
+            let index = 12 + random(frame.len() - 12);
+            frame[index] ^= 1 << random(8);
+        }
+        if random(3) == 0 {
+            frame.truncate(14 + random(frame.len() - 13));
+        }
+        let output = forwarder.run(&frame).unwrap();
+        match output.verdict {
+            Verdict::Pass => assert_eq!(output.frame, frame),
+            Verdict::Drop => {
+                dropped += 1;
+                assert_eq!(output.frame, frame);
+            }
+            Verdict::Tx => sent += 1,
+            Verdict::Aborted | Verdict::Redirect => panic!("{:?} for {frame:02x?}", output.verdict),
+        }
+    }
+    assert_eq!(forwarder.drops().unwrap().values().sum::<u64>(), dropped);
+    assert!(dropped > 500 && sent > 500, "{dropped} dropped, {sent} sent: the damage is not what it should be");
+}
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+/// A config of one VIP with one backend.
+fn one(vip: &str, forward: &str, backend: &str) -> String {
+    let address = at(vip).ip();
+    format!(
+        "[[vip]]\nname = \"web\"\naddress = \"{address}\"\nports = [\"tcp/80\", \"udp/80\"]\nforward = \"{forward}\"\n\
+         backends = [{{ address = \"{backend}\" }}]\n"
+    )
+}
+
+/// An IPv4 and an IPv6 VIP.
+fn both_families() -> String {
+    let ipv6 = one(VIP6, "ipip", "2001:db8:b::11").replace("\"web\"", "\"web6\"");
+    one(VIP4, "ipip", "10.0.1.11") + &ipv6
+}
+
+fn sent(frame: Vec<u8>) -> Output {
+    Output { verdict: Verdict::Tx, frame }
+}
+
+/// The hash of the flow that a packet between these two belongs to.
+fn flow_hash(source: SocketAddr, destination: SocketAddr, protocol: IpNumber) -> FlowHash {
+    let [a, b] = source.port().to_be_bytes();
+    let [c, d] = destination.port().to_be_bytes();
+    let ports = u32::from_ne_bytes([a, b, c, d]);
+    let (from, to) = (Address::from(source.ip()), Address::from(destination.ip()));
+    match (from.v4(), to.v4()) {
+        (Some(from), Some(to)) => FlowHash::v4(from, to, ports, protocol.0),
+        _ => FlowHash::v6(from, to, ports, protocol.0),
+    }
+}
+
+/// The outer IPv4 header that a packet of `inner_len` bytes must get.
+fn outer4(backend: &str, hash: FlowHash, inner_len: usize, change: impl FnOnce(&mut Ipv4Header)) -> Vec<u8> {
+    let source = u32::from_ne_bytes([172, 16, 0, 0]) | hash.entropy() & Be32::new(0xffff).wire();
+    let mut header = Ipv4Header {
+        total_len: 20 + inner_len as u16,
+        dont_fragment: true,
+        time_to_live: 64,
+        source: source.to_ne_bytes(),
+        destination: backend.parse::<Ipv4Addr>().unwrap().octets(),
+        ..Default::default()
+    };
+    change(&mut header);
+    header.header_checksum = header.calc_header_checksum();
+    header.to_bytes().to_vec()
+}
+
+/// The outer IPv6 header that a packet of `inner_len` bytes must get.
+fn outer6(backend: &str, hash: FlowHash, inner_len: usize, next_header: IpNumber, traffic_class: u8) -> Vec<u8> {
+    let mut source = [0; 16];
+    source[0] = 1;
+    source[12..].copy_from_slice(&hash.entropy().to_ne_bytes());
+    let header = Ipv6Header {
+        traffic_class,
+        flow_label: Ipv6FlowLabel::try_new(hash.entropy() & 0xf_ffff).unwrap(),
+        payload_length: inner_len as u16,
+        next_header,
+        hop_limit: 64,
+        source,
+        destination: backend.parse::<Ipv6Addr>().unwrap().octets(),
+    };
+    header.to_bytes().to_vec()
+}
+
+/// Frames that are not for a VIP of [`both_families`], well-formed or not.
+fn strangers() -> Vec<(&'static str, Vec<u8>)> {
+    let other4 = Packet::syn(at(CLIENT4), at("203.0.113.11:80"));
+    let other6 = Packet::syn(at(CLIENT6), at("[2001:db8:f::11]:80"));
+    let other_port = Packet::syn(at(CLIENT4), at("203.0.113.10:81"));
+    let to_vip4 = |protocol| Packet::new(at(CLIENT4).ip(), at(VIP4).ip(), protocol, vec![8; 64]);
+    let arp = [&[0xff; 6][..], &CLIENT_MAC, &[0x08, 0x06], &[0; 46]].concat();
+    let many = (0..9).fold(other6.clone(), |packet, _| packet.extension(IpNumber::IPV6_DESTINATION_OPTIONS, &PADDING));
+    vec![
+        ("ARP", arp),
+        ("LLDP", [&[1; 12][..], &[0x88, 0xcc], &[2; 46]].concat()),
+        ("another address", other4.frame()),
+        ("another IPv6 address", other6.frame()),
+        ("another port", other_port.frame()),
+        ("another IPv6 port", Packet::syn(at(CLIENT6), at("[2001:db8:f::10]:443")).frame()),
+        ("ICMP to the VIP", to_vip4(IpNumber::ICMP).frame()),
+        ("a fragment of ICMP to the VIP", to_vip4(IpNumber::ICMP).fragment(185, false).frame()),
+        ("GRE to the VIP", to_vip4(IpNumber::GRE).frame()),
+        ("ICMPv6 to the VIP", Packet::new(at(CLIENT6).ip(), at(VIP6).ip(), IpNumber::IPV6_ICMP, vec![1; 64]).frame()),
+        ("a first fragment elsewhere", other4.clone().fragment(0, true).frame()),
+        ("a later fragment elsewhere", other4.clone().fragment(185, false).frame()),
+        ("a first fragment to another port", other_port.fragment(0, true).frame()),
+        ("an IHL of 3 elsewhere", changed(other4.frame(), &[(14, 0x43)])),
+        ("a version of 7", changed(other4.frame(), &[(14, 0x75)])),
+        ("a length beyond the frame elsewhere", changed(other4.frame(), &[(16, 0x40)])),
+        ("options elsewhere", other4.clone().options(10).frame()),
+        ("nine extension headers elsewhere", many.frame()),
+        ("three VLAN tags", Packet::syn(at(CLIENT4), at(VIP4)).tagged(&[(0x88a8, 1), (0x8100, 2), (0x8100, 3)])),
+        ("no more than Ethernet", other4.frame()[..14].to_vec()),
+        ("half an IPv4 header", other4.frame()[..30].to_vec()),
+        ("a TCP header cut short elsewhere", other4.frame()[..40].to_vec()),
+    ]
+}
+
+/// Malformed frames for a VIP of [`both_families`], and why each is dropped.
+fn malformed() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let syn4 = Packet::syn(at(CLIENT4), at(VIP4));
+    let syn6 = Packet::syn(at(CLIENT6), at(VIP6));
+    let udp4 = Packet::udp(at(CLIENT4), at(VIP4), b"");
+    let fragment6 = |rest: &[u8]| syn6.clone().extension(IpNumber::IPV6_FRAGMENTATION_HEADER, rest).frame();
+    let options6 = syn6.clone().extension(IpNumber::IPV6_DESTINATION_OPTIONS, &PADDING).frame();
+    vec![
+        ("fragment", "a first fragment", syn4.clone().fragment(0, true).frame()),
+        ("fragment", "a later fragment", syn4.clone().fragment(185, false).frame()),
+        ("fragment", "an IPv6 first fragment", fragment6(&[0, 0, 1, 0, 0, 0, 1])),
+        ("fragment", "an IPv6 later fragment", fragment6(&[0, 5, 0x38, 0, 0, 0, 1])),
+        ("bad_length", "an IHL of 3", changed(syn4.frame(), &[(14, 0x43)])),
+        ("bad_length", "an IPv4 length below the header's", changed(syn4.frame(), &[(16, 0), (17, 19)])),
+        ("bad_length", "an IPv4 length beyond the frame", changed(syn4.frame(), &[(16, 0), (17, 60)])),
+        ("bad_length", "an IPv6 length beyond the frame", changed(syn6.frame(), &[(18, 0), (19, 60)])),
+        ("bad_length", "a TCP header cut off by the frame", syn4.frame()[..50].to_vec()),
+        ("truncated", "an IPv4 packet that ends within TCP", changed(syn4.frame(), &[(16, 0), (17, 39)])),
+        ("truncated", "an IPv4 packet that ends within UDP", changed(udp4.frame(), &[(16, 0), (17, 27)])),
+        ("truncated", "an IPv6 packet that ends within TCP", changed(syn6.frame(), &[(18, 0), (19, 19)])),
+        ("truncated", "an extension header cut off by the frame", options6[..55].to_vec()),
+    ]
+}
+
+fn changed(mut frame: Vec<u8>, changes: &[(usize, u8)]) -> Vec<u8> {
+    for (index, byte) in changes {
+        frame[*index] = *byte;
+    }
+    frame
+}
