@@ -29,7 +29,7 @@ use thiserror::Error;
 use self::{
     allocate::Pools,
     state::forward_feature,
-    wanted::{Index, Wanted, forward, keys},
+    wanted::{Index, Scope, Wanted, forward, keys},
 };
 pub use self::{
     capacity::Capacity,
@@ -149,36 +149,50 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// From what the maps hold to what `config` wants; `next_hops` fills in entries of new backends.
+    /// From what the maps hold to what `config` wants; `next_hops` fills in entries of new backends. VIPs that are the
+    /// same in `settled`, a config that the maps are known to hold, are passed over.
     ///
     /// # Errors
     ///
     /// The config exceeds its own limits or names something twice.
-    pub fn new(state: &State, config: &Config, next_hops: &NextHops) -> Result<Self, PlanError> {
+    pub fn new(
+        state: &State,
+        config: &Config,
+        next_hops: &NextHops,
+        settled: Option<&Config>,
+    ) -> Result<Self, PlanError> {
         let needed = Capacity::needed(config)?;
         check_names(config)?;
         let features = required_features(config);
-        let index = Index::of(state);
-        let in_place = if state.suspect || !keys_fit(state, config) {
+        let scope = Scope::new(state, config, settled);
+        let index = Index::of(state, &scope);
+        let in_place = if state.suspect || !keys_fit(state, &scope) {
             None
         } else {
-            Wanted::assign(config, &index, next_hops, Pools::in_place(state))
+            Wanted::assign(config, &scope, &index, next_hops, Pools::in_place(state))
         };
-        let (wanted, rebuild) = match in_place {
-            Some(wanted) => (wanted, None),
-            None => {
-                let capacity = state.capacity.at_least(Capacity::with_headroom(needed, &config.node));
-                let pools = Pools::rebuild(capacity, &index.kept_by(config));
-                let wanted = Wanted::assign(config, &index, next_hops, pools);
-                (wanted.expect("maps that were made for a config have room for it"), Some(capacity))
-            }
-        };
-        let steps = match rebuild {
-            None => steps::steps(state, &index, &wanted),
-            Some(capacity) => steps::steps(&State::empty(capacity, features), &Index::default(), &wanted),
-        };
-        let changes = change::changes(state, &index, &wanted, features);
-        Ok(Self { steps, changes, rebuild, features: (features != state.features).then_some(features) })
+        if let Some(wanted) = in_place {
+            let steps = steps::steps(state, &index, &wanted);
+            return Ok(Self::of(steps, change::changes(state, &index, &wanted, features), None, state, features));
+        }
+        let scope = Scope::all(config);
+        let index = Index::of(state, &scope);
+        let capacity = state.capacity.at_least(Capacity::with_headroom(needed, &config.node));
+        let pools = Pools::rebuild(capacity, index.kept_by(config));
+        let wanted = Wanted::assign(config, &scope, &index, next_hops, pools);
+        let wanted = wanted.expect("maps that were made for a config have room for it");
+        let steps = steps::steps(&State::empty(capacity, features), &Index::default(), &wanted);
+        Ok(Self::of(steps, change::changes(state, &index, &wanted, features), Some(capacity), state, features))
+    }
+
+    fn of(
+        steps: Vec<Step>,
+        changes: Vec<Change>,
+        rebuild: Option<Capacity>,
+        state: &State,
+        features: Features,
+    ) -> Self {
+        Self { steps, changes, rebuild, features: (features != state.features).then_some(features) }
     }
 
     /// The map writes, in order.
@@ -245,10 +259,9 @@ fn check_names(config: &Config) -> Result<(), PlanError> {
     Ok(())
 }
 
-/// Whether the key maps have room for the keys of `config` beside those that are there: new keys go in before old ones
-/// go out.
-fn keys_fit(state: &State, config: &Config) -> bool {
-    let wanted = config.vips.iter().flat_map(|vip| keys(vip).chain([VipKey::marker(vip.address)]));
+/// Whether the key maps have room for new keys beside those that are there: new keys go in before old ones go out.
+fn keys_fit(state: &State, scope: &Scope<'_>) -> bool {
+    let wanted = scope.vips.iter().flat_map(|vip| keys(vip).chain([VipKey::marker(vip.address)]));
     let new: HashSet<VipKey> = wanted.filter(|key| !state.keys.contains_key(key)).collect();
     let count = |v4: bool| new.iter().chain(state.keys.keys()).filter(|key| key.address.is_ipv4() == v4).count();
     count(true) <= state.capacity.keys4 as usize && count(false) <= state.capacity.keys6 as usize

@@ -241,15 +241,14 @@ impl Maps {
         written
     }
 
-    /// How many slots of a table give new flows to whom: backend id → slots.
-    pub fn count_slots(&self, base: u32, slots: u32) -> StdHashMap<u32, u32> {
-        let mut counts = StdHashMap::new();
+    /// Counts the slots of a table by the backend that they give new flows to, into `counts` by its id.
+    pub fn count_slots(&self, base: u32, slots: u32, counts: &mut [u32]) {
         for index in base..base + slots {
             let [cell] = self.slots.cell(index);
-            *counts.entry(Slot::load(cell).current()).or_default() += 1;
+            if let Some(count) = counts.get_mut(Slot::load(cell).current() as usize) {
+                *count += 1;
+            }
         }
-        counts.remove(&NO_ID);
-        counts
     }
 
     /// Inserts a VIP key or replaces its route: packets find the one or the other.

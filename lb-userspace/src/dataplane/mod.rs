@@ -60,12 +60,16 @@ pub struct Dataplane {
     links: Links,
     /// The maps, mirrored.
     state: State,
+    /// The config that they hold, once this daemon has applied one.
+    settled: Option<Config>,
     /// What [`Self::set_next_hops`] said of destinations that some backend has.
     next_hops: NextHops,
     /// When the next hop of a backend changed, as long as that matters.
     flips: HashMap<u32, Instant>,
-    /// First slot of a table → backend id → slots, where they were counted since the table was written.
-    slot_counts: HashMap<u32, HashMap<u32, u32>>,
+    /// Slots by backend id, of the tables in `counted`.
+    slot_counts: Vec<u32>,
+    /// First slot of every table whose slots were counted since it was written.
+    counted: HashSet<u32>,
 }
 
 /// What an apply did.
@@ -166,8 +170,10 @@ impl Dataplane {
             generation,
             links,
             state,
+            settled: None,
             flips: HashMap::new(),
-            slot_counts: HashMap::new(),
+            slot_counts: Vec::new(),
+            counted: HashSet::new(),
         };
         dataplane.resume(config)?;
         Ok(dataplane)
@@ -179,7 +185,7 @@ impl Dataplane {
     ///
     /// The config exceeds its own limits.
     pub fn plan(&self, config: &Config) -> Result<Plan, PlanError> {
-        Plan::new(&self.state, config, &self.next_hops)
+        Plan::new(&self.state, config, &self.next_hops, self.settled.as_ref())
     }
 
     /// Makes the maps hold `config`.
@@ -192,13 +198,14 @@ impl Dataplane {
         let started = Instant::now();
         self.settle()?;
         let plan = self.plan(config)?;
+        let freed = self.freed_by(&plan);
+        self.settled = None;
         let writes = match plan.rebuild() {
             Some(capacity) => self.rebuild(&plan, capacity, required_features(config))?,
             None => self.apply_in_place(&plan)?,
         };
-        let used: HashSet<Destination> = self.state.backends.values().filter_map(Destination::of).collect();
-        self.next_hops.retain(|destination, _| used.contains(destination));
-        self.keep_used_devices()?;
+        self.forget(freed)?;
+        self.settled = Some(config.clone());
         Ok(Applied { changes: plan.into_changes(), writes, elapsed: started.elapsed() })
     }
 
@@ -298,18 +305,24 @@ impl Dataplane {
 
     /// How many slots each backend has. Tables are read once after they were written.
     pub fn slots_per_backend(&mut self) -> Vec<BackendSlots> {
-        for record in self.state.vips.values() {
-            let maps = &self.generation.maps;
-            self.slot_counts
-                .entry(record.slot_base)
-                .or_insert_with(|| maps.count_slots(record.slot_base, record.slots));
+        self.slot_counts.resize(self.state.capacity.backends as usize, 0);
+        for (id, entry) in &self.state.backends {
+            let counted = self.state.vips.get(&entry.vip).is_some_and(|vip| self.counted.contains(&vip.slot_base));
+            if !counted {
+                self.slot_counts[*id as usize] = 0;
+            }
         }
-        let slots = |(id, entry): (&u32, &lb_common::Backend)| {
-            let base = self.state.vips.get(&entry.vip)?.slot_base;
-            let slots = self.slot_counts.get(&base)?.get(id).copied().unwrap_or(0);
-            Some(BackendSlots { vip: self.vip_name(entry.vip), address: entry.address.into(), slots })
+        for record in self.state.vips.values() {
+            if self.counted.insert(record.slot_base) {
+                self.generation.maps.count_slots(record.slot_base, record.slots, &mut self.slot_counts);
+            }
+        }
+        let slots = |(id, entry): (&u32, &lb_common::Backend)| BackendSlots {
+            vip: self.vip_name(entry.vip),
+            address: entry.address.into(),
+            slots: self.slot_counts[*id as usize],
         };
-        self.state.backends.iter().filter_map(slots).collect()
+        self.state.backends.iter().map(slots).collect()
     }
 
     /// Fill and memory of every map.
@@ -394,7 +407,7 @@ impl Dataplane {
             self.note_applying(false);
             for step in plan.steps() {
                 if let Step::PutTable { base, .. } = step {
-                    self.slot_counts.remove(base);
+                    self.counted.remove(base);
                 }
             }
         }
@@ -427,7 +440,7 @@ impl Dataplane {
         self.generation = generation;
         self.state = state;
         self.flips.clear();
-        self.slot_counts.clear();
+        self.counted.clear();
         self.settle().map(|()| writes)
     }
 
@@ -461,6 +474,31 @@ impl Dataplane {
             self.generation.maps.put_backend(*id, *entry);
             self.flips.insert(*id, Instant::now());
         }
+    }
+
+    /// Where the backends are that a plan takes away.
+    fn freed_by(&self, plan: &Plan) -> HashSet<Destination> {
+        if plan.rebuild().is_some() {
+            return self.next_hops.keys().copied().collect();
+        }
+        let freed = plan.steps().iter().filter_map(|step| match step {
+            Step::FreeBackend { id, .. } => self.state.backends.get(id).and_then(Destination::of),
+            _ => None,
+        });
+        freed.collect()
+    }
+
+    /// Forgets the way to those of `destinations` where no backend is any more: nobody follows it from now on.
+    fn forget(&mut self, mut destinations: HashSet<Destination>) -> Result<(), Error> {
+        if destinations.is_empty() {
+            return Ok(());
+        }
+        for destination in self.state.backends.values().filter_map(Destination::of) {
+            destinations.remove(&destination);
+        }
+        let known = self.next_hops.len();
+        self.next_hops.retain(|destination, _| !destinations.contains(destination));
+        if self.next_hops.len() == known { Ok(()) } else { self.keep_used_devices() }
     }
 
     /// Interfaces that no next hop leaves by are no longer redirected to.

@@ -1,14 +1,16 @@
 //! Which ids and slot ranges are free.
 
+use std::cell::LazyCell;
+
 use lb_common::NO_ID;
 
 use super::{Capacity, State};
 
-/// What a plan hands out to what is new.
-pub(super) struct Pools {
-    pub(super) vips: Ids,
-    pub(super) backends: Ids,
-    pub(super) slots: Ranges,
+/// What a plan hands out to what is new. Most plans need nothing of it: what is free is found out when asked for.
+pub(super) struct Pools<'a> {
+    vips: LazyCell<Ids, Box<dyn FnOnce() -> Ids + 'a>>,
+    backends: LazyCell<Ids, Box<dyn FnOnce() -> Ids + 'a>>,
+    slots: LazyCell<Ranges, Box<dyn FnOnce() -> Ranges + 'a>>,
     /// Tables stay where they are as long as their size does.
     pub(super) keep_tables: bool,
 }
@@ -20,31 +22,47 @@ pub(super) struct KeptIds {
     pub(super) backends: Vec<u32>,
 }
 
-impl Pools {
+impl<'a> Pools<'a> {
     /// Of the maps in use: nothing that anything there has is handed out, even if the plan frees it, because packets
     /// that are on their way may still come across it.
-    pub(super) fn in_place(state: &State) -> Self {
+    pub(super) fn in_place(state: &'a State) -> Self {
+        let Capacity { vips, backends, slots, .. } = state.capacity;
         Self {
-            vips: Ids::new(state.capacity.vips, state.vips.keys().copied()),
-            backends: Ids::new(state.capacity.backends, state.backends.keys().copied()),
-            slots: Ranges::new(state.capacity.slots, state.taken_slots()),
+            vips: LazyCell::new(Box::new(move || Ids::new(vips, state.vips.keys().copied()))),
+            backends: LazyCell::new(Box::new(move || Ids::new(backends, state.backends.keys().copied()))),
+            slots: LazyCell::new(Box::new(move || Ranges::new(slots, state.taken_slots()))),
             keep_tables: true,
         }
     }
 
     /// Of new maps, where what stays has its old id and tables lie one behind the other.
-    pub(super) fn rebuild(capacity: Capacity, kept: &KeptIds) -> Self {
+    pub(super) fn rebuild(capacity: Capacity, kept: KeptIds) -> Self {
         Self {
-            vips: Ids::new(capacity.vips, kept.vips.iter().copied()),
-            backends: Ids::new(capacity.backends, kept.backends.iter().copied()),
-            slots: Ranges::new(capacity.slots, []),
+            vips: LazyCell::new(Box::new(move || Ids::new(capacity.vips, kept.vips))),
+            backends: LazyCell::new(Box::new(move || Ids::new(capacity.backends, kept.backends))),
+            slots: LazyCell::new(Box::new(move || Ranges::new(capacity.slots, []))),
             keep_tables: false,
         }
+    }
+
+    /// An id for a VIP; `None` when there is none left.
+    pub(super) fn vip(&mut self) -> Option<u32> {
+        LazyCell::force_mut(&mut self.vips).take()
+    }
+
+    /// An id for a backend; `None` when there is none left.
+    pub(super) fn backend(&mut self) -> Option<u32> {
+        LazyCell::force_mut(&mut self.backends).take()
+    }
+
+    /// First of `slots` slots in a row; `None` when no gap is as long.
+    pub(super) fn table(&mut self, slots: u32) -> Option<u32> {
+        LazyCell::force_mut(&mut self.slots).take(slots)
     }
 }
 
 /// Free ids, handed out from the lowest on.
-pub(super) struct Ids {
+struct Ids {
     taken: Vec<bool>,
     next: usize,
 }
@@ -61,7 +79,7 @@ impl Ids {
     }
 
     /// The next free id; `None` when there is none.
-    pub(super) fn take(&mut self) -> Option<u32> {
+    fn take(&mut self) -> Option<u32> {
         let free = self.taken[self.next..].iter().position(|taken| !taken)?;
         self.next += free + 1;
         u32::try_from(self.next - 1).ok()
@@ -69,7 +87,7 @@ impl Ids {
 }
 
 /// Free ranges of slots, first fit.
-pub(super) struct Ranges {
+struct Ranges {
     /// First slot and number of each gap, in order.
     gaps: Vec<(u32, u32)>,
 }
@@ -93,7 +111,7 @@ impl Ranges {
     }
 
     /// First of `slots` slots in a row; `None` when no gap is as long.
-    pub(super) fn take(&mut self, slots: u32) -> Option<u32> {
+    fn take(&mut self, slots: u32) -> Option<u32> {
         let index = self.gaps.iter().position(|(_, free)| *free >= slots)?;
         let (base, free) = self.gaps[index];
         if free == slots {

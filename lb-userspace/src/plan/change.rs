@@ -129,10 +129,11 @@ pub(super) fn changes(state: &State, index: &Index<'_>, wanted: &Wanted<'_>, fea
         }
     }
     let wanted: HashSet<u32> = wanted.vips.iter().map(|vip| vip.id).collect();
-    let gone = state.vips.iter().filter(|(id, _)| !wanted.contains(id)).map(|(_, record)| record);
-    changes.extend(
-        gone.map(|record| Change::VipRemoved { vip: record.name.as_str().to_owned(), address: record.address.into() }),
-    );
+    let gone = index.vips().into_iter().filter(|(id, _)| !wanted.contains(id));
+    changes.extend(gone.map(|(_, record)| Change::VipRemoved {
+        vip: record.name.as_str().to_owned(),
+        address: record.address.into(),
+    }));
     changes
 }
 

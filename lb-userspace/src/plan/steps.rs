@@ -1,6 +1,9 @@
 //! The order of the map writes.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::IpAddr,
+};
 
 use lb_common::VipRoute;
 
@@ -18,8 +21,8 @@ pub(super) fn steps(state: &State, index: &Index<'_>, wanted: &Wanted<'_>) -> Ve
     steps.extend(vips.iter().filter_map(|vip| put_vip(vip, state)));
     let routes = routes(wanted);
     steps.extend(put_keys(state, &routes));
-    let removals = remove_keys(state, &routes);
-    let frees = frees(state, wanted);
+    let removals = remove_keys(state, index, wanted, &routes);
+    let frees = frees(index, wanted);
     // A table that moved leaves slots behind that the next plan may hand out.
     let moves = vips.iter().any(|vip| vip.is_in(state) && vip.table_moves());
     if moves || !removals.is_empty() || !frees.is_empty() {
@@ -68,22 +71,29 @@ fn put_keys(state: &State, routes: &BTreeMap<VipKey, VipRoute>) -> Vec<Step> {
     services.into_iter().chain(markers).map(|(key, route)| Step::PutKey { key: *key, route: *route }).collect()
 }
 
-/// Markers first, for the same reason.
-fn remove_keys(state: &State, routes: &BTreeMap<VipKey, VipRoute>) -> Vec<Step> {
-    let old = state.keys.keys().filter(|key| !routes.contains_key(key)).copied();
-    let (markers, services): (Vec<_>, Vec<_>) = old.partition(VipKey::is_marker);
-    markers.into_iter().chain(services).map(|key| Step::RemoveKey { key }).collect()
+/// Markers first, for the same reason; one that any VIP of the config needs stays.
+fn remove_keys(
+    state: &State,
+    index: &Index<'_>,
+    wanted: &Wanted<'_>,
+    routes: &BTreeMap<VipKey, VipRoute>,
+) -> Vec<Step> {
+    let there = index.all_keys();
+    let addresses: BTreeSet<IpAddr> = there.iter().map(|key| key.address).collect();
+    let gone = addresses.into_iter().filter(|address| !wanted.addresses.contains(address));
+    let markers = gone.map(VipKey::marker).filter(|marker| state.keys.contains_key(marker));
+    let services = there.into_iter().filter(|key| !routes.contains_key(key));
+    markers.chain(services).map(|key| Step::RemoveKey { key }).collect()
 }
 
-fn frees(state: &State, wanted: &Wanted<'_>) -> Vec<Step> {
+fn frees(index: &Index<'_>, wanted: &Wanted<'_>) -> Vec<Step> {
     let vips: HashSet<u32> = wanted.vips.iter().map(|vip| vip.id).collect();
     let backends = || wanted.vips.iter().flat_map(|vip| &vip.backends);
     let kept: HashSet<u32> = backends().map(|backend| backend.id).collect();
     let heirs: HashMap<u32, u32> =
         backends().filter_map(|backend| backend.known.map(|(known, _)| (known, backend.id))).collect();
-    let free_vip = |id: &u32| Step::FreeVip { id: *id };
-    let free_backend = |id: &u32| Step::FreeBackend { id: *id, heir: heirs.get(id).copied() };
-    let gone_backends = state.backends.keys().filter(|id| !kept.contains(id)).map(free_backend);
-    let gone_vips = state.vips.keys().filter(|id| !vips.contains(id)).map(free_vip);
+    let free_backend = |id: u32| Step::FreeBackend { id, heir: heirs.get(&id).copied() };
+    let gone_backends = index.backend_ids().into_iter().filter(|id| !kept.contains(id)).map(free_backend);
+    let gone_vips = index.vips().into_keys().filter(|id| !vips.contains(id)).map(|id| Step::FreeVip { id });
     gone_backends.chain(gone_vips).collect()
 }

@@ -19,6 +19,8 @@ struct World {
     state: State,
     /// What has been written to slots.
     slots: BTreeMap<u32, u32>,
+    /// The config that they hold.
+    settled: Option<Config>,
     /// Something was written or taken away that packets on their way may not have seen.
     unsettled: bool,
 }
@@ -30,10 +32,16 @@ impl World {
 
     /// Plans, carries out, checks; returns the changes.
     fn apply(&mut self, config: &Config) -> Vec<String> {
-        let plan = Plan::new(&self.state, config, &NextHops::new()).unwrap();
+        let plan = Plan::new(&self.state, config, &NextHops::new(), None).unwrap();
+        let scoped = Plan::new(&self.state, config, &NextHops::new(), self.settled.as_ref()).unwrap();
+        assert_eq!(scoped, plan, "what has not changed is passed over, and nothing else");
         let before = self.identities();
         if let Some(capacity) = plan.rebuild() {
-            *self = Self { state: State::empty(capacity, self.state.features), ..Self::default() };
+            *self = Self {
+                state: State::empty(capacity, self.state.features),
+                settled: self.settled.take(),
+                ..Self::default()
+            };
         }
         for step in plan.steps() {
             self.step(step);
@@ -44,8 +52,9 @@ impl World {
         for (identity, id) in self.identities() {
             assert!(before.get(&identity).is_none_or(|before| *before == id), "{identity} changed its id");
         }
-        let again = Plan::new(&self.state, config, &NextHops::new()).unwrap();
+        let again = Plan::new(&self.state, config, &NextHops::new(), None).unwrap();
         assert!(again.is_empty(), "{again:?}");
+        self.settled = Some(config.clone());
         plan.changes().iter().map(ToString::to_string).collect()
     }
 
@@ -217,7 +226,7 @@ fn only_the_table_of_the_vip_that_changed_is_written() {
     let mut config = many(20, 2, SLOTS);
     world.apply(&config);
     config.vips[7].backends[1].weight = 1;
-    let plan = Plan::new(&world.state, &config, &NextHops::new()).unwrap();
+    let plan = Plan::new(&world.state, &config, &NextHops::new(), None).unwrap();
     assert!(matches!(plan.steps(), [Step::PutBackend { fresh: false, .. }, Step::PutTable { .. }]), "{plan:?}");
 }
 
@@ -227,7 +236,7 @@ fn a_backend_without_weight_comes_and_goes_without_touching_slots() {
     let mut config = web();
     world.apply(&config);
     config.vips[0].backends.push(backend("10.0.1.14", 0));
-    let plan = Plan::new(&world.state, &config, &NextHops::new()).unwrap();
+    let plan = Plan::new(&world.state, &config, &NextHops::new(), None).unwrap();
     assert!(matches!(plan.steps(), [Step::PutBackend { fresh: true, .. }]), "{plan:?}");
 }
 
@@ -237,7 +246,7 @@ fn a_renamed_vip_is_replaced_without_a_gap() {
     let mut config = web();
     world.apply(&config);
     config.vips[0].name = "www".to_owned();
-    let plan = Plan::new(&world.state, &config, &NextHops::new()).unwrap();
+    let plan = Plan::new(&world.state, &config, &NextHops::new(), None).unwrap();
     assert!(!plan.steps().iter().any(|step| matches!(step, Step::RemoveKey { .. })));
     world.apply(&config);
 }
@@ -249,7 +258,7 @@ fn another_outer_source_makes_another_entry_that_continues_the_counts() {
     world.apply(&config);
     let before: Vec<u32> = world.state.backends.keys().copied().collect();
     config.node.encap_source4 = "172.31.0.0/24".parse().unwrap();
-    let plan = Plan::new(&world.state, &config, &NextHops::new()).unwrap();
+    let plan = Plan::new(&world.state, &config, &NextHops::new(), None).unwrap();
     let heirs = plan.steps().iter().filter_map(|step| match step {
         Step::FreeBackend { id, heir } => Some((*id, heir.unwrap())),
         _ => None,
@@ -265,7 +274,7 @@ fn what_a_plan_frees_it_does_not_hand_out() {
     let full = |names: &[&str]| config(names.iter().map(|name| vip(name, "192.0.2.1", &["tcp/80"], &["10.0.0.1"])));
     let mut world = World::new(Capacity { vips: 2, keys4: 2, keys6: 2, backends: 2, slots: SLOTS });
     world.apply(&full(&["a"]));
-    let plan = Plan::new(&world.state, &full(&["b"]), &NextHops::new()).unwrap();
+    let plan = Plan::new(&world.state, &full(&["b"]), &NextHops::new(), None).unwrap();
     assert!(plan.rebuild().is_some(), "there is no room for both at once");
     world.apply(&full(&["b"]));
 }
@@ -283,7 +292,7 @@ fn a_gap_that_is_too_short_is_closed_by_a_rebuild_of_the_same_size() {
     // The state alone: what is in hundreds of thousands of slots does not matter here.
     let mut state = State::empty(capacity, Features::default());
     let mut apply = |config: &Config| {
-        let plan = Plan::new(&state, config, &NextHops::new()).unwrap();
+        let plan = Plan::new(&state, config, &NextHops::new(), None).unwrap();
         plan.steps().iter().for_each(|step| state.record(step));
         plan.rebuild()
     };
@@ -306,7 +315,8 @@ fn maps_in_doubt_are_replaced_with_the_same_ids() {
 
 #[test]
 fn limits_are_told_with_the_need() {
-    let refusal = |config: &Config| Plan::new(&State::default(), config, &NextHops::new()).unwrap_err().to_string();
+    let refusal =
+        |config: &Config| Plan::new(&State::default(), config, &NextHops::new(), None).unwrap_err().to_string();
     let mut config = many(3, 4, SLOTS);
     config.node.max_vips = 2;
     assert_eq!(refusal(&config), "the config has 3 VIPs, but `max_vips` in [node] allows 2; raise it to at least 3");
@@ -323,7 +333,7 @@ fn limits_are_told_with_the_need() {
         "the config has 303 slots, but `max_slots` in [node] allows 302; raise it to at least 303"
     );
     config.node.max_slots = 303;
-    assert!(Plan::new(&State::default(), &config, &NextHops::new()).is_ok());
+    assert!(Plan::new(&State::default(), &config, &NextHops::new(), None).is_ok());
     config.vips[2].name = "vip0".to_owned();
     assert_eq!(refusal(&config), "two VIPs are named `vip0`; rename one");
     config.vips[2] = vip("same", "198.18.0.0", &["tcp/80"], &[]);

@@ -1,6 +1,9 @@
 //! A config with ids: what stays is found in the state, what is new gets something free.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::IpAddr,
+};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use lb_common::{Address, Backend, Be32, Forward, NextHopCell, VipFlags, VipName, VipRecord, VipRoute};
@@ -15,10 +18,20 @@ use crate::{
     maglev::WeightedBackend,
 };
 
-/// The whole config, with ids.
+/// What of a config and of a state a plan looks at: everything, or what can differ.
+pub(super) struct Scope<'a> {
+    /// VIPs of the config.
+    pub(super) vips: Vec<&'a config::Vip>,
+    /// Ids of the VIPs of the state; `None` for all.
+    ids: Option<HashSet<u32>>,
+}
+
+/// A config within a scope, with ids.
 pub(super) struct Wanted<'a> {
     pub(super) node: &'a Node,
     pub(super) vips: Vec<WantedVip<'a>>,
+    /// The addresses of all VIPs, those out of the scope included.
+    pub(super) addresses: HashSet<IpAddr>,
 }
 
 /// A VIP as the config wants it.
@@ -52,16 +65,44 @@ pub(super) struct Index<'a> {
     keys: HashMap<u32, Vec<VipKey>>,
 }
 
+impl<'a> Scope<'a> {
+    /// All of it.
+    pub(super) fn all(config: &'a Config) -> Self {
+        Self { vips: config.vips.iter().collect(), ids: None }
+    }
+
+    /// What differs between `config` and `settled`, the config that `state` holds: all, where that is not known, or
+    /// where something differs that concerns every VIP.
+    pub(super) fn new(state: &State, config: &'a Config, settled: Option<&Config>) -> Self {
+        let outer = |node: &Node| (node.encap_source4, node.encap_source6);
+        let Some(settled) = settled.filter(|settled| outer(&settled.node) == outer(&config.node)) else {
+            return Self::all(config);
+        };
+        let running: HashMap<&str, &config::Vip> = settled.vips.iter().map(|vip| (vip.name.as_str(), vip)).collect();
+        let (same, vips): (Vec<_>, Vec<_>) =
+            config.vips.iter().partition(|vip| running.get(vip.name.as_str()) == Some(vip));
+        let same: HashSet<&str> = same.into_iter().map(|vip| vip.name.as_str()).collect();
+        let others = state.vips.iter().filter(|(_, record)| !same.contains(record.name.as_str()));
+        Self { vips, ids: Some(others.map(|(id, _)| *id).collect()) }
+    }
+
+    fn has(&self, vip: u32) -> bool {
+        self.ids.as_ref().is_none_or(|ids| ids.contains(&vip))
+    }
+}
+
 impl<'a> Wanted<'a> {
     /// `config` with the ids that `index` knows and others from `pools`; `None` where those run out.
     pub(super) fn assign(
         config: &'a Config,
+        scope: &Scope<'a>,
         index: &Index<'a>,
         next_hops: &NextHops,
-        mut pools: Pools,
+        mut pools: Pools<'_>,
     ) -> Option<Self> {
-        let vips = config.vips.iter().map(|vip| WantedVip::assign(vip, &config.node, index, next_hops, &mut pools));
-        Some(Self { node: &config.node, vips: vips.collect::<Option<_>>()? })
+        let vips = scope.vips.iter().map(|vip| WantedVip::assign(vip, &config.node, index, next_hops, &mut pools));
+        let vips = vips.collect::<Option<_>>()?;
+        Some(Self { node: &config.node, vips, addresses: config.vips.iter().map(|vip| vip.address).collect() })
     }
 }
 
@@ -71,16 +112,16 @@ impl<'a> WantedVip<'a> {
         node: &Node,
         index: &Index<'a>,
         next_hops: &NextHops,
-        pools: &mut Pools,
+        pools: &mut Pools<'_>,
     ) -> Option<Self> {
         let known = index.vips.get(config.name.as_str()).copied();
         let id = match known {
             Some((id, _)) => id,
-            None => pools.vips.take()?,
+            None => pools.vip()?,
         };
         let slot_base = match known {
             Some((_, record)) if pools.keep_tables && record.slots == config.slots => record.slot_base,
-            _ => pools.slots.take(config.slots)?,
+            _ => pools.table(config.slots)?,
         };
         let record = VipRecord {
             name: VipName::new(&config.name)?,
@@ -98,7 +139,7 @@ impl<'a> WantedVip<'a> {
             let known = known.and_then(|_| index.backend(&entry));
             let id = match known {
                 Some((id, there)) if same_constants(&entry, there) => id,
-                _ => pools.backends.take()?,
+                _ => pools.backend()?,
             };
             entry.next_hop = match known {
                 Some((known, there)) if known == id && pools.keep_tables => there.next_hop,
@@ -146,19 +187,34 @@ impl<'a> WantedVip<'a> {
 }
 
 impl<'a> Index<'a> {
-    pub(super) fn of(state: &'a State) -> Self {
-        let mut index = Self {
-            vips: state.vips.iter().map(|(id, record)| (record.name.as_str(), (*id, record))).collect(),
-            ..Self::default()
-        };
-        for (id, entry) in &state.backends {
+    pub(super) fn of(state: &'a State, scope: &Scope<'_>) -> Self {
+        let mut index = Self::default();
+        for (id, record) in state.vips.iter().filter(|(id, _)| scope.has(**id)) {
+            index.vips.insert(record.name.as_str(), (*id, record));
+        }
+        for (id, entry) in state.backends.iter().filter(|(_, entry)| scope.has(entry.vip)) {
             index.backends.insert((entry.vip, entry.address, entry.forward), (*id, entry));
             index.members.entry(entry.vip).or_default().push((*id, entry));
         }
-        for (key, route) in state.keys.iter().filter(|(key, _)| !key.is_marker()) {
+        for (key, route) in state.keys.iter().filter(|(key, route)| !key.is_marker() && scope.has(route.id)) {
             index.keys.entry(route.id).or_default().push(*key);
         }
         index
+    }
+
+    /// The VIPs in their order: id and record.
+    pub(super) fn vips(&self) -> BTreeMap<u32, &'a VipRecord> {
+        self.vips.values().copied().collect()
+    }
+
+    /// The ids of the backends of all VIPs, in their order.
+    pub(super) fn backend_ids(&self) -> BTreeSet<u32> {
+        self.members.values().flatten().map(|(id, _)| *id).collect()
+    }
+
+    /// The keys of all VIPs without the markers, in their order.
+    pub(super) fn all_keys(&self) -> BTreeSet<VipKey> {
+        self.keys.values().flatten().copied().collect()
     }
 
     /// The ids of what of `config` is there already.
