@@ -4,6 +4,7 @@ mod args;
 mod change;
 mod check;
 mod daemon;
+mod decap;
 mod exit;
 mod show;
 mod table;
@@ -55,6 +56,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Interface(Interface::List) => wait(show::interfaces(client(), output)),
         Command::Interface(Interface::Attach { interface }) => wait(change::attach(client(), output, interface)),
         Command::Interface(Interface::Detach(detach)) => wait(change::detach(client(), &global, detach)),
+        Command::Decap(command) => decap::decap(output, command),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "naru", &mut std::io::stdout());
             Ok(Exit::Ok)

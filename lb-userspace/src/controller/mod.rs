@@ -200,7 +200,7 @@ impl Controller {
         let done = block_in_place(|| self.dataplane.apply(&config))?;
         let path = self.file.path.display();
         log::info!("applied {path} in {:?}: changes {}, writes {}", done.elapsed, done.changes.len(), done.writes);
-        block_in_place(|| self.interfaces.follow(&mut self.dataplane, &config.node, false))?;
+        block_in_place(|| self.interfaces.follow(&mut self.dataplane, None, &config.node))?;
         self.read_logs(config.node.log_packets);
         self.applied_at = SystemTime::now();
         self.applies.succeeded += 1;
@@ -228,13 +228,13 @@ impl Controller {
     async fn serve(&mut self, request: Request) -> Option<(bool, Reply<()>)> {
         // Whoever asked may have gone: an answer that nobody waits for is no failure.
         match request {
-            Request::Status(reply) => drop(reply.send(self.status())),
-            Request::Stats(reply) => drop(reply.send(self.stats())),
-            Request::Vips(reply) => drop(reply.send(Ok(self.vips()))),
-            Request::Vip(name, reply) => drop(reply.send(self.vip(&name))),
+            Request::Status(reply) => drop(reply.send(block_in_place(|| self.status()))),
+            Request::Stats(reply) => drop(reply.send(block_in_place(|| self.stats()))),
+            Request::Vips(reply) => drop(reply.send(Ok(block_in_place(|| self.vips())))),
+            Request::Vip(name, reply) => drop(reply.send(block_in_place(|| self.vip(&name)))),
             Request::Interfaces(reply) => drop(reply.send(Ok(self.interfaces_view()))),
-            Request::Snapshot(reply) => drop(reply.send(self.snapshot())),
-            Request::Diff(reply) => drop(reply.send(self.diff())),
+            Request::Snapshot(reply) => drop(reply.send(block_in_place(|| self.snapshot()))),
+            Request::Diff(reply) => drop(reply.send(block_in_place(|| self.diff()))),
             Request::Apply(reply) => {
                 let result = self.apply().await;
                 drop(reply.send(self.count("apply", result)));
@@ -300,6 +300,7 @@ impl Controller {
         Interfaces::refuse_missing(&old, new)?;
         let moved_metrics = if new.metrics == old.metrics { None } else { Some(self.metrics_for(new).await?) };
 
+        let known = self.applied.config.warnings();
         let unresolved = self.resolve(&wanted.config, &next_hops::targets(&self.applied.config)).await?;
         let result = block_in_place(|| self.switch(&wanted, before));
         if result.is_ok() {
@@ -313,37 +314,38 @@ impl Controller {
         }
         self.applied_at = SystemTime::now();
         let changes = merged(node::changes(&old, &self.applied.config.node), done.changes);
-        let mut warnings: Vec<_> = self.applied.config.warnings().iter().map(ToString::to_string).collect();
-        warnings.extend(unresolved);
+        let warnings = self.applied.config.warnings().into_iter().filter(|warning| !known.contains(warning));
+        let warnings = warnings.map(|warning| warning.to_string()).chain(unresolved).collect();
         let elapsed_us = u64::try_from(from.elapsed().as_micros()).unwrap_or(u64::MAX);
         Ok(Applied { changes, writes: done.writes, elapsed_us, warnings })
     }
 
     /// The steps of a change that may fail halfway; takes back those that were done.
     fn switch(&mut self, wanted: &Contents, before: Option<&Contents>) -> Result<dataplane::Applied, Error> {
-        let done = self.dataplane.apply(&wanted.config)?;
-        let new = &wanted.config.node;
-        let mode_changed = new.xdp_mode != self.applied.config.node.xdp_mode;
-        let attached = self.interfaces.follow(&mut self.dataplane, new, mode_changed);
-        let written = attached.and_then(|()| before.map_or(Ok(()), |before| self.file.replace(before, wanted)));
-        match written {
-            Ok(()) => {
-                self.read_logs(new.log_packets);
-                Ok(done)
-            }
-            Err(error) => {
-                self.switch_back(mode_changed);
-                Err(error)
-            }
+        let result = self.try_switch(wanted, before);
+        if result.is_err() {
+            self.switch_back(&wanted.config.node);
         }
+        result
     }
 
-    fn switch_back(&mut self, mode_changed: bool) {
+    fn try_switch(&mut self, wanted: &Contents, before: Option<&Contents>) -> Result<dataplane::Applied, Error> {
+        let done = self.dataplane.apply(&wanted.config)?;
+        let (old, new) = (&self.applied.config.node, &wanted.config.node);
+        self.interfaces.follow(&mut self.dataplane, Some(old), new)?;
+        if let Some(before) = before {
+            self.file.replace(before, wanted)?;
+        }
+        self.read_logs(new.log_packets);
+        Ok(done)
+    }
+
+    fn switch_back(&mut self, from: &Node) {
         let old = &self.applied.config;
         if let Err(error) = self.dataplane.apply(old) {
             log::error!("the config before could not be put in force again: {error}; restart the daemon");
         }
-        if let Err(error) = self.interfaces.follow(&mut self.dataplane, &old.node, mode_changed) {
+        if let Err(error) = self.interfaces.follow(&mut self.dataplane, Some(from), &old.node) {
             log::error!("the interfaces are not attached as before: {error}; restart the daemon");
         }
     }
@@ -447,7 +449,7 @@ impl Controller {
             }
             Err(error) => {
                 self.applies.failed += 1;
-                log::error!("{what} refused: {error}");
+                log::warn!("{what} refused: {error}");
             }
         }
         result
