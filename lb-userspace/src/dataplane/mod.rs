@@ -31,13 +31,12 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     error::Error,
-    links::{Attachment, Mode},
+    links::{Attachment, Links, Mode, ProgramRef, detach_pinned},
     maps::MapUsage,
-    place::{detach_everything, detach_interface},
+    place::{detach_everything, detach_interface, mount_if_missing, names, pin_name},
 };
 use self::{
     generation::{Draft, Generation},
-    links::Links,
     maps::Maps,
     place::{Place, remove_tree},
 };
