@@ -79,7 +79,7 @@ pub enum Error {
     /// The config does not fit.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// No attachment under this name, or the name is none.
+    /// The interface cannot be asked, or its name is none.
     #[error("interface {name} {problem}")]
     Interface {
         /// The interface.

@@ -69,6 +69,10 @@ pub struct ProgramRef<'a> {
 
 impl Links {
     /// The links pinned in `directory`. Those of interfaces that are gone are removed.
+    ///
+    /// # Errors
+    ///
+    /// Something there is not the link of an XDP program.
     pub fn open(directory: PathBuf) -> Result<Self, Error> {
         let mut attached = BTreeMap::new();
         for pin in names(&directory)? {
@@ -90,6 +94,10 @@ impl Links {
     }
 
     /// Sees to it that every link runs `program`. Returns how many did not.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not put `program` in the place of another.
     pub fn hand_to(&self, program: ProgramRef<'_>) -> Result<usize, Error> {
         let mut handed = 0;
         for (name, (link, _)) in &self.attached {
@@ -143,6 +151,10 @@ impl Links {
     }
 
     /// Detaches from an interface; `false` if nothing was attached there.
+    ///
+    /// # Errors
+    ///
+    /// As of [`detach_pinned`].
     pub fn detach(&mut self, name: &str) -> Result<bool, Error> {
         self.attached.remove(name);
         detach_pinned(&self.pin(name))

@@ -37,6 +37,8 @@ const LOGS: &str = "AYA_LOGS";
 /// The daemon's own notes: see [`Journal`].
 const JOURNAL: &str = "JOURNAL";
 const JOURNAL_ENTRIES: u32 = 4;
+/// Interfaces that packets can be redirected to: a bound that no host comes near, for a map of a few bytes each.
+const DEVICES: u32 = 1024;
 
 /// How full a map is and what it costs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,10 +94,10 @@ pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 9] {
         (maps::VIPS6, Some(capacity.keys6)),
         (maps::SLOTS, Some(capacity.slots)),
         (maps::BACKENDS, Some(capacity.backends)),
-        (maps::DEVICES, None),
+        (maps::DEVICES, Some(DEVICES)),
         (maps::VIP_COUNTERS, Some(capacity.vips)),
         (maps::BACKEND_COUNTERS, Some(capacity.backends)),
-        (maps::DROP_COUNTERS, None),
+        (maps::DROP_COUNTERS, Some(DropReason::COUNT as u32)),
         (LOGS, None),
     ]
 }
