@@ -265,7 +265,7 @@ mod tests {
                     BackendStats { address: unknown, counts: Counts::default() },
                 ],
             }],
-            drops: vec![DropStats { reason: "no_service".into(), packets: 7 }],
+            drops: vec![DropStats { reason: "no_backend".into(), packets: 7 }],
         };
         let vip = Vip {
             name: "web".into(),
@@ -317,7 +317,7 @@ mod tests {
             "naru_backend_weight{vip=\"web\",backend=\"2001:db8::1\"} 100",
             "naru_backend_next_hop_up{vip=\"web\",backend=\"10.0.0.1\"} 1",
             "naru_backend_next_hop_up{vip=\"web\",backend=\"2001:db8::1\"} 0",
-            "naru_drops_total{reason=\"no_service\"} 7",
+            "naru_drops_total{reason=\"no_backend\"} 7",
             "naru_interface_attached{interface=\"eth0\",mode=\"native\"} 1",
             "naru_interface_attached{interface=\"eth1\",mode=\"none\"} 0",
             "naru_map_entries{map=\"SLOTS\"} 13",

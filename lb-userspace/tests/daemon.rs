@@ -14,6 +14,7 @@ use std::{
 };
 
 use nix::{
+    mount::{MsFlags, mount, umount},
     sched::{CloneFlags, unshare},
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -62,6 +63,7 @@ impl Bed {
             metrics_port: 9100,
             daemon: None,
         };
+        fs::create_dir(bed.dir.path().join("etc")).unwrap();
         bed.write(&format!("{}{vips}", bed.node("\"lb0\"")));
         bed
     }
@@ -80,7 +82,7 @@ impl Bed {
     }
 
     fn file(&self) -> PathBuf {
-        self.dir.path().join("naru.toml")
+        self.dir.path().join("etc/naru.toml")
     }
 
     fn log(&self) -> String {
@@ -362,23 +364,23 @@ fn comments_and_order_are_no_differences() {
 #[test]
 fn a_file_that_cannot_be_written_leaves_what_ran() {
     let mut bed = Bed::new(VIPS);
+    let (text, directory) = (bed.read(), bed.file().parent().unwrap().to_owned());
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    let mount_on =
+        |source: Option<&str>, on: &Path, kind: Option<&str>, flags| mount(source, on, kind, flags, None::<&str>);
+    mount_on(None, Path::new("/"), None, MsFlags::MS_PRIVATE | MsFlags::MS_REC).unwrap();
+    mount_on(Some("tmpfs"), &directory, Some("tmpfs"), MsFlags::empty()).unwrap();
+    bed.write(&text);
     bed.start(&[]);
-    let text = bed.read();
-    // Not even root makes a file in an immutable directory.
-    let attribute = |flag| Command::new("chattr").args([flag, bed.dir.path().to_str().unwrap()]).status();
-    if !attribute("+i").is_ok_and(|status| status.success()) {
-        panic!(
-            "chattr +i does not work on {}: run this test with TMPDIR on ext4, xfs or tmpfs",
-            bed.dir.path().display()
-        );
-    }
+    mount_on(None, &directory, None, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY).unwrap();
+
     let said = bed.naru("backend drain web 10.0.1.12");
-    assert!(attribute("-i").unwrap().success());
     assert_eq!(said.code, 4, "{}{}", said.out, said.err);
     assert!(said.err.contains("cannot write") && said.err.contains("nothing was changed"), "{}", said.err);
     assert_eq!(bed.read(), text);
     assert_eq!(bed.backend("10.0.1.12")["state"], "active");
     assert!(bed.backend("10.0.1.12")["slots"].as_u64().unwrap() > 0);
+    umount(&directory).unwrap();
 }
 
 #[test]
@@ -389,11 +391,7 @@ fn the_data_plane_outlives_the_daemon() {
     assert!(attached("lb0"));
     bed.refused("status", 3, "no daemon answers at");
     bed.start(&[]);
-    assert!(
-        bed.log().lines().filter(|line| line.contains("applied")).last().unwrap().contains("writes 0"),
-        "{}",
-        bed.log()
-    );
+    assert!(bed.log().lines().rfind(|line| line.contains("applied")).unwrap().contains("writes 0"), "{}", bed.log());
     assert_eq!(bed.end(Signal::SIGTERM), 0);
     assert!(attached("lb0"));
     assert!(!path_exists(&bed.socket()));
@@ -543,4 +541,66 @@ fn check_needs_no_daemon() {
     bed.refused(&format!("check {}", other.display()), 2, "other.toml:3:1: unknown key `speed`");
     bed.refused("check /nonexistent.toml", 4, "/nonexistent.toml");
     assert!(bed.done("completions bash").contains("_naru"));
+}
+
+#[test]
+fn packets_are_counted_and_logged() {
+    let mut bed = Bed::new(VIPS);
+    // What this host sends to the VIP leaves by the peer, and comes in on lb0.
+    ip("link set lb0 address 02:00:00:00:00:01");
+    ip("route add 203.0.113.10 dev peer0");
+    ip("neigh replace 203.0.113.10 lladdr 02:00:00:00:00:01 dev peer0 nud permanent");
+    ip("neigh replace 10.0.1.12 lladdr 02:00:00:00:00:12 dev lb0 nud permanent");
+    bed.replace("[node]", "[node]\nlog_packets = true");
+    bed.start(&["--log-level", "debug"]);
+
+    let vip = "203.0.113.10:80".parse().unwrap();
+    TcpStream::connect_timeout(&vip, Duration::from_millis(50)).unwrap_err();
+    let web = || bed.json("stats")["vips"][0].clone();
+    eventually("the SYN is counted", || web()["new_flows"].as_u64().unwrap() > 0, || bed.log());
+    let web = web();
+    for count in ["packets", "bytes", "new_flows"] {
+        let of_backends: u64 = web["backends"].as_array().unwrap().iter().map(|b| b[count].as_u64().unwrap()).sum();
+        assert_eq!(web[count], of_backends, "{web}");
+    }
+    let new_flows = format!("naru_vip_new_flows_total{{vip=\"web\"}} {}\n", web["new_flows"]);
+    assert!(bed.scrape().contains(&new_flows), "{new_flows}");
+    eventually("the data plane's messages come", || bed.log().contains("to backend"), || bed.log());
+
+    // Switched off, the program that logs goes, and comes back when it is switched on again.
+    bed.replace("log_packets = true", "log_packets = false");
+    bed.done("apply");
+    bed.replace("log_packets = false", "log_packets = true");
+    bed.done("apply");
+}
+
+#[test]
+fn an_interface_of_someone_elses_is_left_alone_and_in_nobodys_way() {
+    let mut bed = Bed::new(VIPS);
+    bed.start(&[]);
+    let decap = |what: &str, interface: &str| format!("decap {what} {interface} --bpffs {}-decap", bed.bpffs.display());
+    let [attach_peer, attach_late, detach_late] =
+        [decap("attach", "peer0"), decap("attach", "late0"), decap("detach", "late0")];
+    let attach = |line: &str| format!("{line} --from 172.16.0.0/16 --to 10.0.1.1");
+    bed.done(&attach(&attach_peer));
+    let text = bed.read();
+    bed.refused("interface attach peer0", 4, "already runs the XDP program");
+    assert_eq!(bed.read(), text);
+    assert_eq!(bed.json("interface list").as_array().unwrap().len(), 1);
+
+    // The configured interface goes, and one comes in its place that somebody else has taken already.
+    ip("link del lb0");
+    eventually("lb0 is missed", || bed.json("interface list")[0]["link"] == Value::Null, || bed.log());
+    ip("link add late0 type veth peer name peer0");
+    bed.done(&attach(&attach_late));
+    ip("link set late0 name lb0");
+    let problem = |bed: &Bed| bed.json("interface list")[0]["problem"].as_str().unwrap_or_default().to_owned();
+    eventually("it is noted", || problem(&bed).contains("already runs the XDP program"), || bed.log());
+    bed.done("backend drain web 10.0.1.12");
+    assert!(problem(&bed).contains("already runs the XDP program"), "{}", problem(&bed));
+
+    bed.done(&detach_late);
+    eventually("lb0 is attached once it is free", || problem(&bed).is_empty(), || bed.log());
+    assert_eq!(bed.json("interface list")[0]["attached"]["mode"], "native");
+    let _ = fs::remove_dir_all(format!("{}-decap", bed.bpffs.display()));
 }

@@ -3,13 +3,17 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueHint};
+use ipnet::IpNet;
 use lb_common::BackendState;
 
 use super::{exit, table::Output};
-use crate::config::{FlowHash, ForwardMode, Port, Word as _};
+use crate::config::{FlowHash, ForwardMode, Port, Word as _, XdpMode};
 
 /// Where the config is unless told otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/naru/naru.toml";
+
+/// Where the decapsulation is pinned unless told otherwise.
+const DEFAULT_BPFFS: &str = "/sys/fs/bpf/naru";
 
 /// An XDP/eBPF L4 load balancer.
 #[derive(Debug, Parser)]
@@ -70,6 +74,9 @@ pub enum Command {
     /// List, attach and detach interfaces
     #[command(subcommand)]
     Interface(Interface),
+    /// On a backend: remove the encapsulation of `ipip` packets, without a tunnel interface
+    #[command(subcommand)]
+    Decap(Decap),
     /// Print completions for a shell
     Completions {
         /// The shell.
@@ -253,6 +260,42 @@ pub struct Detach {
     pub bpffs: Option<PathBuf>,
 }
 
+/// `naru decap`
+#[derive(Debug, Subcommand)]
+pub enum Decap {
+    /// Decapsulate on an interface; again, to accept something else
+    Attach {
+        /// The interface that packets of the load balancers come in by.
+        interface: String,
+        /// A range of outer source addresses to accept: the load balancers' `encap_source4` or `encap_source6`
+        #[arg(long, required = true, value_name = "PREFIX", value_delimiter = ',')]
+        from: Vec<IpNet>,
+        /// An outer destination address to accept [default: the interface's own]
+        #[arg(long, value_name = "ADDRESS", value_delimiter = ',', num_args = 1..)]
+        to: Vec<IpAddr>,
+        /// How to attach: auto, native or generic
+        #[arg(long, default_value_t = XdpMode::Auto)]
+        mode: XdpMode,
+        /// Pin below this directory
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_BPFFS, value_hint = ValueHint::DirPath)]
+        bpffs: PathBuf,
+    },
+    /// Decapsulate on an interface no more
+    Detach {
+        /// The interface.
+        interface: String,
+        /// Pinned below this directory
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_BPFFS, value_hint = ValueHint::DirPath)]
+        bpffs: PathBuf,
+    },
+    /// Show where there is decapsulation, what it accepts, and what became of packets
+    Status {
+        /// Pinned below this directory
+        #[arg(long, value_name = "DIR", default_value = DEFAULT_BPFFS, value_hint = ValueHint::DirPath)]
+        bpffs: PathBuf,
+    },
+}
+
 /// Reads `10.0.1.11` or `10.0.1.11=50`.
 fn weighted_address(text: &str) -> Result<(IpAddr, Option<u32>), String> {
     let (address, weight) = match text.split_once('=') {
@@ -301,6 +344,18 @@ mod tests {
         assert_eq!((forward, hash), (ForwardMode::Ipip, None));
         let [first, second] = ["10.0.1.11", "10.0.1.12"].map(|text| text.parse::<IpAddr>().unwrap());
         assert_eq!(backends, [(first, Some(50)), (second, None)]);
+    }
+
+    #[test]
+    fn decapsulation_is_told_as_the_lab_tells_it() {
+        let line = "naru decap attach eth0 --from 172.16.0.0/16 --from 100::/64 --to 10.0.1.11 fd00::11 --bpffs /tmp/b";
+        let Command::Decap(Decap::Attach { interface, from, to, mode, bpffs }) = parse(line).unwrap().command else {
+            panic!("another command")
+        };
+        assert_eq!((interface.as_str(), mode, bpffs), ("eth0", XdpMode::Auto, PathBuf::from("/tmp/b")));
+        assert_eq!(from.iter().map(IpNet::to_string).collect::<Vec<_>>(), ["172.16.0.0/16", "100::/64"]);
+        assert_eq!(to, ["10.0.1.11", "fd00::11"].map(|text| text.parse::<IpAddr>().unwrap()));
+        assert_eq!(parse("naru decap attach eth0").unwrap_err().kind(), ErrorKind::MissingRequiredArgument);
     }
 
     #[test]

@@ -23,7 +23,10 @@ pub fn run(global: &Global, options: Run) -> Result<Exit, Failure> {
     env_logger::Builder::from_env(filter).format_timestamp_millis().format_target(false).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, error))?;
-    runtime.block_on(serve(global, options))
+    let result = runtime.block_on(serve(global, options));
+    // A change that is under way is not waited for any longer.
+    runtime.shutdown_background();
+    result
 }
 
 async fn serve(global: &Global, options: Run) -> Result<Exit, Failure> {
@@ -69,13 +72,13 @@ async fn signals(handle: &Handle) -> std::io::Result<()> {
 async fn stop(handle: &Handle, detach: bool) -> Result<(), Failure> {
     match tokio::time::timeout(STOP, handle.stop(detach)).await {
         Ok(result) => result?,
-        Err(_) => log::warn!("a change is still under way: leaving it to the next start"),
+        Err(_) if detach => {
+            let message = "stopped amid a change, and not detached: run `naru interface detach --all`";
+            return Err(Failure::new(Exit::Failed, message));
+        }
+        Err(_) => log::warn!("a change is under way: the next start completes it"),
     }
-    if detach {
-        log::info!("stopped; the data plane is detached");
-    } else {
-        log::info!("stopped; the data plane goes on forwarding");
-    }
+    log::info!("stopped; the data plane {}", if detach { "is detached" } else { "goes on forwarding" });
     Ok(())
 }
 

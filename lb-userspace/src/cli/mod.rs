@@ -4,6 +4,7 @@ mod args;
 mod change;
 mod check;
 mod daemon;
+mod decap;
 mod exit;
 mod show;
 mod table;
@@ -55,6 +56,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Interface(Interface::List) => wait(show::interfaces(client(), output)),
         Command::Interface(Interface::Attach { interface }) => wait(change::attach(client(), output, interface)),
         Command::Interface(Interface::Detach(detach)) => wait(change::detach(client(), &global, detach)),
+        Command::Decap(command) => decap::decap(output, command),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "naru", &mut std::io::stdout());
             Ok(Exit::Ok)
@@ -77,22 +79,28 @@ fn socket(global: &Global) -> PathBuf {
 }
 
 /// Where a daemon of this config file is to be found. Reads no more of the file than that, so that a file with a
-/// mistake elsewhere still leads to its daemon.
+/// mistake elsewhere still leads to its daemon, and thousands of VIPs cost nothing.
 fn places(config: &Path) -> Node {
-    #[derive(Default, serde::Deserialize)]
-    struct File {
-        #[serde(default)]
-        node: Section,
-    }
-    #[derive(Default, serde::Deserialize)]
-    struct Section {
-        socket: Option<PathBuf>,
-        bpffs: Option<PathBuf>,
-    }
     let text = std::fs::read_to_string(config).unwrap_or_default();
-    let File { node: Section { socket, bpffs } } = toml::from_str(&text).unwrap_or_default();
+    let head = text.find("\n[[").map_or(text.as_str(), |end| &text[..end]);
+    let Section { socket, bpffs } = node_section(head).or_else(|| node_section(&text)).unwrap_or_default();
     let default = Node::default();
     Node { socket: socket.unwrap_or(default.socket), bpffs: bpffs.unwrap_or(default.bpffs), ..Node::default() }
+}
+
+/// What of `[node]` a client must know.
+#[derive(Default, serde::Deserialize)]
+struct Section {
+    socket: Option<PathBuf>,
+    bpffs: Option<PathBuf>,
+}
+
+fn node_section(text: &str) -> Option<Section> {
+    #[derive(serde::Deserialize)]
+    struct File {
+        node: Section,
+    }
+    toml::from_str::<File>(text).ok().map(|file| file.node)
 }
 
 #[cfg(test)]
@@ -107,6 +115,8 @@ mod tests {
         let node = places(&path);
         assert_eq!(node.socket, Path::new("/run/x.sock"));
         assert_eq!(node.bpffs, Node::default().bpffs);
+        std::fs::write(&path, "[[vip]]\nname = 1\n[[vip]]\n[node]\nbpffs = \"/sys/fs/bpf/x\"\n").unwrap();
+        assert_eq!(places(&path).bpffs, Path::new("/sys/fs/bpf/x"), "[node] may stand last");
         assert_eq!(places(&dir.path().join("missing")).socket, Node::default().socket);
     }
 }

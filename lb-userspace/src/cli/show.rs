@@ -259,7 +259,7 @@ mod tests {
             }],
             drops: vec![
                 DropStats { reason: "truncated".into(), packets: 0 },
-                DropStats { reason: "no_service".into(), packets: dropped },
+                DropStats { reason: "no_backend".into(), packets: dropped },
             ],
         }
     }
@@ -273,7 +273,7 @@ mod tests {
                    10.0.0.1      1000   60000         100\n\
              \n\
              DROPPED BECAUSE   PACKETS\n\
-             no_service              5\n"
+             no_backend              5\n"
         );
         assert!(stats_text(&stats(1, 0), "").ends_with("\nNothing dropped.\n"));
     }

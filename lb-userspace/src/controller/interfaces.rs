@@ -43,26 +43,32 @@ impl Interfaces {
         }
     }
 
-    /// Attaches the interfaces of `node` that exist, detaches all others. Those that do not exist are noted.
+    /// Attaches the interfaces of `new` that exist, detaches all others. Those that do not exist are noted.
     ///
-    /// With `mode_changed`, an interface in generic mode is tried in native mode again where `node` allows it, which
-    /// takes the data plane off it for some microseconds.
-    pub fn follow(&mut self, dataplane: &mut Dataplane, node: &Node, mode_changed: bool) -> Result<(), Error> {
+    /// An interface that `old` attaches the same way and that is in trouble is noted too, so that it stands in no
+    /// other change's way. Where the mode is another than in `old`, an interface in generic mode is tried in native
+    /// mode again if `new` allows it, which takes the data plane off it for some microseconds.
+    pub fn follow(&mut self, dataplane: &mut Dataplane, old: Option<&Node>, new: &Node) -> Result<(), Error> {
         self.problems.clear();
+        let mode_changed = old.is_some_and(|old| old.xdp_mode != new.xdp_mode);
         let attached = dataplane.attachments();
-        for name in &node.interfaces {
+        for name in &new.interfaces {
             let Ok(ifindex) = if_nametoindex(name.as_str()) else {
                 log::warn!("there is no interface {name}: it will be attached when it appears");
                 self.problems.insert(name.clone(), MISSING.to_owned());
                 continue;
             };
             let generic = attached.iter().any(|old| old.name == *name && old.mode == Mode::Generic);
-            if mode_changed && generic && node.xdp_mode != XdpMode::Generic {
+            if mode_changed && generic && new.xdp_mode != XdpMode::Generic {
                 dataplane.detach(name)?;
             }
-            self.attach(dataplane, node, name, ifindex)?;
+            let is_old = !mode_changed && old.is_some_and(|old| old.interfaces.contains(name));
+            match self.attach(dataplane, new, name, ifindex) {
+                Err(error) if is_old => drop(self.problems.insert(name.clone(), error.to_string())),
+                result => result?,
+            }
         }
-        for Attachment { name, .. } in attached.iter().filter(|old| !node.interfaces.contains(&old.name)) {
+        for Attachment { name, .. } in attached.iter().filter(|old| !new.interfaces.contains(&old.name)) {
             dataplane.detach(name)?;
             log::info!("detached from {name}");
         }

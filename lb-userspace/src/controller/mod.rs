@@ -27,7 +27,12 @@ pub use self::{
     file::{ConfigFile, Overrides},
     interfaces::existing as existing_interfaces,
 };
-use self::{file::Contents, interfaces::Interfaces, log_reader::LogReader, next_hops::NextHops};
+use self::{
+    file::Contents,
+    interfaces::Interfaces,
+    log_reader::LogReader,
+    next_hops::{NextHops, Waiting},
+};
 use crate::{
     api::types::{Applied, Diff, Interface, Stats, Status, Vip},
     config::{
@@ -46,7 +51,8 @@ const QUEUE: usize = 64;
 /// How often interfaces that could not be attached are tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// How long a change waits for the ways to new backends: neighbours on a link that works answer in milliseconds.
+/// How long a change waits for the next answer about the ways to new backends: neighbours on a link that works answer
+/// in milliseconds.
 const RESOLVE: Duration = Duration::from_millis(500);
 
 /// Events that are handled as one.
@@ -194,7 +200,7 @@ impl Controller {
         let done = block_in_place(|| self.dataplane.apply(&config))?;
         let path = self.file.path.display();
         log::info!("applied {path} in {:?}: changes {}, writes {}", done.elapsed, done.changes.len(), done.writes);
-        block_in_place(|| self.interfaces.follow(&mut self.dataplane, &config.node, false))?;
+        block_in_place(|| self.interfaces.follow(&mut self.dataplane, None, &config.node))?;
         self.read_logs(config.node.log_packets);
         self.applied_at = SystemTime::now();
         self.applies.succeeded += 1;
@@ -212,7 +218,7 @@ impl Controller {
                         return self.stop(detach, reply);
                     }
                 }
-                1.. = self.events.recv_many(&mut events, EVENTS) => self.learn(&mut events, &HashSet::new()),
+                1.. = self.events.recv_many(&mut events, EVENTS) => self.learn(&mut events, &mut Waiting::default()),
                 _ = retry.tick() => self.interfaces.retry(&mut self.dataplane, &self.applied.config.node),
             }
         }
@@ -222,13 +228,13 @@ impl Controller {
     async fn serve(&mut self, request: Request) -> Option<(bool, Reply<()>)> {
         // Whoever asked may have gone: an answer that nobody waits for is no failure.
         match request {
-            Request::Status(reply) => drop(reply.send(self.status())),
-            Request::Stats(reply) => drop(reply.send(self.stats())),
-            Request::Vips(reply) => drop(reply.send(Ok(self.vips()))),
-            Request::Vip(name, reply) => drop(reply.send(self.vip(&name))),
+            Request::Status(reply) => drop(reply.send(block_in_place(|| self.status()))),
+            Request::Stats(reply) => drop(reply.send(block_in_place(|| self.stats()))),
+            Request::Vips(reply) => drop(reply.send(Ok(block_in_place(|| self.vips())))),
+            Request::Vip(name, reply) => drop(reply.send(block_in_place(|| self.vip(&name)))),
             Request::Interfaces(reply) => drop(reply.send(Ok(self.interfaces_view()))),
-            Request::Snapshot(reply) => drop(reply.send(self.snapshot())),
-            Request::Diff(reply) => drop(reply.send(self.diff())),
+            Request::Snapshot(reply) => drop(reply.send(block_in_place(|| self.snapshot()))),
+            Request::Diff(reply) => drop(reply.send(block_in_place(|| self.diff()))),
             Request::Apply(reply) => {
                 let result = self.apply().await;
                 drop(reply.send(self.count("apply", result)));
@@ -265,29 +271,36 @@ impl Controller {
     }
 
     async fn apply(&mut self) -> Result<Applied, Error> {
+        let from = Instant::now();
         let wanted = self.file.read(Some(&self.applied))?;
-        self.change_to(wanted, None).await
+        self.change_to(wanted, None, from).await
     }
 
     async fn edit(&mut self, edit: &Edit) -> Result<Applied, Error> {
+        let from = Instant::now();
         let before = self.file.read(Some(&self.applied))?;
         if !self.changes_to(&before.config)?.is_empty() {
             return Err(Error::FileAhead { path: self.file.path.clone() });
         }
         let text = edit::apply_edit(&before.text, edit)?;
         let wanted = self.file.parse(text).map_err(Error::Edited)?;
-        self.change_to(wanted, Some(&before)).await
+        self.change_to(wanted, Some(&before), from).await
     }
 
     /// Makes `wanted` what runs; with `before`, writes it to the file, which must still be `before`.
-    async fn change_to(&mut self, wanted: Contents, before: Option<&Contents>) -> Result<Applied, Error> {
-        let from = Instant::now();
+    async fn change_to(
+        &mut self,
+        wanted: Contents,
+        before: Option<&Contents>,
+        from: Instant,
+    ) -> Result<Applied, Error> {
         let old = self.applied.config.node.clone();
         let new = &wanted.config.node;
         node::refuse_restart_keys(&old, new)?;
         Interfaces::refuse_missing(&old, new)?;
         let moved_metrics = if new.metrics == old.metrics { None } else { Some(self.metrics_for(new).await?) };
 
+        let known = self.applied.config.warnings();
         let unresolved = self.resolve(&wanted.config, &next_hops::targets(&self.applied.config)).await?;
         let result = block_in_place(|| self.switch(&wanted, before));
         if result.is_ok() {
@@ -301,37 +314,38 @@ impl Controller {
         }
         self.applied_at = SystemTime::now();
         let changes = merged(node::changes(&old, &self.applied.config.node), done.changes);
-        let mut warnings: Vec<_> = self.applied.config.warnings().iter().map(ToString::to_string).collect();
-        warnings.extend(unresolved);
+        let warnings = self.applied.config.warnings().into_iter().filter(|warning| !known.contains(warning));
+        let warnings = warnings.map(|warning| warning.to_string()).chain(unresolved).collect();
         let elapsed_us = u64::try_from(from.elapsed().as_micros()).unwrap_or(u64::MAX);
         Ok(Applied { changes, writes: done.writes, elapsed_us, warnings })
     }
 
     /// The steps of a change that may fail halfway; takes back those that were done.
     fn switch(&mut self, wanted: &Contents, before: Option<&Contents>) -> Result<dataplane::Applied, Error> {
-        let done = self.dataplane.apply(&wanted.config)?;
-        let new = &wanted.config.node;
-        let mode_changed = new.xdp_mode != self.applied.config.node.xdp_mode;
-        let attached = self.interfaces.follow(&mut self.dataplane, new, mode_changed);
-        let written = attached.and_then(|()| before.map_or(Ok(()), |before| self.file.replace(before, wanted)));
-        match written {
-            Ok(()) => {
-                self.read_logs(new.log_packets);
-                Ok(done)
-            }
-            Err(error) => {
-                self.switch_back(mode_changed);
-                Err(error)
-            }
+        let result = self.try_switch(wanted, before);
+        if result.is_err() {
+            self.switch_back(&wanted.config.node);
         }
+        result
     }
 
-    fn switch_back(&mut self, mode_changed: bool) {
+    fn try_switch(&mut self, wanted: &Contents, before: Option<&Contents>) -> Result<dataplane::Applied, Error> {
+        let done = self.dataplane.apply(&wanted.config)?;
+        let (old, new) = (&self.applied.config.node, &wanted.config.node);
+        self.interfaces.follow(&mut self.dataplane, Some(old), new)?;
+        if let Some(before) = before {
+            self.file.replace(before, wanted)?;
+        }
+        self.read_logs(new.log_packets);
+        Ok(done)
+    }
+
+    fn switch_back(&mut self, from: &Node) {
         let old = &self.applied.config;
         if let Err(error) = self.dataplane.apply(old) {
             log::error!("the config before could not be put in force again: {error}; restart the daemon");
         }
-        if let Err(error) = self.interfaces.follow(&mut self.dataplane, &old.node, mode_changed) {
+        if let Err(error) = self.interfaces.follow(&mut self.dataplane, Some(from), &old.node) {
             log::error!("the interfaces are not attached as before: {error}; restart the daemon");
         }
     }
@@ -344,24 +358,31 @@ impl Controller {
     }
 
     /// Finds the ways to those backends of `config` that are not among `old` before any packet is sent to them; waits
-    /// for the answers, though never long. Says what could not be found.
+    /// for the answers as long as they keep coming. Says what could not be found.
     async fn resolve(&mut self, config: &Config, old: &HashSet<Target>) -> Result<Vec<String>, Error> {
         let new: HashSet<_> = next_hops::targets(config).difference(old).copied().collect();
         if new.is_empty() {
             return Ok(Vec::new());
         }
         self.netlink.set_targets(new.union(old).copied().collect());
+        let mut waiting = self.next_hops.waiting(new);
         let mut events = Vec::new();
-        let answers = async {
-            while !self.next_hops.all_settled(&new) && self.events.recv_many(&mut events, EVENTS).await > 0 {
-                self.learn(&mut events, &new);
+        let mut deadline = tokio::time::Instant::now() + RESOLVE;
+        while waiting.unsettled() > 0 {
+            let unsettled = waiting.unsettled();
+            match tokio::time::timeout_at(deadline, self.events.recv_many(&mut events, EVENTS)).await {
+                Ok(1..) => self.learn(&mut events, &mut waiting),
+                // What is not found in time is found later: the backend is then without a way for as long.
+                Ok(0) | Err(_) => break,
             }
-        };
-        // What is not found in time is found later: the backend is then without a way for as long.
-        let _ = tokio::time::timeout(RESOLVE, answers).await;
+            if waiting.unsettled() < unsettled {
+                deadline = tokio::time::Instant::now() + RESOLVE;
+            }
+        }
+        let new = waiting.targets();
         let heard = new.iter().filter_map(|target| Some((destination(target), self.next_hops.heard(target)?)));
         self.dataplane.set_next_hops(heard.collect::<Vec<_>>())?;
-        Ok(self.next_hops.missing(config, &new))
+        Ok(self.next_hops.missing(config, new))
     }
 
     /// Lets go of the ways that only a change needed that did not happen, or that the last change no longer needs.
@@ -373,14 +394,15 @@ impl Controller {
 
     /// Takes note of what netlink says, and passes it to the data plane; what is said of `waiting` later. An adopted
     /// data plane thereby keeps the ways that it has while their neighbours are asked again.
-    fn learn(&mut self, events: &mut Vec<Event>, waiting: &HashSet<Target>) {
+    fn learn(&mut self, events: &mut Vec<Event>, waiting: &mut Waiting) {
         let mut news = HashMap::new();
         for event in events.drain(..) {
             match event {
                 Event::NextHop { target, result } => {
                     let next_hop = result.as_ref().ok().copied();
+                    let is_awaited = waiting.hear(&target, &result);
                     let is_news = self.next_hops.learn(target, result);
-                    if is_news && !waiting.contains(&target) {
+                    if is_news && !is_awaited {
                         news.insert(destination(&target), next_hop);
                     }
                 }
@@ -427,7 +449,7 @@ impl Controller {
             }
             Err(error) => {
                 self.applies.failed += 1;
-                log::error!("{what} refused: {error}");
+                log::warn!("{what} refused: {error}");
             }
         }
         result

@@ -49,10 +49,10 @@ impl NextHops {
         self.known.get(target).map(|way| way.as_ref().ok().copied())
     }
 
-    /// Whether the answer is known for each of `targets`, be it that there is no way.
-    pub fn all_settled(&self, targets: &HashSet<Target>) -> bool {
-        let pending = |target| matches!(self.known.get(target), None | Some(Err(Unresolved::NeighbourPending { .. })));
-        !targets.iter().any(pending)
+    /// What must be waited for before the ways to `targets` are settled.
+    pub fn waiting(&self, targets: HashSet<Target>) -> Waiting {
+        let unsettled = targets.iter().filter(|target| !self.known.get(target).is_some_and(is_settled));
+        Waiting { unsettled: unsettled.copied().collect(), targets }
     }
 
     /// The backends of `config` behind `targets` to which there is no way, one line each, at most [`TOLD`].
@@ -79,6 +79,38 @@ impl NextHops {
             self.known.retain(|target, _| targets.contains(target));
         }
     }
+}
+
+/// Targets of a change, as the answers come in.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    targets: HashSet<Target>,
+    unsettled: HashSet<Target>,
+}
+
+impl Waiting {
+    /// The targets.
+    pub fn targets(&self) -> &HashSet<Target> {
+        &self.targets
+    }
+
+    /// Takes note of an answer; whether it is about one of the targets.
+    pub fn hear(&mut self, target: &Target, way: &Way) -> bool {
+        if is_settled(way) {
+            self.unsettled.remove(target);
+        }
+        self.targets.contains(target)
+    }
+
+    /// How many targets may still be answered for.
+    pub fn unsettled(&self) -> usize {
+        self.unsettled.len()
+    }
+}
+
+/// Whether more is not to be expected: there is a way, or there is none for a reason that waiting does not mend.
+fn is_settled(way: &Way) -> bool {
+    !matches!(way, Err(Unresolved::NeighbourPending { .. }))
 }
 
 /// What netlink must find the ways to, for every backend of `config`.
@@ -136,17 +168,19 @@ mod tests {
 
     #[test]
     fn only_what_is_still_asked_is_waited_for() {
-        let (config, mut next_hops) = (config(), NextHops::default());
-        let targets = targets(&config);
+        let mut next_hops = NextHops::default();
         let [one, two] = ["10.0.0.1", "10.0.0.2"].map(ip);
-        next_hops.learn(target(ForwardMode::Ipip, one), Ok(next_hop(1)));
-        next_hops.learn(target(ForwardMode::L2, one), Err(Unresolved::NoRoute { address: one }));
-        assert!(!next_hops.all_settled(&targets), "nothing was said of {two}");
-        let pending = Unresolved::NeighbourPending { neighbour: two, interface: "eth0".into() };
-        next_hops.learn(target(ForwardMode::Ipip, two), Err(pending));
-        assert!(!next_hops.all_settled(&targets), "{two} may still answer");
-        next_hops.learn(target(ForwardMode::Ipip, two), Ok(next_hop(1)));
-        assert!(next_hops.all_settled(&targets));
+        let [known, pending, other] =
+            [(one, false), (two, false), (two, true)].map(|(address, on_link)| Target { address, on_link });
+        next_hops.learn(known, Err(Unresolved::NoRoute { address: one }));
+        let mut waiting = next_hops.waiting(HashSet::from([known, pending]));
+        assert_eq!(waiting.unsettled(), 1, "no route is an answer");
+        assert!(!waiting.hear(&other, &Ok(next_hop(1))), "nobody waits for it");
+        let asked = Unresolved::NeighbourPending { neighbour: two, interface: "eth0".into() };
+        assert!(waiting.hear(&pending, &Err(asked)));
+        assert_eq!(waiting.unsettled(), 1, "the neighbour may still answer");
+        assert!(waiting.hear(&pending, &Ok(next_hop(1))));
+        assert_eq!(waiting.unsettled(), 0);
     }
 
     #[test]

@@ -29,20 +29,17 @@ use log::{debug, info};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::place::remove_tree;
 pub use self::{
     error::Error,
-    links::{Attachment, Mode},
+    links::{Attachment, Links, Mode, ProgramRef, detach_pinned},
     maps::MapUsage,
-    place::{detach_everything, detach_interface},
+    place::{detach_everything, detach_interface, mount_if_missing, names, pin_name},
 };
 use self::{
     generation::{Draft, Generation},
     maps::Maps,
     place::Place,
-};
-pub(crate) use self::{
-    links::{Links, ProgramRef},
-    place::{mount_if_missing, names, pin_name, remove_tree},
 };
 use crate::{
     config::{Config, XdpMode},

@@ -131,6 +131,10 @@ pub fn remove_tree(path: &Path) -> Result<(), Error> {
 }
 
 /// Names in a directory, sorted; none if it is not there.
+///
+/// # Errors
+///
+/// It is there and cannot be read.
 pub fn names(directory: &Path) -> Result<Vec<String>, Error> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -148,7 +152,12 @@ fn is_abi(name: &str) -> bool {
     name.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
-/// Sees to it that `path`, or the nearest directory above it that is there, is on a bpf file system.
+/// Sees to it that `path`, or the nearest directory above it that is there, is on a bpf file system: below
+/// `/sys/fs/bpf` one is mounted if there is none.
+///
+/// # Errors
+///
+/// `path` is elsewhere and not on one, or mounting fails.
 pub fn mount_if_missing(path: &Path) -> Result<(), Error> {
     if is_bpffs(path)? {
         return Ok(());

@@ -81,7 +81,8 @@ pub struct Pace {
     pub retry: Duration,
     /// How often the neighbour table is read, and entries in use that are stale are confirmed.
     pub keep_alive: Duration,
-    /// How often everything is read anew, in case a change came without an event; in multiples of `keep_alive`.
+    /// How often everything is read anew, in case a change came without an event; rounded to multiples of
+    /// `keep_alive`.
     pub resync: Duration,
 }
 

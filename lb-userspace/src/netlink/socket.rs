@@ -145,6 +145,9 @@ impl Socket {
     pub async fn exchange(&mut self, requests: Vec<Request>) -> io::Result<Vec<Answer>> {
         debug_assert!(requests.len() <= BATCH);
         let count = requests.len();
+        if count == 0 {
+            return Ok(Vec::new());
+        }
         let first = self.send(requests).await?;
         let mut answers: Vec<Option<Answer>> = Vec::new();
         answers.resize_with(count, || None);

@@ -28,6 +28,9 @@ pub(super) struct Table {
     unasked: BTreeSet<IpAddr>,
     /// Targets whose route may have changed, to be asked for once the changes have settled.
     suspect: BTreeSet<IpAddr>,
+    /// Whether all targets are such. Apart from the set, because what concerns all comes by the thousand when a host is
+    /// given its addresses.
+    suspect_all: bool,
     /// Neighbours to resolve.
     urgent: Queue<NeighbourKey>,
     /// Neighbours to confirm.
@@ -79,7 +82,7 @@ impl Table {
         }
     }
 
-    /// Takes in an event. Returns whether it could not be understood, so that everything must be read anew.
+    /// Takes in an event. Returns whether it could be understood; else everything must be read anew.
     pub fn apply(&mut self, change: Change) -> bool {
         match change {
             Change::Interface(interface) => self.interface_is(interface),
@@ -88,9 +91,9 @@ impl Table {
             Change::Routes(network) => self.suspect(network),
             Change::AllRoutes => self.suspect_all(),
             Change::Nothing => {}
-            Change::Unknown => return true,
+            Change::Unknown => return false,
         }
-        false
+        true
     }
 
     /// Takes in the whole list of interfaces.
@@ -141,17 +144,20 @@ impl Table {
 
     /// Asks anew for all routes, after a pause.
     pub fn suspect_all(&mut self) {
-        self.suspect.extend(self.targets.keys());
+        self.suspect_all = true;
     }
 
     /// Whether routes wait for the end of a pause to be asked for.
     pub fn has_suspects(&self) -> bool {
-        !self.suspect.is_empty()
+        self.suspect_all || !self.suspect.is_empty()
     }
 
     /// Ends that pause.
     pub fn ask_suspects(&mut self) {
         self.unasked.append(&mut self.suspect);
+        if std::mem::take(&mut self.suspect_all) {
+            self.unasked.extend(self.targets.keys());
+        }
     }
 
     /// Has neighbours resolved again that did not answer, or that the kernel has forgotten.
@@ -241,28 +247,30 @@ impl Table {
 
     fn interface_is(&mut self, interface: InterfaceInfo) {
         let ifindex = interface.ifindex;
-        let old = match self.interfaces.insert(ifindex, interface.clone()) {
-            Some(old) if old == interface => return,
-            old => old,
-        };
+        let old = self.interfaces.insert(ifindex, interface.clone());
+        if old.as_ref() == Some(&interface) {
+            return;
+        }
+        // Routes by an interface come and go with these, partly without a word of their own.
+        let routing = |interface: &InterfaceInfo| (interface.up, interface.carrier, interface.master);
+        if old.as_ref().map_or((false, false, None), routing) != routing(&interface) {
+            self.suspect_all();
+        }
         match old {
-            Some(old) if old.name == interface.name => {
-                self.outbox.interface_changed(interface);
-            }
+            Some(old) if old.name == interface.name => self.outbox.interface_changed(interface),
             old => {
                 let vanished = old.map(InterfaceChange::Vanished);
                 self.outbox.interfaces.extend(vanished.into_iter().chain([InterfaceChange::Appeared(interface)]));
             }
         }
-        self.evaluate_all();
-        self.suspect_all();
+        self.evaluate_by(ifindex);
     }
 
     fn interface_is_gone(&mut self, ifindex: u32) {
         let Some(old) = self.interfaces.remove(&ifindex) else { return };
         self.outbox.interfaces.push_back(InterfaceChange::Vanished(old));
         self.neighbours.retain(|key, _| key.ifindex != ifindex);
-        self.evaluate_all();
+        self.evaluate_by(ifindex);
         self.suspect_all();
     }
 
@@ -294,9 +302,12 @@ impl Table {
         }
     }
 
-    fn evaluate_all(&mut self) {
-        let addresses: Vec<IpAddr> = self.targets.keys().copied().collect();
-        addresses.into_iter().for_each(|address| self.evaluate(address));
+    /// For the targets that go by an interface, or by a VLAN on it.
+    fn evaluate_by(&mut self, ifindex: u32) {
+        let on = |other: u32| self.interfaces.get(&other).is_some_and(|interface| interface.lower == Some(ifindex));
+        let keys = self.users.keys().filter(|key| key.ifindex == ifindex || on(key.ifindex));
+        let keys: Vec<NeighbourKey> = keys.copied().collect();
+        keys.into_iter().for_each(|key| self.evaluate_users(key));
     }
 
     fn evaluate_users(&mut self, key: NeighbourKey) {
@@ -619,6 +630,32 @@ mod tests {
         let expected = Unresolved::RouteLost { address: ip("10.0.0.2"), interface: "eth0".into() };
         assert_eq!(events(&mut table), [(tunnel("10.0.0.2"), Err(expected))]);
         assert!(!table.has_uses(), "nobody is asked for on an interface that is down");
+    }
+
+    #[test]
+    fn a_vlan_goes_down_with_the_device_below() {
+        let mut table = resolved("10.0.0.2");
+        let vlan = Some(crate::netlink::Vlan { id: 7, provider: false });
+        let above = InterfaceInfo { lower: Some(2), vlan, ..interface(5, "eth0.7") };
+        table.sync_interfaces(vec![interface(2, "eth0"), above]);
+        table.route_is(ip("10.0.0.2"), Route::Hop(Hop { ifindex: 5, gateway: None, mtu: None }));
+        let key = NeighbourKey { ifindex: 5, address: ip("10.0.0.2") };
+        table.apply(Change::Neighbour(key, known(Standing::Usable, OTHER)));
+        assert_eq!(events(&mut table), [(tunnel("10.0.0.2"), Ok(OTHER))]);
+        table.apply(Change::Interface(InterfaceInfo { carrier: false, ..interface(2, "eth0") }));
+        let expected = Unresolved::NoCarrier { interface: "eth0".into() };
+        assert_eq!(events(&mut table), [(tunnel("10.0.0.2"), Err(expected))]);
+    }
+
+    #[test]
+    fn interfaces_that_change_nothing_of_routing_ask_for_no_routes() {
+        let mut table = resolved("10.0.0.2");
+        let down = InterfaceInfo { up: false, carrier: false, ..interface(7, "veth7") };
+        table.apply(Change::Interface(down.clone()));
+        table.apply(Change::Interface(InterfaceInfo { mtu: 1400, ..interface(2, "eth0") }));
+        assert!(!table.has_suspects());
+        table.apply(Change::Interface(InterfaceInfo { up: true, carrier: true, ..down }));
+        assert!(table.has_suspects());
     }
 
     #[test]

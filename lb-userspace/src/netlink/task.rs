@@ -82,13 +82,7 @@ impl Task {
                 Due::Told => {}
                 Due::Targets => self.table.set_targets(&self.targets.borrow_and_update()),
                 Due::Heard(result, changes) => {
-                    let overrun = result.as_ref().is_err_and(is_overrun);
-                    if overrun {
-                        log::warn!("netlink: events came faster than they were read; reading everything anew");
-                    } else {
-                        result?;
-                    }
-                    if self.hear(changes) || overrun {
+                    if !self.hear(result, changes)? {
                         clock.reading.begin(self.pace.settle);
                     }
                 }
@@ -114,7 +108,8 @@ impl Task {
                 Due::KeepAlive => {
                     self.read_neighbours().await?;
                     self.table.refresh_neighbours();
-                    if clock.last_reading.elapsed() >= self.pace.resync {
+                    // The tick that is nearest to the time.
+                    if clock.last_reading.elapsed() + self.pace.keep_alive / 2 >= self.pace.resync {
                         clock.reading.begin(Duration::ZERO);
                     }
                 }
@@ -154,18 +149,24 @@ impl Task {
         }
     }
 
-    /// Takes in what was heard. Returns whether everything must be read anew.
-    fn hear(&mut self, changes: Vec<Change>) -> bool {
-        let mut misunderstood = false;
-        let mut interfaces = false;
+    /// Takes in what was heard. Returns whether that was all; else everything must be read anew.
+    fn hear(&mut self, result: io::Result<()>, changes: Vec<Change>) -> io::Result<bool> {
+        let mut complete = true;
+        if let Err(error) = result {
+            if !is_overrun(&error) {
+                return Err(error);
+            }
+            log::warn!("netlink: events came faster than they were read; reading everything anew");
+            complete = false;
+        }
+        let interfaces = changes.iter().any(|change| matches!(change, Change::Interface(_) | Change::InterfaceGone(_)));
         for change in changes {
-            interfaces |= matches!(change, Change::Interface(_) | Change::InterfaceGone(_));
-            misunderstood |= self.table.apply(change);
+            complete &= self.table.apply(change);
         }
         if interfaces {
             self.publish_interfaces();
         }
-        misunderstood
+        Ok(complete)
     }
 
     /// Reads interfaces and neighbours anew, and has all routes asked for.
