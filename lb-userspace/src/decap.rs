@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::XdpMode,
-    dataplane::{Attachment, Links, Mode, ProgramRef, mount_if_missing, names, pin_name},
+    dataplane::{Attachment, Links, Mode, ProgramRef, mount_if_missing, names, pin_name, remove_tree},
     objects,
 };
 
@@ -99,7 +99,7 @@ pub fn attach(options: &Options) -> anyhow::Result<Attachment> {
     }
     // The new maps lie beside the old ones until the new program runs.
     let staged = place.root.join("maps_new");
-    remove_dir(&staged)?;
+    remove_tree(&staged)?;
     fs::create_dir_all(&staged).with_context(|| format!("cannot make {}", staged.display()))?;
     for (name, map) in ebpf.maps() {
         map.pin(staged.join(name)).with_context(|| format!("cannot pin the map {name}"))?;
@@ -110,7 +110,7 @@ pub fn attach(options: &Options) -> anyhow::Result<Attachment> {
     let mut links = Links::open(place.links.clone())?;
     let attachment = links.attach(interface, ifindex, *mode, program)?;
     links.hand_to(program)?;
-    remove_dir(&place.maps)?;
+    remove_tree(&place.maps)?;
     fs::rename(&staged, &place.maps).with_context(|| format!("cannot rename {}", staged.display()))?;
     Ok(attachment)
 }
@@ -126,8 +126,8 @@ pub fn detach(interface: &str, bpffs: &Path) -> anyhow::Result<()> {
         bail!("no decapsulation on {interface}: `naru decap status` lists where there is one");
     }
     // The link first: no packet may meet a program whose maps go away.
-    remove_dir(&place.links)?;
-    remove_dir(&place.root)
+    remove_tree(&place.links)?;
+    Ok(remove_tree(&place.root)?)
 }
 
 /// What there is, by interface.
@@ -249,15 +249,6 @@ fn addresses_of(interface: &str) -> anyhow::Result<Vec<IpAddr>> {
         bail!("{interface} has no address: name the outer destination addresses with --to");
     }
     Ok(addresses)
-}
-
-fn remove_dir(path: &Path) -> anyhow::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -64,15 +64,16 @@ impl Forwarder {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let bpffs = PathBuf::from(format!("/sys/fs/bpf/naru-packet-{}-{number}", std::process::id()));
-        let text = if config.contains("[node]") { config.to_owned() } else { format!("[node]\ninterfaces = []\n{config}") };
+        let text =
+            if config.contains("[node]") { config.to_owned() } else { format!("[node]\ninterfaces = []\n{config}") };
         let config = Config::parse(&text, Path::new("test.toml"))?;
         let mut dataplane = Dataplane::open(&bpffs, &config)?;
         dataplane.apply(&config)?;
         let destinations: Vec<_> = dataplane.backends().iter().map(Backend::destination).collect();
         dataplane.set_next_hops(destinations.into_iter().map(|destination| (destination, next_hop)))?;
         let pin = bpffs.join(format!("v{ABI}/g1/program"));
-        let program = Xdp::from_pin(&pin, XdpAttachType::Interface)
-            .with_context(|| format!("cannot open {}", pin.display()))?;
+        let program =
+            Xdp::from_pin(&pin, XdpAttachType::Interface).with_context(|| format!("cannot open {}", pin.display()))?;
         Ok(Self { dataplane, program, bpffs })
     }
 

@@ -5,7 +5,6 @@
 //! change.
 
 use std::{
-    borrow::Cow,
     fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     os::fd::AsFd,
@@ -29,7 +28,9 @@ use super::{
 use crate::{objects, plan::Capacity};
 
 /// Name of the program in the object.
-const PROGRAM: &str = "naru";
+const MULTI_BUFFER: &str = "naru";
+/// The same for kernels that know no frames of several buffers.
+pub(super) const LINEAR: &str = "naru_linear";
 
 /// A whole generation.
 pub struct Generation {
@@ -44,8 +45,14 @@ pub struct Draft {
     number: u32,
     directory: PathBuf,
     pub(super) maps: Maps,
-    loaded: Ebpf,
+    loaded: Loaded,
     features: Features,
+}
+
+/// The object, and which of its programs is or will be in the kernel.
+pub(super) struct Loaded {
+    ebpf: Ebpf,
+    program: &'static str,
 }
 
 struct Program {
@@ -68,7 +75,7 @@ impl Draft {
 
     /// Pins the program: from now on this is the generation that a daemon adopts.
     pub fn finish(mut self, carrying: bool) -> Result<Generation, Error> {
-        let xdp = xdp(&mut self.loaded)?;
+        let xdp = self.loaded.xdp()?;
         let id = xdp.info().map_err(|error| Error::load(&error))?.id();
         let journal = Journal { program: id, features: self.features, object: object(), applying: false, carrying };
         self.maps.note(journal);
@@ -112,7 +119,7 @@ impl Generation {
     /// The links are the caller's to hand over.
     pub fn replace_program(&mut self, features: Features) -> Result<(), Error> {
         let mut loaded = load(&maps_in(&self.directory), Capacity::default(), features)?;
-        let xdp = xdp(&mut loaded)?;
+        let xdp = loaded.xdp()?;
         let (new, pinned) = (self.directory.join("program_new"), program_in(&self.directory));
         remove(&new)?;
         pin(xdp, &new)?;
@@ -142,10 +149,12 @@ fn program_in(directory: &Path) -> PathBuf {
     directory.join("program")
 }
 
-pub(super) fn xdp(loaded: &mut Ebpf) -> Result<&mut Xdp, Error> {
-    let program = loaded.program_mut(PROGRAM);
-    let missing = || Error::Load { reason: format!("its object has no program named {PROGRAM}") };
-    program.ok_or_else(missing)?.try_into().map_err(|error: ProgramError| Error::load(&error))
+impl Loaded {
+    pub(super) fn xdp(&mut self) -> Result<&mut Xdp, Error> {
+        let Self { ebpf, program } = self;
+        let missing = || Error::Load { reason: format!("its object has no program named {program}") };
+        ebpf.program_mut(program).ok_or_else(missing)?.try_into().map_err(|error: ProgramError| Error::load(&error))
+    }
 }
 
 fn pin(xdp: &mut Xdp, path: &Path) -> Result<(), Error> {
@@ -154,22 +163,27 @@ fn pin(xdp: &mut Xdp, path: &Path) -> Result<(), Error> {
 }
 
 /// Loads the embedded object over the maps pinned in `pins`, making those that are missing. Kernels before 5.18 know no
-/// multi-buffer XDP (`xdp.frags`) and say EINVAL: they get the program without, at the price of a smaller MTU.
-fn load(pins: &Path, capacity: Capacity, features: Features) -> Result<Ebpf, Error> {
-    let mut parsed = parse(objects::FORWARDER, pins, capacity, features)?;
-    match xdp(&mut parsed)?.load() {
-        Ok(()) => Ok(parsed),
+/// multi-buffer XDP and say EINVAL: they get the program without, at the price of a smaller MTU.
+fn load(pins: &Path, capacity: Capacity, features: Features) -> Result<Loaded, Error> {
+    let mut loaded = parse(MULTI_BUFFER, pins, capacity, features.with(Features::MULTI_BUFFER))?;
+    match loaded.xdp()?.load() {
+        Ok(()) => Ok(loaded),
         Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() == Some(libc::EINVAL) => {
-            let mut parsed = parse(&without_frags(objects::FORWARDER), pins, capacity, features)?;
-            xdp(&mut parsed)?.load().map_err(|error| Error::load(&error))?;
-            Ok(parsed)
+            let mut loaded = parse(LINEAR, pins, capacity, features)?;
+            loaded.xdp()?.load().map_err(|error| Error::load(&error))?;
+            Ok(loaded)
         }
         Err(error) => Err(Error::load(&error)),
     }
 }
 
 /// The object over the maps, with all but the program in the kernel.
-pub(super) fn parse(object: &[u8], pins: &Path, capacity: Capacity, features: Features) -> Result<Ebpf, Error> {
+pub(super) fn parse(
+    program: &'static str,
+    pins: &Path,
+    capacity: Capacity,
+    features: Features,
+) -> Result<Loaded, Error> {
     let mut loader = EbpfLoader::new();
     loader.override_global("FEATURES", &features.0, true);
     for (name, entries) in maps::object_maps(capacity) {
@@ -178,19 +192,8 @@ pub(super) fn parse(object: &[u8], pins: &Path, capacity: Capacity, features: Fe
             loader.map_max_entries(name, entries);
         }
     }
-    loader.load(object).map_err(|error| Error::load(&error))
-}
-
-/// The object with its section `xdp.frags` named `xdp`: the name is what asks for multi-buffer support.
-pub(super) fn without_frags(object: &[u8]) -> Cow<'_, [u8]> {
-    const FRAGS: &[u8] = b"xdp.frags\0";
-    let mut object = Cow::Borrowed(object);
-    let positions: Vec<usize> =
-        object.windows(FRAGS.len()).enumerate().filter(|(_, bytes)| *bytes == FRAGS).map(|(at, _)| at).collect();
-    for at in positions {
-        object.to_mut()[at + 3] = 0;
-    }
-    object
+    let ebpf = loader.load(objects::FORWARDER).map_err(|error| Error::load(&error))?;
+    Ok(Loaded { ebpf, program })
 }
 
 /// Tells the embedded object from that of another version.
@@ -198,15 +201,4 @@ fn object() -> u64 {
     let mut hasher = DefaultHasher::new();
     objects::FORWARDER.hash(&mut hasher);
     hasher.finish()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn frags_go_from_the_section_name_alone() {
-        let object = b"....\0.relxdp.frags\0xdp.frags_other\0";
-        assert_eq!(*without_frags(object), *b"....\0.relxdp\0frags\0xdp.frags_other\0");
-    }
 }

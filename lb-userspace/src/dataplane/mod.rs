@@ -37,9 +37,12 @@ pub use self::{
 };
 use self::{
     generation::{Draft, Generation},
-    links::Links,
     maps::Maps,
-    place::{Place, remove_tree},
+    place::Place,
+};
+pub(crate) use self::{
+    links::{Links, ProgramRef},
+    place::{mount_if_missing, names, pin_name, remove_tree},
 };
 use crate::{
     config::{Config, XdpMode},

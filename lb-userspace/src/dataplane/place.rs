@@ -149,7 +149,7 @@ fn is_abi(name: &str) -> bool {
 }
 
 /// Sees to it that `path`, or the nearest directory above it that is there, is on a bpf file system.
-fn mount_if_missing(path: &Path) -> Result<(), Error> {
+pub fn mount_if_missing(path: &Path) -> Result<(), Error> {
     if is_bpffs(path)? {
         return Ok(());
     }

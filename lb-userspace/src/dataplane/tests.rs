@@ -384,17 +384,11 @@ fn a_backend_that_takes_over_an_id_starts_from_zero_and_a_new_outer_header_keeps
 }
 
 #[test]
-fn the_object_without_frags_loads() {
+fn the_program_for_kernels_without_multi_buffer_xdp_loads() {
     let pins = Pins::new();
     let dataplane = pins.open(&web());
-    let object = generation::without_frags(crate::objects::FORWARDER);
-    assert_ne!(*object, *crate::objects::FORWARDER, "the object is built with xdp.frags");
-    let loaded = generation::parse(
-        &object,
-        &dataplane.place.generation(1).join("maps"),
-        Capacity::default(),
-        Features::default(),
-    );
-    let mut loaded = loaded.unwrap_or_else(|error| panic!("{error}"));
-    generation::xdp(&mut loaded).and_then(|xdp| xdp.load().map_err(|error| Error::load(&error))).unwrap();
+    let maps = dataplane.place.generation(1).join("maps");
+    let mut loaded =
+        generation::parse(generation::LINEAR, &maps, Capacity::default(), Features::default()).map_err(drop).unwrap();
+    loaded.xdp().and_then(|xdp| xdp.load().map_err(|error| Error::load(&error))).unwrap();
 }
