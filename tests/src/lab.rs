@@ -17,6 +17,7 @@ mod leftovers;
 mod pass;
 
 use std::{
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::Deref,
     path::Path,
@@ -215,7 +216,7 @@ impl Lab {
         self.state.dir()
     }
 
-    /// A directory of a bpf file system, not made yet; goes with the lab.
+    /// A directory of a bpf file system; goes with the lab.
     pub fn bpffs(&self) -> &Path {
         self.state.bpffs()
     }
@@ -270,6 +271,15 @@ impl Lab {
             self.router.ip(&routes)?;
         }
         Ok(())
+    }
+
+    /// Removes the lab when the user interrupts this process (SIGINT), which then ends.
+    ///
+    /// # Errors
+    ///
+    /// When no thread can be started to wait for that.
+    pub fn remove_on_interrupt(&self) -> io::Result<()> {
+        leftovers::remove_on_interrupt(self.id())
     }
 
     /// Makes the lab outlive this process: it stays until [`teardown_kept`].

@@ -1,7 +1,7 @@
 //! What naru's end-to-end tests and its demo are made of.
 //!
 //! [`lab`] builds a network of namespaces, [`naru`] runs the real daemon and CLI in it, [`server`] and the clients
-//! ([`load`], [`udp`], [`transfer`]) put real traffic through it. [`frames`] and [`forwarder`] put single frames
+//! ([`load`], [`udp`], [`transfer`]) put real traffic through it; a [`site`] is all of that in place. [`frames`] and [`forwarder`] put single frames
 //! through the real program. Nothing here pretends to be a part of naru.
 
 pub mod demo;
@@ -9,9 +9,11 @@ pub mod forwarder;
 pub mod frames;
 pub mod lab;
 pub mod load;
+pub mod maps;
 pub mod naru;
 pub mod netns;
 pub mod pattern;
 pub mod server;
+pub mod site;
 pub mod transfer;
 pub mod udp;

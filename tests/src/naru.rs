@@ -5,8 +5,8 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::OnceLock,
-    thread::sleep,
+    sync::{OnceLock, mpsc},
+    thread::{self, sleep},
     time::{Duration, Instant},
 };
 
@@ -14,10 +14,12 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{Request, body::Bytes, client::conn::http1::handshake, header};
 use hyper_util::rt::TokioIo;
+use lb_userspace::api::types::Status;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
 use crate::lab::{Host, Lab};
@@ -71,7 +73,7 @@ impl Naru {
             host: lab.balancer().clone(),
             config: lab.dir().join("naru.toml"),
             socket: lab.dir().join("naru.sock"),
-            bpffs: lab.bpffs().to_owned(),
+            bpffs: lab.bpffs().join("naru"),
             log: lab.dir().join("naru.log"),
             process: None,
         };
@@ -87,9 +89,18 @@ impl Naru {
     ///
     /// As with [`Naru::start`]; also when it runs already.
     pub fn restart(&mut self) -> anyhow::Result<()> {
+        self.restart_with(&[])
+    }
+
+    /// The same, with `options` for `naru run`.
+    ///
+    /// # Errors
+    ///
+    /// As with [`Naru::restart`].
+    pub fn restart_with(&mut self, options: &[&str]) -> anyhow::Result<()> {
         ensure!(self.process.is_none(), "the daemon runs already");
         let log = fs::OpenOptions::new().append(true).create(true).open(&self.log)?;
-        let mut command = self.command(&["run"])?;
+        let mut command = self.command(&[&["run"], options].concat())?;
         let process = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
         self.process = Some(process.context("cannot start the daemon")?);
         self.wait_until_serving()
@@ -155,6 +166,11 @@ impl Naru {
         &self.bpffs
     }
 
+    /// The file that its log goes to.
+    pub fn log_path(&self) -> &Path {
+        &self.log
+    }
+
     /// Everything that daemons of this handle have logged.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
@@ -167,7 +183,8 @@ impl Naru {
     /// When there is no `naru` binary.
     pub fn command(&self, args: &[&str]) -> anyhow::Result<Command> {
         let mut command = self.host.command(naru_binary()?);
-        command.args(args).arg("--config").arg(&self.config).env_remove("NARU_SOCKET");
+        // The socket as well: a config that is no TOML does not say where it is.
+        command.args(args).arg("--config").arg(&self.config).arg("--socket").arg(&self.socket);
         Ok(command)
     }
 
@@ -175,9 +192,9 @@ impl Naru {
     ///
     /// # Errors
     ///
-    /// When it cannot be started.
+    /// When it cannot be started, or does not end.
     pub fn try_cli(&self, args: &[&str]) -> anyhow::Result<Output> {
-        self.command(args)?.output().context("cannot run naru")
+        output_within(&mut self.command(args)?, PATIENCE)
     }
 
     /// Runs a `naru` command; returns what it prints.
@@ -192,14 +209,29 @@ impl Naru {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Runs a `naru` command with `--output json`.
+    /// Runs a `naru` command with `--output json` and reads its answer, one of [`lb_userspace::api::types`].
     ///
     /// # Errors
     ///
     /// As with [`Naru::cli`]; also when it prints something else.
-    pub fn json(&self, args: &[&str]) -> anyhow::Result<serde_json::Value> {
+    pub fn read<T: DeserializeOwned>(&self, args: &[&str]) -> anyhow::Result<T> {
         let text = self.cli(&[args, &["--output", "json"]].concat())?;
-        serde_json::from_str(&text).with_context(|| format!("`naru {}` prints no JSON: {text}", args.join(" ")))
+        serde_json::from_str(&text).with_context(|| format!("unexpected answer of `naru {}`: {text}", args.join(" ")))
+    }
+
+    /// Waits until the data plane is attached to every interface of the config and knows the way to every backend.
+    ///
+    /// # Errors
+    ///
+    /// With what is missing when it does not within ten seconds.
+    pub fn wait_until_ready(&self) -> anyhow::Result<()> {
+        self.wait_for("every interface is attached and every backend reachable", Duration::from_secs(10), |naru| {
+            let status: Status = naru.read(&["status"])?;
+            let detached = status.interfaces.iter().find(|interface| interface.attached.is_none());
+            ensure!(detached.is_none(), "not attached: {detached:?}");
+            ensure!(status.unreachable.is_empty(), "not reachable: {:?}", status.unreachable);
+            Ok(true)
+        })
     }
 
     /// What `/metrics` serves now.
@@ -286,6 +318,42 @@ impl Drop for Naru {
             let _ = self.kill9();
         }
     }
+}
+
+/// Runs `command` to its end and captures what it prints; kills it when it takes longer than `limit`.
+///
+/// # Errors
+///
+/// When it cannot be started, or had to be killed.
+pub fn output_within(command: &mut Command, limit: Duration) -> anyhow::Result<Output> {
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
+    let pid = Pid::from_raw(child.id().cast_signed());
+    let (sender, receiver) = mpsc::channel();
+    let waiter = thread::spawn(move || sender.send(child.wait_with_output()));
+    let output = receiver.recv_timeout(limit);
+    if output.is_err() {
+        // Not waited for yet, so the pid is still its own.
+        kill(pid, Signal::SIGKILL)?;
+    }
+    // It ends with the process; nobody receives what it sends after the limit.
+    let _ = waiter.join();
+    output.with_context(|| format!("{command:?} did not end within {} s", limit.as_secs()))?.context("cannot wait")
+}
+
+/// Takes the encapsulation off packets on `eth0` of a backend, by `naru decap attach`, until the lab goes.
+///
+/// # Errors
+///
+/// With the command's message when it fails.
+pub fn attach_decap(lab: &Lab, backend: &Host) -> anyhow::Result<()> {
+    let mut command = backend.command(naru_binary()?);
+    command.args(["decap", "attach", "eth0", "--from", "172.16.0.0/16", "--from", "100::/64"]);
+    command.args(["--to", &backend.ipv4().to_string(), "--to", &backend.ipv6().to_string()]);
+    let output = command.arg("--bpffs").arg(lab.bpffs().join(backend.name())).output().context("cannot run naru")?;
+    let says = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "`naru decap attach` on {}: {}", backend.name(), says.trim());
+    Ok(())
 }
 
 /// The `naru` binary: `NARU_BIN` if set, else that of this build, brought up to date by cargo.

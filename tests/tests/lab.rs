@@ -113,7 +113,6 @@ fn an_interface_can_go_and_come_back() {
 fn nothing_is_left_of_a_lab() {
     let lab = Lab::builder().backends(1).build().unwrap();
     let (id, dir) = (lab.id().to_owned(), lab.dir().to_owned());
-    fs::create_dir(lab.bpffs()).unwrap();
     let bpffs = lab.bpffs().to_owned();
     let backend = &lab.backends()[0];
     let mut sleeper = backend.command("sleep").arg("1000").spawn().unwrap();

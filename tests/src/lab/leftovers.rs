@@ -5,14 +5,16 @@
 
 use std::{
     fs::{self, File},
+    io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
+    thread,
 };
 
 use anyhow::Context as _;
 use nix::mount::{MsFlags, mount};
 
-use crate::netns::Netns;
+use crate::netns::{self, Netns};
 
 const ROOT: &str = "/run/naru-lab";
 const BPFFS: &str = "/sys/fs/bpf";
@@ -48,6 +50,7 @@ impl State {
         let lock = lock_file(&dir)?;
         lock.lock()?;
         let bpffs = bpffs_of(&id);
+        fs::create_dir(&bpffs).with_context(|| format!("cannot make {}", bpffs.display()))?;
         Ok(Self { id, dir, bpffs, kept: false, _lock: lock })
     }
 
@@ -61,7 +64,7 @@ impl State {
         &self.dir
     }
 
-    /// The directory that the lab may make in the bpf file system.
+    /// The lab's directory in the bpf file system.
     pub fn bpffs(&self) -> &Path {
         &self.bpffs
     }
@@ -92,6 +95,25 @@ impl Drop for State {
             eprintln!("lab {}: {error:#}; the next lab will try again", self.id);
         }
     }
+}
+
+/// Removes the lab `id` when the user interrupts this process, and ends the process.
+///
+/// # Errors
+///
+/// When no thread can be started to wait for that.
+pub fn remove_on_interrupt(id: &str) -> io::Result<()> {
+    let id = id.to_owned();
+    let wait = move || {
+        if netns::runtime().block_on(tokio::signal::ctrl_c()).is_ok() {
+            if let Err(error) = remove(&id) {
+                eprintln!("lab {id}: {error:#}; the next lab will try again");
+            }
+            // As a shell reports a process that SIGINT ended.
+            std::process::exit(128 + 2);
+        }
+    };
+    thread::Builder::new().name("interrupt".to_owned()).spawn(wait).map(drop)
 }
 
 /// Removes every lab that was kept. Returns their ids.

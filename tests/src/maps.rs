@@ -1,0 +1,90 @@
+//! The maps of a running data plane, read past the daemon.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, ensure};
+use aya::maps::{Array, HashMap, Map, MapData};
+use lb_common::{Backend, Slot, Vip4Key, Vip6Key, VipRecord, VipRoute, maps};
+use memmap2::MmapOptions;
+
+/// What the maps that follow from the config hold: the name of a map, and its entries as bytes in a settled order.
+pub type Dump = BTreeMap<&'static str, Vec<Vec<u8>>>;
+
+/// Reads every map pinned below `bpffs` that follows from the config; the counters are left out.
+///
+/// # Errors
+///
+/// When a map is missing, pinned twice, or cannot be read.
+pub fn dump(bpffs: &Path) -> anyhow::Result<Dump> {
+    Ok(Dump::from([
+        (
+            maps::VIPS4,
+            vips::<Vip4Key>(bpffs, maps::VIPS4, |key| {
+                [&key.address.wire().to_ne_bytes()[..], &key.port.wire().to_ne_bytes(), &[key.protocol]].concat()
+            })?,
+        ),
+        (
+            maps::VIPS6,
+            vips::<Vip6Key>(bpffs, maps::VIPS6, |key| {
+                let address = key.address.0.iter().flat_map(|word| word.wire().to_ne_bytes());
+                address.chain(key.port.wire().to_ne_bytes()).chain([key.protocol]).collect()
+            })?,
+        ),
+        (maps::VIP_RECORDS, records(bpffs)?),
+        (maps::SLOTS, mapped::<Slot>(bpffs, maps::SLOTS)?),
+        (maps::BACKENDS, mapped::<Backend>(bpffs, maps::BACKENDS)?),
+    ]))
+}
+
+fn vips<K: aya::Pod>(bpffs: &Path, name: &str, bytes: fn(&K) -> Vec<u8>) -> anyhow::Result<Vec<Vec<u8>>> {
+    let map: HashMap<_, K, VipRoute> = Map::HashMap(open(bpffs, name)?).try_into()?;
+    let entries = map.iter().map(|entry| {
+        let (key, VipRoute { id, slot_base, slots, flags }) = entry?;
+        let value = [id, slot_base, slots, flags.0].map(u32::to_ne_bytes);
+        Ok([bytes(&key), value.concat()].concat())
+    });
+    let mut entries = entries.collect::<anyhow::Result<Vec<_>>>()?;
+    entries.sort();
+    Ok(entries)
+}
+
+fn records(bpffs: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
+    let map: Array<_, VipRecord> = Map::Array(open(bpffs, maps::VIP_RECORDS)?).try_into()?;
+    map.iter().map(|record| Ok(format!("{:?}", record?).into_bytes())).collect()
+}
+
+/// All entries, as one, of an array that can be mapped into memory.
+fn mapped<T>(bpffs: &Path, name: &str) -> anyhow::Result<Vec<Vec<u8>>> {
+    let map = open(bpffs, name)?;
+    let entries = map.info()?.max_entries() as usize;
+    let fd = map.fd().as_fd().as_raw_fd();
+    // SAFETY: the mapping is read-only and of the array's own size; whoever writes to it meanwhile changes bytes only.
+    let memory = unsafe { MmapOptions::new().len(entries * size_of::<T>()).map(fd) };
+    let memory = memory.with_context(|| format!("cannot map {name} into memory"))?;
+    Ok(vec![memory.to_vec()])
+}
+
+fn open(bpffs: &Path, name: &str) -> anyhow::Result<MapData> {
+    let pins = find(bpffs, name)?;
+    ensure!(pins.len() == 1, "{name} is pinned {} times below {}", pins.len(), bpffs.display());
+    MapData::from_pin(&pins[0]).with_context(|| format!("cannot open {}", pins[0].display()))
+}
+
+/// Pins called `name` below `dir`.
+fn find(dir: &Path, name: &str) -> anyhow::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.extend(find(&entry.path(), name)?);
+        } else if entry.file_name() == name {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}

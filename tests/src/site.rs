@@ -1,0 +1,136 @@
+//! A lab with everything in place: servers on every backend, decapsulation where needed, a running daemon.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::{Deref, DerefMut},
+};
+
+use crate::{
+    lab::{Builder, Host, Lab},
+    naru::{Naru, attach_decap},
+    server::Server,
+};
+
+/// The port of HTTP on every VIP of a site.
+pub const HTTP: u16 = 80;
+/// The port of the UDP echo on every VIP of a site.
+pub const ECHO: u16 = 9;
+
+/// A VIP of a site, with `tcp/80` and `udp/9`.
+#[derive(Clone, Copy, Debug)]
+pub struct Vip {
+    /// Its name.
+    pub name: &'static str,
+    /// Its address.
+    pub address: &'static str,
+    /// `l2` or `ipip`.
+    pub forward: &'static str,
+    /// The family of the backends' addresses.
+    pub backends: Family,
+    /// Weights of `b1`, `b2`, …; backends beyond are not in the config.
+    pub weights: &'static [u32],
+}
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Vip {
+    /// `ipip`, 4in4, three backends of equal weight.
+    pub const IPIP: Self =
+        Self { name: "web", address: "203.0.113.10", forward: "ipip", backends: Family::V4, weights: &[100; 3] };
+    /// `l2`, IPv4, three backends of equal weight.
+    pub const L2: Self =
+        Self { name: "direct", address: "203.0.113.20", forward: "l2", backends: Family::V4, weights: &[100; 3] };
+
+    /// Where it serves HTTP.
+    pub fn http(&self) -> SocketAddr {
+        SocketAddr::new(self.ip(), HTTP)
+    }
+
+    /// Where it echoes UDP.
+    pub fn echo(&self) -> SocketAddr {
+        SocketAddr::new(self.ip(), ECHO)
+    }
+
+    /// Its address.
+    ///
+    /// # Panics
+    ///
+    /// When the test gave something else.
+    pub fn ip(&self) -> IpAddr {
+        self.address.parse().expect("a VIP has an IP address")
+    }
+
+    /// The address of `backend` in the config.
+    pub fn address_of(&self, backend: &Host) -> IpAddr {
+        match self.backends {
+            Family::V4 => backend.ipv4().into(),
+            Family::V6 => backend.ipv6().into(),
+        }
+    }
+
+    /// Its part of the config.
+    fn config(&self, lab: &Lab) -> String {
+        let Self { name, address, forward, weights, .. } = self;
+        let backends = lab.backends().iter().zip(*weights).map(|(backend, weight)| {
+            format!("  {{ address = \"{}\", weight = {weight} }}, # {}\n", self.address_of(backend), backend.name())
+        });
+        let backends: String = backends.collect();
+        format!(
+            "[[vip]]\nname = \"{name}\"\naddress = \"{address}\"\nports = [\"tcp/{HTTP}\", \"udp/{ECHO}\"]\n\
+             forward = \"{forward}\"\nbackends = [\n{backends}]\n\n"
+        )
+    }
+}
+
+/// A lab with servers and a daemon. It is also its daemon, which most tests talk to.
+pub struct Site {
+    naru: Naru,
+    /// The servers, in the order of the backends.
+    pub servers: Vec<Server>,
+    /// The lab.
+    pub lab: Lab,
+}
+
+impl Site {
+    /// Builds the lab with `vips`, starts servers on all backends and the daemon, and waits until it can forward.
+    ///
+    /// # Errors
+    ///
+    /// When any of that fails.
+    pub fn start(lab: Builder, vips: &[Vip]) -> anyhow::Result<Self> {
+        let lab = lab.vips(vips.iter().map(Vip::ip)).build()?;
+        let [http, echo] = [Vip::http, Vip::echo].map(|of| vips.iter().map(of).collect::<Vec<_>>());
+        let servers = lab.backends().iter().map(|backend| Server::start(backend, lab.dir(), &http, &echo));
+        let servers = servers.collect::<Result<Vec<_>, _>>()?;
+        if vips.iter().any(|vip| vip.forward == "ipip") {
+            for backend in lab.backends() {
+                attach_decap(&lab, backend)?;
+            }
+        }
+        let config: String = vips.iter().map(|vip| vip.config(&lab)).collect();
+        let naru = Naru::start(&lab, &config)?;
+        naru.wait_until_ready()?;
+        Ok(Self { naru, servers, lab })
+    }
+}
+
+impl Deref for Site {
+    type Target = Naru;
+
+    fn deref(&self) -> &Naru {
+        &self.naru
+    }
+}
+
+impl DerefMut for Site {
+    fn deref_mut(&mut self) -> &mut Naru {
+        &mut self.naru
+    }
+}

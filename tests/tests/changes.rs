@@ -1,0 +1,112 @@
+//! Changes by CLI while requests come in.
+//!
+//! A connection that is open on a slot that goes to another backend is reset there: slots do not remember their settled
+//! owner yet. The client does what HTTP clients do with a request that got no byte of a response: it asks again on a new
+//! connection. No request may fail.
+
+use std::{thread::sleep, time::Duration};
+
+use lb_userspace::api::types::Backend;
+use naru_tests::{
+    lab::Lab,
+    load::{Load, Options},
+    server::tally,
+    site::{Site, Vip},
+};
+
+/// Time for connections that were under way to end, and for clients to notice a change.
+const A_MOMENT: Duration = Duration::from_millis(500);
+
+fn load(site: &Site, vip: &Vip) -> Load {
+    Load::start(site.lab.client(), Options::new(vip.http()).rate(500.0).retries(3)).unwrap()
+}
+
+/// Ends the load; no request may have failed.
+fn finish(load: Load) {
+    let report = load.stop();
+    assert!(report.failed.is_empty(), "{:?}", report.failed);
+    assert!(report.succeeded() > 500, "only {} requests", report.succeeded());
+    // Each change moves flows once; what is under way then are a few connections.
+    assert!(report.retried.len() <= 100, "{} retries: {:?}", report.retried.len(), report.retried_by_cause());
+}
+
+/// Which servers get requests from now on, for `A_MOMENT`.
+fn busy(site: &Site) -> Vec<bool> {
+    let before = tally(&site.servers).unwrap();
+    sleep(A_MOMENT);
+    let after = tally(&site.servers).unwrap();
+    site.servers.iter().map(|server| after[server.name()] > before[server.name()]).collect()
+}
+
+#[test]
+fn backends_come_and_go_under_load() {
+    for vip in [Vip::IPIP, Vip::L2] {
+        let site = Site::start(Lab::builder().backends(4), &[vip]).unwrap();
+        let addresses: Vec<_> = site.lab.backends().iter().map(|backend| vip.address_of(backend).to_string()).collect();
+        let load = load(&site, &vip);
+        sleep(A_MOMENT);
+        assert_eq!(busy(&site), [true, true, true, false]);
+
+        site.cli(&["backend", "drain", vip.name, &addresses[1]]).unwrap();
+        sleep(A_MOMENT);
+        assert_eq!(busy(&site), [true, false, true, false], "{}: a drained backend got requests", vip.name);
+
+        site.cli(&["backend", "add", vip.name, &addresses[3], "--weight", "200"]).unwrap();
+        site.wait_until_ready().unwrap();
+        sleep(A_MOMENT);
+        assert_eq!(busy(&site), [true, false, true, true], "{}: an added backend got none", vip.name);
+
+        site.cli(&["backend", "remove", vip.name, &addresses[0]]).unwrap();
+        sleep(A_MOMENT);
+        assert_eq!(busy(&site), [false, false, true, true], "{}: a removed backend got requests", vip.name);
+
+        site.cli(&["backend", "set", vip.name, &addresses[1], "--state", "active", "--weight", "25"]).unwrap();
+        sleep(A_MOMENT);
+        assert_eq!(busy(&site), [false, true, true, true], "{}: a backend did not come back", vip.name);
+        finish(load);
+    }
+}
+
+#[test]
+fn an_answered_command_is_in_the_file_and_in_force() {
+    let vip = Vip::L2;
+    let site = Site::start(Lab::builder(), &[vip]).unwrap();
+    let commented = format!("# Kept by hand.\n{}", site.config().unwrap());
+    site.write_config(&commented).unwrap();
+    site.cli(&["apply"]).unwrap();
+    let second = vip.address_of(&site.lab.backends()[1]);
+    site.cli(&["backend", "set", vip.name, &second.to_string(), "--weight", "7"]).unwrap();
+    let text = site.config().unwrap();
+    assert_eq!(text, commented.replace(&format!("{second}\", weight = 100"), &format!("{second}\", weight = 7")));
+    site.cli(&["diff"]).unwrap();
+    let backends: Vec<Backend> = site.read(&["backend", "list", vip.name]).unwrap();
+    let backend = backends.iter().find(|backend| backend.address == second).unwrap();
+    assert_eq!(backend.weight, 7);
+    assert!((500..600).contains(&backend.slots), "7 of 207 parts are not {} slots", backend.slots);
+}
+
+#[test]
+fn vips_come_and_go_under_load() {
+    let vip = Vip::IPIP;
+    let mut site = Site::start(Lab::builder(), &[vip]).unwrap();
+    let new = "203.0.113.99";
+    site.lab.add_vip(new.parse().unwrap()).unwrap();
+    let target = (new.parse::<std::net::IpAddr>().unwrap(), 80).into();
+    let backend = site.lab.backends()[0].ipv4().to_string();
+    let servers = site.lab.backends()[0].clone();
+    let _server = naru_tests::server::Server::start(&servers, site.lab.dir(), &[target], &[]).unwrap();
+    let load = load(&site, &vip);
+    let ask = || Load::start(site.lab.client(), Options::new(target).count(10)).unwrap().wait();
+    for _ in 0..2 {
+        let add =
+            ["vip", "add", "late", "--address", new, "--port", "tcp/80", "--forward", "ipip", "--backend", &backend];
+        site.cli(&add).unwrap();
+        site.wait_until_ready().unwrap();
+        assert_eq!(ask().succeeded(), 10);
+        site.cli(&["vip", "remove", "late"]).unwrap();
+        let report = Load::start(site.lab.client(), Options { timeout: A_MOMENT, ..Options::new(target).count(1) });
+        assert_eq!(report.unwrap().wait().failed.len(), 1, "a removed VIP answers");
+    }
+    let report = load.stop();
+    assert!(report.failed.is_empty() && report.retried.is_empty(), "another VIP was disturbed: {report:?}");
+}
