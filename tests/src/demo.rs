@@ -198,7 +198,7 @@ impl Stage {
         }
         println!("\n{title}:");
         for ((step, cause), count) in counts {
-            println!("  {count:>5} {} in step {} ({})", describe(cause), step + 1, self.steps[step].title);
+            println!("  step {} ({}): {count} {}", step + 1, self.steps[step].title, describe(cause));
         }
     }
 
@@ -215,8 +215,8 @@ impl Stage {
         println!("  naru stats --watch 1");
         println!("  ip netns exec {client} {} load 203.0.113.10:80 --seconds 10 --progress", own.display());
         println!("  ip netns exec {client} {} transfer 203.0.113.20:80", own.display());
-        println!("  ip netns exec {balancer} ip -details link show eth0    # naru's program, on the load balancer");
-        println!("  ip netns                                                # every namespace of the lab\n");
+        println!("  ip netns exec {balancer} ip -details link show eth0    # naru's program");
+        println!("  ip netns    # every namespace of the lab\n");
         println!("The daemon's log: {}", naru.log_path().display());
         println!("To remove all of it: {} teardown", own.display());
         naru.keep();

@@ -2,7 +2,7 @@
 
 use std::{
     env, fs, io,
-    os::unix::net::UnixStream,
+    os::unix::{net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{OnceLock, mpsc},
@@ -101,7 +101,8 @@ impl Naru {
         ensure!(self.process.is_none(), "the daemon runs already");
         let log = fs::OpenOptions::new().append(true).create(true).open(&self.log)?;
         let mut command = self.command(&[&["run"], options].concat())?;
-        let process = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
+        // A process group of its own: a kept daemon survives the terminal.
+        let process = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0).spawn();
         self.process = Some(process.context("cannot start the daemon")?);
         self.wait_until_serving()
     }

@@ -6,6 +6,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, BufRead as _, Write as _},
     net::SocketAddr,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     pin::Pin,
     process::{Child, Stdio},
@@ -123,7 +124,8 @@ impl Server {
         for address in udp {
             command.arg("--udp").arg(address.to_string());
         }
-        let mut process = command.stdout(Stdio::piped()).spawn().context("cannot start a server")?;
+        // A process group of its own: a kept server survives the terminal.
+        let mut process = command.stdout(Stdio::piped()).process_group(0).spawn().context("cannot start a server")?;
         let stdout = process.stdout.take().expect("stdout is piped");
         let server = Self { name: host.name().to_owned(), log, process };
         let mut line = String::new();
