@@ -550,6 +550,8 @@ fn packets_are_counted_and_logged() {
     ip("link set lb0 address 02:00:00:00:00:01");
     ip("route add 203.0.113.10 dev peer0");
     ip("neigh replace 203.0.113.10 lladdr 02:00:00:00:00:01 dev peer0 nud permanent");
+    // A new MAC address makes the kernel forget the neighbours.
+    ip("neigh replace 10.0.1.11 lladdr 02:00:00:00:00:11 dev lb0 nud permanent");
     ip("neigh replace 10.0.1.12 lladdr 02:00:00:00:00:12 dev lb0 nud permanent");
     bed.replace("[node]", "[node]\nlog_packets = true");
     bed.start(&["--log-level", "debug"]);
@@ -561,7 +563,7 @@ fn packets_are_counted_and_logged() {
     let web = web();
     for count in ["packets", "bytes", "new_flows"] {
         let of_backends: u64 = web["backends"].as_array().unwrap().iter().map(|b| b[count].as_u64().unwrap()).sum();
-        assert_eq!(web[count], of_backends, "{web}");
+        assert_eq!(web[count], of_backends, "{}\n{}", bed.json("stats"), bed.log());
     }
     let new_flows = format!("naru_vip_new_flows_total{{vip=\"web\"}} {}\n", web["new_flows"]);
     assert!(bed.scrape().contains(&new_flows), "{new_flows}");
