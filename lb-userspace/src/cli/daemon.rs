@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
     args::{Global, Run},
@@ -30,6 +30,8 @@ pub fn run(global: &Global, options: Run) -> Result<Exit, Failure> {
 }
 
 async fn serve(global: &Global, options: Run) -> Result<Exit, Failure> {
+    // First of all: a signal that comes early must not end the process by its default action.
+    let signals = Signals::new().map_err(|error| Failure::new(Exit::Failed, error))?;
     let overrides = Overrides { bpffs: options.bpffs, socket: global.socket.clone() };
     let controller = Controller::open(ConfigFile { path: global.config.clone(), overrides }).await?;
     let path = controller.config().node.socket.clone();
@@ -40,7 +42,7 @@ async fn serve(global: &Global, options: Run) -> Result<Exit, Failure> {
     notify(&[sd_notify::NotifyState::Ready]);
 
     let result = tokio::select! {
-        result = signals(&handle) => result.map_err(|error| Failure::new(Exit::Failed, error)),
+        () = signals.follow(&handle) => Ok(()),
         result = api => Err(Failure::new(Exit::Failed, format!("the API on {} ended: {result:?}", path.display()))),
         result = controller => Err(Failure::new(Exit::Failed, format!("the controller ended: {result:?}"))),
     };
@@ -50,21 +52,35 @@ async fn serve(global: &Global, options: Run) -> Result<Exit, Failure> {
     result.map(|()| Exit::Ok)
 }
 
-/// Follows the signals: SIGHUP applies the file, SIGTERM and SIGINT return.
-async fn signals(handle: &Handle) -> std::io::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    loop {
-        tokio::select! {
-            _ = hangup.recv() => {
-                log::info!("SIGHUP: applying the config file");
-                let handle = handle.clone();
-                // The controller logs what becomes of it.
-                tokio::spawn(async move { handle.apply().await });
+/// The signals that a daemon heeds.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// SIGHUP applies the file; SIGTERM and SIGINT return.
+    async fn follow(mut self, handle: &Handle) {
+        loop {
+            tokio::select! {
+                _ = self.hangup.recv() => {
+                    log::info!("SIGHUP: applying the config file");
+                    let handle = handle.clone();
+                    // The controller logs what becomes of it.
+                    tokio::spawn(async move { handle.apply().await });
+                }
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
             }
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
         }
     }
 }
