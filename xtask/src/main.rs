@@ -65,7 +65,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Test { arguments } => {
             need_root("test")?;
             finish(&mut cargo(&["build", "--workspace", "--bins"]))?;
-            finish(cargo(&["test", "--workspace"]).args(arguments))
+            finish(cargo(&["test", "--workspace", "--no-fail-fast"]).args(arguments))
         }
         Verb::Bench { arguments } => {
             need_root("bench")?;
