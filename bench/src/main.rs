@@ -1,5 +1,6 @@
 //! `naru-bench`: what naru costs, beside bare floors in the same run. Run it by `cargo xtask bench`.
 
+mod control;
 mod packet;
 mod sample;
 
@@ -16,10 +17,13 @@ struct Arguments {
 enum Bench {
     /// Nanoseconds per packet of the real program, by forward mode and family, at one flow and at a million
     Packet(packet::Options),
+    /// Control-plane speed: load, one change, adoption, by number of VIPs
+    Control(control::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().bench {
         Bench::Packet(options) => packet::run(&options),
+        Bench::Control(options) => control::run(&options),
     }
 }

@@ -23,7 +23,7 @@ use nix::{
 };
 use serde::Serialize;
 
-use crate::sample::{Sample, Summary};
+use crate::sample::{Sample, Summary, machine};
 
 /// What the bench takes.
 #[derive(Args, Debug)]
@@ -295,14 +295,6 @@ fn print(rows: &[Row], options: &Options) {
         options.repeat,
         machine()
     );
-}
-
-/// Processor and kernel, for whoever compares tables.
-fn machine() -> String {
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    format!("{}, Linux {}", model.trim_start_matches([' ', '\t', ':']), kernel.trim())
 }
 
 /// One CPU for all: per-CPU caches and counters stay where they are.

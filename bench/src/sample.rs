@@ -41,6 +41,14 @@ impl Sample {
     }
 }
 
+/// Processor and kernel, for whoever compares tables.
+pub fn machine() -> String {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!("{}, Linux {}", model.trim_start_matches([' ', '\t', ':']), kernel.trim())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

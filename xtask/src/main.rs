@@ -34,7 +34,7 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-    /// Measure: `packet` for nanoseconds per packet
+    /// Measure: `packet` for nanoseconds per packet, `control` for the speed of changes
     Bench {
         /// Which benchmark, and what it takes
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

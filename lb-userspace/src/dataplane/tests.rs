@@ -395,28 +395,20 @@ fn the_program_for_kernels_without_multi_buffer_xdp_loads() {
 }
 
 #[test]
-fn five_thousand_vips_load_in_ten_seconds_and_change_in_fifty_milliseconds() {
+fn one_change_among_thousands_of_vips_is_one_change() {
     let pins = Pins::new();
     let mut config = many(5_000, 8, crate::config::Vip::DEFAULT_SLOTS);
-    let started = Instant::now();
     let mut dataplane = pins.open(&config);
     dataplane.apply(&config).unwrap();
-    let load = started.elapsed();
-    assert!(load < Duration::from_secs(10), "loading took {load:?}");
-
-    let mut change = |change: &mut dyn FnMut(&mut Vec<crate::config::Backend>, u32)| {
-        let time = |round| {
-            change(&mut config.vips[2_500].backends, round);
-            let applied = dataplane.apply(&config).unwrap();
-            assert_eq!(applied.changes.len(), 1);
-            applied.elapsed
-        };
-        // The quickest of a few: other tests run beside this one.
-        (1..=5).map(time).min().unwrap()
+    let table = crate::config::Vip::DEFAULT_SLOTS as usize;
+    let mut change = |change: &mut dyn FnMut(&mut Vec<crate::config::Backend>)| {
+        change(&mut config.vips[2_500].backends);
+        let applied = dataplane.apply(&config).unwrap();
+        assert_eq!(applied.changes.len(), 1);
+        assert!(applied.writes < 2 * table, "{} writes for one table of {table} slots", applied.writes);
     };
-    let weight = change(&mut |backends, round| backends[0].weight = round);
-    let removal = change(&mut |backends, _| backends.truncate(backends.len() - 1));
-    assert!(weight.max(removal) < Duration::from_millis(50), "a weight took {weight:?}, a removal {removal:?}");
+    change(&mut |backends| backends[0].weight = 7);
+    change(&mut |backends| backends.truncate(backends.len() - 1));
     assert_mirrors(&dataplane);
 }
 
