@@ -21,7 +21,7 @@ pub use decap::{DecapCounters, DecapOutcome, DecapSource};
 pub use drop_reason::DropReason;
 pub use features::Features;
 pub use slot::Slot;
-pub use vip::{Vip4Key, Vip6Key, VipFlags, VipName, VipRecord, VipRoute};
+pub use vip::{MARKER, Vip4Key, Vip6Key, VipFlags, VipName, VipRecord, VipRoute};
 
 /// The version of the layout of every map. It is part of the path that maps are pinned under, so that a daemon never
 /// adopts maps that it would misread.

@@ -2,7 +2,11 @@
 
 use crate::{Address, Be16, Be32};
 
-/// Key of an IPv4 VIP. Port and protocol 0 mark the address itself: "some VIP has this address".
+/// Set in the protocol of a marker: a key with port 0 that says "some VIP serves this protocol on this address". It is what
+/// a packet is looked up by whose ports cannot be read.
+pub const MARKER: u8 = 0x80;
+
+/// Key of an IPv4 VIP.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Vip4Key {
@@ -10,7 +14,7 @@ pub struct Vip4Key {
     pub address: Be32,
     /// Destination port; 0 for any port.
     pub port: Be16,
-    /// IP protocol number; 0 with port 0 for the address marker.
+    /// IP protocol number; with [`MARKER`] in a marker.
     pub protocol: u8,
     /// Always 0.
     pub reserved: u8,
@@ -24,7 +28,7 @@ pub struct Vip6Key {
     pub address: Address,
     /// Destination port; 0 for any port.
     pub port: Be16,
-    /// IP protocol number; 0 with port 0 for the address marker.
+    /// IP protocol number; with [`MARKER`] in a marker.
     pub protocol: u8,
     /// Always 0.
     pub reserved: u8,
@@ -34,7 +38,7 @@ pub struct Vip6Key {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VipRoute {
-    /// Id of the VIP, index of its counters; 0 in an address marker.
+    /// Id of the VIP, index of its counters; 0 in a marker.
     pub id: u32,
     /// Index of the first slot of its table in the slots map.
     pub slot_base: u32,

@@ -110,7 +110,7 @@ impl Ipv4 {
     /// What lies behind the header at `offset`.
     #[inline(always)]
     pub fn transport<F: Frame + ?Sized>(&self, frame: &F, offset: usize) -> Result<Option<Transport>, DropReason> {
-        let protocol = byte_of(self.0[2], 1);
+        let protocol = self.protocol();
         if protocol != TCP && protocol != UDP {
             return Ok(None);
         }
@@ -126,6 +126,12 @@ impl Ipv4 {
         }
         let first_fragment = fragment & IPV4_MORE_FRAGMENTS != 0;
         transport(frame, protocol, offset + header_len, total_len - header_len, first_fragment).map(Some)
+    }
+
+    /// Number of the protocol behind the header.
+    #[inline(always)]
+    pub const fn protocol(&self) -> u8 {
+        byte_of(self.0[2], 1)
     }
 
     /// Length of the packet in bytes as the header says it.
@@ -186,6 +192,17 @@ impl Ipv6 {
                 transport(frame, protocol, offset + IPV6_LEN + len, payload_len - len, first_fragment).map(Some)
             }
         }
+    }
+
+    /// Number of the transport protocol of a packet at `offset` whose transport header cannot be read: that behind the
+    /// fixed header or behind a fragment header that follows it at once, as senders put it; 0 where that does not tell.
+    #[inline(always)]
+    pub fn announced_protocol<F: Frame + ?Sized>(&self, frame: &F, offset: usize) -> u8 {
+        let next = match self.next_header() {
+            FRAGMENT => frame.byte(offset + IPV6_LEN).unwrap_or(0),
+            next => next,
+        };
+        if next == TCP || next == UDP { next } else { 0 }
     }
 
     /// Length of everything behind the fixed header in bytes, as the header says it.

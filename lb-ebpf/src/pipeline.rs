@@ -43,14 +43,15 @@ pub fn run(context: &XdpContext) -> u32 {
     }
 }
 
-/// The flow of an IPv4 packet for a VIP. What is malformed is an error only where the address is a VIP's.
+/// The flow of an IPv4 packet for a VIP. What is malformed is an error only where some VIP serves
+/// its protocol on its address.
 #[inline(always)]
 fn ipv4_flow(frame: &XdpFrame, ethernet: &Ethernet) -> Result<Option<Flow>, DropReason> {
     let Some(header) = Ipv4::parse(frame, ethernet.len) else { return Ok(None) };
     let transport = match header.transport(frame, ethernet.len) {
         Ok(Some(transport)) => transport,
         Ok(None) => return Ok(None),
-        Err(reason) if vip::is_address4(header.destination()) => return Err(reason),
+        Err(reason) if vip::serves4(header.destination(), header.protocol()) => return Err(reason),
         Err(_) => return Ok(None),
     };
     let Some(route) = vip::lookup4(header.destination(), &transport) else { return Ok(None) };
@@ -66,8 +67,10 @@ fn ipv6_flow(frame: &XdpFrame, ethernet: &Ethernet) -> Result<Option<Flow>, Drop
     let transport = match header.transport(frame, ethernet.len) {
         Ok(Some(transport)) => transport,
         Ok(None) => return Ok(None),
-        Err(reason) if vip::is_address6(header.destination()) => return Err(reason),
-        Err(_) => return Ok(None),
+        Err(reason) => {
+            let protocol = header.announced_protocol(frame, ethernet.len);
+            return if vip::serves6(header.destination(), protocol) { Err(reason) } else { Ok(None) };
+        }
     };
     let Some(route) = vip::lookup6(header.destination(), &transport) else { return Ok(None) };
     let (ports, protocol) = hashed(&route, &transport)?;

@@ -1,7 +1,7 @@
 //! Second stage: which VIP a packet is for.
 
-use lb_common::{Address, Be16, Be32, Features, Vip4Key, Vip6Key, VipRoute};
-use lb_ebpf::parse::Transport;
+use lb_common::{Address, Be16, Be32, Features, MARKER, Vip4Key, Vip6Key, VipRoute};
+use lb_ebpf::parse::{TCP, Transport, UDP};
 
 use crate::maps::{self, VIPS4, VIPS6};
 
@@ -19,16 +19,18 @@ pub fn lookup6(address: Address, transport: &Transport) -> Option<VipRoute> {
     route6(&key).or_else(|| any_port(|| route6(&Vip6Key { port: Be16::new(0), ..key })))
 }
 
-/// Whether some VIP has this address.
+/// Whether some VIP serves this protocol on this address; protocol 0 stands for either.
 #[inline(always)]
-pub fn is_address4(address: Be32) -> bool {
-    route4(&Vip4Key { address, ..Vip4Key::default() }).is_some()
+pub fn serves4(address: Be32, protocol: u8) -> bool {
+    let marked = |protocol| route4(&Vip4Key { address, protocol: protocol | MARKER, ..Vip4Key::default() }).is_some();
+    if protocol == 0 { marked(TCP) || marked(UDP) } else { marked(protocol) }
 }
 
-/// Whether some VIP has this address.
+/// As [`serves4`], for IPv6.
 #[inline(always)]
-pub fn is_address6(address: Address) -> bool {
-    route6(&Vip6Key { address, ..Vip6Key::default() }).is_some()
+pub fn serves6(address: Address, protocol: u8) -> bool {
+    let marked = |protocol| route6(&Vip6Key { address, protocol: protocol | MARKER, ..Vip6Key::default() }).is_some();
+    if protocol == 0 { marked(TCP) || marked(UDP) } else { marked(protocol) }
 }
 
 #[inline(always)]

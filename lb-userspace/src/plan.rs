@@ -261,7 +261,7 @@ fn check_names(config: &Config) -> Result<(), PlanError> {
 
 /// Whether the key maps have room for new keys beside those that are there: new keys go in before old ones go out.
 fn keys_fit(state: &State, scope: &Scope<'_>) -> bool {
-    let wanted = scope.vips.iter().flat_map(|vip| keys(vip).chain([VipKey::marker(vip.address)]));
+    let wanted = scope.vips.iter().flat_map(|vip| keys(vip).flat_map(|key| [key, key.marker()]));
     let new: HashSet<VipKey> = wanted.filter(|key| !state.keys.contains_key(key)).collect();
     let count = |v4: bool| new.iter().chain(state.keys.keys()).filter(|key| key.address.is_ipv4() == v4).count();
     count(true) <= state.capacity.keys4 as usize && count(false) <= state.capacity.keys6 as usize

@@ -89,7 +89,8 @@ fn backends_answer_for_vips_directly() {
             lab.client().block_on(|| transfer::download(target, 10_000_000, Duration::from_secs(10))).unwrap();
         }
         let through = received_bytes(balancer) - before;
-        assert!((10_000..5_000_000).contains(&through), "{through} bytes came through the load balancer");
+        // Requests and acknowledgements do, however few of them coalescing leaves.
+        assert!((500..5_000_000).contains(&through), "{through} bytes came through the load balancer");
     }
 }
 

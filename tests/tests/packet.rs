@@ -213,6 +213,27 @@ fn what_is_malformed_and_for_a_vip_is_dropped_and_counted_once() {
     }
 }
 
+/// A protocol that no VIP serves on the address is not naru's, whatever its packets look like.
+#[test]
+fn fragments_of_another_protocol_on_the_same_address_pass() {
+    let only_tcp = both_families().replace(", \"udp/80\"", "");
+    let forwarder = Forwarder::new(&only_tcp).unwrap();
+    let fragment6 = |packet: Packet| packet.extension(IpNumber::IPV6_FRAGMENTATION_HEADER, &[0, 5, 0x38, 0, 0, 0, 1]);
+    for frame in [
+        Packet::udp(at(CLIENT4), at(VIP4), &[1; 64]).fragment(185, false).frame(),
+        fragment6(Packet::udp(at(CLIENT6), at(VIP6), &[1; 64])).frame(),
+    ] {
+        assert_eq!(forwarder.run(&frame).unwrap(), Output { verdict: Verdict::Pass, frame });
+    }
+    assert_eq!(forwarder.drops().unwrap(), [].into());
+    for packet in
+        [Packet::syn(at(CLIENT4), at(VIP4)).fragment(185, false), fragment6(Packet::syn(at(CLIENT6), at(VIP6)))]
+    {
+        assert_eq!(forwarder.run(&packet.frame()).unwrap().verdict, Verdict::Drop);
+    }
+    assert_eq!(forwarder.drops().unwrap(), [("fragment", 2)].into());
+}
+
 #[test]
 fn drops_behind_the_vip_have_their_reasons() {
     let packet = Packet::data(at(CLIENT4), at(VIP4), &[1; 1000]);

@@ -1,8 +1,8 @@
 //! How many entries the maps have, and how many a config needs.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::collections::BTreeSet;
 
-use super::PlanError;
+use super::{PlanError, VipKey, wanted::keys};
 use crate::config::{Config, Node};
 
 /// Entries of the maps. Entry 0 of the VIPs and of the backends is never used.
@@ -34,11 +34,11 @@ impl Capacity {
     /// The config exceeds a limit of its own `[node]`.
     pub fn needed(config: &Config) -> Result<Self, PlanError> {
         let vips = &config.vips;
-        let addresses: BTreeSet<IpAddr> = vips.iter().map(|vip| vip.address).collect();
-        // Each address has a marker beside the keys of its ports.
+        // Each protocol on an address has a marker beside the keys of its ports.
+        let markers: BTreeSet<VipKey> = vips.iter().flat_map(keys).map(VipKey::marker).collect();
         let keys = |v4: bool| {
             let ports = vips.iter().filter(|vip| vip.address.is_ipv4() == v4).map(|vip| vip.ports.len());
-            let markers = addresses.iter().filter(|address| address.is_ipv4() == v4).count();
+            let markers = markers.iter().filter(|marker| marker.address.is_ipv4() == v4).count();
             u32::try_from(ports.sum::<usize>() + markers).unwrap_or(u32::MAX)
         };
         let backends: u64 = vips.iter().map(|vip| vip.backends.len() as u64).sum();

@@ -8,7 +8,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use lb_common::{Backend, BackendState, Be16, Features, Forward, NO_ID, Vip4Key, Vip6Key, VipRecord, VipRoute};
+use lb_common::{Backend, BackendState, Be16, Features, Forward, MARKER, NO_ID, Vip4Key, Vip6Key, VipRecord, VipRoute};
 
 use super::{Capacity, Step};
 
@@ -85,21 +85,22 @@ pub fn effective_weight(entry: &Backend) -> u32 {
 pub struct VipKey {
     /// Address of the VIP.
     pub address: IpAddr,
-    /// IP protocol number; 0 in the marker of the address.
+    /// IP protocol number; with [`MARKER`] in a marker.
     pub protocol: u8,
     /// Port; 0 for any, and in the marker.
     pub port: u16,
 }
 
 impl VipKey {
-    /// The marker: some VIP has this address.
-    pub fn marker(address: IpAddr) -> Self {
-        Self { address, protocol: 0, port: 0 }
+    /// The marker beside this key: some VIP serves this protocol on this address.
+    #[must_use]
+    pub fn marker(self) -> Self {
+        Self { protocol: self.protocol | MARKER, port: 0, ..self }
     }
 
-    /// Whether this is the marker of its address.
+    /// Whether this is a marker.
     pub fn is_marker(&self) -> bool {
-        self.protocol == 0 && self.port == 0
+        self.protocol & MARKER != 0
     }
 
     /// As the map of its family has it.

@@ -1,9 +1,6 @@
 //! The order of the map writes.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use lb_common::VipRoute;
 
@@ -59,12 +56,12 @@ fn put_vip(vip: &WantedVip<'_>, state: &State) -> Option<Step> {
 
 /// Every key that is wanted, markers included, and what it leads to.
 fn routes(wanted: &Wanted<'_>) -> BTreeMap<VipKey, VipRoute> {
-    let markers = wanted.vips.iter().map(|vip| (VipKey::marker(vip.config.address), VipRoute::default()));
+    let markers = wanted.vips.iter().flat_map(|vip| keys(vip.config)).map(|key| (key.marker(), VipRoute::default()));
     let services = wanted.vips.iter().flat_map(|vip| keys(vip.config).map(|key| (key, vip.route())));
     markers.chain(services).collect()
 }
 
-/// Markers last: an address is a VIP's once something is served on it.
+/// Markers last: they say that something is served.
 fn put_keys(state: &State, routes: &BTreeMap<VipKey, VipRoute>) -> Vec<Step> {
     let new = routes.iter().filter(|(key, route)| state.keys.get(key) != Some(*route));
     let (markers, services): (Vec<_>, Vec<_>) = new.partition(|(key, _)| key.is_marker());
@@ -79,9 +76,9 @@ fn remove_keys(
     routes: &BTreeMap<VipKey, VipRoute>,
 ) -> Vec<Step> {
     let there = index.all_keys();
-    let addresses: BTreeSet<IpAddr> = there.iter().map(|key| key.address).collect();
-    let gone = addresses.into_iter().filter(|address| !wanted.addresses.contains(address));
-    let markers = gone.map(VipKey::marker).filter(|marker| state.keys.contains_key(marker));
+    let markers: BTreeSet<VipKey> = there.iter().map(|key| key.marker()).collect();
+    let markers =
+        markers.into_iter().filter(|marker| !wanted.markers.contains(marker) && state.keys.contains_key(marker));
     let services = there.into_iter().filter(|key| !routes.contains_key(key));
     markers.chain(services).map(|key| Step::RemoveKey { key }).collect()
 }

@@ -1,9 +1,6 @@
 //! Plans, carried out step by step on simulated maps: after every step each packet must find whole things only.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{BackendState, NO_ID};
 
@@ -86,7 +83,7 @@ impl World {
     fn assert_sound(&self) {
         for (key, route) in &self.state.keys {
             if key.is_marker() {
-                assert!(self.state.keys.keys().any(|other| other.address == key.address && !other.is_marker()));
+                assert!(self.state.keys.keys().any(|other| !other.is_marker() && other.marker() == *key));
                 continue;
             }
             assert!(self.state.vips.contains_key(&route.id), "{key:?} leads to a VIP that is not there");
@@ -106,9 +103,9 @@ impl World {
     fn assert_holds(&self, config: &Config) {
         assert_eq!(self.state.vips.len(), config.vips.len());
         assert_eq!(self.state.backends.len(), config.vips.iter().map(|vip| vip.backends.len()).sum::<usize>());
-        let addresses: BTreeSet<IpAddr> = config.vips.iter().map(|vip| vip.address).collect();
+        let markers: BTreeSet<VipKey> = config.vips.iter().flat_map(keys).map(VipKey::marker).collect();
         let ports: usize = config.vips.iter().map(|vip| vip.ports.len()).sum();
-        assert_eq!(self.state.keys.len(), addresses.len() + ports);
+        assert_eq!(self.state.keys.len(), markers.len() + ports);
         for vip in &config.vips {
             let (id, record) = self.vip(&vip.name);
             let weighted = vip

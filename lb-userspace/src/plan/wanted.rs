@@ -30,8 +30,8 @@ pub(super) struct Scope<'a> {
 pub(super) struct Wanted<'a> {
     pub(super) node: &'a Node,
     pub(super) vips: Vec<WantedVip<'a>>,
-    /// The addresses of all VIPs, those out of the scope included.
-    pub(super) addresses: HashSet<IpAddr>,
+    /// The markers of all VIPs, those out of the scope included.
+    pub(super) markers: HashSet<VipKey>,
 }
 
 /// A VIP as the config wants it.
@@ -102,7 +102,11 @@ impl<'a> Wanted<'a> {
     ) -> Option<Self> {
         let vips = scope.vips.iter().map(|vip| WantedVip::assign(vip, &config.node, index, next_hops, &mut pools));
         let vips = vips.collect::<Option<_>>()?;
-        Some(Self { node: &config.node, vips, addresses: config.vips.iter().map(|vip| vip.address).collect() })
+        Some(Self {
+            node: &config.node,
+            vips,
+            markers: config.vips.iter().flat_map(keys).map(VipKey::marker).collect(),
+        })
     }
 }
 

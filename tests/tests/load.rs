@@ -1,0 +1,25 @@
+//! The verifier takes the forwarder whatever features a config switches on: each leaves another program behind.
+
+use aya::{EbpfLoader, programs::Xdp};
+use lb_common::Features;
+use lb_userspace::objects;
+
+const SWITCHES: [Features; 7] =
+    [Features::ANY_PORT, Features::L2, Features::IPIP4, Features::IPIP6, Features::VIP4, Features::VIP6, Features::LOG];
+
+#[test]
+fn every_set_of_features_is_taken_by_the_verifier() {
+    for (name, always) in [("naru", Features::MULTI_BUFFER), ("naru_linear", Features::default())] {
+        for set in 0..1 << SWITCHES.len() {
+            let chosen = SWITCHES.iter().enumerate().filter(|(bit, _)| set >> bit & 1 == 1);
+            let features = chosen.fold(always, |features, (_, feature)| features.with(*feature));
+            let mut ebpf =
+                EbpfLoader::new().override_global("FEATURES", &features.0, true).load(objects::FORWARDER).unwrap();
+            let program: &mut Xdp = ebpf.program_mut(name).unwrap().try_into().unwrap();
+            if let Err(error) = program.load() {
+                let text = format!("{error:?}");
+                panic!("{name} with features {:#b}: … {}", features.0, &text[text.len().saturating_sub(1_000)..]);
+            }
+        }
+    }
+}
