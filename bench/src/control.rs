@@ -65,6 +65,8 @@ struct Row {
 
 /// Measures and reports.
 pub fn run(options: &Options) -> anyhow::Result<()> {
+    // Builds the daemon, if need be, before the clock runs.
+    naru_tests::naru::naru_binary()?;
     let mut cases: [Case; VIPS.len()] = Default::default();
     for round in 1..=options.rounds {
         eprintln!("round {round} of {} …", options.rounds);

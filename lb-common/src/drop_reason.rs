@@ -14,7 +14,7 @@ pub enum DropReason {
     TooManyExtensions = 3,
     /// The VIP has no backend that takes traffic.
     NoBackend = 4,
-    /// The way to the backend is not known: no route, or a neighbour that does not answer.
+    /// The way to the backend is not known: no route, a neighbour that does not answer, an interface that has vanished.
     NoNextHop = 5,
     /// The packet with its encapsulation is larger than the next hop's MTU.
     TooBig = 6,

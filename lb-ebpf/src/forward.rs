@@ -4,6 +4,7 @@ use aya_ebpf::bindings::xdp_action;
 use lb_common::{Backend, Be16, DropReason, Features, Forward, NextHop};
 use lb_ebpf::{
     flow_hash::FlowHash,
+    frame::Frame as _,
     outer::{self, Inner},
     parse::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, IPV4_LEN, IPV6_LEN, VLAN_LEN},
     xdp::XdpFrame,
@@ -11,7 +12,7 @@ use lb_ebpf::{
 
 use crate::maps::{self, DEVICES};
 
-/// Sends the packet to `backend`. The verdict is a transmission, always.
+/// Sends the packet to `backend`. The verdict is a transmission.
 #[inline(always)]
 pub fn send(
     frame: &XdpFrame,
@@ -31,7 +32,22 @@ pub fn send(
         Some(Forward::L2) if maps::uses(Features::L2) => l2(frame, ethernet, next_hop, inner)?,
         _ => return Err(DropReason::NoBackend),
     }
-    Ok(transmit(frame, next_hop))
+    transmit(frame, next_hop)
+}
+
+/// Whether the frame is on its way to `backend` already: another load balancer sent it, or this one did and a switch that
+/// does not know the backend flooded it back. Sent again it would circle. Only `l2` leaves frames that look like new ones.
+#[inline(always)]
+pub fn is_under_way(frame: &XdpFrame, backend: &Backend) -> bool {
+    if !maps::uses(Features::L2) || backend.forward != Forward::L2 as u32 {
+        return false;
+    }
+    let Some(next_hop) = backend.next_hop.current() else { return false };
+    let [a, b, _] = next_hop.macs;
+    let Some([first, second]) = frame.words::<2>(0) else { return false };
+    // Six bytes of destination address: a word and the half of another that comes first in the frame.
+    const HALF: u32 = u32::from_be(0xffff_0000);
+    first == a && second & HALF == b & HALF
 }
 
 /// New Ethernet addresses and the next hop's tag; the IP packet stays as it is.
@@ -95,10 +111,10 @@ fn set_ethernet(frame: &XdpFrame, next_hop: &NextHop, ethertype: Be16) -> Result
 
 /// Out by the interface that it came in by, or by another one.
 #[inline(always)]
-fn transmit(frame: &XdpFrame, next_hop: &NextHop) -> u32 {
+fn transmit(frame: &XdpFrame, next_hop: &NextHop) -> Result<u32, DropReason> {
     if next_hop.ifindex == frame.ingress() {
-        return xdp_action::XDP_TX;
+        return Ok(xdp_action::XDP_TX);
     }
-    // The daemon enters every egress interface; the verdict of a miss is an abort, which the kernel traces.
-    DEVICES.redirect(next_hop.ifindex, 0).unwrap_or(xdp_action::XDP_ABORTED)
+    // The daemon enters every egress interface; one that is not there has vanished.
+    DEVICES.redirect(next_hop.ifindex, 0).map_err(|_| DropReason::NoNextHop)
 }

@@ -92,8 +92,14 @@ fn hashed(route: &VipRoute, transport: &Transport) -> Result<(u32, u8), DropReas
 #[inline(always)]
 fn send(frame: &XdpFrame, ethernet: &Ethernet, flow: &Flow) -> Result<u32, DropReason> {
     let Flow { route, hash, inner, opens } = flow;
+    let owner = slot::owner(route, *hash);
+    if let Ok((_, backend)) = owner
+        && forward::is_under_way(frame, backend)
+    {
+        return Ok(xdp_action::XDP_PASS);
+    }
     stats::vip(route.id, inner.total_len, *opens);
-    let (id, backend) = slot::owner(route, *hash)?;
+    let (id, backend) = owner?;
     let verdict = forward::send(frame, ethernet, backend, inner, *hash)?;
     stats::backend(id, inner.total_len, *opens);
     if maps::uses(Features::LOG) {

@@ -120,6 +120,16 @@ fn l2_changes_the_ethernet_addresses_and_nothing_else() {
     }
 }
 
+/// A frame that another load balancer sent to the backend, or that a switch flooded back, is not sent once more.
+#[test]
+fn frames_on_their_way_to_an_l2_backend_pass() {
+    let forwarder = Forwarder::new(&one(VIP4, "l2", "10.0.1.11")).unwrap();
+    let frame = Packet::syn(at(CLIENT4), at(VIP4)).forwarded();
+    assert_eq!(forwarder.run(&frame).unwrap(), Output { verdict: Verdict::Pass, frame });
+    let counters = forwarder.dataplane().counters().unwrap();
+    assert_eq!(counters.vips[0].1, Counters::default());
+}
+
 #[test]
 fn vlan_tags_come_off_and_go_on_as_the_next_hop_asks() {
     let tagged = NextHop::new(NEXT_HOP_MAC, BALANCER_MAC, INGRESS, 1600, 42);

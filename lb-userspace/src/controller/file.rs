@@ -39,13 +39,16 @@ impl ConfigFile {
         let text = std::fs::read_to_string(&self.path).map_err(unreadable)?;
         match known {
             Some(known) if known.text == text => Ok(known.clone()),
-            _ => Ok(self.parse(text)?),
+            _ => Ok(self.parse(text, known)?),
         }
     }
 
-    /// Parses `text` as if it were in the file.
-    pub fn parse(&self, text: String) -> Result<Contents, ConfigErrors> {
-        let mut config = Config::parse(&text, &self.path)?;
+    /// Parses `text` as if it were in the file; of what differs little from `known` only what differs.
+    pub fn parse(&self, text: String, known: Option<&Contents>) -> Result<Contents, ConfigErrors> {
+        let mut config = match known {
+            Some(known) => known.config.reparse(&known.text, &text, &self.path)?,
+            None => Config::parse(&text, &self.path)?,
+        };
         let Overrides { bpffs, socket } = &self.overrides;
         replace(&mut config.node.bpffs, bpffs.as_deref());
         replace(&mut config.node.socket, socket.as_deref());

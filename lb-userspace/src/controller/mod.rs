@@ -283,7 +283,7 @@ impl Controller {
             return Err(Error::FileAhead { path: self.file.path.clone() });
         }
         let text = edit::apply_edit(&before.text, edit)?;
-        let wanted = self.file.parse(text).map_err(Error::Edited)?;
+        let wanted = self.file.parse(text, Some(&before)).map_err(Error::Edited)?;
         self.change_to(wanted, Some(&before), from).await
     }
 
