@@ -1,7 +1,7 @@
 //! The packet's way: calls the stages, and turns what they say into an XDP verdict.
 
 use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
-use aya_log_ebpf::debug;
+use aya_log_ebpf::info;
 use lb_common::{DropReason, Features, VipFlags, VipRoute};
 use lb_ebpf::{
     flow_hash::FlowHash,
@@ -124,10 +124,10 @@ fn drop(frame: &XdpFrame, reason: DropReason) -> u32 {
 
 #[inline(never)]
 fn log_sent(context: &XdpContext, vip: u32, backend: u32, bytes: u32, verdict: u32) {
-    debug!(context, "vip {}: {} bytes to backend {}, verdict {}", vip, bytes, backend, verdict);
+    info!(context, "vip {}: {} bytes to backend {}, verdict {}", vip, bytes, backend, verdict);
 }
 
 #[inline(never)]
 fn log_drop(context: &XdpContext, reason: DropReason, bytes: u32) {
-    debug!(context, "dropped {} bytes: {}", bytes, reason.name());
+    info!(context, "dropped {} bytes: {}", bytes, reason.name());
 }

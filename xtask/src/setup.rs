@@ -12,6 +12,9 @@ const TOOLS: [(&str, &str); 2] = [("ip", "iproute2"), ("ethtool", "ethtool")];
 /// Debian's compiler with its library source, from the line of packages that follows the current release.
 const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
+/// What makes rustup install a compiler with library source.
+const NIGHTLY: [&str; 7] = ["toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src"];
+
 /// Installs what is missing. `verbose` says what is there as well.
 pub fn run(verbose: bool) -> anyhow::Result<()> {
     install_tools()?;
@@ -38,28 +41,52 @@ fn install_tools() -> anyhow::Result<()> {
     apt_install(&missing).with_context(|| format!("the lab needs {}", missing.join(" and ")))
 }
 
+/// Makes a pair of what is there already, or else installs one: rustup's nightly where it and its LLVM can be had, the
+/// distribution's compiler otherwise.
 fn install_toolchain() -> anyhow::Result<BpfToolchain> {
-    let compiler = match Compiler::find() {
-        Some(compiler) => compiler,
-        None => install_compiler()?,
-    };
-    install_linker(compiler.llvm)?;
-    BpfToolchain::find().context("bpf-linker was installed and still is not found: is the target directory writable?")
+    let mut tried = Vec::new();
+    for compiler in Compiler::all() {
+        if let Some(toolchain) = with_linker(&compiler, &mut tried) {
+            return Ok(toolchain);
+        }
+    }
+    for (what, install) in [
+        ("rustup's nightly with rust-src", &install_nightly as &dyn Fn() -> anyhow::Result<()>),
+        ("the distribution's compiler and its library source", &|| apt_install(&DEBIAN_COMPILER)),
+    ] {
+        say(&format!("installing {what}"));
+        if let Err(error) = install() {
+            say(&format!("{what}: not to be had here"));
+            tried.push(format!("{what}: {error:#}"));
+            continue;
+        }
+        for compiler in Compiler::all() {
+            if let Some(toolchain) = with_linker(&compiler, &mut tried) {
+                return Ok(toolchain);
+            }
+        }
+    }
+    bail!(
+        "nothing that can build for eBPF could be installed; it takes `rustup {}` and a bpf-linker for its LLVM (`cargo \
+         binstall bpf-linker`), or the distribution's rustc with its source and LLVM. Tried:\n{}",
+        NIGHTLY.join(" "),
+        tried.join("\n")
+    )
 }
 
-/// rustup's nightly where it can be had, the distribution's compiler otherwise.
-fn install_compiler() -> anyhow::Result<Compiler> {
-    say("no compiler with library source found; installing rustup's nightly with rust-src");
-    let nightly = ["toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src"];
-    if in_path("rustup") && run_quietly(&mut rustup(&nightly)).is_ok() {
-        return Compiler::find().context("rustup installed a nightly without library source");
+fn install_nightly() -> anyhow::Result<()> {
+    if !in_path("rustup") {
+        bail!("there is no rustup");
     }
-    say("rustup cannot fetch it here; installing the distribution's compiler and its source");
-    apt_install(&DEBIAN_COMPILER).context(
-        "building for eBPF takes a rustc with its library source: `rustup toolchain install nightly --component \
-         rust-src`, or the distribution's packages",
-    )?;
-    Compiler::find().context("the distribution's compiler was installed and still is not found")
+    run_quietly(&mut rustup(&NIGHTLY))
+}
+
+/// The compiler with a linker made for it, if one can be made.
+fn with_linker(compiler: &Compiler, tried: &mut Vec<String>) -> Option<BpfToolchain> {
+    if let Err(error) = install_linker(compiler.llvm) {
+        tried.push(format!("a bpf-linker for rustc {}: {error:#}", compiler.release));
+    }
+    BpfToolchain::find()
 }
 
 /// Builds the bpf-linker for this LLVM, whose development files come from the distribution.

@@ -36,11 +36,9 @@ pub struct BpfToolchain {
 }
 
 impl BpfToolchain {
-    /// What this machine has, if it has all of it.
+    /// The first compiler of this machine for which it has a linker as well.
     pub fn find() -> Option<Self> {
-        let compiler = Compiler::find()?;
-        let linker = find_linker(compiler.llvm)?;
-        Some(Self { compiler, linker })
+        Compiler::all().find_map(|compiler| Some(Self { linker: compiler.linker()?, compiler }))
     }
 
     /// The environment that a `cargo build` for eBPF needs.
@@ -54,9 +52,9 @@ impl BpfToolchain {
 }
 
 impl Compiler {
-    /// The first that this machine has of: rustup's nightly with rust-src, the distribution's rustc with its source.
-    pub fn find() -> Option<Self> {
-        Self::nightly().or_else(Self::distribution)
+    /// Those that this machine has of: rustup's nightly with rust-src, the distribution's rustc with its source.
+    pub fn all() -> impl Iterator<Item = Self> {
+        [Self::nightly as fn() -> _, Self::distribution].into_iter().filter_map(|probe| probe())
     }
 
     fn nightly() -> Option<Self> {
@@ -65,6 +63,15 @@ impl Compiler {
 
     fn distribution() -> Option<Self> {
         Self::probe(|| Command::new("/usr/bin/rustc"), "/usr", true)
+    }
+
+    /// The bpf-linker that reads what this compiler writes: the one that setup built, else one in `PATH`.
+    fn linker(&self) -> Option<PathBuf> {
+        let in_path = env::var_os("PATH").unwrap_or_default();
+        std::iter::once(linker_root(self.llvm).join("bin"))
+            .chain(env::split_paths(&in_path))
+            .map(|dir| dir.join("bpf-linker"))
+            .find(|path| linker_fits(path, self))
     }
 
     /// Asks the compiler what it is; `None` where there is none or it has no library source.
@@ -83,26 +90,19 @@ impl Compiler {
     }
 }
 
-/// The bpf-linker for this LLVM: the one that setup built, else one in `PATH`.
-fn find_linker(llvm: u32) -> Option<PathBuf> {
-    let in_path = env::var_os("PATH").unwrap_or_default();
-    std::iter::once(linker_root(llvm).join("bin"))
-        .chain(env::split_paths(&in_path))
-        .map(|dir| dir.join("bpf-linker"))
-        .find(|path| linker_fits(path, llvm))
-}
-
 /// Where setup installs the bpf-linker for this LLVM.
 pub fn linker_root(llvm: u32) -> PathBuf {
     setup_dir().join(format!("bpf-linker-{BPF_LINKER_VERSION}-llvm-{llvm}"))
 }
 
-/// Whether this bpf-linker can read what a compiler with this LLVM writes. It does not say by itself; a dynamically linked
-/// one names its LLVM library, a statically linked one (a prebuilt release) is made for the current nightly.
-fn linker_fits(path: &Path, llvm: u32) -> bool {
+/// Whether this bpf-linker can read what `compiler` writes. It does not say by itself; a dynamically linked one names its
+/// LLVM library. One that carries its LLVM within (a prebuilt release) is made for nightly.
+fn linker_fits(path: &Path, compiler: &Compiler) -> bool {
     let Ok(binary) = std::fs::read(path) else { return false };
     let names = |needle: String| binary.windows(needle.len()).any(|window| window == needle.as_bytes());
-    names(format!("libLLVM.so.{llvm}")) || names(format!("libLLVM-{llvm}")) || !names("libLLVM".into())
+    let llvm = compiler.llvm;
+    let is_static = !names("libLLVM".into());
+    names(format!("libLLVM.so.{llvm}")) || names(format!("libLLVM-{llvm}")) || is_static && !compiler.bootstrap
 }
 
 /// A rustup command that installs nothing by itself.
