@@ -117,23 +117,18 @@ fn install_linker(llvm: u32) -> anyhow::Result<()> {
     )
 }
 
-/// Installs Debian packages, with one `apt-get update` where the lists do not know them.
+/// Installs Debian packages. The package lists are brought up to date first: old ones name an old compiler.
 fn apt_install(packages: &[&str]) -> anyhow::Result<()> {
     if !in_path("apt-get") {
         bail!("this is not a Debian system: install what provides {} yourself", packages.join(", "));
     }
-    let install = || {
-        let mut command = Command::new("apt-get");
-        command.args(["install", "--yes", "--no-install-recommends"]).args(packages);
-        command.env("DEBIAN_FRONTEND", "noninteractive");
-        command
-    };
     say(&format!("apt-get install {}", packages.join(" ")));
-    if run_quietly(&mut install()).is_ok() {
-        return Ok(());
-    }
-    run_quietly(Command::new("apt-get").arg("update"))?;
-    run_quietly(&mut install())
+    let updated = run_quietly(Command::new("apt-get").arg("update"));
+    let mut install = Command::new("apt-get");
+    install.args(["install", "--yes", "--no-install-recommends"]).args(packages);
+    install.env("DEBIAN_FRONTEND", "noninteractive");
+    // A mirror that is out of reach matters only where the packages are not there either.
+    run_quietly(&mut install).or_else(|error| updated.and(Err(error)))
 }
 
 fn say(what: &str) {

@@ -74,20 +74,28 @@ impl Compiler {
             .find(|path| linker_fits(path, self))
     }
 
-    /// Asks the compiler what it is; `None` where there is none or it has no library source.
+    /// Asks the compiler what it is; `None` where there is none, it has no library source, or it is too old for this
+    /// workspace.
     fn probe(rustc: impl Fn() -> Command, toolchain: &str, bootstrap: bool) -> Option<Self> {
         let text = stdout(rustc().arg("-vV"))?;
         let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         let sysroot = stdout(rustc().args(["--print", "sysroot"]))?;
         let library = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/Cargo.toml");
-        library.exists().then_some(())?;
+        let release = field("release:")?;
+        (library.exists() && version(release) >= version(env!("CARGO_PKG_RUST_VERSION"))).then_some(())?;
         Some(Self {
             toolchain: toolchain.into(),
             bootstrap,
-            release: field("release:")?.into(),
+            release: release.into(),
             llvm: field("LLVM version:")?.split('.').next()?.parse().ok()?,
         })
     }
+}
+
+/// Major and minor version of a release such as `1.96.0-nightly`.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut parts = release.split('.').map(str::parse);
+    Some((parts.next()?.ok()?, parts.next()?.ok()?))
 }
 
 /// Where setup installs the bpf-linker for this LLVM.
