@@ -59,10 +59,8 @@ impl<'a> XdpFrame<'a> {
     #[must_use]
     pub fn set_words<const N: usize>(&self, offset: usize, words: [u32; N]) -> bool {
         let Some(pointer) = self.pointer(offset, 4 * N) else { return false };
-        for (index, word) in words.into_iter().enumerate() {
-            // SAFETY: `pointer` checked that the frame has all `N` words.
-            unsafe { access::store_word(pointer, index, word) };
-        }
+        // SAFETY: `pointer` checked that the frame has all `N` words.
+        unsafe { access::store_words(pointer, words) };
         true
     }
 
@@ -111,12 +109,8 @@ impl Frame for XdpFrame<'_> {
     #[inline(always)]
     fn words<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
         let pointer = self.pointer(offset, 4 * N)?;
-        let mut words = [0; N];
-        for (index, word) in words.iter_mut().enumerate() {
-            // SAFETY: `pointer` checked that the frame has all `N` words.
-            *word = unsafe { access::load_word(pointer, index) };
-        }
-        Some(words)
+        // SAFETY: `pointer` checked that the frame has all `N` words.
+        Some(unsafe { access::load_words(pointer) })
     }
 }
 
@@ -143,35 +137,30 @@ mod access {
         half as u16
     }
 
-    /// Word `index`, at most 9, from `pointer` on.
+    /// `N` words, at most 10, from `pointer` on. Written out: LLVM keeps a loop over as many, and fills its array of zeros
+    /// byte by byte.
     ///
     /// # Safety
     /// As [`load_half`].
     #[inline(always)]
-    pub unsafe fn load_word(pointer: *const u8, index: usize) -> u32 {
-        let word: u64;
+    pub unsafe fn load_words<const N: usize>(pointer: *const u8) -> [u32; N] {
+        const { assert!(N <= 10) };
+        let mut words = [0; N];
         macro_rules! load {
-            ($offset:literal) => {
-                // SAFETY: the caller vouches for the bytes; the instruction reads nothing else.
-                unsafe {
-                    asm!("{word} = *(u32 *)({pointer} + {offset})", word = lateout(reg) word, pointer = in(reg) pointer,
-                        offset = const $offset, options(pure, readonly, nostack));
+            ($($index:literal)*) => {$(
+                if let Some(loaded) = words.get_mut($index) {
+                    let word: u64;
+                    // SAFETY: the caller vouches for the bytes; the instruction reads nothing else.
+                    unsafe {
+                        asm!("{word} = *(u32 *)({pointer} + {offset})", word = lateout(reg) word,
+                            pointer = in(reg) pointer, offset = const 4 * $index, options(pure, readonly, nostack));
+                    }
+                    *loaded = word as u32;
                 }
-            };
+            )*};
         }
-        match index {
-            0 => load!(0),
-            1 => load!(4),
-            2 => load!(8),
-            3 => load!(12),
-            4 => load!(16),
-            5 => load!(20),
-            6 => load!(24),
-            7 => load!(28),
-            8 => load!(32),
-            _ => load!(36),
-        }
-        word as u32
+        load!(0 1 2 3 4 5 6 7 8 9);
+        words
     }
 
     /// Sets the two bytes at `pointer`.
@@ -187,33 +176,25 @@ mod access {
         }
     }
 
-    /// Sets word `index`, at most 9, from `pointer` on.
+    /// Sets `N` words, at most 10, from `pointer` on.
     ///
     /// # Safety
     /// As [`load_half`].
     #[inline(always)]
-    pub unsafe fn store_word(pointer: *mut u8, index: usize, word: u32) {
+    pub unsafe fn store_words<const N: usize>(pointer: *mut u8, words: [u32; N]) {
+        const { assert!(N <= 10) };
         macro_rules! store {
-            ($offset:literal) => {
-                // SAFETY: the caller vouches for the bytes; the instruction writes nothing else.
-                unsafe {
-                    asm!("*(u32 *)({pointer} + {offset}) = {word}", word = in(reg) u64::from(word),
-                        pointer = in(reg) pointer, offset = const $offset, options(nostack));
+            ($($index:literal)*) => {$(
+                if let Some(word) = words.get($index) {
+                    // SAFETY: the caller vouches for the bytes; the instruction writes nothing else.
+                    unsafe {
+                        asm!("*(u32 *)({pointer} + {offset}) = {word}", word = in(reg) u64::from(*word),
+                            pointer = in(reg) pointer, offset = const 4 * $index, options(nostack));
+                    }
                 }
-            };
+            )*};
         }
-        match index {
-            0 => store!(0),
-            1 => store!(4),
-            2 => store!(8),
-            3 => store!(12),
-            4 => store!(16),
-            5 => store!(20),
-            6 => store!(24),
-            7 => store!(28),
-            8 => store!(32),
-            _ => store!(36),
-        }
+        store!(0 1 2 3 4 5 6 7 8 9);
     }
 }
 
@@ -227,9 +208,9 @@ mod access {
     }
 
     #[inline(always)]
-    pub unsafe fn load_word(pointer: *const u8, index: usize) -> u32 {
+    pub unsafe fn load_words<const N: usize>(pointer: *const u8) -> [u32; N] {
         // SAFETY: the caller vouches for the bytes.
-        unsafe { pointer.cast::<u32>().add(index).read_unaligned() }
+        unsafe { pointer.cast::<[u32; N]>().read_unaligned() }
     }
 
     #[inline(always)]
@@ -239,9 +220,9 @@ mod access {
     }
 
     #[inline(always)]
-    pub unsafe fn store_word(pointer: *mut u8, index: usize, word: u32) {
+    pub unsafe fn store_words<const N: usize>(pointer: *mut u8, words: [u32; N]) {
         // SAFETY: the caller vouches for the bytes.
-        unsafe { pointer.cast::<u32>().add(index).write_unaligned(word) }
+        unsafe { pointer.cast::<[u32; N]>().write_unaligned(words) }
     }
 }
 
