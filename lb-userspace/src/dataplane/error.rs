@@ -87,6 +87,17 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// An interface that this process does not see.
+    #[error(
+        "interface {name}, to which the program is attached, is in another network namespace than this process; run \
+         naru there, or take the program off with `{command}`"
+    )]
+    Elsewhere {
+        /// Name of the interface.
+        name: String,
+        /// What detaches.
+        command: String,
+    },
     /// Another program is in the way.
     #[error(
         "interface {name} already runs the XDP program {program}; detach that one (`ip link set dev {name} xdp off` if \

@@ -15,7 +15,7 @@ use super::{
     Error,
     interface::{program_name, running},
     place::{interface_of, names, pin_name, remove},
-    sys::XdpLink,
+    sys::{LinkInfo, XdpLink},
 };
 use crate::config::XdpMode;
 
@@ -58,6 +58,22 @@ pub struct Links {
     attached: BTreeMap<String, (XdpLink, Attachment)>,
 }
 
+/// What became of a link that is pinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pinned {
+    /// Its program runs on an interface of this network namespace.
+    Running {
+        /// Index of the interface.
+        ifindex: u32,
+        /// How it is attached.
+        mode: Mode,
+    },
+    /// Its interface is in another network namespace.
+    Elsewhere,
+    /// Its interface is no more, or it was detached.
+    Gone,
+}
+
 /// A program, for the kernel and for comparison.
 #[derive(Clone, Copy)]
 pub struct ProgramRef<'a> {
@@ -72,22 +88,27 @@ impl Links {
     ///
     /// # Errors
     ///
-    /// Something there is not the link of an XDP program.
+    /// Something there is not the link of an XDP program, or its interface is in another network namespace.
     pub fn open(directory: PathBuf) -> Result<Self, Error> {
         let mut attached = BTreeMap::new();
         for pin in names(&directory)? {
             let path = directory.join(&pin);
-            let link = XdpLink::from_pin(&path).map_err(Error::file("open the link", &path))?;
-            let info = link.info().map_err(Error::file("look at the link", &path))?;
+            let link = open_pin(&path)?;
             let name = interface_of(&pin);
-            let running = if info.ifindex == 0 { None } else { running(info.ifindex).ok().flatten() };
-            let Some(running) = running else {
-                info!("interface {name} is gone: its link is removed");
-                remove(&path)?;
-                continue;
+            let (ifindex, mode) = match look_at(&link, &path)? {
+                Pinned::Running { ifindex, mode } => (ifindex, mode),
+                Pinned::Elsewhere => {
+                    let command = detach_command(&path, &name);
+                    return Err(Error::Elsewhere { name, command });
+                }
+                Pinned::Gone => {
+                    info!("interface {name} is gone: its link is removed");
+                    remove(&path)?;
+                    continue;
+                }
             };
-            let reason = (running.mode == Mode::Generic).then(|| "attached so by an earlier run".to_owned());
-            let attachment = Attachment { name: name.clone(), ifindex: info.ifindex, mode: running.mode, reason };
+            let reason = (mode == Mode::Generic).then(|| "attached so by an earlier run".to_owned());
+            let attachment = Attachment { name: name.clone(), ifindex, mode, reason };
             attached.insert(name, (link, attachment));
         }
         Ok(Self { directory, attached })
@@ -186,6 +207,19 @@ impl Links {
     }
 }
 
+/// What became of the links pinned in `directory`, by interface. Changes nothing.
+///
+/// # Errors
+///
+/// Something there is not the link of an XDP program.
+pub fn pinned(directory: &Path) -> Result<BTreeMap<String, Pinned>, Error> {
+    let state = |pin: &String| {
+        let path = directory.join(pin);
+        Ok((interface_of(pin), look_at(&open_pin(&path)?, &path)?))
+    };
+    names(directory)?.iter().map(state).collect()
+}
+
 /// Detaches a pinned link and removes the pin; `false` if there is none.
 ///
 /// # Errors
@@ -198,6 +232,35 @@ pub fn detach_pinned(pin: &Path) -> Result<bool, Error> {
         Err(error) => return Err(Error::file("open the link", pin)(error)),
     }
     remove(pin)
+}
+
+fn open_pin(path: &Path) -> Result<XdpLink, Error> {
+    XdpLink::from_pin(path).map_err(Error::file("open the link", path))
+}
+
+/// An index names an interface in its own network namespace only, and the link does not say which that is: the program
+/// tells whether the interface with this index, here, is the one.
+fn look_at(link: &XdpLink, path: &Path) -> Result<Pinned, Error> {
+    let info = || link.info().map_err(Error::file("look at the link", path));
+    let LinkInfo { ifindex, program } = info()?;
+    if ifindex == 0 {
+        return Ok(Pinned::Gone);
+    }
+    match running(ifindex) {
+        Ok(Some(running)) if running.program == program => Ok(Pinned::Running { ifindex, mode: running.mode }),
+        Err(error) if error.raw_os_error() != Some(libc::ENODEV) => {
+            Err(Error::file("ask for the interface of the link", path)(error))
+        }
+        // It may have gone in between.
+        _ if info()?.ifindex == 0 => Ok(Pinned::Gone),
+        _ => Ok(Pinned::Elsewhere),
+    }
+}
+
+/// The command that takes the program of a pinned link off its interface.
+fn detach_command(pin: &Path, name: &str) -> String {
+    let decap = pin.components().any(|part| part.as_os_str().to_string_lossy().starts_with("decap-v"));
+    format!("naru {} detach {name}", if decap { "decap" } else { "interface" })
 }
 
 /// The kernel's own rules (`dev_valid_name`), so that a name is one file in the directory of pins.

@@ -7,6 +7,8 @@
 //! All calls are synchronous, and belong in the network namespace of the interfaces.
 
 mod error;
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod generation;
 mod interface;
 mod links;
@@ -32,9 +34,9 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::place::remove_tree;
 pub use self::{
     error::Error,
-    links::{Attachment, Links, Mode, ProgramRef, detach_pinned},
+    links::{Attachment, Links, Mode, Pinned, ProgramRef, detach_pinned, pinned},
     maps::MapUsage,
-    place::{detach_everything, detach_interface, mount_if_missing, names, pin_name},
+    place::{detach_everything, detach_interface, interface_of, mount_if_missing, names, pin_name},
 };
 use self::{
     generation::{Draft, Generation},

@@ -2,62 +2,14 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    path::PathBuf,
     process::{Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
 };
 
-use lb_common::ABI;
-use nix::{
-    sched::{CloneFlags, unshare},
-    unistd::geteuid,
+use super::{
+    fixtures::{Namespace, Pins, ip, veth},
+    *,
 };
-
-use super::*;
 use crate::plan::fixtures::{SLOTS, backend, config, many, vip};
-
-/// A directory of pins that goes with the test.
-struct Pins(PathBuf);
-
-impl Pins {
-    fn new() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        assert!(geteuid().is_root(), "this test loads eBPF programs: run it as root");
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        Self(format!("/sys/fs/bpf/naru-test-{}-{number}", std::process::id()).into())
-    }
-
-    fn open(&self, config: &Config) -> Dataplane {
-        Dataplane::open(&self.0, config).unwrap_or_else(|error| panic!("{error}"))
-    }
-
-    fn names(&self, below: &str) -> Vec<String> {
-        place::names(&self.0.join(format!("v{ABI}")).join(below)).unwrap()
-    }
-}
-
-impl Drop for Pins {
-    fn drop(&mut self) {
-        detach_everything(&self.0).unwrap();
-        place::remove_tree(&self.0).unwrap();
-    }
-}
-
-/// A pair of veths in a network namespace that this thread, and its children, are in from now on; both go with it.
-fn veth(name: &str, peer: &str) -> (u32, u32) {
-    unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace needs root");
-    ip(&["link", "add", name, "type", "veth", "peer", "name", peer]);
-    let up = |name: &str| {
-        ip(&["link", "set", name, "up"]);
-        nix::net::if_::if_nametoindex(name).unwrap()
-    };
-    (up(name), up(peer))
-}
-
-fn ip(arguments: &[&str]) {
-    let status = Command::new("ip").args(arguments).status().expect("iproute2 is needed");
-    assert!(status.success(), "ip {arguments:?}");
-}
 
 fn web() -> Config {
     config([
@@ -328,6 +280,29 @@ fn the_link_of_an_interface_that_went_while_no_daemon_ran_is_removed() {
     ip(&["link", "del", "lb0"]);
     assert_eq!(pins.open(&web()).attachments(), []);
     assert!(pins.names("links").is_empty());
+}
+
+#[test]
+fn what_runs_in_another_network_namespace_is_neither_adopted_nor_removed() {
+    let pins = Pins::new();
+    let (ifindex, _) = veth("lb0", "client");
+    pins.open(&web()).attach("lb0", ifindex, XdpMode::Auto).unwrap();
+    let running = interface::running(ifindex).unwrap();
+    assert!(running.is_some());
+
+    let home = Namespace::current();
+    let refused = || Dataplane::open(&pins.0, &web()).err().unwrap().to_string();
+    let expected = "interface lb0, to which the program is attached, is in another network namespace than this process; \
+                    run naru there, or take the program off with `naru interface detach lb0`";
+    Namespace::unshare();
+    assert_eq!(refused(), expected, "where no interface has this index");
+    assert_eq!(veth("lb0", "client").0, ifindex);
+    assert_eq!(refused(), expected, "where another interface has this name and index");
+    assert_eq!(pins.names("links"), ["lb0"]);
+
+    home.enter();
+    assert_eq!(interface::running(ifindex).unwrap(), running);
+    assert_eq!(pins.open(&web()).attachments()[0].ifindex, ifindex);
 }
 
 #[test]
