@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::XdpMode,
     dataplane::{
-        Attachment, Links, Mode, Pinned, ProgramRef, interface_of, mount_if_missing, names, pin_name, pinned,
-        remove_tree,
+        Attachment, DECAP, Links, Mode, Pinned, ProgramRef, detach_pinned, interface_of, mount_if_missing, names,
+        pin_name, pinned, remove_tree,
     },
     objects,
 };
@@ -89,7 +89,7 @@ pub fn attach(options: &Options) -> anyhow::Result<Attachment> {
     let destinations = if to.is_empty() { addresses_of(interface)? } else { to.clone() };
     mount_if_missing(bpffs)?;
     let place = Place::new(bpffs, interface);
-    let attached = put_in_place(&place, &sources, &destinations, ifindex, *mode);
+    let attached = put_in_place(bpffs, &place, &sources, &destinations, ifindex, *mode);
     if attached.is_err() && names(&place.links).is_ok_and(|links| links.is_empty()) {
         // Nothing runs, and what is pinned so far is of no use. The error at hand says more than that of cleaning up.
         let _ = remove_tree(&place.root);
@@ -99,6 +99,7 @@ pub fn attach(options: &Options) -> anyhow::Result<Attachment> {
 
 /// Loads the program with what it accepts, and has the interface run it.
 fn put_in_place(
+    bpffs: &Path,
     place: &Place,
     sources: &[DecapSource],
     destinations: &[IpAddr],
@@ -127,7 +128,7 @@ fn put_in_place(
     let program: &mut Xdp = ebpf.program_mut(name).context("no program")?.try_into()?;
     program.load().context("the kernel does not take the decapsulation")?;
     let program = ProgramRef { fd: program.fd()?.as_fd(), id: program.info()?.id() };
-    let mut links = Links::open(place.links.clone())?;
+    let mut links = Links::open(bpffs, place.links.clone())?;
     let attachment = links.attach(&place.interface, ifindex, mode, program)?;
     links.hand_to(program)?;
     remove_tree(&place.maps)?;
@@ -135,19 +136,27 @@ fn put_in_place(
     Ok(attachment)
 }
 
-/// Takes the decapsulation off an interface.
+/// Takes the decapsulation off an interface, of whatever ABI it is.
 ///
 /// # Errors
 ///
 /// It is not there, or a pin cannot be removed.
 pub fn detach(interface: &str, bpffs: &Path) -> anyhow::Result<()> {
-    let place = Place::new(bpffs, interface);
-    if !place.root.exists() {
+    let all = names(bpffs)?.into_iter().filter(|name| name.starts_with(DECAP));
+    let roots: Vec<_> =
+        all.map(|base| bpffs.join(base).join(pin_name(interface))).filter(|root| root.exists()).collect();
+    if roots.is_empty() {
         bail!("no decapsulation on {interface}: `naru decap status` lists where there is one");
     }
-    // The link first: no packet may meet a program whose maps go away.
-    remove_tree(&place.links)?;
-    Ok(remove_tree(&place.root)?)
+    for root in roots {
+        // The link first: no packet may meet a program whose maps go away.
+        let links = root.join("links");
+        for pin in names(&links)? {
+            detach_pinned(&links.join(pin))?;
+        }
+        remove_tree(&root)?;
+    }
+    Ok(())
 }
 
 /// What there is, by interface. Changes nothing.
@@ -206,7 +215,7 @@ struct Place {
 
 impl Place {
     fn base(bpffs: &Path) -> PathBuf {
-        bpffs.join(format!("decap-v{ABI}"))
+        bpffs.join(format!("{DECAP}{ABI}"))
     }
 
     fn new(bpffs: &Path, interface: &str) -> Self {
@@ -286,7 +295,10 @@ fn addresses_of(interface: &str) -> anyhow::Result<Vec<IpAddr>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataplane::fixtures::{Namespace, Pins, ip, veth};
+    use crate::{
+        config::Config,
+        dataplane::fixtures::{Namespace, Pins, ip, veth},
+    };
 
     #[test]
     fn ranges_survive_the_way_into_the_map_and_take_in_what_they_say() {
@@ -374,6 +386,26 @@ mod tests {
 
         ip(&["link", "del", "lb0"]);
         assert!(problem().starts_with("has gone"));
+    }
+
+    #[test]
+    fn a_decapsulation_that_is_in_the_way_is_named_and_detached_whatever_its_version() {
+        let pins = Pins::new();
+        let (ifindex, _) = veth("lb0", "client");
+        attach(&options(&pins, "lb0", XdpMode::Native)).unwrap();
+        fs::rename(Place::base(&pins.0), pins.0.join(format!("{DECAP}{}", ABI + 1))).unwrap();
+        let mut dataplane = pins.open(&Config::default());
+        for error in [
+            format!("{:#}", attach(&options(&pins, "lb0", XdpMode::Native)).unwrap_err()),
+            dataplane.attach("lb0", ifindex, XdpMode::Auto).unwrap_err().to_string(),
+        ] {
+            assert!(error.ends_with("; take it off with `naru decap detach lb0`, then try again"), "{error}");
+        }
+        detach("lb0", &pins.0).unwrap();
+        dataplane.attach("lb0", ifindex, XdpMode::Auto).unwrap();
+        let error = format!("{:#}", attach(&options(&pins, "lb0", XdpMode::Native)).unwrap_err());
+        assert!(error.ends_with("; take it off with `naru interface detach lb0`, then try again"), "{error}");
+        assert!(detach("lb0", &pins.0).is_err());
     }
 
     #[test]

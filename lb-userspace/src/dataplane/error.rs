@@ -99,15 +99,14 @@ pub enum Error {
         command: String,
     },
     /// Another program is in the way.
-    #[error(
-        "interface {name} already runs the XDP program {program}; detach that one (`ip link set dev {name} xdp off` if \
-         nothing else owns it), then try again"
-    )]
+    #[error("interface {name} already runs the XDP program {program}; {remedy}, then try again")]
     Occupied {
         /// The interface.
         name: String,
         /// Name and id of the program.
         program: String,
+        /// How to be rid of it.
+        remedy: String,
     },
     /// The kernel does not attach.
     #[error("cannot attach to interface {name} in {mode} mode: {reason}")]

@@ -31,7 +31,7 @@ use log::{debug, info};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::place::remove_tree;
+pub(crate) use self::place::{DECAP, remove_tree};
 pub use self::{
     error::Error,
     links::{Attachment, Links, Mode, Pinned, ProgramRef, detach_pinned, pinned},
@@ -153,7 +153,7 @@ impl Dataplane {
         // Kernels before 5.11 account maps to this limit; later ones ignore it, and so does a failure here.
         let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
         let place = Place::take(bpffs)?;
-        let links = Links::open(place.links())?;
+        let links = Links::open(bpffs, place.links())?;
         let generation = match newest(&place)? {
             Some(generation) => generation,
             None => {

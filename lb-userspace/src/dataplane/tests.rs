@@ -5,6 +5,8 @@ use std::{
     process::{Command, Stdio},
 };
 
+use lb_common::ABI;
+
 use super::{
     fixtures::{Namespace, Pins, ip, veth},
     *,
@@ -338,6 +340,34 @@ fn an_interface_that_another_program_has_is_left_alone() {
     assert!(error.starts_with(&expected), "{error}");
     let missing = pins.open(&web()).attach("none", 4_000_000, XdpMode::Auto).unwrap_err().to_string();
     assert!(missing.starts_with("interface none "), "{missing}");
+}
+
+#[test]
+fn the_link_of_another_abi_is_taken_over_once_its_daemon_has_ended() {
+    let pins = Pins::new();
+    let (ifindex, _) = veth("lb0", "client");
+    let mut old = pins.open(&web());
+    old.attach("lb0", ifindex, XdpMode::Generic).unwrap();
+    std::fs::rename(pins.0.join(format!("v{ABI}")), pins.0.join("v0")).unwrap();
+
+    let mut dataplane = pins.open(&web());
+    let error = dataplane.attach("lb0", ifindex, XdpMode::Auto).unwrap_err().to_string();
+    assert!(error.contains("stop it first"), "{error}");
+    let program = old.program_id().unwrap();
+    assert_eq!(interface::running(ifindex).unwrap().unwrap().program, program);
+
+    drop(old);
+    // In the mode that it has: a link that was made anew would be native.
+    assert_eq!(dataplane.attach("lb0", ifindex, XdpMode::Auto).unwrap().mode, Mode::Generic);
+    assert_eq!(interface::running(ifindex).unwrap().unwrap().program, dataplane.program_id().unwrap());
+    assert_eq!(place::names(&pins.0).unwrap(), [format!("v{ABI}")]);
+    drop(dataplane);
+
+    let mut dataplane = pins.open(&web());
+    let reason = dataplane.attachments().remove(0).reason.unwrap();
+    assert!(reason.contains("`naru interface detach lb0`"), "{reason}");
+    let reason = dataplane.attach("lb0", ifindex, XdpMode::Generic).unwrap().reason.unwrap();
+    assert_eq!(reason, "`xdp_mode` in [node] asks for it");
 }
 
 #[test]
