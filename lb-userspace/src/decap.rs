@@ -22,7 +22,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::XdpMode,
-    dataplane::{Attachment, Links, Mode, ProgramRef, mount_if_missing, names, pin_name, remove_tree},
+    dataplane::{
+        Attachment, DECAP, Links, Mode, Pinned, ProgramRef, detach_pinned, interface_of, mount_if_missing, names,
+        pin_name, pinned, remove_tree,
+    },
     objects,
 };
 
@@ -49,8 +52,10 @@ pub struct Options {
 pub struct Status {
     /// The interface.
     pub interface: String,
-    /// How it is attached; `None` where the interface is gone or another program took its place.
+    /// How it is attached; `None` where it is not, or that cannot be seen from here.
     pub mode: Option<Mode>,
+    /// What is wrong with it, and what to do.
+    pub problem: Option<String>,
     /// Accepted outer sources.
     pub from: Vec<IpNet>,
     /// Accepted outer destinations.
@@ -84,68 +89,99 @@ pub fn attach(options: &Options) -> anyhow::Result<Attachment> {
     let destinations = if to.is_empty() { addresses_of(interface)? } else { to.clone() };
     mount_if_missing(bpffs)?;
     let place = Place::new(bpffs, interface);
-    fs::create_dir_all(&place.links).with_context(|| format!("cannot make {}", place.links.display()))?;
+    let attached = put_in_place(bpffs, &place, &sources, &destinations, ifindex, *mode);
+    if attached.is_err() && names(&place.links).is_ok_and(|links| links.is_empty()) {
+        // Nothing runs, and what is pinned so far is of no use. The error at hand says more than that of cleaning up.
+        let _ = remove_tree(&place.root);
+    }
+    attached
+}
 
+/// Loads the program with what it accepts, and has the interface run it.
+fn put_in_place(
+    bpffs: &Path,
+    place: &Place,
+    sources: &[DecapSource],
+    destinations: &[IpAddr],
+    ifindex: u32,
+    mode: XdpMode,
+) -> anyhow::Result<Attachment> {
+    fs::create_dir_all(&place.links).with_context(|| format!("cannot make {}", place.links.display()))?;
     let mut ebpf = EbpfLoader::new().load(objects::DECAP).context("the decapsulation does not load")?;
     let name = if KernelVersion::current()? >= FRAGS_SINCE { "decap" } else { "decap_linear" };
     let mut accepted: Array<_, DecapSource> = ebpf.map_mut("SOURCES").context("no map SOURCES")?.try_into()?;
     for (index, source) in (0..).zip(sources) {
-        accepted.set(index, source, 0)?;
+        accepted.set(index, *source, 0)?;
     }
     let mut accepted: HashMap<_, Address, u32> =
         ebpf.map_mut("DESTINATIONS").context("no map DESTINATIONS")?.try_into()?;
     for destination in destinations {
-        accepted.insert(Address::from(destination), 1, 0).context("too many addresses: at most 256 are accepted")?;
+        accepted.insert(Address::from(*destination), 1, 0).context("too many addresses: at most 256 are accepted")?;
     }
     // The new maps lie beside the old ones until the new program runs.
-    let staged = place.root.join("maps_new");
-    remove_tree(&staged)?;
-    fs::create_dir_all(&staged).with_context(|| format!("cannot make {}", staged.display()))?;
+    let staged = &place.staged;
+    remove_tree(staged)?;
+    fs::create_dir_all(staged).with_context(|| format!("cannot make {}", staged.display()))?;
     for (name, map) in ebpf.maps() {
         map.pin(staged.join(name)).with_context(|| format!("cannot pin the map {name}"))?;
     }
     let program: &mut Xdp = ebpf.program_mut(name).context("no program")?.try_into()?;
     program.load().context("the kernel does not take the decapsulation")?;
     let program = ProgramRef { fd: program.fd()?.as_fd(), id: program.info()?.id() };
-    let mut links = Links::open(place.links.clone())?;
-    let attachment = links.attach(interface, ifindex, *mode, program)?;
+    let mut links = Links::open(bpffs, place.links.clone())?;
+    let attachment = links.attach(&place.interface, ifindex, mode, program)?;
     links.hand_to(program)?;
     remove_tree(&place.maps)?;
-    fs::rename(&staged, &place.maps).with_context(|| format!("cannot rename {}", staged.display()))?;
+    fs::rename(staged, &place.maps).with_context(|| format!("cannot rename {}", staged.display()))?;
     Ok(attachment)
 }
 
-/// Takes the decapsulation off an interface.
+/// Takes the decapsulation off an interface, of whatever ABI it is.
 ///
 /// # Errors
 ///
 /// It is not there, or a pin cannot be removed.
 pub fn detach(interface: &str, bpffs: &Path) -> anyhow::Result<()> {
-    let place = Place::new(bpffs, interface);
-    if !place.root.exists() {
+    let all = names(bpffs)?.into_iter().filter(|name| name.starts_with(DECAP));
+    let roots: Vec<_> =
+        all.map(|base| bpffs.join(base).join(pin_name(interface))).filter(|root| root.exists()).collect();
+    if roots.is_empty() {
         bail!("no decapsulation on {interface}: `naru decap status` lists where there is one");
     }
-    // The link first: no packet may meet a program whose maps go away.
-    remove_tree(&place.links)?;
-    Ok(remove_tree(&place.root)?)
+    for root in roots {
+        // The link first: no packet may meet a program whose maps go away.
+        let links = root.join("links");
+        for pin in names(&links)? {
+            detach_pinned(&links.join(pin))?;
+        }
+        remove_tree(&root)?;
+    }
+    Ok(())
 }
 
-/// What there is, by interface.
+/// What there is, by interface. Changes nothing.
 ///
 /// # Errors
 ///
 /// A pin cannot be read.
 pub fn status(bpffs: &Path) -> anyhow::Result<Vec<Status>> {
-    let interfaces = names(&Place::base(bpffs))?;
-    interfaces
-        .iter()
-        .map(|pin| status_of(&Place { root: Place::base(bpffs).join(pin), ..Place::new(bpffs, pin) }))
-        .collect()
+    names(&Place::base(bpffs))?.iter().map(|pin| status_of(&Place::new(bpffs, &interface_of(pin)))).collect()
 }
 
 fn status_of(place: &Place) -> anyhow::Result<Status> {
-    let links = Links::open(place.links.clone())?;
-    let attachment = links.attachments().next();
+    let interface = place.interface.clone();
+    let (mode, problem) = match pinned(&place.links)?.into_values().next() {
+        Some(Pinned::Running { mode, .. }) => (Some(mode), None),
+        Some(Pinned::Elsewhere) => (None, Some("is in another network namespace: ask there".to_owned())),
+        Some(Pinned::Gone) => (None, Some(format!("has gone: `naru decap detach {interface}` tidies up"))),
+        None => {
+            let problem = format!(
+                "is incomplete, an attach or a detach broke off: attach again, or tidy up with `naru decap detach {interface}`"
+            );
+            let (from, to, outcomes) = Default::default();
+            return Ok(Status { interface, mode: None, problem: Some(problem), from, to, outcomes });
+        }
+    };
     let sources: Array<_, DecapSource> = place.map("SOURCES", Map::Array)?;
     let from = sources.iter().collect::<Result<Vec<_>, _>>()?.iter().filter_map(network).collect();
     let destinations: HashMap<_, Address, u32> = place.map("DESTINATIONS", Map::HashMap)?;
@@ -158,8 +194,9 @@ fn status_of(place: &Place) -> anyhow::Result<Status> {
         anyhow::Ok(Outcome { outcome: outcome.name().to_owned(), packets, bytes })
     };
     Ok(Status {
-        interface: place.interface.clone(),
-        mode: attachment.map(|attachment| attachment.mode),
+        interface,
+        mode,
+        problem,
         from,
         to,
         outcomes: DecapOutcome::ALL.into_iter().map(outcome).collect::<Result<_, _>>()?,
@@ -172,24 +209,28 @@ struct Place {
     root: PathBuf,
     links: PathBuf,
     maps: PathBuf,
+    /// Where the maps are until the program runs.
+    staged: PathBuf,
 }
 
 impl Place {
     fn base(bpffs: &Path) -> PathBuf {
-        bpffs.join(format!("decap-v{ABI}"))
+        bpffs.join(format!("{DECAP}{ABI}"))
     }
 
     fn new(bpffs: &Path, interface: &str) -> Self {
         let root = Self::base(bpffs).join(pin_name(interface));
-        Self { interface: interface.to_owned(), links: root.join("links"), maps: root.join("maps"), root }
+        let [links, maps, staged] = ["links", "maps", "maps_new"].map(|name| root.join(name));
+        Self { interface: interface.to_owned(), links, maps, staged, root }
     }
 
-    /// The pinned map `name` as a map of its kind.
+    /// The pinned map `name` as a map of its kind; from where it was made, if an attach broke off before the maps were
+    /// where they belong.
     fn map<T>(&self, name: &str, kind: fn(MapData) -> Map) -> anyhow::Result<T>
     where
         T: TryFrom<Map, Error = aya::maps::MapError>,
     {
-        let path = self.maps.join(name);
+        let path = if self.maps.exists() { &self.maps } else { &self.staged }.join(name);
         let data = MapData::from_pin(&path).with_context(|| format!("cannot open {}", path.display()))?;
         Ok(kind(data).try_into()?)
     }
@@ -254,6 +295,10 @@ fn addresses_of(interface: &str) -> anyhow::Result<Vec<IpAddr>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        config::Config,
+        dataplane::fixtures::{Namespace, Pins, ip, veth},
+    };
 
     #[test]
     fn ranges_survive_the_way_into_the_map_and_take_in_what_they_say() {
@@ -272,6 +317,95 @@ mod tests {
         }
         assert_eq!(network(&DecapSource::default()), None);
         assert!(!DecapSource::default().contains("0.0.0.0".parse::<IpAddr>().unwrap().into()));
+    }
+
+    /// Decapsulation of everything sent to 10.0.0.1 on an interface of this network namespace.
+    fn options(pins: &Pins, interface: &str, mode: XdpMode) -> Options {
+        let (from, to) = (vec!["172.16.0.0/16".parse().unwrap()], vec!["10.0.0.1".parse().unwrap()]);
+        Options { interface: interface.to_owned(), from, to, mode, bpffs: pins.0.clone() }
+    }
+
+    #[test]
+    fn the_status_names_interfaces_as_the_kernel_does_and_survives_what_broke_off() {
+        let pins = Pins::new();
+        veth("lb0.100", "client");
+        attach(&options(&pins, "lb0.100", XdpMode::Generic)).unwrap();
+        let of = |interface: &str| status(&pins.0).unwrap().into_iter().find(|status| status.interface == interface);
+        let whole = of("lb0.100").unwrap();
+        assert_eq!((whole.mode, &whole.problem), (Some(Mode::Generic), &None));
+        assert_eq!(whole.to, ["10.0.0.1".parse::<IpAddr>().unwrap()]);
+
+        // Ended between the link and the maps' last place: all is there.
+        let place = Place::new(&pins.0, "lb0.100");
+        fs::rename(&place.maps, &place.staged).unwrap();
+        assert_eq!(of("lb0.100").unwrap(), whole);
+        // Ended before the link.
+        fs::create_dir_all(Place::new(&pins.0, "client").staged).unwrap();
+        let broken = of("client").unwrap();
+        assert_eq!((broken.mode, broken.outcomes), (None, vec![]));
+        assert!(broken.problem.unwrap().contains("`naru decap detach client`"));
+        assert_eq!(of("lb0.100").unwrap(), whole);
+
+        detach("client", &pins.0).unwrap();
+        detach("lb0.100", &pins.0).unwrap();
+        assert_eq!(status(&pins.0).unwrap(), []);
+    }
+
+    #[test]
+    fn an_attach_that_fails_leaves_nothing_or_what_was_there() {
+        let pins = Pins::new();
+        veth("lb0", "client");
+        ip(&["link", "set", "lo", "up"]);
+        // The loopback has no native XDP.
+        assert!(attach(&options(&pins, "lo", XdpMode::Native)).is_err());
+        assert!(names(&Place::base(&pins.0)).unwrap().is_empty());
+
+        attach(&options(&pins, "lb0", XdpMode::Auto)).unwrap();
+        let mut others = options(&pins, "lb0", XdpMode::Auto);
+        others.to = (0..=255).flat_map(|a| [1, 2].map(|b| IpAddr::from([10, 0, a, b]))).collect();
+        assert!(attach(&others).is_err(), "more addresses than there is room for");
+        let status = &status(&pins.0).unwrap()[0];
+        assert_eq!((status.mode, status.to.len()), (Some(Mode::Native), 1));
+    }
+
+    #[test]
+    fn the_status_asked_for_in_another_network_namespace_detaches_nothing() {
+        let pins = Pins::new();
+        veth("lb0", "client");
+        attach(&options(&pins, "lb0", XdpMode::Native)).unwrap();
+        let home = Namespace::current();
+        let problem = || status(&pins.0).unwrap().remove(0).problem.unwrap();
+        Namespace::unshare();
+        assert_eq!(problem(), "is in another network namespace: ask there");
+        veth("lb0", "client");
+        assert_eq!(problem(), "is in another network namespace: ask there");
+        let error = format!("{:#}", attach(&options(&pins, "lb0", XdpMode::Native)).unwrap_err());
+        assert!(error.contains("`naru decap detach lb0`"), "{error}");
+        home.enter();
+        assert_eq!(status(&pins.0).unwrap()[0].mode, Some(Mode::Native));
+
+        ip(&["link", "del", "lb0"]);
+        assert!(problem().starts_with("has gone"));
+    }
+
+    #[test]
+    fn a_decapsulation_that_is_in_the_way_is_named_and_detached_whatever_its_version() {
+        let pins = Pins::new();
+        let (ifindex, _) = veth("lb0", "client");
+        attach(&options(&pins, "lb0", XdpMode::Native)).unwrap();
+        fs::rename(Place::base(&pins.0), pins.0.join(format!("{DECAP}{}", ABI + 1))).unwrap();
+        let mut dataplane = pins.open(&Config::default());
+        for error in [
+            format!("{:#}", attach(&options(&pins, "lb0", XdpMode::Native)).unwrap_err()),
+            dataplane.attach("lb0", ifindex, XdpMode::Auto).unwrap_err().to_string(),
+        ] {
+            assert!(error.ends_with("; take it off with `naru decap detach lb0`, then try again"), "{error}");
+        }
+        detach("lb0", &pins.0).unwrap();
+        dataplane.attach("lb0", ifindex, XdpMode::Auto).unwrap();
+        let error = format!("{:#}", attach(&options(&pins, "lb0", XdpMode::Native)).unwrap_err());
+        assert!(error.ends_with("; take it off with `naru interface detach lb0`, then try again"), "{error}");
+        assert!(detach("lb0", &pins.0).is_err());
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! half a change: backends before the slots that name them, slots before the keys that lead to them, then the old keys
 //! go, and what they led to is freed once no packet can still be on its way there.
 //!
-//! What stays keeps its id: a VIP is its name, a backend its VIP, address and way of forwarding. A change that does not
-//! fit the maps, or that meets maps in doubt, is planned as a rebuild: the whole config in new maps, with the same ids.
+//! What stays keeps its id: a VIP is its name, a backend its VIP, address and outer header; one that gets another header,
+//! or loses it, gets another id that continues its counts. A change that does not fit the maps, or that meets maps in doubt, is planned as a rebuild: the whole config in new maps, with the same ids.
 
 mod allocate;
 mod capacity;
@@ -125,7 +125,7 @@ pub enum Step {
     FreeBackend {
         /// The id.
         id: u32,
-        /// The id that continues its counts: the same backend, with another outer header.
+        /// The id that continues its counts: the same backend, with another outer header or way of forwarding.
         heir: Option<u32>,
     },
 }

@@ -31,11 +31,14 @@ pub fn decap(output: Output, command: Decap) -> Result<Exit, Failure> {
 
 fn status_text(all: &[Status]) -> String {
     let header = [("INTERFACE", Left), ("XDP", Left), ("FROM", Left), ("TO", Left)];
-    let interfaces = all.iter().map(|Status { interface, mode, from, to, outcomes: _ }| {
+    let interfaces = all.iter().map(|Status { interface, mode, problem: _, from, to, outcomes: _ }| {
         let mode = mode.map_or("not attached".to_owned(), |mode| mode.to_string());
         [interface.clone(), mode, joined(from), joined(to)]
     });
-    let interfaces = table(header, interfaces);
+    let mut interfaces = table(header, interfaces);
+    for Status { interface, problem, .. } in all {
+        interfaces.extend(problem.iter().map(|problem| format!("{interface} {problem}\n")));
+    }
     if all.is_empty() {
         return interfaces;
     }

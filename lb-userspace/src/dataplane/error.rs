@@ -87,16 +87,26 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
-    /// Another program is in the way.
+    /// An interface that this process does not see.
     #[error(
-        "interface {name} already runs the XDP program {program}; detach that one (`ip link set dev {name} xdp off` if \
-         nothing else owns it), then try again"
+        "interface {name}, to which the program is attached, is in another network namespace than this process; run \
+         naru there, or take the program off with `{command}`"
     )]
+    Elsewhere {
+        /// Name of the interface.
+        name: String,
+        /// What detaches.
+        command: String,
+    },
+    /// Another program is in the way.
+    #[error("interface {name} already runs the XDP program {program}; {remedy}, then try again")]
     Occupied {
         /// The interface.
         name: String,
         /// Name and id of the program.
         program: String,
+        /// How to be rid of it.
+        remedy: String,
     },
     /// The kernel does not attach.
     #[error("cannot attach to interface {name} in {mode} mode: {reason}")]

@@ -14,10 +14,13 @@ use serde::{Deserialize, Serialize};
 use super::{
     Error,
     interface::{program_name, running},
-    place::{interface_of, names, pin_name, remove},
-    sys::XdpLink,
+    place::{DECAP, interface_of, link_pins, lock, names, pin_name, remove, remove_tree, root_of},
+    sys::{LinkInfo, XdpLink},
 };
 use crate::config::XdpMode;
+
+/// Why generic mode, where the operator wants it.
+const ASKED_FOR: &str = "`xdp_mode` in [node] asks for it";
 
 /// Where on an interface the program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,8 +57,25 @@ pub struct Attachment {
 /// All links.
 #[derive(Debug)]
 pub struct Links {
+    bpffs: PathBuf,
     directory: PathBuf,
     attached: BTreeMap<String, (XdpLink, Attachment)>,
+}
+
+/// What became of a link that is pinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pinned {
+    /// Its program runs on an interface of this network namespace.
+    Running {
+        /// Index of the interface.
+        ifindex: u32,
+        /// How it is attached.
+        mode: Mode,
+    },
+    /// Its interface is in another network namespace.
+    Elsewhere,
+    /// Its interface is no more, or it was detached.
+    Gone,
 }
 
 /// A program, for the kernel and for comparison.
@@ -68,29 +88,34 @@ pub struct ProgramRef<'a> {
 }
 
 impl Links {
-    /// The links pinned in `directory`. Those of interfaces that are gone are removed.
+    /// The links pinned in `directory`, which is below `bpffs`. Those of interfaces that are gone are removed.
     ///
     /// # Errors
     ///
-    /// Something there is not the link of an XDP program.
-    pub fn open(directory: PathBuf) -> Result<Self, Error> {
+    /// Something there is not the link of an XDP program, or its interface is in another network namespace.
+    pub fn open(bpffs: &Path, directory: PathBuf) -> Result<Self, Error> {
         let mut attached = BTreeMap::new();
         for pin in names(&directory)? {
             let path = directory.join(&pin);
-            let link = XdpLink::from_pin(&path).map_err(Error::file("open the link", &path))?;
-            let info = link.info().map_err(Error::file("look at the link", &path))?;
+            let link = open_pin(&path)?;
             let name = interface_of(&pin);
-            let running = if info.ifindex == 0 { None } else { running(info.ifindex).ok().flatten() };
-            let Some(running) = running else {
-                info!("interface {name} is gone: its link is removed");
-                remove(&path)?;
-                continue;
+            let (ifindex, mode) = match look_at(&link, &path)? {
+                Pinned::Running { ifindex, mode } => (ifindex, mode),
+                Pinned::Elsewhere => {
+                    let command = detach_command(&path, &name);
+                    return Err(Error::Elsewhere { name, command });
+                }
+                Pinned::Gone => {
+                    info!("interface {name} is gone: its link is removed");
+                    remove(&path)?;
+                    continue;
+                }
             };
-            let reason = (running.mode == Mode::Generic).then(|| "attached so by an earlier run".to_owned());
-            let attachment = Attachment { name: name.clone(), ifindex: info.ifindex, mode: running.mode, reason };
+            let reason = (mode == Mode::Generic).then(|| adopted_reason(&detach_command(&path, &name)));
+            let attachment = Attachment { name: name.clone(), ifindex, mode, reason };
             attached.insert(name, (link, attachment));
         }
-        Ok(Self { directory, attached })
+        Ok(Self { bpffs: bpffs.to_owned(), directory, attached })
     }
 
     /// Sees to it that every link runs `program`. Returns how many did not.
@@ -116,7 +141,8 @@ impl Links {
         Ok(handed)
     }
 
-    /// Attaches `program` to an interface, or keeps what is attached there already.
+    /// Attaches `program` to an interface, or keeps what is attached there already. Where the data plane of another ABI
+    /// runs, and no daemon with it, its link is taken over: every packet meets that program or this one.
     ///
     /// # Errors
     ///
@@ -130,16 +156,20 @@ impl Links {
     ) -> Result<Attachment, Error> {
         check_name(name)?;
         self.follow_rename(name, ifindex)?;
-        if let Some((link, attachment)) = self.attached.get(name) {
-            let same = link.info().is_ok_and(|info| info.ifindex == ifindex);
-            if same && mode_suits(wanted, attachment.mode) {
+        let here =
+            self.attached.get(name).is_some_and(|(link, _)| link.info().is_ok_and(|info| info.ifindex == ifindex));
+        if !here {
+            self.detach(name)?;
+            self.make_way(name, ifindex, program)?;
+        }
+        if let Some((_, attachment)) = self.attached.get_mut(name) {
+            if mode_suits(wanted, attachment.mode) {
+                if wanted == XdpMode::Generic {
+                    attachment.reason = Some(ASKED_FOR.to_owned());
+                }
                 return Ok(attachment.clone());
             }
             self.detach(name)?;
-        }
-        let problem = |error: io::Error| Error::Interface { name: name.to_owned(), problem: error.to_string() };
-        if let Some(running) = running(ifindex).map_err(problem)? {
-            return Err(Error::Occupied { name: name.to_owned(), program: program_name(running.program) });
         }
         let (link, mode, reason) = link(name, ifindex, wanted, program.fd)?;
         let path = self.pin(name);
@@ -165,6 +195,54 @@ impl Links {
         self.attached.values().map(|(_, attachment)| attachment)
     }
 
+    /// Sees to it that no link of others is on an interface: another ABI's becomes one of these, any other is in the way.
+    fn make_way(&mut self, name: &str, ifindex: u32, program: ProgramRef<'_>) -> Result<(), Error> {
+        let problem = |error: io::Error| Error::Interface { name: name.to_owned(), problem: error.to_string() };
+        let Some(running) = running(ifindex).map_err(problem)? else { return Ok(()) };
+        let its = |pin: &PathBuf| {
+            let info = XdpLink::from_pin(pin).and_then(|link| link.info());
+            info.is_ok_and(|info| (info.ifindex, info.program) == (ifindex, running.program))
+        };
+        let pin = link_pins(&self.bpffs)?.into_iter().find(its);
+        let is_dataplane = root_of(&self.bpffs, &self.pin(name)).is_some();
+        let of_another_abi =
+            |pin| root_of(&self.bpffs, pin).filter(|root| is_dataplane && !self.directory.starts_with(root));
+        if let Some((pin, root)) = pin.as_ref().and_then(|pin| Some((pin, of_another_abi(pin)?))) {
+            let reason = (running.mode == Mode::Generic).then(|| adopted_reason(&detach_command(pin, name)));
+            let attachment = Attachment { name: name.to_owned(), ifindex, mode: running.mode, reason };
+            return self.take_over(attachment, pin, root, program);
+        }
+        let remedy = match pin {
+            Some(pin) => format!("take it off with `{}`", detach_command(&pin, name)),
+            None => format!(
+                "detach that one with what attached it, or with `ip link set dev {name} xdp off`, or where that says \
+                 `busy` with `bpftool link detach`"
+            ),
+        };
+        Err(Error::Occupied { name: name.to_owned(), program: program_name(running.program), remedy })
+    }
+
+    /// Has the link pinned at `pin`, in another data plane's directory `root`, run `program`, and moves the pin here. If
+    /// that breaks off, the next attach repeats it.
+    fn take_over(
+        &mut self,
+        attachment: Attachment,
+        pin: &Path,
+        root: &Path,
+        program: ProgramRef<'_>,
+    ) -> Result<(), Error> {
+        let _lock = lock(root)?;
+        let link = open_pin(pin)?;
+        link.replace(program.fd).map_err(Error::file("replace the program of the link", pin))?;
+        let path = self.pin(&attachment.name);
+        link.pin(&path).map_err(Error::file("pin the link", &path))?;
+        remove(pin)?;
+        info!("interface {} is taken over from the data plane pinned under {}", attachment.name, root.display());
+        self.attached.insert(attachment.name.clone(), (link, attachment));
+        // What no interface runs any more goes.
+        if names(&root.join("links"))?.is_empty() { remove_tree(root) } else { Ok(()) }
+    }
+
     /// An interface that was renamed keeps its link: the pin follows.
     fn follow_rename(&mut self, name: &str, ifindex: u32) -> Result<(), Error> {
         let is_it = |(link, _): &(XdpLink, Attachment)| link.info().is_ok_and(|info| info.ifindex == ifindex);
@@ -186,6 +264,19 @@ impl Links {
     }
 }
 
+/// What became of the links pinned in `directory`, by interface. Changes nothing.
+///
+/// # Errors
+///
+/// Something there is not the link of an XDP program.
+pub fn pinned(directory: &Path) -> Result<BTreeMap<String, Pinned>, Error> {
+    let state = |pin: &String| {
+        let path = directory.join(pin);
+        Ok((interface_of(pin), look_at(&open_pin(&path)?, &path)?))
+    };
+    names(directory)?.iter().map(state).collect()
+}
+
 /// Detaches a pinned link and removes the pin; `false` if there is none.
 ///
 /// # Errors
@@ -198,6 +289,35 @@ pub fn detach_pinned(pin: &Path) -> Result<bool, Error> {
         Err(error) => return Err(Error::file("open the link", pin)(error)),
     }
     remove(pin)
+}
+
+fn open_pin(path: &Path) -> Result<XdpLink, Error> {
+    XdpLink::from_pin(path).map_err(Error::file("open the link", path))
+}
+
+/// An index names an interface in its own network namespace only, and the link does not say which that is: the program
+/// tells whether the interface with this index, here, is the one.
+fn look_at(link: &XdpLink, path: &Path) -> Result<Pinned, Error> {
+    let info = || link.info().map_err(Error::file("look at the link", path));
+    let LinkInfo { ifindex, program } = info()?;
+    if ifindex == 0 {
+        return Ok(Pinned::Gone);
+    }
+    match running(ifindex) {
+        Ok(Some(running)) if running.program == program => Ok(Pinned::Running { ifindex, mode: running.mode }),
+        Err(error) if error.raw_os_error() != Some(libc::ENODEV) => {
+            Err(Error::file("ask for the interface of the link", path)(error))
+        }
+        // It may have gone in between.
+        _ if info()?.ifindex == 0 => Ok(Pinned::Gone),
+        _ => Ok(Pinned::Elsewhere),
+    }
+}
+
+/// The command that takes the program of a pinned link off its interface.
+fn detach_command(pin: &Path, name: &str) -> String {
+    let decap = pin.components().any(|part| part.as_os_str().to_string_lossy().starts_with(DECAP));
+    format!("naru {} detach {name}", if decap { "decap" } else { "interface" })
 }
 
 /// The kernel's own rules (`dev_valid_name`), so that a name is one file in the directory of pins.
@@ -234,10 +354,7 @@ fn link(
     let refused = |mode| move |error: io::Error| Error::Attach { name: name.to_owned(), mode, reason: refusal(&error) };
     match wanted {
         XdpMode::Native => Ok((native().map_err(refused(Mode::Native))?, Mode::Native, None)),
-        XdpMode::Generic => {
-            let reason = "`xdp_mode` in [node] asks for it".to_owned();
-            Ok((generic().map_err(refused(Mode::Generic))?, Mode::Generic, Some(reason)))
-        }
+        XdpMode::Generic => Ok((generic().map_err(refused(Mode::Generic))?, Mode::Generic, Some(ASKED_FOR.to_owned()))),
         XdpMode::Auto => match native() {
             Ok(link) => Ok((link, Mode::Native, None)),
             Err(error) => {
@@ -247,6 +364,11 @@ fn link(
             }
         },
     }
+}
+
+/// Why a link that was found is in generic mode: whether native would work now cannot be tried beside it.
+fn adopted_reason(detach: &str) -> String {
+    format!("attached so by an earlier run; `{detach}` and attaching anew tries native mode again")
 }
 
 /// What the kernel said, and what it usually means.

@@ -337,7 +337,8 @@ impl Maps {
     pub fn carry_from(&self, old: &Self) -> Result<(), Error> {
         let old_vips: StdHashMap<_, _> =
             old.records.iter().map(|(id, record)| (record.name.as_str().to_owned(), id)).collect();
-        let identity = |name: VipName, entry: Backend| (name.as_str().to_owned(), entry.address, entry.forward);
+        // Whichever way it is reached, to the operator it is the same backend.
+        let identity = |name: VipName, entry: Backend| (name.as_str().to_owned(), entry.address);
         let old_backends: StdHashMap<_, _> = old
             .backends
             .iter()

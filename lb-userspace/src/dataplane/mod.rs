@@ -7,6 +7,8 @@
 //! All calls are synchronous, and belong in the network namespace of the interfaces.
 
 mod error;
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod generation;
 mod interface;
 mod links;
@@ -29,12 +31,12 @@ use log::{debug, info};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::place::remove_tree;
+pub(crate) use self::place::{DECAP, remove_tree};
 pub use self::{
     error::Error,
-    links::{Attachment, Links, Mode, ProgramRef, detach_pinned},
+    links::{Attachment, Links, Mode, Pinned, ProgramRef, detach_pinned, pinned},
     maps::MapUsage,
-    place::{detach_everything, detach_interface, mount_if_missing, names, pin_name},
+    place::{detach_everything, detach_interface, interface_of, mount_if_missing, names, pin_name},
 };
 use self::{
     generation::{Draft, Generation},
@@ -46,8 +48,8 @@ use crate::{
     plan::{Capacity, Change, Destination, NextHops, Plan, PlanError, State, Step, required_features},
 };
 
-/// How long a packet can be on its way through the program after something it may have read was changed. The program
-/// takes microseconds; an interrupted one resumes within a scheduler tick or two.
+/// Stands in for a grace period where the kernel does not offer one: it bounds nothing, but the program takes
+/// microseconds, and an interrupted one resumes within a scheduler tick or two.
 const GRACE: Duration = Duration::from_millis(20);
 
 /// The data plane, held by this process.
@@ -61,8 +63,9 @@ pub struct Dataplane {
     settled: Option<Config>,
     /// What [`Self::set_next_hops`] said of destinations that some backend has.
     next_hops: NextHops,
-    /// When the next hop of a backend changed, as long as that matters.
-    flips: HashMap<u32, Instant>,
+    /// Backends whose next hop changed since the last grace period, and the interface that frames left by until then:
+    /// a packet on its way may still be reading the one and redirected to the other.
+    flips: HashMap<u32, Option<u32>>,
     /// Slots by backend id, of the tables in `counted`.
     slot_counts: Vec<u32>,
     /// First slot of every table whose slots were counted since it was written.
@@ -150,7 +153,7 @@ impl Dataplane {
         // Kernels before 5.11 account maps to this limit; later ones ignore it, and so does a failure here.
         let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
         let place = Place::take(bpffs)?;
-        let links = Links::open(place.links())?;
+        let links = Links::open(bpffs, place.links())?;
         let generation = match newest(&place)? {
             Some(generation) => generation,
             None => {
@@ -194,6 +197,7 @@ impl Dataplane {
     pub fn apply(&mut self, config: &Config) -> Result<Applied, Error> {
         let started = Instant::now();
         self.settle()?;
+        self.forget_gone_devices()?;
         let plan = self.plan(config)?;
         let freed = self.freed_by(&plan);
         self.settled = None;
@@ -377,7 +381,7 @@ impl Dataplane {
         for number in older {
             if let Some(old) = Generation::open(&self.place, number)? {
                 // What was on its way when the links changed hands still counts there.
-                thread::sleep(GRACE);
+                grace();
                 self.generation.maps.carry_from(&old.maps)?;
                 break;
             }
@@ -460,16 +464,15 @@ impl Dataplane {
 
     /// Puts next hops in use. A half of a cell is overwritten only when no packet can be reading it any more.
     fn flip(&mut self, next_hops: &[(u32, Option<NextHop>)]) {
-        let latest = next_hops.iter().filter_map(|(id, _)| self.flips.get(id)).max();
-        if let Some(wait) = latest.and_then(|latest| GRACE.checked_sub(latest.elapsed())) {
-            thread::sleep(wait);
+        if next_hops.iter().any(|(id, _)| self.flips.contains_key(id)) {
+            grace();
+            self.flips.clear();
         }
-        self.flips.retain(|_, at| at.elapsed() < GRACE);
         for (id, next_hop) in next_hops {
             let Some(entry) = self.state.backends.get_mut(id) else { continue };
+            self.flips.insert(*id, egress(entry));
             entry.next_hop = turned(entry.next_hop, *next_hop);
             self.generation.maps.put_backend(*id, *entry);
-            self.flips.insert(*id, Instant::now());
         }
     }
 
@@ -498,9 +501,25 @@ impl Dataplane {
         if self.next_hops.len() == known { Ok(()) } else { self.keep_used_devices() }
     }
 
-    /// Interfaces that no next hop leaves by are no longer redirected to.
+    /// Next hops by an interface that is gone are none: what a plan takes from them would lead nowhere.
+    fn forget_gone_devices(&mut self) -> Result<(), Error> {
+        let used: HashSet<u32> = self.next_hops.values().map(|next_hop| next_hop.ifindex).collect();
+        let mut gone = HashSet::new();
+        for ifindex in used {
+            if !self.generation.maps.put_device(ifindex)? {
+                gone.insert(ifindex);
+            }
+        }
+        let lost = self.next_hops.iter().filter(|(_, next_hop)| gone.contains(&next_hop.ifindex));
+        let lost: Vec<_> = lost.map(|(destination, _)| (*destination, None)).collect();
+        if lost.is_empty() { Ok(()) } else { self.set_next_hops(lost).map(drop) }
+    }
+
+    /// Interfaces that no next hop leaves by are no longer redirected to, except by packets that may be on their way:
+    /// those interfaces stay until a call after the next grace period.
     fn keep_used_devices(&mut self) -> Result<(), Error> {
-        let used: HashSet<u32> = self.state.backends.values().filter_map(egress).collect();
+        let in_use = self.state.backends.values().filter_map(egress);
+        let used: HashSet<u32> = in_use.chain(self.flips.values().flatten().copied()).collect();
         self.generation.maps.keep_devices(|ifindex| used.contains(&ifindex))
     }
 }
@@ -542,7 +561,7 @@ fn execute_one(maps: &mut Maps, step: &Step) -> Result<usize, Error> {
                 maps.reset_backend_counters(*id)?;
             }
             if let Some(ifindex) = egress(entry) {
-                // An interface that is gone is told so by netlink, after which the next hop is another.
+                // If it went this moment, packets are dropped and counted until netlink tells of it.
                 maps.put_device(ifindex)?;
             }
             maps.put_backend(*id, *entry);
@@ -557,7 +576,7 @@ fn execute_one(maps: &mut Maps, step: &Step) -> Result<usize, Error> {
         Step::PutKey { key, route } => maps.put_key(*key, *route)?,
         Step::RemoveKey { key } => maps.remove_key(*key)?,
         Step::Grace => {
-            thread::sleep(GRACE);
+            grace();
             return Ok(0);
         }
         Step::FreeVip { id } => maps.put_record(*id, Default::default()),
@@ -569,6 +588,14 @@ fn execute_one(maps: &mut Maps, step: &Step) -> Result<usize, Error> {
         }
     }
     Ok(1)
+}
+
+/// Returns when no packet is on its way through the program any more that may have read something from before the call.
+fn grace() {
+    if let Err(error) = sys::wait_for_readers() {
+        debug!("the kernel offers no grace period ({error}): waiting {GRACE:?} instead");
+        thread::sleep(GRACE);
+    }
 }
 
 /// Tables are independent of each other and most of the work of a first load: every CPU takes a share.

@@ -20,6 +20,8 @@ use super::{Error, links::detach_pinned};
 
 /// Where bpf file systems are mounted by convention.
 const BPFFS: &str = "/sys/fs/bpf";
+/// What the directories of decapsulations are named, before the number of the ABI.
+pub const DECAP: &str = "decap-v";
 
 /// The directory of all pins of this ABI, held by this process.
 #[derive(Debug)]
@@ -103,6 +105,31 @@ pub fn detach_interface(bpffs: &Path, interface: &str) -> Result<bool, Error> {
     Ok(found)
 }
 
+/// The pins of all links below `bpffs`: of data planes and of decapsulations, of whatever ABI.
+pub fn link_pins(bpffs: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut directories = Vec::new();
+    for name in names(bpffs)? {
+        let root = bpffs.join(&name);
+        if is_abi(&name) {
+            directories.push(root.join("links"));
+        } else if name.starts_with(DECAP) {
+            directories.extend(names(&root)?.iter().map(|interface| root.join(interface).join("links")));
+        }
+    }
+    let mut pins = Vec::new();
+    for directory in directories {
+        pins.extend(names(&directory)?.iter().map(|pin| directory.join(pin)));
+    }
+    Ok(pins)
+}
+
+/// The directory of the data plane, of whatever ABI, that a link pinned below `bpffs` is of; `None` for a
+/// decapsulation's.
+pub fn root_of<'a>(bpffs: &Path, pin: &'a Path) -> Option<&'a Path> {
+    let root = pin.parent()?.parent()?;
+    (root.parent()? == bpffs && is_abi(root.file_name()?.to_str()?)).then_some(root)
+}
+
 /// The name of an interface's pin. Names on a bpf file system have no dots, names of interfaces have no colons.
 pub fn pin_name(interface: &str) -> String {
     interface.replace('.', ":")
@@ -181,7 +208,8 @@ fn is_bpffs(path: &Path) -> Result<bool, Error> {
     }
 }
 
-fn lock(root: &Path) -> Result<Flock<File>, Error> {
+/// Holds a data plane's directory as a daemon does.
+pub fn lock(root: &Path) -> Result<Flock<File>, Error> {
     let directory = File::open(root).map_err(Error::file("open", root))?;
     let inode = directory.metadata().map_err(Error::file("look at", root))?.ino();
     Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
@@ -219,6 +247,14 @@ mod tests {
     fn pins_of_vlan_interfaces_have_no_dots() {
         assert_eq!(pin_name("eth0.100"), "eth0:100");
         assert_eq!(interface_of("eth0:100"), "eth0.100");
+    }
+
+    #[test]
+    fn the_data_plane_of_a_link_is_told_from_a_decapsulation() {
+        let root = |pin| root_of(Path::new("/bpf"), Path::new(pin)).map(|root| root.display().to_string());
+        assert_eq!(root("/bpf/v2/links/eth0"), Some("/bpf/v2".to_owned()));
+        assert_eq!(root("/bpf/decap-v2/v3/links/v3"), None);
+        assert_eq!(root("/bpf/other/links/eth0"), None);
     }
 
     #[test]

@@ -147,6 +147,7 @@ fn node_changes(state: &State, wanted: &Wanted<'_>, features: Features) -> Vec<C
     let mut differing = HashMap::new();
     for backend in wanted.vips.iter().flat_map(|vip| &vip.backends) {
         if let Some((_, known)) = backend.known
+            && known.forward == backend.entry.forward
             && source(known) != source(&backend.entry)
         {
             differing.entry(known.forward).or_insert(known);

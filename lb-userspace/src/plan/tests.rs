@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::{BackendState, NO_ID};
+use lb_common::{BackendState, NO_ID, NextHopCell};
 
 use super::{
     fixtures::{SLOTS, backend, config, many, vip},
@@ -124,6 +124,18 @@ impl World {
                 assert_eq!((route.id, route.slot_base, route.slots), (id, record.slot_base, vip.slots));
             }
         }
+    }
+
+    /// A plan for `config` gives these backends, and no others, new ids that continue their counts.
+    fn assert_heirs(&self, config: &Config, old: &[u32]) {
+        let plan = Plan::new(&self.state, config, &NextHops::new(), None).unwrap();
+        let heirs = plan.steps().iter().filter_map(|step| match step {
+            Step::FreeBackend { id, heir } => Some((*id, heir.unwrap())),
+            _ => None,
+        });
+        let (freed, heirs): (Vec<u32>, Vec<u32>) = heirs.unzip();
+        assert_eq!(freed, old);
+        assert!(heirs.iter().all(|heir| !self.state.backends.contains_key(heir)), "{heirs:?}");
     }
 
     fn vip(&self, name: &str) -> (u32, VipRecord) {
@@ -253,17 +265,33 @@ fn another_outer_source_makes_another_entry_that_continues_the_counts() {
     let mut world = roomy();
     let mut config = web();
     world.apply(&config);
-    let before: Vec<u32> = world.state.backends.keys().copied().collect();
     config.node.encap_source4 = "172.31.0.0/24".parse().unwrap();
-    let plan = Plan::new(&world.state, &config, &NextHops::new(), None).unwrap();
-    let heirs = plan.steps().iter().filter_map(|step| match step {
-        Step::FreeBackend { id, heir } => Some((*id, heir.unwrap())),
+    world.assert_heirs(&config, &[1, 2, 3]);
+    assert_eq!(world.apply(&config), ["node: encap_source4 172.16.0.0/16 → 172.31.0.0/24"]);
+}
+
+#[test]
+fn another_way_of_forwarding_makes_another_entry_that_continues_the_counts() {
+    let mut world = roomy();
+    let mut config = web();
+    world.apply(&config);
+    let (ipip, l2) = (NextHop::new([2; 6], [4; 6], 1, 1500, 0), NextHop::new([2; 6], [6; 6], 2, 1500, 0));
+    for entry in world.state.backends.values_mut() {
+        entry.next_hop = NextHopCell::new(Some(ipip));
+    }
+    config.vips[0].forward = ForwardMode::L2;
+    world.assert_heirs(&config, &[1, 2]);
+    // The way to it through a tunnel says nothing of the way to it on the link.
+    let known = Destination { address: "10.0.1.11".parse().unwrap(), on_link: true };
+    let plan = Plan::new(&world.state, &config, &NextHops::from([(known, l2)]), None).unwrap();
+    let next_hops = plan.steps().iter().filter_map(|step| match step {
+        Step::PutBackend { entry, .. } => Some(entry.next_hop.current().copied()),
         _ => None,
     });
-    let heirs: BTreeMap<u32, u32> = heirs.collect();
-    assert_eq!(heirs.keys().copied().collect::<Vec<_>>(), before);
-    assert!(heirs.values().all(|heir| !before.contains(heir)));
-    assert_eq!(world.apply(&config), ["node: encap_source4 172.16.0.0/16 → 172.31.0.0/24"]);
+    assert_eq!(next_hops.collect::<Vec<_>>(), [Some(l2), None]);
+    assert_eq!(world.apply(&config), ["vip web: forward ipip → l2"]);
+    config.vips[0].forward = ForwardMode::Ipip;
+    assert_eq!(world.apply(&config), ["vip web: forward l2 → ipip"]);
 }
 
 #[test]

@@ -57,8 +57,8 @@ pub(super) struct WantedBackend<'a> {
 #[derive(Default)]
 pub(super) struct Index<'a> {
     vips: HashMap<&'a str, (u32, &'a VipRecord)>,
-    /// By VIP id, address and forward.
-    backends: HashMap<(u32, Address, u32), (u32, &'a Backend)>,
+    /// By VIP id and address.
+    backends: HashMap<(u32, Address), (u32, &'a Backend)>,
     /// VIP id → its backends in the order of their ids.
     members: HashMap<u32, Vec<(u32, &'a Backend)>>,
     /// VIP id → its keys in their order.
@@ -147,8 +147,10 @@ impl<'a> WantedVip<'a> {
             };
             entry.next_hop = match known {
                 Some((known, there)) if known == id && pools.keep_tables => there.next_hop,
-                Some((_, there)) => NextHopCell::new(there.next_hop.current().copied()),
-                None => NextHopCell::new(Destination::of(&entry).and_then(|to| next_hops.get(&to)).copied()),
+                Some((_, there)) if there.forward == entry.forward => {
+                    NextHopCell::new(there.next_hop.current().copied())
+                }
+                _ => NextHopCell::new(Destination::of(&entry).and_then(|to| next_hops.get(&to)).copied()),
             };
             Some(WantedBackend { config: backend, id, known, entry })
         };
@@ -197,7 +199,7 @@ impl<'a> Index<'a> {
             index.vips.insert(record.name.as_str(), (*id, record));
         }
         for (id, entry) in state.backends.iter().filter(|(_, entry)| scope.has(entry.vip)) {
-            index.backends.insert((entry.vip, entry.address, entry.forward), (*id, entry));
+            index.backends.insert((entry.vip, entry.address), (*id, entry));
             index.members.entry(entry.vip).or_default().push((*id, entry));
         }
         for (key, route) in state.keys.iter().filter(|(key, route)| !key.is_marker() && scope.has(route.id)) {
@@ -238,7 +240,7 @@ impl<'a> Index<'a> {
 
     /// What is there of the backend that `entry` is of.
     fn backend(&self, entry: &Backend) -> Option<(u32, &'a Backend)> {
-        self.backends.get(&(entry.vip, entry.address, entry.forward)).copied()
+        self.backends.get(&(entry.vip, entry.address)).copied()
     }
 
     /// The backends of a VIP, in the order of their ids.

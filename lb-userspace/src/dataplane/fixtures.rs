@@ -1,0 +1,85 @@
+//! Directories of pins and network namespaces for tests. All of it needs root.
+
+use std::{
+    fs::File,
+    path::PathBuf,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use lb_common::ABI;
+use nix::{
+    net::if_::if_nametoindex,
+    sched::{CloneFlags, setns, unshare},
+    unistd::geteuid,
+};
+
+use super::{Dataplane, detach_everything, place};
+use crate::config::Config;
+
+/// A directory of pins that goes with the test.
+pub struct Pins(pub PathBuf);
+
+impl Pins {
+    /// One that no other test has; it is made when something is pinned.
+    pub fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        assert!(geteuid().is_root(), "this test loads eBPF programs: run it as root");
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Self(format!("/sys/fs/bpf/naru-test-{}-{number}", std::process::id()).into())
+    }
+
+    /// The data plane pinned here.
+    pub fn open(&self, config: &Config) -> Dataplane {
+        Dataplane::open(&self.0, config).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// What is pinned in a directory of this ABI.
+    pub fn names(&self, below: &str) -> Vec<String> {
+        place::names(&self.0.join(format!("v{ABI}")).join(below)).unwrap()
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        detach_everything(&self.0).unwrap();
+        place::remove_tree(&self.0).unwrap();
+    }
+}
+
+/// A network namespace, kept as long as this.
+pub struct Namespace(File);
+
+impl Namespace {
+    /// The one that this thread is in.
+    pub fn current() -> Self {
+        Self(File::open("/proc/thread-self/ns/net").unwrap())
+    }
+
+    /// Takes this thread, and its children, to a new one.
+    pub fn unshare() {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace needs root");
+    }
+
+    /// Takes this thread, and its children, there.
+    pub fn enter(&self) {
+        setns(&self.0, CloneFlags::CLONE_NEWNET).unwrap();
+    }
+}
+
+/// A pair of veths in a network namespace that this thread, and its children, are in from now on; both go with it.
+pub fn veth(name: &str, peer: &str) -> (u32, u32) {
+    Namespace::unshare();
+    ip(&["link", "add", name, "type", "veth", "peer", "name", peer]);
+    let up = |name: &str| {
+        ip(&["link", "set", name, "up"]);
+        if_nametoindex(name).unwrap()
+    };
+    (up(name), up(peer))
+}
+
+/// Runs `ip` in the network namespace of this thread.
+pub fn ip(arguments: &[&str]) {
+    let status = Command::new("ip").args(arguments).status().expect("iproute2 is needed");
+    assert!(status.success(), "ip {arguments:?}");
+}
