@@ -162,6 +162,9 @@ impl Controller {
         let dataplane = block_in_place(|| Dataplane::open(&applied.config.node.bpffs, &applied.config))?;
         let (netlink, events) = netlink::start()?;
         let (sender, requests) = mpsc::channel(QUEUE);
+        let adopted =
+            dataplane.backends().into_iter().filter_map(|backend| Some((target(&backend), backend.next_hop?)));
+        let next_hops = NextHops::adopted(adopted);
         Ok(Self {
             file,
             applied,
@@ -171,7 +174,7 @@ impl Controller {
             dataplane,
             netlink,
             events,
-            next_hops: NextHops::default(),
+            next_hops,
             interfaces: Interfaces::default(),
             metrics: None,
             log_reader: None,
@@ -399,10 +402,10 @@ impl Controller {
         for event in events.drain(..) {
             match event {
                 Event::NextHop { target, result } => {
-                    let next_hop = result.as_ref().ok().copied();
                     let is_awaited = waiting.hear(&target, &result);
-                    let is_news = self.next_hops.learn(target, result);
-                    if is_news && !is_awaited {
+                    if let Some(next_hop) = self.next_hops.learn(target, result)
+                        && !is_awaited
+                    {
                         news.insert(destination(&target), next_hop);
                     }
                 }
@@ -466,4 +469,9 @@ fn merged(mut node: Vec<Change>, dataplane: Vec<Change>) -> Vec<Change> {
 fn destination(target: &Target) -> Destination {
     let Target { address, on_link } = *target;
     Destination { address, on_link }
+}
+
+fn target(backend: &dataplane::Backend) -> Target {
+    let Destination { address, on_link } = backend.destination();
+    Target { address, on_link }
 }
