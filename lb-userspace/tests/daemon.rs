@@ -492,6 +492,40 @@ fn metrics_are_scraped_and_may_move() {
 }
 
 #[test]
+fn metrics_may_move_to_an_address_that_overlaps() {
+    let mut bed = Bed::new(VIPS);
+    bed.start(&[]);
+    let applies = |bed: &Bed, succeeded| {
+        let count = format!("naru_applies_total{{result=\"success\"}} {succeeded}\n");
+        assert!(bed.scrape().contains(&count), "{count}{}", bed.scrape());
+    };
+    for (from, to, succeeded) in [("127.0.0.1", "0.0.0.0", 2), ("0.0.0.0", "127.0.0.1", 3)] {
+        bed.replace(&format!("{from}:9100"), &format!("{to}:9100"));
+        bed.done("apply");
+        applies(&bed, succeeded);
+    }
+
+    // Somebody else's listener is in the way of the new address, not of the one before.
+    let other = std::net::TcpListener::bind("10.0.1.1:9100").unwrap();
+    bed.replace("127.0.0.1:9100", "0.0.0.0:9100");
+    bed.refused("apply", 4, "cannot serve /metrics on 0.0.0.0:9100");
+    applies(&bed, 3);
+    drop(other);
+
+    // The address is fine, what else changes is not.
+    ip("link add taken0 type veth peer name taken1");
+    let decap = |what| format!("decap {what} taken0 --bpffs {}-decap", bed.bpffs.display());
+    bed.done(&format!("{} --from 172.16.0.0/16 --to 10.0.1.1", decap("attach")));
+    bed.replace("interfaces = [\"lb0\"]", "interfaces = [\"lb0\", \"taken0\"]");
+    bed.refused("apply", 4, "already runs the XDP program");
+    applies(&bed, 3);
+    let anywhere = TcpStream::connect(("10.0.1.1", bed.metrics_port));
+    assert!(anywhere.is_err(), "metrics are served on the new address");
+    bed.done(&decap("detach"));
+    let _ = fs::remove_dir_all(format!("{}-decap", bed.bpffs.display()));
+}
+
+#[test]
 fn a_running_daemon_does_not_move() {
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);

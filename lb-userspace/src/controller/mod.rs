@@ -13,6 +13,7 @@ mod view;
 
 use std::{
     collections::{HashMap, HashSet},
+    net::SocketAddr,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -130,6 +131,12 @@ impl Handle {
         self.ask(|reply| Request::Stop { detach, reply }).await
     }
 
+    /// The handle of a controller that has ended.
+    #[cfg(test)]
+    pub(crate) fn of_nobody() -> Self {
+        Self { requests: mpsc::channel(1).0 }
+    }
+
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
         self.requests.send(request(reply)).await.map_err(|_| Error::Stopped)?;
@@ -195,7 +202,10 @@ impl Controller {
         for warning in config.warnings() {
             log::warn!("{warning}");
         }
-        self.metrics = self.metrics_for(&config.node).await?;
+        self.metrics = match config.node.metrics {
+            Some(address) => Some(self.serve_metrics(address).await?),
+            None => None,
+        };
         self.interfaces.learn_all(self.netlink.interfaces());
         for unresolved in self.resolve(&config, &HashSet::new()).await? {
             log::warn!("{unresolved}");
@@ -297,12 +307,33 @@ impl Controller {
         before: Option<&Contents>,
         from: Instant,
     ) -> Result<Applied, Error> {
-        let old = self.applied.config.node.clone();
-        let new = &wanted.config.node;
-        node::refuse_restart_keys(&old, new)?;
-        Interfaces::refuse_missing(&old, new)?;
-        let moved_metrics = if new.metrics == old.metrics { None } else { Some(self.metrics_for(new).await?) };
+        let (old, new) = (&self.applied.config.node, &wanted.config.node);
+        node::refuse_restart_keys(old, new)?;
+        Interfaces::refuse_missing(old, new)?;
+        if new.metrics == old.metrics {
+            return self.resolve_and_switch(wanted, before, from).await;
+        }
+        let (address, old_address) = (new.metrics, self.metrics.as_ref().map(metrics::Server::address));
+        let moved = self.move_metrics(address).await?;
+        let result = self.resolve_and_switch(wanted, before, from).await;
+        if result.is_ok() {
+            self.metrics = moved;
+        } else {
+            if let Some(moved) = moved {
+                moved.stop().await;
+            }
+            self.restore_metrics(old_address).await;
+        }
+        result
+    }
 
+    async fn resolve_and_switch(
+        &mut self,
+        wanted: Contents,
+        before: Option<&Contents>,
+        from: Instant,
+    ) -> Result<Applied, Error> {
+        let old = self.applied.config.node.clone();
         let known = self.applied.config.warnings();
         let unresolved = self.resolve(&wanted.config, &next_hops::targets(&self.applied.config)).await?;
         let result = block_in_place(|| self.switch(&wanted, before));
@@ -312,9 +343,6 @@ impl Controller {
         self.resolve_only_applied();
         let done = result?;
 
-        if let Some(metrics) = moved_metrics {
-            self.metrics = metrics;
-        }
         self.applied_at = SystemTime::now();
         let changes = merged(node::changes(&old, &self.applied.config.node), done.changes);
         let warnings = self.applied.config.warnings().into_iter().filter(|warning| !known.contains(warning));
@@ -353,11 +381,39 @@ impl Controller {
         }
     }
 
-    async fn metrics_for(&self, node: &Node) -> Result<Option<metrics::Server>, Error> {
-        let Some(address) = node.metrics else { return Ok(None) };
+    async fn serve_metrics(&self, address: SocketAddr) -> Result<metrics::Server, Error> {
         let server = metrics::Server::start(address, self.handle.clone()).await?;
         log::info!("metrics on http://{}/metrics", server.address());
-        Ok(Some(server))
+        Ok(server)
+    }
+
+    /// Serves metrics on `address`, beside the listener before where both can be. One on the same port may be in the
+    /// way, as 127.0.0.1 and 0.0.0.0 are of each other: then that one ends first.
+    async fn move_metrics(&mut self, address: Option<SocketAddr>) -> Result<Option<metrics::Server>, Error> {
+        let Some(address) = address else { return Ok(None) };
+        let in_the_way = |old: &mut metrics::Server| old.address().port() == address.port();
+        match self.serve_metrics(address).await {
+            Err(Error::Metrics(error)) if error.is_taken() => {
+                let Some(old) = self.metrics.take_if(in_the_way) else { return Err(error.into()) };
+                let old_address = old.address();
+                old.stop().await;
+                let moved = self.serve_metrics(address).await;
+                if moved.is_err() {
+                    self.restore_metrics(Some(old_address)).await;
+                }
+                moved.map(Some)
+            }
+            result => result.map(Some),
+        }
+    }
+
+    /// Serves metrics on the address before again, where [`Self::move_metrics`] ended that.
+    async fn restore_metrics(&mut self, address: Option<SocketAddr>) {
+        let Some(address) = address.filter(|_| self.metrics.is_none()) else { return };
+        match self.serve_metrics(address).await {
+            Ok(server) => self.metrics = Some(server),
+            Err(error) => log::error!("the address before is lost: {error}"),
+        }
     }
 
     /// Finds the ways to those backends of `config` that are not among `old` before any packet is sent to them; waits
