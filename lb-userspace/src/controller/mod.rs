@@ -17,6 +17,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use lb_common::NextHop;
 use tokio::{
     sync::{mpsc, oneshot},
     task::{JoinHandle, block_in_place},
@@ -199,21 +200,21 @@ impl Controller {
     /// that do not exist are waited for.
     pub async fn start(mut self) -> Result<(Handle, JoinHandle<()>), Error> {
         let config = self.applied.config.clone();
-        for warning in config.warnings() {
-            log::warn!("{warning}");
-        }
         self.metrics = match config.node.metrics {
             Some(address) => Some(self.serve_metrics(address).await?),
             None => None,
         };
         self.interfaces.learn_all(self.netlink.interfaces());
-        for unresolved in self.resolve(&config, &HashSet::new()).await? {
-            log::warn!("{unresolved}");
-        }
+        self.follow_attachments();
+        let targets = self.resolve(&config, &HashSet::new()).await?;
         let done = block_in_place(|| self.dataplane.apply(&config))?;
         let path = self.file.path.display();
         log::info!("applied {path} in {:?}: changes {}, writes {}", done.elapsed, done.changes.len(), done.writes);
         block_in_place(|| self.interfaces.follow(&mut self.dataplane, None, &config.node))?;
+        self.follow_attachments();
+        for warning in self.warnings().into_iter().chain(self.next_hops.missing(&config, &targets)) {
+            log::warn!("{warning}");
+        }
         self.read_logs(config.node.log_packets);
         self.applied_at = SystemTime::now();
         self.applies.succeeded += 1;
@@ -232,7 +233,10 @@ impl Controller {
                     }
                 }
                 1.. = self.events.recv_many(&mut events, EVENTS) => self.learn(&mut events, &mut Waiting::default()),
-                _ = retry.tick() => self.interfaces.retry(&mut self.dataplane, &self.applied.config.node),
+                _ = retry.tick() => {
+                    self.interfaces.retry(&mut self.dataplane, &self.applied.config.node);
+                    self.follow_attachments();
+                }
             }
         }
     }
@@ -334,8 +338,8 @@ impl Controller {
         from: Instant,
     ) -> Result<Applied, Error> {
         let old = self.applied.config.node.clone();
-        let known = self.applied.config.warnings();
-        let unresolved = self.resolve(&wanted.config, &next_hops::targets(&self.applied.config)).await?;
+        let known = self.warnings();
+        let new = self.resolve(&wanted.config, &next_hops::targets(&self.applied.config)).await?;
         let result = block_in_place(|| self.switch(&wanted, before));
         if result.is_ok() {
             self.applied = wanted;
@@ -345,8 +349,8 @@ impl Controller {
 
         self.applied_at = SystemTime::now();
         let changes = merged(node::changes(&old, &self.applied.config.node), done.changes);
-        let warnings = self.applied.config.warnings().into_iter().filter(|warning| !known.contains(warning));
-        let warnings = warnings.map(|warning| warning.to_string()).chain(unresolved).collect();
+        let warnings = self.warnings().into_iter().filter(|warning| !known.contains(warning));
+        let warnings = warnings.chain(self.next_hops.missing(&self.applied.config, &new)).collect();
         let elapsed_us = u64::try_from(from.elapsed().as_micros()).unwrap_or(u64::MAX);
         Ok(Applied { changes, writes: done.writes, elapsed_us, warnings })
     }
@@ -364,6 +368,7 @@ impl Controller {
         let done = self.dataplane.apply(&wanted.config)?;
         let (old, new) = (&self.applied.config.node, &wanted.config.node);
         self.interfaces.follow(&mut self.dataplane, Some(old), new)?;
+        self.follow_attachments();
         if let Some(before) = before {
             self.file.replace(before, wanted)?;
         }
@@ -379,6 +384,7 @@ impl Controller {
         if let Err(error) = self.interfaces.follow(&mut self.dataplane, Some(from), &old.node) {
             log::error!("the interfaces are not attached as before: {error}; restart the daemon");
         }
+        self.follow_attachments();
     }
 
     async fn serve_metrics(&self, address: SocketAddr) -> Result<metrics::Server, Error> {
@@ -417,14 +423,14 @@ impl Controller {
     }
 
     /// Finds the ways to those backends of `config` that are not among `old` before any packet is sent to them; waits
-    /// for the answers as long as they keep coming. Says what could not be found.
-    async fn resolve(&mut self, config: &Config, old: &HashSet<Target>) -> Result<Vec<String>, Error> {
+    /// for the answers as long as they keep coming. Gives back what it looked for, found or not.
+    async fn resolve(&mut self, config: &Config, old: &HashSet<Target>) -> Result<HashSet<Target>, Error> {
         let new: HashSet<_> = next_hops::targets(config).difference(old).copied().collect();
         if new.is_empty() {
-            return Ok(Vec::new());
+            return Ok(new);
         }
         self.netlink.set_targets(new.union(old).copied().collect());
-        let mut waiting = self.next_hops.waiting(new);
+        let mut waiting = self.next_hops.waiting(new.clone());
         let mut events = Vec::new();
         let mut deadline = tokio::time::Instant::now() + RESOLVE;
         while waiting.unsettled() > 0 {
@@ -438,10 +444,9 @@ impl Controller {
                 deadline = tokio::time::Instant::now() + RESOLVE;
             }
         }
-        let new = waiting.targets();
         let heard = new.iter().filter_map(|target| Some((destination(target), self.next_hops.heard(target)?)));
         self.dataplane.set_next_hops(heard.collect::<Vec<_>>())?;
-        Ok(self.next_hops.missing(config, new))
+        Ok(new)
     }
 
     /// Lets go of the ways that only a change needed that did not happen, or that the last change no longer needs.
@@ -455,6 +460,7 @@ impl Controller {
     /// data plane thereby keeps the ways that it has while their neighbours are asked again.
     fn learn(&mut self, events: &mut Vec<Event>, waiting: &mut Waiting) {
         let mut news = HashMap::new();
+        let mut interfaces_changed = false;
         for event in events.drain(..) {
             match event {
                 Event::NextHop { target, result } => {
@@ -466,16 +472,37 @@ impl Controller {
                     }
                 }
                 Event::Interface(change) => {
+                    interfaces_changed = true;
                     let node = &self.applied.config.node;
                     block_in_place(|| self.interfaces.learn(&mut self.dataplane, node, change));
                 }
             }
         }
+        self.tell(news);
+        if interfaces_changed {
+            self.follow_attachments();
+        }
+    }
+
+    /// Uses the ways that packets can leave by as the data plane is attached now, and no others.
+    fn follow_attachments(&mut self) {
+        let news = self.next_hops.bar(self.interfaces.barred(&self.dataplane));
+        self.tell(news.into_iter().map(|(target, next_hop)| (destination(&target), next_hop)).collect());
+    }
+
+    fn tell(&mut self, news: HashMap<Destination, Option<NextHop>>) {
         if !news.is_empty()
             && let Err(error) = block_in_place(|| self.dataplane.set_next_hops(news))
         {
             log::error!("next hops could not be written: {error}");
         }
+    }
+
+    /// What the operator should look at although it is allowed.
+    fn warnings(&self) -> Vec<String> {
+        let config = &self.applied.config;
+        let egress = self.interfaces.warnings(&self.dataplane, config, &self.next_hops);
+        config.warnings().iter().map(ToString::to_string).chain(egress).collect()
     }
 
     /// Follows the program whose messages are wanted: an apply may have loaded another.

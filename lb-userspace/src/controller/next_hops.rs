@@ -1,7 +1,7 @@
 //! What netlink says of the ways to the backends.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     net::IpAddr,
 };
 
@@ -28,12 +28,14 @@ pub struct NextHops {
     known: HashMap<Target, Way>,
     /// The ways in use.
     held: HashMap<Target, NextHop>,
+    /// Interfaces that no packet can leave by at present, by index. The ways by them are held, but not used.
+    barred: HashMap<u32, Unresolved>,
 }
 
 impl NextHops {
     /// The ways of a data plane that runs already, of which netlink has said nothing yet.
     pub fn adopted(held: impl IntoIterator<Item = (Target, NextHop)>) -> Self {
-        Self { known: HashMap::new(), held: held.into_iter().collect() }
+        Self { held: held.into_iter().collect(), ..Self::default() }
     }
 
     /// Takes note of what netlink says; gives back what the data plane has to be told, if anything.
@@ -44,7 +46,7 @@ impl NextHops {
         let news = match &way {
             Ok(next_hop) => {
                 self.held.insert(target, *next_hop);
-                Some(Some(*next_hop))
+                Some(self.usable(next_hop))
             }
             Err(_) if is_settled(&way) => {
                 self.held.remove(&target);
@@ -56,11 +58,30 @@ impl NextHops {
         news
     }
 
+    /// Takes note of the interfaces that no packet can leave by; gives back what the data plane has to be told.
+    pub fn bar(&mut self, barred: HashMap<u32, Unresolved>) -> Vec<(Target, Option<NextHop>)> {
+        let before = std::mem::replace(&mut self.barred, barred);
+        let is_news = |ifindex| before.contains_key(ifindex) != self.barred.contains_key(ifindex);
+        if !before.keys().chain(self.barred.keys()).any(is_news) {
+            return Vec::new();
+        }
+        let held = self.held.iter().filter(|(_, next_hop)| is_news(&next_hop.ifindex));
+        held.map(|(target, next_hop)| (*target, self.usable(next_hop))).collect()
+    }
+
+    /// The interfaces that packets leave by, by index.
+    pub fn interfaces(&self) -> BTreeSet<u32> {
+        self.held.values().map(|next_hop| next_hop.ifindex).collect()
+    }
+
     /// The way to a backend, or why there is none.
     pub fn way(&self, forward: ForwardMode, backend: IpAddr) -> Result<&NextHop, String> {
         let target = target(forward, backend);
         match (self.held.get(&target), self.known.get(&target)) {
-            (Some(next_hop), _) => Ok(next_hop),
+            (Some(next_hop), _) => match self.barred.get(&next_hop.ifindex) {
+                Some(reason) => Err(reason.to_string()),
+                None => Ok(next_hop),
+            },
             (None, Some(Err(reason))) => Err(reason.to_string()),
             (None, Some(Ok(_)) | None) => Err("still being looked for".to_owned()),
         }
@@ -69,7 +90,7 @@ impl NextHops {
     /// What the data plane has to know of a target; `None` where it is to keep what it has.
     pub fn heard(&self, target: &Target) -> Option<Option<NextHop>> {
         match self.held.get(target) {
-            Some(next_hop) => Some(Some(*next_hop)),
+            Some(next_hop) => Some(self.usable(next_hop)),
             None => self.known.get(target).is_some_and(is_settled).then_some(None),
         }
     }
@@ -105,6 +126,10 @@ impl NextHops {
             self.held.retain(|target, _| targets.contains(target));
         }
     }
+
+    fn usable(&self, next_hop: &NextHop) -> Option<NextHop> {
+        (!self.barred.contains_key(&next_hop.ifindex)).then_some(*next_hop)
+    }
 }
 
 /// Targets of a change, as the answers come in.
@@ -115,11 +140,6 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// The targets.
-    pub fn targets(&self) -> &HashSet<Target> {
-        &self.targets
-    }
-
     /// Takes note of an answer; whether it is about one of the targets.
     pub fn hear(&mut self, target: &Target, way: &Way) -> bool {
         if is_settled(way) {
@@ -255,5 +275,27 @@ mod tests {
             assert_eq!(next_hops.heard(&target), None, "there is nothing to hold and nothing to say");
             assert_eq!(next_hops.learn(target, Ok(next_hop(2))), Some(Some(next_hop(2))));
         }
+    }
+
+    #[test]
+    fn ways_by_a_barred_interface_are_used_once_it_is_barred_no_more() {
+        let mut next_hops = NextHops::default();
+        let address = ip("10.0.0.1");
+        let [l2, ipip] = [ForwardMode::L2, ForwardMode::Ipip].map(|forward| target(forward, address));
+        let barred = |ifindex| {
+            let reason = Unresolved::TakesNoRedirects { interface: "br0".into(), kind: "bridge".into() };
+            HashMap::from([(ifindex, reason)])
+        };
+        next_hops.learn(l2, Ok(next_hop(1)));
+        assert_eq!(next_hops.bar(barred(2)), []);
+        assert_eq!(next_hops.bar(barred(1)), [(l2, None)]);
+        assert_eq!(next_hops.bar(barred(1)), [], "no news");
+        assert!(next_hops.way(ForwardMode::L2, address).unwrap_err().contains("br0 (bridge)"));
+        assert_eq!(next_hops.heard(&l2), Some(None));
+
+        assert_eq!(next_hops.learn(ipip, Ok(next_hop(1))), Some(None));
+        assert_eq!(next_hops.learn(ipip, Ok(next_hop(2))), Some(Some(next_hop(2))));
+        assert_eq!(next_hops.bar(HashMap::new()), [(l2, Some(next_hop(1)))]);
+        assert_eq!(next_hops.way(ForwardMode::L2, address), Ok(&next_hop(1)));
     }
 }
