@@ -61,6 +61,13 @@ pub struct MetricsError {
     source: io::Error,
 }
 
+impl MetricsError {
+    /// Whether somebody listens there already, or on an address that overlaps.
+    pub fn is_taken(&self) -> bool {
+        self.source.kind() == io::ErrorKind::AddrInUse
+    }
+}
+
 /// The listener for scrapes, until it is dropped.
 #[derive(Debug)]
 pub struct Server {
@@ -86,6 +93,13 @@ impl Server {
     /// The address that is listened on, with the port that the kernel chose where the config says 0.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Ends the listener; the address is free when this returns.
+    pub async fn stop(mut self) {
+        self.task.abort();
+        // Either it had ended or it was aborted, which is what was wanted.
+        let _ = (&mut self.task).await;
     }
 }
 

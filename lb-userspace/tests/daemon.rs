@@ -190,8 +190,13 @@ impl Drop for Bed {
 }
 
 fn ip(line: &str) {
+    ip_says(line);
+}
+
+fn ip_says(line: &str) -> String {
     let output = Command::new("ip").args(line.split(' ')).output().expect("iproute2 is installed");
     assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// `lb0` with a peer, in a network whose neighbour 10.0.1.11 is known for ever and 10.0.1.12 never answers.
@@ -471,6 +476,69 @@ fn the_mode_follows_the_config() {
 }
 
 #[test]
+fn a_way_that_native_xdp_cannot_take_is_none() {
+    let mut bed = Bed::new(VIPS);
+    ip("link add br0 type bridge");
+    ip("link add port0 type veth peer name port1");
+    ip("link set port0 master br0 up");
+    ip("link set port1 up");
+    ip("link set br0 up");
+    ip("addr add 10.0.2.1/24 dev br0");
+    ip("neigh replace 10.0.2.21 lladdr 02:00:00:00:00:21 dev br0 nud permanent");
+    bed.replace("  { address = \"10.0.1.12\", weight = 100 }, # rack 2", "  { address = \"10.0.2.21\" },");
+    let mode = |bed: &Bed, from: &str, to: &str| {
+        bed.replace(from, to);
+        let said = bed.naru("apply");
+        assert_eq!(said.code, 0, "{}", said.err);
+    };
+    let behind = |bed: &Bed| bed.backend("10.0.2.21")["next_hop"].clone();
+    eventually("the bridge is up", || ip_says("link show br0").contains("state UP"), || ip_says("link"));
+    bed.start(&[]);
+    for _ in 0..2 {
+        let reason = behind(&bed)["reason"].as_str().unwrap_or_default().to_owned();
+        assert!(reason.contains("br0 (bridge)") && reason.contains("generic"), "{reason:?}");
+        assert_eq!(bed.json("status")["unreachable"][0]["address"], "10.0.2.21");
+        assert_eq!(bed.backend("10.0.1.11")["next_hop"]["interface"], "lb0");
+        mode(&bed, "[node]", "[node]\nxdp_mode = \"generic\"");
+        assert_eq!(behind(&bed)["mac"], "02:00:00:00:00:21");
+        assert_eq!(
+            bed.json("status")["warnings"],
+            serde_json::json!([]),
+            "any interface sends what generic XDP redirects"
+        );
+        mode(&bed, "[node]\nxdp_mode = \"generic\"", "[node]");
+    }
+}
+
+#[test]
+fn an_interface_that_packets_leave_by_and_that_is_not_attached_is_warned_of() {
+    let mut bed = Bed::new(VIPS);
+    ip("link add lb1 type veth peer name peer1");
+    ip("link set lb1 up");
+    ip("link set peer1 up");
+    ip("addr add 10.0.2.1/24 dev lb1");
+    for last in [21, 22] {
+        ip(&format!("neigh replace 10.0.2.{last} lladdr 02:00:00:00:00:{last} dev lb1 nud permanent"));
+    }
+    bed.start(&[]);
+    assert_eq!(bed.json("status")["warnings"], serde_json::json!([]));
+    let warned = "packets to 10.0.2.21 leave by lb1, where naru is not attached";
+    let said = bed.naru("backend add web 10.0.2.21");
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert!(said.err.contains(warned), "{}", said.err);
+    let said = bed.naru("backend set web 10.0.2.21 --weight 7");
+    assert!(!said.err.contains(warned), "said before: {}", said.err);
+    bed.done("backend add web 10.0.2.22");
+    let status = bed.done("status");
+    assert!(status.contains("packets to 10.0.2.21 and 1 more backends leave by lb1"), "{status}");
+    bed.end(Signal::SIGTERM);
+    bed.start(&[]);
+    assert!(bed.log().lines().any(|line| line.contains("WARN") && line.contains("leave by lb1")), "{}", bed.log());
+    bed.done("interface attach lb1");
+    assert_eq!(bed.json("status")["warnings"], serde_json::json!([]));
+}
+
+#[test]
 fn metrics_are_scraped_and_may_move() {
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);
@@ -489,6 +557,40 @@ fn metrics_are_scraped_and_may_move() {
     bed.replace(":9101", ":9102");
     bed.refused("apply", 4, "cannot serve /metrics on 127.0.0.1:9102");
     assert!(bed.scrape().contains("naru_applies_total{result=\"failure\"} 1\n"));
+}
+
+#[test]
+fn metrics_may_move_to_an_address_that_overlaps() {
+    let mut bed = Bed::new(VIPS);
+    bed.start(&[]);
+    let applies = |bed: &Bed, succeeded| {
+        let count = format!("naru_applies_total{{result=\"success\"}} {succeeded}\n");
+        assert!(bed.scrape().contains(&count), "{count}{}", bed.scrape());
+    };
+    for (from, to, succeeded) in [("127.0.0.1", "0.0.0.0", 2), ("0.0.0.0", "127.0.0.1", 3)] {
+        bed.replace(&format!("{from}:9100"), &format!("{to}:9100"));
+        bed.done("apply");
+        applies(&bed, succeeded);
+    }
+
+    // Somebody else's listener is in the way of the new address, not of the one before.
+    let other = std::net::TcpListener::bind("10.0.1.1:9100").unwrap();
+    bed.replace("127.0.0.1:9100", "0.0.0.0:9100");
+    bed.refused("apply", 4, "cannot serve /metrics on 0.0.0.0:9100");
+    applies(&bed, 3);
+    drop(other);
+
+    // The address is fine, what else changes is not.
+    ip("link add taken0 type veth peer name taken1");
+    let decap = |what| format!("decap {what} taken0 --bpffs {}-decap", bed.bpffs.display());
+    bed.done(&format!("{} --from 172.16.0.0/16 --to 10.0.1.1", decap("attach")));
+    bed.replace("interfaces = [\"lb0\"]", "interfaces = [\"lb0\", \"taken0\"]");
+    bed.refused("apply", 4, "already runs the XDP program");
+    applies(&bed, 3);
+    let anywhere = TcpStream::connect(("10.0.1.1", bed.metrics_port));
+    assert!(anywhere.is_err(), "metrics are served on the new address");
+    bed.done(&decap("detach"));
+    let _ = fs::remove_dir_all(format!("{}-decap", bed.bpffs.display()));
 }
 
 #[test]

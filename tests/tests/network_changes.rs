@@ -2,12 +2,13 @@
 
 use std::{
     fs,
+    thread::sleep,
     time::{Duration, Instant},
 };
 
 use lb_userspace::api::types::{Backend, NextHop, Status};
 use naru_tests::{
-    lab::{Lab, Legs},
+    lab::{Lab, Legs, MTU, Placement},
     load::{Load, Options},
     server::Server,
     site::{ECHO, Site, Vip},
@@ -16,6 +17,32 @@ use naru_tests::{
 
 /// How long the data plane may take to follow what happens around it.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a neighbour leaves the first questions for it unanswered; the kernel gives up after three seconds.
+const SILENCE: Duration = Duration::from_millis(1500);
+
+/// Requests for which even a second without a way is too long: a lost SYN is repeated only after one.
+fn impatient_load(site: &Site, vip: &Vip) -> Load {
+    let options = Options { timeout: Duration::from_millis(700), ..Options::new(vip.http()).rate(200.0) };
+    Load::start(site.lab.client(), options).unwrap()
+}
+
+/// Ends the load; no request may have failed.
+fn finish(load: Load) {
+    let report = load.stop();
+    assert!(report.failed.is_empty(), "{:?}", report.failed_by_cause());
+    assert!(report.succeeded() > 200, "only {} requests", report.succeeded());
+}
+
+/// Waits until all backends are reached by the MAC address `mac`.
+fn until_reached_by(site: &Site, vip: &Vip, mac: &str) {
+    site.wait_for("the new MAC address is known", PATIENCE, |naru| {
+        let backends: Vec<Backend> = naru.read(&["backend", "list", vip.name])?;
+        let new = |backend: &Backend| matches!(&backend.next_hop, NextHop::Known { mac: known, .. } if known == mac);
+        Ok(backends.iter().all(new))
+    })
+    .unwrap();
+}
 
 /// Waits until `count` requests in a row succeed; returns how long that took.
 fn until_served(site: &Site, vip: &Vip, count: u64) -> Duration {
@@ -78,6 +105,42 @@ fn a_backend_that_changes_its_mac_address_is_followed() {
     })
     .unwrap();
     until_served(&site, &vip, 200);
+}
+
+#[test]
+fn a_route_that_moves_to_a_gateway_not_yet_known_loses_nothing() {
+    let vip = Vip::IPIP;
+    let site = Site::start(Lab::builder().placement(Placement::Routed), &[vip]).unwrap();
+    let load = impatient_load(&site, &vip);
+    let (mac, gateway) = ("02:00:00:00:02:54", "10.0.1.254");
+    site.lab.balancer().ip(&format!("route add 10.0.100.0/22 via {gateway}\n")).unwrap();
+    sleep(SILENCE);
+    // Only now there is a router at that address: the same one, by another port of its own switch.
+    let router = format!(
+        "link add gw address {mac} mtu {MTU} type veth peer name gw-port mtu {MTU}\n\
+         link set gw-port master br0 up\nlink set gw up\naddr add {gateway}/32 dev gw\n"
+    );
+    site.lab.router().ip(&router).unwrap();
+    until_reached_by(&site, &vip, mac);
+    until_served(&site, &vip, 100);
+    finish(load);
+}
+
+#[test]
+fn a_restart_keeps_the_way_by_a_gateway_that_is_slow_to_answer() {
+    let vip = Vip::IPIP;
+    let mut site = Site::start(Lab::builder().placement(Placement::Routed), &[vip]).unwrap();
+    let load = impatient_load(&site, &vip);
+    let router = site.lab.router().clone();
+    let answers = |yes| router.sysctl("net/ipv4/conf/br0/arp_ignore", if yes { "1" } else { "8" });
+    answers(false).unwrap();
+    site.stop().unwrap();
+    site.lab.balancer().ip("neigh flush dev eth0\n").unwrap();
+    site.restart().unwrap();
+    sleep(SILENCE);
+    answers(true).unwrap();
+    site.wait_until_ready().unwrap();
+    finish(load);
 }
 
 #[test]

@@ -1,7 +1,11 @@
 //! `naru run`: brings the daemon up in an order in which nothing is changed before all that can be refused is, and
 //! takes it down leaving the data plane as it is.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -11,7 +15,8 @@ use super::{
 };
 use crate::{
     api::{self, socket},
-    controller::{ConfigFile, Controller, Handle, Overrides},
+    controller::{ConfigFile, Controller, Error, Handle, Overrides},
+    dataplane,
 };
 
 /// How long the end may wait for a change that is under way. What is cut short is completed by the next start.
@@ -34,7 +39,7 @@ async fn serve(global: &Global, options: Run) -> Result<Exit, Failure> {
     let signals = Signals::new().map_err(|error| Failure::new(Exit::Failed, error))?;
     let overrides = Overrides { bpffs: options.bpffs, socket: global.socket.clone() };
     let controller = Controller::open(ConfigFile { path: global.config.clone(), overrides }).await?;
-    let path = controller.config().node.socket.clone();
+    let (path, bpffs) = (controller.config().node.socket.clone(), controller.config().node.bpffs.clone());
     let listener = socket::listen(&path)?;
     let (handle, controller) = controller.start().await.inspect_err(|_| remove(&path))?;
     let api = tokio::spawn(api::serve(listener, handle.clone()));
@@ -48,8 +53,12 @@ async fn serve(global: &Global, options: Run) -> Result<Exit, Failure> {
     };
     notify(&[sd_notify::NotifyState::Stopping]);
     remove(&path);
-    stop(&handle, options.detach_on_exit).await?;
-    result.map(|()| Exit::Ok)
+    let stopped = stop(&handle, options.detach_on_exit.then_some(&bpffs)).await;
+    if let (Err(_), Err(failure)) = (&result, &stopped) {
+        log::error!("{failure}");
+    }
+    // Why the daemon ended comes before how.
+    result.and(stopped).map(|()| Exit::Ok)
 }
 
 /// The signals that a daemon heeds.
@@ -85,16 +94,23 @@ impl Signals {
     }
 }
 
-async fn stop(handle: &Handle, detach: bool) -> Result<(), Failure> {
-    match tokio::time::timeout(STOP, handle.stop(detach)).await {
-        Ok(result) => result?,
-        Err(_) if detach => {
+/// Ends the controller; with `detach`, takes the data plane pinned there out of the kernel, even where the controller
+/// has died and only the pins are left.
+async fn stop(handle: &Handle, detach: Option<&PathBuf>) -> Result<(), Failure> {
+    match (tokio::time::timeout(STOP, handle.stop(detach.is_some())).await, detach) {
+        (Ok(Err(Error::Stopped)), Some(bpffs)) => {
+            let failed = |error| Failure::new(Exit::Failed, format!("cannot detach: {error}"));
+            dataplane::detach_everything(bpffs).map_err(failed)?;
+        }
+        (Ok(Err(Error::Stopped)), None) => {}
+        (Ok(result), _) => result?,
+        (Err(_), Some(_)) => {
             let message = "stopped amid a change, and not detached: run `naru interface detach --all`";
             return Err(Failure::new(Exit::Failed, message));
         }
-        Err(_) => log::warn!("a change is under way: the next start completes it"),
+        (Err(_), None) => log::warn!("a change is under way: the next start completes it"),
     }
-    log::info!("stopped; the data plane {}", if detach { "is detached" } else { "goes on forwarding" });
+    log::info!("stopped; the data plane {}", if detach.is_some() { "is detached" } else { "goes on forwarding" });
     Ok(())
 }
 
@@ -107,5 +123,33 @@ fn remove(socket: &Path) {
 fn notify(state: &[sd_notify::NotifyState]) {
     if let Err(error) = sd_notify::notify(state) {
         log::warn!("cannot notify the service manager: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_controller_that_has_died_is_no_reason_to_stay_attached() {
+        let directory = tempfile::tempdir().unwrap();
+        let (bpffs, handle) = (directory.path().to_owned(), Handle::of_nobody());
+        let links = bpffs.join("v1/links");
+        fs::create_dir_all(&links).unwrap();
+        stop(&handle, None).await.unwrap();
+        assert!(links.exists(), "nobody asked to detach");
+        stop(&handle, Some(&bpffs)).await.unwrap();
+        assert!(!links.exists());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_detached_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let bpffs = directory.path().to_owned();
+        fs::create_dir_all(bpffs.join("v1/links")).unwrap();
+        fs::write(bpffs.join("v1/links/eth0"), "no link").unwrap();
+        let failure = stop(&Handle::of_nobody(), Some(&bpffs)).await.unwrap_err();
+        assert_eq!(failure.exit(), Exit::Failed);
+        assert!(failure.to_string().starts_with("cannot detach: "), "{failure}");
     }
 }

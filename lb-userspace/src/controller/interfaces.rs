@@ -1,15 +1,18 @@
 //! The interfaces that the data plane is attached to: those of the config, as they come and go.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+};
 
 use nix::net::if_::{if_nameindex, if_nametoindex};
 
-use super::Error;
+use super::{Error, next_hops::NextHops};
 use crate::{
     api::types,
-    config::{Node, XdpMode},
+    config::{Config, Node, XdpMode},
     dataplane::{Attachment, Dataplane, Mode},
-    netlink::{InterfaceChange, InterfaceInfo},
+    netlink::{InterfaceChange, InterfaceInfo, Unresolved},
 };
 
 /// What the kernel says of the interfaces, and why some are not attached.
@@ -99,6 +102,42 @@ impl Interfaces {
         link.map_or_else(|| format!("#{ifindex}"), |link| link.name.clone())
     }
 
+    /// The interfaces that no packet can leave by as the data plane is attached now, by index, and why: those that send
+    /// nothing that native XDP redirects to them. What generic XDP redirects, every interface sends.
+    pub fn barred(&self, dataplane: &Dataplane) -> HashMap<u32, Unresolved> {
+        if !is_native(&dataplane.attachments()) {
+            return HashMap::new();
+        }
+        let barred = self.links.values().filter(|link| !link.takes_redirects());
+        let reason = |link: &InterfaceInfo| Unresolved::TakesNoRedirects {
+            interface: link.name.clone(),
+            kind: link.kind.clone().unwrap_or_default(),
+        };
+        barred.map(|link| (link.ifindex, reason(link))).collect()
+    }
+
+    /// What to say of packets to backends that leave by an interface where the data plane is not attached: many drivers
+    /// set up what sends redirected frames only once they have a program.
+    pub fn warnings(&self, dataplane: &Dataplane, config: &Config, next_hops: &NextHops) -> Vec<String> {
+        let attachments = dataplane.attachments();
+        let is_attached = |ifindex| attachments.iter().any(|attachment| attachment.ifindex == ifindex);
+        if !is_native(&attachments) || next_hops.interfaces().into_iter().all(is_attached) {
+            return Vec::new();
+        }
+        let backends =
+            config.vips.iter().flat_map(|vip| vip.backends.iter().map(move |backend| (vip, backend.address)));
+        let mut leaving: BTreeMap<u32, BTreeSet<IpAddr>> = BTreeMap::new();
+        for (vip, address) in backends {
+            if let Ok(next_hop) = next_hops.way(vip.forward, address)
+                && !is_attached(next_hop.ifindex)
+            {
+                leaving.entry(next_hop.ifindex).or_default().insert(address);
+            }
+        }
+        let warning = |(ifindex, addresses)| unattached(&self.name(ifindex), &addresses);
+        leaving.into_iter().map(warning).collect()
+    }
+
     /// The interfaces that are configured or attached, as the API shows them.
     pub fn view(&self, dataplane: &Dataplane, node: &Node) -> Vec<types::Interface> {
         let mut attached: BTreeMap<_, _> = dataplane.attachments().into_iter().map(|a| (a.name.clone(), a)).collect();
@@ -158,6 +197,22 @@ impl Interfaces {
             self.problems.insert(link.name.clone(), MISSING.to_owned());
         }
     }
+}
+
+fn is_native(attachments: &[Attachment]) -> bool {
+    attachments.iter().any(|attachment| attachment.mode == Mode::Native)
+}
+
+fn unattached(interface: &str, addresses: &BTreeSet<IpAddr>) -> String {
+    let first = addresses.first().map(ToString::to_string).unwrap_or_default();
+    let more = match addresses.len() {
+        ..=1 => String::new(),
+        count => format!(" and {} more backends", count - 1),
+    };
+    format!(
+        "packets to {first}{more} leave by {interface}, where naru is not attached: many drivers then drop them; \
+         `naru interface attach {interface}`"
+    )
 }
 
 const MISSING: &str = "there is no such interface; it is attached when it appears";

@@ -13,9 +13,11 @@ mod view;
 
 use std::{
     collections::{HashMap, HashSet},
+    net::SocketAddr,
     time::{Duration, Instant, SystemTime},
 };
 
+use lb_common::NextHop;
 use tokio::{
     sync::{mpsc, oneshot},
     task::{JoinHandle, block_in_place},
@@ -130,6 +132,12 @@ impl Handle {
         self.ask(|reply| Request::Stop { detach, reply }).await
     }
 
+    /// The handle of a controller that has ended.
+    #[cfg(test)]
+    pub(crate) fn of_nobody() -> Self {
+        Self { requests: mpsc::channel(1).0 }
+    }
+
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
         self.requests.send(request(reply)).await.map_err(|_| Error::Stopped)?;
@@ -162,6 +170,9 @@ impl Controller {
         let dataplane = block_in_place(|| Dataplane::open(&applied.config.node.bpffs, &applied.config))?;
         let (netlink, events) = netlink::start()?;
         let (sender, requests) = mpsc::channel(QUEUE);
+        let adopted =
+            dataplane.backends().into_iter().filter_map(|backend| Some((target(&backend), backend.next_hop?)));
+        let next_hops = NextHops::adopted(adopted);
         Ok(Self {
             file,
             applied,
@@ -171,7 +182,7 @@ impl Controller {
             dataplane,
             netlink,
             events,
-            next_hops: NextHops::default(),
+            next_hops,
             interfaces: Interfaces::default(),
             metrics: None,
             log_reader: None,
@@ -189,18 +200,21 @@ impl Controller {
     /// that do not exist are waited for.
     pub async fn start(mut self) -> Result<(Handle, JoinHandle<()>), Error> {
         let config = self.applied.config.clone();
-        for warning in config.warnings() {
-            log::warn!("{warning}");
-        }
-        self.metrics = self.metrics_for(&config.node).await?;
+        self.metrics = match config.node.metrics {
+            Some(address) => Some(self.serve_metrics(address).await?),
+            None => None,
+        };
         self.interfaces.learn_all(self.netlink.interfaces());
-        for unresolved in self.resolve(&config, &HashSet::new()).await? {
-            log::warn!("{unresolved}");
-        }
+        self.follow_attachments();
+        let targets = self.resolve(&config, &HashSet::new()).await?;
         let done = block_in_place(|| self.dataplane.apply(&config))?;
         let path = self.file.path.display();
         log::info!("applied {path} in {:?}: changes {}, writes {}", done.elapsed, done.changes.len(), done.writes);
         block_in_place(|| self.interfaces.follow(&mut self.dataplane, None, &config.node))?;
+        self.follow_attachments();
+        for warning in self.warnings().into_iter().chain(self.next_hops.missing(&config, &targets)) {
+            log::warn!("{warning}");
+        }
         self.read_logs(config.node.log_packets);
         self.applied_at = SystemTime::now();
         self.applies.succeeded += 1;
@@ -219,7 +233,10 @@ impl Controller {
                     }
                 }
                 1.. = self.events.recv_many(&mut events, EVENTS) => self.learn(&mut events, &mut Waiting::default()),
-                _ = retry.tick() => self.interfaces.retry(&mut self.dataplane, &self.applied.config.node),
+                _ = retry.tick() => {
+                    self.interfaces.retry(&mut self.dataplane, &self.applied.config.node);
+                    self.follow_attachments();
+                }
             }
         }
     }
@@ -294,14 +311,35 @@ impl Controller {
         before: Option<&Contents>,
         from: Instant,
     ) -> Result<Applied, Error> {
-        let old = self.applied.config.node.clone();
-        let new = &wanted.config.node;
-        node::refuse_restart_keys(&old, new)?;
-        Interfaces::refuse_missing(&old, new)?;
-        let moved_metrics = if new.metrics == old.metrics { None } else { Some(self.metrics_for(new).await?) };
+        let (old, new) = (&self.applied.config.node, &wanted.config.node);
+        node::refuse_restart_keys(old, new)?;
+        Interfaces::refuse_missing(old, new)?;
+        if new.metrics == old.metrics {
+            return self.resolve_and_switch(wanted, before, from).await;
+        }
+        let (address, old_address) = (new.metrics, self.metrics.as_ref().map(metrics::Server::address));
+        let moved = self.move_metrics(address).await?;
+        let result = self.resolve_and_switch(wanted, before, from).await;
+        if result.is_ok() {
+            self.metrics = moved;
+        } else {
+            if let Some(moved) = moved {
+                moved.stop().await;
+            }
+            self.restore_metrics(old_address).await;
+        }
+        result
+    }
 
-        let known = self.applied.config.warnings();
-        let unresolved = self.resolve(&wanted.config, &next_hops::targets(&self.applied.config)).await?;
+    async fn resolve_and_switch(
+        &mut self,
+        wanted: Contents,
+        before: Option<&Contents>,
+        from: Instant,
+    ) -> Result<Applied, Error> {
+        let old = self.applied.config.node.clone();
+        let known = self.warnings();
+        let new = self.resolve(&wanted.config, &next_hops::targets(&self.applied.config)).await?;
         let result = block_in_place(|| self.switch(&wanted, before));
         if result.is_ok() {
             self.applied = wanted;
@@ -309,13 +347,10 @@ impl Controller {
         self.resolve_only_applied();
         let done = result?;
 
-        if let Some(metrics) = moved_metrics {
-            self.metrics = metrics;
-        }
         self.applied_at = SystemTime::now();
         let changes = merged(node::changes(&old, &self.applied.config.node), done.changes);
-        let warnings = self.applied.config.warnings().into_iter().filter(|warning| !known.contains(warning));
-        let warnings = warnings.map(|warning| warning.to_string()).chain(unresolved).collect();
+        let warnings = self.warnings().into_iter().filter(|warning| !known.contains(warning));
+        let warnings = warnings.chain(self.next_hops.missing(&self.applied.config, &new)).collect();
         let elapsed_us = u64::try_from(from.elapsed().as_micros()).unwrap_or(u64::MAX);
         Ok(Applied { changes, writes: done.writes, elapsed_us, warnings })
     }
@@ -333,6 +368,7 @@ impl Controller {
         let done = self.dataplane.apply(&wanted.config)?;
         let (old, new) = (&self.applied.config.node, &wanted.config.node);
         self.interfaces.follow(&mut self.dataplane, Some(old), new)?;
+        self.follow_attachments();
         if let Some(before) = before {
             self.file.replace(before, wanted)?;
         }
@@ -348,24 +384,53 @@ impl Controller {
         if let Err(error) = self.interfaces.follow(&mut self.dataplane, Some(from), &old.node) {
             log::error!("the interfaces are not attached as before: {error}; restart the daemon");
         }
+        self.follow_attachments();
     }
 
-    async fn metrics_for(&self, node: &Node) -> Result<Option<metrics::Server>, Error> {
-        let Some(address) = node.metrics else { return Ok(None) };
+    async fn serve_metrics(&self, address: SocketAddr) -> Result<metrics::Server, Error> {
         let server = metrics::Server::start(address, self.handle.clone()).await?;
         log::info!("metrics on http://{}/metrics", server.address());
-        Ok(Some(server))
+        Ok(server)
+    }
+
+    /// Serves metrics on `address`, beside the listener before where both can be. One on the same port may be in the
+    /// way, as 127.0.0.1 and 0.0.0.0 are of each other: then that one ends first.
+    async fn move_metrics(&mut self, address: Option<SocketAddr>) -> Result<Option<metrics::Server>, Error> {
+        let Some(address) = address else { return Ok(None) };
+        let in_the_way = |old: &mut metrics::Server| old.address().port() == address.port();
+        match self.serve_metrics(address).await {
+            Err(Error::Metrics(error)) if error.is_taken() => {
+                let Some(old) = self.metrics.take_if(in_the_way) else { return Err(error.into()) };
+                let old_address = old.address();
+                old.stop().await;
+                let moved = self.serve_metrics(address).await;
+                if moved.is_err() {
+                    self.restore_metrics(Some(old_address)).await;
+                }
+                moved.map(Some)
+            }
+            result => result.map(Some),
+        }
+    }
+
+    /// Serves metrics on the address before again, where [`Self::move_metrics`] ended that.
+    async fn restore_metrics(&mut self, address: Option<SocketAddr>) {
+        let Some(address) = address.filter(|_| self.metrics.is_none()) else { return };
+        match self.serve_metrics(address).await {
+            Ok(server) => self.metrics = Some(server),
+            Err(error) => log::error!("the address before is lost: {error}"),
+        }
     }
 
     /// Finds the ways to those backends of `config` that are not among `old` before any packet is sent to them; waits
-    /// for the answers as long as they keep coming. Says what could not be found.
-    async fn resolve(&mut self, config: &Config, old: &HashSet<Target>) -> Result<Vec<String>, Error> {
+    /// for the answers as long as they keep coming. Gives back what it looked for, found or not.
+    async fn resolve(&mut self, config: &Config, old: &HashSet<Target>) -> Result<HashSet<Target>, Error> {
         let new: HashSet<_> = next_hops::targets(config).difference(old).copied().collect();
         if new.is_empty() {
-            return Ok(Vec::new());
+            return Ok(new);
         }
         self.netlink.set_targets(new.union(old).copied().collect());
-        let mut waiting = self.next_hops.waiting(new);
+        let mut waiting = self.next_hops.waiting(new.clone());
         let mut events = Vec::new();
         let mut deadline = tokio::time::Instant::now() + RESOLVE;
         while waiting.unsettled() > 0 {
@@ -379,10 +444,9 @@ impl Controller {
                 deadline = tokio::time::Instant::now() + RESOLVE;
             }
         }
-        let new = waiting.targets();
         let heard = new.iter().filter_map(|target| Some((destination(target), self.next_hops.heard(target)?)));
         self.dataplane.set_next_hops(heard.collect::<Vec<_>>())?;
-        Ok(self.next_hops.missing(config, new))
+        Ok(new)
     }
 
     /// Lets go of the ways that only a change needed that did not happen, or that the last change no longer needs.
@@ -396,27 +460,49 @@ impl Controller {
     /// data plane thereby keeps the ways that it has while their neighbours are asked again.
     fn learn(&mut self, events: &mut Vec<Event>, waiting: &mut Waiting) {
         let mut news = HashMap::new();
+        let mut interfaces_changed = false;
         for event in events.drain(..) {
             match event {
                 Event::NextHop { target, result } => {
-                    let next_hop = result.as_ref().ok().copied();
                     let is_awaited = waiting.hear(&target, &result);
-                    let is_news = self.next_hops.learn(target, result);
-                    if is_news && !is_awaited {
+                    if let Some(next_hop) = self.next_hops.learn(target, result)
+                        && !is_awaited
+                    {
                         news.insert(destination(&target), next_hop);
                     }
                 }
                 Event::Interface(change) => {
+                    interfaces_changed = true;
                     let node = &self.applied.config.node;
                     block_in_place(|| self.interfaces.learn(&mut self.dataplane, node, change));
                 }
             }
         }
+        self.tell(news);
+        if interfaces_changed {
+            self.follow_attachments();
+        }
+    }
+
+    /// Uses the ways that packets can leave by as the data plane is attached now, and no others.
+    fn follow_attachments(&mut self) {
+        let news = self.next_hops.bar(self.interfaces.barred(&self.dataplane));
+        self.tell(news.into_iter().map(|(target, next_hop)| (destination(&target), next_hop)).collect());
+    }
+
+    fn tell(&mut self, news: HashMap<Destination, Option<NextHop>>) {
         if !news.is_empty()
             && let Err(error) = block_in_place(|| self.dataplane.set_next_hops(news))
         {
             log::error!("next hops could not be written: {error}");
         }
+    }
+
+    /// What the operator should look at although it is allowed.
+    fn warnings(&self) -> Vec<String> {
+        let config = &self.applied.config;
+        let egress = self.interfaces.warnings(&self.dataplane, config, &self.next_hops);
+        config.warnings().iter().map(ToString::to_string).chain(egress).collect()
     }
 
     /// Follows the program whose messages are wanted: an apply may have loaded another.
@@ -466,4 +552,9 @@ fn merged(mut node: Vec<Change>, dataplane: Vec<Change>) -> Vec<Change> {
 fn destination(target: &Target) -> Destination {
     let Target { address, on_link } = *target;
     Destination { address, on_link }
+}
+
+fn target(backend: &dataplane::Backend) -> Target {
+    let Destination { address, on_link } = backend.destination();
+    Target { address, on_link }
 }

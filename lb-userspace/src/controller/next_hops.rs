@@ -1,7 +1,7 @@
 //! What netlink says of the ways to the backends.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     net::IpAddr,
 };
 
@@ -19,34 +19,80 @@ const TOLD: usize = 10;
 pub type Way = Result<NextHop, Unresolved>;
 
 /// The way to each address that some backend has, or why there is none.
+///
+/// While a neighbour is asked for the first time, the way before stays in use: a route that moves to another gateway
+/// costs no packet, and neither does a restart.
 #[derive(Debug, Default)]
 pub struct NextHops {
+    /// What netlink last said.
     known: HashMap<Target, Way>,
+    /// The ways in use.
+    held: HashMap<Target, NextHop>,
+    /// Interfaces that no packet can leave by at present, by index. The ways by them are held, but not used.
+    barred: HashMap<u32, Unresolved>,
 }
 
 impl NextHops {
-    /// Takes note of a way; whether it is news.
-    pub fn learn(&mut self, target: Target, way: Way) -> bool {
-        match self.known.get(&target) {
-            Some(known) if *known == way => false,
-            _ => {
-                self.known.insert(target, way);
-                true
-            }
+    /// The ways of a data plane that runs already, of which netlink has said nothing yet.
+    pub fn adopted(held: impl IntoIterator<Item = (Target, NextHop)>) -> Self {
+        Self { held: held.into_iter().collect(), ..Self::default() }
+    }
+
+    /// Takes note of what netlink says; gives back what the data plane has to be told, if anything.
+    pub fn learn(&mut self, target: Target, way: Way) -> Option<Option<NextHop>> {
+        if self.known.get(&target) == Some(&way) {
+            return None;
         }
+        let news = match &way {
+            Ok(next_hop) => {
+                self.held.insert(target, *next_hop);
+                Some(self.usable(next_hop))
+            }
+            Err(_) if is_settled(&way) => {
+                self.held.remove(&target);
+                Some(None)
+            }
+            Err(_) => None,
+        };
+        self.known.insert(target, way);
+        news
+    }
+
+    /// Takes note of the interfaces that no packet can leave by; gives back what the data plane has to be told.
+    pub fn bar(&mut self, barred: HashMap<u32, Unresolved>) -> Vec<(Target, Option<NextHop>)> {
+        let before = std::mem::replace(&mut self.barred, barred);
+        let is_news = |ifindex| before.contains_key(ifindex) != self.barred.contains_key(ifindex);
+        if !before.keys().chain(self.barred.keys()).any(is_news) {
+            return Vec::new();
+        }
+        let held = self.held.iter().filter(|(_, next_hop)| is_news(&next_hop.ifindex));
+        held.map(|(target, next_hop)| (*target, self.usable(next_hop))).collect()
+    }
+
+    /// The interfaces that packets leave by, by index.
+    pub fn interfaces(&self) -> BTreeSet<u32> {
+        self.held.values().map(|next_hop| next_hop.ifindex).collect()
     }
 
     /// The way to a backend, or why there is none.
     pub fn way(&self, forward: ForwardMode, backend: IpAddr) -> Result<&NextHop, String> {
-        match self.known.get(&target(forward, backend)) {
-            Some(way) => way.as_ref().map_err(Unresolved::to_string),
-            None => Err("still being looked for".to_owned()),
+        let target = target(forward, backend);
+        match (self.held.get(&target), self.known.get(&target)) {
+            (Some(next_hop), _) => match self.barred.get(&next_hop.ifindex) {
+                Some(reason) => Err(reason.to_string()),
+                None => Ok(next_hop),
+            },
+            (None, Some(Err(reason))) => Err(reason.to_string()),
+            (None, Some(Ok(_)) | None) => Err("still being looked for".to_owned()),
         }
     }
 
-    /// What was last said of a target; `None` where nothing was.
+    /// What the data plane has to know of a target; `None` where it is to keep what it has.
     pub fn heard(&self, target: &Target) -> Option<Option<NextHop>> {
-        self.known.get(target).map(|way| way.as_ref().ok().copied())
+        match self.held.get(target) {
+            Some(next_hop) => Some(self.usable(next_hop)),
+            None => self.known.get(target).is_some_and(is_settled).then_some(None),
+        }
     }
 
     /// What must be waited for before the ways to `targets` are settled.
@@ -77,7 +123,12 @@ impl NextHops {
     pub fn prune(&mut self, targets: &HashSet<Target>) {
         if self.known.len() > 2 * targets.len() + 1024 {
             self.known.retain(|target, _| targets.contains(target));
+            self.held.retain(|target, _| targets.contains(target));
         }
+    }
+
+    fn usable(&self, next_hop: &NextHop) -> Option<NextHop> {
+        (!self.barred.contains_key(&next_hop.ifindex)).then_some(*next_hop)
     }
 }
 
@@ -89,11 +140,6 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// The targets.
-    pub fn targets(&self) -> &HashSet<Target> {
-        &self.targets
-    }
-
     /// Takes note of an answer; whether it is about one of the targets.
     pub fn hear(&mut self, target: &Target, way: &Way) -> bool {
         if is_settled(way) {
@@ -199,8 +245,57 @@ mod tests {
     fn the_same_again_is_no_news() {
         let mut next_hops = NextHops::default();
         let target = target(ForwardMode::L2, ip("10.0.0.1"));
-        assert!(next_hops.learn(target, Ok(next_hop(1))));
-        assert!(!next_hops.learn(target, Ok(next_hop(1))));
-        assert!(next_hops.learn(target, Ok(next_hop(2))));
+        assert_eq!(next_hops.learn(target, Ok(next_hop(1))), Some(Some(next_hop(1))));
+        assert_eq!(next_hops.learn(target, Ok(next_hop(1))), None);
+        assert_eq!(next_hops.learn(target, Ok(next_hop(2))), Some(Some(next_hop(2))));
+    }
+
+    #[test]
+    fn the_way_before_serves_until_the_neighbour_of_the_new_one_is_settled() {
+        let (address, forward) = (ip("10.0.0.1"), ForwardMode::Ipip);
+        let (target, neighbour) = (target(forward, address), ip("10.0.0.254"));
+        let pending = || Err(Unresolved::NeighbourPending { neighbour, interface: "eth0".into() });
+        let silent = || Err(Unresolved::NeighbourSilent { neighbour, interface: "eth0".into() });
+        let learned = || {
+            let mut next_hops = NextHops::default();
+            next_hops.learn(target, Ok(next_hop(1)));
+            next_hops
+        };
+        for mut next_hops in [learned(), NextHops::adopted([(target, next_hop(1))])] {
+            assert_eq!(next_hops.learn(target, pending()), None);
+            assert_eq!(next_hops.way(forward, address), Ok(&next_hop(1)));
+            assert_eq!(next_hops.heard(&target), Some(Some(next_hop(1))));
+            assert_eq!(next_hops.waiting(HashSet::from([target])).unsettled(), 1, "it is asked for all the same");
+
+            assert_eq!(next_hops.learn(target, silent()), Some(None));
+            assert!(next_hops.way(forward, address).unwrap_err().contains("does not answer"));
+            assert_eq!(next_hops.heard(&target), Some(None));
+
+            assert_eq!(next_hops.learn(target, pending()), None);
+            assert_eq!(next_hops.heard(&target), None, "there is nothing to hold and nothing to say");
+            assert_eq!(next_hops.learn(target, Ok(next_hop(2))), Some(Some(next_hop(2))));
+        }
+    }
+
+    #[test]
+    fn ways_by_a_barred_interface_are_used_once_it_is_barred_no_more() {
+        let mut next_hops = NextHops::default();
+        let address = ip("10.0.0.1");
+        let [l2, ipip] = [ForwardMode::L2, ForwardMode::Ipip].map(|forward| target(forward, address));
+        let barred = |ifindex| {
+            let reason = Unresolved::TakesNoRedirects { interface: "br0".into(), kind: "bridge".into() };
+            HashMap::from([(ifindex, reason)])
+        };
+        next_hops.learn(l2, Ok(next_hop(1)));
+        assert_eq!(next_hops.bar(barred(2)), []);
+        assert_eq!(next_hops.bar(barred(1)), [(l2, None)]);
+        assert_eq!(next_hops.bar(barred(1)), [], "no news");
+        assert!(next_hops.way(ForwardMode::L2, address).unwrap_err().contains("br0 (bridge)"));
+        assert_eq!(next_hops.heard(&l2), Some(None));
+
+        assert_eq!(next_hops.learn(ipip, Ok(next_hop(1))), Some(None));
+        assert_eq!(next_hops.learn(ipip, Ok(next_hop(2))), Some(Some(next_hop(2))));
+        assert_eq!(next_hops.bar(HashMap::new()), [(l2, Some(next_hop(1)))]);
+        assert_eq!(next_hops.way(ForwardMode::L2, address), Ok(&next_hop(1)));
     }
 }

@@ -37,7 +37,7 @@ impl Controller {
             unreachable: self.unreachable(),
             map_memory_bytes: maps.iter().map(|map| map.memory_bytes).sum(),
             maps,
-            warnings: config.warnings().iter().map(ToString::to_string).collect(),
+            warnings: self.warnings(),
         })
     }
 

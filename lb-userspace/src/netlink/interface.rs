@@ -29,6 +29,38 @@ pub struct InterfaceInfo {
     pub vlan: Option<Vlan>,
 }
 
+impl InterfaceInfo {
+    /// Whether it may be able to send frames that native XDP redirects to it: not if it is of a kind whose driver has no
+    /// `ndo_xdp_xmit`. The kernel then drops such frames without counting them.
+    pub fn takes_redirects(&self) -> bool {
+        !self.kind.as_deref().is_some_and(|kind| WITHOUT_XDP_XMIT.contains(&kind))
+    }
+}
+
+/// Kinds of Ethernet interfaces that send only what comes through the kernel's stack (Linux 6.18).
+const WITHOUT_XDP_XMIT: [&str; 20] = [
+    "bareudp",
+    "batadv",
+    "bridge",
+    "dsa",
+    "dummy",
+    "erspan",
+    "geneve",
+    "gretap",
+    "hsr",
+    "ifb",
+    "ip6erspan",
+    "ip6gretap",
+    "ipvlan",
+    "ipvtap",
+    "macsec",
+    "macvlan",
+    "macvtap",
+    "team",
+    "vrf",
+    "vxlan",
+];
+
 /// The VLAN that an interface belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vlan {

@@ -105,6 +105,17 @@ pub enum Unresolved {
         /// Its kind, such as `tun`.
         kind: String,
     },
+    /// The interface sends nothing that native XDP redirects to it, and the data plane is attached in native mode.
+    #[error(
+        "interface {interface} ({kind}) cannot send what native XDP redirects to it: route to the backend by a port or \
+         the device below it, or set `xdp_mode = \"generic\"` in [node]"
+    )]
+    TakesNoRedirects {
+        /// Its name.
+        interface: String,
+        /// Its kind, such as `bridge`.
+        kind: String,
+    },
     /// A VLAN interface that the data plane cannot do without.
     #[error("VLAN interface {interface} {reason}: naru tags frames with one 802.1Q tag on a device of this namespace")]
     Vlan {
