@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::XdpMode,
     dataplane::{
-        Attachment, DECAP, Links, Mode, Pinned, ProgramRef, detach_pinned, interface_of, mount_if_missing, names,
-        pin_name, pinned, remove_tree,
+        Attachment, DECAP, Links, Mode, Pinned, ProgramRef, detach_pinned, interface_of, make_directories,
+        mount_if_missing, names, pin_name, pinned, remove_tree,
     },
     objects,
 };
@@ -106,7 +106,7 @@ fn put_in_place(
     ifindex: u32,
     mode: XdpMode,
 ) -> anyhow::Result<Attachment> {
-    fs::create_dir_all(&place.links).with_context(|| format!("cannot make {}", place.links.display()))?;
+    make_directories(&place.links)?;
     let mut ebpf = EbpfLoader::new().load(objects::DECAP).context("the decapsulation does not load")?;
     let name = if KernelVersion::current()? >= FRAGS_SINCE { "decap" } else { "decap_linear" };
     let mut accepted: Array<_, DecapSource> = ebpf.map_mut("SOURCES").context("no map SOURCES")?.try_into()?;
@@ -121,7 +121,7 @@ fn put_in_place(
     // The new maps lie beside the old ones until the new program runs.
     let staged = &place.staged;
     remove_tree(staged)?;
-    fs::create_dir_all(staged).with_context(|| format!("cannot make {}", staged.display()))?;
+    make_directories(staged)?;
     for (name, map) in ebpf.maps() {
         map.pin(staged.join(name)).with_context(|| format!("cannot pin the map {name}"))?;
     }

@@ -58,7 +58,9 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Interface(Interface::Detach(detach)) => wait(change::detach(client(), &global, detach)),
         Command::Decap(command) => decap::decap(output, command),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "naru", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "naru", &mut script);
+            table::print(&String::from_utf8_lossy(&script));
             Ok(Exit::Ok)
         }
     }

@@ -23,7 +23,7 @@ use super::{
     Error,
     links::ProgramRef,
     maps::{self, Journal, Maps},
-    place::{Place, remove, remove_tree},
+    place::{Place, make_directories, remove, remove_tree},
 };
 use crate::{objects, plan::Capacity};
 
@@ -66,7 +66,7 @@ impl Draft {
         let directory = place.generation(number);
         remove_tree(&directory)?;
         let pins = maps_in(&directory);
-        fs::create_dir_all(&pins).map_err(Error::file("make the directory", &pins))?;
+        make_directories(&pins)?;
         maps::create_own(&pins, capacity)?;
         let loaded = load(&pins, capacity, features)?;
         let maps = Maps::open(&pins)?;

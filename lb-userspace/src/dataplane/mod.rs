@@ -36,7 +36,7 @@ pub use self::{
     error::Error,
     links::{Attachment, Links, Mode, Pinned, ProgramRef, detach_pinned, pinned},
     maps::MapUsage,
-    place::{detach_everything, detach_interface, interface_of, mount_if_missing, names, pin_name},
+    place::{detach_everything, detach_interface, interface_of, make_directories, mount_if_missing, names, pin_name},
 };
 use self::{
     generation::{Draft, Generation},

@@ -1,10 +1,9 @@
 //! Where the data plane is pinned, and whose it is: the bpf file system, the lock, the names of the pins.
 
 use std::{
-    ffi::OsStr,
     fs::{self, File},
     io,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -14,6 +13,7 @@ use nix::{
     fcntl::{Flock, FlockArg},
     mount::{MsFlags, mount},
     sys::statfs::{BPF_FS_MAGIC, statfs},
+    unistd::geteuid,
 };
 
 use super::{Error, links::detach_pinned};
@@ -40,7 +40,7 @@ impl Place {
         mount_if_missing(bpffs)?;
         let root = bpffs.join(format!("v{ABI}"));
         let links = root.join("links");
-        fs::create_dir_all(&links).map_err(Error::file("make the directory", &links))?;
+        make_directories(&links)?;
         let lock = lock(&root)?;
         Ok(Self { root, _lock: lock })
     }
@@ -179,6 +179,22 @@ fn is_abi(name: &str) -> bool {
     name.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
+/// Makes a directory of pins with those above it, for nobody else to look into: whoever owns it could take pins away.
+///
+/// # Errors
+///
+/// It cannot be made, or is somebody else's.
+pub fn make_directories(path: &Path) -> Result<(), Error> {
+    let failed = Error::file("make the directory", path);
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    let owner = fs::metadata(path).map_err(Error::file("look at", path))?.uid();
+    if owner != geteuid().as_raw() {
+        let source = io::Error::other(format!("it belongs to user {owner}: remove it, or become that user"));
+        return Err(Error::file("use the directory", path)(source));
+    }
+    Ok(())
+}
+
 /// Sees to it that `path`, or the nearest directory above it that is there, is on a bpf file system: below
 /// `/sys/fs/bpf` one is mounted if there is none.
 ///
@@ -190,7 +206,7 @@ pub fn mount_if_missing(path: &Path) -> Result<(), Error> {
         return Ok(());
     }
     if path.starts_with(BPFFS) && !is_bpffs(Path::new(BPFFS))? {
-        mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&OsStr>)
+        mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
             .map_err(|errno| Error::file("mount a bpf file system at", Path::new(BPFFS))(errno.into()))?;
         return Ok(());
     }
