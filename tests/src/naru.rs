@@ -366,7 +366,7 @@ pub fn naru_binary() -> anyhow::Result<&'static Path> {
     static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let binary = BINARY.get_or_init(|| match env::var_os("NARU_BIN") {
         Some(path) => Ok(path.into()),
-        None => built("naru", "lb-userspace").map_err(|error| format!("{error:#}")),
+        None => built("naru").map_err(|error| format!("{error:#}")),
     });
     binary.as_deref().map_err(|error| anyhow!("{error}"))
 }
@@ -380,13 +380,13 @@ pub fn lab_binary() -> anyhow::Result<&'static Path> {
     static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let binary = BINARY.get_or_init(|| match env::current_exe() {
         Ok(own) if own.file_stem().is_some_and(|name| name == "naru-lab") => Ok(own),
-        _ => built("naru-lab", "naru-tests").map_err(|error| format!("{error:#}")),
+        _ => built("naru-lab").map_err(|error| format!("{error:#}")),
     });
     binary.as_deref().map_err(|error| anyhow!("{error}"))
 }
 
 /// Builds `binary` of `package` into the target directory and profile of this executable.
-fn built(binary: &str, package: &str) -> anyhow::Result<PathBuf> {
+fn built(binary: &str) -> anyhow::Result<PathBuf> {
     let own = env::current_exe()?;
     let dir = own.parent().context("an executable lies in a directory")?;
     let dir = if dir.ends_with("deps") { dir.parent().context("`deps` lies in a directory")? } else { dir };
@@ -402,8 +402,8 @@ fn built(binary: &str, package: &str) -> anyhow::Result<PathBuf> {
     };
     let target = dir.parent().context("a profile's directory lies in the target directory")?;
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // Both packages, so that cargo settles on the features that the tests were built with and builds nothing twice.
-    cargo.args(["build", "--package", "naru-tests", "--package", package, "--bin", binary, "--profile", profile]);
+    // All packages, so that cargo settles on the features that the tests were built with and builds nothing twice.
+    cargo.args(["build", "--workspace", "--bin", binary, "--profile", profile]);
     let output = cargo.arg("--target-dir").arg(target).current_dir(workspace).output().context("cannot run cargo")?;
     ensure!(output.status.success(), "cannot build {binary}:\n{}", String::from_utf8_lossy(&output.stderr));
     Ok(path)

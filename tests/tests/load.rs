@@ -1,6 +1,6 @@
 //! The verifier takes the forwarder whatever features a config switches on: each leaves another program behind.
 
-use aya::{EbpfLoader, programs::Xdp};
+use aya::{EbpfLoader, programs::Xdp, util::KernelVersion};
 use lb_common::Features;
 use lb_userspace::objects;
 
@@ -10,6 +10,10 @@ const SWITCHES: [Features; 7] =
 #[test]
 fn every_set_of_features_is_taken_by_the_verifier() {
     for (name, always) in [("naru", Features::MULTI_BUFFER), ("naru_linear", Features::default())] {
+        if name == "naru" && KernelVersion::current().unwrap() < KernelVersion::new(5, 18, 0) {
+            eprintln!("NOT TESTED: the program for frames of several buffers, which this kernel (before 5.18) has not");
+            continue;
+        }
         for set in 0..1 << SWITCHES.len() {
             let chosen = SWITCHES.iter().enumerate().filter(|(bit, _)| set >> bit & 1 == 1);
             let features = chosen.fold(always, |features, (_, feature)| features.with(*feature));

@@ -16,7 +16,7 @@ use std::{
 
 use aya::{
     Pod,
-    maps::{DevMapHash, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, xdp::XdpMapError},
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
     util::nr_cpus,
 };
 use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type};
@@ -75,7 +75,8 @@ pub struct Maps {
     records: Mapped<VipRecord, 12>,
     slots: Mapped<Slot, 1>,
     backends: Mapped<Backend, 14>,
-    devices: DevMapHash<MapData>,
+    /// A DEVMAP_HASH: aya's own type wants values with room for a program, and generic mode before 5.15 refuses those.
+    devices: HashMap<MapData, u32, u32>,
     vip_counters: PerCpuArray<MapData, Counters>,
     backend_counters: PerCpuArray<MapData, Counters>,
     drop_counters: PerCpuArray<MapData, u64>,
@@ -111,9 +112,13 @@ pub fn create_own(directory: &Path, capacity: Capacity) -> Result<(), Error> {
         (maps::DROP_CARRIED, size_of::<u64>(), DropReason::COUNT as u32),
         (JOURNAL, size_of::<u64>(), JOURNAL_ENTRIES),
     ];
-    for (name, value_size, entries) in own {
-        let (array, key_size) = (bpf_map_type::BPF_MAP_TYPE_ARRAY as u32, size_of::<u32>() as u32);
-        let map = aya_obj::Map::new_from_params(array, key_size, value_size as u32, entries, BPF_F_MMAPABLE);
+    let array = (bpf_map_type::BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE);
+    let own = own.map(|(name, value_size, entries)| (name, array, value_size, entries));
+    // In the object as well, but with values of eight bytes, which generic mode refuses before 5.15.
+    let devices = (maps::DEVICES, (bpf_map_type::BPF_MAP_TYPE_DEVMAP_HASH, 0), size_of::<u32>(), DEVICES);
+    for (name, (kind, flags), value_size, entries) in own.into_iter().chain([devices]) {
+        let map =
+            aya_obj::Map::new_from_params(kind as u32, size_of::<u32>() as u32, value_size as u32, entries, flags);
         let map = MapData::create(map, name, None).map_err(Error::map("make", name))?;
         map.pin(directory.join(name)).map_err(|error| Error::Map {
             action: "pin",
@@ -150,7 +155,7 @@ impl Maps {
             records: Mapped::open(maps::VIP_RECORDS, data(maps::VIP_RECORDS)?)?,
             slots: Mapped::open(maps::SLOTS, data(maps::SLOTS)?)?,
             backends: Mapped::open(maps::BACKENDS, data(maps::BACKENDS)?)?,
-            devices: Map::DevMapHash(data(maps::DEVICES)?).try_into().map_err(layout(maps::DEVICES))?,
+            devices: hash(maps::DEVICES)?.try_into().map_err(layout(maps::DEVICES))?,
             vip_counters: per_cpu(maps::VIP_COUNTERS)?.try_into().map_err(layout(maps::VIP_COUNTERS))?,
             backend_counters: per_cpu(maps::BACKEND_COUNTERS)?.try_into().map_err(layout(maps::BACKEND_COUNTERS))?,
             drop_counters: per_cpu(maps::DROP_COUNTERS)?.try_into().map_err(layout(maps::DROP_COUNTERS))?,
@@ -271,16 +276,13 @@ impl Maps {
 
     /// Lets packets be redirected to an interface. `false` where there is no such interface any more.
     pub fn put_device(&mut self, ifindex: u32) -> Result<bool, Error> {
-        if self.devices.get(ifindex, 0).is_ok() {
+        if self.devices.get(&ifindex, 0).is_ok() {
             return Ok(true);
         }
-        match self.devices.insert(ifindex, ifindex, None, 0) {
+        match self.devices.insert(ifindex, ifindex, 0) {
             Ok(()) => Ok(true),
-            Err(XdpMapError::MapError(error)) if matches!(errno(&error), Some(libc::EINVAL | libc::ENODEV)) => {
-                Ok(false)
-            }
-            Err(XdpMapError::MapError(error)) => Err(Error::map("write to", maps::DEVICES)(error)),
-            Err(error) => Err(Error::map("write to", maps::DEVICES)(MapError::IoError(io::Error::other(error)))),
+            Err(error) if matches!(errno(&error), Some(libc::EINVAL | libc::ENODEV)) => Ok(false),
+            Err(error) => Err(Error::map("write to", maps::DEVICES)(error)),
         }
     }
 
@@ -288,7 +290,7 @@ impl Maps {
     pub fn keep_devices(&mut self, used: impl Fn(u32) -> bool) -> Result<(), Error> {
         let unused: Vec<u32> = self.devices.keys().filter_map(Result::ok).filter(|ifindex| !used(*ifindex)).collect();
         for ifindex in unused {
-            match self.devices.remove(ifindex) {
+            match self.devices.remove(&ifindex) {
                 // The kernel removes interfaces that go.
                 Ok(()) | Err(MapError::KeyNotFound) => {}
                 Err(error) if errno(&error) == Some(libc::ENOENT) => {}
