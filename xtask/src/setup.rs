@@ -1,7 +1,7 @@
 //! `cargo xtask setup`: installs what is missing to build and run naru here. What it builds for itself goes under the
 //! target directory; what a distribution packages comes from the distribution; toolchains come from rustup.
 
-use std::{path::Path, process::Command};
+use std::{collections::BTreeMap, path::Path, process::Command};
 
 use anyhow::{Context as _, bail};
 use xtask::toolchain::{BPF_LINKER_VERSION, BpfToolchain, Compiler, linker_root, rustup};
@@ -41,23 +41,23 @@ fn install_tools() -> anyhow::Result<()> {
     apt_install(&missing).with_context(|| format!("the lab needs {}", missing.join(" and ")))
 }
 
-/// Makes a pair of what is there already, or else installs one: rustup's nightly where it and its LLVM can be had, the
-/// distribution's compiler otherwise.
+/// Makes a pair of what is there already, or else installs one: the distribution's compiler where there is one, since the
+/// distribution has its LLVM as well; rustup's nightly otherwise.
 fn install_toolchain() -> anyhow::Result<BpfToolchain> {
-    let mut tried = Vec::new();
+    let mut tried = BTreeMap::new();
     for compiler in Compiler::all() {
         if let Some(toolchain) = with_linker(&compiler, &mut tried) {
             return Ok(toolchain);
         }
     }
     for (what, install) in [
-        ("rustup's nightly with rust-src", &install_nightly as &dyn Fn() -> anyhow::Result<()>),
-        ("the distribution's compiler and its library source", &|| apt_install(&DEBIAN_COMPILER)),
+        ("the distribution's compiler and its library source", &(|| apt_install(&DEBIAN_COMPILER)) as &dyn Fn() -> _),
+        ("rustup's nightly with rust-src", &install_nightly),
     ] {
         say(&format!("installing {what}"));
         if let Err(error) = install() {
             say(&format!("{what}: not to be had here"));
-            tried.push(format!("{what}: {error:#}"));
+            tried.insert(what.to_owned(), format!("{error:#}"));
             continue;
         }
         for compiler in Compiler::all() {
@@ -70,7 +70,7 @@ fn install_toolchain() -> anyhow::Result<BpfToolchain> {
         "nothing that can build for eBPF could be installed; it takes `rustup {}` and a bpf-linker for its LLVM (`cargo \
          binstall bpf-linker`), or the distribution's rustc with its source and LLVM. Tried:\n{}",
         NIGHTLY.join(" "),
-        tried.join("\n")
+        tried.iter().map(|(what, error)| format!("{what}: {error}")).collect::<Vec<_>>().join("\n")
     )
 }
 
@@ -81,10 +81,14 @@ fn install_nightly() -> anyhow::Result<()> {
     run_quietly(&mut rustup(&NIGHTLY))
 }
 
-/// The compiler with a linker made for it, if one can be made.
-fn with_linker(compiler: &Compiler, tried: &mut Vec<String>) -> Option<BpfToolchain> {
-    if let Err(error) = install_linker(compiler.llvm) {
-        tried.push(format!("a bpf-linker for rustc {}: {error:#}", compiler.release));
+/// The compiler with a linker made for it, if one can be made. What was tried once is not tried again.
+fn with_linker(compiler: &Compiler, tried: &mut BTreeMap<String, String>) -> Option<BpfToolchain> {
+    let what = format!("a bpf-linker for LLVM {}", compiler.llvm);
+    if !tried.contains_key(&what)
+        && let Err(error) = install_linker(compiler.llvm)
+    {
+        say(&format!("{what}: not to be had here"));
+        tried.insert(what, format!("{error:#}"));
     }
     BpfToolchain::find()
 }
