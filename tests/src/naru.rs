@@ -364,14 +364,11 @@ pub fn attach_decap(lab: &Lab, backend: &Host) -> anyhow::Result<()> {
 /// When cargo cannot build it, or there is none.
 pub fn naru_binary() -> anyhow::Result<&'static Path> {
     static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let binary = BINARY.get_or_init(|| match env::var_os("NARU_BIN") {
-        Some(path) => Ok(path.into()),
-        None => built("naru").map_err(|error| format!("{error:#}")),
-    });
+    let binary = BINARY.get_or_init(|| named_by("NARU_BIN", "naru"));
     binary.as_deref().map_err(|error| anyhow!("{error}"))
 }
 
-/// The `naru-lab` binary of this build.
+/// The `naru-lab` binary: this one if it is, else `NARU_LAB_BIN` if set, else that of this build.
 ///
 /// # Errors
 ///
@@ -380,9 +377,17 @@ pub fn lab_binary() -> anyhow::Result<&'static Path> {
     static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let binary = BINARY.get_or_init(|| match env::current_exe() {
         Ok(own) if own.file_stem().is_some_and(|name| name == "naru-lab") => Ok(own),
-        _ => built("naru-lab").map_err(|error| format!("{error:#}")),
+        _ => named_by("NARU_LAB_BIN", "naru-lab"),
     });
     binary.as_deref().map_err(|error| anyhow!("{error}"))
+}
+
+/// The binary that a variable names, else the one that cargo builds.
+fn named_by(variable: &str, binary: &str) -> Result<PathBuf, String> {
+    match env::var_os(variable) {
+        Some(path) => Ok(path.into()),
+        None => built(binary).map_err(|error| format!("{error:#}")),
+    }
 }
 
 /// Builds `binary` of `package` into the target directory and profile of this executable.

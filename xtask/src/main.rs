@@ -65,7 +65,14 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Test { arguments } => {
             need_root("test")?;
             finish(&mut cargo(&["build", "--workspace", "--bins"]))?;
-            finish(cargo(&["test", "--workspace", "--no-fail-fast"]).args(arguments))
+            // Named, so that no test asks cargo for them while others run.
+            let built = xtask::target_dir().join("debug");
+            finish(
+                cargo(&["test", "--workspace", "--no-fail-fast"])
+                    .args(arguments)
+                    .env("NARU_BIN", built.join("naru"))
+                    .env("NARU_LAB_BIN", built.join("naru-lab")),
+            )
         }
         Verb::Bench { arguments } => {
             need_root("bench")?;
