@@ -25,8 +25,11 @@ pub const INGRESS: u32 = 1;
 pub struct Forwarder {
     dataplane: Dataplane,
     program: Xdp,
-    bpffs: PathBuf,
+    _pins: Pins,
 }
+
+/// A directory of pins that goes with this.
+struct Pins(PathBuf);
 
 /// What the program did with a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,18 +66,18 @@ impl Forwarder {
     pub fn with_next_hop(config: &str, next_hop: Option<NextHop>) -> anyhow::Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let bpffs = PathBuf::from(format!("/sys/fs/bpf/naru-packet-{}-{number}", std::process::id()));
+        let pins = Pins(PathBuf::from(format!("/sys/fs/bpf/naru-packet-{}-{number}", std::process::id())));
         let text =
             if config.contains("[node]") { config.to_owned() } else { format!("[node]\ninterfaces = []\n{config}") };
         let config = Config::parse(&text, Path::new("test.toml"))?;
-        let mut dataplane = Dataplane::open(&bpffs, &config)?;
+        let mut dataplane = Dataplane::open(&pins.0, &config)?;
         dataplane.apply(&config)?;
         let destinations: Vec<_> = dataplane.backends().iter().map(Backend::destination).collect();
         dataplane.set_next_hops(destinations.into_iter().map(|destination| (destination, next_hop)))?;
-        let pin = bpffs.join(format!("v{ABI}/g1/program"));
+        let pin = pins.0.join(format!("v{ABI}/g1/program"));
         let program =
             Xdp::from_pin(&pin, XdpAttachType::Interface).with_context(|| format!("cannot open {}", pin.display()))?;
-        Ok(Self { dataplane, program, bpffs })
+        Ok(Self { dataplane, program, _pins: pins })
     }
 
     /// The data plane, for its counters.
@@ -99,11 +102,14 @@ impl Forwarder {
     }
 }
 
-impl Drop for Forwarder {
+impl Drop for Pins {
     fn drop(&mut self) {
-        // The lock is this process's own: the pins can go while it is held by removing them directly.
-        if let Err(error) = std::fs::remove_dir_all(&self.bpffs) {
-            eprintln!("cannot remove {}: {error}", self.bpffs.display());
+        // The lock on them is this process's own, and goes with its file descriptor.
+        match std::fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                eprintln!("cannot remove {}: {error}", self.0.display());
+            }
+            _ => {}
         }
     }
 }
