@@ -1,11 +1,13 @@
 //! What goes over the API's socket, as JSON: the same types for the daemon, the CLI and anyone else.
 //!
-//! Enumerations of the config are spelled here as in the config file. Nothing here knows the data plane.
+//! Enumerations of the config are spelled here as in the config file. What the data plane reports
+//! goes out as it reports it.
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::dataplane::MapUsage;
 use crate::plan::Change;
 
 /// Answer of `GET /v1/status`.
@@ -172,19 +174,6 @@ pub struct UnreachableBackend {
     pub address: IpAddr,
     /// Why its next hop is not known.
     pub reason: String,
-}
-
-/// What a map holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MapUsage {
-    /// Its name.
-    pub name: String,
-    /// Entries in use.
-    pub entries: u64,
-    /// Entries that fit.
-    pub max_entries: u64,
-    /// Memory that the kernel accounts for it, in bytes.
-    pub memory_bytes: u64,
 }
 
 /// Answer of `GET /v1/stats`. Counts go on over restarts of the daemon.

@@ -111,14 +111,7 @@ impl Controller {
     }
 
     fn map_usage(&self) -> Result<Vec<MapUsage>, Error> {
-        let usage = self.dataplane.map_usage()?;
-        let usage = usage.into_iter().map(|map| MapUsage {
-            name: map.name,
-            entries: map.entries,
-            max_entries: map.max_entries,
-            memory_bytes: map.memory_bytes,
-        });
-        Ok(usage.collect())
+        Ok(self.dataplane.map_usage()?)
     }
 
     fn slots(&mut self) -> SlotCounts {
