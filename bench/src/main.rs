@@ -1,8 +1,10 @@
 //! `naru-bench`: what naru costs, beside bare floors in the same run. Run it by `cargo xtask bench`.
 
+mod balancer;
 mod control;
 mod packet;
 mod sample;
+mod traffic;
 
 use clap::{Parser, Subcommand};
 
@@ -15,7 +17,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Bench {
-    /// Nanoseconds per packet of the real program, by forward mode and family, at one flow and at a million
+    /// Nanoseconds per packet of the real program, by forward mode, tracking, kind of packet and number of flows
     Packet(packet::Options),
     /// Control-plane speed: load, one change, adoption, by number of VIPs
     Control(control::Options),

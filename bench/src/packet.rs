@@ -1,132 +1,155 @@
 //! Nanoseconds per packet, by BPF_PROG_TEST_RUN.
 //!
 //! The kernel does not restore a packet between the repetitions of one call, so a small entry program does: it takes off
-//! what the last repetition put on, writes the next flow into the headers, and calls the program under test by tail call.
+//! what the last repetition put on, writes the headers of the next packet, and calls the program under test by tail call.
 //! The same entry with a target that does nothing is subtracted. Floors are targets that do the least that a forwarder must
 //! do to the bytes of the packet: put a constant header in front, or rewrite the Ethernet addresses.
 
-use std::net::SocketAddr;
-
 use anyhow::{Context as _, ensure};
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf,
     maps::ProgramArray,
     programs::{ProgramFd, TestRun, TestRunOptions, Xdp},
 };
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
-use lb_userspace::objects;
-use naru_tests::{forwarder::Forwarder, frames::Packet};
-use nix::{
-    sched::{CpuSet, sched_getcpu, sched_setaffinity},
-    unistd::Pid,
-};
+use naru_tests::forwarder::next_hop;
 use serde::Serialize;
 
-use crate::sample::{Sample, Summary, machine};
+use crate::{
+    balancer::{Balancer, Half, Mode, State, Tracking},
+    sample::{Sample, Summary, machine, stay_on_this_cpu},
+    traffic::{Flows, Kind, Traffic, family},
+};
 
 /// What the bench takes.
 #[derive(Args, Debug)]
 pub struct Options {
     /// Repetitions in one measurement
-    #[arg(long, default_value_t = 2_000_000)]
+    #[arg(long, default_value_t = 1_000_000)]
     repeat: u32,
     /// Rounds; in each of them every case is measured once
-    #[arg(long, default_value_t = 15)]
+    #[arg(long, default_value_t = 11)]
     rounds: u32,
+    /// Measure only cases whose first six columns contain this, such as "ipip 4in4 adaptive" or "ACK 1 Mi"
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
 }
 
-/// Numbers of flows, each a power of two.
-const FLOWS: [u32; 2] = [1, 1 << 20];
-const BACKENDS: u32 = 16;
+const IPIP_4IN4: Mode = Mode { name: "ipip 4in4", forward: "ipip", ipv6_vip: false, ipv6_backend: false };
+const IPIP_6IN6: Mode = Mode { name: "ipip 6in6", forward: "ipip", ipv6_vip: true, ipv6_backend: true };
+/// Measured in all states and with all packets.
+const WHOLE: [Mode; 2] = [IPIP_4IN4, IPIP_6IN6];
+/// Measured in the first state, with the packets of `FEW`.
+const OTHERS: [Mode; 4] = [
+    Mode { name: "ipip 6in4", forward: "ipip", ipv6_vip: true, ipv6_backend: false },
+    Mode { name: "ipip 4in6", forward: "ipip", ipv6_vip: false, ipv6_backend: true },
+    Mode { name: "l2 IPv4", forward: "l2", ipv6_vip: false, ipv6_backend: false },
+    Mode { name: "l2 IPv6", forward: "l2", ipv6_vip: true, ipv6_backend: true },
+];
+
+const STATES: [State; 1] = [State { tracking: Tracking::Never, moving: false }];
+
+const ALL: [(Kind, Flows); 10] = [
+    BASE,
+    (Kind::Ack, Flows::Bits(10)),
+    (Kind::Ack, Flows::Bits(16)),
+    (Kind::Ack, Flows::Bits(20)),
+    (Kind::Syn, Flows::Bits(0)),
+    (Kind::Syn, Flows::New),
+    (Kind::Short, Flows::Bits(16)),
+    (Kind::Udp, Flows::Bits(0)),
+    (Kind::Udp, Flows::Bits(20)),
+    (Kind::Udp, Flows::New),
+];
+const FEW: [(Kind, Flows); 2] = [BASE, (Kind::Ack, Flows::Bits(20))];
+/// In the first state: what the other lines of the same mode are compared with.
+const BASE: (Kind, Flows) = (Kind::Ack, Flows::Bits(0));
+
 const XDP_TX: u32 = 3;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Subject {
+    Floor(Floor),
+    Balancer(Mode, State),
+}
+
+/// A program of the lab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Floor {
+    name: &'static str,
+    program: &'static str,
+}
+
+const NOTHING: Floor = Floor { name: "nothing", program: "bench_nothing" };
+const ENCAPSULATE4: Floor = Floor { name: "bare 20-byte encapsulation", program: "bench_encapsulate4" };
+const ENCAPSULATE6: Floor = Floor { name: "bare 40-byte encapsulation", program: "bench_encapsulate6" };
+const REWRITE: Floor = Floor { name: "bare MAC rewrite", program: "bench_rewrite" };
 
 /// A program under test, ready to run.
 struct Case {
-    name: &'static str,
-    ipv6: bool,
-    flows: u32,
-    /// What of the floors its work contains.
-    floor: Option<&'static str>,
+    subject: Subject,
+    traffic: Traffic,
     entry: Ebpf,
     frame: Vec<u8>,
+    /// Packets that the program has seen.
+    seen: u64,
     sample: Sample,
 }
-
-/// A forward mode under test.
-struct Mode {
-    name: &'static str,
-    forward: &'static str,
-    ipv6_vip: bool,
-    ipv6_backend: bool,
-    floor: &'static str,
-}
-
-const MODES: [Mode; 6] = [
-    Mode { name: "ipip 4in4", forward: "ipip", ipv6_vip: false, ipv6_backend: false, floor: ENCAPSULATE4 },
-    Mode { name: "ipip 6in4", forward: "ipip", ipv6_vip: true, ipv6_backend: false, floor: ENCAPSULATE4 },
-    Mode { name: "ipip 4in6", forward: "ipip", ipv6_vip: false, ipv6_backend: true, floor: ENCAPSULATE6 },
-    Mode { name: "ipip 6in6", forward: "ipip", ipv6_vip: true, ipv6_backend: true, floor: ENCAPSULATE6 },
-    Mode { name: "l2 IPv4", forward: "l2", ipv6_vip: false, ipv6_backend: false, floor: REWRITE },
-    Mode { name: "l2 IPv6", forward: "l2", ipv6_vip: true, ipv6_backend: true, floor: REWRITE },
-];
-
-const NOTHING: &str = "nothing";
-const ENCAPSULATE4: &str = "bare 20-byte encapsulation";
-const ENCAPSULATE6: &str = "bare 40-byte encapsulation";
-const REWRITE: &str = "bare MAC rewrite";
-const FLOORS: [(&str, &str); 4] = [
-    (NOTHING, "bench_nothing"),
-    (ENCAPSULATE4, "bench_encapsulate4"),
-    (ENCAPSULATE6, "bench_encapsulate6"),
-    (REWRITE, "bench_rewrite"),
-];
 
 /// A line of the report. Times are nanoseconds per packet without those of the entry program.
 #[derive(Debug, Serialize)]
 struct Row {
-    name: &'static str,
+    program: &'static str,
+    /// Of a load balancer.
+    state: Option<State>,
     family: &'static str,
-    flows: u32,
+    packets: String,
+    /// Absent where every packet is of a new flow.
+    flows: Option<u32>,
     time: Summary,
     /// With those of the entry program, as measured.
     total: Summary,
-    /// Beyond the floor of the same frame and number of flows.
-    over_floor: Option<Summary>,
     floor: Option<&'static str>,
-    /// Times that at one flow, of the medians.
-    against_one_flow: Option<f64>,
+    /// Beyond the floor, on the same packets.
+    over_floor: Option<Summary>,
+    /// As a multiple of the same program's first line.
+    against_first: Option<Summary>,
+    #[serde(skip)]
+    cells: [String; 6],
 }
 
 /// Measures and reports.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     stay_on_this_cpu()?;
-    let forwarders = MODES.iter().map(Mode::forwarder).collect::<anyhow::Result<Vec<_>>>()?;
-    let mut cases = cases(&forwarders)?;
+    let subjects = subjects(options.only.as_deref());
+    ensure!(!subjects.is_empty(), "no case has {:?} in its first six columns", options.only);
+    let balancers = balancers(&subjects)?;
+    let cases = subjects.iter().map(|(subject, traffic)| Case::new(*subject, *traffic, &balancers));
+    let mut cases = cases.collect::<anyhow::Result<Vec<_>>>()?;
     eprintln!("{} cases, {} rounds of {} packets each …", cases.len(), options.rounds, options.repeat);
     for case in &mut cases {
-        // Fills the caches, and is not counted.
-        case.measure(options.repeat / 10)?;
+        case.introduce_flows(&balancers)?;
     }
-    let before = forwarders.iter().map(packets).collect::<anyhow::Result<Vec<_>>>()?;
     for round in 0..options.rounds as usize {
         let len = cases.len();
         for index in 0..len {
             // Another case begins each round, so that none is always the one behind a certain other.
             let case = &mut cases[(index + round) % len];
+            // The caches are still full of what the case before needed.
+            case.measure(options.repeat / 16)?;
             let nanoseconds = case.measure(options.repeat)?;
             case.sample.add(nanoseconds);
         }
     }
-    let expected = u64::from(options.rounds) * u64::from(options.repeat) * FLOWS.len() as u64;
-    for ((mode, forwarder), before) in MODES.iter().zip(&forwarders).zip(before) {
-        let sent = packets(forwarder)? - before;
-        ensure!(sent == expected, "{}: {sent} packets were forwarded where {expected} were run", mode.name);
+    for balancer in &balancers {
+        check(balancer, &cases)?;
     }
-    let rows = rows(&cases);
+    let rows: Vec<Row> = cases.iter().map(|case| row(case, &cases)).collect();
     if options.json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
     } else {
@@ -135,82 +158,99 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-impl Mode {
-    /// The real forwarder with one VIP of this mode.
-    fn forwarder(&self) -> anyhow::Result<Forwarder> {
-        let address = self.vip().ip();
-        let backends: Vec<String> = (1..=BACKENDS)
-            .map(|host| if self.ipv6_backend { format!("2001:db8:b::{host:x}") } else { format!("10.0.1.{host}") })
-            .map(|address| format!("{{ address = \"{address}\" }}"))
-            .collect();
-        Forwarder::new(&format!(
-            "[[vip]]\nname = \"bench\"\naddress = \"{address}\"\nports = [\"tcp/80\"]\nforward = \"{}\"\n\
-             backends = [{}]\n",
-            self.forward,
-            backends.join(", ")
-        ))
-        .with_context(|| format!("{}: the forwarder does not load", self.name))
-    }
-
-    fn vip(&self) -> SocketAddr {
-        vip(self.ipv6_vip)
-    }
-}
-
-fn vip(ipv6: bool) -> SocketAddr {
-    let text = if ipv6 { "[2001:db8:f::10]:80" } else { "203.0.113.10:80" };
-    text.parse().expect("a socket address")
-}
-
-/// All floors for both families, and all modes; each at all numbers of flows.
-fn cases(forwarders: &[Forwarder]) -> anyhow::Result<Vec<Case>> {
-    let mut cases = Vec::new();
-    for flows in FLOWS {
-        for ipv6 in [false, true] {
-            for (name, program) in FLOORS {
-                cases.push(Case::new(name, None, ipv6, flows, Target::Floor(program))?);
+/// What is to be measured: load balancers as asked for, and first of all the floors that they need.
+fn subjects(only: Option<&str>) -> Vec<(Subject, Traffic)> {
+    let whole = WHOLE.into_iter().flat_map(|mode| STATES.map(|state| (mode, state, &ALL[..])));
+    let others = OTHERS.into_iter().map(|mode| (mode, STATES[0], &FEW[..]));
+    let wanted: Vec<_> = whole
+        .chain(others)
+        .flat_map(|(mode, state, packets)| {
+            let traffic =
+                move |(kind, flows): &(Kind, Flows)| Traffic { kind: *kind, flows: *flows, ipv6: mode.ipv6_vip };
+            packets.iter().map(move |packets| (Subject::Balancer(mode, state), traffic(packets)))
+        })
+        .filter(|(subject, traffic)| only.is_none_or(|only| cells(*subject, *traffic).join(" ").contains(only)))
+        .collect();
+    let mut subjects = Vec::new();
+    for floor in [NOTHING, ENCAPSULATE4, ENCAPSULATE6, REWRITE] {
+        for (subject, traffic) in &wanted {
+            let case = (Subject::Floor(floor), *traffic);
+            if (floor == NOTHING || subject.floor() == Some(floor)) && !subjects.contains(&case) {
+                subjects.push(case);
             }
         }
-        for (mode, forwarder) in MODES.iter().zip(forwarders) {
-            let target = Target::Program(forwarder.program()?);
-            cases.push(Case::new(mode.name, Some(mode.floor), mode.ipv6_vip, flows, target)?);
-        }
     }
-    Ok(cases)
+    subjects.extend(wanted);
+    subjects
 }
 
-enum Target<'a> {
-    Floor(&'static str),
-    Program(&'a ProgramFd),
+/// The load balancers among the subjects.
+fn balancers(subjects: &[(Subject, Traffic)]) -> anyhow::Result<Vec<Balancer>> {
+    let mut balancers: Vec<Balancer> = Vec::new();
+    for (subject, _) in subjects {
+        if let Subject::Balancer(mode, state) = *subject
+            && !balancers.iter().any(|balancer| balancer.is(mode, state))
+        {
+            balancers.push(Balancer::new(mode, state, next_hop())?);
+        }
+    }
+    Ok(balancers)
+}
+
+impl Subject {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Floor(floor) => floor.name,
+            Self::Balancer(mode, _) => mode.name,
+        }
+    }
+
+    fn state(self) -> Option<State> {
+        match self {
+            Self::Floor(_) => None,
+            Self::Balancer(_, state) => Some(state),
+        }
+    }
+
+    /// The least that the forward mode must do.
+    fn floor(self) -> Option<Floor> {
+        let Self::Balancer(mode, _) = self else { return None };
+        Some(match mode {
+            Mode { forward: "l2", .. } => REWRITE,
+            Mode { ipv6_backend: true, .. } => ENCAPSULATE6,
+            _ => ENCAPSULATE4,
+        })
+    }
+
+    /// This program in the state that its other lines are compared with.
+    fn first(self) -> Option<Self> {
+        match self {
+            Self::Floor(_) => None,
+            Self::Balancer(mode, _) => Some(Self::Balancer(mode, STATES[0])),
+        }
+    }
 }
 
 impl Case {
-    fn new(
-        name: &'static str,
-        floor: Option<&'static str>,
-        ipv6: bool,
-        flows: u32,
-        target: Target<'_>,
-    ) -> anyhow::Result<Self> {
-        let client: SocketAddr = if ipv6 { "[2001:db8:c::1]:1024" } else { "10.0.0.1:1024" }.parse()?;
-        let frame = Packet::data(client, vip(ipv6), &[0x6e; 10]).frame();
-        let mut entry = EbpfLoader::new()
-            .override_global("FRAME_LEN", &(frame.len() as u32), true)
-            .override_global("FLOW_MASK", &(flows - 1), true)
-            .override_global("IPV6", &u32::from(ipv6), true)
-            .load(objects::LAB)?;
-        load(&mut entry, "bench_entry")?;
-        let floor_fd = match target {
-            Target::Floor(program) => Some(load(&mut entry, program)?.try_clone()?),
-            Target::Program(_) => None,
-        };
-        let mut targets: ProgramArray<_> = entry.map_mut("TARGET").context("no map TARGET")?.try_into()?;
-        match (&target, &floor_fd) {
-            (Target::Program(program), _) => targets.set(0, program, 0)?,
-            (Target::Floor(_), Some(program)) => targets.set(0, program, 0)?,
-            (Target::Floor(_), None) => {}
+    fn new(subject: Subject, traffic: Traffic, balancers: &[Balancer]) -> anyhow::Result<Self> {
+        let entry = entry(subject, traffic, 0, balancers)?;
+        Ok(Self { subject, traffic, entry, frame: traffic.frame(), seen: 0, sample: Sample::default() })
+    }
+
+    /// Lets the load balancer see every flow several times, so that what it remembers of flows it remembers when the
+    /// measurement begins. Where all are new, as many as its tables may hold.
+    fn introduce_flows(&mut self, balancers: &[Balancer]) -> anyhow::Result<()> {
+        const ROW_BITS: u32 = 2;
+        match self.traffic.flows {
+            Flows::Bits(bits) => {
+                let own = entry(self.subject, self.traffic, ROW_BITS, balancers)?;
+                let own = std::mem::replace(&mut self.entry, own);
+                self.measure(1 << (bits + ROW_BITS))?;
+                self.entry = own;
+            }
+            Flows::New => drop(self.measure(1 << 21)?),
         }
-        Ok(Self { name, ipv6, flows, floor, entry, frame, sample: Sample::default() })
+        Ok(())
     }
 
     /// Nanoseconds per repetition, those of the entry program included.
@@ -223,9 +263,38 @@ impl Case {
             repeat,
             ..TestRunOptions::new()
         })?;
-        ensure!(result.return_value == XDP_TX, "{}: the last packet's verdict was {}", self.name, result.return_value);
+        let verdict = result.return_value;
+        ensure!(verdict == XDP_TX, "{}: the last packet's verdict was {verdict}", self.cells().join(" "));
+        self.seen += u64::from(repeat);
         Ok(result.duration.as_nanos() as f64)
     }
+
+    fn cells(&self) -> [String; 6] {
+        cells(self.subject, self.traffic)
+    }
+}
+
+/// The first columns of a case's line.
+fn cells(subject: Subject, Traffic { kind, flows, ipv6 }: Traffic) -> [String; 6] {
+    let (tracking, slots) =
+        subject.state().map_or_else(Default::default, |state| (state.tracking.to_string(), state.slots().to_owned()));
+    [subject.name().to_owned(), tracking, slots, family(ipv6).to_owned(), kind.to_string(), flows.to_string()]
+}
+
+/// The entry program for this traffic, calling the subject.
+fn entry(subject: Subject, traffic: Traffic, row_bits: u32, balancers: &[Balancer]) -> anyhow::Result<Ebpf> {
+    let mut entry = traffic.load(row_bits, 0)?;
+    load(&mut entry, "bench_entry")?;
+    let target = match subject {
+        Subject::Floor(floor) => load(&mut entry, floor.program)?.try_clone()?,
+        Subject::Balancer(mode, state) => {
+            let balancer = balancers.iter().find(|balancer| balancer.is(mode, state));
+            balancer.expect("every load balancer was made").forwarder.program()?.try_clone()?
+        }
+    };
+    let mut targets: ProgramArray<_> = entry.map_mut("TARGET").context("no map TARGET")?.try_into()?;
+    targets.set(0, &target, 0)?;
+    Ok(entry)
 }
 
 fn load<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a ProgramFd> {
@@ -234,72 +303,98 @@ fn load<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a ProgramFd> {
     Ok(program.fd()?)
 }
 
-/// Packets that a forwarder has sent so far.
-fn packets(forwarder: &Forwarder) -> anyhow::Result<u64> {
-    let counters = forwarder.dataplane().counters()?;
-    Ok(counters.backends.iter().map(|backend| backend.counters.packets).sum())
+/// Whether a load balancer has sent all packets that it has seen, and where they belong.
+fn check(balancer: &Balancer, cases: &[Case]) -> anyhow::Result<()> {
+    let Balancer { mode, state, .. } = balancer;
+    let mine = cases.iter().filter(|case| case.subject == Subject::Balancer(*mode, *state));
+    let [mut first, mut second, mut either] = [0; 3];
+    for case in mine {
+        match state.owner(case.traffic) {
+            Half::First => first += case.seen,
+            Half::Second => second += case.seen,
+            Half::Either => either += case.seen,
+        }
+    }
+    let sent = balancer.packets()?;
+    let all = sent.iter().sum::<u64>() == first + second + either;
+    ensure!(
+        all && sent[0] >= first && sent[1] >= second,
+        "{} {state}: {sent:?} packets went to the two halves of the backends where {first} and {second} were to, and \
+         {either} to either",
+        mode.name
+    );
+    Ok(())
 }
 
-fn rows(cases: &[Case]) -> Vec<Row> {
-    let find = |name, ipv6, flows| {
-        let found = cases.iter().find(|case| case.name == name && case.ipv6 == ipv6 && case.flows == flows);
-        &found.expect("every case has its floors").sample
+fn row(case: &Case, cases: &[Case]) -> Row {
+    let find = |subject, traffic| cases.iter().find(|case| (case.subject, case.traffic) == (subject, traffic));
+    let net = |case: &Case| {
+        let nothing = find(Subject::Floor(NOTHING), case.traffic).expect("every packet is sent to nothing, too");
+        case.sample.less(&nothing.sample)
     };
-    let net = |case: &Case| case.sample.less(find(NOTHING, case.ipv6, case.flows));
-    let row = |case: &Case| {
-        let time = net(case).summary();
-        let floor = case.floor.map(|floor| case.sample.less(find(floor, case.ipv6, case.flows)).summary());
-        let one = find(case.name, case.ipv6, FLOWS[0]).less(find(NOTHING, case.ipv6, FLOWS[0])).summary();
-        Row {
-            name: case.name,
-            family: if case.ipv6 { "IPv6" } else { "IPv4" },
-            flows: case.flows,
-            time,
-            total: case.sample.summary(),
-            over_floor: floor,
-            floor: case.floor,
-            against_one_flow: (case.flows != FLOWS[0] && case.floor.is_some()).then(|| time.median / one.median),
-        }
-    };
-    cases.iter().map(row).collect()
+    let floor = case.subject.floor();
+    let over_floor = floor.map(|floor| {
+        let floor = find(Subject::Floor(floor), case.traffic).expect("every case has its floor");
+        case.sample.less(&floor.sample).summary()
+    });
+    let (kind, flows) = BASE;
+    let first = case.subject.first().and_then(|first| find(first, Traffic { kind, flows, ..case.traffic }));
+    Row {
+        program: case.subject.name(),
+        state: case.subject.state(),
+        family: family(case.traffic.ipv6),
+        packets: case.traffic.kind.to_string(),
+        flows: case.traffic.flows.number(),
+        time: net(case).summary(),
+        total: case.sample.summary(),
+        floor: floor.map(|floor| floor.name),
+        over_floor,
+        against_first: first.map(|first| net(case).times(&net(first)).summary()),
+        cells: case.cells(),
+    }
 }
 
 fn print(rows: &[Row], options: &Options) {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["PROGRAM", "PACKET", "FLOWS", "TOTAL", "NS/PACKET", "QUARTILES", "OVER FLOOR", "TIMES ONE FLOW"]);
-    for index in 2..8 {
-        if let Some(column) = table.column_mut(index) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
+    table.set_header([
+        "PROGRAM",
+        "TRACKING",
+        "SLOTS",
+        "PACKETS",
+        "",
+        "FLOWS",
+        "TOTAL",
+        "NS/PACKET",
+        "QUARTILES",
+        "OVER FLOOR",
+        "TIMES",
+    ]);
+    for column in table.column_iter_mut().skip(5) {
+        column.set_cell_alignment(CellAlignment::Right);
     }
-    for row in rows {
-        let Row { name, family, flows, time, total, over_floor, floor: _, against_one_flow } = row;
-        table.add_row([
-            (*name).to_owned(),
-            (*family).to_owned(),
-            flows.to_string(),
+    for row in rows.iter().filter(|row| row.program != NOTHING.name) {
+        let Row { cells, time, total, over_floor, against_first, .. } = row;
+        table.add_row(cells.iter().cloned().chain([
             format!("{:.0}", total.median),
             format!("{:.0}", time.median),
             format!("{:.0}–{:.0}", time.low, time.high),
             over_floor.map_or_else(String::new, |over| format!("+{:.0}", over.median)),
-            against_one_flow.map_or_else(String::new, |times| format!("{times:.2}")),
-        ]);
+            against_first.map_or_else(String::new, |times| format!("{:.2}", times.median)),
+        ]));
     }
     println!("{table}");
     println!(
-        "\nMedians of {} interleaved rounds of {} packets (TCP, ACK, 10 bytes of payload) on one core.\n\
-         NS/PACKET: TOTAL without the entry program.\nOVER FLOOR: beyond the bare encapsulation or rewrite that the mode contains, on the same packets.\n\
+        "\nMedians of {} interleaved rounds of {} packets on one core.\n\
+         NS/PACKET: TOTAL without the entry program, which is what it takes when nothing is done to the packet.\n\
+         OVER FLOOR: beyond the bare encapsulation or rewrite that the mode contains, on the same packets.\n\
+         TIMES: NS/PACKET as a multiple of the mode's {}, {}, {} flow.\n\
          Machine: {}",
         options.rounds,
         options.repeat,
+        STATES[0],
+        BASE.0,
+        BASE.1,
         machine()
     );
-}
-
-/// One CPU for all: per-CPU caches and counters stay where they are.
-fn stay_on_this_cpu() -> anyhow::Result<()> {
-    let mut cpus = CpuSet::new();
-    cpus.set(sched_getcpu()?)?;
-    Ok(sched_setaffinity(Pid::from_raw(0), &cpus)?)
 }

@@ -1,8 +1,12 @@
 //! Repeated measurements of one thing on a noisy machine.
 
+use nix::{
+    sched::{CpuSet, sched_getcpu, sched_setaffinity},
+    unistd::Pid,
+};
 use serde::Serialize;
 
-/// Measurements of one case, in nanoseconds.
+/// Measurements of one case, all in one unit.
 #[derive(Clone, Debug, Default)]
 pub struct Sample(Vec<f64>);
 
@@ -39,6 +43,24 @@ impl Sample {
     pub fn less(&self, other: &Self) -> Self {
         Self(self.0.iter().zip(&other.0).map(|(a, b)| a - b).collect())
     }
+
+    /// This sample as multiples of another one, in the same way.
+    #[must_use]
+    pub fn times(&self, other: &Self) -> Self {
+        Self(self.0.iter().zip(&other.0).map(|(a, b)| a / b).collect())
+    }
+}
+
+/// Keeps this thread, and those that it starts from now on, on the CPU that it is on: caches and per-CPU maps stay where
+/// they are.
+///
+/// # Errors
+///
+/// When the kernel refuses it.
+pub fn stay_on_this_cpu() -> nix::Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(sched_getcpu()?)?;
+    sched_setaffinity(Pid::from_raw(0), &cpus)
 }
 
 /// Processor and kernel, for whoever compares tables.

@@ -3,18 +3,20 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use aya::programs::{ProgramFd, TestRun, TestRunOptions, Xdp};
 use aya_obj::programs::XdpAttachType;
 use lb_common::{ABI, NextHop};
 use lb_userspace::{
-    config::Config,
+    config::{Config, XdpMode},
     dataplane::{Backend, Dataplane},
 };
+use nix::net::if_::if_nametoindex;
 
 use crate::frames::{BALANCER_MAC, NEXT_HOP_MAC};
 
@@ -25,7 +27,8 @@ pub const INGRESS: u32 = 1;
 pub struct Forwarder {
     dataplane: Dataplane,
     program: Xdp,
-    _pins: Pins,
+    next_hop: Option<NextHop>,
+    pins: Pins,
 }
 
 /// A directory of pins that goes with this.
@@ -67,17 +70,36 @@ impl Forwarder {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let pins = Pins(PathBuf::from(format!("/sys/fs/bpf/naru-packet-{}-{number}", std::process::id())));
-        let text =
-            if config.contains("[node]") { config.to_owned() } else { format!("[node]\ninterfaces = []\n{config}") };
-        let config = Config::parse(&text, Path::new("test.toml"))?;
+        let config = parse(config)?;
         let mut dataplane = Dataplane::open(&pins.0, &config)?;
-        dataplane.apply(&config)?;
-        let destinations: Vec<_> = dataplane.backends().iter().map(Backend::destination).collect();
-        dataplane.set_next_hops(destinations.into_iter().map(|destination| (destination, next_hop)))?;
-        let pin = pins.0.join(format!("v{ABI}/g1/program"));
-        let program =
-            Xdp::from_pin(&pin, XdpAttachType::Interface).with_context(|| format!("cannot open {}", pin.display()))?;
-        Ok(Self { dataplane, program, _pins: pins })
+        apply(&mut dataplane, &config, next_hop)?;
+        let program = pins.program()?;
+        Ok(Self { dataplane, program, next_hop, pins })
+    }
+
+    /// Changes to another config, as a running daemon would.
+    pub fn apply(&mut self, config: &str) -> anyhow::Result<()> {
+        apply(&mut self.dataplane, &parse(config)?, self.next_hop)?;
+        self.program = self.pins.program()?;
+        Ok(())
+    }
+
+    /// Attaches the program to an interface of this thread's network namespace, in the driver.
+    pub fn attach(&mut self, interface: &str) -> anyhow::Result<()> {
+        let ifindex = if_nametoindex(interface).with_context(|| format!("no interface {interface}"))?;
+        self.dataplane.attach(interface, ifindex, XdpMode::Native)?;
+        Ok(())
+    }
+
+    /// Detaches the program from an interface that it is attached to.
+    pub fn detach(&mut self, interface: &str) -> anyhow::Result<()> {
+        ensure!(self.dataplane.detach(interface)?, "{interface} does not have this program");
+        Ok(())
+    }
+
+    /// The directory of its pins.
+    pub fn bpffs(&self) -> &Path {
+        &self.pins.0
     }
 
     /// The data plane, for its counters.
@@ -102,16 +124,41 @@ impl Forwarder {
     }
 }
 
+impl Pins {
+    /// The program of the one generation that an apply leaves.
+    fn program(&self) -> anyhow::Result<Xdp> {
+        let place = self.0.join(format!("v{ABI}"));
+        let entries = fs::read_dir(&place).with_context(|| format!("cannot read {}", place.display()))?;
+        let mut pins = entries.flatten().map(|entry| entry.path().join("program")).filter(|pin| pin.exists());
+        let pin = pins.next().with_context(|| format!("no program below {}", place.display()))?;
+        Xdp::from_pin(&pin, XdpAttachType::Interface).with_context(|| format!("cannot open {}", pin.display()))
+    }
+}
+
 impl Drop for Pins {
     fn drop(&mut self) {
         // The lock on them is this process's own, and goes with its file descriptor.
-        match std::fs::remove_dir_all(&self.0) {
+        match fs::remove_dir_all(&self.0) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 eprintln!("cannot remove {}: {error}", self.0.display());
             }
             _ => {}
         }
     }
+}
+
+/// A config from a text whose `[node]` section may be left out.
+fn parse(config: &str) -> anyhow::Result<Config> {
+    let text = if config.contains("[node]") { config.to_owned() } else { format!("[node]\ninterfaces = []\n{config}") };
+    Ok(Config::parse(&text, Path::new("test.toml"))?)
+}
+
+/// Applies a config and gives every backend this next hop.
+fn apply(dataplane: &mut Dataplane, config: &Config, next_hop: Option<NextHop>) -> anyhow::Result<()> {
+    dataplane.apply(config)?;
+    let destinations: Vec<_> = dataplane.backends().iter().map(Backend::destination).collect();
+    dataplane.set_next_hops(destinations.into_iter().map(|destination| (destination, next_hop)))?;
+    Ok(())
 }
 
 /// The next hop that frames leave by: the interface that they came in by.

@@ -1,10 +1,13 @@
 //! Measuring one program with BPF_PROG_TEST_RUN: the kernel does not restore the packet between the runs of one call, so
 //! an entry program does, and calls the program under test by tail call. The same entry with a target that does nothing
 //! is what is to be subtracted.
+//!
+//! The same packets as live frames, sent to an interface, and what receives and counts them at the other end.
 
 use aya_ebpf::{
     Global,
     bindings::xdp_action,
+    helpers::bpf_redirect,
     macros::map,
     maps::{PerCpuArray, ProgramArray},
     programs::XdpContext,
@@ -18,40 +21,54 @@ use lb_ebpf::{
 /// Entry 0 is the program under test.
 #[map]
 static TARGET: ProgramArray = ProgramArray::with_max_entries(1, 0);
-/// Number of the next flow.
+/// Number of the next packet.
 #[map]
-static NEXT_FLOW: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
+static NEXT: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+/// Frames and bytes that [`count`] took in.
+#[map]
+static RECEIVED: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
 
 /// Length of the frame under test in bytes.
 #[unsafe(no_mangle)]
 static FRAME_LEN: Global<u32> = Global::new(0);
-/// Number of flows less one; the number of flows is a power of two.
+/// The frame's words behind the Ethernet header: IP and transport header, and where the latter is short, payload.
 #[unsafe(no_mangle)]
-static FLOW_MASK: Global<u32> = Global::new(0);
+static TEMPLATE: [Global<u32>; 15] = [const { Global::new(0) }; 15];
 /// Whether the frame is IPv6.
 #[unsafe(no_mangle)]
 static IPV6: Global<u32> = Global::new(0);
+/// Whether the frame is TCP; otherwise it is UDP.
+#[unsafe(no_mangle)]
+static TCP: Global<u32> = Global::new(0);
+/// The flags of a flow's packets, in turn. A flow's first packet may be any of them.
+#[unsafe(no_mangle)]
+static TCP_FLAGS: [Global<u16>; 16] = [const { Global::new(0) }; 16];
+/// There are 2 to the power of this many flows, at most 32.
+#[unsafe(no_mangle)]
+static FLOW_BITS: Global<u32> = Global::new(0);
+/// 2 to the power of this many packets of one flow come in a row.
+#[unsafe(no_mangle)]
+static ROW_BITS: Global<u32> = Global::new(0);
+/// Index of the interface that live frames are sent to.
+#[unsafe(no_mangle)]
+static EGRESS: Global<u32> = Global::new(0);
 
 /// Ethernet addresses of the frame, of no meaning.
 const MACS: [u32; 3] = [0x0202_0202, 0x0303_0202, 0x0303_0303];
+
+/// What varies from packet to packet.
+struct Variant {
+    /// Number of the flow.
+    flow: u32,
+    /// Number of the packet among those of its flow, and a start of its own.
+    age: u32,
+}
 
 /// See [`crate::bench_entry`].
 #[inline(always)]
 pub fn entry(context: &XdpContext) -> u32 {
     let frame = XdpFrame::new(context, false);
-    // The verifier allows no arithmetic but a difference on pointers into the frame: nothing may merge with it.
-    let grown = core::hint::black_box(frame.len()) as i32 - FRAME_LEN.load() as i32;
-    if grown != 0 && !frame.adjust_head(grown) {
-        return xdp_action::XDP_ABORTED;
-    }
-    let Some(next) = NEXT_FLOW.get_ptr_mut(0) else { return xdp_action::XDP_ABORTED };
-    // SAFETY: the map's value on this CPU, which nothing else writes while this program runs.
-    let number = unsafe {
-        *next = next.read().wrapping_add(1);
-        // An odd factor visits every flow once a round, in an order that no prefetcher follows.
-        next.read().wrapping_mul(0x9e37_79b1) & FLOW_MASK.load()
-    };
-    if !restore(&frame, number) {
+    if !next(&frame) {
         return xdp_action::XDP_ABORTED;
     }
     // SAFETY: the context is this run's.
@@ -59,21 +76,26 @@ pub fn entry(context: &XdpContext) -> u32 {
     xdp_action::XDP_ABORTED
 }
 
-/// Rewrites what programs under test change, and what names the flow: 10 bits of it in the source address, the others in
-/// the source port.
+/// See [`crate::bench_generate`].
 #[inline(always)]
-fn restore(frame: &XdpFrame, number: u32) -> bool {
-    let source = (0x0a00_0000 | number & 0x3ff).to_be();
-    let port = (1024 + (number >> 10) as u16).to_be();
-    let ipv6 = IPV6.load() != 0;
-    let ethertype = if ipv6 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
-    let ethernet = frame.set_words(0, MACS) && frame.set_half(ETHERNET_LEN - 2, ethertype.wire());
-    let flow = if ipv6 {
-        frame.set_words(ETHERNET_LEN + 20, [source]) && frame.set_half(ETHERNET_LEN + 40, port)
-    } else {
-        frame.set_words(ETHERNET_LEN + 12, [source]) && frame.set_half(ETHERNET_LEN + 20, port)
-    };
-    ethernet && flow
+pub fn generate(context: &XdpContext) -> u32 {
+    let frame = XdpFrame::new(context, false);
+    if !next(&frame) {
+        return xdp_action::XDP_ABORTED;
+    }
+    // SAFETY: the helper takes numbers only.
+    unsafe { bpf_redirect(EGRESS.load(), 0) as u32 }
+}
+
+/// See [`crate::bench_count`].
+#[inline(always)]
+pub fn count(context: &XdpContext) -> u32 {
+    let Some(received) = RECEIVED.get_ptr_mut(0) else { return xdp_action::XDP_ABORTED };
+    // SAFETY: the map's value on this CPU, which nothing else writes while this program runs.
+    let [frames, bytes] = unsafe { &mut *received };
+    *frames += 1;
+    *bytes += XdpFrame::new(context, false).len() as u64;
+    xdp_action::XDP_DROP
 }
 
 /// Puts an Ethernet header and `N` words of a constant in front.
@@ -92,4 +114,76 @@ pub fn encapsulate<const N: usize>(context: &XdpContext) -> u32 {
 pub fn rewrite(context: &XdpContext) -> u32 {
     let frame = XdpFrame::new(context, false);
     if frame.set_words(0, MACS) { xdp_action::XDP_TX } else { xdp_action::XDP_ABORTED }
+}
+
+/// Makes the frame the next packet, whatever was done to it.
+#[inline(always)]
+fn next(frame: &XdpFrame) -> bool {
+    // The verifier allows no arithmetic but a difference on pointers into the frame: nothing may merge with it.
+    let grown = core::hint::black_box(frame.len()) as i32 - FRAME_LEN.load() as i32;
+    if grown != 0 && !frame.adjust_head(grown) {
+        return false;
+    }
+    let Some(next) = NEXT.get_ptr_mut(0) else { return false };
+    // SAFETY: the map's value on this CPU, which nothing else writes while this program runs.
+    let number = unsafe {
+        let number = next.read();
+        *next = number.wrapping_add(1);
+        number
+    };
+    let variant = Variant::new(number >> ROW_BITS.load());
+    let ethertype = if IPV6.load() != 0 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
+    let written = frame.set_words(0, MACS) && frame.set_half(ETHERNET_LEN - 2, ethertype.wire());
+    if IPV6.load() != 0 {
+        written && frame.set_words::<5>(ETHERNET_LEN + 40, template(10)) && headers::<40>(frame, &variant)
+    } else {
+        written && headers::<20>(frame, &variant)
+    }
+}
+
+impl Variant {
+    #[inline(always)]
+    fn new(number: u64) -> Self {
+        // An odd factor visits every flow once a round, in an order that no prefetcher follows.
+        let flow = (number as u32).wrapping_mul(0x9e37_79b1) & ((1u64 << FLOW_BITS.load()) - 1) as u32;
+        let start = (flow ^ flow >> 7).wrapping_mul(0x85eb_ca6b) >> 28;
+        Self { flow, age: ((number >> FLOW_BITS.load()) as u32).wrapping_add(start) }
+    }
+
+    /// Source address and port, given the template's address: ten bits of the flow's number go in the port, the others in
+    /// the lower bits of the address.
+    #[inline(always)]
+    fn source(&self, [base]: [u32; 1]) -> (u32, u16) {
+        let Self { flow, age: _ } = self;
+        let address = u32::from_be(base) | flow & 0x3ff | flow >> 20 << 10;
+        (address.to_be(), (1024 + (flow >> 10 & 0x3ff) as u16).to_be())
+    }
+}
+
+/// Writes the IP header of `LEN` bytes and what fits behind it into ten words, and over it what varies.
+#[inline(always)]
+fn headers<const LEN: usize>(frame: &XdpFrame, variant: &Variant) -> bool {
+    const IPV4: usize = 20;
+    // The IPv4 source address ends four bytes before the header does, that of IPv6 sixteen.
+    let source = LEN - if LEN == IPV4 { 8 } else { 20 };
+    let (address, port) = variant.source(template(source / 4));
+    let transport = ETHERNET_LEN + LEN;
+    let flow = frame.set_words::<10>(ETHERNET_LEN, template(0))
+        && frame.set_words(ETHERNET_LEN + source, [address])
+        && frame.set_half(transport, port);
+    if TCP.load() == 0 {
+        return flow;
+    }
+    const SYN: u16 = 0x02;
+    let Some(flags) = TCP_FLAGS.get((variant.age & 15) as usize).map(Global::load) else { return false };
+    // A SYN that is sent again has the number of the first.
+    let sequence = if flags & SYN != 0 { variant.flow } else { variant.age };
+    flow && frame.set_words(transport + 4, [sequence.to_be()])
+        && frame.set_half(transport + 12, (0x5000 | flags).to_be())
+}
+
+/// `N` words of the template.
+#[inline(always)]
+fn template<const N: usize>(first: usize) -> [u32; N] {
+    core::array::from_fn(|index| TEMPLATE.get(first + index).map_or(0, Global::load))
 }

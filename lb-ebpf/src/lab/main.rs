@@ -14,10 +14,22 @@ pub fn pass(_: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
-/// Brings the frame into its first state with the next flow, then calls the program under test.
+/// Makes of the frame the next packet, whatever was done to it, then calls the program under test.
 #[xdp(frags)]
 pub fn bench_entry(context: XdpContext) -> u32 {
     bench::entry(&context)
+}
+
+/// Makes of a live frame the next packet, and sends it to the interface under test.
+#[xdp]
+pub fn bench_generate(context: XdpContext) -> u32 {
+    bench::generate(&context)
+}
+
+/// Counts what comes back from there, and drops it.
+#[xdp]
+pub fn bench_count(context: XdpContext) -> u32 {
+    bench::count(&context)
 }
 
 /// Does nothing: what a run of `bench_entry` itself costs.

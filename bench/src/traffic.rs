@@ -1,0 +1,266 @@
+//! The packets that programs are measured with: what the lab's entry program and its generator make them of.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use aya::EbpfLoader;
+use etherparse::TcpHeader;
+use naru_tests::frames::Packet;
+
+/// A stream of packets without end, from clients to one port of one VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traffic {
+    /// What the packets are.
+    pub kind: Kind,
+    /// How many flows they belong to.
+    pub flows: Flows,
+    /// Whether they are IPv6.
+    pub ipv6: bool,
+}
+
+/// What packets are. All kinds have frames of one length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// TCP in the middle of connections: three of four are a mere ACK, the others PSH and ACK.
+    Ack,
+    /// TCP SYNs.
+    Syn,
+    /// TCP connections of 16 packets: a SYN, 14 as [`Kind::Ack`], a FIN; then the same flow begins anew. At any time some
+    /// flows are at each of these points.
+    Short,
+    /// UDP.
+    Udp,
+}
+
+/// A number of flows, which take turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Flows {
+    /// 2 to the power of this many.
+    Bits(u32),
+    /// Every packet is of a flow that never had one before.
+    New,
+}
+
+/// The VIP that packets are for.
+pub fn vip(ipv6: bool) -> SocketAddr {
+    let text = if ipv6 { "[2001:db8:f::10]:80" } else { "203.0.113.10:80" };
+    text.parse().expect("a socket address")
+}
+
+impl Traffic {
+    /// The frame that they are variants of.
+    pub fn frame(self) -> Vec<u8> {
+        // The lower 22 bits of the address are the flow's. No two kinds have a flow in common.
+        let hosts = (self.kind as u32) << 22;
+        let client: IpAddr = if self.ipv6 {
+            Ipv6Addr::from_bits((0x2001_0db8_000c << 80) + u128::from(hosts)).into()
+        } else {
+            Ipv4Addr::from_bits(0x0a00_0000 + hosts).into()
+        };
+        let client = SocketAddr::new(client, 1024);
+        let vip = vip(self.ipv6);
+        let packet = match self.kind {
+            Kind::Ack => Packet::data(client, vip, &[0x6e; 10]),
+            Kind::Syn | Kind::Short => Packet::tcp(client, vip, |tcp: &mut TcpHeader| tcp.syn = true, &[0x6e; 10]),
+            Kind::Udp => Packet::udp(client, vip, &[0x6e; 22]),
+        };
+        packet.frame()
+    }
+
+    /// Hands the lab's programs what makes them send these packets, 2 to the power of `row_bits` of a flow in a row.
+    /// `egress` is the index of the interface that the generator sends to; the entry program needs none.
+    pub fn load(self, row_bits: u32, egress: u32) -> anyhow::Result<aya::Ebpf> {
+        let frame = self.frame();
+        let (words, _) = frame[ETHERNET_LEN..].as_chunks::<4>();
+        let mut template = [0; TEMPLATE_WORDS];
+        for (word, bytes) in template.iter_mut().zip(words) {
+            *word = u32::from_ne_bytes(*bytes);
+        }
+        let bits = match self.flows {
+            Flows::Bits(bits) => bits,
+            Flows::New => u32::BITS,
+        };
+        Ok(EbpfLoader::new()
+            .override_global("FRAME_LEN", &(frame.len() as u32), true)
+            .override_global("TEMPLATE", &template, true)
+            .override_global("IPV6", &u32::from(self.ipv6), true)
+            .override_global("TCP", &u32::from(self.kind != Kind::Udp), true)
+            .override_global("TCP_FLAGS", &self.kind.tcp_flags(), true)
+            .override_global("FLOW_BITS", &bits, true)
+            .override_global("ROW_BITS", &row_bits, true)
+            .override_global("EGRESS", &egress, true)
+            .load(lb_userspace::objects::LAB)?)
+    }
+}
+
+/// Length of an Ethernet header in bytes.
+const ETHERNET_LEN: usize = 14;
+/// An IPv6 and a TCP header.
+const TEMPLATE_WORDS: usize = 15;
+
+impl Kind {
+    /// TCP flags of a flow's packets, in turn.
+    fn tcp_flags(self) -> [u16; 16] {
+        const FIN: u16 = 0x01;
+        const SYN: u16 = 0x02;
+        const PSH: u16 = 0x08;
+        const ACK: u16 = 0x10;
+        let middle = std::array::from_fn(|age| if age % 4 == 3 { PSH | ACK } else { ACK });
+        match self {
+            Self::Ack => middle,
+            Self::Syn => [SYN; 16],
+            Self::Short => {
+                let mut flags = middle;
+                flags[0] = SYN;
+                flags[15] = FIN | ACK;
+                flags
+            }
+            Self::Udp => [0; 16],
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ack => "ACK",
+            Self::Syn => "SYN",
+            Self::Short => "short connections",
+            Self::Udp => "UDP",
+        })
+    }
+}
+
+impl Flows {
+    /// The number, where there is one.
+    pub fn number(self) -> Option<u32> {
+        match self {
+            Self::Bits(bits) => Some(1 << bits),
+            Self::New => None,
+        }
+    }
+}
+
+impl fmt::Display for Flows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bits(bits @ 20..) => f.pad(&format!("{} Mi", 1u64 << (bits - 20))),
+            Self::Bits(bits @ 10..) => f.pad(&format!("{} Ki", 1u64 << (bits - 10))),
+            Self::Bits(bits) => f.pad(&(1u64 << bits).to_string()),
+            Self::New => f.pad("new"),
+        }
+    }
+}
+
+/// The family's name.
+pub fn family(ipv6: bool) -> &'static str {
+    if ipv6 { "IPv6" } else { "IPv4" }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use aya::{
+        maps::ProgramArray,
+        programs::{TestRun, TestRunOptions, Xdp},
+    };
+    use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+
+    use super::*;
+    use crate::sample::stay_on_this_cpu;
+
+    #[test]
+    fn frames_of_a_family_have_one_length_and_hold_the_template() {
+        for ipv6 in [false, true] {
+            let len = |kind| Traffic { kind, flows: Flows::New, ipv6 }.frame().len();
+            let headers = ETHERNET_LEN + if ipv6 { 60 } else { 40 };
+            assert!(len(Kind::Ack) >= headers);
+            assert_eq!([Kind::Syn, Kind::Short, Kind::Udp].map(len), [len(Kind::Ack); 3]);
+        }
+    }
+
+    #[test]
+    fn flows_are_told_in_powers_of_two() {
+        let flows = [Flows::Bits(0), Flows::Bits(10), Flows::Bits(16), Flows::Bits(20), Flows::New];
+        assert_eq!(flows.map(|flows| flows.to_string()), ["1", "1 Ki", "64 Ki", "1 Mi", "new"]);
+    }
+
+    /// Sources, and what is set of SYN, FIN and ACK, of the packets that the entry program makes one after another.
+    fn sent(traffic: Traffic, row_bits: u32, packets: usize) -> Vec<(SocketAddr, Option<[bool; 3]>)> {
+        let mut entry = traffic.load(row_bits, 0).unwrap();
+        let nothing: &mut Xdp = entry.program_mut("bench_nothing").unwrap().try_into().unwrap();
+        nothing.load().unwrap();
+        let nothing = nothing.fd().unwrap().try_clone().unwrap();
+        ProgramArray::try_from(entry.map_mut("TARGET").unwrap()).unwrap().set(0, &nothing, 0).unwrap();
+        let program: &mut Xdp = entry.program_mut("bench_entry").unwrap().try_into().unwrap();
+        program.load().unwrap();
+        stay_on_this_cpu().unwrap();
+        let mut frame = traffic.frame();
+        let source = |frame: &[u8]| {
+            let sliced = SlicedPacket::from_ethernet(frame).unwrap();
+            let (address, destination): (IpAddr, IpAddr) = match sliced.net.unwrap() {
+                NetSlice::Ipv4(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
+                NetSlice::Ipv6(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
+                NetSlice::Arp(_) => panic!("no IP packet"),
+            };
+            let (from, to, flags) = match sliced.transport.unwrap() {
+                TransportSlice::Tcp(tcp) => {
+                    let flags = [tcp.syn(), tcp.fin(), tcp.ack()];
+                    (tcp.source_port(), tcp.destination_port(), Some(flags))
+                }
+                TransportSlice::Udp(udp) => (udp.source_port(), udp.destination_port(), None),
+                _ => panic!("neither TCP nor UDP"),
+            };
+            assert_eq!(SocketAddr::new(destination, to), vip(traffic.ipv6));
+            (SocketAddr::new(address, from), flags)
+        };
+        let next = |_| {
+            let mut out = vec![0; frame.len()];
+            let options = TestRunOptions { data_in: Some(&frame), data_out: Some(&mut out), ..TestRunOptions::new() };
+            assert_eq!(program.test_run(options).unwrap().return_value, 3);
+            let sent = source(&out);
+            frame = out;
+            sent
+        };
+        (0..packets).map(next).collect()
+    }
+
+    #[test]
+    fn packets_are_what_they_are_called() {
+        const SYN: [bool; 3] = [true, false, false];
+        const FIN: [bool; 3] = [false, true, true];
+        const MIDDLE: [bool; 3] = [false, false, true];
+        for ipv6 in [false, true] {
+            let sent = |kind, flows| sent(Traffic { kind, flows, ipv6 }, 0, 1024);
+            let flows = |packets: &[(SocketAddr, _)]| packets.iter().map(|(source, _)| *source).collect::<HashSet<_>>();
+
+            let acks = sent(Kind::Ack, Flows::Bits(8));
+            assert!(acks.iter().all(|(_, flags)| *flags == Some(MIDDLE)));
+            assert_eq!(flows(&acks).len(), 256);
+            let syns = sent(Kind::Syn, Flows::New);
+            assert!(syns.iter().all(|(_, flags)| *flags == Some(SYN)));
+            assert_eq!(flows(&syns).len(), 1024);
+            assert!(flows(&syns).is_disjoint(&flows(&acks)), "kinds of packets share flows");
+            let datagrams = sent(Kind::Udp, Flows::Bits(0));
+            assert!(datagrams.iter().all(|(_, flags)| flags.is_none()));
+            assert_eq!(flows(&datagrams).len(), 1);
+
+            let mut connections = sent(Kind::Short, Flows::Bits(5));
+            connections.sort_by_key(|(source, _)| *source);
+            for flow in connections.chunks(32) {
+                let count = |wanted| flow.iter().filter(|(_, flags)| *flags == Some(wanted)).count();
+                assert_eq!([SYN, MIDDLE, FIN].map(count), [2, 28, 2]);
+            }
+        }
+    }
+
+    #[test]
+    fn packets_of_a_flow_come_in_rows() {
+        let packets = sent(Traffic { kind: Kind::Ack, flows: Flows::Bits(10), ipv6: false }, 2, 400);
+        let rows: Vec<_> = packets.chunk_by(|(a, _), (b, _)| a == b).map(<[_]>::len).collect();
+        assert_eq!(rows, [4; 100]);
+    }
+}
