@@ -66,6 +66,12 @@ pub enum Half {
     Either,
 }
 
+/// IPv4 in IPv4.
+pub const IPIP_4IN4: Mode = Mode { name: "ipip 4in4", forward: "ipip", ipv6_vip: false, ipv6_backend: false };
+
+/// What is compared; the others with the first.
+pub const STATES: [State; 1] = [State { tracking: Tracking::Never, moving: false }];
+
 /// Backends in each half.
 const BACKENDS: u32 = 16;
 

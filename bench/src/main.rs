@@ -4,6 +4,7 @@ mod balancer;
 mod control;
 mod packet;
 mod sample;
+mod throughput;
 mod traffic;
 
 use clap::{Parser, Subcommand};
@@ -19,6 +20,8 @@ struct Arguments {
 enum Bench {
     /// Nanoseconds per packet of the real program, by forward mode, tracking, kind of packet and number of flows
     Packet(packet::Options),
+    /// Packets per second of the real program through a pair of veths, beside a bare reflect
+    Throughput(throughput::Options),
     /// Control-plane speed: load, one change, adoption, by number of VIPs
     Control(control::Options),
 }
@@ -26,6 +29,7 @@ enum Bench {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().bench {
         Bench::Packet(options) => packet::run(&options),
+        Bench::Throughput(options) => throughput::run(&options),
         Bench::Control(options) => control::run(&options),
     }
 }

@@ -17,7 +17,7 @@ use naru_tests::forwarder::next_hop;
 use serde::Serialize;
 
 use crate::{
-    balancer::{Balancer, Half, Mode, State, Tracking},
+    balancer::{Balancer, Half, IPIP_4IN4, Mode, STATES, State},
     sample::{Sample, Summary, machine, stay_on_this_cpu},
     traffic::{Flows, Kind, Traffic, family},
 };
@@ -39,7 +39,6 @@ pub struct Options {
     json: bool,
 }
 
-const IPIP_4IN4: Mode = Mode { name: "ipip 4in4", forward: "ipip", ipv6_vip: false, ipv6_backend: false };
 const IPIP_6IN6: Mode = Mode { name: "ipip 6in6", forward: "ipip", ipv6_vip: true, ipv6_backend: true };
 /// Measured in all states and with all packets.
 const WHOLE: [Mode; 2] = [IPIP_4IN4, IPIP_6IN6];
@@ -50,8 +49,6 @@ const OTHERS: [Mode; 4] = [
     Mode { name: "l2 IPv4", forward: "l2", ipv6_vip: false, ipv6_backend: false },
     Mode { name: "l2 IPv6", forward: "l2", ipv6_vip: true, ipv6_backend: true },
 ];
-
-const STATES: [State; 1] = [State { tracking: Tracking::Never, moving: false }];
 
 const ALL: [(Kind, Flows); 10] = [
     BASE,
