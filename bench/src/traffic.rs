@@ -6,7 +6,7 @@ use std::{
 };
 
 use aya::EbpfLoader;
-use etherparse::TcpHeader;
+use etherparse::{Ethernet2Header, TcpHeader, UdpHeader};
 use naru_tests::frames::Packet;
 
 /// A stream of packets without end, from clients to one port of one VIP.
@@ -62,9 +62,9 @@ impl Traffic {
         let client = SocketAddr::new(client, 1024);
         let vip = vip(self.ipv6);
         let packet = match self.kind {
-            Kind::Ack => Packet::data(client, vip, &[0x6e; 10]),
-            Kind::Syn | Kind::Short => Packet::tcp(client, vip, |tcp: &mut TcpHeader| tcp.syn = true, &[0x6e; 10]),
-            Kind::Udp => Packet::udp(client, vip, &[0x6e; 22]),
+            Kind::Ack => Packet::data(client, vip, &[0x6e; PAYLOAD_LEN]),
+            Kind::Syn | Kind::Short => Packet::tcp(client, vip, open, b""),
+            Kind::Udp => Packet::udp(client, vip, &[0x6e; TcpHeader::MIN_LEN - UdpHeader::LEN + PAYLOAD_LEN]),
         };
         packet.frame()
     }
@@ -88,6 +88,7 @@ impl Traffic {
             .override_global("IPV6", &u32::from(self.ipv6), true)
             .override_global("TCP", &u32::from(self.kind != Kind::Udp), true)
             .override_global("TCP_FLAGS", &self.kind.tcp_flags(), true)
+            .override_global("TCP_STEP", &self.kind.tcp_step(), true)
             .override_global("FLOW_BITS", &bits, true)
             .override_global("ROW_BITS", &row_bits, true)
             .override_global("EGRESS", &egress, true)
@@ -95,12 +96,29 @@ impl Traffic {
     }
 }
 
-/// Length of an Ethernet header in bytes.
-const ETHERNET_LEN: usize = 14;
+const ETHERNET_LEN: usize = Ethernet2Header::LEN;
+/// Payload of a TCP segment in bytes, and the options of a SYN.
+const PAYLOAD_LEN: usize = 12;
 /// An IPv6 and a TCP header.
 const TEMPLATE_WORDS: usize = 15;
 
+/// What clients' SYNs say.
+fn open(tcp: &mut TcpHeader) {
+    use etherparse::TcpOptionElement::{MaximumSegmentSize, Noop, SelectiveAcknowledgementPermitted, WindowScale};
+    tcp.syn = true;
+    let options = [MaximumSegmentSize(1460), Noop, Noop, SelectiveAcknowledgementPermitted, Noop, WindowScale(7)];
+    tcp.set_options(&options).expect("twelve bytes of options");
+}
+
 impl Kind {
+    /// Bytes that a flow's stream goes on by from packet to packet. SYNs of one flow are one SYN sent again.
+    fn tcp_step(self) -> u32 {
+        match self {
+            Self::Ack | Self::Short => PAYLOAD_LEN as u32,
+            Self::Syn | Self::Udp => 0,
+        }
+    }
+
     /// TCP flags of a flow's packets, in turn.
     fn tcp_flags(self) -> [u16; 16] {
         const FIN: u16 = 0x01;
@@ -188,8 +206,28 @@ mod tests {
         assert_eq!(flows.map(|flows| flows.to_string()), ["1", "1 Ki", "64 Ki", "1 Mi", "new"]);
     }
 
-    /// Sources, and what is set of SYN, FIN and ACK, of the packets that the entry program makes one after another.
-    fn sent(traffic: Traffic, row_bits: u32, packets: usize) -> Vec<(SocketAddr, Option<[bool; 3]>)> {
+    /// A packet that the entry program made.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    struct Sent {
+        source: SocketAddr,
+        /// Of TCP.
+        segment: Option<Segment>,
+    }
+
+    /// What is set of SYN, FIN and ACK, the sequence number, and bytes of data.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    struct Segment {
+        flags: [bool; 3],
+        sequence: u32,
+        data_len: usize,
+    }
+
+    const SYN: [bool; 3] = [true, false, false];
+    const FIN: [bool; 3] = [false, true, true];
+    const MIDDLE: [bool; 3] = [false, false, true];
+
+    /// Packets that the entry program makes one of another.
+    fn sent(traffic: Traffic, row_bits: u32, packets: usize) -> Vec<Sent> {
         let mut entry = traffic.load(row_bits, 0).unwrap();
         let nothing: &mut Xdp = entry.program_mut("bench_nothing").unwrap().try_into().unwrap();
         nothing.load().unwrap();
@@ -199,60 +237,74 @@ mod tests {
         program.load().unwrap();
         stay_on_this_cpu().unwrap();
         let mut frame = traffic.frame();
-        let source = |frame: &[u8]| {
-            let sliced = SlicedPacket::from_ethernet(frame).unwrap();
-            let (address, destination): (IpAddr, IpAddr) = match sliced.net.unwrap() {
-                NetSlice::Ipv4(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
-                NetSlice::Ipv6(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
-                NetSlice::Arp(_) => panic!("no IP packet"),
-            };
-            let (from, to, flags) = match sliced.transport.unwrap() {
-                TransportSlice::Tcp(tcp) => {
-                    let flags = [tcp.syn(), tcp.fin(), tcp.ack()];
-                    (tcp.source_port(), tcp.destination_port(), Some(flags))
-                }
-                TransportSlice::Udp(udp) => (udp.source_port(), udp.destination_port(), None),
-                _ => panic!("neither TCP nor UDP"),
-            };
-            assert_eq!(SocketAddr::new(destination, to), vip(traffic.ipv6));
-            (SocketAddr::new(address, from), flags)
-        };
         let next = |_| {
             let mut out = vec![0; frame.len()];
             let options = TestRunOptions { data_in: Some(&frame), data_out: Some(&mut out), ..TestRunOptions::new() };
             assert_eq!(program.test_run(options).unwrap().return_value, 3);
-            let sent = source(&out);
             frame = out;
-            sent
+            parse(&frame, traffic.ipv6)
         };
         (0..packets).map(next).collect()
     }
 
+    fn parse(frame: &[u8], ipv6: bool) -> Sent {
+        let sliced = SlicedPacket::from_ethernet(frame).unwrap();
+        let (source, destination): (IpAddr, IpAddr) = match sliced.net.unwrap() {
+            NetSlice::Ipv4(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
+            NetSlice::Ipv6(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
+            NetSlice::Arp(_) => panic!("no IP packet"),
+        };
+        let (from, to, segment) = match sliced.transport.unwrap() {
+            TransportSlice::Tcp(tcp) => {
+                let flags = [tcp.syn(), tcp.fin(), tcp.ack()];
+                let segment = Segment { flags, sequence: tcp.sequence_number(), data_len: tcp.payload().len() };
+                (tcp.source_port(), tcp.destination_port(), Some(segment))
+            }
+            TransportSlice::Udp(udp) => (udp.source_port(), udp.destination_port(), None),
+            _ => panic!("neither TCP nor UDP"),
+        };
+        assert_eq!(SocketAddr::new(destination, to), vip(ipv6));
+        Sent { source: SocketAddr::new(source, from), segment }
+    }
+
+    fn flows(packets: &[Sent]) -> HashSet<SocketAddr> {
+        packets.iter().map(|packet| packet.source).collect()
+    }
+
     #[test]
     fn packets_are_what_they_are_called() {
-        const SYN: [bool; 3] = [true, false, false];
-        const FIN: [bool; 3] = [false, true, true];
-        const MIDDLE: [bool; 3] = [false, false, true];
         for ipv6 in [false, true] {
             let sent = |kind, flows| sent(Traffic { kind, flows, ipv6 }, 0, 1024);
-            let flows = |packets: &[(SocketAddr, _)]| packets.iter().map(|(source, _)| *source).collect::<HashSet<_>>();
-
+            let all = |packets: &[Sent], flags, data_len| {
+                let is_so = |segment: Segment| (segment.flags, segment.data_len) == (flags, data_len);
+                packets.iter().all(|packet| packet.segment.is_some_and(is_so))
+            };
             let acks = sent(Kind::Ack, Flows::Bits(8));
-            assert!(acks.iter().all(|(_, flags)| *flags == Some(MIDDLE)));
+            assert!(all(&acks, MIDDLE, PAYLOAD_LEN));
             assert_eq!(flows(&acks).len(), 256);
             let syns = sent(Kind::Syn, Flows::New);
-            assert!(syns.iter().all(|(_, flags)| *flags == Some(SYN)));
+            assert!(all(&syns, SYN, 0));
             assert_eq!(flows(&syns).len(), 1024);
             assert!(flows(&syns).is_disjoint(&flows(&acks)), "kinds of packets share flows");
+            let repeated = sent(Kind::Syn, Flows::Bits(0));
+            assert!(repeated.iter().all(|packet| *packet == repeated[0]));
             let datagrams = sent(Kind::Udp, Flows::Bits(0));
-            assert!(datagrams.iter().all(|(_, flags)| flags.is_none()));
+            assert!(datagrams.iter().all(|packet| packet.segment.is_none()));
             assert_eq!(flows(&datagrams).len(), 1);
+        }
+    }
 
-            let mut connections = sent(Kind::Short, Flows::Bits(5));
-            connections.sort_by_key(|(source, _)| *source);
-            for flow in connections.chunks(32) {
-                let count = |wanted| flow.iter().filter(|(_, flags)| *flags == Some(wanted)).count();
+    #[test]
+    fn short_connections_open_go_on_and_close() {
+        for ipv6 in [false, true] {
+            let mut packets = sent(Traffic { kind: Kind::Short, flows: Flows::Bits(5), ipv6 }, 0, 1024);
+            packets.sort_by_key(|packet| packet.source);
+            for flow in packets.chunks(32) {
+                let segments: Vec<_> = flow.iter().filter_map(|packet| packet.segment).collect();
+                let count = |wanted| segments.iter().filter(|segment| segment.flags == wanted).count();
                 assert_eq!([SYN, MIDDLE, FIN].map(count), [2, 28, 2]);
+                let goes_on = |[a, b]: &[Segment; 2]| a.sequence + PAYLOAD_LEN as u32 == b.sequence;
+                assert!(segments.array_windows().all(goes_on), "{segments:?}");
             }
         }
     }
@@ -260,7 +312,7 @@ mod tests {
     #[test]
     fn packets_of_a_flow_come_in_rows() {
         let packets = sent(Traffic { kind: Kind::Ack, flows: Flows::Bits(10), ipv6: false }, 2, 400);
-        let rows: Vec<_> = packets.chunk_by(|(a, _), (b, _)| a == b).map(<[_]>::len).collect();
+        let rows: Vec<_> = packets.chunk_by(|a, b| a.source == b.source).map(<[_]>::len).collect();
         assert_eq!(rows, [4; 100]);
     }
 }

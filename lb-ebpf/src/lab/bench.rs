@@ -43,6 +43,9 @@ static TCP: Global<u32> = Global::new(0);
 /// The flags of a flow's packets, in turn. A flow's first packet may be any of them.
 #[unsafe(no_mangle)]
 static TCP_FLAGS: [Global<u16>; 16] = [const { Global::new(0) }; 16];
+/// Bytes that a flow's TCP stream goes on by from packet to packet; none where they repeat one another.
+#[unsafe(no_mangle)]
+static TCP_STEP: Global<u32> = Global::new(0);
 /// There are 2 to the power of this many flows, at most 32.
 #[unsafe(no_mangle)]
 static FLOW_BITS: Global<u32> = Global::new(0);
@@ -174,12 +177,13 @@ fn headers<const LEN: usize>(frame: &XdpFrame, variant: &Variant) -> bool {
     if TCP.load() == 0 {
         return flow;
     }
-    const SYN: u16 = 0x02;
     let Some(flags) = TCP_FLAGS.get((variant.age & 15) as usize).map(Global::load) else { return false };
-    // A SYN that is sent again has the number of the first.
-    let sequence = if flags & SYN != 0 { variant.flow } else { variant.age };
+    // Behind a SYN's header are twelve bytes of options, behind any other as many of payload.
+    const SYN: u16 = 0x02;
+    let words: u16 = if flags & SYN != 0 { 8 } else { 5 };
+    let sequence = variant.flow.wrapping_add(variant.age.wrapping_mul(TCP_STEP.load()));
     flow && frame.set_words(transport + 4, [sequence.to_be()])
-        && frame.set_half(transport + 12, (0x5000 | flags).to_be())
+        && frame.set_half(transport + 12, (words << 12 | flags).to_be())
 }
 
 /// `N` words of the template.
