@@ -143,6 +143,9 @@ impl Controller {
             forward: vip.forward.to_string(),
             hash: vip.hash.to_string(),
             slots: vip.slots,
+            tracking: vip.tracking.to_string(),
+            tcp_idle: humantime::format_duration(vip.tcp_idle).to_string(),
+            udp_idle: humantime::format_duration(vip.udp_idle).to_string(),
             backends: backends.collect(),
         }
     }
