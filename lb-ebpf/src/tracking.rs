@@ -207,8 +207,7 @@ mod tests {
         assert_eq!((decision.entry.backend(), decision.outcome), (B, FlowOutcome::Rerouted));
         assert_eq!(enter(moving(), &datagram(), LATER, false, true).outcome, FlowOutcome::Opened);
         let entry = FlowEntry::new(A, FlowState::Open, NOW, Position::default());
-        for (transport, state) in
-            [(ack(1, 10), FlowState::Fin), (syn(), FlowState::Syn), (datagram(), FlowState::Open)]
+        for (transport, state) in [(ack(1, 10), FlowState::Fin), (syn(), FlowState::Syn), (datagram(), FlowState::Open)]
         {
             let Decision { entry, outcome } = follow(entry, moving(), &transport, LATER, true);
             assert_eq!((entry.backend(), entry.state(), outcome), (B, state, FlowOutcome::Rerouted));

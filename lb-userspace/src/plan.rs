@@ -196,7 +196,8 @@ impl Plan {
         let scope = Scope::all(config);
         let index = Index::of(state, &scope);
         let needed = needed.and(state.removed_vips().count(), state.removed_backends().count());
-        let capacity = state.capacity.at_least(Capacity::with_headroom(needed, &config.node)).with_flows_of(&config.node);
+        let capacity =
+            state.capacity.at_least(Capacity::with_headroom(needed, &config.node)).with_flows_of(&config.node);
         let pools = Pools::rebuild(capacity, index.ids());
         let wanted = Wanted::assign(config, &scope, &index, next_hops, pools);
         let wanted = wanted.expect("maps that were made for a config have room for it");
@@ -266,7 +267,8 @@ pub fn required_features(config: &Config) -> Features {
 
 /// What flows need that go on although the config does not have their backend any more.
 fn lingering_features(state: &State) -> Features {
-    let forwards = state.backends.values().filter_map(|entry| Forward::from_u32(entry.forward).filter(|_| entry.is_removed()));
+    let forwards =
+        state.backends.values().filter_map(|entry| Forward::from_u32(entry.forward).filter(|_| entry.is_removed()));
     forwards.map(forward_feature).fold(Features::default(), Features::with)
 }
 

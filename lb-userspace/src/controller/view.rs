@@ -42,7 +42,7 @@ impl Controller {
     }
 
     pub(super) fn stats(&self) -> Result<Stats, Error> {
-        let dataplane::Counts { vips, backends, drops } = self.dataplane.counters()?;
+        let dataplane::Counts { vips, backends, drops, flow_packets: _ } = self.dataplane.counters()?;
         let of_vip: HashMap<_, _> = vips.iter().map(|(name, counters)| (name.as_str(), *counters)).collect();
         let of_backend: HashMap<_, _> =
             backends.iter().map(|backend| ((backend.vip.as_str(), backend.address), backend.counters)).collect();

@@ -85,7 +85,9 @@ impl FlowTable {
             match result {
                 Ok(()) => break,
                 // The one behind those that were deleted was evicted meanwhile.
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) && count < rest.len() => rest = &rest[count + 1..],
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) && count < rest.len() => {
+                    rest = &rest[count + 1..]
+                }
                 Err(error) => return Err(Error::map("delete from", self.name)(MapError::IoError(error))),
             }
         }

@@ -24,8 +24,8 @@ use aya::{
 };
 use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type};
 use lb_common::{
-    Backend, Counters, DropReason, Features, FlowOutcome, NO_ID, Slot, Tick, Vip4Key, Vip6Key, VipName, VipRecord, VipRoute,
-    maps,
+    Backend, Counters, DropReason, Features, FlowOutcome, NO_ID, Slot, Tick, Vip4Key, Vip6Key, VipName, VipRecord,
+    VipRoute, maps,
 };
 use memmap2::{MmapOptions, MmapRaw};
 use serde::{Deserialize, Serialize};
@@ -470,11 +470,20 @@ impl Maps {
         self.backend_carried.store(id, self.backend_carried.load(id).plus(counters));
     }
 
+    /// Takes over flows that are in the tables of `old` alone, where those are others. May be repeated.
+    pub fn carry_flows_from(&self, old: &Self) -> Result<(), Error> {
+        if self.max_entries(maps::FLOWS)? == old.max_entries(maps::FLOWS)? {
+            return Ok(());
+        }
+        old.flows.copy_to(&self.flows)
+    }
+
     /// Takes over what `old` counted for the VIPs and backends that are here too. May be repeated: it sets, not adds.
     pub fn carry_from(&self, old: &Self) -> Result<(), Error> {
         let old_vips: StdHashMap<_, _> =
             old.records.iter().map(|(id, record)| (record.name.as_str().to_owned(), id)).collect();
-        let old_backends: StdHashMap<u32, Backend> = old.backends.iter().filter(|(_, entry)| entry.vip != NO_ID).collect();
+        let old_backends: StdHashMap<u32, Backend> =
+            old.backends.iter().filter(|(_, entry)| entry.vip != NO_ID).collect();
         for (id, record) in self.records.iter().filter(|(_, record)| record.name != VipName::default()) {
             if let Some(old_id) = old_vips.get(record.name.as_str()) {
                 self.vip_carried.store(id, old.vip_counters(*old_id)?);

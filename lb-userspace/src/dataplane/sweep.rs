@@ -162,6 +162,10 @@ impl Sweep {
         self.walk(Table::Embryonic, &self.tables.embryonic, &mut swept)?;
         self.walk(Table::Established, &self.tables.established, &mut swept)?;
         swept.elapsed = started.elapsed();
+        if !(self.removed_vips.is_empty() && self.removed_backends.is_empty()) {
+            // Packets that found an entry before it was taken out have left.
+            grace();
+        }
         Ok(swept)
     }
 

@@ -52,7 +52,10 @@ impl State {
 
     /// The VIPs that no config has any more: they stay until nothing in the flow tables is of them.
     pub fn removed_vips(&self) -> impl Iterator<Item = (u32, &VipRecord)> {
-        self.vips.iter().filter(|(_, record)| record.flags.contains(VipFlags::REMOVED)).map(|(id, record)| (*id, record))
+        self.vips
+            .iter()
+            .filter(|(_, record)| record.flags.contains(VipFlags::REMOVED))
+            .map(|(id, record)| (*id, record))
     }
 
     /// The backends that no config has any more: they stay until their last flow has ended.
@@ -60,12 +63,12 @@ impl State {
         self.backends.iter().filter(|(_, entry)| entry.is_removed()).map(|(id, entry)| (*id, entry))
     }
 
-    /// What frees these VIPs and backends, of which nothing is left in slots and flow tables.
+    /// What frees these VIPs and backends, of which nothing is left in slots and flow tables, nor any packet on its way.
     pub fn frees(&self, vips: &[u32], backends: &[u32]) -> Vec<Step> {
         let heir = |id: &u32| self.backends.get(id).map(|entry| entry.heir).filter(|heir| *heir != NO_ID);
         let backends = backends.iter().map(|id| Step::FreeBackend { id: *id, heir: heir(id) });
         let vips = vips.iter().map(|id| Step::FreeVip { id: *id });
-        [Step::Grace].into_iter().chain(backends).chain(vips).collect()
+        backends.chain(vips).collect()
     }
 
     /// The features that packets need while the maps hold this.

@@ -13,7 +13,9 @@ use super::{
 pub(super) fn steps(state: &State, index: &Index<'_>, wanted: &Wanted<'_>) -> Vec<Step> {
     let vips = &wanted.vips;
     let mut steps: Vec<Step> = vips.iter().flat_map(|vip| put_backends(vip, state)).collect();
-    steps.extend(wanted.leaving.iter().flat_map(|vip| &vip.backends).filter_map(|(id, entry)| put_backend(*id, *entry, state)));
+    steps.extend(
+        wanted.leaving.iter().flat_map(|vip| &vip.backends).filter_map(|(id, entry)| put_backend(*id, *entry, state)),
+    );
     steps.extend(vips.iter().filter(|vip| !vip.table_stays_in(state, index)).map(WantedVip::table));
     steps.extend(vips.iter().filter_map(|vip| put_record(vip.id, vip.record, state)));
     let routes = routes(wanted);

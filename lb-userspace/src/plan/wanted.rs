@@ -217,7 +217,12 @@ impl<'a> WantedVip<'a> {
         }
         Some(Continuation {
             base: known.slot_base,
-            heirs: self.leaving.iter().filter(|(_, entry)| entry.heir != NO_ID).map(|(id, entry)| (*id, entry.heir)).collect(),
+            heirs: self
+                .leaving
+                .iter()
+                .filter(|(_, entry)| entry.heir != NO_ID)
+                .map(|(id, entry)| (*id, entry.heir))
+                .collect(),
             down: self.down().collect(),
         })
     }
@@ -242,7 +247,8 @@ impl<'a> WantedVip<'a> {
         if self.known.is_none_or(|known| remembers(known) != remembers(&self.record)) || self.table_moves() {
             return false;
         }
-        let down: HashSet<u32> = index.members(self.id).iter().filter(|(_, entry)| entry.is_down()).map(|(id, _)| *id).collect();
+        let down: HashSet<u32> =
+            index.members(self.id).iter().filter(|(_, entry)| entry.is_down()).map(|(id, _)| *id).collect();
         if !self.down().all(|id| down.contains(&id)) {
             return false;
         }
