@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use lb_common::NextHop;
 use naru_tests::forwarder::Forwarder;
 use serde::Serialize;
@@ -34,7 +34,6 @@ pub struct State {
 /// `tracking` of a VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-#[expect(dead_code, reason = "the forwarder does not track flows yet")]
 pub enum Tracking {
     /// Moving slots look at flow tables.
     Adaptive,
@@ -70,10 +69,18 @@ pub enum Half {
 pub const IPIP_4IN4: Mode = Mode { name: "ipip 4in4", forward: "ipip", ipv6_vip: false, ipv6_backend: false };
 
 /// What is compared; the others with the first.
-pub const STATES: [State; 1] = [State { tracking: Tracking::Never, moving: false }];
+pub const STATES: [State; 5] = [
+    State { tracking: Tracking::Adaptive, moving: false },
+    State { tracking: Tracking::Adaptive, moving: true },
+    State { tracking: Tracking::Always, moving: false },
+    State { tracking: Tracking::Always, moving: true },
+    State { tracking: Tracking::Never, moving: false },
+];
 
 /// Backends in each half.
 const BACKENDS: u32 = 16;
+/// Room for a million TCP flows, a million UDP flows and those of the short connections, so that none gives way to another.
+const MAX_FLOWS: u32 = 9 << 18;
 
 impl Balancer {
     /// Loads it. Every backend has this next hop.
@@ -87,7 +94,13 @@ impl Balancer {
             if state.moving {
                 forwarder.apply(&config(mode, state.tracking, Half::Second))?;
             }
-            anyhow::Ok(Self { mode, state, forwarder })
+            let tracked = forwarder.dataplane().tracking()?;
+            let (some, none) = match state.moving {
+                true => (tracked.moving_slots, tracked.settled_slots),
+                false => (tracked.settled_slots, tracked.moving_slots),
+            };
+            ensure!(some > 0 && none == 0, "its slots are not all {}", state.slots());
+            Ok(Self { mode, state, forwarder })
         };
         load().with_context(|| format!("{} {state}: the forwarder does not load", mode.name))
     }
@@ -113,12 +126,33 @@ impl Balancer {
         }
         Ok(packets)
     }
+
+    /// Flows in the established and in the embryonic table.
+    ///
+    /// # Errors
+    ///
+    /// When a table cannot be read.
+    pub fn flows(&self) -> anyhow::Result<[u64; 2]> {
+        let tables = self.forwarder.dataplane().flow_tables();
+        let [established, embryonic] = [&tables.established, &tables.embryonic]
+            .map(|table| table.batches().map(|batch| Ok(batch?.len() as u64)).sum::<anyhow::Result<u64>>());
+        Ok([established?, embryonic?])
+    }
 }
 
 impl State {
     /// What the slots are.
     pub fn slots(self) -> &'static str {
         if self.moving { "moving" } else { "settled" }
+    }
+
+    /// Whether packets look at the flow tables.
+    pub fn tracks(self) -> bool {
+        match self.tracking {
+            Tracking::Adaptive => self.moving,
+            Tracking::Always => true,
+            Tracking::Never => false,
+        }
     }
 
     /// Where the packets of `traffic` belong.
@@ -156,13 +190,9 @@ fn config(mode: Mode, tracking: Tracking, active: Half) -> String {
             format!("  {{ address = \"{address}\", state = \"{state}\" }},\n")
         })
         .collect();
-    let tracking = match tracking {
-        Tracking::Never => String::new(),
-        tracking => format!("tracking = \"{tracking}\"\n"),
-    };
     format!(
-        "[node]\ninterfaces = []\n\n[[vip]]\nname = \"bench\"\naddress = \"{}\"\nports = [\"tcp/80\", \"udp/80\"]\n\
-         forward = \"{}\"\n{tracking}backends = [\n{}]\n",
+        "[node]\ninterfaces = []\nmax_flows = {MAX_FLOWS}\n\n[[vip]]\nname = \"bench\"\naddress = \"{}\"\nports = [\"tcp/80\", \"udp/80\"]\n\
+         forward = \"{}\"\ntracking = \"{tracking}\"\ntcp_idle = \"12h\"\nudp_idle = \"12h\"\nbackends = [\n{}]\n",
         vip(mode.ipv6_vip).ip(),
         mode.forward,
         backends.concat()

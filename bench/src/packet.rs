@@ -29,7 +29,7 @@ pub struct Options {
     #[arg(long, default_value_t = 1_000_000)]
     repeat: u32,
     /// Rounds; in each of them every case is measured once
-    #[arg(long, default_value_t = 11)]
+    #[arg(long, default_value_t = 7)]
     rounds: u32,
     /// Measure only cases whose first six columns contain this, such as "ipip 4in4 adaptive" or "ACK 1 Mi"
     #[arg(long, value_name = "TEXT")]
@@ -303,9 +303,9 @@ fn load<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a ProgramFd> {
 /// Whether a load balancer has sent all packets that it has seen, and where they belong.
 fn check(balancer: &Balancer, cases: &[Case]) -> anyhow::Result<()> {
     let Balancer { mode, state, .. } = balancer;
-    let mine = cases.iter().filter(|case| case.subject == Subject::Balancer(*mode, *state));
+    let mine: Vec<_> = cases.iter().filter(|case| case.subject == Subject::Balancer(*mode, *state)).collect();
     let [mut first, mut second, mut either] = [0; 3];
-    for case in mine {
+    for case in &mine {
         match state.owner(case.traffic) {
             Half::First => first += case.seen,
             Half::Second => second += case.seen,
@@ -318,6 +318,26 @@ fn check(balancer: &Balancer, cases: &[Case]) -> anyhow::Result<()> {
         all && sent[0] >= first && sent[1] >= second,
         "{} {state}: {sent:?} packets went to the two halves of the backends where {first} and {second} were to, and \
          {either} to either",
+        mode.name
+    );
+    check_flows(balancer, &mine)
+}
+
+/// Whether the flow tables know the flows that come again and again, and none where none is to be tracked.
+fn check_flows(balancer: &Balancer, cases: &[&Case]) -> anyhow::Result<()> {
+    let Balancer { mode, state, .. } = balancer;
+    let [established, embryonic] = balancer.flows()?;
+    // The flows of one kind are among those of the same kind where they are more.
+    let flows = |kind| {
+        let cases = cases.iter().filter(|case| case.traffic.kind == kind);
+        u64::from(cases.filter_map(|case| case.traffic.flows.number()).max().unwrap_or(0))
+    };
+    let again: u64 = [Kind::Ack, Kind::Short, Kind::Udp].map(flows).iter().sum();
+    let expected = if state.tracks() { again } else { 0 };
+    let as_expected = established == expected && (state.tracks() || embryonic == 0);
+    ensure!(
+        as_expected,
+        "{} {state}: {established} flows are established and {embryonic} embryonic, where {expected} were to be established",
         mode.name
     );
     Ok(())
