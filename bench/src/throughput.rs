@@ -5,18 +5,14 @@
 //! them. Generator, program and sink share one core, so that what is measured is one packet's way through all of them.
 //! The same way with a program that only swaps the frame's addresses is what there is to compare with.
 
-use std::{
-    fmt,
-    path::Path,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fmt, path::Path, thread, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use aya::{
     Ebpf,
-    maps::PerCpuArray,
+    maps::{PerCpuArray, PerCpuValues},
     programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp, XdpMode},
+    util::nr_cpus,
 };
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
@@ -38,7 +34,7 @@ use crate::{
 /// What the bench takes.
 #[derive(Args, Debug)]
 pub struct Options {
-    /// Packets in one measurement; fewer than two million make the start of each weigh too much
+    /// Packets in one measurement
     #[arg(long, default_value_t = 2_000_000)]
     packets: u32,
     /// Rounds; in each of them every case is measured once
@@ -58,6 +54,8 @@ const NEAR: &str = "near";
 const FAR: &str = "far";
 /// Of the veths: room for encapsulated frames.
 const MTU: u32 = 1600;
+/// Frames that the sink takes in between two looks at the clock.
+const STAMPED: u64 = 1024;
 /// What the outer header of the mode under test takes, in bytes.
 const OUTER_LEN: u64 = 20;
 
@@ -138,11 +136,10 @@ fn measure(options: &Options) -> anyhow::Result<Vec<Row>> {
         case.introduce_flows(&mut wire)?;
     }
     for round in 0..options.rounds as usize {
-        let idle = idle(&mut cases[0])?;
         let len = cases.len();
         for index in 0..len {
             let case = &mut cases[(index + round) % len];
-            case.measure(&mut wire, options.packets, idle).with_context(|| case.to_string())?;
+            case.measure(&mut wire, options.packets).with_context(|| case.to_string())?;
         }
     }
     Ok(cases.iter().map(|case| row(case, &cases)).collect())
@@ -164,32 +161,34 @@ impl Case {
                 let mut own = generator(self.traffic, ROW_BITS, wire.near)?;
                 send(&mut own, &self.frame, 1 << (bits + ROW_BITS))?;
             }
-            Flows::New => drop(send(&mut self.generator, &self.frame, 1 << 21)?),
+            Flows::New => send(&mut self.generator, &self.frame, 1 << 21)?,
         }
         wire.detach(self.subject)
     }
 
-    /// Sends frames and counts those that come back. `idle` is what a call takes that sends almost none, in nanoseconds.
-    fn measure(&mut self, wire: &mut Wire, packets: u32, idle: f64) -> anyhow::Result<()> {
+    /// Sends frames and counts those that come back.
+    fn measure(&mut self, wire: &mut Wire, packets: u32) -> anyhow::Result<()> {
         wire.attach(self.subject)?;
-        let before = (wire.received()?, wire.forwarded(self.subject)?);
-        let elapsed = send(&mut self.generator, &self.frame, packets)?;
+        let before = wire.forwarded(self.subject)?;
+        wire.reset()?;
+        send(&mut self.generator, &self.frame, packets)?;
         let received = wire.received()?;
-        let forwarded = wire.forwarded(self.subject)?.zip(before.1).map(|(after, before)| after - before);
+        let forwarded = wire.forwarded(self.subject)? - before;
         wire.detach(self.subject)?;
-        let [frames, bytes] = [received[0] - before.0[0], received[1] - before.0[1]];
+        let Received { frames, bytes, .. } = received;
         let sent = u64::from(packets);
-        let outer = if self.subject == Subject::Reflect { 0 } else { OUTER_LEN };
-        let len = self.frame.len() as u64 + outer;
-        ensure!(frames > 0, "no frame came back of {sent} sent");
+        let (len, allowed) = match self.subject {
+            Subject::Reflect => (self.frame.len() as u64, 0..=0),
+            Subject::Balancer(_) => (self.frame.len() as u64 + OUTER_LEN, frames..=sent),
+        };
         ensure!(bytes == frames * len, "{frames} frames of {len} bytes have come back with {bytes} bytes");
         ensure!(
-            forwarded.is_none_or(|forwarded| (frames..=sent).contains(&forwarded)),
-            "{forwarded:?} packets were forwarded, where {sent} were sent and {frames} came back"
+            allowed.contains(&forwarded),
+            "{forwarded} packets were forwarded, where {sent} were sent and {frames} came back"
         );
         self.sent += sent;
         self.lost += sent - frames;
-        self.time.add((elapsed - idle) / frames as f64);
+        self.time.add(received.nanoseconds_per_frame().context("too few frames came back to measure")?);
         Ok(())
     }
 }
@@ -254,10 +253,10 @@ impl Wire {
     }
 
     /// Packets that a load balancer has forwarded.
-    fn forwarded(&mut self, subject: Subject) -> anyhow::Result<Option<u64>> {
+    fn forwarded(&mut self, subject: Subject) -> anyhow::Result<u64> {
         match subject {
-            Subject::Reflect => Ok(None),
-            Subject::Balancer(state) => Ok(Some(self.balancer(state).packets()?.iter().sum())),
+            Subject::Reflect => Ok(0),
+            Subject::Balancer(state) => Ok(self.balancer(state).packets()?.iter().sum()),
         }
     }
 
@@ -266,33 +265,48 @@ impl Wire {
         found.expect("there is one for each state")
     }
 
-    /// Frames and bytes that the sink has taken in, once there come no more.
-    fn received(&self) -> anyhow::Result<[u64; 2]> {
-        let counts: PerCpuArray<_, [u64; 2]> = self.sink.map("RECEIVED").context("no map RECEIVED")?.try_into()?;
-        let sum = || {
-            let values = counts.get(&0, 0)?;
-            anyhow::Ok(values.iter().fold([0; 2], |[frames, bytes], [f, b]| [frames + f, bytes + b]))
-        };
-        let mut last = sum()?;
+    /// Has the sink count anew.
+    fn reset(&mut self) -> anyhow::Result<()> {
+        let counts = self.sink.map_mut("RECEIVED").context("no map RECEIVED")?;
+        let mut counts: PerCpuArray<_, [u64; 4]> = counts.try_into()?;
+        let zeros = vec![[0; 4]; nr_cpus().map_err(|(_, error)| error)?];
+        Ok(counts.set(0, PerCpuValues::try_from(zeros)?, 0)?)
+    }
+
+    /// What the sink has taken in, once there comes no more.
+    fn received(&self) -> anyhow::Result<Received> {
+        let counts: PerCpuArray<_, [u64; 4]> = self.sink.map("RECEIVED").context("no map RECEIVED")?.try_into()?;
+        let mut last = counts.get(&0, 0)?;
         loop {
             thread::sleep(Duration::from_millis(1));
-            let now = sum()?;
-            if now == last {
-                return Ok(now);
+            let now = counts.get(&0, 0)?;
+            if *now == *last {
+                let counting: Vec<_> = now.iter().filter(|[frames, ..]| *frames > 0).collect();
+                ensure!(counting.len() == 1, "frames came back on {} CPUs instead of one", counting.len());
+                let [frames, bytes, first, last] = *counting[0];
+                return Ok(Received { frames, bytes, first, last });
             }
             last = now;
         }
     }
 }
 
-/// Nanoseconds of a call that sends one frame: what the kernel takes to begin and to end any call.
-fn idle(case: &mut Case) -> anyhow::Result<f64> {
-    let mut sample = Sample::default();
-    for _ in 0..5 {
-        // Nothing is at the far end, which takes in no frame then.
-        sample.add(send(&mut case.generator, &case.frame, 1)?);
+/// What the sink has taken in.
+struct Received {
+    frames: u64,
+    bytes: u64,
+    /// When it had the first [`STAMPED`] frames, in nanoseconds.
+    first: u64,
+    /// When it had the last multiple of them.
+    last: u64,
+}
+
+impl Received {
+    /// In the middle of all frames: the kernel takes tens of milliseconds to begin and to end.
+    fn nanoseconds_per_frame(&self) -> Option<f64> {
+        let between = (self.frames / STAMPED).checked_sub(1).filter(|stamps| *stamps > 0)? * STAMPED;
+        Some((self.last - self.first) as f64 / between as f64)
     }
-    Ok(sample.summary().median)
 }
 
 /// The namespace of the veths, removed when this is dropped.
@@ -348,17 +362,16 @@ fn program(generator: &mut Ebpf) -> anyhow::Result<&mut Xdp> {
     Ok(generator.program_mut("bench_generate").context("no program bench_generate")?.try_into()?)
 }
 
-/// Sends frames, and returns the nanoseconds that it took.
-fn send(generator: &mut Ebpf, frame: &[u8], frames: u32) -> anyhow::Result<f64> {
+/// Sends frames.
+fn send(generator: &mut Ebpf, frame: &[u8], frames: u32) -> anyhow::Result<()> {
     let options = TestRunOptions {
         data_in: Some(frame),
         repeat: frames,
         attrs: TestRunAttrs::new().xdp_live_frames(0),
         ..TestRunOptions::new()
     };
-    let started = Instant::now();
     program(generator)?.test_run(options).context("the kernel sends no live frames: it needs to be Linux 5.18")?;
-    Ok(started.elapsed().as_nanos() as f64)
+    Ok(())
 }
 
 fn row(case: &Case, cases: &[Case]) -> Row {
