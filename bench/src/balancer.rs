@@ -1,6 +1,6 @@
 //! The real forwarder as benchmarks need it: one VIP of one forward mode, with its slots in one state.
 
-use std::{fmt, net::IpAddr};
+use std::{collections::HashMap, fmt, net::IpAddr};
 
 use anyhow::{Context as _, ensure};
 use lb_common::NextHop;
@@ -56,7 +56,7 @@ pub struct Balancer {
 
 /// Which half of the backends packets go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Half {
+enum Half {
     /// Where all slots began.
     First,
     /// Where moving slots go.
@@ -81,18 +81,20 @@ pub const STATES: [State; 5] = [
 const BACKENDS: u32 = 16;
 /// Room for a million TCP flows, a million UDP flows and those of the short connections, so that none gives way to another.
 const MAX_FLOWS: u32 = 9 << 18;
+/// Where none is tracked.
+const FEW_FLOWS: u32 = 1 << 12;
 
 impl Balancer {
     /// Loads it. Every backend has this next hop.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses the program or a change.
+    /// The kernel refuses the program or a change.
     pub fn new(mode: Mode, state: State, next_hop: NextHop) -> anyhow::Result<Self> {
         let load = || {
-            let mut forwarder = Forwarder::with_next_hop(&config(mode, state.tracking, Half::First), Some(next_hop))?;
+            let mut forwarder = Forwarder::with_next_hop(&config(mode, state, Half::First), Some(next_hop))?;
             if state.moving {
-                forwarder.apply(&config(mode, state.tracking, Half::Second))?;
+                forwarder.apply(&config(mode, state, Half::Second))?;
             }
             let tracked = forwarder.dataplane().tracking()?;
             let (some, none) = match state.moving {
@@ -114,7 +116,7 @@ impl Balancer {
     ///
     /// # Errors
     ///
-    /// When a map cannot be read.
+    /// A map cannot be read.
     pub fn packets(&self) -> anyhow::Result<[u64; 2]> {
         let mut packets = [0; 2];
         for backend in self.forwarder.dataplane().counters()?.backends {
@@ -127,12 +129,50 @@ impl Balancer {
         Ok(packets)
     }
 
-    /// Flows in the established and in the embryonic table.
+    /// Makes sure that what was measured is what it is called: that all packets were sent, and where they belong; that flows
+    /// which came again and again are established; that no flow is in a table where none is to be tracked. `seen`: the packets
+    /// that it was given.
     ///
     /// # Errors
     ///
-    /// When a table cannot be read.
-    pub fn flows(&self) -> anyhow::Result<[u64; 2]> {
+    /// It is not, or a map cannot be read.
+    pub fn check(&self, seen: impl IntoIterator<Item = (Traffic, u64)>) -> anyhow::Result<()> {
+        let Self { mode, state, .. } = self;
+        let (mut halves, mut either, mut again) = ([0; 2], 0, HashMap::new());
+        for (traffic, packets) in seen {
+            match state.owner(traffic) {
+                Half::First => halves[0] += packets,
+                Half::Second => halves[1] += packets,
+                Half::Either => either += packets,
+            }
+            if traffic.kind != Kind::Syn {
+                // Flows of one kind are among those of the same kind where they are more.
+                let most = again.entry(traffic.kind).or_insert(0);
+                *most = (*most).max(traffic.flows.number().map_or(0, u64::from));
+            }
+        }
+        let sent = self.packets()?;
+        ensure!(
+            sent.iter().sum::<u64>() == halves.iter().sum::<u64>() + either
+                && sent[0] >= halves[0]
+                && sent[1] >= halves[1],
+            "{} {state}: {sent:?} packets went to the two halves of the backends, where {halves:?} were to, and {either} to \
+             either",
+            mode.name
+        );
+        let [established, embryonic] = self.flows()?;
+        let expected = if state.tracks() { again.values().sum() } else { 0 };
+        ensure!(
+            established == expected && (state.tracks() || embryonic == 0),
+            "{} {state}: {established} flows are established and {embryonic} embryonic, where {expected} were to be \
+             established",
+            mode.name
+        );
+        Ok(())
+    }
+
+    /// Flows in the established and in the embryonic table.
+    fn flows(&self) -> anyhow::Result<[u64; 2]> {
         let tables = self.forwarder.dataplane().flow_tables();
         let [established, embryonic] = [&tables.established, &tables.embryonic]
             .map(|table| table.batches().map(|batch| Ok(batch?.len() as u64)).sum::<anyhow::Result<u64>>());
@@ -147,7 +187,7 @@ impl State {
     }
 
     /// Whether packets look at the flow tables.
-    pub fn tracks(self) -> bool {
+    fn tracks(self) -> bool {
         match self.tracking {
             Tracking::Adaptive => self.moving,
             Tracking::Always => true,
@@ -156,7 +196,7 @@ impl State {
     }
 
     /// Where the packets of `traffic` belong.
-    pub fn owner(self, traffic: Traffic) -> Half {
+    fn owner(self, traffic: Traffic) -> Half {
         match traffic.kind {
             Kind::Short if self.moving => Half::Either,
             Kind::Syn if self.moving => Half::Second,
@@ -182,7 +222,7 @@ impl fmt::Display for Tracking {
 }
 
 /// A config of one VIP in which one half of the backends takes new flows and the other is drained.
-fn config(mode: Mode, tracking: Tracking, active: Half) -> String {
+fn config(mode: Mode, state: State, active: Half) -> String {
     let backends: Vec<String> = (1..=2 * BACKENDS)
         .map(|host| {
             let address = if mode.ipv6_backend { format!("2001:db8:b::{host:x}") } else { format!("10.0.1.{host}") };
@@ -190,11 +230,14 @@ fn config(mode: Mode, tracking: Tracking, active: Half) -> String {
             format!("  {{ address = \"{address}\", state = \"{state}\" }},\n")
         })
         .collect();
+    let max_flows = if state.tracks() { MAX_FLOWS } else { FEW_FLOWS };
     format!(
-        "[node]\ninterfaces = []\nmax_flows = {MAX_FLOWS}\n\n[[vip]]\nname = \"bench\"\naddress = \"{}\"\nports = [\"tcp/80\", \"udp/80\"]\n\
-         forward = \"{}\"\ntracking = \"{tracking}\"\ntcp_idle = \"12h\"\nudp_idle = \"12h\"\nbackends = [\n{}]\n",
+        "[node]\ninterfaces = []\nmax_flows = {max_flows}\n\n[[vip]]\nname = \"bench\"\naddress = \"{}\"\n\
+         ports = [\"tcp/80\", \"udp/80\"]\nforward = \"{}\"\ntracking = \"{}\"\ntcp_idle = \"12h\"\nudp_idle = \"12h\"\n\
+         backends = [\n{}]\n",
         vip(mode.ipv6_vip).ip(),
         mode.forward,
+        state.tracking,
         backends.concat()
     )
 }

@@ -28,7 +28,7 @@ use serde::Serialize;
 use crate::{
     balancer::{Balancer, IPIP_4IN4, STATES, State},
     sample::{Sample, Summary, machine, stay_on_this_cpu},
-    traffic::{Flows, Kind, Traffic},
+    traffic::{Flows, Kind, Order, Traffic},
 };
 
 /// What the bench takes.
@@ -76,6 +76,8 @@ struct Case {
     time: Sample,
     sent: u64,
     lost: u64,
+    /// Packets that the load balancer has forwarded, those included that were not measured.
+    forwarded: u64,
 }
 
 /// The pair of veths, the sink, and all that may be attached to the far end.
@@ -142,27 +144,33 @@ fn measure(options: &Options) -> anyhow::Result<Vec<Row>> {
             case.measure(&mut wire, options.packets).with_context(|| case.to_string())?;
         }
     }
+    for balancer in &wire.balancers {
+        let mine = cases.iter().filter(|case| case.subject == Subject::Balancer(balancer.state));
+        balancer.check(mine.map(|case| (case.traffic, case.forwarded)))?;
+    }
     Ok(cases.iter().map(|case| row(case, &cases)).collect())
 }
 
 impl Case {
     fn new(subject: Subject, traffic: Traffic, wire: &Wire) -> anyhow::Result<Self> {
-        let generator = generator(traffic, 0, wire.near)?;
-        Ok(Self { subject, traffic, frame: traffic.frame(), generator, time: Sample::default(), sent: 0, lost: 0 })
+        let generator = generator(traffic, Order::Rounds, wire.near)?;
+        let frame = traffic.frame();
+        Ok(Self { subject, traffic, frame, generator, time: Sample::default(), sent: 0, lost: 0, forwarded: 0 })
     }
 
-    /// Lets the load balancer see every flow several times, so that what it remembers of flows it remembers when the
-    /// measurement begins. Where all are new, as many as its tables may hold.
+    /// Lets the load balancer see every flow, so that what it remembers of flows it remembers when the measurement begins.
     fn introduce_flows(&mut self, wire: &mut Wire) -> anyhow::Result<()> {
-        const ROW_BITS: u32 = 2;
+        let packets = self.traffic.introduction();
         wire.attach(self.subject)?;
-        match self.traffic.flows {
-            Flows::Bits(bits) => {
-                let mut own = generator(self.traffic, ROW_BITS, wire.near)?;
-                send(&mut own, &self.frame, 1 << (bits + ROW_BITS))?;
-            }
-            Flows::New => send(&mut self.generator, &self.frame, 1 << 21)?,
+        let before = wire.forwarded(self.subject)?;
+        if self.traffic.flows == Flows::New {
+            send(&mut self.generator, &self.frame, packets)?;
+        } else {
+            let mut introduction = generator(self.traffic, Order::Introduction, wire.near)?;
+            send(&mut introduction, &self.frame, packets)?;
         }
+        wire.received()?;
+        self.forwarded = wire.forwarded(self.subject)? - before;
         wire.detach(self.subject)
     }
 
@@ -186,6 +194,7 @@ impl Case {
             allowed.contains(&forwarded),
             "{forwarded} packets were forwarded, where {sent} were sent and {frames} came back"
         );
+        self.forwarded += forwarded;
         self.sent += sent;
         self.lost += sent - frames;
         self.time.add(received.nanoseconds_per_frame().context("too few frames came back to measure")?);
@@ -352,8 +361,8 @@ fn attached(name: &str, interface: &str) -> anyhow::Result<Ebpf> {
 }
 
 /// The generator of this traffic, sending to an interface.
-fn generator(traffic: Traffic, row_bits: u32, egress: u32) -> anyhow::Result<Ebpf> {
-    let mut generator = traffic.load(row_bits, egress)?;
+fn generator(traffic: Traffic, order: Order, egress: u32) -> anyhow::Result<Ebpf> {
+    let mut generator = traffic.load(order, egress)?;
     program(&mut generator)?.load()?;
     Ok(generator)
 }

@@ -21,7 +21,7 @@ pub struct Traffic {
 }
 
 /// What packets are. All kinds have frames of one length.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// TCP in the middle of connections: three of four are a mere ACK, the others PSH and ACK.
     Ack,
@@ -41,6 +41,17 @@ pub enum Flows {
     Bits(u32),
     /// Every packet is of a flow that never had one before.
     New,
+}
+
+/// The order in which flows take turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Each flow has four packets in a row, so that even a table of recent flows that cannot hold all of them has learnt that
+    /// there is more to it than its first packet.
+    Introduction,
+    /// Each flow has one packet at a time. In another order than before: no prefetcher finds what is remembered of flows in the
+    /// order in which it was first put down.
+    Rounds,
 }
 
 /// The VIP that packets are for.
@@ -69,9 +80,17 @@ impl Traffic {
         packet.frame()
     }
 
-    /// Hands the lab's programs what makes them send these packets, 2 to the power of `row_bits` of a flow in a row.
-    /// `egress` is the index of the interface that the generator sends to; the entry program needs none.
-    pub fn load(self, row_bits: u32, egress: u32) -> anyhow::Result<aya::Ebpf> {
+    /// Packets in which every flow is introduced. Where all are new, as many as tables of flows may hold.
+    pub fn introduction(self) -> u32 {
+        match self.flows {
+            Flows::Bits(bits) => 1 << (bits + ROW_BITS),
+            Flows::New => 1 << 21,
+        }
+    }
+
+    /// Hands the lab's programs what makes them send these packets. `egress` is the index of the interface that the
+    /// generator sends to; the entry program needs none.
+    pub fn load(self, order: Order, egress: u32) -> anyhow::Result<aya::Ebpf> {
         let frame = self.frame();
         let (words, _) = frame[ETHERNET_LEN..].as_chunks::<4>();
         let mut template = [0; TEMPLATE_WORDS];
@@ -82,6 +101,10 @@ impl Traffic {
             Flows::Bits(bits) => bits,
             Flows::New => u32::BITS,
         };
+        let (factor, row_bits): (u32, u32) = match order {
+            Order::Introduction => (0x85eb_ca6b, ROW_BITS),
+            Order::Rounds => (0x9e37_79b1, 0),
+        };
         Ok(EbpfLoader::new()
             .override_global("FRAME_LEN", &(frame.len() as u32), true)
             .override_global("TEMPLATE", &template, true)
@@ -90,6 +113,7 @@ impl Traffic {
             .override_global("TCP_FLAGS", &self.kind.tcp_flags(), true)
             .override_global("TCP_STEP", &self.kind.tcp_step(), true)
             .override_global("FLOW_BITS", &bits, true)
+            .override_global("FLOW_FACTOR", &factor, true)
             .override_global("ROW_BITS", &row_bits, true)
             .override_global("EGRESS", &egress, true)
             .load(lb_userspace::objects::LAB)?)
@@ -99,6 +123,8 @@ impl Traffic {
 const ETHERNET_LEN: usize = Ethernet2Header::LEN;
 /// Payload of a TCP segment in bytes, and the options of a SYN.
 const PAYLOAD_LEN: usize = 12;
+/// Of an introduction.
+const ROW_BITS: u32 = 2;
 /// An IPv6 and a TCP header.
 const TEMPLATE_WORDS: usize = 15;
 
@@ -227,8 +253,8 @@ mod tests {
     const MIDDLE: [bool; 3] = [false, false, true];
 
     /// Packets that the entry program makes one of another.
-    fn sent(traffic: Traffic, row_bits: u32, packets: usize) -> Vec<Sent> {
-        let mut entry = traffic.load(row_bits, 0).unwrap();
+    fn sent(traffic: Traffic, order: Order, packets: usize) -> Vec<Sent> {
+        let mut entry = traffic.load(order, 0).unwrap();
         let nothing: &mut Xdp = entry.program_mut("bench_nothing").unwrap().try_into().unwrap();
         nothing.load().unwrap();
         let nothing = nothing.fd().unwrap().try_clone().unwrap();
@@ -274,7 +300,7 @@ mod tests {
     #[test]
     fn packets_are_what_they_are_called() {
         for ipv6 in [false, true] {
-            let sent = |kind, flows| sent(Traffic { kind, flows, ipv6 }, 0, 1024);
+            let sent = |kind, flows| sent(Traffic { kind, flows, ipv6 }, Order::Rounds, 1024);
             let all = |packets: &[Sent], flags, data_len| {
                 let is_so = |segment: Segment| (segment.flags, segment.data_len) == (flags, data_len);
                 packets.iter().all(|packet| packet.segment.is_some_and(is_so))
@@ -297,7 +323,7 @@ mod tests {
     #[test]
     fn short_connections_open_go_on_and_close() {
         for ipv6 in [false, true] {
-            let mut packets = sent(Traffic { kind: Kind::Short, flows: Flows::Bits(5), ipv6 }, 0, 1024);
+            let mut packets = sent(Traffic { kind: Kind::Short, flows: Flows::Bits(5), ipv6 }, Order::Rounds, 1024);
             packets.sort_by_key(|packet| packet.source);
             for flow in packets.chunks(32) {
                 let segments: Vec<_> = flow.iter().filter_map(|packet| packet.segment).collect();
@@ -310,9 +336,14 @@ mod tests {
     }
 
     #[test]
-    fn packets_of_a_flow_come_in_rows() {
-        let packets = sent(Traffic { kind: Kind::Ack, flows: Flows::Bits(10), ipv6: false }, 2, 400);
-        let rows: Vec<_> = packets.chunk_by(|a, b| a.source == b.source).map(<[_]>::len).collect();
-        assert_eq!(rows, [4; 100]);
+    fn an_introduction_shows_all_flows_in_an_order_of_its_own() {
+        let traffic = Traffic { kind: Kind::Ack, flows: Flows::Bits(8), ipv6: false };
+        let introduction = sent(traffic, Order::Introduction, traffic.introduction() as usize);
+        let rows: Vec<_> = introduction.chunk_by(|a, b| a.source == b.source).collect();
+        assert!(rows.len() == 256 && rows.iter().all(|row| row.len() == 4));
+        let first_of_rows: Vec<_> = rows.iter().map(|row| row[0].source).collect();
+        let rounds: Vec<_> = sent(traffic, Order::Rounds, 256).iter().map(|packet| packet.source).collect();
+        assert_eq!(flows(&introduction), rounds.iter().copied().collect());
+        assert_ne!(first_of_rows, rounds);
     }
 }

@@ -50,6 +50,9 @@ static TCP_STEP: Global<u32> = Global::new(0);
 /// There are 2 to the power of this many flows, at most 32.
 #[unsafe(no_mangle)]
 static FLOW_BITS: Global<u32> = Global::new(0);
+/// In which order flows take turns: an odd number.
+#[unsafe(no_mangle)]
+static FLOW_FACTOR: Global<u32> = Global::new(1);
 /// 2 to the power of this many packets of one flow come in a row.
 #[unsafe(no_mangle)]
 static ROW_BITS: Global<u32> = Global::new(0);
@@ -158,8 +161,8 @@ fn next(frame: &XdpFrame) -> bool {
 impl Variant {
     #[inline(always)]
     fn new(number: u64) -> Self {
-        // An odd factor visits every flow once a round, in an order that no prefetcher follows.
-        let flow = (number as u32).wrapping_mul(0x9e37_79b1) & ((1u64 << FLOW_BITS.load()) - 1) as u32;
+        // An odd factor visits every flow once a round.
+        let flow = (number as u32).wrapping_mul(FLOW_FACTOR.load()) & ((1u64 << FLOW_BITS.load()) - 1) as u32;
         let start = (flow ^ flow >> 7).wrapping_mul(0x85eb_ca6b) >> 28;
         Self { flow, age: ((number >> FLOW_BITS.load()) as u32).wrapping_add(start) }
     }
