@@ -1,5 +1,6 @@
 //! `naru-bench`: what naru costs, beside bare floors in the same run. Run it by `cargo xtask bench`.
 
+mod consistency;
 mod control;
 mod packet;
 mod sample;
@@ -19,11 +20,14 @@ enum Bench {
     Packet(packet::Options),
     /// Control-plane speed: load, one change, adoption, by number of VIPs
     Control(control::Options),
+    /// Which connections break when backends change, beside tracking of every flow and of none
+    Consistency(consistency::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().bench {
         Bench::Packet(options) => packet::run(&options),
         Bench::Control(options) => control::run(&options),
+        Bench::Consistency(options) => consistency::run(&options),
     }
 }
