@@ -160,9 +160,14 @@ impl Population {
         self.shared.members.iter().map(of).filter(|time| !time.is_zero()).collect()
     }
 
-    /// Closes all connections in order, and tells what became of them.
-    pub fn stop(self) -> Tally {
+    /// Begins to close all connections in order, each once its pause is over.
+    pub fn close(&self) {
         self.shared.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Closes all connections in order, and tells what became of them.
+    pub fn end(self) -> Tally {
+        self.close();
         for thread in self.threads {
             if let Err(panic) = thread.join() {
                 std::panic::resume_unwind(panic);

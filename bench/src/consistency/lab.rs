@@ -236,7 +236,8 @@ impl Site {
         let round_trips = self.populations.iter().flat_map(Population::round_trips).collect();
         let before = self.tallies();
         let began = Instant::now();
-        let after: Vec<_> = self.populations.drain(..).map(Population::stop).collect();
+        self.populations.iter().for_each(Population::close);
+        let after: Vec<_> = self.populations.drain(..).map(Population::end).collect();
         let outcomes = self.outcomes(&before, &after, None, None);
         steps.push(StepReport { name: "close", victim: None, seconds: began.elapsed().as_secs_f64(), outcomes });
         Ok(Report::new(connections, seconds, round_trips, steps))
