@@ -23,8 +23,11 @@ pub struct Backend {
     pub forward: u32,
     /// Weight in the config; the slots follow from it while the backend is active.
     pub weight: u32,
-    /// [`BackendState`] as a number.
+    /// [`BackendState`] as a number, and [`Backend::REMOVED`].
     pub state: u32,
+    /// Id of the entry that the same real server has now, where this one is another way to it that is no longer wanted;
+    /// else 0.
+    pub heir: u32,
     /// The next hop.
     pub next_hop: NextHopCell,
 }
@@ -33,6 +36,26 @@ pub struct Backend {
 pub const OUTER_TTL: u8 = 64;
 
 impl Backend {
+    /// Set in the state of a backend that the config does not have any more; it is there until its flows have ended.
+    pub const REMOVED: u32 = 1 << 2;
+
+    /// What the operator wants of it, or wanted last.
+    #[inline(always)]
+    pub const fn backend_state(&self) -> BackendState {
+        BackendState::from_u32(self.state & !Self::REMOVED)
+    }
+
+    /// Whether the config does not have it any more.
+    pub const fn is_removed(&self) -> bool {
+        self.state & Self::REMOVED != 0
+    }
+
+    /// Whether its flows are lost, and go to the current owners of their slots.
+    #[inline(always)]
+    pub const fn is_down(&self) -> bool {
+        matches!(self.backend_state(), BackendState::Down)
+    }
+
     /// The part of the outer IPv4 header's checksum that is the same for every packet, for [`Backend::outer_sum`]: the sum
     /// of the header's 16-bit words, in host byte order and without folding, for version and IHL, TTL and protocol
     /// (4 or 41, as the inner packet is IPv4 or IPv6), and the destination.
@@ -48,8 +71,6 @@ impl Backend {
 pub struct NextHopCell {
     /// 0 or 1: the half in use; [`NextHopCell::NONE`]: the next hop is not known.
     pub in_use: u32,
-    /// Always 0.
-    pub reserved: u32,
     /// The halves.
     pub halves: [NextHop; 2],
 }
@@ -62,7 +83,6 @@ impl NextHopCell {
     pub fn new(next_hop: Option<NextHop>) -> Self {
         Self {
             in_use: if next_hop.is_some() { 0 } else { Self::NONE },
-            reserved: 0,
             halves: [next_hop.unwrap_or_default(), NextHop::default()],
         }
     }
@@ -146,9 +166,9 @@ pub enum BackendState {
     /// Takes new flows according to its weight.
     #[default]
     Active = 0,
-    /// Takes no new flows.
+    /// Takes no new flows; those that it has may end.
     Drain = 1,
-    /// Takes nothing.
+    /// Takes nothing; the flows that it had go to others.
     Down = 2,
 }
 

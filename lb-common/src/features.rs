@@ -24,6 +24,8 @@ impl Features {
 
     /// The program was loaded for frames of several buffers (`xdp.frags`, kernel 5.18).
     pub const MULTI_BUFFER: Self = Self(1 << 7);
+    /// Some VIP tracks flows.
+    pub const TRACKING: Self = Self(1 << 8);
 
     /// Whether every feature of `other` is in this set.
     #[inline(always)]

@@ -11,6 +11,7 @@ mod counters;
 mod decap;
 mod drop_reason;
 mod features;
+mod flow;
 mod slot;
 mod vip;
 
@@ -20,12 +21,13 @@ pub use counters::Counters;
 pub use decap::{DecapCounters, DecapOutcome, DecapSource};
 pub use drop_reason::DropReason;
 pub use features::Features;
+pub use flow::{FlowEntry, FlowKey, FlowOutcome, FlowState, Position, Tick};
 pub use slot::Slot;
 pub use vip::{MARKER, Vip4Key, Vip6Key, VipFlags, VipName, VipRecord, VipRoute};
 
 /// The version of the layout of every map. It is part of the path that maps are pinned under, so that a daemon never
 /// adopts maps that it would misread.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// Id 0 of a VIP or backend means "none"; entry 0 of the arrays that they index stays unused.
 pub const NO_ID: u32 = 0;
@@ -42,6 +44,10 @@ pub mod maps {
     pub const SLOTS: &str = "SLOTS";
     /// Backend id → [`crate::Backend`]; memory-mapped.
     pub const BACKENDS: &str = "BACKENDS";
+    /// [`crate::FlowKey`] → [`crate::FlowEntry`], of flows of which two packets were seen; least recently used first out.
+    pub const FLOWS: &str = "FLOWS";
+    /// The same of flows of which one packet was seen.
+    pub const EMBRYOS: &str = "EMBRYOS";
     /// Interface index → itself, for redirects.
     pub const DEVICES: &str = "DEVICES";
     /// VIP id → per-CPU [`crate::Counters`].
@@ -50,10 +56,14 @@ pub mod maps {
     pub const BACKEND_COUNTERS: &str = "BACKEND_COUNTERS";
     /// [`crate::DropReason`] → per-CPU `u64`.
     pub const DROP_COUNTERS: &str = "DROP_COUNTERS";
+    /// [`crate::FlowOutcome`] → per-CPU `u64`.
+    pub const FLOW_COUNTERS: &str = "FLOW_COUNTERS";
     /// VIP id → [`crate::Counters`] brought over from smaller maps; the daemon's only.
     pub const VIP_CARRIED: &str = "VIP_CARRIED";
     /// Backend id → [`crate::Counters`] brought over from smaller maps; the daemon's only.
     pub const BACKEND_CARRIED: &str = "BACKEND_CARRIED";
+    /// [`crate::FlowOutcome`] → `u64` brought over from smaller maps; the daemon's only.
+    pub const FLOW_CARRIED: &str = "FLOW_CARRIED";
     /// [`crate::DropReason`] → `u64` brought over from smaller maps; the daemon's only.
     pub const DROP_CARRIED: &str = "DROP_CARRIED";
 }

@@ -2,47 +2,129 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// Two backend ids in one aligned 64-bit word, so that one store changes the whole slot and no packet sees half of a
-/// change.
+use crate::{NO_ID, Tick};
+
+/// Whom the flows of one slot belong to: two backend ids, the time of the last change and two flags in one aligned 64-bit
+/// word, so that one store changes the whole slot and no packet sees half of a change.
 ///
-/// A slot is *settled* while both ids are the same: every flow on it belongs to that backend. It is *moving* while they
-/// differ: new flows go to the current owner, older flows belong to the settled one.
+/// A slot is *settled* while every flow on it belongs to one backend; packets then need no flow table. A change that gives
+/// it to another backend makes it *moving*: it has a current owner, which new flows go to, and a settled owner, which flows
+/// belong to that are in no flow table. Once flows without an entry can only be new ones ([`Slot::aged`]), the current owner
+/// is the settled owner too, and the slot stays moving only for the flows of others that are in the tables
+/// ([`Slot::settle`]).
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Slot(u64);
 
+/// Bits of a backend id.
+const ID_BITS: u32 = 23;
+const ID_MASK: u64 = (1 << ID_BITS) - 1;
+const TICK_SHIFT: u32 = 2 * ID_BITS;
+const KEEPS_UDP: u64 = 1 << 62;
+const MOVING: u64 = 1 << 63;
+
 impl Slot {
     /// No backend: what a table holds before it is filled, and when a VIP has no backend with weight.
     pub const EMPTY: Self = Self(0);
+    /// The largest backend id that a slot can hold.
+    pub const MAX_ID: u32 = ID_MASK as u32;
 
     /// A slot on which every flow belongs to `owner`.
     #[inline(always)]
     pub const fn settled(owner: u32) -> Self {
-        Self::moving(owner, owner)
+        Self::owners(owner, owner)
     }
 
-    /// A slot that gives new flows to `current`, while flows from before belong to `settled`.
+    /// A slot that was given from `settled` to `current` at `since`.
     #[inline(always)]
-    pub const fn moving(current: u32, settled: u32) -> Self {
-        Self((settled as u64) << 32 | current as u64)
+    pub const fn moving(current: u32, settled: u32, since: Tick) -> Self {
+        Self(Self::owners(current, settled).0 | (since.0 as u64) << TICK_SHIFT | KEEPS_UDP | MOVING)
     }
 
     /// The backend id that new flows go to.
     #[inline(always)]
     pub const fn current(self) -> u32 {
-        self.0 as u32
+        (self.0 & ID_MASK) as u32
     }
 
-    /// The backend id that flows from before the last change belong to.
+    /// The backend id that flows without an entry in a flow table belong to, unless they are new.
     #[inline(always)]
     pub const fn settled_owner(self) -> u32 {
-        (self.0 >> 32) as u32
+        (self.0 >> ID_BITS & ID_MASK) as u32
     }
 
     /// Whether flows of more than one backend may be on this slot.
     #[inline(always)]
     pub const fn is_moving(self) -> bool {
-        self.current() != self.settled_owner()
+        self.0 & MOVING != 0
+    }
+
+    /// Whether a UDP flow without an entry belongs to the settled owner still: nothing tells whether it is a new one.
+    #[inline(always)]
+    pub const fn keeps_udp(self) -> bool {
+        self.0 & KEEPS_UDP != 0
+    }
+
+    /// When the settled owner ceased to be the current one; of no meaning in a settled slot.
+    #[inline(always)]
+    pub const fn since(self) -> Tick {
+        Tick((self.0 >> TICK_SHIFT) as u16)
+    }
+
+    /// The slot after a change that gives it to `current`. `is_lost` says of which backends no flow is left, nor will be: those
+    /// that are down.
+    #[must_use]
+    pub fn given_to(self, current: u32, now: Tick, is_lost: impl Fn(u32) -> bool) -> Self {
+        let settled = self.settled_owner();
+        match self.is_moving() {
+            false if self.current() == current => self,
+            // Nobody was served here.
+            false if settled == NO_ID => Self::settled(current),
+            // Its flows are those of the current owner from now on. Those that the tables know of are told one by one.
+            _ if settled == NO_ID || is_lost(settled) => Self::moving(current, current, now),
+            false => Self::moving(current, settled, now),
+            true if self.current() == current => self,
+            // Flows that are in no table began at the owner that loses the slot now.
+            true if self.current() == settled => Self::moving(current, settled, now),
+            // They began before that owner: those of the owner that loses the slot now are all in the tables.
+            true => Self(self.0 & !ID_MASK | current as u64),
+        }
+    }
+
+    /// The slot with each backend id replaced.
+    #[must_use]
+    pub fn renamed(self, name: impl Fn(u32) -> u32) -> Self {
+        let owners = Self::owners(name(self.current()), name(self.settled_owner()));
+        Self(self.0 & !Self::owners(Self::MAX_ID, Self::MAX_ID).0 | owners.0)
+    }
+
+    /// The slot `now`, as time has passed: after `udp_idle` ticks without a packet a UDP flow counts as new, and after both
+    /// idle times any flow does that has no entry.
+    #[must_use]
+    pub const fn aged(self, now: Tick, tcp_idle: u16, udp_idle: u16) -> Self {
+        if !self.is_moving() || self.current() == self.settled_owner() {
+            return self;
+        }
+        let age = now.since(self.since());
+        if age >= tcp_idle && age >= udp_idle {
+            Self::moving(self.current(), self.current(), self.since())
+        } else if age >= udp_idle {
+            Self(self.0 & !KEEPS_UDP)
+        } else {
+            self
+        }
+    }
+
+    /// Whether only flows in the tables keep this slot from being settled.
+    pub const fn is_settling(self) -> bool {
+        self.is_moving() && self.current() == self.settled_owner()
+    }
+
+    /// The slot once no flow of another backend than the current owner is in the tables; only of one that
+    /// [`Slot::is_settling`].
+    #[must_use]
+    pub const fn settle(self) -> Self {
+        Self::settled(self.current())
     }
 
     /// Reads the slot that other CPUs may be reading and the daemon may be writing.
@@ -54,6 +136,11 @@ impl Slot {
     pub fn store(self, cell: &AtomicU64) {
         cell.store(self.0, Ordering::Release);
     }
+
+    #[inline(always)]
+    const fn owners(current: u32, settled: u32) -> Self {
+        Self((settled as u64 & ID_MASK) << ID_BITS | current as u64 & ID_MASK)
+    }
 }
 
 super::pod!(Slot);
@@ -62,12 +149,63 @@ super::pod!(Slot);
 mod tests {
     use super::*;
 
+    const A: u32 = 1;
+    const B: u32 = 2;
+    const C: u32 = Slot::MAX_ID;
+    const NOW: Tick = Tick(0xfff0);
+
+    fn nobody_lost(_: u32) -> bool {
+        false
+    }
+
     #[test]
-    fn owners_keep_to_their_halves() {
-        let slot = Slot::moving(7, 0xffff_fffe);
-        assert_eq!((slot.current(), slot.settled_owner()), (7, 0xffff_fffe));
-        assert!(slot.is_moving());
-        assert!(!Slot::settled(7).is_moving());
-        assert_eq!(Slot::EMPTY.current(), crate::NO_ID);
+    fn every_part_keeps_to_its_bits() {
+        let slot = Slot::moving(C, A, NOW);
+        assert_eq!((slot.current(), slot.settled_owner(), slot.since()), (C, A, NOW));
+        assert!(slot.is_moving() && slot.keeps_udp() && !slot.is_settling());
+        let settled = Slot::settled(C);
+        assert_eq!((settled.current(), settled.settled_owner(), settled.since()), (C, C, Tick(0)));
+        assert!(!settled.is_moving() && !settled.keeps_udp());
+        assert_eq!(Slot::EMPTY.current(), NO_ID);
+        assert_eq!(slot.renamed(|id| if id == C { B } else { id }), Slot::moving(B, A, NOW));
+    }
+
+    #[test]
+    fn unknown_flows_belong_to_whom_they_began_at() {
+        let first = Slot::settled(A).given_to(B, NOW, nobody_lost);
+        assert_eq!(first, Slot::moving(B, A, NOW));
+        let later = Tick(NOW.0.wrapping_add(40));
+        // Flows of B are in the tables; those of A count their idle time from when A lost the slot.
+        assert_eq!(first.given_to(C, later, nobody_lost), Slot::moving(C, A, NOW));
+        let back = first.given_to(A, later, nobody_lost);
+        assert!(back.is_settling() && back.current() == A, "flows of B may still be in the tables");
+        // From here on, new flows began at A without an entry.
+        assert_eq!(back.given_to(B, later, nobody_lost), Slot::moving(B, A, later));
+        assert_eq!(first.given_to(B, later, nobody_lost), first);
+        assert_eq!(Slot::settled(A).given_to(A, later, nobody_lost), Slot::settled(A));
+    }
+
+    #[test]
+    fn flows_of_a_lost_backend_are_those_of_the_current_owner() {
+        let lost = |id| id == A;
+        for before in [Slot::settled(A), Slot::moving(A, A, NOW), Slot::moving(B, A, NOW), Slot::moving(C, A, NOW)] {
+            let after = before.given_to(B, NOW, lost);
+            assert_eq!((after.current(), after.settled_owner()), (B, B), "{before:?}");
+            assert!(after.is_moving(), "the tables may still know of flows of the lost backend, or of another");
+        }
+        assert_eq!(Slot::EMPTY.given_to(B, NOW, lost), Slot::settled(B));
+        assert_eq!(Slot::settled(A).given_to(NO_ID, NOW, nobody_lost), Slot::moving(NO_ID, A, NOW));
+    }
+
+    #[test]
+    fn idle_times_end_what_is_unknown() {
+        let slot = Slot::moving(B, A, NOW);
+        let at = |ticks: u16| slot.aged(Tick(NOW.0.wrapping_add(ticks)), 100, 10);
+        assert_eq!(at(9), slot);
+        assert!(!at(10).keeps_udp() && at(10).settled_owner() == A);
+        assert!(!at(99).is_settling());
+        assert!(at(100).is_settling());
+        assert_eq!(at(100).settle(), Slot::settled(B));
+        assert_eq!(Slot::settled(A).aged(NOW, 0, 0), Slot::settled(A));
     }
 }

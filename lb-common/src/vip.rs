@@ -56,6 +56,12 @@ pub struct VipFlags(pub u32);
 impl VipFlags {
     /// The flow hash covers the source address alone, so that a client keeps its backend across connections.
     pub const HASH_SOURCE_IP: Self = Self(1);
+    /// Every flow is in the flow tables, not only those on slots that move.
+    pub const TRACK_ALWAYS: Self = Self(1 << 1);
+    /// No flow is: slots are settled always.
+    pub const TRACK_NEVER: Self = Self(1 << 2);
+    /// The config has no such VIP any more, and no key leads to it; it is there until its flows are out of the tables.
+    pub const REMOVED: Self = Self(1 << 3);
 
     /// Whether every flag of `other` is set.
     #[inline(always)]
@@ -66,6 +72,12 @@ impl VipFlags {
     /// These flags and those of `other`.
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    /// These flags without those of `other`.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 }
 
@@ -116,8 +128,10 @@ pub struct VipRecord {
     pub slots: u32,
     /// As in its [`VipRoute`].
     pub flags: VipFlags,
-    /// Always 0.
-    pub reserved: u32,
+    /// Seconds after which a TCP flow without packets counts as ended.
+    pub tcp_idle: u16,
+    /// The same of a UDP flow.
+    pub udp_idle: u16,
 }
 
 super::pod!(Vip4Key, Vip6Key, VipRoute, VipRecord);

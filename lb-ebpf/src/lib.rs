@@ -1,4 +1,4 @@
-//! The part of the data plane that needs no kernel: parsers, the flow hash and header builders. The programs use it
+//! The part of the data plane that needs no kernel: parsers, the flow hash, the rules of flow tracking and header builders. The programs use it
 //! unchanged, and any target can test it.
 
 #![no_std]
@@ -10,6 +10,7 @@ pub mod flow_hash;
 pub mod frame;
 pub mod outer;
 pub mod parse;
+pub mod tracking;
 
 /// What `bpf` programs share and other targets cannot build.
 #[cfg(feature = "bpf")]

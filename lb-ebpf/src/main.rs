@@ -1,12 +1,13 @@
 //! The forwarder: an XDP program that sends each packet for a VIP to one of its backends.
 //!
 //! One packet walks the stages in one direction, and only [`pipeline`] calls them:
-//! `parse` → `vip` → `slot` → `stats` → `forward`.
+//! `parse` → `vip` → `slot` → (`flow`) → `stats` → `forward`.
 
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![no_main]
 #![expect(missing_docs, reason = "the `xdp` macro makes functions that carry no documentation")]
 
+mod flow;
 mod forward;
 mod maps;
 mod pipeline;

@@ -5,9 +5,11 @@ use aya_ebpf::{
     Global,
     bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, DevMapHash, HashMap, PerCpuArray},
+    maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray},
 };
-use lb_common::{Backend, Counters, DropReason, Features, Slot, Vip4Key, Vip6Key, VipRoute};
+use lb_common::{
+    Backend, Counters, DropReason, Features, FlowEntry, FlowKey, FlowOutcome, Slot, Vip4Key, Vip6Key, VipRoute,
+};
 
 #[map]
 pub static VIPS4: HashMap<Vip4Key, VipRoute> = HashMap::with_max_entries(1, 0);
@@ -18,6 +20,10 @@ pub static SLOTS: Array<Slot> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub static BACKENDS: Array<Backend> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
+pub static FLOWS: LruHashMap<FlowKey, FlowEntry> = LruHashMap::with_max_entries(1, 0);
+#[map]
+pub static EMBRYOS: LruHashMap<FlowKey, FlowEntry> = LruHashMap::with_max_entries(1, 0);
+#[map]
 pub static DEVICES: DevMapHash = DevMapHash::with_max_entries(1, 0);
 #[map]
 pub static VIP_COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
@@ -25,6 +31,8 @@ pub static VIP_COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1
 pub static BACKEND_COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static DROP_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(DropReason::COUNT as u32, 0);
+#[map]
+pub static FLOW_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(FlowOutcome::COUNT as u32, 0);
 
 /// What of this program the config uses.
 #[unsafe(no_mangle)]

@@ -64,13 +64,44 @@ pub struct Transport {
     pub protocol: u8,
     /// Source and destination port as they stand in the packet.
     pub ports: u32,
-    /// A TCP segment with SYN and without ACK.
-    pub opens: bool,
+    /// Flags of a TCP segment; none of anything else.
+    pub flags: TcpFlags,
+    /// Sequence number of a TCP segment in host byte order; 0 of anything else.
+    pub sequence: u32,
+    /// Bytes behind the transport header.
+    pub data_len: u32,
     /// The first fragment of a packet: it has ports, what follows it has not.
     pub first_fragment: bool,
 }
 
+/// Flags of a TCP segment (RFC 9293 §3.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpFlags(pub u8);
+
+impl TcpFlags {
+    /// The sender will send no more.
+    pub const FIN: Self = Self(0x01);
+    /// Synchronizes sequence numbers.
+    pub const SYN: Self = Self(0x02);
+    /// Ends the connection at once.
+    pub const RST: Self = Self(0x04);
+    /// The acknowledgement number is valid.
+    pub const ACK: Self = Self(0x10);
+
+    /// Whether every flag of `other` is set.
+    #[inline(always)]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
 impl Transport {
+    /// Whether this is a TCP segment with SYN and without ACK, the first of a connection.
+    #[inline(always)]
+    pub const fn opens(&self) -> bool {
+        self.flags.contains(TcpFlags::SYN) && !self.flags.contains(TcpFlags::ACK)
+    }
+
     /// Destination port.
     #[inline(always)]
     pub const fn destination(&self) -> Be16 {
@@ -316,20 +347,25 @@ fn transport<F: Frame + ?Sized>(
     len: usize,
     first_fragment: bool,
 ) -> Result<Transport, DropReason> {
-    let opens = if protocol == TCP {
-        const SYN: u8 = 0x02;
-        const ACK: u8 = 0x10;
+    if protocol == TCP {
         if len < TCP_LEN {
             return Err(DropReason::Truncated);
         }
-        let flags = frame.byte(offset + 13).ok_or(DropReason::Truncated)?;
-        flags & (SYN | ACK) == SYN
-    } else {
-        if len < UDP_LEN {
-            return Err(DropReason::Truncated);
-        }
-        false
-    };
+        let [ports, sequence, _, rest] = frame.words(offset).ok_or(DropReason::Truncated)?;
+        let header_len = (byte_of(rest, 0) >> 4) as u32 * 4;
+        return Ok(Transport {
+            protocol,
+            ports,
+            flags: TcpFlags(byte_of(rest, 1)),
+            sequence: u32::from_be(sequence),
+            data_len: (len as u32).saturating_sub(header_len),
+            first_fragment,
+        });
+    }
+    if len < UDP_LEN {
+        return Err(DropReason::Truncated);
+    }
     let [ports] = frame.words(offset).ok_or(DropReason::Truncated)?;
-    Ok(Transport { protocol, ports, opens, first_fragment })
+    let data_len = (len - UDP_LEN) as u32;
+    Ok(Transport { protocol, ports, flags: TcpFlags::default(), sequence: 0, data_len, first_fragment })
 }

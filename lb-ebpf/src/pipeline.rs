@@ -2,7 +2,7 @@
 
 use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use aya_log_ebpf::info;
-use lb_common::{DropReason, Features, VipFlags, VipRoute};
+use lb_common::{Address, DropReason, Features, FlowKey, VipFlags, VipRoute};
 use lb_ebpf::{
     flow_hash::FlowHash,
     frame::Frame as _,
@@ -11,14 +11,15 @@ use lb_ebpf::{
     xdp::XdpFrame,
 };
 
-use crate::{forward, maps, slot, stats, vip};
+use crate::{flow, forward, maps, slot, stats, vip};
 
 /// What is left to do with a packet whose VIP is known.
 struct Flow {
     route: VipRoute,
     hash: FlowHash,
     inner: Inner,
-    opens: bool,
+    source: Address,
+    transport: Transport,
 }
 
 /// Runs one packet through all stages.
@@ -57,7 +58,7 @@ fn ipv4_flow(frame: &XdpFrame, ethernet: &Ethernet) -> Result<Option<Flow>, Drop
     let Some(route) = vip::lookup4(header.destination(), &transport) else { return Ok(None) };
     let (ports, protocol) = hashed(&route, &transport)?;
     let hash = FlowHash::v4(header.source(), header.destination(), ports, protocol);
-    Ok(Some(Flow { route, hash, inner: Inner::from(&header), opens: transport.opens }))
+    Ok(Some(Flow { route, hash, inner: Inner::from(&header), source: Address::from_v4(header.source()), transport }))
 }
 
 /// The flow of an IPv6 packet for a VIP.
@@ -75,7 +76,7 @@ fn ipv6_flow(frame: &XdpFrame, ethernet: &Ethernet) -> Result<Option<Flow>, Drop
     let Some(route) = vip::lookup6(header.destination(), &transport) else { return Ok(None) };
     let (ports, protocol) = hashed(&route, &transport)?;
     let hash = FlowHash::v6(header.source(), header.destination(), ports, protocol);
-    Ok(Some(Flow { route, hash, inner: Inner::from(&header), opens: transport.opens }))
+    Ok(Some(Flow { route, hash, inner: Inner::from(&header), source: header.source(), transport }))
 }
 
 /// What of the transport header the VIP's hash covers.
@@ -94,21 +95,37 @@ fn hashed(route: &VipRoute, transport: &Transport) -> Result<(u32, u8), DropReas
 /// The stages behind the VIP lookup.
 #[inline(always)]
 fn send(frame: &XdpFrame, ethernet: &Ethernet, flow: &Flow) -> Result<u32, DropReason> {
-    let Flow { route, hash, inner, opens } = flow;
-    let owner = slot::owner(route, *hash);
+    let Flow { route, hash, inner, transport, .. } = flow;
+    let owner = owner(flow).and_then(|id| Ok((id, slot::backend(id)?)));
     if let Ok((_, backend)) = owner
         && forward::is_under_way(frame, backend)
     {
         return Ok(xdp_action::XDP_PASS);
     }
-    stats::vip(route.id, inner.total_len, *opens);
+    let opens = transport.opens();
+    stats::vip(route.id, inner.total_len, opens);
     let (id, backend) = owner?;
     let verdict = forward::send(frame, ethernet, backend, inner, *hash)?;
-    stats::backend(id, inner.total_len, *opens);
+    stats::backend(id, inner.total_len, opens);
     if maps::uses(Features::LOG) {
         log_sent(frame.context(), route.id, id, inner.total_len, verdict);
     }
     Ok(verdict)
+}
+
+/// Id of the backend that the flow belongs to: the owner of its slot, except where the flow tables may say otherwise.
+#[inline(always)]
+fn owner(flow: &Flow) -> Result<u32, DropReason> {
+    let Flow { route, hash, source, transport, .. } = flow;
+    let slot = slot::of(route, *hash)?;
+    let always = route.flags.contains(VipFlags::TRACK_ALWAYS);
+    if !maps::uses(Features::TRACKING) || !(slot.is_moving() || always) {
+        return Ok(slot.current());
+    }
+    let key = FlowKey::new(*source, transport.ports, route.id, transport.protocol);
+    // A copy that may lie on the stack, so that the original need not.
+    let transport = *transport;
+    Ok(flow::owner(&key, slot, &transport, always))
 }
 
 #[inline(always)]

@@ -1,18 +1,21 @@
-//! Third stage: which backend a flow belongs to.
+//! Third stage: which slot of its VIP's table a flow is on, and the backend behind an id.
 
-use lb_common::{Backend, DropReason, NO_ID, VipRoute};
+use lb_common::{Backend, DropReason, NO_ID, Slot, VipRoute};
 use lb_ebpf::flow_hash::FlowHash;
 
 use crate::maps::{BACKENDS, SLOTS};
 
-/// The backend that owns the flow's slot, and its id.
+/// The slot of the flow.
 #[inline(always)]
-pub fn owner(route: &VipRoute, hash: FlowHash) -> Result<(u32, &'static Backend), DropReason> {
-    let slot = SLOTS.get(route.slot_base.wrapping_add(hash.slot(route.slots))).ok_or(DropReason::NoBackend)?;
-    let id = slot.current();
+pub fn of(route: &VipRoute, hash: FlowHash) -> Result<Slot, DropReason> {
+    SLOTS.get(route.slot_base.wrapping_add(hash.slot(route.slots))).copied().ok_or(DropReason::NoBackend)
+}
+
+/// The entry of a backend.
+#[inline(always)]
+pub fn backend(id: u32) -> Result<&'static Backend, DropReason> {
     if id == NO_ID {
         return Err(DropReason::NoBackend);
     }
-    let backend = BACKENDS.get(id).ok_or(DropReason::NoBackend)?;
-    Ok((id, backend))
+    BACKENDS.get(id).ok_or(DropReason::NoBackend)
 }

@@ -1,8 +1,8 @@
-//! Fourth stage: counts. Every counter is this CPU's own.
+//! Fifth stage: counts. Every counter is this CPU's own.
 
-use lb_common::{Counters, DropReason};
+use lb_common::{Counters, DropReason, FlowOutcome};
 
-use crate::maps::{BACKEND_COUNTERS, DROP_COUNTERS, VIP_COUNTERS};
+use crate::maps::{BACKEND_COUNTERS, DROP_COUNTERS, FLOW_COUNTERS, VIP_COUNTERS};
 
 /// Counts a packet that came for a VIP.
 #[inline(always)]
@@ -19,9 +19,20 @@ pub fn backend(id: u32, bytes: u32, opens: bool) {
 /// Counts a packet that was dropped.
 #[inline(always)]
 pub fn dropped(reason: DropReason) {
-    if let Some(count) = DROP_COUNTERS.get_ptr_mut(reason as u32) {
+    count(DROP_COUNTERS.get_ptr_mut(reason as u32));
+}
+
+/// Counts what became of a packet that the flow tables were asked for.
+#[inline(always)]
+pub fn flow(outcome: FlowOutcome) {
+    count(FLOW_COUNTERS.get_ptr_mut(outcome as u32));
+}
+
+#[inline(always)]
+fn count(counter: Option<*mut u64>) {
+    if let Some(counter) = counter {
         // SAFETY: the map's value on this CPU, which nothing else writes while this program runs.
-        unsafe { *count += 1 };
+        unsafe { *counter += 1 };
     }
 }
 

@@ -288,6 +288,9 @@ mod tests {
             forward: "ipip".into(),
             hash: "5-tuple".into(),
             slots: 13,
+            tracking: "adaptive".into(),
+            tcp_idle: "15m".into(),
+            udp_idle: "1m".into(),
             backends,
         };
         let interface = |name: &str, attached| Interface {

@@ -2,7 +2,8 @@
 //!
 //! Pure: it reads a [`State`] and a [`Config`] and writes nothing. The order of the steps is what keeps packets from
 //! half a change: backends before the slots that name them, slots before the keys that lead to them, then the old keys
-//! go, and what they led to is freed once no packet can still be on its way there.
+//! go. What a config no longer has is not freed: its flows may go on. It is marked as removed, and [`State::frees`] frees it
+//! once nothing in slots and flow tables is left of it.
 //!
 //! What stays keeps its id: a VIP is its name, a backend its VIP, address and outer header; one that gets another header,
 //! or loses it, gets another id that continues its counts. A change that does not fit the maps, or that meets maps in doubt, is planned as a rebuild: the whole config in new maps, with the same ids.
@@ -23,7 +24,7 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::{Backend, Features, NextHop, VipName, VipRecord, VipRoute};
+use lb_common::{Backend, Features, Forward, NextHop, VipName, VipRecord, VipRoute};
 use thiserror::Error;
 
 use self::{
@@ -36,7 +37,10 @@ pub use self::{
     change::Change,
     state::{Destination, FamilyKey, State, VipKey, effective_weight},
 };
-use crate::{config::Config, maglev::WeightedBackend};
+use crate::{
+    config::{Config, Tracking},
+    maglev::WeightedBackend,
+};
 
 /// The next hops that are known.
 pub type NextHops = HashMap<Destination, NextHop>;
@@ -92,6 +96,8 @@ pub enum Step {
         slots: u32,
         /// The backends that take flows.
         owners: Vec<Owner>,
+        /// The flows that go on under the new table; `None` where nothing is to be remembered of a table before.
+        flows: Option<Continuation>,
     },
     /// Write the record of a VIP.
     PutVip {
@@ -130,6 +136,17 @@ pub enum Step {
     },
 }
 
+/// What the flows of a table that was there before belong to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Continuation {
+    /// First slot of the table before, in the maps in use.
+    pub base: u32,
+    /// Ids in its slots, and those that the same real servers have now.
+    pub heirs: HashMap<u32, u32>,
+    /// Ids of the backends that are down.
+    pub down: HashSet<u32>,
+}
+
 /// A backend in a slot table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
@@ -163,10 +180,11 @@ impl Plan {
     ) -> Result<Self, PlanError> {
         let needed = Capacity::needed(config)?;
         check_names(config)?;
-        let features = required_features(config);
+        let features = required_features(config).with(features_of_backends(state));
         let scope = Scope::new(state, config, settled);
         let index = Index::of(state, &scope);
-        let in_place = if state.suspect || !keys_fit(state, &scope) {
+        let flows_fit = state.capacity.flows == Capacity::flows(&config.node);
+        let in_place = if state.suspect || !flows_fit || !keys_fit(state, &scope) {
             None
         } else {
             Wanted::assign(config, &scope, &index, next_hops, Pools::in_place(state))
@@ -177,8 +195,10 @@ impl Plan {
         }
         let scope = Scope::all(config);
         let index = Index::of(state, &scope);
-        let capacity = state.capacity.at_least(Capacity::with_headroom(needed, &config.node));
-        let pools = Pools::rebuild(capacity, index.kept_by(config));
+        let needed = needed.and(state.removed_vips().count(), state.removed_backends().count());
+        let capacity =
+            state.capacity.at_least(Capacity::with_headroom(needed, &config.node)).with_flows_of(&config.node);
+        let pools = Pools::rebuild(capacity, index.ids());
         let wanted = Wanted::assign(config, &scope, &index, next_hops, pools);
         let wanted = wanted.expect("maps that were made for a config have room for it");
         let steps = steps::steps(&State::empty(capacity, features), &Index::default(), &wanted);
@@ -235,11 +255,20 @@ pub fn required_features(config: &Config) -> Features {
         if vip.ports.iter().any(|port| port.port.is_none()) {
             features = features.with(Features::ANY_PORT);
         }
+        if vip.tracking != Tracking::Never {
+            features = features.with(Features::TRACKING);
+        }
         for backend in &vip.backends {
             features = features.with(forward_feature(forward(vip.forward, backend.address)));
         }
     }
     features
+}
+
+/// What reaches the backends that are there. A plan takes none of them away: flows may go on that began at them.
+fn features_of_backends(state: &State) -> Features {
+    let forwards = state.backends.values().filter_map(|entry| Forward::from_u32(entry.forward));
+    forwards.map(forward_feature).fold(Features::default(), Features::with)
 }
 
 /// Names that fit, no name twice, no service twice.

@@ -55,6 +55,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "203.0.113.10",
         "8:11: `203.0.113.10` is not a TOML value; write text in quotes: `\"203.0.113.10\"`",
     ),
+    ("slots = 1009", "tcp_idle = 15m", "12:12: `15m` is not a TOML value; write text in quotes: `\"15m\"`"),
     ("name = \"web\"", "name = \"web", "7:12: this is not TOML: invalid basic string, expected `\"`"),
     ("[node]", "[node", "1:6: this is not TOML: unclosed table, expected `]`"),
     ("hash = \"5-tuple\"", "name = \"shop\"", "11:1: `name` is already set above; remove one of the two"),
@@ -70,8 +71,15 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "hash = \"5-tuple\"",
         "health = { type = \"http\" }",
         "11:1: unknown key `health` in [[vip]]; the keys here are `name`, `address`, `ports`, `forward`, `hash`, `slots`, \
-         `backends`",
+         `tracking`, `tcp_idle`, `udp_idle`, `backends`",
     ),
+    (
+        "slots = 1009",
+        "tcp_timeout = \"15m\"",
+        "12:1: unknown key `tcp_timeout` in [[vip]]; the keys here are `name`, `address`, `ports`, `forward`, `hash`, \
+         `slots`, `tracking`, `tcp_idle`, `udp_idle`, `backends`",
+    ),
+    ("slots = 1009", "upd_idle = \"1m\"", "12:1: unknown key `upd_idle` in [[vip]]; did you mean `udp_idle`?"),
     (", weight = 50", ", wieght = 50", "15:28: unknown key `wieght` in a backend; did you mean `weight`?"),
     ("interfaces =", "interface =", "2:1: unknown key `interface` in [node]; did you mean `interfaces`?"),
     ("[node]", "[nodes]", "1:2: unknown key `nodes` at the top level; did you mean `node`?"),
@@ -106,7 +114,54 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "log_packets = \"yes\"",
         "3:15: `log_packets` must be `true` or `false` without quotes, not a string",
     ),
+    ("slots = 1009", "tracking = true", "12:12: `tracking` must be a string in quotes, not a boolean"),
+    ("slots = 1009", "tcp_idle = 900", "12:12: `tcp_idle` needs a unit, and quotes; write `\"900s\"`"),
+    (
+        "slots = 1009",
+        "udp_idle = 0",
+        "12:12: `udp_idle` needs a unit, and quotes; write one such as `\"15m\"`, between `\"1s\"` and `\"12h\"`",
+    ),
+    (
+        "slots = 1009",
+        "udp_idle = -60",
+        "12:12: `udp_idle` needs a unit, and quotes; write one such as `\"15m\"`, between `\"1s\"` and `\"12h\"`",
+    ),
+    ("slots = 1009", "udp_idle = 1.5", "12:12: `udp_idle` must be a string in quotes, not a number with a fraction"),
+    (
+        "xdp_mode = \"auto\"",
+        "max_flows = \"1M\"",
+        "3:13: `max_flows` must be a whole number without quotes, not a string",
+    ),
     // Values.
+    ("slots = 1009", "tracking = \"alway\"", "12:12: unknown tracking `alway`; did you mean `always`?"),
+    (
+        "slots = 1009",
+        "tracking = \"katran\"",
+        "12:12: unknown tracking `katran`; use one of `adaptive`, `always`, `never`",
+    ),
+    ("slots = 1009", "tcp_idle = \"900\"", "12:12: `900` has no unit; write `900s`"),
+    (
+        "slots = 1009",
+        "tcp_idle = \"a while\"",
+        "12:12: `a while` is not a duration; write one such as `15m`, between `1s` and `12h`",
+    ),
+    (
+        "slots = 1009",
+        "udp_idle = \"500ms\"",
+        "12:12: `500ms` is too short or too long; write one such as `15m`, between `1s` and `12h`",
+    ),
+    (
+        "slots = 1009",
+        "udp_idle = \"1.5s\"",
+        "12:12: `1.5s` is not a whole number of seconds; write one such as `15m`, between `1s` and `12h`",
+    ),
+    (
+        "slots = 1009",
+        "tcp_idle = \"1day\"",
+        "12:12: `1day` is too short or too long; write one such as `15m`, between `1s` and `12h`",
+    ),
+    ("xdp_mode = \"auto\"", "max_flows = 1023", "3:13: `max_flows` is 1023; it must be from 1024 to 16777216"),
+    ("xdp_mode = \"auto\"", "max_flows = 16777217", "3:13: `max_flows` is 16777217; it must be from 1024 to 16777216"),
     ("\"auto\"", "\"nativ\"", "3:12: unknown XDP mode `nativ`; did you mean `native`?"),
     ("\"l2\"", "\"nat\"", "10:11: unknown forward mode `nat`; use one of `l2`, `ipip`"),
     ("\"5-tuple\"", "\"quic-cid\"", "11:8: unknown hash `quic-cid`; use one of `5-tuple`, `source-ip`"),
@@ -287,6 +342,7 @@ fn damaged_configs_never_panic() {
         r#"{"op": "backend_set", "vip": "web", "address": "10.0.1.12", "weight": 1}"#,
         r#"{"op": "backend_remove", "vip": "dns", "address": "2001:db8:1::1"}"#,
         r#"{"op": "vip_set", "name": "web", "slots": 97, "ports": ["tcp/443"]}"#,
+        r#"{"op": "vip_set", "name": "dns", "tracking": "always", "udp_idle": "2m"}"#,
         r#"{"op": "vip_remove", "name": "dns"}"#,
         r#"{"op": "interface_add", "name": "eth2"}"#,
     ]

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lb_userspace::config::{Backend, Config, FlowHash, Node, Vip};
+use lb_userspace::config::{Backend, Config, FlowHash, Node, Tracking, Vip};
 
 fn configs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs")
@@ -26,8 +26,9 @@ fn the_reference_names_every_key_with_its_default() {
     let Config { node, vips } = Config::parse(&text, Path::new("naru.toml")).unwrap();
     let stated = Node { interfaces: Vec::new(), metrics: None, ..node.clone() };
     assert_eq!(stated, Node::default());
-    let Vip { hash, slots, ref backends, .. } = vips[0];
-    assert_eq!((hash, slots), (FlowHash::FiveTuple, Vip::DEFAULT_SLOTS));
+    let Vip { hash, slots, tracking, tcp_idle, udp_idle, ref backends, .. } = vips[0];
+    assert_eq!((hash, slots, tracking), (FlowHash::FiveTuple, Vip::DEFAULT_SLOTS, Tracking::Adaptive));
+    assert_eq!((tcp_idle, udp_idle), (Vip::DEFAULT_TCP_IDLE, Vip::DEFAULT_UDP_IDLE));
     let [stated, default, _] = backends[..] else { panic!("three backends") };
     assert_eq!(stated, Backend { address: stated.address, ..default });
 

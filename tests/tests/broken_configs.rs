@@ -9,7 +9,7 @@ use naru_tests::{
 };
 
 /// Replacements in the config of the site below, each breaking one thing, and what the error must name.
-const BROKEN: [(&str, &str, &str); 24] = [
+const BROKEN: [(&str, &str, &str); 27] = [
     ("[node]\n", "[node\n", "naru.toml:1:"),
     ("[node]\n", "[node]\ninterface = [\"eth0\"]\n", "interface"),
     ("name = \"web\"", "naem = \"web\"", "naem"),
@@ -37,6 +37,9 @@ const BROKEN: [(&str, &str, &str); 24] = [
         "forward = \"l2\"\nbackends = [\n  { address = \"fd6e",
         "l2",
     ),
+    ("forward = \"ipip\"\n", "forward = \"ipip\"\ntracking = \"sometimes\"\n", "sometimes"),
+    ("forward = \"ipip\"\n", "forward = \"ipip\"\ntcp_idle = 900\n", "`\"900s\"`"),
+    ("[node]\n", "[node]\nmax_flows = 100\n", "max_flows"),
     ("interfaces = [\"eth0\"]", "interfaces = [\"eth0\", \"nosuch0\"]", "nosuch0"),
 ];
 
@@ -94,6 +97,8 @@ fn a_refused_edit_changes_nothing() {
         &["vip", "add", "direct", "--address", "203.0.113.77", "--port", "tcp/80", "--forward", "l2"],
         &["vip", "add", "twin", "--address", "203.0.113.20", "--port", "tcp/80", "--forward", "l2"],
         &["vip", "set", "direct", "--slots", "100"],
+        &["vip", "set", "direct", "--tcp-idle", "13h"],
+        &["vip", "set", "direct", "--tracking", "sometimes"],
         &["vip", "remove", "nosuch"],
         &["interface", "attach", "nosuch0"],
     ] {

@@ -1,6 +1,6 @@
 //! What goes over the API's socket, as JSON: the same types for the daemon, the CLI and anyone else.
 //!
-//! Enumerations of the config are spelled here as in the config file. What the data plane reports
+//! Enumerations and durations of the config are spelled here as in the config file. What the data plane reports
 //! goes out as it reports it.
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
@@ -122,6 +122,12 @@ pub struct Vip {
     pub hash: String,
     /// Number of slots in its table.
     pub slots: u32,
+    /// Which of its flows the data plane remembers.
+    pub tracking: String,
+    /// How long a TCP flow may be silent: `15m`.
+    pub tcp_idle: String,
+    /// How long a UDP flow may be silent: `1m`.
+    pub udp_idle: String,
     /// Its backends.
     pub backends: Vec<Backend>,
 }

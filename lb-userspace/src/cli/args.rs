@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use lb_common::BackendState;
 
 use super::{exit, table::Output};
-use crate::config::{FlowHash, ForwardMode, Port, Word as _, XdpMode};
+use crate::config::{FlowHash, ForwardMode, IdleTime, Port, Tracking, Word as _, XdpMode};
 
 /// Where the config is unless told otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/naru/naru.toml";
@@ -135,6 +135,16 @@ pub enum VipEdit {
         /// Size of the table, a prime [default: 16381]
         #[arg(long)]
         slots: Option<u32>,
+        /// Which flows are remembered: adaptive (those that a change of the backends puts at risk), always or never
+        /// [default: adaptive]
+        #[arg(long)]
+        tracking: Option<Tracking>,
+        /// How long a TCP flow may be silent before it counts as ended, 1s to 12h [default: 15m]
+        #[arg(long, value_name = "TIME")]
+        tcp_idle: Option<IdleTime>,
+        /// How long a UDP flow may be silent before it counts as ended, 1s to 12h [default: 1m]
+        #[arg(long, value_name = "TIME")]
+        udp_idle: Option<IdleTime>,
         /// A backend, as `10.0.1.11` or `10.0.1.11=WEIGHT`; several by commas or by giving this again
         #[arg(long = "backend", value_name = "ADDRESS[=WEIGHT]", value_delimiter = ',')]
         #[arg(value_parser = weighted_address)]
@@ -160,6 +170,15 @@ pub enum VipEdit {
         /// Size of the table, a prime; every flow may move to another backend
         #[arg(long, group = "what")]
         slots: Option<u32>,
+        /// Which flows are remembered: adaptive (those that a change of the backends puts at risk), always or never
+        #[arg(long, group = "what")]
+        tracking: Option<Tracking>,
+        /// How long a TCP flow may be silent before it counts as ended, 1s to 12h
+        #[arg(long, value_name = "TIME", group = "what")]
+        tcp_idle: Option<IdleTime>,
+        /// How long a UDP flow may be silent before it counts as ended, 1s to 12h
+        #[arg(long, value_name = "TIME", group = "what")]
+        udp_idle: Option<IdleTime>,
     },
     /// Remove a VIP with its backends
     Remove {
@@ -333,15 +352,16 @@ mod tests {
     #[test]
     fn a_vip_is_told_in_one_line() {
         let line = "naru vip add web --address 203.0.113.10 --port tcp/80,tcp/443 --port udp/any --forward ipip \
-                    --backend 10.0.1.11=50,10.0.1.12";
-        let Command::Vip(Vip::Edit(VipEdit::Add { name, ports, forward, hash, backends, .. })) =
-            parse(line).unwrap().command
-        else {
-            panic!("another command")
+                    --tracking always --udp-idle 90s --backend 10.0.1.11=50,10.0.1.12";
+        let Command::Vip(Vip::Edit(edit)) = parse(line).unwrap().command else { panic!("another command") };
+        let VipEdit::Add { name, ports, forward, hash, tracking, tcp_idle, udp_idle, backends, .. } = edit else {
+            panic!("another change")
         };
         assert_eq!(name, "web");
         assert_eq!(ports.iter().map(Port::to_string).collect::<Vec<_>>(), ["tcp/80", "tcp/443", "udp/any"]);
         assert_eq!((forward, hash), (ForwardMode::Ipip, None));
+        assert_eq!((tracking, tcp_idle), (Some(Tracking::Always), None));
+        assert_eq!(udp_idle.unwrap().to_string(), "1m 30s");
         let [first, second] = ["10.0.1.11", "10.0.1.12"].map(|text| text.parse::<IpAddr>().unwrap());
         assert_eq!(backends, [(first, Some(50)), (second, None)]);
     }
@@ -370,6 +390,8 @@ mod tests {
     fn what_makes_no_sense_is_refused() {
         for (line, kind) in [
             ("naru vip set web", ErrorKind::MissingRequiredArgument),
+            ("naru vip set web --tcp-idle 900", ErrorKind::ValueValidation),
+            ("naru vip set web --tracking sometimes", ErrorKind::ValueValidation),
             ("naru backend set web 10.0.0.1", ErrorKind::MissingRequiredArgument),
             ("naru backend set web 10.0.0.1 --state drian", ErrorKind::ValueValidation),
             ("naru backend drain web ten.zero", ErrorKind::ValueValidation),
@@ -386,5 +408,9 @@ mod tests {
     fn misspelt_words_are_answered_with_the_right_ones() {
         let error = parse("naru backend set web 10.0.0.1 --state drian").unwrap_err().to_string();
         assert!(error.contains("did you mean `drain`?"), "{error}");
+        let error = parse("naru vip set web --tcp-idle 900").unwrap_err().to_string();
+        assert!(error.contains("`900` has no unit; write `900s`"), "{error}");
+        let error = parse("naru vip set web --tracking allways").unwrap_err().to_string();
+        assert!(error.contains("did you mean `always`?"), "{error}");
     }
 }

@@ -13,7 +13,7 @@ use crate::{
         client::{Client, ClientError},
         types::Applied,
     },
-    config::edit::{Edit, NewBackend},
+    config::edit::{Edit, NewBackend, NewVip, VipValues},
     dataplane,
 };
 
@@ -51,13 +51,24 @@ pub async fn detach(client: Client, global: &Global, options: Detach) -> Result<
 impl From<VipEdit> for Edit {
     fn from(edit: VipEdit) -> Self {
         match edit {
-            VipEdit::Add { name, address, ports, forward, hash, slots, backends } => {
+            VipEdit::Add { name, address, ports, forward, hash, slots, tracking, tcp_idle, udp_idle, backends } => {
                 let backend = |(address, weight)| NewBackend { address, weight, state: None };
                 let backends = backends.into_iter().map(backend).collect();
-                Self::VipAdd { name, address, ports, forward, hash, slots, backends }
+                Self::VipAdd(NewVip {
+                    name,
+                    address,
+                    ports,
+                    forward,
+                    hash,
+                    slots,
+                    tracking,
+                    tcp_idle,
+                    udp_idle,
+                    backends,
+                })
             }
-            VipEdit::Set { name, address, ports, forward, hash, slots } => {
-                Self::VipSet { name, address, ports, forward, hash, slots }
+            VipEdit::Set { name, address, ports, forward, hash, slots, tracking, tcp_idle, udp_idle } => {
+                Self::VipSet(VipValues { name, address, ports, forward, hash, slots, tracking, tcp_idle, udp_idle })
             }
             VipEdit::Remove { name } => Self::VipRemove { name },
         }

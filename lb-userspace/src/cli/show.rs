@@ -187,21 +187,23 @@ fn vips_text(vips: &[Vip]) -> String {
         ("FORWARD", Left),
         ("HASH", Left),
         ("SLOTS", Right),
+        ("TRACKING", Left),
         ("BACKENDS", Right),
     ];
     table(
         header,
-        vips.iter().map(|Vip { name, address, ports, forward, hash, slots, backends }| {
+        vips.iter().map(|Vip { name, address, ports, forward, hash, slots, tracking, backends, .. }| {
             let active = backends.iter().filter(|backend| backend.slots > 0).count();
             let backends = format!("{active}/{}", backends.len());
-            let ports = ports.join(",");
-            [name.clone(), address.to_string(), ports, forward.clone(), hash.clone(), slots.to_string(), backends]
+            let (address, ports, slots) = (address.to_string(), ports.join(","), slots.to_string());
+            let [name, forward, hash, tracking] = [name, forward, hash, tracking].map(String::clone);
+            [name, address, ports, forward, hash, slots, tracking, backends]
         }),
     )
 }
 
 fn vip_text(vip: &Vip) -> String {
-    let Vip { name, address, ports, forward, hash, slots, backends } = vip;
+    let Vip { name, address, ports, forward, hash, slots, tracking, tcp_idle, udp_idle, backends } = vip;
     fields([
         ("Name", name),
         ("Address", address),
@@ -209,6 +211,9 @@ fn vip_text(vip: &Vip) -> String {
         ("Forward", forward),
         ("Hash", hash),
         ("Slots", slots),
+        ("Tracking", tracking),
+        ("TCP idle", tcp_idle),
+        ("UDP idle", udp_idle),
     ]) + "\n"
         + &backends_text(backends)
 }
@@ -308,6 +313,31 @@ mod tests {
             "VIP   BACKEND    STATE    WEIGHT   SLOTS   INTERFACE   NEXT HOP\n\
              web   10.0.0.1   active      100   16381   eth0        02:00:00:00:00:01 vlan 7\n\
              web   10.0.0.1   active      100   16381   -           none: no route\n"
+        );
+    }
+
+    #[test]
+    fn a_vip_tells_its_tracking() {
+        let vip = Vip {
+            name: "web".into(),
+            address: "203.0.113.10".parse().unwrap(),
+            ports: vec!["tcp/80".into(), "udp/443".into()],
+            forward: "ipip".into(),
+            hash: "5-tuple".into(),
+            slots: 16_381,
+            tracking: "adaptive".into(),
+            tcp_idle: "15m".into(),
+            udp_idle: "1m 30s".into(),
+            backends: Vec::new(),
+        };
+        let shown = vip_text(&vip);
+        for line in ["Tracking:  adaptive\n", "TCP idle:  15m\n", "UDP idle:  1m 30s\n"] {
+            assert!(shown.contains(line), "{shown}");
+        }
+        assert_eq!(
+            vips_text(&[vip]),
+            "NAME   ADDRESS        PORTS            FORWARD   HASH      SLOTS   TRACKING   BACKENDS\n\
+             web    203.0.113.10   tcp/80,udp/443   ipip      5-tuple   16381   adaptive        0/0\n"
         );
     }
 }

@@ -9,6 +9,7 @@
 mod address;
 pub mod edit;
 mod error;
+mod idle;
 mod model;
 mod prime;
 mod read;
@@ -27,9 +28,10 @@ use toml::de::DeTable;
 use self::error::Problems;
 pub use self::{
     error::{ConfigError, ConfigErrors, ReadError},
+    idle::{IdleTime, IdleTimeError},
     model::{
-        Backend, Config, FlowHash, ForwardMode, Node, Port, PortError, Protocol, UnknownValue, Vip, Word, XdpMode,
-        state_serde,
+        Backend, Config, FlowHash, ForwardMode, Node, Port, PortError, Protocol, Tracking, UnknownValue, Vip, Word,
+        XdpMode, state_serde,
     },
     warning::Warning,
 };

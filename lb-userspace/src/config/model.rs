@@ -8,6 +8,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     str::FromStr,
+    time::Duration,
 };
 
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -47,6 +48,8 @@ pub struct Node {
     pub max_backends: u32,
     /// Slots that the maps have room for, summed over the VIPs.
     pub max_slots: u32,
+    /// Established flows that the data plane remembers at most; absent for as many as suit the host's memory.
+    pub max_flows: Option<u32>,
     /// Whether the data plane logs what it does with each packet.
     pub log_packets: bool,
 }
@@ -65,6 +68,7 @@ impl Default for Node {
             max_vips: 16_384,
             max_backends: 131_072,
             max_slots: 100_000_000,
+            max_flows: None,
             log_packets: false,
         }
     }
@@ -85,6 +89,12 @@ pub struct Vip {
     pub hash: FlowHash,
     /// Size of the Maglev table: a prime.
     pub slots: u32,
+    /// Which of its flows the data plane remembers.
+    pub tracking: Tracking,
+    /// How long a TCP flow may be silent before it counts as ended, in whole seconds.
+    pub tcp_idle: Duration,
+    /// How long a UDP flow may be silent before it counts as ended, in whole seconds.
+    pub udp_idle: Duration,
     /// The real servers, each address once.
     pub backends: Vec<Backend>,
 }
@@ -92,6 +102,11 @@ pub struct Vip {
 impl Vip {
     /// Slots of a VIP that does not say.
     pub const DEFAULT_SLOTS: u32 = 16_381;
+    /// TCP idle time of a VIP that does not say: that of established connections in IPVS (`tcp_timeouts`).
+    pub const DEFAULT_TCP_IDLE: Duration = Duration::from_secs(900);
+    /// UDP idle time of a VIP that does not say: that of Envoy (`idle_timeout` of its UDP proxy) and of Cilium
+    /// (`bpf-ct-timeout-service-any`).
+    pub const DEFAULT_UDP_IDLE: Duration = Duration::from_secs(60);
 }
 
 /// A real server of a VIP.
@@ -285,6 +300,8 @@ macro_rules! text_serde {
     };
 }
 
+pub(super) use text_serde;
+
 text_serde!(Port);
 
 words! {
@@ -314,6 +331,18 @@ words! {
         FiveTuple = "5-tuple",
         /// The source address alone, so that a client keeps its backend.
         SourceIp = "source-ip",
+    }
+}
+
+words! {
+    /// Which flows of a VIP the data plane remembers.
+    Tracking: "tracking" {
+        /// Those on the slots that a change gives to another backend, so that it breaks none of them.
+        Adaptive = "adaptive",
+        /// Every flow, as Katran and IPVS do.
+        Always = "always",
+        /// None: a change of the backends breaks the flows on the slots that it moves.
+        Never = "never",
     }
 }
 
@@ -383,6 +412,7 @@ mod tests {
         check(&[Protocol::Tcp, Protocol::Udp]);
         check(&[ForwardMode::L2, ForwardMode::Ipip]);
         check(&[FlowHash::FiveTuple, FlowHash::SourceIp]);
+        check(&[Tracking::Adaptive, Tracking::Always, Tracking::Never]);
         check(&[XdpMode::Auto, XdpMode::Native, XdpMode::Generic]);
     }
 

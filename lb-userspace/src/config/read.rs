@@ -8,7 +8,8 @@ use toml::{Spanned, de::DeTable};
 use super::{
     address::{self, Role},
     error::Problems,
-    model::{Backend, FlowHash, ForwardMode, Node, Port, Vip, Word},
+    idle::{self, IdleTime},
+    model::{Backend, FlowHash, ForwardMode, Node, Port, Tracking, Vip, Word},
     prime,
     tree::{self, Key, Section, Value},
 };
@@ -30,6 +31,9 @@ pub(super) struct VipDraft {
     pub(super) forward: Option<Spanned<ForwardMode>>,
     pub(super) hash: Option<FlowHash>,
     pub(super) slots: Option<Spanned<u32>>,
+    pub(super) tracking: Option<Tracking>,
+    pub(super) tcp_idle: Option<IdleTime>,
+    pub(super) udp_idle: Option<IdleTime>,
     /// Those that could be read.
     pub(super) backends: Vec<BackendDraft>,
     /// Whether `backends` are all that there are.
@@ -63,6 +67,7 @@ const NODE_KEYS: &[Key] = &[
     Key { name: "max_vips", example: "max_vips = 16384" },
     Key { name: "max_backends", example: "max_backends = 131072" },
     Key { name: "max_slots", example: "max_slots = 100000000" },
+    Key { name: "max_flows", example: "max_flows = 1000000" },
     Key { name: "log_packets", example: "log_packets = false" },
 ];
 
@@ -73,6 +78,9 @@ const VIP_KEYS: &[Key] = &[
     Key { name: "forward", example: r#"forward = "ipip"` or `forward = "l2""# },
     Key { name: "hash", example: r#"hash = "5-tuple""# },
     Key { name: "slots", example: "slots = 16381" },
+    Key { name: "tracking", example: r#"tracking = "adaptive""# },
+    Key { name: "tcp_idle", example: r#"tcp_idle = "15m""# },
+    Key { name: "udp_idle", example: r#"udp_idle = "1m""# },
     Key { name: "backends", example: "backends = []" },
 ];
 
@@ -83,10 +91,14 @@ const BACKEND_KEYS: &[Key] = &[
 ];
 
 // Upper bounds that keep the maps below the sizes at which the kernel refuses them: 2^20 VIPs, 2^24 backends, 8 GiB of
-// slots.
+// slots, 2^24 flows.
 const MAX_VIPS: u32 = 1 << 20;
 const MAX_BACKENDS: u32 = 1 << 24;
 const MAX_SLOTS: u32 = 1 << 30;
+const MAX_FLOWS: u32 = 1 << 24;
+
+/// Fewest flows to remember: an LRU map hands out its entries to the CPUs in batches, and evicts early where it has few.
+const MIN_FLOWS: u32 = 1 << 10;
 
 /// Longest path of a unix socket in bytes: `sun_path` less its final zero.
 const MAX_SOCKET_PATH: usize = 107;
@@ -115,6 +127,7 @@ fn node_value(node: &mut Node, key: &str, value: &Value<'_>, problems: &mut Prob
         "max_vips" => node.max_vips = tree::number(what, value, 1, MAX_VIPS, problems)?,
         "max_backends" => node.max_backends = tree::number(what, value, 1, MAX_BACKENDS, problems)?,
         "max_slots" => node.max_slots = tree::number(what, value, prime::SMALLEST, MAX_SLOTS, problems)?,
+        "max_flows" => node.max_flows = Some(tree::number(what, value, MIN_FLOWS, MAX_FLOWS, problems)?),
         "log_packets" => node.log_packets = tree::boolean(what, value, problems)?,
         _ => unreachable!("{key} is not among the keys of [node]"),
     }
@@ -166,6 +179,9 @@ fn vip(value: &Value<'_>, problems: &mut Problems) -> Option<VipDraft> {
     });
     let hash = section.optional("hash").and_then(|value| tree::parsed("`hash`", value, problems));
     let slots = section.optional("slots").and_then(|value| slots(value, problems));
+    let tracking = section.optional("tracking").and_then(|value| tree::parsed("`tracking`", value, problems));
+    let tcp_idle = section.optional("tcp_idle").and_then(|value| idle_time("`tcp_idle`", value, problems));
+    let udp_idle = section.optional("udp_idle").and_then(|value| idle_time("`udp_idle`", value, problems));
     let before = problems.0.len();
     let backends = section.optional("backends").and_then(|value| backends(value, problems));
     Some(VipDraft {
@@ -176,6 +192,9 @@ fn vip(value: &Value<'_>, problems: &mut Problems) -> Option<VipDraft> {
         forward,
         hash,
         slots,
+        tracking,
+        tcp_idle,
+        udp_idle,
         backends: backends.unwrap_or_default(),
         backends_complete: problems.0.len() == before,
     })
@@ -226,6 +245,15 @@ fn slots(value: &Value<'_>, problems: &mut Problems) -> Option<Spanned<u32>> {
         return None;
     }
     Some(Spanned::new(value.span(), slots))
+}
+
+fn idle_time(what: &str, value: &Value<'_>, problems: &mut Problems) -> Option<IdleTime> {
+    if let Some(number) = value.get_ref().as_integer() {
+        let remedy = idle::remedy(number.as_str(), "\"");
+        problems.add(value.span(), format!("{what} needs a unit, and quotes; {remedy}"));
+        return None;
+    }
+    tree::parsed(what, value, problems)
 }
 
 fn backends(value: &Value<'_>, problems: &mut Problems) -> Option<Vec<BackendDraft>> {

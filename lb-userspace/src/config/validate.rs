@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     error::Problems,
-    model::{Backend, Config, FlowHash, ForwardMode, Node, Port, Protocol, Vip},
+    model::{Backend, Config, FlowHash, ForwardMode, Node, Port, Protocol, Tracking, Vip},
     prime,
     read::{Draft, VipDraft},
 };
@@ -70,6 +70,9 @@ fn vip(draft: VipDraft) -> Option<Vip> {
         forward: draft.forward?.into_inner(),
         hash: draft.hash.unwrap_or(FlowHash::FiveTuple),
         slots,
+        tracking: draft.tracking.unwrap_or(Tracking::Adaptive),
+        tcp_idle: draft.tcp_idle.map_or(Vip::DEFAULT_TCP_IDLE, Into::into),
+        udp_idle: draft.udp_idle.map_or(Vip::DEFAULT_UDP_IDLE, Into::into),
         backends: backends.collect(),
     })
 }

@@ -4,7 +4,10 @@ use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
 
-use super::model::{Config, ForwardMode, Vip};
+use super::{
+    model::{Config, ForwardMode, Protocol, Tracking, Vip},
+    prime,
+};
 
 /// A doubt about a valid config.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +30,24 @@ pub enum Warning {
         vip: String,
         /// Size of the table.
         slots: u32,
-        /// Number of backends.
-        backends: usize,
+        /// Number of backends that take new flows.
+        backends: u32,
+    },
+    /// An idle time is set on a VIP that remembers no flows.
+    IdleTimeUntracked {
+        /// The VIP's name.
+        vip: String,
+        /// The key of the idle time.
+        key: &'static str,
+    },
+    /// An idle time is set on a VIP that has no flows of that protocol.
+    IdleTimeUnserved {
+        /// The VIP's name.
+        vip: String,
+        /// The key of the idle time.
+        key: &'static str,
+        /// The protocol.
+        protocol: Protocol,
     },
     /// A backend's address may appear as outer source of a packet to it, which it then drops.
     SourceIsBackend {
@@ -53,6 +72,7 @@ impl Config {
         for vip in &self.vips {
             warnings.extend(self.takes_no_flows(vip));
             warnings.extend(self.few_slots(vip));
+            warnings.extend(self.idle_times(vip));
             warnings.extend(self.source_is_backend(vip));
         }
         warnings
@@ -68,9 +88,26 @@ impl Config {
     }
 
     fn few_slots(&self, vip: &Vip) -> Option<Warning> {
-        // With a hundred slots per backend, rounding to whole slots costs about 1 % of a share (NSDI 2016, §5.3).
-        let few = (vip.slots as usize) < vip.backends.len().saturating_mul(100);
-        few.then(|| Warning::FewSlots { vip: vip.name.clone(), slots: vip.slots, backends: vip.backends.len() })
+        let active = vip.backends.iter().filter(|backend| backend.effective_weight() > 0).count();
+        let backends = u32::try_from(active).unwrap_or(u32::MAX);
+        let few = vip.slots < slots_for(backends);
+        few.then(|| Warning::FewSlots { vip: vip.name.clone(), slots: vip.slots, backends })
+    }
+
+    /// A key that states the default is no reason to doubt.
+    fn idle_times(&self, vip: &Vip) -> impl Iterator<Item = Warning> {
+        let set = [
+            ("tcp_idle", Protocol::Tcp, vip.tcp_idle != Vip::DEFAULT_TCP_IDLE),
+            ("udp_idle", Protocol::Udp, vip.udp_idle != Vip::DEFAULT_UDP_IDLE),
+        ];
+        set.into_iter().filter(|(_, _, set)| *set).filter_map(|(key, protocol, _)| {
+            let served = vip.ports.iter().any(|port| port.protocol == protocol);
+            match vip.tracking {
+                Tracking::Never => Some(Warning::IdleTimeUntracked { vip: vip.name.clone(), key }),
+                _ if !served => Some(Warning::IdleTimeUnserved { vip: vip.name.clone(), key, protocol }),
+                Tracking::Adaptive | Tracking::Always => None,
+            }
+        })
     }
 
     fn source_is_backend(&self, vip: &Vip) -> Option<Warning> {
@@ -106,9 +143,20 @@ impl fmt::Display for Warning {
             ),
             Self::FewSlots { vip, slots, backends } => write!(
                 f,
-                "VIP `{vip}` has {slots} slots for {backends} backends, so shares may differ from weights by more than \
-                 a few per cent; write `slots = {}`",
-                super::prime::at_least(u32::try_from(backends.saturating_mul(100)).unwrap_or(u32::MAX)),
+                "VIP `{vip}` has {slots} slots for {backends} active backends, so rounding to whole slots may cost a \
+                 backend {:.1} % of an equal share; write `slots = {}`",
+                f64::from(*backends) * 100.0 / f64::from(*slots),
+                slots_for(*backends),
+            ),
+            Self::IdleTimeUntracked { vip, key } => write!(
+                f,
+                "`{key}` of VIP `{vip}` has no effect, because with `tracking = \"never\"` no flow is remembered; remove \
+                 the key, or write `tracking = \"adaptive\"`"
+            ),
+            Self::IdleTimeUnserved { vip, key, protocol } => write!(
+                f,
+                "`{key}` of VIP `{vip}` has no effect, because none of its ports is `{protocol}/…`; remove the key, or \
+                 add such a port"
             ),
             Self::SourceIsBackend { vip, backend, key, prefix } => write!(
                 f,
@@ -117,6 +165,12 @@ impl fmt::Display for Warning {
             ),
         }
     }
+}
+
+/// The smallest table with a hundred slots per backend: rounding to whole slots then costs at most 1 % of an equal share
+/// (Maglev, NSDI 2016, §5.3).
+fn slots_for(backends: u32) -> u32 {
+    prime::at_least(backends.saturating_mul(100))
 }
 
 #[cfg(test)]
@@ -161,11 +215,68 @@ mod tests {
                 "VIP `a` has no backends, so its traffic is dropped; add one to `backends`",
                 "no backend of VIP `b` takes new flows: those in state `active` have weight 0, the others are drained \
                  or down; make one active",
-                "VIP `b` has 53 slots for 2 backends, so shares may differ from weights by more than a few per cent; \
-                 write `slots = 211`",
                 "backend `172.16.9.9` of VIP `c` lies in `encap_source4` (172.16.0.0/16), the outer source addresses: \
                  packets that get its own address as source are lost; choose a prefix that no host uses",
             ]
         );
+    }
+
+    #[test]
+    fn shares_that_rounding_spoils_are_doubted() {
+        let vip = |slots: u32, states: &[&str]| {
+            let backend =
+                |(host, state)| format!("{{ address = \"10.0.{}.{}\", {state} }}", host / 250, host % 250 + 1);
+            let backends: Vec<_> = states.iter().enumerate().map(backend).collect();
+            format!(
+                "node.interfaces = [\"eth0\"]\n[[vip]]\nname = \"a\"\naddress = \"192.0.2.1\"\nports = [\"tcp/80\"]\n\
+                 forward = \"ipip\"\nslots = {slots}\nbackends = [{}]\n",
+                backends.join(", ")
+            )
+        };
+        let (active, drained, weightless) = ("state = \"active\"", "state = \"drain\"", "weight = 0");
+        assert_eq!(
+            warnings(&vip(53, &[active, active, drained, weightless])),
+            ["VIP `a` has 53 slots for 2 active backends, so rounding to whole slots may cost a backend 3.8 % of an \
+                 equal share; write `slots = 211`"]
+        );
+        assert_eq!(warnings(&vip(199, &[active; 2])).len(), 1);
+        assert_eq!(warnings(&vip(211, &[active, active, drained])), [""; 0]);
+        // What a table cannot be is not asked for.
+        assert_eq!(warnings(&vip(prime::LARGEST, &[active; 10_500])), [""; 0]);
+    }
+
+    #[test]
+    fn idle_times_without_effect_are_doubted() {
+        let vip = |ports: &str, keys: &str| {
+            format!(
+                "node.interfaces = [\"eth0\"]\n[[vip]]\nname = \"a\"\naddress = \"192.0.2.1\"\nports = [{ports}]\n\
+                 forward = \"ipip\"\n{keys}\nbackends = [{{ address = \"10.0.0.1\" }}]\n"
+            )
+        };
+        let both = "tcp_idle = \"1h\"\nudp_idle = \"5s\"\n";
+        let never = |key: &str| {
+            format!(
+                "`{key}` of VIP `a` has no effect, because with `tracking = \"never\"` no flow is remembered; remove the \
+                 key, or write `tracking = \"adaptive\"`"
+            )
+        };
+        assert_eq!(
+            warnings(&vip("\"tcp/80\"", &format!("tracking = \"never\"\n{both}"))),
+            [never("tcp_idle"), never("udp_idle")]
+        );
+        for tracking in ["tracking = \"always\"\n", ""] {
+            let unserved = |key: &str, protocol: &str| {
+                format!(
+                    "`{key}` of VIP `a` has no effect, because none of its ports is `{protocol}/…`; remove the key, or add \
+                     such a port"
+                )
+            };
+            let keys = format!("{tracking}{both}");
+            assert_eq!(warnings(&vip("\"tcp/80\"", &keys)), [unserved("udp_idle", "udp")]);
+            assert_eq!(warnings(&vip("\"udp/any\"", &keys)), [unserved("tcp_idle", "tcp")]);
+            assert_eq!(warnings(&vip("\"udp/53\", \"tcp/53\"", &keys)), [""; 0]);
+        }
+        let stated = "tracking = \"never\"\ntcp_idle = \"900s\"\nudp_idle = \"1m\"\n";
+        assert_eq!(warnings(&vip("\"tcp/80\"", stated)), [""; 0]);
     }
 }

@@ -9,6 +9,7 @@ mod interfaces;
 mod log_reader;
 mod next_hops;
 mod node;
+mod sweeper;
 mod view;
 
 use std::{
@@ -34,6 +35,7 @@ use self::{
     interfaces::Interfaces,
     log_reader::LogReader,
     next_hops::{NextHops, Waiting},
+    sweeper::{Sweeper, Turn},
 };
 use crate::{
     api::types::{Applied, Diff, Interface, Stats, Status, Vip},
@@ -159,6 +161,7 @@ pub struct Controller {
     interfaces: Interfaces,
     metrics: Option<metrics::Server>,
     log_reader: Option<LogReader>,
+    sweeper: Sweeper,
     handle: Handle,
     requests: mpsc::Receiver<Request>,
 }
@@ -186,6 +189,7 @@ impl Controller {
             interfaces: Interfaces::default(),
             metrics: None,
             log_reader: None,
+            sweeper: Sweeper::default(),
             handle: Handle { requests: sender },
             requests,
         })
@@ -206,7 +210,7 @@ impl Controller {
         };
         self.interfaces.learn_all(self.netlink.interfaces());
         self.follow_attachments();
-        let targets = self.resolve(&config, &HashSet::new()).await?;
+        let targets = self.resolve(&config, &self.lingering()).await?;
         let done = block_in_place(|| self.dataplane.apply(&config))?;
         let path = self.file.path.display();
         log::info!("applied {path} in {:?}: changes {}, writes {}", done.elapsed, done.changes.len(), done.writes);
@@ -233,6 +237,7 @@ impl Controller {
                     }
                 }
                 1.. = self.events.recv_many(&mut events, EVENTS) => self.learn(&mut events, &mut Waiting::default()),
+                turn = self.sweeper.turn() => self.sweep(turn),
                 _ = retry.tick() => {
                     self.interfaces.retry(&mut self.dataplane, &self.applied.config.node);
                     self.follow_attachments();
@@ -339,7 +344,7 @@ impl Controller {
     ) -> Result<Applied, Error> {
         let old = self.applied.config.node.clone();
         let known = self.warnings();
-        let new = self.resolve(&wanted.config, &next_hops::targets(&self.applied.config)).await?;
+        let new = self.resolve(&wanted.config, &self.targets()).await?;
         let result = block_in_place(|| self.switch(&wanted, before));
         if result.is_ok() {
             self.applied = wanted;
@@ -451,9 +456,41 @@ impl Controller {
 
     /// Lets go of the ways that only a change needed that did not happen, or that the last change no longer needs.
     fn resolve_only_applied(&mut self) {
-        let targets = next_hops::targets(&self.applied.config);
+        let targets = self.targets();
         self.next_hops.prune(&targets);
         self.netlink.set_targets(targets.into_iter().collect());
+    }
+
+    /// What ways are followed to: the backends of the config, and those that it does not have any more and that have flows.
+    fn targets(&self) -> HashSet<Target> {
+        next_hops::targets(&self.applied.config).into_iter().chain(self.lingering()).collect()
+    }
+
+    fn lingering(&self) -> HashSet<Target> {
+        self.dataplane
+            .removed_destinations()
+            .map(|Destination { address, on_link }| Target { address, on_link })
+            .collect()
+    }
+
+    /// Begins a sweep over the flow tables, or acts on what one found.
+    fn sweep(&mut self, turn: Turn) {
+        match turn {
+            Turn::Begin => match block_in_place(|| self.dataplane.sweep()) {
+                Ok(sweep) => self.sweeper.begin(sweep),
+                Err(error) => self.sweeper.put_off(&error),
+            },
+            Turn::End(Err(error)) => self.sweeper.put_off(&error),
+            Turn::End(Ok(swept)) => {
+                let lingering = self.dataplane.removed_destinations().count();
+                if let Err(error) = block_in_place(|| self.dataplane.take_in(swept)) {
+                    self.sweeper.put_off(&error);
+                }
+                if self.dataplane.removed_destinations().count() != lingering {
+                    self.resolve_only_applied();
+                }
+            }
+        }
     }
 
     /// Takes note of what netlink says, and passes it to the data plane; what is said of `waiting` later. An adopted

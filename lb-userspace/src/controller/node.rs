@@ -38,9 +38,11 @@ fn keys(old: &Node, new: &Node) -> Vec<Key> {
         max_vips,
         max_backends,
         max_slots,
+        max_flows,
         log_packets,
     } = new;
     let address = |metrics: &Option<std::net::SocketAddr>| metrics.map_or("none".to_owned(), |a| a.to_string());
+    let flows = |max: &Option<u32>| max.map_or("by memory".to_owned(), |max| max.to_string());
     vec![
         key("interfaces", &old.interfaces.join(","), &interfaces.join(",")),
         key("xdp_mode", &old.xdp_mode, xdp_mode),
@@ -52,6 +54,7 @@ fn keys(old: &Node, new: &Node) -> Vec<Key> {
         key("max_vips", &old.max_vips, max_vips),
         key("max_backends", &old.max_backends, max_backends),
         key("max_slots", &old.max_slots, max_slots),
+        key("max_flows", &flows(&old.max_flows), &flows(max_flows)),
         key("log_packets", &old.log_packets, log_packets),
     ]
 }
@@ -78,6 +81,7 @@ mod tests {
         let new = Node {
             interfaces: vec!["eth1".into()],
             metrics: Some(([127, 0, 0, 1], 9100).into()),
+            max_flows: Some(65_536),
             log_packets: true,
             ..Node::default()
         };
@@ -88,6 +92,7 @@ mod tests {
             [
                 "node: interfaces eth0,eth1 → eth1",
                 "node: metrics none → 127.0.0.1:9100",
+                "node: max_flows by memory → 65536",
                 "node: log_packets false → true",
             ]
         );

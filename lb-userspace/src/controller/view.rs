@@ -42,7 +42,7 @@ impl Controller {
     }
 
     pub(super) fn stats(&self) -> Result<Stats, Error> {
-        let dataplane::Counts { vips, backends, drops } = self.dataplane.counters()?;
+        let dataplane::Counts { vips, backends, drops, flow_packets: _ } = self.dataplane.counters()?;
         let of_vip: HashMap<_, _> = vips.iter().map(|(name, counters)| (name.as_str(), *counters)).collect();
         let of_backend: HashMap<_, _> =
             backends.iter().map(|backend| ((backend.vip.as_str(), backend.address), backend.counters)).collect();
@@ -143,6 +143,9 @@ impl Controller {
             forward: vip.forward.to_string(),
             hash: vip.hash.to_string(),
             slots: vip.slots,
+            tracking: vip.tracking.to_string(),
+            tcp_idle: humantime::format_duration(vip.tcp_idle).to_string(),
+            udp_idle: humantime::format_duration(vip.udp_idle).to_string(),
             backends: backends.collect(),
         }
     }

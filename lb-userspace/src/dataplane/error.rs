@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::maps::MapError;
+use aya::{maps::MapError, pin::PinError};
 use thiserror::Error;
 
 use super::Mode;
@@ -131,6 +131,12 @@ impl Error {
     pub(super) fn map<E: Into<MapError>>(action: &'static str, name: &str) -> impl FnOnce(E) -> Self {
         let name = name.to_owned();
         move |source| Self::Map { action, name, source: source.into() }
+    }
+
+    /// For `map_err`: a map that could not be pinned.
+    pub(super) fn pin(name: &str) -> impl FnOnce(PinError) -> Self {
+        let name = name.to_owned();
+        move |error| Self::Map { action: "pin", name, source: MapError::PinError { name: None, error } }
     }
 
     /// The program did not load for this.

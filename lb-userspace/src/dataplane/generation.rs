@@ -61,13 +61,19 @@ struct Program {
 }
 
 impl Draft {
-    /// Makes the maps and loads the program.
-    pub fn new(place: &Place, number: u32, capacity: Capacity, features: Features) -> Result<Self, Error> {
+    /// Makes the maps and loads the program. What stays when maps grow is that of `before`.
+    pub fn new(
+        place: &Place,
+        number: u32,
+        capacity: Capacity,
+        features: Features,
+        before: Option<&Maps>,
+    ) -> Result<Self, Error> {
         let directory = place.generation(number);
         remove_tree(&directory)?;
         let pins = maps_in(&directory);
         make_directories(&pins)?;
-        maps::create_own(&pins, capacity)?;
+        maps::create_own(&pins, capacity, before)?;
         let loaded = load(&pins, capacity, features)?;
         let maps = Maps::open(&pins)?;
         Ok(Self { number, directory, maps, loaded, features })

@@ -11,7 +11,10 @@ use std::{
     mem,
     os::fd::{AsFd, AsRawFd},
     path::Path,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use aya::{
@@ -21,15 +24,16 @@ use aya::{
 };
 use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type};
 use lb_common::{
-    Backend, Counters, DropReason, Features, NO_ID, Slot, Vip4Key, Vip6Key, VipName, VipRecord, VipRoute, maps,
+    Backend, Counters, DropReason, Features, FlowOutcome, NO_ID, Slot, Tick, Vip4Key, Vip6Key, VipName, VipRecord,
+    VipRoute, maps,
 };
 use memmap2::{MmapOptions, MmapRaw};
 use serde::{Deserialize, Serialize};
 
-use super::Error;
+use super::{Error, flows::FlowTables, sys};
 use crate::{
     maglev,
-    plan::{Capacity, FamilyKey, Owner, State, VipKey},
+    plan::{Capacity, Continuation, FamilyKey, Owner, State, VipKey},
 };
 
 /// The ring buffer of aya-log.
@@ -37,6 +41,8 @@ const LOGS: &str = "AYA_LOGS";
 /// The daemon's own notes: see [`Journal`].
 const JOURNAL: &str = "JOURNAL";
 const JOURNAL_ENTRIES: u32 = 4;
+/// What sweeps have done: see [`Sweeps`]. Like the flow tables it stays when other maps grow.
+const SWEEPS: &str = "SWEEPS";
 /// Interfaces that packets can be redirected to: a bound that no host comes near, for a map of a few bytes each.
 const DEVICES: u32 = 1024;
 
@@ -73,60 +79,129 @@ pub struct Maps {
     vips4: HashMap<MapData, Vip4Key, VipRoute>,
     vips6: HashMap<MapData, Vip6Key, VipRoute>,
     records: Mapped<VipRecord, 12>,
-    slots: Mapped<Slot, 1>,
+    slots: Arc<Slots>,
     backends: Mapped<Backend, 14>,
     /// A DEVMAP_HASH: aya's own type wants values with room for a program, and generic mode before 5.15 refuses those.
     devices: HashMap<MapData, u32, u32>,
     vip_counters: PerCpuArray<MapData, Counters>,
     backend_counters: PerCpuArray<MapData, Counters>,
     drop_counters: PerCpuArray<MapData, u64>,
+    flows: FlowTables,
+    flow_counters: PerCpuArray<MapData, u64>,
+    sweeps: Arc<Sweeps>,
     vip_carried: Mapped<Counters, 3>,
     backend_carried: Mapped<Counters, 3>,
     drop_carried: Mapped<u64, 1>,
+    flow_carried: Mapped<u64, 1>,
     journal: Mapped<u64, 1>,
     /// Descriptors of all of them once more, for their usage.
     all: Vec<(&'static str, MapData)>,
 }
 
+/// The slots of all tables, which sweeps read while the data plane's owner writes.
+pub struct Slots(Mapped<Slot, 1>);
+
+impl Slots {
+    /// The slot at `index`; none where there are not as many.
+    pub fn at(&self, index: u32) -> Option<Slot> {
+        (index < self.0.entries).then(|| Slot::load(&self.0.cell(index)[0]))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> u32 {
+        self.0.entries
+    }
+}
+
+/// Counts that sweeps keep, of the established and of the embryonic table.
+pub struct Sweeps(Mapped<u64, 1>);
+
+/// One of the flow tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// Flows of which two packets were seen.
+    Established = 0,
+    /// Flows of which one packet was seen.
+    Embryonic = 1,
+}
+
+impl Sweeps {
+    const ENTRIES: u32 = 4;
+
+    /// Entries that sweeps have deleted from a table.
+    pub fn deleted(&self, table: Table) -> u64 {
+        self.0.load(table as u32)
+    }
+
+    /// Adds to [`Self::deleted`].
+    pub fn add_deleted(&self, table: Table, count: u64) {
+        self.0.store(table as u32, self.deleted(table) + count);
+    }
+
+    /// Entries that a table has lost to newer ones, as far as is known.
+    pub fn evicted(&self, table: Table) -> u64 {
+        self.0.load(2 + table as u32)
+    }
+
+    /// Notes a new value of [`Self::evicted`], which never goes down.
+    pub fn note_evicted(&self, table: Table, count: u64) {
+        self.0.store(2 + table as u32, count.max(self.evicted(table)));
+    }
+}
+
+/// The slots of one table that move.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MovingSlots {
+    /// How many.
+    pub count: u32,
+    /// Backend id → slots on which flows without an entry still belong to it, although it is not their current owner.
+    pub held: StdHashMap<u32, u32>,
+}
+
 /// The maps that the object declares, with the entries that they get; `None` for as many as the object says.
-pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 9] {
+pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 12] {
     [
         (maps::VIPS4, Some(capacity.keys4)),
         (maps::VIPS6, Some(capacity.keys6)),
         (maps::SLOTS, Some(capacity.slots)),
         (maps::BACKENDS, Some(capacity.backends)),
+        (maps::FLOWS, Some(capacity.flows)),
+        (maps::EMBRYOS, Some(capacity.embryos())),
         (maps::DEVICES, Some(DEVICES)),
         (maps::VIP_COUNTERS, Some(capacity.vips)),
         (maps::BACKEND_COUNTERS, Some(capacity.backends)),
         (maps::DROP_COUNTERS, Some(DropReason::COUNT as u32)),
+        (maps::FLOW_COUNTERS, Some(FlowOutcome::COUNT as u32)),
         (LOGS, None),
     ]
 }
 
-/// Makes and pins the maps that only the daemon uses.
-pub fn create_own(directory: &Path, capacity: Capacity) -> Result<(), Error> {
+/// Makes and pins the maps that the object does not declare; takes over from `before`, which has flow tables of the same
+/// size or other ones, what stays.
+pub fn create_own(directory: &Path, capacity: Capacity, before: Option<&Maps>) -> Result<(), Error> {
     let own = [
         (maps::VIP_RECORDS, size_of::<VipRecord>(), capacity.vips),
         (maps::VIP_CARRIED, size_of::<Counters>(), capacity.vips),
         (maps::BACKEND_CARRIED, size_of::<Counters>(), capacity.backends),
         (maps::DROP_CARRIED, size_of::<u64>(), DropReason::COUNT as u32),
+        (maps::FLOW_CARRIED, size_of::<u64>(), FlowOutcome::COUNT as u32),
         (JOURNAL, size_of::<u64>(), JOURNAL_ENTRIES),
     ];
     let array = (bpf_map_type::BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE);
-    let own = own.map(|(name, value_size, entries)| (name, array, value_size, entries));
+    let sweeps = before.is_none().then_some((SWEEPS, size_of::<u64>(), Sweeps::ENTRIES));
+    let own = own.into_iter().chain(sweeps).map(|(name, value_size, entries)| (name, array, value_size, entries));
     // In the object as well, but with values of eight bytes, which generic mode refuses before 5.15.
     let devices = (maps::DEVICES, (bpf_map_type::BPF_MAP_TYPE_DEVMAP_HASH, 0), size_of::<u32>(), DEVICES);
-    for (name, (kind, flags), value_size, entries) in own.into_iter().chain([devices]) {
+    for (name, (kind, flags), value_size, entries) in own.chain([devices]) {
         let map =
             aya_obj::Map::new_from_params(kind as u32, size_of::<u32>() as u32, value_size as u32, entries, flags);
         let map = MapData::create(map, name, None).map_err(Error::map("make", name))?;
-        map.pin(directory.join(name)).map_err(|error| Error::Map {
-            action: "pin",
-            name: name.to_owned(),
-            source: MapError::PinError { name: None, error },
-        })?;
+        map.pin(directory.join(name)).map_err(Error::pin(name))?;
     }
-    Ok(())
+    let Some(before) = before else { return Ok(()) };
+    let (name, sweeps) = before.all.iter().find(|(name, _)| *name == SWEEPS).expect("every map is in the list");
+    sweeps.pin(directory.join(name)).map_err(Error::pin(name))?;
+    if before.max_entries(maps::FLOWS)? == capacity.flows { before.flows.pin(directory) } else { Ok(()) }
 }
 
 impl Maps {
@@ -138,7 +213,8 @@ impl Maps {
     pub fn open(directory: &Path) -> Result<Self, Error> {
         let data = |name: &str| MapData::from_pin(directory.join(name)).map_err(Error::map("open", name));
         let names = Capacity::default();
-        let own = [maps::VIP_RECORDS, maps::VIP_CARRIED, maps::BACKEND_CARRIED, maps::DROP_CARRIED, JOURNAL];
+        let carried = [maps::VIP_CARRIED, maps::BACKEND_CARRIED, maps::DROP_CARRIED, maps::FLOW_CARRIED];
+        let own = carried.into_iter().chain([maps::VIP_RECORDS, SWEEPS, JOURNAL]);
         let mut all = Vec::new();
         for name in object_maps(names).map(|(name, _)| name).into_iter().chain(own) {
             // An object without log statements has no map for them.
@@ -153,15 +229,19 @@ impl Maps {
             vips4: hash(maps::VIPS4)?.try_into().map_err(layout(maps::VIPS4))?,
             vips6: hash(maps::VIPS6)?.try_into().map_err(layout(maps::VIPS6))?,
             records: Mapped::open(maps::VIP_RECORDS, data(maps::VIP_RECORDS)?)?,
-            slots: Mapped::open(maps::SLOTS, data(maps::SLOTS)?)?,
+            slots: Arc::new(Slots(Mapped::open(maps::SLOTS, data(maps::SLOTS)?)?)),
             backends: Mapped::open(maps::BACKENDS, data(maps::BACKENDS)?)?,
             devices: hash(maps::DEVICES)?.try_into().map_err(layout(maps::DEVICES))?,
             vip_counters: per_cpu(maps::VIP_COUNTERS)?.try_into().map_err(layout(maps::VIP_COUNTERS))?,
             backend_counters: per_cpu(maps::BACKEND_COUNTERS)?.try_into().map_err(layout(maps::BACKEND_COUNTERS))?,
             drop_counters: per_cpu(maps::DROP_COUNTERS)?.try_into().map_err(layout(maps::DROP_COUNTERS))?,
+            flows: FlowTables::open(directory)?,
+            flow_counters: per_cpu(maps::FLOW_COUNTERS)?.try_into().map_err(layout(maps::FLOW_COUNTERS))?,
+            sweeps: Arc::new(Sweeps(Mapped::open(SWEEPS, data(SWEEPS)?)?)),
             vip_carried: Mapped::open(maps::VIP_CARRIED, data(maps::VIP_CARRIED)?)?,
             backend_carried: Mapped::open(maps::BACKEND_CARRIED, data(maps::BACKEND_CARRIED)?)?,
             drop_carried: Mapped::open(maps::DROP_CARRIED, data(maps::DROP_CARRIED)?)?,
+            flow_carried: Mapped::open(maps::FLOW_CARRIED, data(maps::FLOW_CARRIED)?)?,
             journal: Mapped::open(JOURNAL, data(JOURNAL)?)?,
             all,
         })
@@ -169,16 +249,13 @@ impl Maps {
 
     /// Everything that the maps hold.
     pub fn read(&self) -> Result<State, Error> {
-        let info = |name: &str| {
-            let map = self.all.iter().find(|(other, _)| *other == name).map(|(_, map)| map.info());
-            map.expect("every map is in the list").map(|info| info.max_entries()).map_err(Error::map("look at", name))
-        };
         let capacity = Capacity {
             vips: self.records.entries,
-            keys4: info(maps::VIPS4)?,
-            keys6: info(maps::VIPS6)?,
+            keys4: self.max_entries(maps::VIPS4)?,
+            keys6: self.max_entries(maps::VIPS6)?,
             backends: self.backends.entries,
-            slots: self.slots.entries,
+            slots: self.slots.len(),
+            flows: self.max_entries(maps::FLOWS)?,
         };
         let journal = self.journal();
         let mut state = State::empty(capacity, journal.features);
@@ -232,27 +309,85 @@ impl Maps {
         self.records.store_in_order(id, record, [1, 0]);
     }
 
-    /// Computes and writes a table. Returns how many slots were others before.
-    pub fn put_table(&self, base: u32, slots: u32, owners: &[Owner]) -> usize {
+    /// Computes and writes a table; the flows of a table in `before` go on as `flows` says. Returns how many slots were others
+    /// before.
+    pub fn put_table(
+        &self,
+        base: u32,
+        slots: u32,
+        owners: &[Owner],
+        flows: Option<&Continuation>,
+        before: &Self,
+    ) -> usize {
         let backends: Vec<_> = owners.iter().map(|owner| owner.backend).collect();
         let table = maglev::table(&backends, slots);
+        let now = sys::now();
         let mut written = 0;
-        for (index, owner) in (base..).zip(table) {
-            let slot = owners.get(owner as usize).map_or(Slot::EMPTY, |owner| Slot::settled(owner.id));
-            let [cell] = self.slots.cell(index);
-            if Slot::load(cell) != slot {
-                slot.store(cell);
+        for (offset, owner) in (0..).zip(table) {
+            let owner = owners.get(owner as usize).map_or(NO_ID, |owner| owner.id);
+            let slot = match flows {
+                Some(flows) => given_to(before.slot(flows.base + offset), owner, now, flows),
+                None => Slot::settled(owner),
+            };
+            if self.put_slot(base + offset, slot) {
                 written += 1;
             }
         }
         written
     }
 
+    /// The slot at `index`, which must be one.
+    pub fn slot(&self, index: u32) -> Slot {
+        self.slots.at(index).unwrap_or_else(|| panic!("slot {index} of {}", self.slots.len()))
+    }
+
+    /// Writes a slot; whether it was another one before.
+    pub fn put_slot(&self, index: u32, slot: Slot) -> bool {
+        let [cell] = self.slots.0.cell(index);
+        let differs = Slot::load(cell) != slot;
+        if differs {
+            slot.store(cell);
+        }
+        differs
+    }
+
+    /// The slots of a table that move.
+    pub fn moving_slots(&self, base: u32, slots: u32) -> MovingSlots {
+        let mut moving = MovingSlots::default();
+        for slot in (base..base + slots).map(|index| self.slot(index)).filter(|slot| slot.is_moving()) {
+            moving.count += 1;
+            if !slot.is_settling() {
+                *moving.held.entry(slot.settled_owner()).or_default() += 1;
+            }
+        }
+        moving
+    }
+
+    /// The slots, for who reads them at leisure.
+    pub fn slots(&self) -> Arc<Slots> {
+        Arc::clone(&self.slots)
+    }
+
+    /// The flow tables.
+    pub fn flows(&self) -> &FlowTables {
+        &self.flows
+    }
+
+    /// The counts that sweeps keep.
+    pub fn sweeps(&self) -> &Arc<Sweeps> {
+        &self.sweeps
+    }
+
+    /// How many packets the flow tables were asked for, with this outcome.
+    pub fn flow_packets(&self, outcome: FlowOutcome) -> Result<u64, Error> {
+        let counted = total(&self.flow_counters, outcome as u32).map_err(Error::map("read", maps::FLOW_COUNTERS))?;
+        Ok(counted.wrapping_add(self.flow_carried.load(outcome as u32)))
+    }
+
     /// Counts the slots of a table by the backend that they give new flows to, into `counts` by its id.
     pub fn count_slots(&self, base: u32, slots: u32, counts: &mut [u32]) {
         for index in base..base + slots {
-            let [cell] = self.slots.cell(index);
-            if let Some(count) = counts.get_mut(Slot::load(cell).current() as usize) {
+            if let Some(count) = counts.get_mut(self.slot(index).current() as usize) {
                 *count += 1;
             }
         }
@@ -314,8 +449,8 @@ impl Maps {
 
     /// How many packets were dropped for `reason`.
     pub fn drops(&self, reason: DropReason) -> Result<u64, Error> {
-        let values = self.drop_counters.get(&(reason as u32), 0).map_err(Error::map("read", maps::DROP_COUNTERS))?;
-        Ok(values.iter().fold(self.drop_carried.load(reason as u32), |sum, value| sum.wrapping_add(*value)))
+        let counted = total(&self.drop_counters, reason as u32).map_err(Error::map("read", maps::DROP_COUNTERS))?;
+        Ok(counted.wrapping_add(self.drop_carried.load(reason as u32)))
     }
 
     /// Sets what a VIP counted, where no packet counts on it.
@@ -335,36 +470,47 @@ impl Maps {
         self.backend_carried.store(id, self.backend_carried.load(id).plus(counters));
     }
 
+    /// Takes over flows that are in the tables of `old` alone, where those are others. May be repeated.
+    pub fn carry_flows_from(&self, old: &Self) -> Result<(), Error> {
+        if self.max_entries(maps::FLOWS)? == old.max_entries(maps::FLOWS)? {
+            return Ok(());
+        }
+        old.flows.copy_to(&self.flows)
+    }
+
     /// Takes over what `old` counted for the VIPs and backends that are here too. May be repeated: it sets, not adds.
     pub fn carry_from(&self, old: &Self) -> Result<(), Error> {
         let old_vips: StdHashMap<_, _> =
             old.records.iter().map(|(id, record)| (record.name.as_str().to_owned(), id)).collect();
-        // Whichever way it is reached, to the operator it is the same backend.
-        let identity = |name: VipName, entry: Backend| (name.as_str().to_owned(), entry.address);
-        let old_backends: StdHashMap<_, _> = old
-            .backends
-            .iter()
-            .filter(|(_, entry)| entry.vip != NO_ID && entry.vip < old.records.entries)
-            .map(|(id, entry)| (identity(old.records.load(entry.vip).name, entry), id))
-            .collect();
+        let old_backends: StdHashMap<u32, Backend> =
+            old.backends.iter().filter(|(_, entry)| entry.vip != NO_ID).collect();
         for (id, record) in self.records.iter().filter(|(_, record)| record.name != VipName::default()) {
             if let Some(old_id) = old_vips.get(record.name.as_str()) {
                 self.vip_carried.store(id, old.vip_counters(*old_id)?);
             }
         }
         for (id, entry) in self.backends.iter().filter(|(_, entry)| entry.vip != NO_ID) {
-            if let Some(old_id) = old_backends.get(&identity(self.records.load(entry.vip).name, entry)) {
-                self.backend_carried.store(id, old.backend_counters(*old_id)?);
+            // Ids are the same in both.
+            if old_backends.get(&id).is_some_and(|old| (old.vip, old.address) == (entry.vip, entry.address)) {
+                self.backend_carried.store(id, old.backend_counters(id)?);
             }
         }
         for reason in DropReason::ALL {
             self.drop_carried.store(reason as u32, old.drops(reason)?);
         }
+        for outcome in FlowOutcome::ALL {
+            self.flow_carried.store(outcome as u32, old.flow_packets(outcome)?);
+        }
         Ok(())
     }
 
-    /// Fill and memory of every map; `state` knows how full those are that the daemon writes.
-    pub fn usage(&self, state: &State) -> Result<Vec<MapUsage>, Error> {
+    fn max_entries(&self, name: &str) -> Result<u32, Error> {
+        let map = self.all.iter().find(|(other, _)| *other == name).map(|(_, map)| map.info());
+        map.expect("every map is in the list").map(|info| info.max_entries()).map_err(Error::map("look at", name))
+    }
+
+    /// Fill and memory of every map; `state` knows how full those are that the daemon writes, `flows` the flow tables.
+    pub fn usage(&self, state: &State, flows: [u64; 2]) -> Result<Vec<MapUsage>, Error> {
         let (vips, backends) = (state.vips.len() as u64, state.backends.len() as u64);
         let keys = |v4: bool| state.keys.keys().filter(|key| key.address.is_ipv4() == v4).count() as u64;
         let slots = state.vips.values().map(|record| u64::from(record.slots)).sum();
@@ -377,6 +523,8 @@ impl Maps {
                 maps::SLOTS => slots,
                 maps::VIP_RECORDS | maps::VIP_COUNTERS | maps::VIP_CARRIED => vips,
                 maps::BACKENDS | maps::BACKEND_COUNTERS | maps::BACKEND_CARRIED => backends,
+                maps::FLOWS => flows[Table::Established as usize],
+                maps::EMBRYOS => flows[Table::Embryonic as usize],
                 maps::DEVICES => self.devices.keys().filter(Result::is_ok).count() as u64,
                 LOGS => continue,
                 _ => u64::from(max_entries),
@@ -448,6 +596,16 @@ impl<V: Pod, const WORDS: usize> Mapped<V, WORDS> {
     fn iter(&self) -> impl Iterator<Item = (u32, V)> {
         (0..self.entries).map(|index| (index, self.load(index)))
     }
+}
+
+/// A slot after a change that gives it to `owner`.
+fn given_to(before: Slot, owner: u32, now: Tick, flows: &Continuation) -> Slot {
+    let before = before.renamed(|id| flows.heirs.get(&id).copied().unwrap_or(id));
+    before.given_to(owner, now, |id| flows.down.contains(&id))
+}
+
+fn total(map: &PerCpuArray<MapData, u64>, index: u32) -> Result<u64, MapError> {
+    Ok(map.get(&index, 0)?.iter().fold(0, |sum: u64, value| sum.wrapping_add(*value)))
 }
 
 fn sum(map: &PerCpuArray<MapData, Counters>, index: u32) -> Result<Counters, MapError> {

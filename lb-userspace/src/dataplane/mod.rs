@@ -9,11 +9,13 @@
 mod error;
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod flows;
 mod generation;
 mod interface;
 mod links;
 mod maps;
 mod place;
+mod sweep;
 mod sys;
 #[cfg(test)]
 mod tests;
@@ -26,7 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_common::{BackendState, Counters, DropReason, Features, Forward, NextHop, NextHopCell};
+use lb_common::{BackendState, Counters, DropReason, Features, FlowOutcome, Forward, NextHop, NextHopCell, VipFlags};
 use log::{debug, info};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use serde::{Deserialize, Serialize};
@@ -34,18 +36,22 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::place::{DECAP, remove_tree};
 pub use self::{
     error::Error,
+    flows::{FlowTable, FlowTables},
     links::{Attachment, Links, Mode, Pinned, ProgramRef, detach_pinned, pinned},
-    maps::MapUsage,
+    maps::{MapUsage, Table},
     place::{detach_everything, detach_interface, interface_of, make_directories, mount_if_missing, names, pin_name},
+    sweep::{Sweep, Swept},
 };
 use self::{
     generation::{Draft, Generation},
-    maps::Maps,
+    maps::{Maps, MovingSlots},
     place::Place,
 };
 use crate::{
     config::{Config, XdpMode},
-    plan::{Capacity, Change, Destination, NextHops, Plan, PlanError, State, Step, required_features},
+    plan::{
+        Capacity, Change, Destination, NextHops, Plan, PlanError, State, Step, effective_weight, required_features,
+    },
 };
 
 /// Stands in for a grace period where the kernel does not offer one: it bounds nothing, but the program takes
@@ -70,6 +76,19 @@ pub struct Dataplane {
     slot_counts: Vec<u32>,
     /// First slot of every table whose slots were counted since it was written.
     counted: HashSet<u32>,
+    /// First slot of every table with slots that move.
+    moving: HashMap<u32, Moving>,
+    /// Sweeps that were begun.
+    sweeps: u64,
+    /// What the last one found.
+    swept: Option<Swept>,
+}
+
+/// A table with slots that move.
+struct Moving {
+    /// Sweeps that had been begun when the table was last written.
+    since: u64,
+    slots: MovingSlots,
 }
 
 /// What an apply did.
@@ -98,6 +117,14 @@ pub struct Backend {
     pub weight: u32,
     /// What the operator wants of it.
     pub state: BackendState,
+    /// The config does not have it any more; its flows may go on.
+    pub removed: bool,
+    /// Entries of its flows in the flow tables, as of the last sweep.
+    pub flows: u64,
+    /// Slots on which flows without an entry still belong to it although it is not their current owner.
+    pub held_slots: u32,
+    /// No packet has gone to it since a sweep that found nothing of it: it takes no new flows, and the last one has ended.
+    pub drained: bool,
     /// Where frames to it go; `None` while that is not known.
     pub next_hop: Option<NextHop>,
 }
@@ -118,6 +145,36 @@ pub struct Counts {
     pub backends: Vec<BackendCounts>,
     /// Dropped packets per reason, in the order of [`DropReason::ALL`].
     pub drops: Vec<(DropReason, u64)>,
+    /// Packets that the flow tables were asked for, by outcome, in the order of [`FlowOutcome::ALL`].
+    pub flow_packets: Vec<(FlowOutcome, u64)>,
+}
+
+/// What is tracked at present.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tracking {
+    /// The table of established flows.
+    pub established: TableUsage,
+    /// The table of flows of which one packet was seen.
+    pub embryonic: TableUsage,
+    /// Slots of VIPs that are served, on which every flow belongs to one backend.
+    pub settled_slots: u64,
+    /// Slots on which flows of several backends may be.
+    pub moving_slots: u64,
+    /// How long the last sweep took; `None` before the first.
+    pub sweep: Option<Duration>,
+}
+
+/// How a flow table is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableUsage {
+    /// Entries, as of the last sweep.
+    pub entries: u64,
+    /// Entries that it has room for.
+    pub max_entries: u64,
+    /// Entries that sweeps have taken out, because their flows had ended.
+    pub expired: u64,
+    /// Entries that gave way to newer ones, as of the last sweep.
+    pub evicted: u64,
 }
 
 /// What was counted for a backend.
@@ -158,7 +215,7 @@ impl Dataplane {
             Some(generation) => generation,
             None => {
                 let capacity = Capacity::with_headroom(Capacity::needed(config)?, &config.node);
-                Draft::new(&place, 1, capacity, required_features(config))?.finish(false)?
+                Draft::new(&place, 1, capacity, required_features(config), None)?.finish(false)?
             }
         };
         let state = generation.maps.read()?;
@@ -174,7 +231,11 @@ impl Dataplane {
             flips: HashMap::new(),
             slot_counts: Vec::new(),
             counted: HashSet::new(),
+            moving: HashMap::new(),
+            sweeps: 0,
+            swept: None,
         };
+        dataplane.find_moving();
         dataplane.resume(config)?;
         Ok(dataplane)
     }
@@ -199,31 +260,43 @@ impl Dataplane {
         self.settle()?;
         self.forget_gone_devices()?;
         let plan = self.plan(config)?;
-        let freed = self.freed_by(&plan);
         self.settled = None;
         let writes = match plan.rebuild() {
-            Some(capacity) => self.rebuild(&plan, capacity, required_features(config))?,
+            Some(capacity) => self.rebuild(&plan, capacity)?,
             None => self.apply_in_place(&plan)?,
         };
-        self.forget(freed)?;
         self.settled = Some(config.clone());
         Ok(Applied { changes: plan.into_changes(), writes, elapsed: started.elapsed() })
     }
 
-    /// The backends that run.
+    /// The backends that run, those included that were removed and have flows.
     pub fn backends(&self) -> Vec<Backend> {
         let backend = |(id, entry): (&u32, &lb_common::Backend)| {
+            let flows = self.swept.as_ref().and_then(|swept| swept.by_backend.get(*id as usize)).copied();
+            let moving = self.state.vips.get(&entry.vip).and_then(|record| self.moving.get(&record.slot_base));
+            let held_slots = moving.and_then(|moving| moving.slots.held.get(id)).copied().unwrap_or(0);
+            let swept_since = moving.is_none_or(|moving| self.has_swept_since(moving.since));
+            let takes_none = effective_weight(entry) == 0;
             Some(Backend {
                 id: *id,
                 vip: self.vip_name(entry.vip),
                 address: entry.address.into(),
                 forward: Forward::from_u32(entry.forward)?,
                 weight: entry.weight,
-                state: BackendState::from_u32(entry.state),
+                state: entry.backend_state(),
+                removed: entry.is_removed(),
+                flows: flows.unwrap_or(0),
+                held_slots,
+                drained: takes_none && held_slots == 0 && flows == Some(0) && swept_since,
                 next_hop: entry.next_hop.current().copied(),
             })
         };
         self.state.backends.iter().filter_map(backend).collect()
+    }
+
+    /// Where the backends are that were removed and have flows.
+    pub fn removed_destinations(&self) -> impl Iterator<Item = Destination> {
+        self.state.removed_backends().filter_map(|(_, entry)| Destination::of(entry))
     }
 
     /// Says where frames to these destinations go from now on, `None` for nowhere; other destinations stay as they are.
@@ -297,11 +370,73 @@ impl Dataplane {
             Ok(BackendCounts { vip: self.vip_name(entry.vip), address: entry.address.into(), counters })
         });
         let drops = DropReason::ALL.into_iter().map(|reason| Ok((reason, maps.drops(reason)?)));
+        let flow_packets = FlowOutcome::ALL.into_iter().map(|outcome| Ok((outcome, maps.flow_packets(outcome)?)));
         Ok(Counts {
             vips: vips.collect::<Result<_, Error>>()?,
             backends: backends.collect::<Result<_, Error>>()?,
             drops: drops.collect::<Result<_, Error>>()?,
+            flow_packets: flow_packets.collect::<Result<_, Error>>()?,
         })
+    }
+
+    /// What is tracked at present.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not say how large the tables are.
+    pub fn tracking(&self) -> Result<Tracking, Error> {
+        let maps = &self.generation.maps;
+        let entries = self.flow_entries();
+        let usage = |table: Table, max_entries: u32| TableUsage {
+            entries: entries[table as usize],
+            max_entries: max_entries.into(),
+            expired: maps.sweeps().deleted(table),
+            evicted: maps.sweeps().evicted(table),
+        };
+        let served = self.state.vips.values().filter(|record| !record.flags.contains(VipFlags::REMOVED));
+        let slots: u64 = served.map(|record| u64::from(record.slots)).sum();
+        let moving_slots = self.moving.values().map(|moving| u64::from(moving.slots.count)).sum();
+        let capacity = self.state.capacity;
+        Ok(Tracking {
+            established: usage(Table::Established, capacity.flows),
+            embryonic: usage(Table::Embryonic, capacity.embryos()),
+            settled_slots: slots.saturating_sub(moving_slots),
+            moving_slots,
+            sweep: self.swept.as_ref().map(|swept| swept.elapsed),
+        })
+    }
+
+    /// The flow tables, to be read at leisure.
+    pub fn flow_tables(&self) -> FlowTables {
+        self.generation.maps.flows().clone()
+    }
+
+    /// A sweep to be run on whichever thread, and then to be taken in.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not let counters be read.
+    pub fn sweep(&mut self) -> Result<Sweep, Error> {
+        self.sweeps += 1;
+        Sweep::new(self.generation.number(), self.sweeps, &self.generation.maps, &self.state)
+    }
+
+    /// Acts on what a sweep found: settles slots on which no flow is that could break, and frees removed VIPs and backends
+    /// that have no flow any more.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses a write.
+    pub fn take_in(&mut self, swept: Swept) -> Result<(), Error> {
+        // Other tables than those that were swept.
+        if swept.generation != self.generation.number() {
+            return Ok(());
+        }
+        self.free(&swept)?;
+        self.settle_slots(&swept);
+        self.note_evictions(&swept)?;
+        self.swept = Some(swept);
+        Ok(())
     }
 
     /// How many slots each backend has. Tables are read once after they were written.
@@ -332,7 +467,7 @@ impl Dataplane {
     ///
     /// The kernel does not say.
     pub fn map_usage(&self) -> Result<Vec<MapUsage>, Error> {
-        self.generation.maps.usage(&self.state)
+        self.generation.maps.usage(&self.state, self.flow_entries())
     }
 
     /// Id of the loaded program, for `EbpfLogger::init_from_id`. An apply may load another one: compare after each.
@@ -383,6 +518,7 @@ impl Dataplane {
                 // What was on its way when the links changed hands still counts there.
                 grace();
                 self.generation.maps.carry_from(&old.maps)?;
+                self.generation.maps.carry_flows_from(&old.maps)?;
                 break;
             }
         }
@@ -404,11 +540,12 @@ impl Dataplane {
         let mut writes = 0;
         if !plan.steps().is_empty() {
             self.note_applying(true);
-            writes = execute(&mut self.generation.maps, &mut self.state, plan.steps())?;
+            writes = execute(&mut self.generation.maps, &mut self.state, plan.steps(), None)?;
             self.note_applying(false);
             for step in plan.steps() {
-                if let Step::PutTable { base, .. } = step {
+                if let Step::PutTable { base, slots, .. } = step {
                     self.counted.remove(base);
+                    self.look_for_moving(*base, *slots);
                 }
             }
         }
@@ -426,7 +563,8 @@ impl Dataplane {
     }
 
     /// Makes the next generation, fills it, and hands the links over. Until then the old one is untouched.
-    fn rebuild(&mut self, plan: &Plan, capacity: Capacity, features: Features) -> Result<usize, Error> {
+    fn rebuild(&mut self, plan: &Plan, capacity: Capacity) -> Result<usize, Error> {
+        let features = plan.features().unwrap_or(self.state.features);
         let number = self.generation.number() + 1;
         debug!("generation {number} is made for {capacity:?}");
         let filled = self.fill(number, plan, capacity, features);
@@ -442,6 +580,9 @@ impl Dataplane {
         self.state = state;
         self.flips.clear();
         self.counted.clear();
+        self.swept = None;
+        self.moving.clear();
+        self.find_moving();
         self.settle().map(|()| writes)
     }
 
@@ -452,9 +593,11 @@ impl Dataplane {
         capacity: Capacity,
         features: Features,
     ) -> Result<(Generation, State, usize), Error> {
-        let mut draft = Draft::new(&self.place, number, capacity, features)?;
+        let before = &self.generation.maps;
+        let mut draft = Draft::new(&self.place, number, capacity, features, Some(before))?;
         let mut state = State::empty(capacity, features);
-        let writes = execute(&mut draft.maps, &mut state, plan.steps())?;
+        let writes = execute(&mut draft.maps, &mut state, plan.steps(), Some(before))?;
+        draft.maps.carry_flows_from(before)?;
         Ok((draft.finish(true)?, state, writes))
     }
 
@@ -476,16 +619,112 @@ impl Dataplane {
         }
     }
 
-    /// Where the backends are that a plan takes away.
-    fn freed_by(&self, plan: &Plan) -> HashSet<Destination> {
-        if plan.rebuild().is_some() {
-            return self.next_hops.keys().copied().collect();
+    /// Entries of the established and of the embryonic table, as of the last sweep.
+    fn flow_entries(&self) -> [u64; 2] {
+        self.swept.as_ref().map_or([0; 2], |swept| swept.entries)
+    }
+
+    /// Whether a sweep has been taken in that began after as many.
+    fn has_swept_since(&self, sweeps: u64) -> bool {
+        self.swept.as_ref().is_some_and(|swept| swept.number > sweeps)
+    }
+
+    /// Finds every table with slots that move.
+    fn find_moving(&mut self) {
+        let served = self.state.vips.values().filter(|record| !record.flags.contains(VipFlags::REMOVED));
+        let tables: Vec<_> = served.map(|record| (record.slot_base, record.slots)).collect();
+        for (base, slots) in tables {
+            self.look_for_moving(base, slots);
         }
-        let freed = plan.steps().iter().filter_map(|step| match step {
-            Step::FreeBackend { id, .. } => self.state.backends.get(id).and_then(Destination::of),
-            _ => None,
-        });
-        freed.collect()
+    }
+
+    /// Takes note of the slots of a table that move, if any.
+    fn look_for_moving(&mut self, base: u32, slots: u32) {
+        let moving = self.generation.maps.moving_slots(base, slots);
+        if moving == MovingSlots::default() {
+            self.moving.remove(&base);
+        } else {
+            self.moving.insert(base, Moving { since: self.sweeps, slots: moving });
+        }
+    }
+
+    /// Frees what was removed before a sweep that found no flow of it, and what no slot holds for flows without an entry.
+    fn free(&mut self, swept: &Swept) -> Result<(), Error> {
+        let is_removed =
+            |id: &u32| self.state.vips.get(id).is_some_and(|record| record.flags.contains(VipFlags::REMOVED));
+        let vips: Vec<u32> =
+            swept.removed_vips.iter().copied().filter(|id| is_removed(id) && !swept.has_flows(*id)).collect();
+        let is_free = |id: &u32| {
+            let Some(entry) = self.state.backends.get(id).filter(|entry| entry.is_removed()) else { return false };
+            let Some(record) = self.state.vips.get(&entry.vip) else { return true };
+            // The table of a removed VIP, which may be served again, names its backends.
+            if record.flags.contains(VipFlags::REMOVED) {
+                return vips.contains(&entry.vip);
+            }
+            let holds = |moving: &Moving| moving.since >= swept.number || moving.slots.held.contains_key(id);
+            swept.by_backend.get(*id as usize) == Some(&0) && !self.moving.get(&record.slot_base).is_some_and(holds)
+        };
+        let backends: Vec<u32> = swept.removed_backends.iter().copied().filter(is_free).collect();
+        if vips.is_empty() && backends.is_empty() {
+            return Ok(());
+        }
+        let freed = backends.iter().filter_map(|id| self.state.backends.get(id).and_then(Destination::of)).collect();
+        let steps = self.state.frees(&vips, &backends);
+        execute(&mut self.generation.maps, &mut self.state, &steps, None)?;
+        self.forget(freed)
+    }
+
+    /// Lets slots age, and settles those that only flows in the tables kept from it, of which there are none.
+    fn settle_slots(&mut self, swept: &Swept) {
+        let now = sys::now();
+        let idle = self.idle_times();
+        for (id, record) in &self.state.vips {
+            let (base, slots) = (record.slot_base, record.slots);
+            let Some(moving) = self.moving.get_mut(&base) else { continue };
+            // What was found is not about the table as it is now.
+            if moving.since >= swept.number {
+                continue;
+            }
+            let (tcp_idle, udp_idle) = idle.get(id).copied().unwrap_or_default();
+            for index in base..base + slots {
+                let slot = self.generation.maps.slot(index);
+                if slot.is_settling() && !swept.is_pinned(index) {
+                    self.generation.maps.put_slot(index, slot.settle());
+                } else {
+                    self.generation.maps.put_slot(index, slot.aged(now, tcp_idle, udp_idle));
+                }
+            }
+            moving.slots = self.generation.maps.moving_slots(base, slots);
+        }
+        self.moving.retain(|_, moving| moving.slots.count > 0);
+    }
+
+    /// By VIP id: the ticks without a packet after which a TCP and a UDP flow without an entry counts as new; none where the
+    /// VIP does not serve the protocol.
+    fn idle_times(&self) -> HashMap<u32, (u16, u16)> {
+        let mut idle: HashMap<u32, (u16, u16)> = HashMap::new();
+        for (key, route) in self.state.keys.iter().filter(|(key, _)| !key.is_marker()) {
+            let Some(record) = self.state.vips.get(&route.id) else { continue };
+            let (tcp, udp) = idle.entry(route.id).or_default();
+            if i32::from(key.protocol) == libc::IPPROTO_TCP {
+                *tcp = sweep::ticks(record.tcp_idle);
+            } else {
+                *udp = sweep::ticks(record.udp_idle);
+            }
+        }
+        idle
+    }
+
+    /// Entries that were made, are not there and were not taken out have given way to others.
+    fn note_evictions(&self, swept: &Swept) -> Result<(), Error> {
+        let maps = &self.generation.maps;
+        let sweeps = maps.sweeps();
+        let promoted = maps.flow_packets(FlowOutcome::Promoted)?;
+        for (table, moved_on) in [(Table::Established, 0), (Table::Embryonic, promoted)] {
+            let accounted = sweeps.deleted(table) + swept.entries[table as usize] + moved_on;
+            sweeps.note_evicted(table, swept.inserted[table as usize].saturating_sub(accounted));
+        }
+        Ok(())
     }
 
     /// Forgets the way to those of `destinations` where no backend is any more: nobody follows it from now on.
@@ -540,21 +779,22 @@ fn remove_all_but(place: &Place, number: u32) -> Result<(), Error> {
     others.try_for_each(|other| remove_tree(&place.generation(other)))
 }
 
-/// Does the steps to the maps and to their mirror. Returns the number of entries written.
-fn execute(maps: &mut Maps, state: &mut State, steps: &[Step]) -> Result<usize, Error> {
+/// Does the steps to the maps and to their mirror; flows that go on are in tables of `before`, or of `maps` themselves. Returns
+/// the number of entries written.
+fn execute(maps: &mut Maps, state: &mut State, steps: &[Step], before: Option<&Maps>) -> Result<usize, Error> {
     let mut writes = 0;
     let is_table = |step: &Step| matches!(step, Step::PutTable { .. });
     for run in steps.chunk_by(|a, b| is_table(a) && is_table(b)) {
         match run {
-            [step] => writes += execute_one(maps, step)?,
-            tables => writes += put_tables(maps, tables),
+            [step] => writes += execute_one(maps, step, before)?,
+            tables => writes += put_tables(maps, tables, before.unwrap_or(maps)),
         }
         run.iter().for_each(|step| state.record(step));
     }
     Ok(writes)
 }
 
-fn execute_one(maps: &mut Maps, step: &Step) -> Result<usize, Error> {
+fn execute_one(maps: &mut Maps, step: &Step, before: Option<&Maps>) -> Result<usize, Error> {
     match step {
         Step::PutBackend { id, entry, fresh } => {
             if *fresh {
@@ -566,7 +806,9 @@ fn execute_one(maps: &mut Maps, step: &Step) -> Result<usize, Error> {
             }
             maps.put_backend(*id, *entry);
         }
-        Step::PutTable { base, slots, owners } => return Ok(maps.put_table(*base, *slots, owners)),
+        Step::PutTable { base, slots, owners, flows } => {
+            return Ok(maps.put_table(*base, *slots, owners, flows.as_ref(), before.unwrap_or(maps)));
+        }
         Step::PutVip { id, record, fresh } => {
             if *fresh {
                 maps.reset_vip_counters(*id)?;
@@ -599,9 +841,9 @@ fn grace() {
 }
 
 /// Tables are independent of each other and most of the work of a first load: every CPU takes a share.
-fn put_tables(maps: &Maps, tables: &[Step]) -> usize {
+fn put_tables(maps: &Maps, tables: &[Step], before: &Maps) -> usize {
     let put = |step: &Step| match step {
-        Step::PutTable { base, slots, owners } => maps.put_table(*base, *slots, owners),
+        Step::PutTable { base, slots, owners, flows } => maps.put_table(*base, *slots, owners, flows.as_ref(), before),
         _ => 0,
     };
     let cpus = thread::available_parallelism().map_or(1, usize::from);

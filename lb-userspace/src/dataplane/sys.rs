@@ -1,5 +1,5 @@
-//! The system calls that the BPF library does not offer: links without its silent fallback to netlink, and the end of
-//! what read the maps.
+//! The system calls that the BPF library does not offer: links without its silent fallback to netlink, maps in batches, and
+//! the end of what read the maps.
 
 use std::{
     ffi::CString,
@@ -11,7 +11,9 @@ use std::{
     path::Path,
 };
 
+use aya::Pod;
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type};
+use lb_common::Tick;
 
 /// A program attached to an interface. Closing it detaches, unless it is pinned.
 #[derive(Debug)]
@@ -114,6 +116,68 @@ pub fn wait_for_readers() -> io::Result<()> {
     // SAFETY: takes integers only, and touches no memory of this process.
     let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, flags, cpu) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Where a walk over a hash map goes on: the number of a bucket.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cursor(Option<u32>);
+
+/// Reads entries of a hash map, as many as fit in `keys` and `values`. Returns how many, and where to go on, unless that were
+/// all.
+pub fn lookup_batch<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    cursor: Cursor,
+    keys: &mut [K],
+    values: &mut [V],
+) -> io::Result<(usize, Option<Cursor>)> {
+    let mut next = 0u32;
+    let mut attr = empty_attr();
+    attr.batch.in_batch = cursor.0.as_ref().map_or(0, |bucket| std::ptr::from_ref(bucket) as u64);
+    attr.batch.out_batch = &raw mut next as u64;
+    attr.batch.keys = keys.as_mut_ptr() as u64;
+    attr.batch.values = values.as_mut_ptr() as u64;
+    attr.batch.count = keys.len().min(values.len()) as u32;
+    attr.batch.map_fd = map.as_raw_fd() as u32;
+    let result = bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr);
+    // SAFETY: the member that the command is about.
+    let count = unsafe { attr.batch.count } as usize;
+    match result {
+        Ok(_) => Ok((count, Some(Cursor(Some(next))))),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok((count, None)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Deletes entries of a map, in order, until one is not there. Returns how many it deleted.
+pub fn delete_batch<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> (usize, io::Result<()>) {
+    let mut attr = empty_attr();
+    attr.batch.keys = keys.as_ptr() as u64;
+    attr.batch.count = keys.len() as u32;
+    attr.batch.map_fd = map.as_raw_fd() as u32;
+    let result = bpf(bpf_cmd::BPF_MAP_DELETE_BATCH, &mut attr).map(drop);
+    // SAFETY: the member that the command is about.
+    (unsafe { attr.batch.count } as usize, result)
+}
+
+/// Writes an entry of a map; `flags` are `BPF_NOEXIST`, `BPF_EXIST` or 0.
+pub fn update<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V, flags: u64) -> io::Result<()> {
+    let mut attr = empty_attr();
+    // SAFETY: of the union, this member is what BPF_MAP_UPDATE_ELEM reads; all of it is zero so far.
+    let element = unsafe { &mut attr.__bindgen_anon_2 };
+    element.map_fd = map.as_raw_fd() as u32;
+    element.key = std::ptr::from_ref(key) as u64;
+    element.__bindgen_anon_1.value = std::ptr::from_ref(value) as u64;
+    element.flags = flags;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// The time that programs read by `bpf_ktime_get_ns`.
+pub fn now() -> Tick {
+    // SAFETY: integers, for which zero is a value; the call fills them in.
+    let mut time: libc::timespec = unsafe { mem::zeroed() };
+    // SAFETY: the pointer is valid for the call, which knows this clock on every system.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    Tick::at(time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned())
 }
 
 fn empty_attr() -> bpf_attr {

@@ -18,6 +18,8 @@ pub struct Capacity {
     pub backends: u32,
     /// Slots.
     pub slots: u32,
+    /// Established flows.
+    pub flows: u32,
 }
 
 impl Capacity {
@@ -49,6 +51,7 @@ impl Capacity {
             keys6: keys(false),
             backends: within("max_backends", "backends", backends, config.node.max_backends)? + 1,
             slots: within("max_slots", "slots", slots, config.node.max_slots)?,
+            flows: Self::flows(&config.node),
         })
     }
 
@@ -69,7 +72,36 @@ impl Capacity {
             keys6: grown(needed.keys6, Self::MIN_KEYS, u32::MAX),
             backends: grown(needed.backends, Self::MIN_BACKENDS, node.max_backends.saturating_add(1)),
             slots: slots.max(Self::MIN_SLOTS).min(node.max_slots.max(needed.slots)).max(1),
+            flows: needed.flows,
         }
+    }
+
+    /// The established flows that the tables have room for: what the config says, else one for every 64 KiB of the host's
+    /// memory, as a power of two between 2^16 and 2^20. An entry takes about 100 bytes.
+    pub fn flows(node: &Node) -> u32 {
+        const MEMORY_PER_FLOW: u64 = 64 * 1024;
+        node.max_flows.unwrap_or_else(|| {
+            let flows = host_memory() / MEMORY_PER_FLOW;
+            1 << flows.checked_ilog2().unwrap_or(0).clamp(16, 20)
+        })
+    }
+
+    /// The embryonic flows that go with [`Self::flows`]: a quarter as many.
+    pub fn embryos(self) -> u32 {
+        (self.flows / 4).max(1)
+    }
+
+    /// Room for this many VIPs and backends more.
+    #[must_use]
+    pub fn and(self, vips: usize, backends: usize) -> Self {
+        let more = |count: u32, more: usize| count.saturating_add(u32::try_from(more).unwrap_or(u32::MAX));
+        Self { vips: more(self.vips, vips), backends: more(self.backends, backends), ..self }
+    }
+
+    /// As large as `node` wants the flow tables.
+    #[must_use]
+    pub fn with_flows_of(self, node: &Node) -> Self {
+        Self { flows: Self::flows(node), ..self }
     }
 
     /// At least as much as `other` everywhere.
@@ -81,8 +113,16 @@ impl Capacity {
             keys6: self.keys6.max(other.keys6),
             backends: self.backends.max(other.backends),
             slots: self.slots.max(other.slots),
+            flows: self.flows.max(other.flows),
         }
     }
+}
+
+/// Memory of this host in bytes; 0 where the kernel does not say.
+fn host_memory() -> u64 {
+    // SAFETY: both calls take an integer and read what the C library knows.
+    let (pages, size) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    u64::try_from(pages).unwrap_or(0) * u64::try_from(size).unwrap_or(0)
 }
 
 fn within(key: &'static str, what: &'static str, needed: u64, limit: u32) -> Result<u32, PlanError> {
@@ -99,15 +139,22 @@ mod tests {
     #[test]
     fn headroom_stops_at_the_limit_and_never_below_the_need() {
         let node = Node { max_vips: 100, max_backends: 1000, max_slots: 2_000_000, ..Node::default() };
-        let needed = Capacity { vips: 90, keys4: 300, keys6: 0, backends: 1001, slots: 1_900_000 };
+        let needed = Capacity { vips: 90, keys4: 300, keys6: 0, backends: 1001, slots: 1_900_000, flows: 7 };
         let sized = Capacity::with_headroom(needed, &node);
-        assert_eq!(sized, Capacity { vips: 101, keys4: 512, keys6: 256, backends: 1001, slots: 2_000_000 });
+        assert_eq!(sized, Capacity { vips: 101, keys4: 512, keys6: 256, backends: 1001, slots: 2_000_000, flows: 7 });
+    }
+
+    #[test]
+    fn flow_tables_follow_the_config_or_the_host() {
+        let flows = |max_flows| Capacity::flows(&Node { max_flows, ..Node::default() });
+        assert_eq!(flows(Some(5000)), 5000);
+        assert!(flows(None).is_power_of_two() && (1 << 16..=1 << 20).contains(&flows(None)), "{}", flows(None));
     }
 
     #[test]
     fn a_small_config_gets_the_minimum() {
-        let needed = Capacity { vips: 2, keys4: 2, keys6: 0, backends: 4, slots: 16_381 };
+        let needed = Capacity { vips: 2, keys4: 2, keys6: 0, backends: 4, slots: 16_381, flows: 7 };
         let sized = Capacity::with_headroom(needed, &Node::default());
-        assert_eq!(sized, Capacity { vips: 64, keys4: 256, keys6: 256, backends: 256, slots: 64 * 16_381 });
+        assert_eq!(sized, Capacity { vips: 64, keys4: 256, keys6: 256, backends: 256, slots: 64 * 16_381, flows: 7 });
     }
 }

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fmt,
     net::IpAddr,
+    time::Duration,
 };
 
 use lb_common::{Backend, BackendState, Features, Forward, VipFlags, VipRecord};
@@ -115,7 +116,7 @@ impl fmt::Display for Change {
 pub(super) fn changes(state: &State, index: &Index<'_>, wanted: &Wanted<'_>, features: Features) -> Vec<Change> {
     let mut changes = node_changes(state, wanted, features);
     for vip in &wanted.vips {
-        match vip.known {
+        match vip.known.filter(|known| !known.flags.contains(VipFlags::REMOVED)) {
             Some(known) => {
                 changes.extend(vip_changes(vip, known, index));
                 changes.extend(backend_changes(vip, index));
@@ -129,7 +130,8 @@ pub(super) fn changes(state: &State, index: &Index<'_>, wanted: &Wanted<'_>, fea
         }
     }
     let wanted: HashSet<u32> = wanted.vips.iter().map(|vip| vip.id).collect();
-    let gone = index.vips().into_iter().filter(|(id, _)| !wanted.contains(id));
+    let runs = |record: &VipRecord| !record.flags.contains(VipFlags::REMOVED);
+    let gone = index.vips().into_iter().filter(|(id, record)| !wanted.contains(id) && runs(record));
     changes.extend(gone.map(|(_, record)| Change::VipRemoved {
         vip: record.name.as_str().to_owned(),
         address: record.address.into(),
@@ -148,6 +150,7 @@ fn node_changes(state: &State, wanted: &Wanted<'_>, features: Features) -> Vec<C
     for backend in wanted.vips.iter().flat_map(|vip| &vip.backends) {
         if let Some((_, known)) = backend.known
             && known.forward == backend.entry.forward
+            && !known.is_removed()
             && source(known) != source(&backend.entry)
         {
             differing.entry(known.forward).or_insert(known);
@@ -188,12 +191,26 @@ fn vip_changes(vip: &WantedVip<'_>, known: &VipRecord, index: &Index<'_>) -> Vec
     differs("ports", ports_words(there), ports_words(ports));
     let hash = |flags: VipFlags| if flags.contains(VipFlags::HASH_SOURCE_IP) { "source-ip" } else { "5-tuple" };
     differs("hash", hash(known.flags).to_owned(), hash(vip.record.flags).to_owned());
+    differs("tracking", tracking_word(known.flags).to_owned(), tracking_word(vip.record.flags).to_owned());
+    let idle = |seconds: u16| humantime::format_duration(Duration::from_secs(seconds.into())).to_string();
+    differs("tcp_idle", idle(known.tcp_idle), idle(vip.record.tcp_idle));
+    differs("udp_idle", idle(known.udp_idle), idle(vip.record.udp_idle));
     differs("slots", known.slots.to_string(), vip.record.slots.to_string());
-    if let Some((_, member)) = index.members(vip.id).first() {
+    if let Some((_, member)) = index.members(vip.id).iter().find(|(_, entry)| !entry.is_removed()) {
         let mode = if member.forward == Forward::L2 as u32 { "l2" } else { "ipip" };
         differs("forward", mode.to_owned(), vip.config.forward.to_string());
     }
     changes
+}
+
+fn tracking_word(flags: VipFlags) -> &'static str {
+    if flags.contains(VipFlags::TRACK_ALWAYS) {
+        "always"
+    } else if flags.contains(VipFlags::TRACK_NEVER) {
+        "never"
+    } else {
+        "adaptive"
+    }
 }
 
 /// Sorted, so that only the set counts.
@@ -209,8 +226,8 @@ fn ports_words(mut ports: Vec<(u8, u16)>) -> String {
 /// By address: a backend that is reached in another way from now on is still the same to the operator.
 fn backend_changes(vip: &WantedVip<'_>, index: &Index<'_>) -> Vec<Change> {
     let name = || vip.config.name.clone();
-    let mut there: BTreeMap<IpAddr, &Backend> =
-        index.members(vip.id).iter().map(|(_, entry)| (entry.address.into(), *entry)).collect();
+    let members = index.members(vip.id).iter().filter(|(_, entry)| !entry.is_removed());
+    let mut there: BTreeMap<IpAddr, &Backend> = members.map(|(_, entry)| (entry.address.into(), *entry)).collect();
     let mut changes = Vec::new();
     for backend in &vip.backends {
         let address = backend.config.address;
@@ -225,7 +242,7 @@ fn backend_changes(vip: &WantedVip<'_>, index: &Index<'_>) -> Vec<Change> {
             }
         };
         differs("weight", known.weight.to_string(), weight.to_string());
-        differs("state", state_word(BackendState::from_u32(known.state)).to_owned(), state.to_owned());
+        differs("state", state_word(known.backend_state()).to_owned(), state.to_owned());
     }
     changes.extend(there.into_keys().map(|backend| Change::BackendRemoved { vip: name(), backend }));
     changes

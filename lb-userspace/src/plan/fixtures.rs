@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use lb_common::BackendState;
 
-use crate::config::{Backend, Config, FlowHash, ForwardMode, Vip};
+use crate::config::{Backend, Config, FlowHash, ForwardMode, Tracking, Vip};
 
 /// Slots of a VIP in tests: few, so that simulating every slot is quick.
 pub const SLOTS: u32 = 101;
@@ -23,6 +23,9 @@ pub fn vip(name: &str, address: &str, ports: &[&str], backends: &[&str]) -> Vip 
         forward: ForwardMode::Ipip,
         hash: FlowHash::FiveTuple,
         slots: SLOTS,
+        tracking: Tracking::Adaptive,
+        tcp_idle: Vip::DEFAULT_TCP_IDLE,
+        udp_idle: Vip::DEFAULT_UDP_IDLE,
         backends: backends.iter().map(|address| backend(address, 100)).collect(),
     }
 }

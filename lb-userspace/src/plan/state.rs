@@ -8,7 +8,9 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use lb_common::{Backend, BackendState, Be16, Features, Forward, MARKER, NO_ID, Vip4Key, Vip6Key, VipRecord, VipRoute};
+use lb_common::{
+    Backend, BackendState, Be16, Features, Forward, MARKER, NO_ID, Vip4Key, Vip6Key, VipFlags, VipRecord, VipRoute,
+};
 
 use super::{Capacity, Step};
 
@@ -48,11 +50,33 @@ impl State {
         }
     }
 
+    /// The VIPs that no config has any more: they stay until nothing in the flow tables is of them.
+    pub fn removed_vips(&self) -> impl Iterator<Item = (u32, &VipRecord)> {
+        self.vips
+            .iter()
+            .filter(|(_, record)| record.flags.contains(VipFlags::REMOVED))
+            .map(|(id, record)| (*id, record))
+    }
+
+    /// The backends that no config has any more: they stay until their last flow has ended.
+    pub fn removed_backends(&self) -> impl Iterator<Item = (u32, &Backend)> {
+        self.backends.iter().filter(|(_, entry)| entry.is_removed()).map(|(id, entry)| (*id, entry))
+    }
+
+    /// What frees these VIPs and backends, of which nothing is left in slots and flow tables, nor any packet on its way.
+    pub fn frees(&self, vips: &[u32], backends: &[u32]) -> Vec<Step> {
+        let heir = |id: &u32| self.backends.get(id).map(|entry| entry.heir).filter(|heir| *heir != NO_ID);
+        let backends = backends.iter().map(|id| Step::FreeBackend { id: *id, heir: heir(id) });
+        let vips = vips.iter().map(|id| Step::FreeVip { id: *id });
+        backends.chain(vips).collect()
+    }
+
     /// The features that packets need while the maps hold this.
     pub fn features_in_use(&self) -> Features {
         let keys = self.keys.keys().map(|key| key.features());
         let backends = self.backends.values().filter_map(|entry| Forward::from_u32(entry.forward)).map(forward_feature);
-        keys.chain(backends).fold(Features::default(), Features::with)
+        let tracks = self.vips.values().any(|record| !record.flags.contains(VipFlags::TRACK_NEVER));
+        keys.chain(backends).chain(tracks.then_some(Features::TRACKING)).fold(Features::default(), Features::with)
     }
 
     /// Ranges of slots that some packet may look into: first slot and number.
@@ -74,7 +98,10 @@ pub(super) fn forward_feature(forward: Forward) -> Features {
 
 /// The weight that an entry counts with in its VIP's table.
 pub fn effective_weight(entry: &Backend) -> u32 {
-    match BackendState::from_u32(entry.state) {
+    if entry.is_removed() {
+        return 0;
+    }
+    match entry.backend_state() {
         BackendState::Active => entry.weight,
         BackendState::Drain | BackendState::Down => 0,
     }

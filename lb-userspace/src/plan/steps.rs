@@ -1,31 +1,31 @@
 //! The order of the map writes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::VipRoute;
+use lb_common::{Backend, VipRecord, VipRoute};
 
 use super::{
     State, Step, VipKey,
     wanted::{Index, Wanted, WantedVip, keys},
 };
 
-/// From `state` to `wanted`: what packets will come across first, then the ways to it, then away with the old ways, and
-/// last with what they led to.
+/// From `state` to `wanted`: what packets will come across first, then the ways to it, then away with the old ways.
 pub(super) fn steps(state: &State, index: &Index<'_>, wanted: &Wanted<'_>) -> Vec<Step> {
     let vips = &wanted.vips;
     let mut steps: Vec<Step> = vips.iter().flat_map(|vip| put_backends(vip, state)).collect();
+    steps.extend(
+        wanted.leaving.iter().flat_map(|vip| &vip.backends).filter_map(|(id, entry)| put_backend(*id, *entry, state)),
+    );
     steps.extend(vips.iter().filter(|vip| !vip.table_stays_in(state, index)).map(WantedVip::table));
-    steps.extend(vips.iter().filter_map(|vip| put_vip(vip, state)));
+    steps.extend(vips.iter().filter_map(|vip| put_record(vip.id, vip.record, state)));
     let routes = routes(wanted);
     steps.extend(put_keys(state, &routes));
-    let removals = remove_keys(state, index, wanted, &routes);
-    let frees = frees(index, wanted);
+    steps.extend(remove_keys(state, index, wanted, &routes));
+    let leaving = wanted.leaving.iter().filter_map(|vip| put_record(vip.id, vip.record, state));
+    steps.extend(leaving);
     // A table that moved leaves slots behind that the next plan may hand out.
-    let moves = vips.iter().any(|vip| vip.is_in(state) && vip.table_moves());
-    if moves || !removals.is_empty() || !frees.is_empty() {
-        steps.extend(removals);
+    if vips.iter().any(|vip| vip.is_in(state) && vip.table_moves()) {
         steps.push(Step::Grace);
-        steps.extend(frees);
     }
     steps
 }
@@ -41,17 +41,19 @@ impl WantedVip<'_> {
     }
 }
 
-fn put_backends(vip: &WantedVip<'_>, state: &State) -> Vec<Step> {
-    let put = |id: u32, entry| match state.backends.get(&id) {
-        Some(there) if *there == entry => None,
-        there => Some(Step::PutBackend { id, entry, fresh: there.is_none() }),
-    };
-    vip.backends.iter().filter_map(|backend| put(backend.id, backend.entry)).collect()
+fn put_backends(vip: &WantedVip<'_>, state: &State) -> impl Iterator<Item = Step> {
+    let wanted = vip.backends.iter().map(|backend| (backend.id, backend.entry));
+    wanted.chain(vip.leaving.iter().copied()).filter_map(|(id, entry)| put_backend(id, entry, state))
 }
 
-fn put_vip(vip: &WantedVip<'_>, state: &State) -> Option<Step> {
-    let there = state.vips.get(&vip.id);
-    (there != Some(&vip.record)).then(|| Step::PutVip { id: vip.id, record: vip.record, fresh: there.is_none() })
+fn put_backend(id: u32, entry: Backend, state: &State) -> Option<Step> {
+    let there = state.backends.get(&id);
+    (there != Some(&entry)).then(|| Step::PutBackend { id, entry, fresh: there.is_none() })
+}
+
+fn put_record(id: u32, record: VipRecord, state: &State) -> Option<Step> {
+    let there = state.vips.get(&id);
+    (there != Some(&record)).then(|| Step::PutVip { id, record, fresh: there.is_none() })
 }
 
 /// Every key that is wanted, markers included, and what it leads to.
@@ -81,16 +83,4 @@ fn remove_keys(
         markers.into_iter().filter(|marker| !wanted.markers.contains(marker) && state.keys.contains_key(marker));
     let services = there.into_iter().filter(|key| !routes.contains_key(key));
     markers.chain(services).map(|key| Step::RemoveKey { key }).collect()
-}
-
-fn frees(index: &Index<'_>, wanted: &Wanted<'_>) -> Vec<Step> {
-    let vips: HashSet<u32> = wanted.vips.iter().map(|vip| vip.id).collect();
-    let backends = || wanted.vips.iter().flat_map(|vip| &vip.backends);
-    let kept: HashSet<u32> = backends().map(|backend| backend.id).collect();
-    let heirs: HashMap<u32, u32> =
-        backends().filter_map(|backend| backend.known.map(|(known, _)| (known, backend.id))).collect();
-    let free_backend = |id: u32| Step::FreeBackend { id, heir: heirs.get(&id).copied() };
-    let gone_backends = index.backend_ids().into_iter().filter(|id| !kept.contains(id)).map(free_backend);
-    let gone_vips = index.vips().into_keys().filter(|id| !vips.contains(id)).map(|id| Step::FreeVip { id });
-    gone_backends.chain(gone_vips).collect()
 }

@@ -3,18 +3,21 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
+    time::Duration,
 };
 
 use ipnet::{Ipv4Net, Ipv6Net};
-use lb_common::{Address, Backend, Be32, Forward, NextHopCell, VipFlags, VipName, VipRecord, VipRoute};
+use lb_common::{
+    Address, Backend, BackendState, Be32, Forward, NO_ID, NextHopCell, VipFlags, VipName, VipRecord, VipRoute,
+};
 
 use super::{
-    Destination, NextHops, Owner, State, Step, VipKey,
+    Continuation, Destination, NextHops, Owner, State, Step, VipKey,
     allocate::{KeptIds, Pools},
     effective_weight,
 };
 use crate::{
-    config::{self, Config, FlowHash, ForwardMode, Node, Protocol},
+    config::{self, Config, FlowHash, ForwardMode, Node, Protocol, Tracking},
     maglev::WeightedBackend,
 };
 
@@ -30,6 +33,8 @@ pub(super) struct Scope<'a> {
 pub(super) struct Wanted<'a> {
     pub(super) node: &'a Node,
     pub(super) vips: Vec<WantedVip<'a>>,
+    /// VIPs that the config does not have, while flows of theirs may be in the tables.
+    pub(super) leaving: Vec<LeavingVip>,
     /// The markers of all VIPs, those out of the scope included.
     pub(super) markers: HashSet<VipKey>,
 }
@@ -42,6 +47,16 @@ pub(super) struct WantedVip<'a> {
     pub(super) known: Option<&'a VipRecord>,
     pub(super) record: VipRecord,
     pub(super) backends: Vec<WantedBackend<'a>>,
+    /// Backends that the config does not have, while flows of theirs may go on: id and entry.
+    pub(super) leaving: Vec<(u32, Backend)>,
+}
+
+/// A VIP that the config does not have.
+pub(super) struct LeavingVip {
+    pub(super) id: u32,
+    pub(super) record: VipRecord,
+    /// Id and entry.
+    pub(super) backends: Vec<(u32, Backend)>,
 }
 
 /// A backend as the config wants it.
@@ -57,8 +72,8 @@ pub(super) struct WantedBackend<'a> {
 #[derive(Default)]
 pub(super) struct Index<'a> {
     vips: HashMap<&'a str, (u32, &'a VipRecord)>,
-    /// By VIP id and address.
-    backends: HashMap<(u32, Address), (u32, &'a Backend)>,
+    /// By VIP id and address. There are several where a real server was reached in other ways before.
+    backends: HashMap<(u32, Address), Vec<(u32, &'a Backend)>>,
     /// VIP id → its backends in the order of their ids.
     members: HashMap<u32, Vec<(u32, &'a Backend)>>,
     /// VIP id → its keys in their order.
@@ -101,9 +116,12 @@ impl<'a> Wanted<'a> {
         mut pools: Pools<'_>,
     ) -> Option<Self> {
         let vips = scope.vips.iter().map(|vip| WantedVip::assign(vip, &config.node, index, next_hops, &mut pools));
-        let vips = vips.collect::<Option<_>>()?;
+        let vips = vips.collect::<Option<Vec<_>>>()?;
+        let kept: HashSet<u32> = vips.iter().map(|vip| vip.id).collect();
+        let leaving = index.vips().into_iter().filter(|(id, _)| !kept.contains(id));
         Some(Self {
             node: &config.node,
+            leaving: leaving.map(|(id, record)| LeavingVip::new(id, record, index, pools.keep_tables)).collect(),
             vips,
             markers: config.vips.iter().flat_map(keys).map(VipKey::marker).collect(),
         })
@@ -132,11 +150,9 @@ impl<'a> WantedVip<'a> {
             address: config.address.into(),
             slot_base,
             slots: config.slots,
-            flags: match config.hash {
-                FlowHash::FiveTuple => VipFlags::default(),
-                FlowHash::SourceIp => VipFlags::HASH_SOURCE_IP,
-            },
-            reserved: 0,
+            flags: flags(config),
+            tcp_idle: whole_seconds(config.tcp_idle),
+            udp_idle: whole_seconds(config.udp_idle),
         };
         let backend = |backend: &'a config::Backend| {
             let mut entry = entry(id, config, backend, node);
@@ -154,8 +170,23 @@ impl<'a> WantedVip<'a> {
             };
             Some(WantedBackend { config: backend, id, known, entry })
         };
-        let backends = config.backends.iter().map(backend).collect::<Option<_>>()?;
-        Some(Self { config, id, known: known.map(|(_, record)| record), record, backends })
+        let backends = config.backends.iter().map(backend).collect::<Option<Vec<_>>>()?;
+        let keep_tables = pools.keep_tables;
+        let mut vip =
+            Self { config, id, known: known.map(|(_, record)| record), record, backends, leaving: Vec::new() };
+        if known.is_some() {
+            vip.leaving = vip.leaving(index, keep_tables);
+        }
+        Some(vip)
+    }
+
+    /// What is there of this VIP and is not wanted.
+    fn leaving(&self, index: &Index<'_>, keep_tables: bool) -> Vec<(u32, Backend)> {
+        let kept: HashSet<u32> = self.backends.iter().map(|own| own.id).collect();
+        let heirs: HashMap<Address, &WantedBackend<'_>> =
+            self.backends.iter().map(|own| (own.entry.address, own)).collect();
+        let gone = index.members(self.id).iter().filter(|(id, _)| !kept.contains(id));
+        gone.map(|(id, there)| (*id, removed(there, heirs.get(&there.address).copied(), keep_tables))).collect()
     }
 
     pub(super) fn route(&self) -> VipRoute {
@@ -170,7 +201,37 @@ impl<'a> WantedVip<'a> {
             (weight > 0).then_some(Owner { backend: weighted, id: backend.id })
         };
         let owners = self.backends.iter().filter_map(owner).collect();
-        Step::PutTable { base: self.record.slot_base, slots: self.record.slots, owners }
+        Step::PutTable { base: self.record.slot_base, slots: self.record.slots, owners, flows: self.flows() }
+    }
+
+    /// The flows that go on. Where another number of slots, or another hash, leads every flow to another slot, what slots
+    /// remember is of no use.
+    fn flows(&self) -> Option<Continuation> {
+        let same_slots = |known: &VipRecord| {
+            let hash = |record: &VipRecord| record.flags.contains(VipFlags::HASH_SOURCE_IP);
+            known.slots == self.record.slots && hash(known) == hash(&self.record)
+        };
+        let known = self.known.filter(|known| same_slots(known))?;
+        if self.record.flags.contains(VipFlags::TRACK_NEVER) {
+            return None;
+        }
+        Some(Continuation {
+            base: known.slot_base,
+            heirs: self
+                .leaving
+                .iter()
+                .filter(|(_, entry)| entry.heir != NO_ID)
+                .map(|(id, entry)| (*id, entry.heir))
+                .collect(),
+            down: self.down().collect(),
+        })
+    }
+
+    /// Ids of its backends that are down.
+    fn down(&self) -> impl Iterator<Item = u32> {
+        let wanted = self.backends.iter().map(|own| (own.id, &own.entry));
+        let leaving = self.leaving.iter().map(|(id, entry)| (*id, entry));
+        wanted.chain(leaving).filter(|(_, entry)| entry.is_down()).map(|(id, _)| id)
     }
 
     /// Whether its table lies elsewhere than before.
@@ -179,9 +240,16 @@ impl<'a> WantedVip<'a> {
         self.known.is_some_and(|known| place(known) != place(&self.record))
     }
 
-    /// Whether the table that is there is the one that is wanted: same place, same ids with the same weights.
+    /// Whether the table that is there is the one that is wanted: same place, same ids with the same weights, nobody else down,
+    /// and flows remembered or not as before.
     pub(super) fn table_stays(&self, index: &Index<'_>) -> bool {
-        if self.known.is_none() || self.table_moves() {
+        let remembers = |record: &VipRecord| (record.flags.without(VipFlags::TRACK_ALWAYS), record.slots);
+        if self.known.is_none_or(|known| remembers(known) != remembers(&self.record)) || self.table_moves() {
+            return false;
+        }
+        let down: HashSet<u32> =
+            index.members(self.id).iter().filter(|(_, entry)| entry.is_down()).map(|(id, _)| *id).collect();
+        if !self.down().all(|id| down.contains(&id)) {
             return false;
         }
         let taking = |id: u32, entry: &Backend| Some((id, effective_weight(entry))).filter(|(_, weight)| *weight > 0);
@@ -192,6 +260,46 @@ impl<'a> WantedVip<'a> {
     }
 }
 
+impl LeavingVip {
+    fn new(id: u32, there: &VipRecord, index: &Index<'_>, keep_tables: bool) -> Self {
+        let mut record = VipRecord { flags: there.flags.with(VipFlags::REMOVED), ..*there };
+        if !keep_tables {
+            (record.slot_base, record.slots) = (0, 0);
+        }
+        let backends = index.members(id).iter().map(|(id, there)| (*id, removed(there, None, keep_tables)));
+        Self { id, record, backends: backends.collect() }
+    }
+}
+
+/// The entry of a backend that is not wanted; `heir` is the same real server as it is wanted.
+fn removed(there: &Backend, heir: Option<&WantedBackend<'_>>, keep_tables: bool) -> Backend {
+    let is_down = heir.map_or(there.is_down(), |heir| heir.entry.is_down());
+    let state = if is_down { BackendState::Down } else { BackendState::Drain };
+    Backend {
+        state: state as u32 | Backend::REMOVED,
+        heir: heir.map_or(there.heir, |heir| heir.id),
+        next_hop: if keep_tables { there.next_hop } else { NextHopCell::new(there.next_hop.current().copied()) },
+        ..*there
+    }
+}
+
+fn flags(vip: &config::Vip) -> VipFlags {
+    let hash = match vip.hash {
+        FlowHash::FiveTuple => VipFlags::default(),
+        FlowHash::SourceIp => VipFlags::HASH_SOURCE_IP,
+    };
+    hash.with(match vip.tracking {
+        Tracking::Adaptive => VipFlags::default(),
+        Tracking::Always => VipFlags::TRACK_ALWAYS,
+        Tracking::Never => VipFlags::TRACK_NEVER,
+    })
+}
+
+/// Idle times are whole seconds below 2^16.
+fn whole_seconds(idle: Duration) -> u16 {
+    u16::try_from(idle.as_secs()).unwrap_or(u16::MAX)
+}
+
 impl<'a> Index<'a> {
     pub(super) fn of(state: &'a State, scope: &Scope<'_>) -> Self {
         let mut index = Self::default();
@@ -199,7 +307,7 @@ impl<'a> Index<'a> {
             index.vips.insert(record.name.as_str(), (*id, record));
         }
         for (id, entry) in state.backends.iter().filter(|(_, entry)| scope.has(entry.vip)) {
-            index.backends.insert((entry.vip, entry.address), (*id, entry));
+            index.backends.entry((entry.vip, entry.address)).or_default().push((*id, entry));
             index.members.entry(entry.vip).or_default().push((*id, entry));
         }
         for (key, route) in state.keys.iter().filter(|(key, route)| !key.is_marker() && scope.has(route.id)) {
@@ -213,34 +321,22 @@ impl<'a> Index<'a> {
         self.vips.values().copied().collect()
     }
 
-    /// The ids of the backends of all VIPs, in their order.
-    pub(super) fn backend_ids(&self) -> BTreeSet<u32> {
-        self.members.values().flatten().map(|(id, _)| *id).collect()
-    }
-
     /// The keys of all VIPs without the markers, in their order.
     pub(super) fn all_keys(&self) -> BTreeSet<VipKey> {
         self.keys.values().flatten().copied().collect()
     }
 
-    /// The ids of what of `config` is there already.
-    pub(super) fn kept_by(&self, config: &Config) -> KeptIds {
-        let mut kept = KeptIds::default();
-        for vip in &config.vips {
-            let Some((id, _)) = self.vips.get(vip.name.as_str()) else { continue };
-            kept.vips.push(*id);
-            for backend in &vip.backends {
-                let entry = entry(*id, vip, backend, &config.node);
-                let there = self.backend(&entry).filter(|(_, there)| same_constants(&entry, there));
-                kept.backends.extend(there.map(|(id, _)| id));
-            }
-        }
-        kept
+    /// The ids of all that is there: what is no longer wanted has flows.
+    pub(super) fn ids(&self) -> KeptIds {
+        let backends = self.members.values().flatten().map(|(id, _)| *id);
+        KeptIds { vips: self.vips.values().map(|(id, _)| *id).collect(), backends: backends.collect() }
     }
 
-    /// What is there of the backend that `entry` is of.
+    /// What is there of the backend that `entry` is of: the same way to it, else the one in use, else any.
     fn backend(&self, entry: &Backend) -> Option<(u32, &'a Backend)> {
-        self.backends.get(&(entry.vip, entry.address)).copied()
+        let there = self.backends.get(&(entry.vip, entry.address))?;
+        let same = there.iter().find(|(_, there)| same_constants(entry, there));
+        same.or_else(|| there.iter().find(|(_, there)| !there.is_removed())).or_else(|| there.first()).copied()
     }
 
     /// The backends of a VIP, in the order of their ids.
@@ -299,6 +395,7 @@ fn entry(vip_id: u32, vip: &config::Vip, backend: &config::Backend, node: &Node)
         forward: forward as u32,
         weight: backend.weight,
         state: backend.state as u32,
+        heir: NO_ID,
         next_hop: NextHopCell::default(),
     }
 }
@@ -322,8 +419,18 @@ fn outer_sum(destination: u32, protocol: u32) -> u32 {
 
 /// Whether two entries agree in everything that must not change while slots name them.
 fn same_constants(a: &Backend, b: &Backend) -> bool {
-    let Backend { address, outer_source, outer_source_mask, outer_sum, vip, forward, weight: _, state: _, next_hop: _ } =
-        *a;
+    let Backend {
+        address,
+        outer_source,
+        outer_source_mask,
+        outer_sum,
+        vip,
+        forward,
+        weight: _,
+        state: _,
+        heir: _,
+        next_hop: _,
+    } = *a;
     (address, outer_source, outer_source_mask, outer_sum, vip, forward)
         == (b.address, b.outer_source, b.outer_source_mask, b.outer_sum, b.vip, b.forward)
 }

@@ -110,6 +110,9 @@ mod tests {
             forward: "l2".to_owned(),
             hash: "5-tuple".to_owned(),
             slots: 7,
+            tracking: "adaptive".to_owned(),
+            tcp_idle: "15m".to_owned(),
+            udp_idle: "1m".to_owned(),
             backends: Vec::new(),
         };
         let mut row = |seconds, count| {

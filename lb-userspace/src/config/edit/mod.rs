@@ -16,56 +16,21 @@ use serde::{Deserialize, Serialize};
 use self::document::Document;
 pub use self::file::{WriteError, write_atomically};
 use super::{
-    model::{FlowHash, ForwardMode, Port, state_serde},
+    idle::IdleTime,
+    model::{FlowHash, ForwardMode, Port, Tracking, state_serde},
     section, suggest,
 };
 
-/// A change of a config file. What is `None` in a `…Set` stays as it is, in an `…Add` it gets its default.
+/// A change of a config file. What a `…Set` has no value for stays as it is, in an `…Add` it gets its default.
 ///
 /// As JSON: `{"op": "backend_set", "vip": "web", "address": "10.0.1.11", "weight": 50}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Edit {
     /// A new VIP at the end of the file.
-    VipAdd {
-        /// Its name, which no other VIP may have.
-        name: String,
-        /// Its address.
-        address: IpAddr,
-        /// What is served on it.
-        ports: Vec<Port>,
-        /// How packets reach its backends.
-        forward: ForwardMode,
-        /// What makes a flow.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        hash: Option<FlowHash>,
-        /// Size of its Maglev table.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        slots: Option<u32>,
-        /// Its backends.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        backends: Vec<NewBackend>,
-    },
+    VipAdd(NewVip),
     /// Other values for a VIP.
-    VipSet {
-        /// Its name.
-        name: String,
-        /// Its new address.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        address: Option<IpAddr>,
-        /// All that is to be served on it.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        ports: Option<Vec<Port>>,
-        /// How packets are to reach its backends.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        forward: Option<ForwardMode>,
-        /// What is to make a flow.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        hash: Option<FlowHash>,
-        /// New size of its Maglev table.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        slots: Option<u32>,
-    },
+    VipSet(VipValues),
     /// A VIP and its backends go, with the comments inside and directly above it.
     VipRemove {
         /// Its name.
@@ -114,6 +79,70 @@ pub enum Edit {
         /// Its name.
         name: String,
     },
+}
+
+/// A VIP that comes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewVip {
+    /// Its name, which no other VIP may have.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// What is served on it.
+    pub ports: Vec<Port>,
+    /// How packets reach its backends.
+    pub forward: ForwardMode,
+    /// What makes a flow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<FlowHash>,
+    /// Size of its Maglev table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slots: Option<u32>,
+    /// Which of its flows are remembered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracking: Option<Tracking>,
+    /// How long a TCP flow may be silent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp_idle: Option<IdleTime>,
+    /// How long a UDP flow may be silent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub udp_idle: Option<IdleTime>,
+    /// Its backends.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backends: Vec<NewBackend>,
+}
+
+/// What a VIP is to have from now on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VipValues {
+    /// Its name, which stays.
+    pub name: String,
+    /// Its new address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    /// All that is to be served on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ports: Option<Vec<Port>>,
+    /// How packets are to reach its backends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forward: Option<ForwardMode>,
+    /// What is to make a flow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<FlowHash>,
+    /// New size of its Maglev table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slots: Option<u32>,
+    /// Which of its flows are to be remembered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracking: Option<Tracking>,
+    /// How long a TCP flow may be silent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp_idle: Option<IdleTime>,
+    /// How long a UDP flow may be silent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub udp_idle: Option<IdleTime>,
 }
 
 /// A backend that a new VIP comes with.
@@ -189,11 +218,11 @@ pub enum EditError {
 /// The text of a config after `edit`.
 pub fn apply_edit(text: &str, edit: &Edit) -> Result<String, EditError> {
     let range = match edit {
-        Edit::VipAdd { name, .. } => match section::vip(text, name) {
+        Edit::VipAdd(NewVip { name, .. }) => match section::vip(text, name) {
             Some(_) => return Err(EditError::VipExists(name.clone())),
             None => section::last(text),
         },
-        Edit::VipSet { name, .. } | Edit::VipRemove { name } => section::vip(text, name),
+        Edit::VipSet(VipValues { name, .. }) | Edit::VipRemove { name } => section::vip(text, name),
         Edit::BackendAdd { vip, .. } | Edit::BackendSet { vip, .. } | Edit::BackendRemove { vip, .. } => {
             section::vip(text, vip)
         }
@@ -208,23 +237,8 @@ pub fn apply_edit(text: &str, edit: &Edit) -> Result<String, EditError> {
 fn edit_document(text: &str, edit: &Edit) -> Result<String, EditError> {
     let mut document = Document::parse(text)?;
     match edit {
-        Edit::VipAdd { name, address, ports, forward, hash, slots, backends } => {
-            return document.vip_add(text, name, &table::vip(name, *address, ports, *forward, *hash, *slots, backends));
-        }
-        Edit::VipSet { name, address: None, ports: None, forward: None, hash: None, slots: None } => {
-            document.vip(name)?;
-            return Err(EditError::NothingToSet);
-        }
-        Edit::VipSet { name, address, ports, forward, hash, slots } => {
-            let mut vip = document.vip(name)?;
-            vip.set_some("address", address.map(|address| address.to_string()));
-            vip.set_some("forward", forward.map(|forward| forward.to_string()));
-            vip.set_some("hash", hash.map(|hash| hash.to_string()));
-            vip.set_some("slots", slots.map(i64::from));
-            if let Some(ports) = ports {
-                vip.set_ports(ports)?;
-            }
-        }
+        Edit::VipAdd(vip) => return document.vip_add(text, &vip.name, &table::vip(vip)),
+        Edit::VipSet(values) => document.vip(&values.name)?.set_values(values)?,
         Edit::VipRemove { name } => document.vip_remove(name)?,
         Edit::BackendAdd { vip, address, weight, state } => {
             document.vip(vip)?.backend_add(vip, &NewBackend { address: *address, weight: *weight, state: *state })?;

@@ -5,8 +5,8 @@ use std::{cmp::Ordering, net::IpAddr};
 use toml_edit::{Array, ArrayOfTables, InlineTable, Item, RawString, Table, Value};
 
 use super::{
-    super::model::{FlowHash, ForwardMode, Port, Word},
-    EditError, NewBackend, array,
+    super::model::{Port, Word},
+    EditError, NewBackend, NewVip, VipValues, array,
 };
 
 /// A table that can be changed in place.
@@ -63,8 +63,27 @@ impl<'d> TableMut<'d> {
         }
     }
 
+    /// Sets what `values` has a value for, in a VIP.
+    pub(super) fn set_values(&mut self, values: &VipValues) -> Result<(), EditError> {
+        if *values == (VipValues { name: values.name.clone(), ..VipValues::default() }) {
+            return Err(EditError::NothingToSet);
+        }
+        let VipValues { name: _, address, ports, forward, hash, slots, tracking, tcp_idle, udp_idle } = values;
+        self.set_some("address", address.map(|address| address.to_string()));
+        self.set_some("forward", forward.map(Word::word));
+        self.set_some("hash", hash.map(Word::word));
+        self.set_some("slots", slots.map(i64::from));
+        self.set_some("tracking", tracking.map(Word::word));
+        self.set_some("tcp_idle", tcp_idle.map(|time| time.to_string()));
+        self.set_some("udp_idle", udp_idle.map(|time| time.to_string()));
+        match ports {
+            Some(ports) => self.set_ports(ports),
+            None => Ok(()),
+        }
+    }
+
     /// Makes `ports` the ports, keeping the place of those that stay.
-    pub(super) fn set_ports(&mut self, ports: &[Port]) -> Result<(), EditError> {
+    fn set_ports(&mut self, ports: &[Port]) -> Result<(), EditError> {
         let wanted: Vec<String> = ports.iter().map(Port::to_string).collect();
         let Some(value) = self.value_mut("ports") else {
             self.set("ports", wanted.into_iter().collect::<Array>().into());
@@ -180,15 +199,8 @@ pub(super) fn near(text: &str, known: &[String]) -> Vec<String> {
 }
 
 /// A new VIP; what is `None` is left to its default.
-pub(super) fn vip(
-    name: &str,
-    address: IpAddr,
-    ports: &[Port],
-    forward: ForwardMode,
-    hash: Option<FlowHash>,
-    slots: Option<u32>,
-    backends: &[NewBackend],
-) -> Table {
+pub(super) fn vip(vip: &NewVip) -> Table {
+    let NewVip { name, address, ports, forward, hash, slots, tracking, tcp_idle, udp_idle, backends } = vip;
     let mut listed = Array::new();
     for backend in backends {
         array::push(&mut listed, inline_backend(backend), "", true);
@@ -198,12 +210,12 @@ pub(super) fn vip(
     table.insert("address", address.to_string().into());
     table.insert("ports", Item::Value(ports.iter().map(Port::to_string).collect::<Array>().into()));
     table.insert("forward", forward.word().into());
-    if let Some(hash) = hash {
-        table.insert("hash", hash.word().into());
-    }
-    if let Some(slots) = slots {
-        table.insert("slots", i64::from(slots).into());
-    }
+    let mut lines = TableMut::Lines(&mut table);
+    lines.set_some("hash", hash.map(Word::word));
+    lines.set_some("slots", slots.map(i64::from));
+    lines.set_some("tracking", tracking.map(Word::word));
+    lines.set_some("tcp_idle", tcp_idle.map(|time| time.to_string()));
+    lines.set_some("udp_idle", udp_idle.map(|time| time.to_string()));
     table.insert("backends", Item::Value(listed.into()));
     table
 }

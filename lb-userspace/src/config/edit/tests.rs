@@ -1,6 +1,6 @@
 //! Each edit on texts as people write them: what changes, and that nothing else does.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use super::{super::Config, *};
 
@@ -155,6 +155,16 @@ fn a_vip_changes_in_place() {
     };
     check(set("address", "203.0.113.20".into()), "\"203.0.113.10\"    # in", "\"203.0.113.20\"    # in");
     check(set("slots", 65_537.into()), "forward = \"ipip\"\nbackends", "forward = \"ipip\"\nslots = 65537\nbackends");
+    check(
+        set("tracking", "never".into()),
+        "forward = \"ipip\"\nbackends",
+        "forward = \"ipip\"\ntracking = \"never\"\nbackends",
+    );
+    check(
+        edit!("vip_set" name: "dns", udp_idle: "90s", tcp_idle: "1h"),
+        "ports = [\"udp/53\"]\nforward = \"ipip\"\n",
+        "ports = [\"udp/53\"]\nforward = \"ipip\"\ntcp_idle = \"1h\"\nudp_idle = \"1m 30s\"\n",
+    );
     check(set("forward", "l2".into()), "forward = \"ipip\"\nbackends", "forward = \"l2\"\nbackends");
     check(
         set("ports", vec!["tcp/443", "udp/443"].into()),
@@ -173,6 +183,7 @@ fn a_vip_comes_last() {
     check(
         edit!(
             "vip_add" name: "mail", address: "203.0.113.25", ports: ["tcp/25"], forward: "l2", slots: 997,
+            tracking: "always", tcp_idle: "30m", udp_idle: "10s",
             backends: serde_json::json!([{ "address": "10.0.3.1", "weight": 5 }, { "address": "10.0.3.2", "state": "drain" }]),
         ),
         "# The end.\n",
@@ -184,6 +195,9 @@ address = "203.0.113.25"
 ports = ["tcp/25"]
 forward = "l2"
 slots = 997
+tracking = "always"
+tcp_idle = "30m"
+udp_idle = "10s"
 backends = [
   { address = "10.0.3.1", weight = 5 },
   { address = "10.0.3.2", state = "drain" },
@@ -223,9 +237,9 @@ fn vips_in_braces_can_be_edited_too() {
 "#;
     let text = edited(text, edit!("backend_add" vip: "a", address: "10.0.0.1"));
     let text = edited(&text, edit!("backend_set" vip: "a", address: "10.0.0.1", weight: 3));
-    let text = edited(&text, edit!("vip_set" name: "a", slots: 97));
+    let text = edited(&text, edit!("vip_set" name: "a", slots: 97, tcp_idle: "1h"));
     let text = edited(&text, edit!("vip_add" name: "b", address: "192.0.2.2", ports: ["udp/1"], forward: "l2"));
-    let expected = r#"vip = [{ name = "a", address = "192.0.2.1", ports = ["tcp/80"], forward = "ipip", backends = [{ address = "10.0.0.1", weight = 3 }], slots = 97 }, { name = "b", address = "192.0.2.2", ports = ["udp/1"], forward = "l2", backends = [] }]
+    let expected = r#"vip = [{ name = "a", address = "192.0.2.1", ports = ["tcp/80"], forward = "ipip", backends = [{ address = "10.0.0.1", weight = 3 }], slots = 97, tcp_idle = "1h" }, { name = "b", address = "192.0.2.2", ports = ["udp/1"], forward = "l2", backends = [] }]
 "#;
     assert_eq!(text, expected);
     let text = edited(&text, edit!("vip_remove" name: "a"));
@@ -277,19 +291,23 @@ fn a_text_that_is_no_config_is_left_alone() {
 #[test]
 fn edits_survive_json() {
     let edits = [
-        Edit::VipAdd {
+        Edit::VipAdd(NewVip {
             name: "a".into(),
             address: "192.0.2.1".parse().unwrap(),
             ports: vec!["udp/any".parse().unwrap()],
             forward: ForwardMode::L2,
             hash: Some(FlowHash::SourceIp),
             slots: Some(97),
+            tracking: Some(Tracking::Never),
+            tcp_idle: Some("15m".parse().unwrap()),
+            udp_idle: None,
             backends: vec![NewBackend {
                 address: "10.0.0.1".parse().unwrap(),
                 weight: None,
                 state: Some(BackendState::Drain),
             }],
-        },
+        }),
+        Edit::VipSet(VipValues { name: "a".into(), udp_idle: Some("1m 30s".parse().unwrap()), ..VipValues::default() }),
         Edit::BackendSet { vip: "a".into(), address: "10.0.0.1".parse().unwrap(), weight: Some(1), state: None },
         Edit::InterfaceRemove { name: "eth0".into() },
     ];
@@ -304,6 +322,10 @@ fn edits_survive_json() {
         edit!("backend_set" vip: "a", address: "10.0.0.1", wieght: 1),
         edit!("backend_set" vip: "a", address: "10.0.0.1", state: "drained"),
         edit!("backend_drain" vip: "a", address: "10.0.0.1"),
+        edit!("vip_set" name: "a", tcp_idel: "15m"),
+        edit!("vip_set" name: "a", tcp_idle: 900),
+        edit!("vip_set" name: "a", udp_idle: "13h"),
+        edit!("vip_add" name: "a", address: "192.0.2.1", ports: ["tcp/1"], forward: "l2", traking: "never"),
     ] {
         assert!(serde_json::from_value::<Edit>(bad.clone()).is_err(), "{bad}");
     }
@@ -362,6 +384,10 @@ fn random_vip(dice: &mut Dice, number: usize) -> String {
     text + dice.pick(&["", "\n", "\n# detached\n\n"])
 }
 
+/// The UDP idle time of random edits, and how an edit says it.
+const UDP_IDLE: Duration = Duration::from_secs(90);
+const UDP_IDLE_TEXT: &str = "1m 30s";
+
 /// An edit of `config` that leaves it valid, and the config that it leaves.
 fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config) {
     let mut after = config.clone();
@@ -377,17 +403,28 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
             forward: ForwardMode::Ipip,
             hash: FlowHash::SourceIp,
             slots: 16_381,
+            tracking: Tracking::Always,
+            tcp_idle: super::super::Vip::DEFAULT_TCP_IDLE,
+            udp_idle: UDP_IDLE,
             backends: Vec::new(),
         });
         let vip_address = IpAddr::from([10, 201, (serial / 250) as u8, (serial % 250) as u8]);
         let vip = after.vips.last_mut().unwrap();
         vip.address = vip_address;
         vip.backends.extend(backends.iter().map(|new| backend(new.address, new.weight, new.state)));
-        let hash = Some(FlowHash::SourceIp);
-        return (
-            Edit::VipAdd { name, address: vip_address, ports, forward: ForwardMode::Ipip, hash, slots: None, backends },
-            after,
-        );
+        let add = NewVip {
+            name,
+            address: vip_address,
+            ports,
+            forward: ForwardMode::Ipip,
+            hash: Some(FlowHash::SourceIp),
+            slots: None,
+            tracking: Some(Tracking::Always),
+            tcp_idle: None,
+            udp_idle: Some(UDP_IDLE_TEXT.parse().unwrap()),
+            backends,
+        };
+        return (Edit::VipAdd(add), after);
     }
     let index = dice.roll(config.vips.len());
     let vip = &mut after.vips[index];
@@ -401,14 +438,16 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
         (1, _) => {
             vip.slots = if vip.slots == 997 { 1009 } else { 997 };
             vip.ports.push(Port { protocol: super::super::Protocol::Udp, port: Some(1 + serial as u16) });
-            Edit::VipSet {
+            vip.tracking = Tracking::Never;
+            vip.udp_idle = UDP_IDLE;
+            Edit::VipSet(VipValues {
                 name,
-                address: None,
                 ports: Some(vip.ports.clone()),
-                forward: None,
-                hash: None,
                 slots: Some(vip.slots),
-            }
+                tracking: Some(vip.tracking),
+                udp_idle: Some(UDP_IDLE_TEXT.parse().unwrap()),
+                ..VipValues::default()
+            })
         }
         (2 | 3, Some(backend)) => {
             (backend.weight, backend.state) = (1 + serial as u32, BackendState::Drain);

@@ -1,0 +1,89 @@
+//! Fourth stage, of packets on slots that move and of VIPs that track always: whom the flow belongs to, by the flow tables.
+//!
+//! Looks entries up, lets [`lb_ebpf::tracking`] decide, and writes what it says. Flows of which one packet was seen are in a
+//! table of their own, so that a flood of first packets evicts no established flow.
+
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_ns};
+use lb_common::{FlowEntry, FlowKey, FlowOutcome, NO_ID, Slot, Tick};
+use lb_ebpf::{
+    parse::Transport,
+    tracking::{self, Decision},
+};
+
+use crate::{
+    maps::{BACKENDS, EMBRYOS, FLOWS},
+    stats,
+};
+
+/// Id of the backend that the packet goes to. `always`: the VIP tracks every flow.
+///
+/// A function of its own, so that it takes neither registers nor stack from packets that need no flow table.
+#[inline(never)]
+pub fn owner(key: &FlowKey, slot: Slot, transport: &Transport, always: bool) -> u32 {
+    // SAFETY: the helper reads the clock.
+    let now = Tick::at(unsafe { bpf_ktime_get_ns() });
+    if let Some(cell) = FLOWS.get_ptr_mut(key) {
+        return follow(cell, slot, transport, now).backend();
+    }
+    if let Some(cell) = EMBRYOS.get_ptr_mut(key) {
+        let entry = follow(cell, slot, transport, now);
+        if tracking::promotes(transport) {
+            promote(key, entry);
+        }
+        return entry.backend();
+    }
+    enter(key, slot, transport, now, always)
+}
+
+/// Takes a packet of a flow that has an entry into account.
+#[inline(always)]
+fn follow(cell: *mut FlowEntry, slot: Slot, transport: &Transport, now: Tick) -> FlowEntry {
+    // SAFETY: the map's value, which stays readable while this program runs. Other CPUs and the daemon read and write it as the
+    // one word that it is; whichever of two packets of one flow writes last, the entry is one of that flow.
+    let entry = unsafe { cell.read() };
+    let decision = tracking::follow(entry, slot, transport, now, is_down(entry.backend()));
+    if decision.entry != entry {
+        // SAFETY: as above.
+        unsafe { cell.write(decision.entry) };
+    }
+    stats::flow(decision.outcome);
+    decision.entry
+}
+
+/// From the embryonic flows to the established ones; where that fails the flow stays where it is.
+#[inline(always)]
+fn promote(key: &FlowKey, entry: FlowEntry) {
+    if FLOWS.insert(key, entry, BPF_NOEXIST.into()).is_ok() {
+        // Evicted meanwhile, if it is not there.
+        let _ = EMBRYOS.remove(key);
+        stats::flow(FlowOutcome::Promoted);
+    }
+}
+
+/// Enters a flow that is at risk. One that cannot be entered belongs to the settled owner, where its packets go without an entry.
+#[inline(always)]
+fn enter(key: &FlowKey, slot: Slot, transport: &Transport, now: Tick, always: bool) -> u32 {
+    const EEXIST: i32 = -17;
+    let is_settled_down = is_down(slot.settled_owner());
+    let Decision { entry, outcome } = tracking::enter(slot, transport, now, always, is_settled_down);
+    if outcome != FlowOutcome::Opened && outcome != FlowOutcome::Kept {
+        stats::flow(outcome);
+        return entry.backend();
+    }
+    match EMBRYOS.insert(key, entry, BPF_NOEXIST.into()) {
+        Ok(()) => stats::flow(outcome),
+        // Another CPU was first, with another packet of the same flow.
+        Err(EEXIST) => stats::flow(FlowOutcome::Repeated),
+        Err(_) => {
+            stats::flow(FlowOutcome::Unentered);
+            return if is_settled_down { slot.current() } else { slot.settled_owner() };
+        }
+    }
+    entry.backend()
+}
+
+/// Whether the flows of a backend are lost.
+#[inline(always)]
+fn is_down(id: u32) -> bool {
+    id == NO_ID || BACKENDS.get(id).is_none_or(|backend| backend.is_down())
+}
