@@ -9,10 +9,10 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -22,7 +22,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -36,7 +36,7 @@ const RAMP: Duration = Duration::from_secs(2);
 const BREATH: Duration = Duration::from_millis(100);
 
 /// A server hangs up on clients that it has not heard of for this long, as servers do: its half of a connection that
-/// broke would otherwise stay, and take packets of a later connection from the same port for its own.
+/// broke would otherwise stay.
 const SERVER_PATIENCE: Duration = Duration::from_secs(15);
 
 /// A line is a name and a number.
@@ -95,8 +95,8 @@ pub struct Failure {
     pub cause: Cause,
     /// The server that it was with; `None` where the greeting never came.
     pub backend: Option<String>,
-    /// When the client last sent a message, or began to open.
-    pub sent: Instant,
+    /// When the client began to open or close, or sent the message that was not answered; `None` where it was silent.
+    pub sent: Option<Instant>,
 }
 
 /// What became of a population so far.
@@ -120,6 +120,9 @@ impl Tally {
 }
 
 /// Connections of one target, held open by threads on one or more hosts. One that ends is followed by another.
+///
+/// Each takes the next port of its host. Ports that were in use a moment ago would let a new connection meet what a broken
+/// one left behind: a server that still has its half of that ignores the packets of the new one, which it would reset.
 pub struct Population {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
@@ -136,7 +139,8 @@ impl Population {
         let shared = Arc::new(Shared::new(options));
         let start = |(first, host): (usize, &Host)| {
             let (shared, step) = (Arc::clone(&shared), hosts.len());
-            host.spawn(move || drive(&shared, first, step))
+            let ports = Arc::new(Ports::default());
+            host.spawn(move || drive(&shared, &ports, first, step))
         };
         let threads = hosts.iter().enumerate().map(start).collect::<io::Result<_>>()?;
         Ok(Self { shared, threads })
@@ -269,19 +273,31 @@ impl Shared {
     }
 }
 
+/// Ports of one host, one after the other.
+#[derive(Default)]
+struct Ports(AtomicU16);
+
+impl Ports {
+    const FIRST: u16 = 1024;
+
+    fn next(&self) -> u16 {
+        Self::FIRST + self.0.fetch_add(1, Ordering::Relaxed) % (u16::MAX - Self::FIRST)
+    }
+}
+
 /// Holds every `step`th connection open from this thread, beginning with `first`.
-fn drive(shared: &Arc<Shared>, first: usize, step: usize) {
+fn drive(shared: &Arc<Shared>, ports: &Arc<Ports>, first: usize, step: usize) {
     netns::runtime().block_on(async {
         let mut members = JoinSet::new();
         for number in (first..shared.options.connections).step_by(step) {
-            members.spawn(live(Arc::clone(shared), number));
+            members.spawn(live(Arc::clone(shared), Arc::clone(ports), number));
         }
         members.join_all().await;
     });
 }
 
 /// One connection after another in one place of the population.
-async fn live(shared: Arc<Shared>, number: usize) {
+async fn live(shared: Arc<Shared>, ports: Arc<Ports>, number: usize) {
     let habit = shared.habit(number);
     sleep(RAMP.mul_f64(rand::random())).await;
     while !shared.stopped() {
@@ -289,10 +305,10 @@ async fn live(shared: Arc<Shared>, number: usize) {
         let began = Instant::now();
         member.heard.store(shared.micros(began), Ordering::Relaxed);
         let limit = shared.options.timeout;
-        let mut talk = match within(limit, Talk::open(shared.options.target)).await {
+        let mut talk = match within(limit, Talk::open(shared.options.target, ports.next())).await {
             Ok(talk) => talk,
             Err(cause) => {
-                let failure = Failure { at: Instant::now(), cause, backend: None, sent: began };
+                let failure = Failure { at: Instant::now(), cause, backend: None, sent: Some(began) };
                 shared.update(|tally| tally.failures.push(failure));
                 sleep(BREATH).await;
                 continue;
@@ -330,9 +346,9 @@ async fn converse(shared: &Shared, member: &Member, habit: Habit, talk: &mut Tal
         if shared.stopped() || end.is_some_and(|end| Instant::now() >= end) {
             return within(limit, talk.close()).await;
         }
-        within(limit, talk.exchange()).await?;
-        member.round_trip.store(talk.sent.elapsed().as_micros() as u64, Ordering::Relaxed);
-        member.heard.store(shared.micros(talk.sent), Ordering::Relaxed);
+        let sent = within(limit, talk.exchange()).await?;
+        member.round_trip.store(sent.elapsed().as_micros() as u64, Ordering::Relaxed);
+        member.heard.store(shared.micros(sent), Ordering::Relaxed);
     }
 }
 
@@ -341,14 +357,22 @@ struct Talk {
     stream: BufReader<TcpStream>,
     backend: String,
     count: u64,
-    sent: Instant,
+    /// Since when it waits for the server.
+    sent: Option<Instant>,
 }
 
 impl Talk {
-    /// Connects and waits for the greeting.
-    async fn open(target: SocketAddr) -> Result<Self, Cause> {
-        let sent = Instant::now();
-        let stream = TcpStream::connect(target).await?;
+    /// Connects from `port` (0: any) and waits for the greeting.
+    async fn open(target: SocketAddr, port: u16) -> Result<Self, Cause> {
+        let sent = Some(Instant::now());
+        let (socket, any): (_, IpAddr) = match target {
+            SocketAddr::V4(_) => (TcpSocket::new_v4()?, Ipv4Addr::UNSPECIFIED.into()),
+            SocketAddr::V6(_) => (TcpSocket::new_v6()?, Ipv6Addr::UNSPECIFIED.into()),
+        };
+        // A connection with another target may have the port.
+        socket.set_reuseaddr(true)?;
+        socket.bind((any, port).into())?;
+        let stream = socket.connect(target).await?;
         stream.set_nodelay(true)?;
         let mut talk = Self { stream: BufReader::with_capacity(LINE, stream), backend: String::new(), count: 0, sent };
         talk.backend = talk.line().await?;
@@ -357,6 +381,7 @@ impl Talk {
 
     /// Says nothing for `pause`, and hears nothing.
     async fn silence(&mut self, pause: Duration) -> Result<(), Cause> {
+        self.sent = None;
         match timeout(pause, self.stream.fill_buf()).await {
             Err(_) => Ok(()),
             Ok(Ok([])) => Err(Cause::Closed),
@@ -365,18 +390,19 @@ impl Talk {
         }
     }
 
-    /// Sends the next number and waits for the answer.
-    async fn exchange(&mut self) -> Result<(), Cause> {
+    /// Sends the next number and waits for the answer; returns when it was sent.
+    async fn exchange(&mut self) -> Result<Instant, Cause> {
         self.count += 1;
-        self.sent = Instant::now();
+        let sent = Instant::now();
+        self.sent = Some(sent);
         self.stream.write_all(format!("{}\n", self.count).as_bytes()).await?;
         let answer = self.line().await?;
-        if answer == format!("{} {}", self.backend, self.count) { Ok(()) } else { Err(Cause::WrongAnswer) }
+        if answer == format!("{} {}", self.backend, self.count) { Ok(sent) } else { Err(Cause::WrongAnswer) }
     }
 
     /// Closes this side and waits until the server closes its own.
     async fn close(&mut self) -> Result<(), Cause> {
-        self.sent = Instant::now();
+        self.sent = Some(Instant::now());
         self.stream.shutdown().await?;
         match self.stream.read(&mut [0]).await? {
             0 => Ok(()),
@@ -413,8 +439,6 @@ impl From<io::Error> for Cause {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
 
     const LIMIT: Duration = Duration::from_millis(300);
@@ -434,7 +458,7 @@ mod tests {
             stream.read_u8().await.unwrap();
             end(stream).await;
         });
-        let mut talk = Talk::open(address).await.unwrap();
+        let mut talk = Talk::open(address, 0).await.unwrap();
         within(LIMIT, talk.exchange()).await.unwrap_err()
     }
 
@@ -442,7 +466,7 @@ mod tests {
     async fn a_sound_connection_is_greeted_answered_and_closed() {
         let (listener, address) = listener().await;
         tokio::spawn(serve(listener, "b1".into()));
-        let mut talk = Talk::open(address).await.unwrap();
+        let mut talk = Talk::open(address, 0).await.unwrap();
         assert_eq!(talk.backend, "b1");
         for _ in 0..3 {
             talk.exchange().await.unwrap();
@@ -470,7 +494,7 @@ mod tests {
         assert_eq!(end_with(read_and_close).await, Cause::Closed);
         let (listener, address) = listener().await;
         drop(listener);
-        assert_eq!(Talk::open(address).await.err(), Some(Cause::Refused));
+        assert_eq!(Talk::open(address, 0).await.err(), Some(Cause::Refused));
     }
 
     #[tokio::test]
@@ -480,7 +504,7 @@ mod tests {
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.write_all(b"b1\n").await.unwrap();
         });
-        let mut talk = Talk::open(address).await.unwrap();
+        let mut talk = Talk::open(address, 0).await.unwrap();
         assert_eq!(talk.silence(Duration::from_secs(60)).await, Err(Cause::Closed));
     }
 

@@ -18,7 +18,7 @@ use naru_tests::{
 
 use super::{
     report::{Outcome, Report, StepReport},
-    script::{Action, BACKENDS, Backend, State, Step, script},
+    script::{Action, BACKENDS, Backend, QUIET, State, Step, script},
 };
 
 /// How a VIP follows its flows, which is also its name.
@@ -65,6 +65,9 @@ const CLIENTS: usize = 4;
 const WEIGHT: u32 = 100;
 /// For opening, for an answer, for closing: longer than the first retransmissions of a SYN take.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Seconds after which naru gives up silent connections: longer than any is silent here, and short enough that slots settle
+/// again during the run.
+const TCP_IDLE: u32 = 15;
 /// No connection may take longer than this to be heard of: the longest pause, and twice the time-out.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -84,6 +87,9 @@ pub fn run(connections: usize) -> anyhow::Result<Report> {
     for (number, step) in (1..).zip(&steps) {
         eprintln!("step {number} of {}: {} …", steps.len(), step.name);
         reports.push(site.run(step).with_context(|| format!("in the step `{}`", step.name))?);
+        if step.name == QUIET {
+            site.round_trips = site.populations.iter().flat_map(Population::round_trips).collect();
+        }
     }
     site.end(connections, reports)
 }
@@ -99,6 +105,10 @@ struct Site {
     started: Instant,
     /// Edits so far: each begins with another VIP.
     edits: usize,
+    /// How long each command took.
+    commands: Vec<Duration>,
+    /// An exchange on each connection before anything was done.
+    round_trips: Vec<Duration>,
 }
 
 impl Site {
@@ -122,7 +132,9 @@ impl Site {
             Population::start(lab.clients(), options)
         };
         let populations = Mode::ALL.into_iter().map(population).collect::<Result<_, _>>()?;
-        let site = Self { populations, naru, servers, lab, started: Instant::now(), edits: 0 };
+        let (commands, round_trips) = (Vec::new(), Vec::new());
+        let started = Instant::now();
+        let site = Self { populations, naru, servers, lab, started, edits: 0, commands, round_trips };
         site.wait_until_heard(Instant::now())?;
         Ok(site)
     }
@@ -201,7 +213,9 @@ impl Site {
         let mut moments = [Instant::now(); Mode::ALL.len()];
         for turn in 0..Mode::ALL.len() {
             let mode = Mode::ALL[(self.edits + turn) % Mode::ALL.len()];
+            let began = Instant::now();
             self.naru.cli(&[&["backend", verb, mode.word(), &address], options].concat())?;
+            self.commands.push(began.elapsed());
             moments[mode as usize] = Instant::now();
         }
         self.edits += 1;
@@ -233,14 +247,13 @@ impl Site {
     /// Closes all connections, and reports on everything.
     fn end(mut self, connections: usize, mut steps: Vec<StepReport>) -> anyhow::Result<Report> {
         let seconds = self.started.elapsed().as_secs_f64();
-        let round_trips = self.populations.iter().flat_map(Population::round_trips).collect();
         let before = self.tallies();
         let began = Instant::now();
         self.populations.iter().for_each(Population::close);
         let after: Vec<_> = self.populations.drain(..).map(Population::end).collect();
         let outcomes = self.outcomes(&before, &after, None, None);
         steps.push(StepReport { name: "close", victim: None, seconds: began.elapsed().as_secs_f64(), outcomes });
-        Ok(Report::new(connections, seconds, round_trips, steps))
+        Ok(Report::new(connections, seconds, [&self.round_trips, &self.commands], steps))
     }
 }
 
@@ -254,7 +267,7 @@ fn config(lab: &Lab) -> String {
         write!(
             text,
             "[[vip]]\nname = \"{name}\"\naddress = \"{address}\"\nports = [\"tcp/{PORT}\"]\nforward = \"ipip\"\n\
-             backends = [\n{backends}]\n\n"
+             tracking = \"{name}\"\ntcp_idle = \"{TCP_IDLE}s\"\nbackends = [\n{backends}]\n\n"
         )
         .expect("a string takes everything");
     }

@@ -30,6 +30,8 @@ pub struct Report {
     seconds: f64,
     /// An exchange without trouble, over all connections.
     round_trip: Spread,
+    /// A `naru backend` command.
+    command: Spread,
     steps: Vec<StepReport>,
 }
 
@@ -66,7 +68,7 @@ pub struct Outcome {
     /// From the end of the command that set the backend down, where there was one, to the failures of its connections;
     /// below zero where one failed before.
     pub lost_after_change: Option<Spread>,
-    /// From the last message of a connection of the killed backend to its failure.
+    /// From a message that the killed backend did not answer to the failure of the connection.
     pub lost_after_message: Option<Spread>,
     /// Each connection in `broken`.
     pub each: Vec<Broken>,
@@ -122,7 +124,9 @@ impl Outcome {
             on_victim: victim.as_ref().and_then(|victim| before.open.get(victim)).copied().unwrap_or(0),
             lost: by_cause(&lost),
             lost_after_change: Spread::of(greeted().filter_map(|failure| after_change(failure))),
-            lost_after_message: Spread::of(greeted().map(|failure| signed_millis(failure.sent, failure.at))),
+            lost_after_message: Spread::of(
+                greeted().filter_map(|failure| Some(signed_millis(failure.sent?, failure.at))),
+            ),
             each: broken.iter().map(each).collect(),
         }
     }
@@ -134,16 +138,18 @@ impl Outcome {
 
 impl Report {
     /// Puts a run together.
-    pub fn new(connections: usize, seconds: f64, round_trips: Vec<Duration>, steps: Vec<StepReport>) -> Self {
-        let round_trip = Spread::of(round_trips.iter().map(|time| time.as_secs_f64() * 1e3));
-        Self {
-            machine: machine(),
-            backends: BACKENDS,
-            connections,
-            seconds,
-            round_trip: round_trip.unwrap_or(Spread { median: 0.0, highest: 0.0 }),
-            steps,
-        }
+    pub fn new(
+        connections: usize,
+        seconds: f64,
+        [round_trips, commands]: [&[Duration]; 2],
+        steps: Vec<StepReport>,
+    ) -> Self {
+        let spread = |times: &[Duration]| {
+            let spread = Spread::of(times.iter().map(|time| time.as_secs_f64() * 1e3));
+            spread.expect("connections are opened and commands are given in every run")
+        };
+        let (round_trip, command) = (spread(round_trips), spread(commands));
+        Self { machine: machine(), backends: BACKENDS, connections, seconds, round_trip, command, steps }
     }
 
     /// Prints the tables.
@@ -160,13 +166,12 @@ impl Report {
         );
         println!("{}", self.deaths());
         println!(
-            "\nHow the connections of a killed backend failed, in ms (median, highest). AFTER CHANGE: from the end of \
-             `naru backend set …\n--state down`, below zero if before it: a crashed server's kernel closes its \
-             connections itself. AFTER MESSAGE: from the client's last message; \
-             a connection that was silent hears\nof the change by its next message. While the cable is pulled, the \
-             client's kernel repeats the message at growing\nintervals, and a repetition is what hears of it. A round \
-             trip takes {}.\nMachine: {}",
-            self.round_trip, self.machine
+            "\nHow the connections of a killed backend failed, in ms: median (highest). AFTER CHANGE: from the end of the \
+             command that\nset the backend down; below zero if before it, as a crashed server's kernel closes its \
+             connections itself. AFTER MESSAGE:\nfrom the message that was not answered; a connection that was silent \
+             hears of the change by its next one. While the cable\nis pulled, the client's kernel repeats the message \
+             at growing intervals, and a repetition is what hears of it.\nIn ms: a round trip {}, a command {}.\nMachine: {}",
+            self.round_trip, self.command, self.machine
         );
         self.print_each();
     }
@@ -276,7 +281,7 @@ impl Spread {
 
 impl std::fmt::Display for Spread {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:.1} ({:.0})", self.median, self.highest)
+        write!(f, "{:.2} ({:.1})", self.median, self.highest)
     }
 }
 
