@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use naru_tests::{
     connections::{self, Habit, Population, Tally},
-    lab::Lab,
+    lab::{Host, Lab},
     naru::{Naru, attach_decap},
     server::Server,
 };
@@ -81,6 +81,9 @@ const HABITS: [Habit; 4] = [
 
 /// Runs the script over `connections` connections on each VIP.
 pub fn run(connections: usize) -> anyhow::Result<Report> {
+    // Builds them, if need be, before anything waits.
+    naru_tests::naru::naru_binary()?;
+    naru_tests::naru::lab_binary()?;
     let mut site = Site::build(connections)?;
     let steps = script();
     let mut reports = Vec::new();
@@ -259,7 +262,7 @@ impl Site {
 
 /// Three VIPs that differ in address and tracking.
 fn config(lab: &Lab) -> String {
-    let backend = |host: &naru_tests::lab::Host| format!("  {{ address = \"{}\", weight = {WEIGHT} }},\n", host.ipv4());
+    let backend = |host: &Host| format!("  {{ address = \"{}\", weight = {WEIGHT} }},\n", host.ipv4());
     let backends: String = lab.backends()[..BACKENDS - 1].iter().map(backend).collect();
     let mut text = String::new();
     for mode in Mode::ALL {

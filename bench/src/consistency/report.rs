@@ -123,7 +123,7 @@ impl Outcome {
             broken: by_cause(&broken),
             on_victim: victim.as_ref().and_then(|victim| before.open.get(victim)).copied().unwrap_or(0),
             lost: by_cause(&lost),
-            lost_after_change: Spread::of(greeted().filter_map(|failure| after_change(failure))),
+            lost_after_change: Spread::of(greeted().filter_map(after_change)),
             lost_after_message: Spread::of(
                 greeted().filter_map(|failure| Some(signed_millis(failure.sent?, failure.at))),
             ),
@@ -313,5 +313,60 @@ fn signed_millis(from: Instant, to: Instant) -> f64 {
     match to.checked_duration_since(from) {
         Some(time) => time.as_secs_f64() * 1e3,
         None => -from.duration_since(to).as_secs_f64() * 1e3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A run of one step in which these connections failed on `adaptive` and on `never`.
+    fn report(victim: Option<Backend>, adaptive: &[(&str, Cause)], never: &[(&str, Cause)]) -> Report {
+        let now = Instant::now();
+        let failure = |(backend, cause): &(&str, Cause)| Failure {
+            at: now,
+            cause: *cause,
+            backend: Some((*backend).to_owned()).filter(|name| !name.is_empty()),
+            sent: None,
+        };
+        let before = Tally { open: [("b1".to_owned(), 7), ("b2".to_owned(), 5)].into(), ..Tally::default() };
+        let outcome = |mode, failures: &[(&str, Cause)]| {
+            let after = Tally { failures: failures.iter().map(failure).collect(), ..before.clone() };
+            Outcome::of(mode, (&before, &after), victim, None, now)
+        };
+        let outcomes = [outcome(Mode::Adaptive, adaptive), outcome(Mode::Always, &[]), outcome(Mode::Never, never)];
+        let step = StepReport { name: "step", victim, seconds: 0.0, outcomes };
+        let times = [Duration::from_millis(1)];
+        Report::new(12, 1.0, [&times, &times], vec![step])
+    }
+
+    #[test]
+    fn what_the_killed_backend_takes_along_is_not_broken() {
+        let failures = [("b1", Cause::Reset), ("", Cause::Refused), ("b2", Cause::Closed)];
+        let told = |victim| {
+            let report = report(victim, &failures, &[]);
+            let [Outcome { open, on_victim, broken, lost, .. }, ..] = &report.steps[0].outcomes;
+            (*open, *on_victim, broken.values().sum::<usize>(), lost.values().sum::<usize>())
+        };
+        assert_eq!(told(Some(Backend(0))), (12, 7, 1, 2));
+        assert_eq!(told(None), (12, 0, 3, 0));
+    }
+
+    #[test]
+    fn a_broken_promise_and_a_missing_control_are_told() {
+        let verdict = |victim, adaptive, never| match report(victim, adaptive, never).verdict() {
+            Ok(()) => "kept".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let (reset, late) = ([("b1", Cause::Reset)], [("b1", Cause::TimedOut)]);
+        assert_eq!(verdict(None, &[], &reset), "kept");
+        assert_eq!(verdict(None, &reset, &reset), "`step` broke 1 connections on `adaptive`: Reset 1");
+        assert!(verdict(None, &[], &[]).ends_with("this run proves nothing"));
+        let alive = [("b2", Cause::Reset)];
+        assert_eq!(verdict(Some(Backend(0)), &reset, &alive), "kept");
+        assert_eq!(
+            verdict(Some(Backend(0)), &late, &alive),
+            "1 connections of the backend that `step` killed timed out on `adaptive`"
+        );
     }
 }

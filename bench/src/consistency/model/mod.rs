@@ -85,6 +85,8 @@ struct Point {
 /// Runs the model: a thread for each interval.
 pub fn run(options: &Options) -> anyhow::Result<Report> {
     ensure!(options.changes >= WARM_UP, "a model of fewer than {WARM_UP} changes tells nothing");
+    let positive = options.intervals.iter().all(|interval| *interval > 0.0);
+    ensure!(positive, "time has to pass between changes: give --interval above 0");
     let runs = thread::scope(|scope| {
         let start = |interval: &f64| {
             let interval = *interval;
