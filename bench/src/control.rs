@@ -131,7 +131,11 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         }
         for ((backends, slots), build) in TABLES.into_iter().zip(&mut builds) {
             for _ in 0..options.changes {
-                build.add(timed(|| Ok(drop(maglev::table(&equal(backends), slots))))?);
+                let equal = equal(backends);
+                build.add(timed(|| {
+                    ensure!(maglev::table(&equal, slots).len() == slots as usize, "a table of another size");
+                    Ok(())
+                })?);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! `naru-bench`: what naru costs, beside bare floors in the same run. Run it by `cargo xtask bench`.
 
 mod balancer;
+mod consistency;
 mod control;
 mod packet;
 mod sample;
@@ -24,6 +25,8 @@ enum Bench {
     Throughput(throughput::Options),
     /// Control-plane speed: load, one change, adoption, by number of VIPs
     Control(control::Options),
+    /// Which connections break when backends change, beside tracking of every flow and of none
+    Consistency(consistency::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -31,5 +34,6 @@ fn main() -> anyhow::Result<()> {
         Bench::Packet(options) => packet::run(&options),
         Bench::Throughput(options) => throughput::run(&options),
         Bench::Control(options) => control::run(&options),
+        Bench::Consistency(options) => consistency::run(&options),
     }
 }

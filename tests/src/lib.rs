@@ -1,9 +1,10 @@
 //! What naru's end-to-end tests and its demo are made of.
 //!
 //! [`lab`] builds a network of namespaces, [`naru`] runs the real daemon and CLI in it, [`server`] and the clients
-//! ([`load`], [`udp`], [`transfer`]) put real traffic through it; a [`site`] is all of that in place. [`frames`] and [`forwarder`] put single frames
-//! through the real program. Nothing here pretends to be a part of naru.
+//! ([`load`], [`udp`], [`transfer`], [`connections`]) put real traffic through it; a [`site`] is all of that in place.
+//! [`frames`] and [`forwarder`] put single frames through the real program. Nothing here pretends to be a part of naru.
 
+pub mod connections;
 pub mod demo;
 pub mod forwarder;
 pub mod frames;

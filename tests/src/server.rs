@@ -1,4 +1,4 @@
-//! A backend's servers: HTTP and UDP echo, with a log of every request.
+//! A backend's servers: HTTP and UDP echo, with a log of every request, and long-lived connections, without.
 
 use std::{
     collections::BTreeMap,
@@ -32,7 +32,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{lab::Host, naru::lab_binary, pattern};
+use crate::{connections, lab::Host, naru::lab_binary, pattern};
 
 /// What a server serves, and as whom.
 #[derive(Clone, Debug)]
@@ -43,6 +43,8 @@ pub struct Options {
     pub http: Vec<SocketAddr>,
     /// Where it echoes UDP.
     pub udp: Vec<SocketAddr>,
+    /// Where it serves [`connections`].
+    pub talk: Vec<SocketAddr>,
     /// The request log: one [`Entry`] a line, as JSON.
     pub log: Option<PathBuf>,
 }
@@ -85,8 +87,13 @@ pub enum Protocol {
 /// When an address cannot be bound or the log cannot be written.
 pub async fn serve(options: Options, ready: impl FnOnce()) -> anyhow::Result<Infallible> {
     let log = options.log.as_deref().map(Log::append).transpose()?;
-    let shared = Arc::new(Shared { name: options.name, log, connections: AtomicU64::new(0) });
+    connections::allow_many_sockets()?;
     let mut tasks = JoinSet::new();
+    for address in options.talk {
+        let (listener, name) = (listen(address)?, options.name.as_str().into());
+        tasks.spawn(async { Ok(connections::serve(listener, name).await) });
+    }
+    let shared = Arc::new(Shared { name: options.name, log, connections: AtomicU64::new(0) });
     for address in options.http {
         tasks.spawn(serve_http(listen(address)?, address, Arc::clone(&shared)));
     }
@@ -97,7 +104,7 @@ pub async fn serve(options: Options, ready: impl FnOnce()) -> anyhow::Result<Inf
     ready();
     match tasks.join_next().await {
         Some(ended) => ended.context("a server panicked")?,
-        None => anyhow::bail!("nothing to serve: give an HTTP or UDP address"),
+        None => anyhow::bail!("nothing to serve: give an address and port"),
     }
 }
 
@@ -115,14 +122,26 @@ impl Server {
     ///
     /// When it cannot be started or cannot bind its addresses.
     pub fn start(host: &Host, dir: &Path, http: &[SocketAddr], udp: &[SocketAddr]) -> anyhow::Result<Self> {
+        Self::launch(host, dir, &[("--http", http), ("--udp", udp)])
+    }
+
+    /// The same for [`connections`], of which there is no log.
+    ///
+    /// # Errors
+    ///
+    /// As with [`Server::start`].
+    pub fn start_talking(host: &Host, dir: &Path, talk: &[SocketAddr]) -> anyhow::Result<Self> {
+        Self::launch(host, dir, &[("--talk", talk)])
+    }
+
+    fn launch(host: &Host, dir: &Path, services: &[(&str, &[SocketAddr])]) -> anyhow::Result<Self> {
         let log = dir.join(format!("{}.requests", host.name()));
         let mut command = host.command(lab_binary()?);
         command.args(["serve", "--name", host.name(), "--log"]).arg(&log);
-        for address in http {
-            command.arg("--http").arg(address.to_string());
-        }
-        for address in udp {
-            command.arg("--udp").arg(address.to_string());
+        for (option, addresses) in services {
+            for address in *addresses {
+                command.arg(option).arg(address.to_string());
+            }
         }
         // A process group of its own: a kept server survives the terminal.
         let mut process = command.stdout(Stdio::piped()).process_group(0).spawn().context("cannot start a server")?;

@@ -4,8 +4,16 @@ use aya::{EbpfLoader, programs::Xdp, util::KernelVersion};
 use lb_common::Features;
 use lb_userspace::objects;
 
-const SWITCHES: [Features; 7] =
-    [Features::ANY_PORT, Features::L2, Features::IPIP4, Features::IPIP6, Features::VIP4, Features::VIP6, Features::LOG];
+const SWITCHES: [Features; 8] = [
+    Features::ANY_PORT,
+    Features::L2,
+    Features::IPIP4,
+    Features::IPIP6,
+    Features::VIP4,
+    Features::VIP6,
+    Features::LOG,
+    Features::TRACKING,
+];
 
 #[test]
 fn every_set_of_features_is_taken_by_the_verifier() {

@@ -34,7 +34,8 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
-    /// Measure: `packet` for nanoseconds per packet, `control` for the speed of changes
+    /// Measure: `packet` for nanoseconds per packet, `control` for the speed of changes, `consistency` for the
+    /// connections that changes break
     Bench {
         /// Which benchmark, and what it takes
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -476,21 +476,16 @@ impl Controller {
 
     /// Begins a sweep over the flow tables, or acts on what one found.
     fn sweep(&mut self, turn: Turn) {
-        match turn {
-            Turn::Begin => match block_in_place(|| self.dataplane.sweep()) {
-                Ok(sweep) => self.sweeper.begin(sweep),
-                Err(error) => self.sweeper.put_off(&error),
-            },
-            Turn::End(Err(error)) => self.sweeper.put_off(&error),
-            Turn::End(Ok(swept)) => {
-                let lingering = self.dataplane.removed_destinations().count();
-                if let Err(error) = block_in_place(|| self.dataplane.take_in(swept)) {
-                    self.sweeper.put_off(&error);
-                }
-                if self.dataplane.removed_destinations().count() != lingering {
-                    self.resolve_only_applied();
-                }
-            }
+        let lingering = self.dataplane.removed_destinations().count();
+        let done = match turn {
+            Turn::Begin => block_in_place(|| self.dataplane.sweep()).map(|sweep| self.sweeper.begin(sweep)),
+            Turn::End(result) => (*result).and_then(|swept| block_in_place(|| self.dataplane.take_in(swept))),
+        };
+        if let Err(error) = done {
+            self.sweeper.put_off(&error);
+        }
+        if self.dataplane.removed_destinations().count() != lingering {
+            self.resolve_only_applied();
         }
     }
 

@@ -38,7 +38,7 @@ pub enum Turn {
     /// A sweep is to be begun.
     Begin,
     /// A sweep has ended.
-    End(Result<Swept, Error>),
+    End(Box<Result<Swept, Error>>),
 }
 
 impl Sweeper {
@@ -52,7 +52,7 @@ impl Sweeper {
             None => {
                 let result = self.results.recv().await.expect("this has a sender as well");
                 self.due = Some(Instant::now() + INTERVAL.max(self.begun.elapsed() * REST));
-                Turn::End(result)
+                Turn::End(Box::new(result))
             }
         }
     }

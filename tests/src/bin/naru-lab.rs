@@ -28,7 +28,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve HTTP and echo UDP.
+    /// Serve HTTP, echo UDP, answer on long-lived connections.
     Serve {
         /// Name to answer with.
         #[arg(long)]
@@ -39,6 +39,9 @@ enum Command {
         /// Address and port to echo UDP at; may be given several times.
         #[arg(long)]
         udp: Vec<SocketAddr>,
+        /// Address and port to greet and echo lines of TCP at; may be given several times.
+        #[arg(long)]
+        talk: Vec<SocketAddr>,
         /// File to append a line of JSON to for every request.
         #[arg(long)]
         log: Option<PathBuf>,
@@ -112,8 +115,8 @@ struct LoadArgs {
 
 fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
-        Command::Serve { name, http, udp, log } => {
-            let options = server::Options { name, http, udp, log };
+        Command::Serve { name, http, udp, talk, log } => {
+            let options = server::Options { name, http, udp, talk, log };
             let ended = netns::runtime().block_on(server::serve(options, || {
                 let mut stdout = io::stdout();
                 // Whoever started this may not care.
