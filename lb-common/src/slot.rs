@@ -20,7 +20,9 @@ pub struct Slot(u64);
 const ID_BITS: u32 = 23;
 const ID_MASK: u64 = (1 << ID_BITS) - 1;
 const TICK_SHIFT: u32 = 2 * ID_BITS;
-const KEEPS_UDP: u64 = 1 << 62;
+/// Of a slot with two owners: unknown UDP flows belong to the settled one. Of a slot with one: that one took the place of an owner
+/// that was lost.
+const MARK: u64 = 1 << 62;
 const MOVING: u64 = 1 << 63;
 
 impl Slot {
@@ -38,7 +40,7 @@ impl Slot {
     /// A slot that was given from `settled` to `current` at `since`.
     #[inline(always)]
     pub const fn moving(current: u32, settled: u32, since: Tick) -> Self {
-        Self(Self::owners(current, settled).0 | (since.0 as u64) << TICK_SHIFT | KEEPS_UDP | MOVING)
+        Self(Self::owners(current, settled).0 | (since.0 as u64) << TICK_SHIFT | MARK | MOVING)
     }
 
     /// The backend id that new flows go to.
@@ -62,7 +64,13 @@ impl Slot {
     /// Whether a UDP flow without an entry belongs to the settled owner still: nothing tells whether it is a new one.
     #[inline(always)]
     pub const fn keeps_udp(self) -> bool {
-        self.0 & KEEPS_UDP != 0
+        self.0 & MARK != 0 && self.current() != self.settled_owner()
+    }
+
+    /// Whether flows without an entry, unless they are new, were those of a backend that is down.
+    #[inline(always)]
+    pub const fn is_bereft(self) -> bool {
+        self.is_moving() && self.0 & MARK != 0 && self.current() == self.settled_owner()
     }
 
     /// When the settled owner ceased to be the current one; of no meaning in a settled slot.
@@ -86,6 +94,8 @@ impl Slot {
             true if self.current() == current => self,
             // Flows that are in no table began at the owner that loses the slot now.
             true if self.current() == settled => Self::moving(current, settled, now),
+            // Back to where they began.
+            true if current == settled => Self::moving(current, settled, self.since()).without_mark(),
             // They began before that owner: those of the owner that loses the slot now are all in the tables.
             true => Self(self.0 & !ID_MASK | current as u64),
         }
@@ -107,9 +117,9 @@ impl Slot {
         }
         let age = now.since(self.since());
         if age >= tcp_idle && age >= udp_idle {
-            Self::moving(self.current(), self.current(), self.since())
+            Self::moving(self.current(), self.current(), self.since()).without_mark()
         } else if age >= udp_idle {
-            Self(self.0 & !KEEPS_UDP)
+            self.without_mark()
         } else {
             self
         }
@@ -135,6 +145,10 @@ impl Slot {
     /// Publishes the slot: what was stored before this (the backend's entry) is visible to whoever sees it.
     pub fn store(self, cell: &AtomicU64) {
         cell.store(self.0, Ordering::Release);
+    }
+
+    const fn without_mark(self) -> Self {
+        Self(self.0 & !MARK)
     }
 
     #[inline(always)]
@@ -179,6 +193,7 @@ mod tests {
         assert_eq!(first.given_to(C, later, nobody_lost), Slot::moving(C, A, NOW));
         let back = first.given_to(A, later, nobody_lost);
         assert!(back.is_settling() && back.current() == A, "flows of B may still be in the tables");
+        assert!(!back.is_bereft(), "nobody was lost");
         // From here on, new flows began at A without an entry.
         assert_eq!(back.given_to(B, later, nobody_lost), Slot::moving(B, A, later));
         assert_eq!(first.given_to(B, later, nobody_lost), first);
@@ -188,10 +203,10 @@ mod tests {
     #[test]
     fn flows_of_a_lost_backend_are_those_of_the_current_owner() {
         let lost = |id| id == A;
-        for before in [Slot::settled(A), Slot::moving(A, A, NOW), Slot::moving(B, A, NOW), Slot::moving(C, A, NOW)] {
+        for before in [Slot::settled(A), Slot::moving(B, A, NOW), Slot::moving(C, A, NOW)] {
             let after = before.given_to(B, NOW, lost);
             assert_eq!((after.current(), after.settled_owner()), (B, B), "{before:?}");
-            assert!(after.is_moving(), "the tables may still know of flows of the lost backend, or of another");
+            assert!(after.is_bereft(), "the tables may still know of flows of the lost backend, or of another");
         }
         assert_eq!(Slot::EMPTY.given_to(B, NOW, lost), Slot::settled(B));
         assert_eq!(Slot::settled(A).given_to(NO_ID, NOW, nobody_lost), Slot::moving(NO_ID, A, NOW));
@@ -204,7 +219,7 @@ mod tests {
         assert_eq!(at(9), slot);
         assert!(!at(10).keeps_udp() && at(10).settled_owner() == A);
         assert!(!at(99).is_settling());
-        assert!(at(100).is_settling());
+        assert!(at(100).is_settling() && !at(100).is_bereft());
         assert_eq!(at(100).settle(), Slot::settled(B));
         assert_eq!(Slot::settled(A).aged(NOW, 0, 0), Slot::settled(A));
     }

@@ -57,8 +57,10 @@ pub fn enter(slot: Slot, transport: &Transport, now: Tick, always: bool, is_down
     let backend = if goes_to_current { slot.current() } else { slot.settled_owner() };
     let entry = first_entry(backend, transport, now);
     let ends = transport.flags.contains(TcpFlags::RST);
-    let is_at_risk = always || slot.current() != slot.settled_owner();
-    let outcome = if is_tcp && !is_new && is_down {
+    let is_bereft = slot.is_bereft();
+    // New flows on a slot that has lost its owner are entered so that they are not taken for those of that owner.
+    let is_at_risk = always || slot.current() != slot.settled_owner() || is_bereft;
+    let outcome = if is_tcp && !is_new && (is_down || is_bereft) {
         FlowOutcome::Rerouted
     } else if !is_at_risk || ends || backend == NO_ID {
         FlowOutcome::Passed
@@ -188,7 +190,7 @@ mod tests {
 
     #[test]
     fn what_no_change_puts_at_risk_is_not_entered() {
-        for (slot, owner) in [(Slot::settled(A), A), (Slot::moving(B, B, NOW), B)] {
+        for (slot, owner) in [(Slot::settled(A), A), (moving().aged(Tick(NOW.0 + 100), 100, 10), B)] {
             for transport in [syn(), ack(1, 10), datagram()] {
                 let decision = enter(slot, &transport, LATER, false, false);
                 assert_eq!((decision.entry.backend(), decision.outcome), (owner, FlowOutcome::Passed));
@@ -206,6 +208,10 @@ mod tests {
         let decision = enter(moving(), &ack(1, 10), LATER, false, true);
         assert_eq!((decision.entry.backend(), decision.outcome), (B, FlowOutcome::Rerouted));
         assert_eq!(enter(moving(), &datagram(), LATER, false, true).outcome, FlowOutcome::Opened);
+        let bereft = Slot::settled(A).given_to(B, NOW, |id| id == A);
+        let outcome = |transport: &Transport| enter(bereft, transport, LATER, false, false).outcome;
+        assert_eq!(outcome(&ack(1, 10)), FlowOutcome::Rerouted);
+        assert_eq!(outcome(&syn()), FlowOutcome::Opened, "or its next packet would be counted as one of A's");
         let entry = FlowEntry::new(A, FlowState::Open, NOW, Position::default());
         for (transport, state) in [(ack(1, 10), FlowState::Fin), (syn(), FlowState::Syn), (datagram(), FlowState::Open)]
         {

@@ -180,7 +180,7 @@ impl Plan {
     ) -> Result<Self, PlanError> {
         let needed = Capacity::needed(config)?;
         check_names(config)?;
-        let features = required_features(config).with(lingering_features(state));
+        let features = required_features(config).with(features_of_backends(state));
         let scope = Scope::new(state, config, settled);
         let index = Index::of(state, &scope);
         let flows_fit = state.capacity.flows == Capacity::flows(&config.node);
@@ -265,10 +265,9 @@ pub fn required_features(config: &Config) -> Features {
     features
 }
 
-/// What flows need that go on although the config does not have their backend any more.
-fn lingering_features(state: &State) -> Features {
-    let forwards =
-        state.backends.values().filter_map(|entry| Forward::from_u32(entry.forward).filter(|_| entry.is_removed()));
+/// What reaches the backends that are there. A plan takes none of them away: flows may go on that began at them.
+fn features_of_backends(state: &State) -> Features {
+    let forwards = state.backends.values().filter_map(|entry| Forward::from_u32(entry.forward));
     forwards.map(forward_feature).fold(Features::default(), Features::with)
 }
 

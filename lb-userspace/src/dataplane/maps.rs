@@ -615,7 +615,8 @@ impl<V: Pod, const WORDS: usize> Mapped<V, WORDS> {
 
 /// A slot after a change that gives it to `owner`.
 fn given_to(before: Slot, owner: u32, now: Tick, flows: &Continuation) -> Slot {
-    let before = before.renamed(|id| flows.heirs.get(&id).copied().unwrap_or(id));
+    let before =
+        if flows.heirs.is_empty() { before } else { before.renamed(|id| flows.heirs.get(&id).copied().unwrap_or(id)) };
     before.given_to(owner, now, |id| flows.down.contains(&id))
 }
 

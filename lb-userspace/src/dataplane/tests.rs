@@ -12,7 +12,7 @@ use super::{
     *,
 };
 use crate::{
-    config::ForwardMode,
+    config::{ForwardMode, Tracking},
     plan::fixtures::{SLOTS, backend, config, many, vip},
 };
 
@@ -76,8 +76,30 @@ fn a_drained_backend_has_no_slots_and_a_removed_one_no_entry() {
 
     config.vips[0].backends.remove(0);
     assert_eq!(dataplane.apply(&config).unwrap().writes, 1);
-    assert_eq!(dataplane.backends().len(), 3);
     assert_mirrors(&dataplane);
+    assert_eq!(dataplane.backends().iter().filter(|backend| backend.removed).count(), 1);
+    assert!(dataplane.backends()[0].held_slots > 0, "connections that are open and silent still belong to it");
+    sweep(&mut dataplane);
+    assert_eq!(dataplane.backends().len(), 4);
+
+    // Once it counts as idle what is silent for a second, the slots settle and the backend goes.
+    config.vips[0].tcp_idle = Duration::from_secs(1);
+    dataplane.apply(&config).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while dataplane.backends().len() > 3 {
+        assert!(Instant::now() < deadline, "{:?}", dataplane.backends());
+        thread::sleep(Duration::from_millis(100));
+        sweep(&mut dataplane);
+    }
+    sweep(&mut dataplane);
+    assert_eq!(dataplane.tracking().unwrap().moving_slots, 0);
+    assert_mirrors(&dataplane);
+}
+
+/// Sweeps once.
+fn sweep(dataplane: &mut Dataplane) {
+    let swept = dataplane.sweep().unwrap().run().unwrap();
+    dataplane.take_in(swept).unwrap();
 }
 
 #[test]
@@ -217,7 +239,7 @@ fn a_generation_without_program_is_removed() {
     let pins = Pins::new();
     let mut dataplane = pins.open(&web());
     dataplane.apply(&web()).unwrap();
-    drop(Draft::new(&dataplane.place, 2, dataplane.state.capacity, Features::default()).map(drop));
+    drop(Draft::new(&dataplane.place, 2, dataplane.state.capacity, Features::default(), None).map(drop));
     assert_eq!(pins.names(""), ["g1", "g2", "links"]);
     drop(dataplane);
     let mut dataplane = pins.open(&web());
@@ -250,7 +272,7 @@ fn features_follow_the_config() {
     let four = config([vip("web", "203.0.113.10", &["tcp/80"], &["10.0.1.11"])]);
     let mut dataplane = pins.open(&four);
     dataplane.apply(&four).unwrap();
-    assert_eq!(dataplane.features(), Features::VIP4.with(Features::IPIP4));
+    assert_eq!(dataplane.features(), Features::VIP4.with(Features::IPIP4).with(Features::TRACKING));
     let first = dataplane.program_id().unwrap();
 
     let mut logging = four.clone();
@@ -393,30 +415,37 @@ fn a_backend_that_takes_over_an_id_starts_from_zero_and_a_new_outer_header_keeps
         counts.map(|own| (own.address.to_string(), own.counters.packets)).collect::<Vec<_>>()
     };
     let mut config = config([vip("web", "203.0.113.10", &["tcp/80"], &["10.0.1.11", "10.0.1.12"])]);
+    // Nothing keeps what is removed.
+    config.vips[0].tracking = Tracking::Never;
     let mut dataplane = pins.open(&config);
-    dataplane.apply(&config).unwrap();
+    let apply = |dataplane: &mut Dataplane, config: &Config| {
+        let applied = dataplane.apply(config).unwrap();
+        sweep(dataplane);
+        applied
+    };
+    apply(&mut dataplane, &config);
     for id in [1, 2] {
         dataplane.generation.maps.add_backend_counters(id, Counters { packets: id.into(), ..Counters::default() });
     }
     config.vips[0].backends.remove(0);
-    dataplane.apply(&config).unwrap();
+    apply(&mut dataplane, &config);
     config.vips[0].backends.push(backend("10.0.1.13", 1));
-    dataplane.apply(&config).unwrap();
+    apply(&mut dataplane, &config);
     assert_eq!(counts(&dataplane), [("10.0.1.13".to_owned(), 0), ("10.0.1.12".to_owned(), 2)]);
 
     config.node.encap_source4 = "172.20.0.0/16".parse().unwrap();
-    let applied = dataplane.apply(&config).unwrap();
+    let applied = apply(&mut dataplane, &config);
     assert_eq!(applied.changes[0].to_string(), "node: encap_source4 172.16.0.0/16 → 172.20.0.0/16");
     assert_eq!(applied.changes.len(), 1);
     assert_eq!(counts(&dataplane), [("10.0.1.12".to_owned(), 2), ("10.0.1.13".to_owned(), 0)]);
 
     // Another way of forwarding, first in the maps in use and then in new ones.
     config.vips[0].forward = ForwardMode::L2;
-    dataplane.apply(&config).unwrap();
+    apply(&mut dataplane, &config);
     assert_eq!(counts(&dataplane), [("10.0.1.12".to_owned(), 2), ("10.0.1.13".to_owned(), 0)]);
     config.vips[0].forward = ForwardMode::Ipip;
     dataplane.state.suspect = true;
-    dataplane.apply(&config).unwrap();
+    apply(&mut dataplane, &config);
     assert_eq!(pins.names(""), ["g2", "links"]);
     assert_eq!(counts(&dataplane), [("10.0.1.12".to_owned(), 2), ("10.0.1.13".to_owned(), 0)]);
 }

@@ -2,7 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::{BackendState, NO_ID, NextHopCell};
+use lb_common::{Address, BackendState, FlowEntry, FlowOutcome, NO_ID, NextHopCell, Slot, Tick, VipFlags};
+use lb_ebpf::{
+    parse::{TCP, TcpFlags, Transport},
+    tracking::{self, Decision},
+};
 
 use super::{
     fixtures::{SLOTS, backend, config, many, vip},
@@ -15,11 +19,26 @@ use crate::{config::ForwardMode, maglev};
 struct World {
     state: State,
     /// What has been written to slots.
-    slots: BTreeMap<u32, u32>,
+    slots: BTreeMap<u32, Slot>,
+    /// Those of the maps before, while new ones are filled.
+    slots_before: Option<BTreeMap<u32, Slot>>,
+    now: Tick,
+    /// Connections of clients.
+    flows: Vec<Flow>,
     /// The config that they hold.
     settled: Option<Config>,
-    /// Something was written or taken away that packets on their way may not have seen.
-    unsettled: bool,
+}
+
+/// A connection, and what the flow tables know of it.
+#[derive(Clone)]
+struct Flow {
+    vip: String,
+    /// Its slot as a fraction of the table, in units of 2^-32.
+    place: u32,
+    /// Slots of the table that it began under: another number leads it elsewhere.
+    slots: u32,
+    server: Address,
+    entry: Option<FlowEntry>,
 }
 
 impl World {
@@ -36,14 +55,22 @@ impl World {
         if let Some(capacity) = plan.rebuild() {
             *self = Self {
                 state: State::empty(capacity, self.state.features),
+                slots_before: Some(std::mem::take(&mut self.slots)),
                 settled: self.settled.take(),
+                now: self.now,
+                flows: std::mem::take(&mut self.flows),
                 ..Self::default()
             };
         }
         for step in plan.steps() {
             self.step(step);
             self.assert_sound();
+            if plan.rebuild().is_none() {
+                self.traffic();
+            }
         }
+        self.slots_before = None;
+        self.traffic();
         self.state.features = plan.features().unwrap_or(self.state.features);
         self.assert_holds(config);
         for (identity, id) in self.identities() {
@@ -59,22 +86,26 @@ impl World {
         match step {
             Step::PutBackend { id, fresh, .. } => assert_ne!(*fresh, self.state.backends.contains_key(id)),
             Step::PutVip { id, fresh, .. } => assert_ne!(*fresh, self.state.vips.contains_key(id)),
-            Step::PutTable { base, slots, owners } => {
+            Step::PutTable { base, slots, owners, flows } => {
                 let backends: Vec<_> = owners.iter().map(|owner| owner.backend).collect();
-                for (index, owner) in (*base..).zip(maglev::table(&backends, *slots)) {
-                    self.slots.insert(index, owners.get(owner as usize).map_or(NO_ID, |owner| owner.id));
+                for (offset, owner) in (0..).zip(maglev::table(&backends, *slots)) {
+                    let owner = owners.get(owner as usize).map_or(NO_ID, |owner| owner.id);
+                    let slot = match flows {
+                        Some(Continuation { base, heirs, down }) => self.slots_before.as_ref().unwrap_or(&self.slots)
+                            [&(base + offset)]
+                            .renamed(|id| heirs.get(&id).copied().unwrap_or(id))
+                            .given_to(owner, self.now, |id| down.contains(&id)),
+                        None => Slot::settled(owner),
+                    };
+                    self.slots.insert(base + offset, slot);
                 }
             }
-            Step::FreeVip { .. } | Step::FreeBackend { .. } => {
-                assert!(!self.unsettled, "{step:?} while packets may be on their way to it");
-            }
-            Step::PutKey { .. } | Step::RemoveKey { .. } | Step::Grace => {}
+            Step::FreeVip { .. }
+            | Step::FreeBackend { .. }
+            | Step::PutKey { .. }
+            | Step::RemoveKey { .. }
+            | Step::Grace => {}
         }
-        self.unsettled = match step {
-            Step::Grace => false,
-            Step::FreeVip { .. } | Step::FreeBackend { .. } => self.unsettled,
-            _ => true,
-        };
         self.state.record(step);
     }
 
@@ -89,20 +120,24 @@ impl World {
             assert!(self.state.vips.contains_key(&route.id), "{key:?} leads to a VIP that is not there");
             assert!(route.slot_base + route.slots <= self.state.capacity.slots);
             for index in route.slot_base..route.slot_base + route.slots {
-                let id = self.slots.get(&index).expect("a slot that was never written");
-                let owner = self.state.backends.get(id).map(|entry| entry.vip);
-                assert!(
-                    *id == NO_ID || owner == Some(route.id),
-                    "{key:?}: slot {index} names backend {id} of {owner:?}"
-                );
+                let slot = self.slots.get(&index).expect("a slot that was never written");
+                for id in [slot.current(), slot.settled_owner()] {
+                    let owner = self.state.backends.get(&id).map(|entry| entry.vip);
+                    assert!(
+                        id == NO_ID || owner == Some(route.id),
+                        "{key:?}: slot {index} names backend {id} of {owner:?}"
+                    );
+                }
             }
         }
     }
 
-    /// The maps hold `config` and nothing else.
+    /// The maps hold `config` and nothing else but what was removed and has flows.
     fn assert_holds(&self, config: &Config) {
-        assert_eq!(self.state.vips.len(), config.vips.len());
-        assert_eq!(self.state.backends.len(), config.vips.iter().map(|vip| vip.backends.len()).sum::<usize>());
+        let removed = (self.state.removed_vips().count(), self.state.removed_backends().count());
+        assert_eq!(self.state.vips.len() - removed.0, config.vips.len());
+        let backends: usize = config.vips.iter().map(|vip| vip.backends.len()).sum();
+        assert_eq!(self.state.backends.len() - removed.1, backends);
         let markers: BTreeSet<VipKey> = config.vips.iter().flat_map(keys).map(VipKey::marker).collect();
         let ports: usize = config.vips.iter().map(|vip| vip.ports.len()).sum();
         assert_eq!(self.state.keys.len(), markers.len() + ports);
@@ -115,7 +150,7 @@ impl World {
             let weighted: Vec<_> = weighted.collect();
             let table = maglev::table(&weighted, vip.slots);
             for (index, owner) in (record.slot_base..).zip(table) {
-                let entry = self.state.backends.get(&self.slots[&index]);
+                let entry = self.state.backends.get(&self.slots[&index].current());
                 let expected = weighted.get(owner as usize).map(|weighted| (id, weighted.key));
                 assert_eq!(entry.map(|entry| (entry.vip, entry.address)), expected);
             }
@@ -126,16 +161,129 @@ impl World {
         }
     }
 
+    /// Every connection sends a packet, which must get where the connection began; those that have lost their server, or their
+    /// VIP, end.
+    fn traffic(&mut self) {
+        let mut flows = std::mem::take(&mut self.flows);
+        flows.retain_mut(|flow| {
+            let Some((record, slot)) = self.slot_of(flow) else { return false };
+            let id = self.send(flow, slot, TcpFlags::ACK);
+            let is_lost = |(_, entry): (&u32, &Backend)| {
+                entry.is_down() && self.state.vips.get(&entry.vip) == Some(&record) && entry.address == flow.server
+            };
+            if self.state.backends.iter().any(is_lost) {
+                return false;
+            }
+            assert_eq!(self.state.backends[&id].address, flow.server, "{slot:?} {:?}", flow.entry);
+            true
+        });
+        self.flows = flows;
+    }
+
+    /// Opens connections to every VIP, and ends every third of those that there are.
+    fn open_flows(&mut self, random: &mut Random) {
+        self.flows.retain(|_| random.below(3) > 0);
+        let names: Vec<String> = self.state.vips.values().map(|record| record.name.as_str().to_owned()).collect();
+        for vip in names.into_iter().cycle().take(60) {
+            let place = random.below(1 << 32) as u32;
+            let mut flow = Flow { vip, place, slots: 0, server: Address::default(), entry: None };
+            flow.slots = self.vip(&flow.vip).1.slots;
+            let Some((_, slot)) = self.slot_of(&flow) else { continue };
+            let id = self.send(&mut flow, slot, TcpFlags::SYN);
+            if let Some(backend) = self.state.backends.get(&id) {
+                flow.server = backend.address;
+                self.flows.push(flow);
+            }
+        }
+    }
+
+    /// The idle time passes, during which every connection sends something; then a sweep.
+    fn sweep(&mut self) {
+        self.traffic();
+        self.now = Tick(self.now.0.wrapping_add(100));
+        for flow in &mut self.flows {
+            let heir = |entry: FlowEntry| self.state.backends.get(&entry.backend()).map(|there| there.heir);
+            if let Some((entry, heir)) =
+                flow.entry.and_then(|entry| Some((entry, heir(entry).filter(|id| *id != NO_ID)?)))
+            {
+                flow.entry = Some(entry.of_backend(heir));
+            }
+        }
+        let mut pinned = BTreeSet::new();
+        for flow in &self.flows {
+            let owner = flow.entry.map(FlowEntry::backend);
+            let index = self.index_of(flow);
+            pinned.extend(index.filter(|index| owner.is_some_and(|owner| owner != self.slots[index].current())));
+        }
+        for (index, slot) in &mut self.slots {
+            let settles = slot.is_settling() && !pinned.contains(index);
+            *slot = if settles { slot.settle() } else { slot.aged(self.now, 100, 10) };
+        }
+        let is_served = |id: &u32| self.state.keys.values().any(|route| route.id == *id);
+        let vips: Vec<u32> = self.state.removed_vips().map(|(id, _)| id).collect();
+        assert!(!vips.iter().any(is_served));
+        let held: BTreeSet<u32> =
+            self.slots.values().filter(|slot| slot.is_moving()).map(|slot| slot.settled_owner()).collect();
+        let tracked: BTreeSet<u32> = self.flows.iter().filter_map(|flow| flow.entry.map(FlowEntry::backend)).collect();
+        let is_free = |(id, entry): &(u32, &Backend)| {
+            vips.contains(&entry.vip)
+                || !held.contains(id)
+                    && !tracked.contains(id)
+                    && !self.state.vips[&entry.vip].flags.contains(VipFlags::REMOVED)
+        };
+        let backends: Vec<u32> = self.state.removed_backends().filter(is_free).map(|(id, _)| id).collect();
+        for step in self.state.frees(&vips, &backends) {
+            self.step(&step);
+        }
+        self.assert_sound();
+    }
+
+    /// As the `flow` stage does it; returns the id of the backend that the packet goes to.
+    fn send(&self, flow: &mut Flow, slot: Slot, flags: TcpFlags) -> u32 {
+        if !slot.is_moving() {
+            return slot.current();
+        }
+        let transport = Transport { protocol: TCP, ports: 0, flags, sequence: 1, data_len: 0, first_fragment: false };
+        let is_down = |id: u32| self.state.backends.get(&id).is_none_or(Backend::is_down);
+        let Decision { entry, outcome } = match flow.entry {
+            Some(entry) => tracking::follow(entry, slot, &transport, self.now, is_down(entry.backend())),
+            None => tracking::enter(slot, &transport, self.now, false, is_down(slot.settled_owner())),
+        };
+        if flow.entry.is_some() || matches!(outcome, FlowOutcome::Opened | FlowOutcome::Kept) {
+            flow.entry = Some(entry);
+        }
+        entry.backend()
+    }
+
+    /// The record of a flow's VIP and its slot; `None` where its packets do not get there any more.
+    fn slot_of(&self, flow: &Flow) -> Option<(VipRecord, Slot)> {
+        let index = self.index_of(flow)?;
+        let (_, record) = self.vip(&flow.vip);
+        Some((record, self.slots[&index]))
+    }
+
+    fn index_of(&self, flow: &Flow) -> Option<u32> {
+        let (id, record) = self.state.vips.iter().find(|(_, record)| record.name.as_str() == flow.vip)?;
+        let route = self.state.keys.values().find(|route| route.id == *id)?;
+        let offset = (u64::from(flow.place) * u64::from(route.slots)) >> 32;
+        (record.slots == flow.slots && route.slots == flow.slots).then_some(route.slot_base + offset as u32)
+    }
+
     /// A plan for `config` gives these backends, and no others, new ids that continue their counts.
     fn assert_heirs(&self, config: &Config, old: &[u32]) {
         let plan = Plan::new(&self.state, config, &NextHops::new(), None).unwrap();
         let heirs = plan.steps().iter().filter_map(|step| match step {
-            Step::FreeBackend { id, heir } => Some((*id, heir.unwrap())),
+            Step::PutBackend { id, entry, .. } if entry.is_removed() => Some((*id, entry.heir)),
             _ => None,
         });
-        let (freed, heirs): (Vec<u32>, Vec<u32>) = heirs.unzip();
-        assert_eq!(freed, old);
+        let (removed, heirs): (Vec<u32>, Vec<u32>) = heirs.unzip();
+        assert_eq!(removed, old);
         assert!(heirs.iter().all(|heir| !self.state.backends.contains_key(heir)), "{heirs:?}");
+    }
+
+    fn slots_in_use(&self) -> impl Iterator<Item = Slot> {
+        let tables = self.state.vips.values().map(|record| record.slot_base..record.slot_base + record.slots);
+        tables.flatten().map(|index| self.slots[&index])
     }
 
     fn vip(&self, name: &str) -> (u32, VipRecord) {
@@ -156,7 +304,12 @@ impl World {
 }
 
 fn roomy() -> World {
-    World::new(Capacity { vips: 64, keys4: 64, keys6: 64, backends: 64, slots: 64 * SLOTS })
+    World::new(Capacity { vips: 64, keys4: 64, keys6: 64, backends: 64, slots: 64 * SLOTS, flows: flows() })
+}
+
+/// As many as tables for a config that does not say have room for.
+fn flows() -> u32 {
+    Capacity::flows(&Config::default().node)
 }
 
 fn web() -> Config {
@@ -285,7 +438,7 @@ fn another_way_of_forwarding_makes_another_entry_that_continues_the_counts() {
     let known = Destination { address: "10.0.1.11".parse().unwrap(), on_link: true };
     let plan = Plan::new(&world.state, &config, &NextHops::from([(known, l2)]), None).unwrap();
     let next_hops = plan.steps().iter().filter_map(|step| match step {
-        Step::PutBackend { entry, .. } => Some(entry.next_hop.current().copied()),
+        Step::PutBackend { entry, .. } if !entry.is_removed() => Some(entry.next_hop.current().copied()),
         _ => None,
     });
     assert_eq!(next_hops.collect::<Vec<_>>(), [Some(l2), None]);
@@ -297,7 +450,7 @@ fn another_way_of_forwarding_makes_another_entry_that_continues_the_counts() {
 #[test]
 fn what_a_plan_frees_it_does_not_hand_out() {
     let full = |names: &[&str]| config(names.iter().map(|name| vip(name, "192.0.2.1", &["tcp/80"], &["10.0.0.1"])));
-    let mut world = World::new(Capacity { vips: 2, keys4: 2, keys6: 2, backends: 2, slots: SLOTS });
+    let mut world = World::new(Capacity { vips: 2, keys4: 2, keys6: 2, backends: 2, slots: SLOTS, flows: flows() });
     world.apply(&full(&["a"]));
     let plan = Plan::new(&world.state, &full(&["b"]), &NextHops::new(), None).unwrap();
     assert!(plan.rebuild().is_some(), "there is no room for both at once");
@@ -312,13 +465,17 @@ fn a_gap_that_is_too_short_is_closed_by_a_rebuild_of_the_same_size() {
         vip
     };
     let node = Config::default().node;
-    let capacity = Capacity::with_headroom(Capacity::default(), &node);
+    let capacity = Capacity::with_headroom(Capacity::default(), &node).with_flows_of(&node);
     let third = capacity.slots / 3;
     // The state alone: what is in hundreds of thousands of slots does not matter here.
     let mut state = State::empty(capacity, Features::default());
     let mut apply = |config: &Config| {
         let plan = Plan::new(&state, config, &NextHops::new(), None).unwrap();
         plan.steps().iter().for_each(|step| state.record(step));
+        // Nothing has flows.
+        let vips: Vec<u32> = state.removed_vips().map(|(id, _)| id).collect();
+        let backends: Vec<u32> = state.removed_backends().map(|(id, _)| id).collect();
+        state.frees(&vips, &backends).iter().for_each(|step| state.record(step));
         plan.rebuild()
     };
     let full = config([at("a", "tcp/1", third), at("b", "tcp/2", third), at("c", "tcp/3", third)]);
@@ -370,11 +527,38 @@ fn limits_are_told_with_the_need() {
 fn no_walk_through_configs_shows_a_packet_half_a_change() {
     for seed in 1..=40 {
         let mut random = Random(seed);
-        let mut world = World::new(Capacity { vips: 6, keys4: 10, keys6: 10, backends: 20, slots: 700 });
+        let mut world =
+            World::new(Capacity { vips: 6, keys4: 10, keys6: 10, backends: 20, slots: 700, flows: flows() });
         for _ in 0..12 {
             world.apply(&random.config());
         }
     }
+}
+
+/// What is removed stays while it has flows, and then goes; it comes back with the ids that it had.
+#[test]
+fn no_walk_through_configs_breaks_a_connection() {
+    let mut followed = 0;
+    for seed in 1..=60 {
+        let mut random = Random(seed);
+        let mut world =
+            World::new(Capacity { vips: 6, keys4: 10, keys6: 10, backends: 20, slots: 700, flows: flows() });
+        for _ in 0..12 {
+            world.apply(&random.config());
+            world.open_flows(&mut random);
+            if random.below(3) == 0 {
+                world.sweep();
+            }
+            followed += world.flows.len();
+        }
+        world.flows.clear();
+        for _ in 0..3 {
+            world.sweep();
+        }
+        assert!(world.slots_in_use().all(|slot| !slot.is_moving()), "a slot moves although no connection is left");
+        assert_eq!((world.state.removed_vips().count(), world.state.removed_backends().count()), (0, 0));
+    }
+    assert!(followed > 10_000, "only {followed} connections were followed");
 }
 
 /// Marsaglia's xorshift: the walks are the same in every run.
@@ -409,7 +593,8 @@ impl Random {
             for address in ["10.0.0.1", "10.0.0.2", "10.0.0.3", "2001:db8:1::1", "2001:db8:1::2"] {
                 if self.below(2) == 0 {
                     let mut backend = backend(address, self.pick(&[0, 1, 50, 100]));
-                    backend.state = self.pick(&[BackendState::Active, BackendState::Active, BackendState::Drain]);
+                    use BackendState::{Active, Down, Drain};
+                    backend.state = self.pick(&[Active, Active, Active, Active, Active, Drain, Drain, Down]);
                     vip.backends.push(backend);
                 }
             }

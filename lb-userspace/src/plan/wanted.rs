@@ -243,7 +243,7 @@ impl<'a> WantedVip<'a> {
     /// Whether the table that is there is the one that is wanted: same place, same ids with the same weights, nobody else down,
     /// and flows remembered or not as before.
     pub(super) fn table_stays(&self, index: &Index<'_>) -> bool {
-        let remembers = |record: &VipRecord| (record.flags.without(TRACK_ALWAYS_OR_REMOVED), record.slots);
+        let remembers = |record: &VipRecord| (record.flags.without(VipFlags::TRACK_ALWAYS), record.slots);
         if self.known.is_none_or(|known| remembers(known) != remembers(&self.record)) || self.table_moves() {
             return false;
         }
@@ -259,9 +259,6 @@ impl<'a> WantedVip<'a> {
         there.eq(wanted)
     }
 }
-
-/// What makes no difference to what slots remember.
-const TRACK_ALWAYS_OR_REMOVED: VipFlags = VipFlags::TRACK_ALWAYS.with(VipFlags::REMOVED);
 
 impl LeavingVip {
     fn new(id: u32, there: &VipRecord, index: &Index<'_>, keep_tables: bool) -> Self {
