@@ -12,12 +12,18 @@ use super::{
     exit::{Exit, Failure},
 };
 use crate::{
-    api::{client::Client, types::Backend},
+    api::{
+        client::{Client, ClientError},
+        types::Backend,
+    },
     config::Word as _,
 };
 
 /// How often the daemon is asked: it sweeps the flow tables no more often than once a second.
 const POLL: Duration = Duration::from_millis(500);
+
+/// How long the daemon may be away: one that is restarted goes on with the drain.
+const RESTART: Duration = Duration::from_secs(30);
 
 /// How often it is said what is waited for.
 const TELL: Duration = Duration::from_secs(5);
@@ -47,8 +53,8 @@ enum Progress {
     Done,
     /// Not yet, for want of this.
     Waits(String),
-    /// It takes new flows again: somebody changed it.
-    TurnedBack,
+    /// It takes new flows again: somebody changed its state to this.
+    TurnedBack(String),
 }
 
 impl Watch {
@@ -67,28 +73,22 @@ impl Watch {
     /// Waits until it is there; says on stderr what it waits for.
     pub async fn run(self, client: &Client) -> Result<Exit, Failure> {
         let Self { vip, address, timeout, .. } = &self;
+        let failed = |how: String| Err(Failure::new(Exit::Failed, format!("vip {vip}: backend {address} {how}")));
         let started = Instant::now();
+        let mut heard = started;
         let mut told: Option<Instant> = None;
         loop {
-            let backends = client.backends(Some(vip)).await?;
-            let backend = backends.iter().find(|backend| backend.address == *address);
-            let left = match self.progress(backend) {
+            let left = match self.look(client, &mut heard).await? {
                 Progress::Done => {
                     eprintln!("vip {vip}: backend {address} has no flows any more");
                     return Ok(Exit::Ok);
                 }
-                Progress::TurnedBack => {
-                    let state = backend.map_or("gone", |backend| backend.state.as_str());
-                    let error = format!("vip {vip}: backend {address} is {state}: it was changed while this waited");
-                    return Err(Failure::new(Exit::Failed, error));
-                }
+                Progress::TurnedBack(state) => return failed(format!("is {state}: it was changed while this waited")),
                 Progress::Waits(left) => left,
             };
             if let Some(timeout) = timeout.filter(|timeout| started.elapsed() >= *timeout) {
                 let timeout = humantime::format_duration(timeout);
-                let error =
-                    format!("vip {vip}: backend {address} is left with {left} after {timeout}; it takes no new flows");
-                return Err(Failure::new(Exit::Failed, error));
+                return failed(format!("is left with {left} after {timeout}; it takes no new flows"));
             }
             if told.is_none_or(|told| told.elapsed() >= TELL) {
                 eprintln!("vip {vip}: backend {address} is left with {left}");
@@ -98,6 +98,18 @@ impl Watch {
         }
     }
 
+    /// How far it is. `heard`: when the daemon last answered.
+    async fn look(&self, client: &Client, heard: &mut Instant) -> Result<Progress, Failure> {
+        let backends = match client.backends(Some(&self.vip)).await {
+            Err(ClientError::NoDaemon { .. } | ClientError::Broken { .. }) if heard.elapsed() < RESTART => {
+                return Ok(Progress::Waits("nobody to ask: the daemon does not answer".to_owned()));
+            }
+            answer => answer?,
+        };
+        *heard = Instant::now();
+        Ok(self.progress(backends.iter().find(|backend| backend.address == self.address)))
+    }
+
     fn progress(&self, backend: Option<&Backend>) -> Progress {
         let Some(backend) = backend else { return Progress::Done };
         let is_on_its_way = match self.until {
@@ -105,7 +117,7 @@ impl Watch {
             Until::Gone => backend.is_removed(),
         };
         match is_on_its_way {
-            false => Progress::TurnedBack,
+            false => Progress::TurnedBack(backend.state.clone()),
             true if backend.drained && self.until == Until::Drained => Progress::Done,
             true => Progress::Waits(left(backend)),
         }
@@ -115,7 +127,7 @@ impl Watch {
 /// What keeps a backend from being drained.
 fn left(backend: &Backend) -> String {
     let Backend { flows, held_slots, held_seconds, .. } = backend;
-    let flows = format!("{flows} flows");
+    let flows = if *flows == 1 { "1 flow".to_owned() } else { format!("{flows} flows") };
     if *held_slots == 0 {
         return flows;
     }
@@ -156,7 +168,7 @@ mod tests {
         assert_eq!(progress(&backend("drain", 0, true)), Progress::Done);
         assert_eq!(progress(&backend("down", 0, true)), Progress::Done);
         assert_eq!(progress(&backend("removed", 0, false)), Progress::Waits("12 flows".into()));
-        assert_eq!(progress(&backend("active", 0, false)), Progress::TurnedBack);
+        assert_eq!(progress(&backend("active", 0, false)), Progress::TurnedBack("active".into()));
         assert_eq!(watch(Until::Drained).progress(None), Progress::Done);
     }
 
@@ -164,7 +176,7 @@ mod tests {
     fn a_removal_ends_when_the_backend_is_gone() {
         let progress = |backend: Option<&Backend>| watch(Until::Gone).progress(backend);
         assert_eq!(progress(Some(&backend("removed", 0, true))), Progress::Waits("12 flows".into()));
-        assert_eq!(progress(Some(&backend("drain", 0, true))), Progress::TurnedBack);
+        assert_eq!(progress(Some(&backend("drain", 0, true))), Progress::TurnedBack("drain".into()));
         assert_eq!(progress(None), Progress::Done);
     }
 }

@@ -705,7 +705,12 @@ impl Dataplane {
                     self.generation.maps.put_slot(index, slot.aged(now, tcp_idle, udp_idle));
                 }
             }
+            let holders = moving.slots.held.len();
             moving.slots = self.generation.maps.moving_slots(base, slots);
+            if moving.slots.held.len() < holders {
+                // Until this moment flows could be entered for whoever held slots: the sweep may have missed them.
+                moving.since = swept.number;
+            }
         }
         self.moving.retain(|_, moving| moving.slots.count > 0);
     }
