@@ -1,8 +1,10 @@
 //! Control-plane speed, through the real daemon and its CLI: from the start of `naru run` over a config until it serves,
-//! and from a command that changes one backend to its end.
+//! and from a command that changes one backend to its end. Beside it what a table costs: time to compute it, memory, and how
+//! evenly it shares.
 
 use std::{
     fmt::Write as _,
+    net::Ipv4Addr,
     path::Path,
     time::{Duration, Instant},
 };
@@ -10,7 +12,12 @@ use std::{
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
-use lb_userspace::api::types::{Applied, Status};
+use lb_common::{Address, Slot};
+use lb_userspace::{
+    api::types::{Applied, Status},
+    config::Vip,
+    maglev::{self, WeightedBackend},
+};
 use naru_tests::{lab::Lab, naru::Naru};
 use serde::Serialize;
 
@@ -30,13 +37,37 @@ pub struct Options {
     json: bool,
 }
 
-const VIPS: [usize; 4] = [1, 100, 1_000, 5_000];
-const BACKENDS: usize = 8;
+/// A config to measure with.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Size {
+    vips: usize,
+    /// Of each VIP.
+    backends: usize,
+    /// Of each VIP.
+    slots: u32,
+}
 
-/// What was measured at one number of VIPs. Times are milliseconds, memory is bytes.
+const SIZES: [Size; 6] = [
+    Size { vips: 1, backends: 10, slots: DEFAULT },
+    Size { vips: 1, backends: 100, slots: LARGE },
+    Size { vips: 100, backends: 10, slots: DEFAULT },
+    Size { vips: 512, backends: 16, slots: DEFAULT },
+    Size { vips: 10_000, backends: 10, slots: SMALL },
+    Size { vips: 10_000, backends: 10, slots: DEFAULT },
+];
+const DEFAULT: u32 = Vip::DEFAULT_SLOTS;
+const LARGE: u32 = 65_537;
+const SMALL: u32 = 1_021;
+
+/// Tables to compute: backends and slots.
+const TABLES: [(u32, u32); 8] =
+    [(2, 211), (8, 1_021), (16, 2_039), (16, DEFAULT), (100, DEFAULT), (100, LARGE), (1_000, DEFAULT), (1_000, LARGE)];
+
+/// What was measured of one config. Times are milliseconds, memory is bytes.
 #[derive(Default)]
 struct Case {
     load: Sample,
+    maps: Sample,
     apply: Sample,
     command: Sample,
     adopt: Sample,
@@ -44,14 +75,23 @@ struct Case {
     daemon_memory: u64,
 }
 
-/// A line of the report.
+/// The report.
+#[derive(Debug, Serialize)]
+struct Report {
+    configs: Vec<Row>,
+    tables: Vec<TableRow>,
+}
+
+/// A config, measured.
 #[derive(Debug, Serialize)]
 struct Row {
-    vips: usize,
-    backends: usize,
+    #[serde(flatten)]
+    size: Size,
     /// From the start of the daemon until it serves with every map written, in milliseconds.
     load: Summary,
-    /// From the request to the last map write and the written file, as the daemon says, in milliseconds.
+    /// From the request for one change to the last map write, as the daemon says, in milliseconds.
+    maps: Summary,
+    /// From that request to the written file, as the daemon says, in milliseconds.
     apply: Summary,
     /// The whole `naru backend set`, in milliseconds.
     command: Summary,
@@ -63,33 +103,57 @@ struct Row {
     daemon_memory: u64,
 }
 
+/// A table, measured.
+#[derive(Debug, Serialize)]
+struct TableRow {
+    backends: u32,
+    slots: u32,
+    /// To compute it, in milliseconds.
+    build: Summary,
+    /// Memory of its slots in bytes.
+    memory: usize,
+    /// By how much the largest share exceeds the mean, in percent.
+    imbalance: f64,
+    /// Slots that change hands between other backends when one is removed, in percent of the table.
+    displaced: f64,
+}
+
 /// Measures and reports.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     // Builds the daemon, if need be, before the clock runs.
     naru_tests::naru::naru_binary()?;
-    let mut cases: [Case; VIPS.len()] = Default::default();
+    let mut cases: [Case; SIZES.len()] = Default::default();
+    let mut builds: [Sample; TABLES.len()] = Default::default();
     for round in 1..=options.rounds {
         eprintln!("round {round} of {} …", options.rounds);
-        for (vips, case) in VIPS.into_iter().zip(&mut cases) {
-            measure(vips, case, options.changes).with_context(|| format!("{vips} VIPs"))?;
+        for (size, case) in SIZES.into_iter().zip(&mut cases) {
+            measure(size, case, options.changes).with_context(|| format!("{size:?}"))?;
+        }
+        for ((backends, slots), build) in TABLES.into_iter().zip(&mut builds) {
+            for _ in 0..options.changes {
+                build.add(timed(|| Ok(drop(maglev::table(&equal(backends), slots))))?);
+            }
         }
     }
-    let rows: Vec<Row> = VIPS.into_iter().zip(&cases).map(|(vips, case)| Row::new(vips, case)).collect();
+    let report = Report {
+        configs: SIZES.into_iter().zip(&cases).map(|(size, case)| Row::new(size, case)).collect(),
+        tables: TABLES.into_iter().zip(&builds).map(|(table, build)| TableRow::new(table, build)).collect(),
+    };
     if options.json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
+        println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
-        print(&rows, options);
+        print(&report, options);
     }
     Ok(())
 }
 
-fn measure(vips: usize, case: &mut Case, changes: u32) -> anyhow::Result<()> {
-    let lab = Lab::builder().backends(BACKENDS).build()?;
-    let mut naru = Naru::prepare(&lab, &config(&lab, vips))?;
+fn measure(size: Size, case: &mut Case, changes: u32) -> anyhow::Result<()> {
+    let lab = Lab::builder().backends(size.backends).build()?;
+    let mut naru = Naru::prepare(&lab, &config(&lab, size))?;
     case.load.add(timed(|| naru.restart())?);
 
     let backend = lab.backends()[0].ipv4().to_string();
-    let vip = format!("vip-{}", vips / 2);
+    let vip = format!("vip-{}", size.vips / 2);
     for change in 1..=changes {
         let weight = change.to_string();
         let command = ["backend", "set", &vip, &backend, "--weight", &weight, "--output", "json"];
@@ -100,10 +164,11 @@ fn measure(vips: usize, case: &mut Case, changes: u32) -> anyhow::Result<()> {
         })?);
         let applied: Applied = serde_json::from_str(&answer).context("the answer is no change")?;
         ensure!(applied.changes.len() == 1, "one change was asked for: {:?}", applied.changes);
+        case.maps.add(applied.maps_us as f64 / 1e3);
         case.apply.add(applied.elapsed_us as f64 / 1e3);
     }
     let status: Status = naru.read(&["status"])?;
-    ensure!(status.vips == vips && status.unreachable.is_empty(), "not all is well: {status:?}");
+    ensure!(status.vips == size.vips && status.unreachable.is_empty(), "not all is well: {status:?}");
     case.map_memory = status.map_memory_bytes;
     case.daemon_memory = resident(status.pid)?;
     naru.kill9()?;
@@ -112,17 +177,18 @@ fn measure(vips: usize, case: &mut Case, changes: u32) -> anyhow::Result<()> {
 }
 
 /// VIPs of port 80 on addresses in a row, each served by all backends of the lab.
-fn config(lab: &Lab, vips: usize) -> String {
+fn config(lab: &Lab, size: Size) -> String {
     let backends: Vec<String> =
         lab.backends().iter().map(|host| format!("  {{ address = \"{}\" }},\n", host.ipv4())).collect();
     let backends = backends.concat();
-    let mut text = format!("[node]\ninterfaces = {:?}\n", lab.interfaces());
-    for number in 0..vips {
+    let mut text = format!("[node]\ninterfaces = {:?}\nmax_slots = 200_000_000\n", lab.interfaces());
+    for number in 0..size.vips {
         let [high, low] = (number as u16).to_be_bytes();
         write!(
             text,
             "\n[[vip]]\nname = \"vip-{number}\"\naddress = \"198.18.{high}.{low}\"\nports = [\"tcp/80\"]\n\
-             forward = \"ipip\"\nbackends = [\n{backends}]\n"
+             forward = \"ipip\"\nslots = {}\nbackends = [\n{backends}]\n",
+            size.slots
         )
         .expect("a string takes everything");
     }
@@ -130,12 +196,12 @@ fn config(lab: &Lab, vips: usize) -> String {
 }
 
 impl Row {
-    fn new(vips: usize, case: &Case) -> Self {
-        let Case { load, apply, command, adopt, map_memory, daemon_memory } = case;
+    fn new(size: Size, case: &Case) -> Self {
+        let Case { load, maps, apply, command, adopt, map_memory, daemon_memory } = case;
         Self {
-            vips,
-            backends: vips * BACKENDS,
+            size,
             load: load.summary(),
+            maps: maps.summary(),
             apply: apply.summary(),
             command: command.summary(),
             adopt: adopt.summary(),
@@ -143,6 +209,33 @@ impl Row {
             daemon_memory: *daemon_memory,
         }
     }
+}
+
+impl TableRow {
+    fn new((backends, slots): (u32, u32), build: &Sample) -> Self {
+        let all = equal(backends);
+        let owners = maglev::table(&all, slots);
+        let mut shares = vec![0u32; all.len()];
+        owners.iter().for_each(|owner| shares[*owner as usize] += 1);
+        let largest = shares.into_iter().max().unwrap_or_default();
+        // Without the last backend the indexes of the others are the same.
+        let without = maglev::table(&all[..all.len() - 1], slots);
+        let displaced = owners.iter().zip(&without).filter(|(a, b)| a != b && **a != backends - 1).count();
+        Self {
+            backends,
+            slots,
+            build: build.summary(),
+            memory: slots as usize * size_of::<Slot>(),
+            imbalance: 100.0 * (f64::from(largest * backends) / f64::from(slots) - 1.0),
+            displaced: 100.0 * displaced as f64 / f64::from(slots),
+        }
+    }
+}
+
+/// Backends of one weight.
+fn equal(count: u32) -> Vec<WeightedBackend> {
+    let address = |host| Address::from_v4(Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 1).to_bits() + host).into());
+    (0..count).map(|host| WeightedBackend { key: address(host), weight: 100 }).collect()
 }
 
 /// Milliseconds that `action` takes.
@@ -160,38 +253,64 @@ fn resident(pid: u32) -> anyhow::Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
 }
 
-fn print(rows: &[Row], options: &Options) {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["VIPS", "BACKENDS", "LOAD", "ONE CHANGE", "COMMAND", "ADOPT", "MAPS", "DAEMON"]);
-    for column in table.column_iter_mut() {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+fn print(report: &Report, options: &Options) {
     let time = |Summary { median, low, high }: Summary| {
         let median = Duration::from_secs_f64(median / 1e3);
-        format!("{median:.1?} ({low:.0}–{high:.0})")
+        format!("{median:.1?} ({low:.2}–{high:.2})")
     };
-    let mib = |bytes: u64| format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20));
-    for row in rows {
-        let Row { vips, backends, load, apply, command, adopt, map_memory, daemon_memory } = row;
-        table.add_row([
-            vips.to_string(),
-            backends.to_string(),
+    let memory = |bytes: f64| match bytes / f64::from(1 << 20) {
+        mib if mib < 1.0 => format!("{:.0} KiB", 1024.0 * mib),
+        mib => format!("{mib:.0} MiB"),
+    };
+    let header =
+        ["VIPS", "BACKENDS", "SLOTS", "LOAD", "MAPS CHANGED", "FILE WRITTEN", "COMMAND", "ADOPT", "MAPS", "DAEMON"];
+    let rows = report.configs.iter().map(|row| {
+        let Row { size, load, maps, apply, command, adopt, map_memory, daemon_memory } = row;
+        vec![
+            size.vips.to_string(),
+            size.backends.to_string(),
+            size.slots.to_string(),
             time(*load),
+            time(*maps),
             time(*apply),
             time(*command),
             time(*adopt),
-            mib(*map_memory),
-            mib(*daemon_memory),
-        ]);
-    }
-    println!("{table}");
+            memory(*map_memory as f64),
+            memory(*daemon_memory as f64),
+        ]
+    });
+    println!("{}\n", table(&header, rows));
+    let rows = report.tables.iter().map(|row| {
+        let TableRow { backends, slots, build, memory: bytes, imbalance, displaced } = row;
+        vec![
+            backends.to_string(),
+            slots.to_string(),
+            time(*build),
+            memory(*bytes as f64),
+            format!("{imbalance:.2} %"),
+            format!("{displaced:.2} %"),
+        ]
+    });
+    println!("{}", table(&["BACKENDS", "SLOTS", "COMPUTED IN", "MEMORY", "LARGEST SHARE", "DISPLACED"], rows));
     println!(
-        "\nMedians and quartiles (in ms) of {} rounds with {} changes each.\nLOAD: from `naru run` until it serves with \
-         every map written. ONE CHANGE: one backend's weight, from the request to the last map write and the written \
-         file.\nCOMMAND: the whole `naru backend set`. ADOPT: from `naru run` after kill -9 until it serves.\nMachine: {}",
+        "\nMedians and quartiles (in ms) of {} rounds with {} changes each. BACKENDS and SLOTS are those of each VIP.\n\
+         LOAD: from `naru run` until it serves with every map written. MAPS CHANGED: one backend's weight, from the request to \
+         the last map write; FILE WRITTEN: to the config file on the disk.\nCOMMAND: the whole `naru backend set`. ADOPT: from \
+         `naru run` after kill -9 until it serves.\nLARGEST SHARE: above the mean. DISPLACED: slots that change hands between \
+         other backends when one is removed.\nMachine: {}",
         options.rounds,
         options.changes,
         machine()
     );
+}
+
+fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(header.to_vec());
+    table.add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
 }

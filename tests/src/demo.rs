@@ -228,9 +228,7 @@ impl Stage {
 fn describe(cause: Cause) -> &'static str {
     match cause {
         Cause::Refused => "refused: nobody listened",
-        Cause::Reset => {
-            "reset: open when their server died, or when their slot went to a backend that does not know them"
-        }
+        Cause::Reset => "reset: open when their server died",
         Cause::TimedOut => "timed out",
         Cause::ClosedEarly => "closed before a response: open when their server died",
         Cause::BadStatus => "bad responses",

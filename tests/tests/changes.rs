@@ -1,8 +1,4 @@
-//! Changes by CLI while requests come in.
-//!
-//! A connection that is open on a slot that goes to another backend is reset there: slots do not remember their settled
-//! owner yet. The client does what HTTP clients do with a request that got no byte of a response: it asks again on a new
-//! connection. No request may fail.
+//! Changes by CLI while requests come in: no request fails, and none has to be asked again, for no connection breaks.
 
 use std::{thread::sleep, time::Duration};
 
@@ -21,13 +17,12 @@ fn load(site: &Site, vip: &Vip) -> Load {
     Load::start(site.lab.client(), Options::new(vip.http()).rate(500.0).retries(3)).unwrap()
 }
 
-/// Ends the load; no request may have failed.
+/// Ends the load; no connection may have broken.
 fn finish(load: Load) {
     let report = load.stop();
     assert!(report.failed.is_empty(), "{:?}", report.failed);
+    assert!(report.retried.is_empty(), "{:?}", report.retried);
     assert!(report.succeeded() > 500, "only {} requests", report.succeeded());
-    // Each change moves flows once; what is under way then are a few connections.
-    assert!(report.retried.len() <= 100, "{} retries: {:?}", report.retried.len(), report.retried_by_cause());
 }
 
 /// Which servers get requests from now on, for `A_MOMENT`.

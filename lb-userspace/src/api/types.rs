@@ -297,7 +297,9 @@ pub struct Applied {
     pub changes: Vec<Change>,
     /// Number of writes to the maps.
     pub writes: usize,
-    /// How long it took, in microseconds.
+    /// Microseconds from the request to the last write to the maps: packets have followed the change since.
+    pub maps_us: u64,
+    /// Microseconds from the request to the end, when the file has been written too.
     pub elapsed_us: u64,
     /// What the operator should look at although it is allowed.
     pub warnings: Vec<String>,

@@ -388,7 +388,8 @@ impl Controller {
         let warnings = self.warnings().into_iter().filter(|warning| !known.contains(warning));
         let warnings = warnings.chain(self.next_hops.missing(&self.applied.config, &new)).collect();
         let elapsed_us = u64::try_from(from.elapsed().as_micros()).unwrap_or(u64::MAX);
-        Ok(Applied { changes, writes: done.writes, elapsed_us, warnings })
+        let maps_us = u64::try_from(done.finished.saturating_duration_since(from).as_micros()).unwrap_or(u64::MAX);
+        Ok(Applied { changes, writes: done.writes, maps_us, elapsed_us, warnings })
     }
 
     /// The steps of a change that may fail halfway; takes back those that were done.

@@ -103,6 +103,8 @@ pub struct Applied {
     pub writes: usize,
     /// How long it took.
     pub elapsed: Duration,
+    /// When the last map was written.
+    pub finished: Instant,
 }
 
 /// A backend as it runs.
@@ -271,7 +273,8 @@ impl Dataplane {
             None => self.apply_in_place(&plan)?,
         };
         self.settled = Some(config.clone());
-        Ok(Applied { changes: plan.into_changes(), writes, elapsed: started.elapsed() })
+        let finished = Instant::now();
+        Ok(Applied { changes: plan.into_changes(), writes, elapsed: finished - started, finished })
     }
 
     /// The backends that run, those included that were removed and have flows.
