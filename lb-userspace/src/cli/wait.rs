@@ -127,7 +127,12 @@ impl Watch {
 /// What keeps a backend from being drained.
 fn left(backend: &Backend) -> String {
     let Backend { flows, held_slots, held_seconds, .. } = backend;
-    let flows = if *flows == 1 { "1 flow".to_owned() } else { format!("{flows} flows") };
+    let flows = match (flows, held_slots) {
+        // Flows are counted by sweeps, and the daemon rests between two of them.
+        (0, 0) => return "what the next sweep over the flow tables finds".to_owned(),
+        (1, _) => "1 flow".to_owned(),
+        _ => format!("{flows} flows"),
+    };
     if *held_slots == 0 {
         return flows;
     }
@@ -165,6 +170,8 @@ mod tests {
         let held = "12 flows, and 5461 slots that are held for idle ones, 1m 15s at most";
         assert_eq!(progress(&backend("drain", 5461, false)), Progress::Waits(held.into()));
         assert_eq!(progress(&backend("drain", 0, false)), Progress::Waits("12 flows".into()));
+        let uncounted = Backend { flows: 0, ..backend("drain", 0, false) };
+        assert_eq!(progress(&uncounted), Progress::Waits("what the next sweep over the flow tables finds".into()));
         assert_eq!(progress(&backend("drain", 0, true)), Progress::Done);
         assert_eq!(progress(&backend("down", 0, true)), Progress::Done);
         assert_eq!(progress(&backend("removed", 0, false)), Progress::Waits("12 flows".into()));
