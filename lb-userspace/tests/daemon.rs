@@ -767,6 +767,39 @@ fn a_removed_backend_is_listed_until_nothing_is_held_for_it() {
 }
 
 #[test]
+fn a_server_that_is_reached_in_another_way_is_the_same_backend() {
+    let mut bed = Bed::new(VIPS);
+    route_to_vip();
+    bed.replace("forward = \"ipip\"", "forward = \"ipip\"\ntracking = \"always\"");
+    bed.start(&[]);
+    let vip = "203.0.113.10:80".parse().unwrap();
+    for _ in 0..4 {
+        TcpStream::connect_timeout(&vip, Duration::from_millis(50)).unwrap_err();
+    }
+    let counted = || bed.json("stats")["vips"][0]["backends"].clone();
+    let flows = || {
+        let flows = bed.json("flows")["flows"].clone();
+        let of = |flow: &Value| (flow["client_port"].clone(), flow["backend"].clone());
+        flows.as_array().unwrap().iter().map(of).collect::<Vec<_>>()
+    };
+    let before = (counted(), flows());
+    assert_eq!(before.1.len(), 4);
+    bed.done("vip set web --forward l2");
+    assert_eq!((counted(), flows()), before, "right after");
+    let backends = bed.json("backend list web");
+    assert_eq!(backends.as_array().unwrap().len(), 2, "{backends}");
+    let freed = || {
+        bed.json("status")["maps"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|map| map["name"] == "BACKENDS" && map["entries"] == 2)
+    };
+    eventually("the entries of the way before are freed", freed, || bed.log());
+    assert_eq!((counted(), flows()), before, "after a sweep");
+}
+
+#[test]
 fn without_tracking_there_is_nothing_to_wait_for() {
     let mut bed = Bed::new(VIPS);
     bed.replace("forward = \"ipip\"", "forward = \"ipip\"\ntracking = \"never\"");
