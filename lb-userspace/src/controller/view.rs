@@ -212,7 +212,8 @@ impl Controller {
             slots: running.map_or(0, |running| running.slots),
             flows: runs.map_or(0, |runs| runs.flows),
             held_slots: runs.map_or(0, |runs| runs.held_slots),
-            held_seconds: runs.map_or(0, |runs| runs.held_for.as_secs()),
+            // Rounded up: they are let go by the first sweep after that.
+            held_seconds: runs.filter(|runs| runs.held_slots > 0).map_or(0, |runs| runs.held_for.as_secs() + 1),
             drained: runs.is_some_and(|runs| runs.drained),
             next_hop: match way {
                 Ok(next_hop) => NextHop::Known {
