@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use lb_common::FlowOutcome;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, NoLabelSet, text},
@@ -18,7 +19,10 @@ use prometheus_client::{
 use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::{
-    api::types::{Counts, Interface, MapUsage, NextHop, Stats, Vip},
+    api::{
+        flows::FlowTable,
+        types::{Backend, Counts, Interface, MapUsage, NextHop, Stats, TableUsage, Tracking, Vip},
+    },
     controller::Handle,
 };
 
@@ -34,6 +38,8 @@ pub struct Snapshot {
     pub vips: Vec<Vip>,
     /// Interfaces.
     pub interfaces: Vec<Interface>,
+    /// What the data plane remembers of flows.
+    pub tracking: Tracking,
     /// Maps.
     pub maps: Vec<MapUsage>,
     /// When a config was last applied.
@@ -136,6 +142,8 @@ impl Collector for Snapshot {
         encode_vips(encoder, &self.stats)?;
         encode_backends(encoder, &self.stats, &self.vips)?;
         encode_drops(encoder, &self.stats)?;
+        encode_tracking(encoder, &self.tracking)?;
+        encode_tracked(encoder, &self.stats)?;
         encode_interfaces(encoder, &self.interfaces)?;
         encode_maps(encoder, &self.maps)?;
         encode_applies(encoder, self)
@@ -177,10 +185,49 @@ fn encode_backends(encoder: &mut DescriptorEncoder, stats: &Stats, vips: &[Vip])
     };
     let slots = backends().map(|(labels, backend)| (labels, backend.slots));
     gauge(encoder, "naru_backend_slots", "Slots of the VIP's table that are the backend's", None, slots)?;
-    let weights = backends().map(|(labels, backend)| (labels, backend.weight));
+    let configured = backends().filter(|(_, backend)| !backend.is_removed());
+    let weights = configured.map(|(labels, backend)| (labels, backend.weight));
     gauge(encoder, "naru_backend_weight", "Weight of a backend in the config", None, weights)?;
     let ups = backends().map(|(labels, backend)| (labels, matches!(backend.next_hop, NextHop::Known { .. }).into()));
-    gauge::<_, u32>(encoder, "naru_backend_next_hop_up", "1 while the way to a backend is known", None, ups)
+    gauge::<_, u32>(encoder, "naru_backend_next_hop_up", "1 while the way to a backend is known", None, ups)?;
+    let of_backends = |count: fn(&Backend) -> u64| backends().map(move |(labels, backend)| (labels, count(backend)));
+    let help = "Entries of a backend's flows in the flow tables";
+    gauge(encoder, "naru_backend_flows", help, None, of_backends(|backend| backend.flows))?;
+    let help = "Slots that are no longer a backend's and on which flows without an entry go to it still";
+    gauge(encoder, "naru_backend_held_slots", help, None, of_backends(|backend| backend.held_slots.into()))
+}
+
+fn encode_tracking(encoder: &mut DescriptorEncoder, tracking: &Tracking) -> fmt::Result {
+    let Tracking { established, embryonic, settled_slots, moving_slots, sweep_us } = tracking;
+    let slots =
+        [("settled", *settled_slots), ("moving", *moving_slots)].map(|(state, slots)| ([("state", state)], slots));
+    gauge(encoder, "naru_slots", "Slots by whether flows of several backends may be on them", None, slots.into_iter())?;
+
+    let of_tables = |value: fn(&TableUsage) -> u64| {
+        let tables = [(FlowTable::Established, established), (FlowTable::Embryonic, embryonic)];
+        tables.map(|(table, usage)| ([("table", table.name())], value(usage))).into_iter()
+    };
+    gauge(encoder, "naru_flows", "Flows that are remembered", None, of_tables(|table| table.entries))?;
+    let help = "Flows that there is room to remember";
+    gauge(encoder, "naru_flow_table_max_entries", help, None, of_tables(|table| table.max_entries))?;
+    let help = "Flows that were forgotten to make room for newer ones";
+    counter(encoder, "naru_flow_evictions", help, None, of_tables(|table| table.evicted))?;
+    let help = "Flows that were forgotten because they had ended";
+    counter(encoder, "naru_flow_expirations", help, None, of_tables(|table| table.expired))?;
+    let Some(sweep_us) = sweep_us else { return Ok(()) };
+    let (name, help) = ("naru_sweep_duration", "How long the last sweep over the flow tables took");
+    let sweep = *sweep_us as f64 / 1e6;
+    encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?.encode_gauge(&sweep)
+}
+
+fn encode_tracked(encoder: &mut DescriptorEncoder, stats: &Stats) -> fmt::Result {
+    let packets = stats.tracked.iter().map(|tracked| ([("outcome", tracked.outcome.as_str())], tracked.packets));
+    counter(encoder, "naru_flow_packets", "Packets that the flow tables were asked for", None, packets)?;
+    let promoted = stats.tracked.iter().find(|tracked| tracked.outcome == FlowOutcome::Promoted.name());
+    let promotions = promoted.map_or(0, |tracked| tracked.packets);
+    let (name, help) = ("naru_flow_promotions", "Flows that went from the embryonic to the established ones");
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    metric.encode_counter::<NoLabelSet, u64, u64>(&promotions, None)
 }
 
 fn encode_drops(encoder: &mut DescriptorEncoder, stats: &Stats) -> fmt::Result {
@@ -253,7 +300,7 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
-    use crate::api::types::{Attached, Backend, BackendStats, DropStats, VipStats};
+    use crate::api::types::{Attached, BackendStats, DropStats, TrackedStats, VipStats};
 
     fn snapshot() -> Snapshot {
         let [known, unknown] = ["10.0.0.1", "2001:db8::1"].map(|text| text.parse().unwrap());
@@ -266,20 +313,26 @@ mod tests {
             weight: 100,
             state: "active".into(),
             slots,
+            flows: 2,
+            held_slots: 5,
+            held_seconds: 60,
+            drained: false,
             next_hop,
         };
-        let backends =
-            vec![backend(known, 10, known_hop), backend(unknown, 3, NextHop::Unknown { reason: "no route".into() })];
+        let mut removed = backend(unknown, 0, NextHop::Unknown { reason: "no route".into() });
+        removed.state = Backend::REMOVED.into();
+        let backends = vec![backend(known, 10, known_hop), removed];
         let stats = Stats {
             vips: vec![VipStats {
                 name: "web".into(),
                 counts,
                 backends: vec![
-                    BackendStats { address: known, counts },
-                    BackendStats { address: unknown, counts: Counts::default() },
+                    BackendStats { address: known, removed: false, counts },
+                    BackendStats { address: unknown, removed: true, counts: Counts::default() },
                 ],
             }],
             drops: vec![DropStats { reason: "no_backend".into(), packets: 7 }],
+            tracked: vec![TrackedStats { outcome: "promoted".into(), packets: 9 }],
         };
         let vip = Vip {
             name: "web".into(),
@@ -307,6 +360,13 @@ mod tests {
                 interface("eth0", Some(Attached { mode: "native".into(), reason: None })),
                 interface("eth1", None),
             ],
+            tracking: Tracking {
+                established: TableUsage { entries: 4, max_entries: 64, expired: 6, evicted: 1 },
+                embryonic: TableUsage { entries: 2, max_entries: 16, expired: 3, evicted: 0 },
+                settled_slots: 8,
+                moving_slots: 5,
+                sweep_us: Some(1500),
+            },
             maps: vec![MapUsage { name: "SLOTS".into(), entries: 13, max_entries: 64, memory_bytes: 4096 }],
             applied_at: UNIX_EPOCH + Duration::from_millis(1500),
             applies: Applies { succeeded: 2, failed: 1 },
@@ -329,12 +389,28 @@ mod tests {
             "naru_backend_new_flows_total{vip=\"web\",backend=\"10.0.0.1\"} 1",
             "naru_backend_new_flows_total{vip=\"web\",backend=\"2001:db8::1\"} 0",
             "naru_backend_slots{vip=\"web\",backend=\"10.0.0.1\"} 10",
-            "naru_backend_slots{vip=\"web\",backend=\"2001:db8::1\"} 3",
+            "naru_backend_slots{vip=\"web\",backend=\"2001:db8::1\"} 0",
             "naru_backend_weight{vip=\"web\",backend=\"10.0.0.1\"} 100",
-            "naru_backend_weight{vip=\"web\",backend=\"2001:db8::1\"} 100",
             "naru_backend_next_hop_up{vip=\"web\",backend=\"10.0.0.1\"} 1",
             "naru_backend_next_hop_up{vip=\"web\",backend=\"2001:db8::1\"} 0",
+            "naru_backend_flows{vip=\"web\",backend=\"10.0.0.1\"} 2",
+            "naru_backend_flows{vip=\"web\",backend=\"2001:db8::1\"} 2",
+            "naru_backend_held_slots{vip=\"web\",backend=\"10.0.0.1\"} 5",
+            "naru_backend_held_slots{vip=\"web\",backend=\"2001:db8::1\"} 5",
             "naru_drops_total{reason=\"no_backend\"} 7",
+            "naru_slots{state=\"settled\"} 8",
+            "naru_slots{state=\"moving\"} 5",
+            "naru_flows{table=\"established\"} 4",
+            "naru_flows{table=\"embryonic\"} 2",
+            "naru_flow_table_max_entries{table=\"established\"} 64",
+            "naru_flow_table_max_entries{table=\"embryonic\"} 16",
+            "naru_flow_evictions_total{table=\"established\"} 1",
+            "naru_flow_evictions_total{table=\"embryonic\"} 0",
+            "naru_flow_expirations_total{table=\"established\"} 6",
+            "naru_flow_expirations_total{table=\"embryonic\"} 3",
+            "naru_sweep_duration_seconds 0.0015",
+            "naru_flow_packets_total{outcome=\"promoted\"} 9",
+            "naru_flow_promotions_total 9",
             "naru_interface_attached{interface=\"eth0\",mode=\"native\"} 1",
             "naru_interface_attached{interface=\"eth1\",mode=\"none\"} 0",
             "naru_map_entries{map=\"SLOTS\"} 13",

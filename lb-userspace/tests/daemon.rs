@@ -546,6 +546,8 @@ fn metrics_are_scraped_and_may_move() {
     assert!(answer.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"), "{answer}");
     assert!(answer.contains("naru_backend_weight{vip=\"web\",backend=\"10.0.1.11\"} 100\n"), "{answer}");
     assert!(answer.contains("naru_interface_attached{interface=\"lb0\",mode=\"native\"} 1\n"), "{answer}");
+    assert!(answer.contains("naru_slots{state=\"settled\"} 16381\nnaru_slots{state=\"moving\"} 0\n"), "{answer}");
+    assert!(answer.contains("naru_flow_packets_total{outcome=\"known\"} 0\n"), "{answer}");
     assert!(answer.ends_with("# EOF\n"), "{answer}");
 
     bed.replace(":9100", ":9101");
@@ -622,6 +624,12 @@ fn the_api_answers_errors_as_json() {
         ("GET /v1/nope", "", 404, "not-found"),
         ("GET /v1/vips/nope", "", 404, "not-found"),
         ("GET /v1/backends?vip=nope", "", 404, "not-found"),
+        ("GET /v1/flows?vip=nope", "", 404, "not-found"),
+        ("GET /v1/flows/counts?backend=10.0.1.99", "", 404, "not-found"),
+        ("GET /v1/flows?vpi=web", "", 400, "invalid"),
+        ("GET /v1/flows?table=half", "", 400, "invalid"),
+        ("GET /v1/flows?client=10.0.0.0/33", "", 400, "invalid"),
+        ("GET /v1/flows?limit=100001", "", 422, "invalid"),
         ("GET /v1/apply", "", 405, "invalid"),
         ("POST /v1/edit", "not json", 400, "invalid"),
         ("POST /v1/edit", "{\"op\": \"backend_explode\"}", 422, "invalid"),
@@ -638,6 +646,10 @@ fn the_api_answers_errors_as_json() {
 fn check_needs_no_daemon() {
     let bed = Bed::new(VIPS);
     assert!(bed.done("check").ends_with("is valid: 1 VIPs, 2 backends\n"));
+    let checked = bed.json("check");
+    assert_eq!((&checked["vips"], &checked["backends"]), (&1.into(), &2.into()), "{checked}");
+    assert_eq!(checked["file"], bed.file().to_str().unwrap());
+    assert_eq!(checked["warnings"], serde_json::json!([]));
     let other = bed.dir.path().join("other.toml");
     fs::write(&other, "[node]\ninterfaces = [\"lb0\"]\nspeed = 1\n").unwrap();
     bed.refused(&format!("check {}", other.display()), 2, "other.toml:3:1: unknown key `speed`");
@@ -645,16 +657,161 @@ fn check_needs_no_daemon() {
     assert!(bed.done("completions bash").contains("_naru"));
 }
 
-#[test]
-fn packets_are_counted_and_logged() {
-    let mut bed = Bed::new(VIPS);
-    // What this host sends to the VIP leaves by the peer, and comes in on lb0.
+/// What this host sends to the VIP leaves by the peer, and comes in on `lb0`.
+fn route_to_vip() {
     ip("link set lb0 address 02:00:00:00:00:01");
     ip("route add 203.0.113.10 dev peer0");
     ip("neigh replace 203.0.113.10 lladdr 02:00:00:00:00:01 dev peer0 nud permanent");
     // A new MAC address makes the kernel forget the neighbours.
     ip("neigh replace 10.0.1.11 lladdr 02:00:00:00:00:11 dev lb0 nud permanent");
     ip("neigh replace 10.0.1.12 lladdr 02:00:00:00:00:12 dev lb0 nud permanent");
+}
+
+#[test]
+fn flows_are_listed_counted_and_narrowed_down() {
+    let mut bed = Bed::new(VIPS);
+    route_to_vip();
+    bed.replace("forward = \"ipip\"", "forward = \"ipip\"\ntracking = \"always\"");
+    bed.start(&[]);
+    assert_eq!(bed.done("flows"), "(none)\n");
+
+    let vip = "203.0.113.10:80".parse().unwrap();
+    for _ in 0..3 {
+        TcpStream::connect_timeout(&vip, Duration::from_millis(50)).unwrap_err();
+    }
+    let listed = bed.json("flows");
+    let flows = listed["flows"].as_array().unwrap();
+    assert_eq!((flows.len(), &listed["matched"]), (3, &3.into()), "{listed}");
+    for flow in flows {
+        let told = ["vip", "port", "client", "table", "state"].map(|key| flow[key].as_str().unwrap());
+        assert_eq!(told, ["web", "tcp/80", "10.0.1.1", "embryonic", "syn"], "{flow}");
+        assert!(flow["idle_seconds"].as_u64().unwrap() <= 10, "{flow}");
+    }
+
+    let port = &flows[0]["client_port"];
+    let backend = flows[0]["backend"].as_str().unwrap();
+    let of_backend = flows.iter().filter(|flow| flow["backend"] == backend).count();
+    for (filter, matched) in [
+        (format!("--client-port {port}"), 1),
+        (format!("--backend {backend}"), of_backend),
+        ("--vip web --client 10.0.1.0/24 --table embryonic --state syn".to_owned(), 3),
+        ("--client 10.0.1.1".to_owned(), 3),
+        ("--client 10.0.1.2".to_owned(), 0),
+        ("--client 2001:db8::/32".to_owned(), 0),
+        ("--table established".to_owned(), 0),
+        ("--state open".to_owned(), 0),
+    ] {
+        assert_eq!(bed.json(&format!("flows {filter}"))["matched"], matched, "{filter}");
+    }
+    let said = bed.naru("flows --limit 2");
+    assert_eq!((said.code, said.out.lines().count()), (0, 3), "{}", said.out);
+    assert!(said.err.starts_with("2 of 3 flows"), "{}", said.err);
+    let counts = bed.json("flows --count");
+    let embryonic = counts.as_array().unwrap().iter().map(|count| count["embryonic"].as_u64().unwrap());
+    assert_eq!(embryonic.sum::<u64>(), 3, "{counts}");
+    bed.refused("flows --vip wbe", 1, "did you mean `web`?");
+    bed.refused("flows --vip web --backend 10.0.1.99", 1, "VIP `web` has no backend `10.0.1.99`");
+
+    let tracking = || bed.json("status")["tracking"].clone();
+    eventually("a sweep sees them", || tracking()["embryonic"]["entries"] == 3, || tracking().to_string());
+    assert_eq!(bed.backend(backend)["flows"], of_backend);
+    let opened =
+        bed.json("stats")["tracked"].as_array().unwrap().iter().find(|was| was["outcome"] == "opened").cloned();
+    assert_eq!(opened.unwrap()["packets"], 3);
+}
+
+#[test]
+fn a_drain_is_waited_for() {
+    let mut bed = Bed::new(VIPS);
+    bed.replace("forward = \"ipip\"", "forward = \"ipip\"\ntcp_idle = \"2s\"");
+    bed.start(&[]);
+    let slots = bed.backend("10.0.1.12")["slots"].clone();
+    let said = bed.naru("backend drain web 10.0.1.12 --wait --timeout 1s");
+    assert_eq!((said.code, said.out.as_str()), (4, "vip web: backend 10.0.1.12 state active → drain\n"));
+    let left = format!("backend 10.0.1.12 is left with 0 flows, and {slots} slots that are held for idle ones");
+    assert!(said.err.contains(&left) && said.err.contains("after 1s"), "{}", said.err);
+    let backend = bed.backend("10.0.1.12");
+    assert_eq!((&backend["held_slots"], &backend["drained"]), (&slots, &false.into()), "{backend}");
+    assert_eq!(bed.json("status")["tracking"]["moving_slots"], slots);
+    assert!(bed.done("backend list web").contains(&format!("{slots} slots held for idle flows")));
+
+    let said = bed.naru("backend drain web 10.0.1.12 --wait --timeout 30s");
+    assert_eq!((said.code, said.out.as_str()), (0, "nothing to change\n"), "{}", said.err);
+    assert_eq!(bed.backend("10.0.1.12")["drained"], true);
+    let moving = || bed.json("status")["tracking"]["moving_slots"].clone();
+    eventually("every slot is settled", || moving() == 0, || bed.log());
+    assert!(bed.done("backend list web").lines().any(|line| line.ends_with("drained")));
+}
+
+#[test]
+fn a_removed_backend_is_listed_until_nothing_is_held_for_it() {
+    let mut bed = Bed::new(VIPS);
+    bed.replace("forward = \"ipip\"", "forward = \"ipip\"\ntcp_idle = \"2s\"");
+    bed.start(&[]);
+    bed.done("backend remove web 10.0.1.11");
+    let removed = bed.backend("10.0.1.11");
+    assert_eq!((&removed["state"], &removed["slots"]), (&"removed".into(), &0.into()));
+    assert_eq!(removed["next_hop"]["mac"], "02:00:00:00:00:11");
+    assert!(removed["held_slots"].as_u64().unwrap() > 0, "{removed}");
+    assert!(bed.done("stats").contains("10.0.1.11 (removed)"));
+    let vips = bed.done("vip list");
+    assert!(vips.lines().any(|line| line.ends_with("1/1")), "{vips}");
+
+    bed.done("backend add web 10.0.1.11");
+    let backends = bed.json("backend list web");
+    assert_eq!(backends.as_array().unwrap().len(), 2, "{backends}");
+    let said = bed.naru("backend remove web 10.0.1.11 --wait --timeout 30s");
+    assert_eq!(said.code, 0, "{}", said.err);
+    let backends = bed.json("backend list web");
+    assert_eq!(backends.as_array().unwrap().len(), 1, "{backends}");
+}
+
+#[test]
+fn a_server_that_is_reached_in_another_way_is_the_same_backend() {
+    let mut bed = Bed::new(VIPS);
+    route_to_vip();
+    bed.replace("forward = \"ipip\"", "forward = \"ipip\"\ntracking = \"always\"");
+    bed.start(&[]);
+    let vip = "203.0.113.10:80".parse().unwrap();
+    for _ in 0..4 {
+        TcpStream::connect_timeout(&vip, Duration::from_millis(50)).unwrap_err();
+    }
+    let counted = || bed.json("stats")["vips"][0]["backends"].clone();
+    let flows = || {
+        let flows = bed.json("flows")["flows"].clone();
+        let of = |flow: &Value| (flow["client_port"].clone(), flow["backend"].clone());
+        flows.as_array().unwrap().iter().map(of).collect::<Vec<_>>()
+    };
+    let before = (counted(), flows());
+    assert_eq!(before.1.len(), 4);
+    bed.done("vip set web --forward l2");
+    assert_eq!((counted(), flows()), before, "right after");
+    let backends = bed.json("backend list web");
+    assert_eq!(backends.as_array().unwrap().len(), 2, "{backends}");
+    let freed = || {
+        bed.json("status")["maps"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|map| map["name"] == "BACKENDS" && map["entries"] == 2)
+    };
+    eventually("the entries of the way before are freed", freed, || bed.log());
+    assert_eq!((counted(), flows()), before, "after a sweep");
+}
+
+#[test]
+fn without_tracking_there_is_nothing_to_wait_for() {
+    let mut bed = Bed::new(VIPS);
+    bed.replace("forward = \"ipip\"", "forward = \"ipip\"\ntracking = \"never\"");
+    bed.start(&[]);
+    assert_eq!(bed.naru("backend drain web 10.0.1.12 --wait --timeout 10s").code, 0);
+    assert_eq!(bed.json("status")["tracking"]["moving_slots"], 0);
+}
+
+#[test]
+fn packets_are_counted_and_logged() {
+    let mut bed = Bed::new(VIPS);
+    route_to_vip();
     bed.replace("[node]", "[node]\nlog_packets = true");
     bed.start(&["--log-level", "debug"]);
 

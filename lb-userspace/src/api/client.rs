@@ -12,7 +12,10 @@ use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
-use super::types::{Applied, Backend, Diff, ErrorBody, ErrorKind, Interface, Stats, Status, Vip};
+use super::{
+    flows::{FlowCount, FlowQuery, Flows},
+    types::{Applied, Backend, Diff, ErrorBody, ErrorKind, Interface, Stats, Status, Vip},
+};
 use crate::config::edit::Edit;
 
 /// How long a request may take: an apply that loads thousands of VIPs takes seconds.
@@ -107,6 +110,16 @@ impl Client {
         self.read("/v1/interfaces").await
     }
 
+    /// `GET /v1/flows`
+    pub async fn flows(&self, query: &FlowQuery) -> Result<Flows, ClientError> {
+        self.read(&format!("/v1/flows?{}", self.query(query)?)).await
+    }
+
+    /// `GET /v1/flows/counts`
+    pub async fn flow_counts(&self, query: &FlowQuery) -> Result<Vec<FlowCount>, ClientError> {
+        self.read(&format!("/v1/flows/counts?{}", self.query(query)?)).await
+    }
+
     /// `GET /v1/diff`
     pub async fn diff(&self) -> Result<Diff, ClientError> {
         self.read("/v1/diff").await
@@ -128,6 +141,17 @@ impl Client {
 
     fn json(&self, body: &impl Serialize) -> Result<Bytes, ClientError> {
         serde_json::to_vec(body).map(Bytes::from).map_err(|error| self.broken(error))
+    }
+
+    /// `fields`, a struct of plain values, as a query: what is not there is left out.
+    fn query(&self, fields: &impl Serialize) -> Result<String, ClientError> {
+        let fields = serde_json::to_value(fields).map_err(|error| self.broken(error))?;
+        let fields = fields.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+        let pair = |(name, value): (&String, &serde_json::Value)| {
+            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            format!("{name}={}", percent_encoded(&value))
+        };
+        Ok(fields.map(pair).collect::<Vec<_>>().join("&"))
     }
 
     async fn request<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ClientError> {
@@ -190,6 +214,15 @@ mod tests {
     fn only_unreserved_characters_stand_for_themselves() {
         assert_eq!(percent_encoded("web-1.example_x~"), "web-1.example_x~");
         assert_eq!(percent_encoded("a b/ü?%"), "a%20b%2F%C3%BC%3F%25");
+    }
+
+    #[test]
+    fn a_query_is_what_is_given() {
+        let client = Client::new("/nonexistent");
+        let query = FlowQuery { vip: Some("a&b".into()), client_port: Some(80), ..FlowQuery::default() };
+        assert_eq!(client.query(&query).unwrap(), "client_port=80&vip=a%26b");
+        let query = FlowQuery { client: Some("2001:db8::/32".parse().unwrap()), ..FlowQuery::default() };
+        assert_eq!(client.query(&query).unwrap(), "client=2001%3Adb8%3A%3A%2F32");
     }
 
     #[tokio::test]

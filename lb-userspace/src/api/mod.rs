@@ -1,12 +1,16 @@
 //! The HTTP/JSON API on the unix socket: routes, and errors as JSON. It asks the controller and knows nothing itself.
 
 pub mod client;
+pub mod flows;
 pub mod socket;
 pub mod types;
 
 use axum::{
     Json, Router,
-    extract::{Path, Query, State, rejection::JsonRejection},
+    extract::{
+        Path, Query, State,
+        rejection::{JsonRejection, QueryRejection},
+    },
     http::{StatusCode, Uri},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -14,7 +18,10 @@ use axum::{
 use serde::Deserialize;
 use tokio::net::UnixListener;
 
-use self::types::{Applied, Backend, Diff, ErrorBody, ErrorKind, Interface, Stats, Status, Vip};
+use self::{
+    flows::{FlowCount, FlowQuery, Flows},
+    types::{Applied, Backend, Diff, ErrorBody, ErrorKind, Interface, Stats, Status, Vip},
+};
 use crate::{
     config::edit::Edit,
     controller::{self, Handle},
@@ -34,6 +41,8 @@ pub fn router(controller: Handle) -> Router {
         .route("/v1/vips/{name}", get(vip))
         .route("/v1/backends", get(backends))
         .route("/v1/interfaces", get(interfaces))
+        .route("/v1/flows", get(flows))
+        .route("/v1/flows/counts", get(flow_counts))
         .route("/v1/diff", get(diff))
         .route("/v1/apply", post(apply))
         .route("/v1/edit", post(edit))
@@ -76,6 +85,24 @@ async fn backends(State(controller): State<Handle>, Query(of): Query<BackendsOf>
 
 async fn interfaces(State(controller): State<Handle>) -> Answer<Vec<Interface>> {
     Ok(Json(controller.interfaces().await?))
+}
+
+async fn flows(State(controller): State<Handle>, query: FlowsOf) -> Answer<Flows> {
+    Ok(Json(controller.flows(understood(query)?).await?))
+}
+
+async fn flow_counts(State(controller): State<Handle>, query: FlowsOf) -> Answer<Vec<FlowCount>> {
+    Ok(Json(controller.flow_counts(understood(query)?).await?))
+}
+
+type FlowsOf = Result<Query<FlowQuery>, QueryRejection>;
+
+fn understood(query: FlowsOf) -> Result<FlowQuery, ApiError> {
+    let Query(query) = query.map_err(|rejection| ApiError {
+        status: rejection.status(),
+        body: ErrorBody { error: rejection.body_text(), kind: ErrorKind::Invalid },
+    })?;
+    Ok(query)
 }
 
 async fn diff(State(controller): State<Handle>) -> Answer<Diff> {

@@ -7,7 +7,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::dataplane::MapUsage;
+pub use crate::dataplane::{MapUsage, TableUsage};
 use crate::plan::Change;
 
 /// Answer of `GET /v1/status`.
@@ -31,12 +31,29 @@ pub struct Status {
     pub backends_active: usize,
     /// Backends that no packet can be sent to.
     pub unreachable: Vec<UnreachableBackend>,
+    /// What the data plane remembers of flows.
+    pub tracking: Tracking,
     /// Maps of the data plane.
     pub maps: Vec<MapUsage>,
     /// Memory of all maps together, in bytes.
     pub map_memory_bytes: u64,
     /// What the operator should look at although it is allowed.
     pub warnings: Vec<String>,
+}
+
+/// What the data plane remembers of flows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tracking {
+    /// The table of flows of which two packets were seen.
+    pub established: TableUsage,
+    /// The table of flows of which one packet was seen.
+    pub embryonic: TableUsage,
+    /// Slots on which every flow belongs to one backend.
+    pub settled_slots: u64,
+    /// Slots on which flows of several backends may be.
+    pub moving_slots: u64,
+    /// How long the last sweep over the tables took, in microseconds; absent before the first.
+    pub sweep_us: Option<u64>,
 }
 
 /// The config file and how it relates to what runs.
@@ -128,7 +145,8 @@ pub struct Vip {
     pub tcp_idle: String,
     /// How long a UDP flow may be silent: `1m`.
     pub udp_idle: String,
-    /// Its backends.
+    /// Its backends, in the order of the config; behind them those that the config does not have any more, as long as flows
+    /// may be left of them.
     pub backends: Vec<Backend>,
 }
 
@@ -139,14 +157,32 @@ pub struct Backend {
     pub vip: String,
     /// Its address.
     pub address: IpAddr,
-    /// Its weight in the config.
+    /// Its weight in the config, or the last that it had there.
     pub weight: u32,
-    /// `active`, `drain` or `down`.
+    /// `active`, `drain` or `down`, or `removed` where the config does not have it any more.
     pub state: String,
     /// Number of slots of the VIP's table that are its own.
     pub slots: u32,
+    /// Entries of its flows in the flow tables, as of the last sweep.
+    pub flows: u64,
+    /// Number of slots that are no longer its own and on which flows without an entry go to it still.
+    pub held_slots: u32,
+    /// Seconds until the last of those is let go, at the latest.
+    pub held_seconds: u64,
+    /// Whether it takes no new flows and the last of its flows has ended.
+    pub drained: bool,
     /// The way to it.
     pub next_hop: NextHop,
+}
+
+impl Backend {
+    /// [`Backend::state`] of a backend that the config does not have any more.
+    pub const REMOVED: &'static str = "removed";
+
+    /// Whether the config does not have it any more.
+    pub fn is_removed(&self) -> bool {
+        self.state == Self::REMOVED
+    }
 }
 
 /// The way to a backend.
@@ -189,6 +225,8 @@ pub struct Stats {
     pub vips: Vec<VipStats>,
     /// Dropped packets per reason, every reason.
     pub drops: Vec<DropStats>,
+    /// Packets that the flow tables were asked for per outcome, every outcome.
+    pub tracked: Vec<TrackedStats>,
 }
 
 /// Counts of a VIP.
@@ -199,7 +237,8 @@ pub struct VipStats {
     /// Its counts.
     #[serde(flatten)]
     pub counts: Counts,
-    /// Counts of its backends, in the order of the config.
+    /// Counts of its backends, in the order of the config; behind them those that the config does not have any more, as long
+    /// as flows may be left of them.
     pub backends: Vec<BackendStats>,
 }
 
@@ -208,6 +247,8 @@ pub struct VipStats {
 pub struct BackendStats {
     /// Address of the backend.
     pub address: IpAddr,
+    /// Whether the config does not have it any more.
+    pub removed: bool,
     /// Its counts.
     #[serde(flatten)]
     pub counts: Counts,
@@ -229,6 +270,15 @@ pub struct Counts {
 pub struct DropStats {
     /// The reason.
     pub reason: String,
+    /// Packets.
+    pub packets: u64,
+}
+
+/// Packets that the flow tables were asked for, with one outcome.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrackedStats {
+    /// The outcome.
+    pub outcome: String,
     /// Packets.
     pub packets: u64,
 }
@@ -287,6 +337,14 @@ impl Counts {
             bytes: rate(self.bytes, before.bytes),
             new_flows: rate(self.new_flows, before.new_flows),
         }
+    }
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, Self { packets, bytes, new_flows }: Self) {
+        self.packets += packets;
+        self.bytes += bytes;
+        self.new_flows += new_flows;
     }
 }
 

@@ -1,13 +1,16 @@
 //! The command line, as clap reads it. What the commands do is elsewhere.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 use ipnet::IpNet;
 use lb_common::BackendState;
 
 use super::{exit, table::Output};
-use crate::config::{FlowHash, ForwardMode, IdleTime, Port, Tracking, Word as _, XdpMode};
+use crate::{
+    api::flows::{ClientRange, FlowQuery, FlowState, FlowTable},
+    config::{FlowHash, ForwardMode, IdleTime, Port, Tracking, Word as _, XdpMode},
+};
 
 /// Where the config is unless told otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/naru/naru.toml";
@@ -71,6 +74,9 @@ pub enum Command {
     /// List and change backends
     #[command(subcommand)]
     Backend(Backend),
+    /// List the flows that are remembered: those on slots that a change has given to another backend, and every flow of VIPs
+    /// with `tracking = "always"`
+    Flows(Flows),
     /// List, attach and detach interfaces
     #[command(subcommand)]
     Interface(Interface),
@@ -233,13 +239,30 @@ pub enum BackendEdit {
         /// The backend.
         #[command(flatten)]
         backend: BackendName,
+        /// Whether to wait for its flows.
+        #[command(flatten)]
+        wait: Wait,
     },
-    /// Remove a backend from a VIP
+    /// Remove a backend from a VIP; its flows go on until they end
     Remove {
         /// The backend.
         #[command(flatten)]
         backend: BackendName,
+        /// Whether to wait for its flows.
+        #[command(flatten)]
+        wait: Wait,
     },
+}
+
+/// Whether to return at once or when the last flow has ended.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Wait {
+    /// Return when the last of its flows has ended; an interrupt (Ctrl-C) ends the waiting and leaves the change in force
+    #[arg(long)]
+    pub wait: bool,
+    /// Wait for so long at most, as `30m` or `1h 30m`, then exit with 4; the change stays in force [default: no limit]
+    #[arg(long, requires = "wait", value_name = "TIME", value_parser = duration)]
+    pub timeout: Option<Duration>,
 }
 
 /// Which backend.
@@ -249,6 +272,36 @@ pub struct BackendName {
     pub vip: String,
     /// Address of the backend.
     pub address: IpAddr,
+}
+
+/// `naru flows`
+#[derive(Debug, Args)]
+pub struct Flows {
+    /// Only flows of this VIP
+    #[arg(long, value_name = "NAME")]
+    pub vip: Option<String>,
+    /// Only flows that belong to the backend of this address
+    #[arg(long, value_name = "ADDRESS")]
+    pub backend: Option<IpAddr>,
+    /// Only flows of clients with this address, or with one in this range
+    #[arg(long, value_name = "ADDRESS[/LENGTH]")]
+    pub client: Option<ClientRange>,
+    /// Only flows from this port
+    #[arg(long, value_name = "PORT")]
+    pub client_port: Option<u16>,
+    /// Only flows in this table
+    #[arg(long)]
+    pub table: Option<FlowTable>,
+    /// Only flows that have come so far
+    #[arg(long)]
+    pub state: Option<FlowState>,
+    /// List so many flows at most
+    #[arg(long, value_name = "NUMBER", default_value_t = FlowQuery::DEFAULT_LIMIT)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(FlowQuery::MAX_LIMIT)))]
+    pub limit: u32,
+    /// Count them by VIP and backend instead
+    #[arg(long, conflicts_with = "limit")]
+    pub count: bool,
 }
 
 /// `naru interface`
@@ -326,6 +379,14 @@ fn weighted_address(text: &str) -> Result<(IpAddr, Option<u32>), String> {
     Ok((address, weight.map_err(|_| "the weight behind `=` is a number from 0 to 65535".to_owned())?))
 }
 
+/// Reads `30m` or `1h 30m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    // humantime panics where a longer text adds up to more than there is.
+    const MAX_LENGTH: usize = 20;
+    let parsed = (text.len() <= MAX_LENGTH).then(|| humantime::parse_duration(text).ok()).flatten();
+    parsed.ok_or_else(|| "write a number with its unit, as `90s`, `30m` or `1h 30m`".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use clap::{CommandFactory as _, error::ErrorKind};
@@ -367,6 +428,20 @@ mod tests {
     }
 
     #[test]
+    fn a_drain_may_be_waited_for() {
+        let wait = |line: &str| match parse(line).unwrap().command {
+            Command::Backend(Backend::Edit(BackendEdit::Drain { wait, .. } | BackendEdit::Remove { wait, .. })) => {
+                (wait.wait, wait.timeout)
+            }
+            _ => panic!("another command"),
+        };
+        assert_eq!(wait("naru backend drain web 10.0.1.11"), (false, None));
+        assert_eq!(wait("naru backend remove web 10.0.1.11 --wait"), (true, None));
+        let half_an_hour = Duration::from_secs(1800);
+        assert_eq!(wait("naru backend drain web 10.0.1.11 --wait --timeout 30m"), (true, Some(half_an_hour)));
+    }
+
+    #[test]
     fn decapsulation_is_told_as_the_lab_tells_it() {
         let line = "naru decap attach eth0 --from 172.16.0.0/16 --from 100::/64 --to 10.0.1.11 fd00::11 --bpffs /tmp/b";
         let Command::Decap(Decap::Attach { interface, from, to, mode, bpffs }) = parse(line).unwrap().command else {
@@ -399,6 +474,14 @@ mod tests {
             ("naru interface detach", ErrorKind::MissingRequiredArgument),
             ("naru interface detach eth0 --all", ErrorKind::ArgumentConflict),
             ("naru stats --watch 0", ErrorKind::ValueValidation),
+            ("naru backend drain web 10.0.0.1 --timeout 30m", ErrorKind::MissingRequiredArgument),
+            ("naru backend drain web 10.0.0.1 --wait --timeout 30", ErrorKind::ValueValidation),
+            ("naru backend drain web 10.0.0.1 --wait --timeout 5124095576030431h15s1000ms", ErrorKind::ValueValidation),
+            ("naru flows --client 10.0.0.0/33", ErrorKind::ValueValidation),
+            ("naru flows --table half", ErrorKind::InvalidValue),
+            ("naru flows --limit 0", ErrorKind::ValueValidation),
+            ("naru flows --limit 100001", ErrorKind::ValueValidation),
+            ("naru flows --count --limit 5", ErrorKind::ArgumentConflict),
         ] {
             assert_eq!(parse(line).unwrap_err().kind(), kind, "{line}");
         }

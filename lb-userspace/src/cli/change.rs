@@ -7,6 +7,7 @@ use super::{
     exit::{Exit, Failure},
     places,
     table::Output,
+    wait::Watch,
 };
 use crate::{
     api::{
@@ -23,7 +24,17 @@ pub async fn apply(client: Client, output: Output) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// `naru vip …` and `naru backend …`
+/// `naru backend …`: a change, and what is to be waited for after it.
+pub async fn edit_backend(client: Client, output: Output, edit: BackendEdit) -> Result<Exit, Failure> {
+    let watch = Watch::after(&edit);
+    report(output, &client.edit(&edit.into()).await?);
+    match watch {
+        Some(watch) => watch.run(&client).await,
+        None => Ok(Exit::Ok),
+    }
+}
+
+/// `naru vip …`
 pub async fn edit(client: Client, output: Output, edit: Edit) -> Result<Exit, Failure> {
     report(output, &client.edit(&edit).await?);
     Ok(Exit::Ok)
@@ -84,10 +95,10 @@ impl From<BackendEdit> for Edit {
             BackendEdit::Set { backend: BackendName { vip, address }, weight, state } => {
                 Self::BackendSet { vip, address, weight, state }
             }
-            BackendEdit::Drain { backend: BackendName { vip, address } } => {
+            BackendEdit::Drain { backend: BackendName { vip, address }, .. } => {
                 Self::BackendSet { vip, address, weight: None, state: Some(BackendState::Drain) }
             }
-            BackendEdit::Remove { backend: BackendName { vip, address } } => Self::BackendRemove { vip, address },
+            BackendEdit::Remove { backend: BackendName { vip, address }, .. } => Self::BackendRemove { vip, address },
         }
     }
 }

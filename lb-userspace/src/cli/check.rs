@@ -1,12 +1,13 @@
 //! `naru check`: a config file and this machine, without a daemon and without changing anything.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::net::if_::if_nametoindex;
+use serde::Serialize;
 
 use super::{
     exit::{Exit, Failure},
-    table::print,
+    table::Output,
 };
 use crate::{
     config::{Config, ReadError},
@@ -19,8 +20,21 @@ const KERNEL_FLOOR: (u32, u32) = (5, 10);
 /// Since this kernel, XDP programs take frames of more than one buffer (`xdp.frags`).
 const KERNEL_FRAGS: (u32, u32) = (5, 18);
 
+/// What a check found of a valid config, as JSON.
+#[derive(Debug, Serialize)]
+struct Checked {
+    /// The file.
+    file: PathBuf,
+    /// Number of VIPs.
+    vips: usize,
+    /// Number of backends over all VIPs.
+    backends: usize,
+    /// What the operator should look at although it is allowed.
+    warnings: Vec<String>,
+}
+
 /// Checks `file`, then whether this machine has what it needs.
-pub fn check(file: &Path) -> Result<Exit, Failure> {
+pub fn check(output: Output, file: &Path) -> Result<Exit, Failure> {
     let config = Config::read(file).map_err(|error| {
         let exit = match error {
             ReadError::Unreadable { .. } => Exit::Failed,
@@ -45,11 +59,14 @@ pub fn check(file: &Path) -> Result<Exit, Failure> {
     if !problems.is_empty() {
         return Err(Failure::new(Exit::Invalid, format!("{}: {}", file.display(), problems.join("\n"))));
     }
-    for warning in warnings {
+    for warning in &warnings {
         eprintln!("warning: {warning}");
     }
-    let backends: usize = config.vips.iter().map(|vip| vip.backends.len()).sum();
-    print(&format!("{} is valid: {} VIPs, {backends} backends\n", file.display(), config.vips.len()));
+    let backends = config.vips.iter().map(|vip| vip.backends.len()).sum();
+    let checked = Checked { file: file.to_owned(), vips: config.vips.len(), backends, warnings };
+    output.print(&checked, |Checked { file, vips, backends, .. }| {
+        format!("{} is valid: {vips} VIPs, {backends} backends\n", file.display())
+    });
     Ok(Exit::Ok)
 }
 

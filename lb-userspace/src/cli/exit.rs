@@ -19,7 +19,7 @@ pub enum Exit {
     Invalid = 2,
     /// No daemon answers.
     NoDaemon = 3,
-    /// Refused or failed; what ran before runs on.
+    /// Refused or failed, and what ran before runs on; or what was waited for did not come about.
     Failed = 4,
 }
 
@@ -29,7 +29,7 @@ pub const EXIT_CODES: [(Exit, &str); 5] = [
     (Exit::Negative, "`diff`: the file has changes that are not applied; otherwise: nothing of that name"),
     (Exit::Invalid, "the command line, the input or the config file is not valid"),
     (Exit::NoDaemon, "no daemon answers on the socket"),
-    (Exit::Failed, "refused or failed; what ran before runs on"),
+    (Exit::Failed, "refused or failed, what ran before runs on; `--wait`: not done within `--timeout`"),
 ];
 
 /// Why a command did not do what it was asked: a message for the operator and the exit code.

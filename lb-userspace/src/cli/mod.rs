@@ -6,8 +6,10 @@ mod check;
 mod daemon;
 mod decap;
 mod exit;
+mod flows;
 mod show;
 mod table;
+mod wait;
 
 use std::{
     path::{Path, PathBuf},
@@ -43,7 +45,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
     let client = || Client::new(socket(&global));
     match command {
         Command::Run(run) => daemon::run(&global, run),
-        Command::Check { file } => check::check(file.as_deref().unwrap_or(&global.config)),
+        Command::Check { file } => check::check(output, file.as_deref().unwrap_or(&global.config)),
         Command::Diff => wait(show::diff(client(), output)),
         Command::Apply => wait(change::apply(client(), output)),
         Command::Status => wait(show::status(client(), output)),
@@ -52,7 +54,8 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Vip(Vip::Show { name }) => wait(show::vip(client(), output, &name)),
         Command::Vip(Vip::Edit(edit)) => wait(change::edit(client(), output, edit.into())),
         Command::Backend(Backend::List { vip }) => wait(show::backends(client(), output, vip.as_deref())),
-        Command::Backend(Backend::Edit(edit)) => wait(change::edit(client(), output, edit.into())),
+        Command::Backend(Backend::Edit(edit)) => wait(change::edit_backend(client(), output, edit)),
+        Command::Flows(options) => wait(flows::flows(client(), output, options)),
         Command::Interface(Interface::List) => wait(show::interfaces(client(), output)),
         Command::Interface(Interface::Attach { interface }) => wait(change::attach(client(), output, interface)),
         Command::Interface(Interface::Detach(detach)) => wait(change::detach(client(), &global, detach)),

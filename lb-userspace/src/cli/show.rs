@@ -8,7 +8,10 @@ use super::{
 };
 use crate::api::{
     client::Client,
-    types::{Backend, Counts, Diff, FileState, Interface, MapUsage, NextHop, Stats, Status, Vip, VipStats},
+    types::{
+        Backend, BackendStats, Counts, Diff, FileState, Interface, MapUsage, NextHop, Stats, Status, TableUsage,
+        Tracking, Vip, VipStats,
+    },
 };
 
 /// `naru status`
@@ -67,7 +70,8 @@ pub async fn diff(client: Client, output: Output) -> Result<Exit, Failure> {
 }
 
 fn status_text(status: &Status) -> String {
-    let Status { version, pid, uptime_seconds, config, interfaces, vips, backends, .. } = status;
+    let Status { version, pid, uptime_seconds, config, interfaces, vips, backends, tracking, .. } = status;
+    let Tracking { established, embryonic, settled_slots, moving_slots, .. } = tracking;
     let uptime = humantime::format_duration(Duration::from_secs(*uptime_seconds));
     let applied_at = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(config.applied_at));
     let file = match &config.file {
@@ -88,6 +92,9 @@ fn status_text(status: &Status) -> String {
         ("VIPs", vips),
         ("Backends", &backends),
         ("Memory", &bytes(status.map_memory_bytes)),
+        ("Slots", &format!("{settled_slots} settled, {moving_slots} moving")),
+        ("Flows", &format!("{} established, {} embryonic", usage_text(established), usage_text(embryonic))),
+        ("Sweep", &sweep_text(tracking)),
     ]);
     for warning in &status.warnings {
         text += &format!("Warning:   {warning}\n");
@@ -101,6 +108,20 @@ fn status_text(status: &Status) -> String {
         text += &format!("\n{}", table([("VIP", Left), ("NO WAY TO BACKEND", Left), ("REASON", Left)], rows));
     }
     text + "\n" + &maps_text(&status.maps)
+}
+
+fn usage_text(usage: &TableUsage) -> String {
+    let TableUsage { entries, max_entries, expired: _, evicted } = usage;
+    match evicted {
+        0 => format!("{entries} of {max_entries}"),
+        _ => format!("{entries} of {max_entries} ({evicted} evicted)"),
+    }
+}
+
+fn sweep_text(tracking: &Tracking) -> String {
+    let Some(sweep_us) = tracking.sweep_us else { return "none yet".to_owned() };
+    let expired = tracking.established.expired + tracking.embryonic.expired;
+    format!("took {:.1} ms; {expired} flows have ended so far", sweep_us as f64 / 1e3)
 }
 
 fn maps_text(maps: &[MapUsage]) -> String {
@@ -148,10 +169,18 @@ fn stats_text(stats: &Stats, per: &str) -> String {
         [vip.to_owned(), backend, packets.to_string(), bytes.to_string(), new_flows.to_string()]
     };
     let rows = stats.vips.iter().flat_map(|VipStats { name, counts, backends }| {
-        let backends = backends.iter().map(|backend| row("", backend.address.to_string(), &backend.counts));
+        let backends = backends.iter().map(|BackendStats { address, removed, counts }| {
+            let note = if *removed { " (removed)" } else { "" };
+            row("", format!("{address}{note}"), counts)
+        });
         std::iter::once(row(name, "(all)".to_owned(), counts)).chain(backends).collect::<Vec<_>>()
     });
-    let text = table(header, rows);
+    let mut text = table(header, rows);
+    let tracked: Vec<_> = stats.tracked.iter().filter(|tracked| tracked.packets > 0).collect();
+    if !tracked.is_empty() {
+        let rows = tracked.iter().map(|tracked| [tracked.outcome.clone(), tracked.packets.to_string()]);
+        text += &format!("\n{}", table([("FLOW WAS", Left), (packets.as_str(), Right)], rows));
+    }
     let drops: Vec<_> = stats.drops.iter().filter(|drop| drop.packets > 0).collect();
     if drops.is_empty() {
         return text + "\nNothing dropped.\n";
@@ -171,10 +200,15 @@ fn rates(now: &Stats, before: &Stats, elapsed: Duration) -> Stats {
             backend.counts = backend.counts.per_second(old.map(|old| old.counts).unwrap_or_default(), elapsed);
         }
     }
+    let count = |packets| Counts { packets, ..Counts::default() };
+    let rate = |now, old| count(now).per_second(count(old), elapsed).packets;
     for drop in &mut rates.drops {
-        let old = before.drops.iter().find(|old| old.reason == drop.reason).map_or(0, |old| old.packets);
-        let count = |packets| Counts { packets, ..Counts::default() };
-        drop.packets = count(drop.packets).per_second(count(old), elapsed).packets;
+        let old = before.drops.iter().find(|old| old.reason == drop.reason);
+        drop.packets = rate(drop.packets, old.map_or(0, |old| old.packets));
+    }
+    for tracked in &mut rates.tracked {
+        let old = before.tracked.iter().find(|old| old.outcome == tracked.outcome);
+        tracked.packets = rate(tracked.packets, old.map_or(0, |old| old.packets));
     }
     rates
 }
@@ -194,7 +228,8 @@ fn vips_text(vips: &[Vip]) -> String {
         header,
         vips.iter().map(|Vip { name, address, ports, forward, hash, slots, tracking, backends, .. }| {
             let active = backends.iter().filter(|backend| backend.slots > 0).count();
-            let backends = format!("{active}/{}", backends.len());
+            let configured = backends.iter().filter(|backend| !backend.is_removed()).count();
+            let backends = format!("{active}/{configured}");
             let (address, ports, slots) = (address.to_string(), ports.join(","), slots.to_string());
             let [name, forward, hash, tracking] = [name, forward, hash, tracking].map(String::clone);
             [name, address, ports, forward, hash, slots, tracking, backends]
@@ -225,21 +260,38 @@ fn backends_text(backends: &[Backend]) -> String {
         ("STATE", Left),
         ("WEIGHT", Right),
         ("SLOTS", Right),
+        ("FLOWS", Right),
         ("INTERFACE", Left),
         ("NEXT HOP", Left),
+        ("NOTE", Left),
     ];
     table(
         header,
-        backends.iter().map(|Backend { vip, address, weight, state, slots, next_hop }| {
-            let (interface, next_hop) = match next_hop {
+        backends.iter().map(|backend| {
+            let Backend { vip, address, weight, state, slots, flows, .. } = backend;
+            let (interface, next_hop) = match &backend.next_hop {
                 NextHop::Known { interface, mac, vlan: 0, .. } => (interface.clone(), mac.clone()),
                 NextHop::Known { interface, mac, vlan, .. } => (interface.clone(), format!("{mac} vlan {vlan}")),
                 NextHop::Unknown { reason } => ("-".to_owned(), format!("none: {reason}")),
             };
             let [weight, slots] = [weight, slots].map(u32::to_string);
-            [vip.clone(), address.to_string(), state.clone(), weight, slots, interface, next_hop]
+            let (address, flows, note) = (address.to_string(), flows.to_string(), note(backend));
+            [vip.clone(), address, state.clone(), weight, slots, flows, interface, next_hop, note]
         }),
     )
+}
+
+/// How far a backend is that takes no new flows.
+fn note(backend: &Backend) -> String {
+    if backend.drained {
+        return "drained".to_owned();
+    }
+    // One that gave away some of its slots goes on; that is no news.
+    if backend.held_slots == 0 || backend.slots > 0 {
+        return String::new();
+    }
+    let held = humantime::format_duration(Duration::from_secs(backend.held_seconds));
+    format!("{} slots held for idle flows, {held} at most", backend.held_slots)
 }
 
 fn diff_text(diff: &Diff) -> String {
@@ -252,7 +304,7 @@ fn diff_text(diff: &Diff) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::types::{BackendStats, DropStats};
+    use crate::api::types::{DropStats, TrackedStats};
 
     fn stats(packets: u64, dropped: u64) -> Stats {
         let counts = Counts { packets, bytes: packets * 60, new_flows: packets / 10 };
@@ -260,22 +312,33 @@ mod tests {
             vips: vec![VipStats {
                 name: "web".into(),
                 counts,
-                backends: vec![BackendStats { address: "10.0.0.1".parse().unwrap(), counts }],
+                backends: vec![
+                    BackendStats { address: "10.0.0.1".parse().unwrap(), removed: false, counts },
+                    BackendStats { address: "10.0.0.2".parse().unwrap(), removed: true, counts: Counts::default() },
+                ],
             }],
             drops: vec![
                 DropStats { reason: "truncated".into(), packets: 0 },
                 DropStats { reason: "no_backend".into(), packets: dropped },
             ],
+            tracked: vec![
+                TrackedStats { outcome: "known".into(), packets },
+                TrackedStats { outcome: "kept".into(), packets: 0 },
+            ],
         }
     }
 
     #[test]
-    fn stats_tell_backends_below_their_vip_and_only_drops_that_happened() {
+    fn stats_tell_backends_below_their_vip_and_only_what_happened() {
         assert_eq!(
             stats_text(&stats(1000, 5), ""),
-            "VIP   BACKEND    PACKETS   BYTES   NEW FLOWS\n\
-             web   (all)         1000   60000         100\n      \
-                   10.0.0.1      1000   60000         100\n\
+            "VIP   BACKEND              PACKETS   BYTES   NEW FLOWS\n\
+             web   (all)                   1000   60000         100\n      \
+                   10.0.0.1                1000   60000         100\n      \
+                   10.0.0.2 (removed)         0       0           0\n\
+             \n\
+             FLOW WAS   PACKETS\n\
+             known         1000\n\
              \n\
              DROPPED BECAUSE   PACKETS\n\
              no_backend              5\n"
@@ -289,6 +352,7 @@ mod tests {
         assert_eq!(rates.vips[0].counts, Counts { packets: 300, bytes: 18_000, new_flows: 30 });
         assert_eq!(rates.vips[0].backends[0].counts.packets, 300);
         assert_eq!(rates.drops[1].packets, 20);
+        assert_eq!(rates.tracked[0].packets, 300);
     }
 
     #[test]
@@ -296,24 +360,49 @@ mod tests {
         assert_eq!(rates(&stats(10, 0), &stats(1000, 5), Duration::from_secs(1)).vips[0].counts, Counts::default());
     }
 
-    #[test]
-    fn a_backend_shows_its_way_or_why_there_is_none() {
-        let backend = |next_hop| Backend {
+    fn backend(state: &str, slots: u32, held_slots: u32) -> Backend {
+        Backend {
             vip: "web".into(),
             address: "10.0.0.1".parse().unwrap(),
             weight: 100,
-            state: "active".into(),
-            slots: 16_381,
-            next_hop,
-        };
-        let known = NextHop::Known { interface: "eth0".into(), mac: "02:00:00:00:00:01".into(), vlan: 7, mtu: 1500 };
+            state: state.into(),
+            slots,
+            flows: 12,
+            held_slots,
+            held_seconds: 75,
+            drained: false,
+            next_hop: NextHop::Known { interface: "eth0".into(), mac: "02:00:00:00:00:01".into(), vlan: 7, mtu: 1500 },
+        }
+    }
+
+    #[test]
+    fn a_backend_shows_its_way_or_why_there_is_none() {
         let unknown = NextHop::Unknown { reason: "no route".into() };
+        let active = || backend("active", 16_381, 0);
         assert_eq!(
-            backends_text(&[backend(known), backend(unknown)]),
-            "VIP   BACKEND    STATE    WEIGHT   SLOTS   INTERFACE   NEXT HOP\n\
-             web   10.0.0.1   active      100   16381   eth0        02:00:00:00:00:01 vlan 7\n\
-             web   10.0.0.1   active      100   16381   -           none: no route\n"
+            backends_text(&[active(), Backend { next_hop: unknown, ..active() }]),
+            "VIP   BACKEND    STATE    WEIGHT   SLOTS   FLOWS   INTERFACE   NEXT HOP                   NOTE\n\
+             web   10.0.0.1   active      100   16381      12   eth0        02:00:00:00:00:01 vlan 7\n\
+             web   10.0.0.1   active      100   16381      12   -           none: no route\n"
         );
+    }
+
+    #[test]
+    fn a_backend_notes_what_it_still_has() {
+        assert_eq!(note(&backend("active", 10, 5)), "", "it gave some slots away");
+        assert_eq!(note(&backend("drain", 0, 5461)), "5461 slots held for idle flows, 1m 15s at most");
+        assert_eq!(note(&backend("removed", 0, 0)), "", "its flows are in the column beside");
+        assert_eq!(note(&Backend { drained: true, ..backend("drain", 0, 0) }), "drained");
+    }
+
+    #[test]
+    fn flow_tables_tell_their_fill_and_what_was_evicted() {
+        let table = TableUsage { entries: 4, max_entries: 64, expired: 6, evicted: 0 };
+        assert_eq!(usage_text(&table), "4 of 64");
+        assert_eq!(usage_text(&TableUsage { evicted: 1, ..table }), "4 of 64 (1 evicted)");
+        let tracking = Tracking { established: table, sweep_us: Some(1500), ..Tracking::default() };
+        assert_eq!(sweep_text(&tracking), "took 1.5 ms; 6 flows have ended so far");
+        assert_eq!(sweep_text(&Tracking::default()), "none yet");
     }
 
     #[test]
@@ -334,10 +423,12 @@ mod tests {
         for line in ["Tracking:  adaptive\n", "TCP idle:  15m\n", "UDP idle:  1m 30s\n"] {
             assert!(shown.contains(line), "{shown}");
         }
+        let removed = Backend { state: Backend::REMOVED.into(), ..backend("", 0, 0) };
+        let vip = Vip { backends: vec![backend("active", 16_381, 0), removed], ..vip };
         assert_eq!(
             vips_text(&[vip]),
             "NAME   ADDRESS        PORTS            FORWARD   HASH      SLOTS   TRACKING   BACKENDS\n\
-             web    203.0.113.10   tcp/80,udp/443   ipip      5-tuple   16381   adaptive        0/0\n"
+             web    203.0.113.10   tcp/80,udp/443   ipip      5-tuple   16381   adaptive        1/1\n"
         );
     }
 }

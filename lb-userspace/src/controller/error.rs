@@ -1,6 +1,6 @@
 //! Why a request to the controller was not done. What ran before runs on.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use crate::{
     api::types::ErrorKind,
@@ -62,6 +62,25 @@ pub enum Error {
         /// What there is.
         remedy: String,
     },
+    /// No backend of that address.
+    #[error(
+        "{} has no backend `{address}`, nor flows of one; `naru backend list` shows its backends",
+        vip.as_ref().map_or("no VIP".to_owned(), |vip| format!("VIP `{vip}`"))
+    )]
+    NoSuchBackend {
+        /// The address.
+        address: IpAddr,
+        /// The VIP that was named, if any.
+        vip: Option<String>,
+    },
+    /// More flows were asked for than an answer holds.
+    #[error("`limit` is {limit}, and at most {max} flows are listed at a time; narrow down which")]
+    LimitTooHigh {
+        /// As asked for.
+        limit: u32,
+        /// What is possible.
+        max: u32,
+    },
     /// The data plane refused.
     #[error(transparent)]
     Dataplane(#[from] dataplane::Error),
@@ -86,12 +105,14 @@ impl Error {
     /// What sort of failure this is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Read(ReadError::Invalid(_)) | Self::Edited(_) | Self::NoSuchInterface { .. } | Self::Plan(_) => {
-                ErrorKind::Invalid
-            }
+            Self::Read(ReadError::Invalid(_))
+            | Self::Edited(_)
+            | Self::NoSuchInterface { .. }
+            | Self::LimitTooHigh { .. }
+            | Self::Plan(_) => ErrorKind::Invalid,
             Self::Edit(error) => edit_kind(error),
             Self::Dataplane(error) => dataplane_kind(error),
-            Self::NoSuchVip { .. } => ErrorKind::NotFound,
+            Self::NoSuchVip { .. } | Self::NoSuchBackend { .. } => ErrorKind::NotFound,
             Self::FileAhead { .. } | Self::NeedsRestart { .. } => ErrorKind::Refused,
             Self::Read(ReadError::Unreadable { .. })
             | Self::Unwritten(_)

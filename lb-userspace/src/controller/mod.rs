@@ -5,6 +5,7 @@
 
 mod error;
 mod file;
+mod flows;
 mod interfaces;
 mod log_reader;
 mod next_hops;
@@ -32,13 +33,17 @@ pub use self::{
 };
 use self::{
     file::Contents,
+    flows::Walk,
     interfaces::Interfaces,
     log_reader::LogReader,
     next_hops::{NextHops, Waiting},
     sweeper::{Sweeper, Turn},
 };
 use crate::{
-    api::types::{Applied, Diff, Interface, Stats, Status, Vip},
+    api::{
+        flows::{FlowCount, FlowQuery, Flows},
+        types::{Applied, Diff, Interface, Stats, Status, Vip},
+    },
     config::{
         Config, Node,
         edit::{self, Edit},
@@ -76,6 +81,7 @@ enum Request {
     Vips(Reply<Vec<Vip>>),
     Vip(String, Reply<Vip>),
     Interfaces(Reply<Vec<Interface>>),
+    Walk(FlowQuery, Reply<Walk>),
     Snapshot(Reply<Snapshot>),
     Diff(Reply<Diff>),
     Apply(Reply<Applied>),
@@ -109,6 +115,19 @@ impl Handle {
         self.ask(Request::Interfaces).await
     }
 
+    /// Entries of the flow tables.
+    pub async fn flows(&self, query: FlowQuery) -> Result<Flows, Error> {
+        if let Some(limit) = query.limit.filter(|limit| *limit > FlowQuery::MAX_LIMIT) {
+            return Err(Error::LimitTooHigh { limit, max: FlowQuery::MAX_LIMIT });
+        }
+        self.walk(query, Walk::list).await
+    }
+
+    /// How many entries the flow tables have.
+    pub async fn flow_counts(&self, query: FlowQuery) -> Result<Vec<FlowCount>, Error> {
+        self.walk(query, Walk::count).await
+    }
+
     /// What a scrape shows.
     pub async fn snapshot(&self) -> Result<Snapshot, Error> {
         self.ask(Request::Snapshot).await
@@ -138,6 +157,17 @@ impl Handle {
     #[cfg(test)]
     pub(crate) fn of_nobody() -> Self {
         Self { requests: mpsc::channel(1).0 }
+    }
+
+    /// Makes a walk over the flow tables while the controller goes on.
+    async fn walk<T: Send + 'static>(
+        &self,
+        query: FlowQuery,
+        make: fn(Walk) -> Result<T, dataplane::Error>,
+    ) -> Result<T, Error> {
+        let walk = self.ask(|reply| Request::Walk(query, reply)).await?;
+        let made = tokio::task::spawn_blocking(move || make(walk)).await;
+        Ok(made.map_err(|_| Error::Stopped)??)
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Error> {
@@ -255,6 +285,7 @@ impl Controller {
             Request::Vips(reply) => drop(reply.send(Ok(block_in_place(|| self.vips())))),
             Request::Vip(name, reply) => drop(reply.send(block_in_place(|| self.vip(&name)))),
             Request::Interfaces(reply) => drop(reply.send(Ok(self.interfaces_view()))),
+            Request::Walk(query, reply) => drop(reply.send(self.walk(query))),
             Request::Snapshot(reply) => drop(reply.send(block_in_place(|| self.snapshot()))),
             Request::Diff(reply) => drop(reply.send(block_in_place(|| self.diff()))),
             Request::Apply(reply) => {

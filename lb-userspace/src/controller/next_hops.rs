@@ -76,8 +76,12 @@ impl NextHops {
 
     /// The way to a backend, or why there is none.
     pub fn way(&self, forward: ForwardMode, backend: IpAddr) -> Result<&NextHop, String> {
-        let target = target(forward, backend);
-        match (self.held.get(&target), self.known.get(&target)) {
+        self.way_to(&target(forward, backend))
+    }
+
+    /// The way to a target, or why there is none.
+    pub fn way_to(&self, target: &Target) -> Result<&NextHop, String> {
+        match (self.held.get(target), self.known.get(target)) {
             (Some(next_hop), _) => match self.barred.get(&next_hop.ifindex) {
                 Some(reason) => Err(reason.to_string()),
                 None => Ok(next_hop),

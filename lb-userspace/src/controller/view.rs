@@ -1,7 +1,7 @@
 //! The controller's state as the API and the metrics show it.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap, btree_map::Entry},
     net::IpAddr,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -9,16 +9,19 @@ use std::{
 use super::{Controller, Error};
 use crate::{
     api::types::{
-        self, Backend, BackendStats, ConfigStatus, DropStats, FileState, Interface, MapUsage, NextHop, Stats, Status,
-        UnreachableBackend, Vip, VipStats,
+        self, Backend, BackendStats, ConfigStatus, Counts, DropStats, FileState, Interface, MapUsage, NextHop, Stats,
+        Status, TrackedStats, Tracking, UnreachableBackend, Vip, VipStats,
     },
     config::{self, ReadError, Word as _},
-    dataplane::{self, BackendSlots},
+    dataplane::{self, BackendCounts, BackendSlots},
     metrics::Snapshot,
 };
 
-/// VIP and backend → number of slots.
-type SlotCounts = HashMap<(String, IpAddr), u32>;
+/// What runs of a backend, over all entries of the same real server: one that was reached in another way before has several.
+struct Running {
+    backend: dataplane::Backend,
+    slots: u32,
+}
 
 impl Controller {
     pub(super) fn status(&self) -> Result<Status, Error> {
@@ -35,6 +38,7 @@ impl Controller {
             backends: backends().count(),
             backends_active: backends().filter(|backend| backend.effective_weight() > 0).count(),
             unreachable: self.unreachable(),
+            tracking: self.tracking()?,
             map_memory_bytes: maps.iter().map(|map| map.memory_bytes).sum(),
             maps,
             warnings: self.warnings(),
@@ -42,35 +46,59 @@ impl Controller {
     }
 
     pub(super) fn stats(&self) -> Result<Stats, Error> {
-        let dataplane::Counts { vips, backends, drops, flow_packets: _ } = self.dataplane.counters()?;
-        let of_vip: HashMap<_, _> = vips.iter().map(|(name, counters)| (name.as_str(), *counters)).collect();
-        let of_backend: HashMap<_, _> =
-            backends.iter().map(|backend| ((backend.vip.as_str(), backend.address), backend.counters)).collect();
-        let vips = self.config().vips.iter().map(|vip| {
-            let backends = vip.backends.iter().map(|config::Backend { address, .. }| {
-                let counters = of_backend.get(&(vip.name.as_str(), *address)).copied().unwrap_or_default();
-                BackendStats { address: *address, counts: counters.into() }
+        let dataplane::Counts { vips, backends, drops, flow_packets } = self.dataplane.counters()?;
+        let mut of_vips: HashMap<_, Counts> = HashMap::new();
+        for (name, counters) in vips {
+            *of_vips.entry(name).or_default() += counters.into();
+        }
+        // A server that was reached in another way before has several entries.
+        let mut of_backends: HashMap<_, BTreeMap<_, Counts>> = HashMap::new();
+        for BackendCounts { vip, address, counters } in backends {
+            *of_backends.entry(vip).or_default().entry(address).or_default() += counters.into();
+        }
+        let mut stats = Stats::default();
+        for vip in &self.config().vips {
+            let mut counted = of_backends.remove(&vip.name).unwrap_or_default();
+            let configured = vip.backends.iter().map(|config::Backend { address, .. }| {
+                let counts = counted.remove(address).unwrap_or_default();
+                BackendStats { address: *address, removed: false, counts }
             });
-            let counters = of_vip.get(vip.name.as_str()).copied().unwrap_or_default();
-            VipStats { name: vip.name.clone(), counts: counters.into(), backends: backends.collect() }
-        });
-        let vips = vips.collect();
-        let drops = drops.into_iter().map(|(reason, packets)| DropStats { reason: reason.name().to_owned(), packets });
-        Ok(Stats { vips, drops: drops.collect() })
+            let mut backends: Vec<_> = configured.collect();
+            backends.extend(counted.into_iter().map(|(address, counts)| BackendStats {
+                address,
+                removed: true,
+                counts,
+            }));
+            let counts = of_vips.get(&vip.name).copied().unwrap_or_default();
+            stats.vips.push(VipStats { name: vip.name.clone(), counts, backends });
+        }
+        stats.drops = drops
+            .into_iter()
+            .map(|(reason, packets)| DropStats { reason: reason.name().to_owned(), packets })
+            .collect();
+        stats.tracked = flow_packets
+            .into_iter()
+            .map(|(outcome, packets)| TrackedStats { outcome: outcome.name().to_owned(), packets })
+            .collect();
+        Ok(stats)
     }
 
     pub(super) fn vips(&mut self) -> Vec<Vip> {
-        let slots = self.slots();
-        self.config().vips.iter().map(|vip| self.vip_view(vip, &slots)).collect()
+        let mut running = self.running();
+        let vips = self.config().vips.iter();
+        vips.map(|vip| self.vip_view(vip, running.remove(&vip.name).unwrap_or_default())).collect()
     }
 
     pub(super) fn vip(&mut self, name: &str) -> Result<Vip, Error> {
-        let slots = self.slots();
-        let vips = &self.config().vips;
-        match vips.iter().find(|vip| vip.name == name) {
-            Some(vip) => Ok(self.vip_view(vip, &slots)),
-            None => Err(Error::NoSuchVip { name: name.to_owned(), remedy: remedy(name, vips) }),
+        let mut running = self.running();
+        match self.config().vips.iter().find(|vip| vip.name == name) {
+            Some(vip) => Ok(self.vip_view(vip, running.remove(name).unwrap_or_default())),
+            None => Err(self.no_such_vip(name)),
         }
+    }
+
+    pub(super) fn no_such_vip(&self, name: &str) -> Error {
+        Error::NoSuchVip { name: name.to_owned(), remedy: remedy(name, &self.config().vips) }
     }
 
     pub(super) fn interfaces_view(&self) -> Vec<Interface> {
@@ -82,6 +110,7 @@ impl Controller {
             stats: self.stats()?,
             vips: self.vips(),
             interfaces: self.interfaces_view(),
+            tracking: self.tracking()?,
             maps: self.map_usage()?,
             applied_at: self.applied_at,
             applies: self.applies,
@@ -114,28 +143,44 @@ impl Controller {
         Ok(self.dataplane.map_usage()?)
     }
 
-    fn slots(&mut self) -> SlotCounts {
-        let slots = self.dataplane.slots_per_backend();
-        slots.into_iter().map(|BackendSlots { vip, address, slots }| ((vip, address), slots)).collect()
+    fn tracking(&self) -> Result<Tracking, Error> {
+        let dataplane::Tracking { established, embryonic, settled_slots, moving_slots, sweep } =
+            self.dataplane.tracking()?;
+        let sweep_us = sweep.map(|sweep| u64::try_from(sweep.as_micros()).unwrap_or(u64::MAX));
+        Ok(Tracking { established, embryonic, settled_slots, moving_slots, sweep_us })
     }
 
-    fn vip_view(&self, vip: &config::Vip, slots: &SlotCounts) -> Vip {
-        let backends = vip.backends.iter().map(|backend| Backend {
-            vip: vip.name.clone(),
-            address: backend.address,
-            weight: backend.weight,
-            state: backend.state.word().to_owned(),
-            slots: slots.get(&(vip.name.clone(), backend.address)).copied().unwrap_or_default(),
-            next_hop: match self.next_hops.way(vip.forward, backend.address) {
-                Ok(next_hop) => NextHop::Known {
-                    interface: self.interfaces.name(next_hop.ifindex),
-                    mac: types::mac_name(next_hop.destination()),
-                    vlan: next_hop.vlan,
-                    mtu: next_hop.mtu,
-                },
-                Err(reason) => NextHop::Unknown { reason },
-            },
+    /// What runs of each backend, by the names of the VIPs and the addresses of their backends.
+    fn running(&mut self) -> HashMap<String, BTreeMap<IpAddr, Running>> {
+        let mut running: HashMap<String, BTreeMap<IpAddr, Running>> = HashMap::new();
+        for backend in self.dataplane.backends() {
+            let of_vip = running.entry(backend.vip.clone()).or_default();
+            match of_vip.entry(backend.address) {
+                Entry::Vacant(vacant) => drop(vacant.insert(Running { backend, slots: 0 })),
+                Entry::Occupied(mut occupied) => occupied.get_mut().add(backend),
+            }
+        }
+        for BackendSlots { vip, address, slots } in self.dataplane.slots_per_backend() {
+            if let Some(running) = running.get_mut(&vip).and_then(|of_vip| of_vip.get_mut(&address)) {
+                running.slots += slots;
+            }
+        }
+        running
+    }
+
+    fn vip_view(&self, vip: &config::Vip, mut running: BTreeMap<IpAddr, Running>) -> Vip {
+        let configured = vip.backends.iter().map(|backend| {
+            let way = self.next_hops.way(vip.forward, backend.address);
+            let running = running.remove(&backend.address);
+            self.backend_view(&vip.name, *backend, backend.state.word(), way, running.as_ref())
         });
+        let mut backends: Vec<_> = configured.collect();
+        backends.extend(running.values().map(|running| {
+            let dataplane::Backend { address, weight, state, .. } = running.backend;
+            let way = self.next_hops.way_to(&super::target(&running.backend));
+            let last = config::Backend { address, weight, state };
+            self.backend_view(&vip.name, last, Backend::REMOVED, way, Some(running))
+        }));
         Vip {
             name: vip.name.clone(),
             address: vip.address,
@@ -146,8 +191,54 @@ impl Controller {
             tracking: vip.tracking.to_string(),
             tcp_idle: humantime::format_duration(vip.tcp_idle).to_string(),
             udp_idle: humantime::format_duration(vip.udp_idle).to_string(),
-            backends: backends.collect(),
+            backends,
         }
+    }
+
+    fn backend_view(
+        &self,
+        vip: &str,
+        backend: config::Backend,
+        state: &str,
+        way: Result<&lb_common::NextHop, String>,
+        running: Option<&Running>,
+    ) -> Backend {
+        let runs = running.map(|running| &running.backend);
+        Backend {
+            vip: vip.to_owned(),
+            address: backend.address,
+            weight: backend.weight,
+            state: state.to_owned(),
+            slots: running.map_or(0, |running| running.slots),
+            flows: runs.map_or(0, |runs| runs.flows),
+            held_slots: runs.map_or(0, |runs| runs.held_slots),
+            // Rounded up: they are let go by the first sweep after that.
+            held_seconds: runs.filter(|runs| runs.held_slots > 0).map_or(0, |runs| runs.held_for.as_secs() + 1),
+            drained: runs.is_some_and(|runs| runs.drained),
+            next_hop: match way {
+                Ok(next_hop) => NextHop::Known {
+                    interface: self.interfaces.name(next_hop.ifindex),
+                    mac: types::mac_name(next_hop.destination()),
+                    vlan: next_hop.vlan,
+                    mtu: next_hop.mtu,
+                },
+                Err(reason) => NextHop::Unknown { reason },
+            },
+        }
+    }
+}
+
+impl Running {
+    /// Adds another entry of the same real server.
+    fn add(&mut self, other: dataplane::Backend) {
+        let all = &mut self.backend;
+        let (flows, held_slots) = (all.flows + other.flows, all.held_slots + other.held_slots);
+        let (held_for, drained) = (all.held_for.max(other.held_for), all.drained && other.drained);
+        // The one that the config has says how it is reached; among others, the one that came last.
+        if all.removed {
+            *all = other;
+        }
+        *all = dataplane::Backend { flows, held_slots, held_for, drained, ..all.clone() };
     }
 }
 

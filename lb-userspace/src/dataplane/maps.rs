@@ -155,7 +155,16 @@ pub struct MovingSlots {
     /// How many.
     pub count: u32,
     /// Backend id → slots on which flows without an entry still belong to it, although it is not their current owner.
-    pub held: StdHashMap<u32, u32>,
+    pub held: StdHashMap<u32, Held>,
+}
+
+/// Slots that are held for a backend's flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// How many.
+    pub slots: u32,
+    /// When the last of them ceased to be its own.
+    pub since: Tick,
 }
 
 /// The maps that the object declares, with the entries that they get; `None` for as many as the object says.
@@ -354,10 +363,16 @@ impl Maps {
     /// The slots of a table that move.
     pub fn moving_slots(&self, base: u32, slots: u32) -> MovingSlots {
         let mut moving = MovingSlots::default();
+        let now = sys::now();
         for slot in (base..base + slots).map(|index| self.slot(index)).filter(|slot| slot.is_moving()) {
             moving.count += 1;
             if !slot.is_settling() {
-                *moving.held.entry(slot.settled_owner()).or_default() += 1;
+                let since = slot.since();
+                let held = moving.held.entry(slot.settled_owner()).or_insert(Held { slots: 0, since });
+                held.slots += 1;
+                if now.since(since) < now.since(held.since) {
+                    held.since = since;
+                }
             }
         }
         moving

@@ -28,7 +28,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_common::{BackendState, Counters, DropReason, Features, FlowOutcome, Forward, NextHop, NextHopCell, VipFlags};
+use lb_common::{
+    BackendState, Counters, DropReason, Features, FlowOutcome, Forward, NextHop, NextHopCell, Tick, VipFlags,
+};
 use log::{debug, info};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use serde::{Deserialize, Serialize};
@@ -41,6 +43,7 @@ pub use self::{
     maps::{MapUsage, Table},
     place::{detach_everything, detach_interface, interface_of, make_directories, mount_if_missing, names, pin_name},
     sweep::{Sweep, Swept},
+    sys::now,
 };
 use self::{
     generation::{Draft, Generation},
@@ -125,6 +128,8 @@ pub struct Backend {
     pub flows: u64,
     /// Slots on which flows without an entry still belong to it although it is not their current owner.
     pub held_slots: u32,
+    /// How much longer they are held at most.
+    pub held_for: Duration,
     /// No packet has gone to it since a sweep that found nothing of it: it takes no new flows, and the last one has ended.
     pub drained: bool,
     /// Where frames to it go; `None` while that is not known.
@@ -167,7 +172,7 @@ pub struct Tracking {
 }
 
 /// How a flow table is used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableUsage {
     /// Entries, as of the last sweep.
     pub entries: u64,
@@ -274,10 +279,15 @@ impl Dataplane {
 
     /// The backends that run, those included that were removed and have flows.
     pub fn backends(&self) -> Vec<Backend> {
+        let idle = self.idle_times();
+        let now = now();
         let backend = |(id, entry): (&u32, &lb_common::Backend)| {
             let flows = self.swept.as_ref().and_then(|swept| swept.by_backend.get(*id as usize)).copied();
             let moving = self.state.vips.get(&entry.vip).and_then(|record| self.moving.get(&record.slot_base));
-            let held_slots = moving.and_then(|moving| moving.slots.held.get(id)).copied().unwrap_or(0);
+            let held = moving.and_then(|moving| moving.slots.held.get(id));
+            let held_slots = held.map_or(0, |held| held.slots);
+            let (tcp_idle, udp_idle) = idle.get(&entry.vip).copied().unwrap_or_default();
+            let ticks = held.map_or(0, |held| tcp_idle.max(udp_idle).saturating_sub(now.since(held.since)));
             let swept_since = moving.is_none_or(|moving| self.has_swept_since(moving.since));
             let takes_none = effective_weight(entry) == 0;
             Some(Backend {
@@ -290,6 +300,7 @@ impl Dataplane {
                 removed: entry.is_removed(),
                 flows: flows.unwrap_or(0),
                 held_slots,
+                held_for: Duration::from_nanos(u64::from(ticks) * Tick::NANOSECONDS),
                 drained: takes_none && held_slots == 0 && flows == Some(0) && swept_since,
                 next_hop: entry.next_hop.current().copied(),
             })
@@ -697,7 +708,12 @@ impl Dataplane {
                     self.generation.maps.put_slot(index, slot.aged(now, tcp_idle, udp_idle));
                 }
             }
+            let holders = moving.slots.held.len();
             moving.slots = self.generation.maps.moving_slots(base, slots);
+            if moving.slots.held.len() < holders {
+                // Until this moment flows could be entered for whoever held slots: the sweep may have missed them.
+                moving.since = swept.number;
+            }
         }
         self.moving.retain(|_, moving| moving.slots.count > 0);
     }

@@ -1,0 +1,140 @@
+//! What the flow tables hold, by the names of the config. The controller gives the names and the tables; the walk over a
+//! million entries is made beside it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
+
+use lb_common::{FlowEntry, FlowKey, Tick};
+use lb_ebpf::parse::TCP;
+
+use super::{Controller, Error};
+use crate::{
+    api::flows::{Flow, FlowCount, FlowQuery, FlowTable, Flows},
+    config::{Port, Protocol},
+    dataplane::{self, FlowTables, Table},
+};
+
+/// A walk over the flow tables to be made, on a thread that may block.
+pub struct Walk {
+    tables: FlowTables,
+    /// Names of the VIPs whose flows are wanted, by id.
+    vips: HashMap<u32, String>,
+    /// Addresses of the backends whose flows are wanted, by id.
+    backends: HashMap<u32, IpAddr>,
+    query: FlowQuery,
+}
+
+impl Controller {
+    /// A walk that finds what `query` asks for. The names are those of now: a flow of a VIP or backend that comes later is not
+    /// found.
+    pub(super) fn walk(&self, query: FlowQuery) -> Result<Walk, Error> {
+        let state = self.dataplane.state();
+        let names = state.vips.iter().map(|(id, record)| (*id, record.name.as_str().to_owned()));
+        let vips: HashMap<_, _> = names.filter(|(_, name)| query.vip.as_ref().is_none_or(|vip| vip == name)).collect();
+        if let Some(name) = query.vip.as_deref().filter(|_| vips.is_empty()) {
+            return Err(self.no_such_vip(name));
+        }
+        let of_vips = state.backends.iter().filter(|(_, entry)| vips.contains_key(&entry.vip));
+        let addresses = of_vips.map(|(id, entry)| (*id, IpAddr::from(entry.address)));
+        let backends: HashMap<_, _> =
+            addresses.filter(|(_, address)| query.backend.is_none_or(|backend| backend == *address)).collect();
+        if let Some(address) = query.backend.filter(|_| backends.is_empty()) {
+            return Err(Error::NoSuchBackend { address, vip: query.vip });
+        }
+        Ok(Walk { tables: self.dataplane.flow_tables(), vips, backends, query })
+    }
+}
+
+impl Walk {
+    /// Lists what it finds, up to the query's limit.
+    pub fn list(self) -> Result<Flows, dataplane::Error> {
+        let limit = self.query.limit.unwrap_or(FlowQuery::DEFAULT_LIMIT) as usize;
+        let mut flows: HashMap<FlowKey, Flow> = HashMap::new();
+        let mut matched = 0;
+        self.each(|found| {
+            // It may have gone from the embryonic to the established table while this looked.
+            let known = flows.contains_key(&found.key);
+            matched += u64::from(!known);
+            if known || flows.len() < limit {
+                flows.insert(found.key, found.flow());
+            }
+        })?;
+        let mut flows: Vec<_> = flows.into_values().collect();
+        flows.sort_by(|a, b| {
+            let order = |flow: &Flow| (flow.client, flow.client_port);
+            a.vip.cmp(&b.vip).then_with(|| order(a).cmp(&order(b))).then_with(|| a.port.cmp(&b.port))
+        });
+        Ok(Flows { flows, matched })
+    }
+
+    /// Counts what it finds.
+    pub fn count(self) -> Result<Vec<FlowCount>, dataplane::Error> {
+        let mut counts: BTreeMap<(&str, IpAddr), [u64; 2]> = BTreeMap::new();
+        self.each(|found| counts.entry((found.vip, found.backend)).or_default()[found.table as usize] += 1)?;
+        let count = |((vip, backend), [established, embryonic]): ((&str, IpAddr), [u64; 2])| FlowCount {
+            vip: vip.to_owned(),
+            backend,
+            established,
+            embryonic,
+        };
+        Ok(counts.into_iter().map(count).collect())
+    }
+
+    /// Shows every entry that the query asks for to `visit`. Flows go from the embryonic to the established table: in this
+    /// order none is overlooked, and one may be seen twice.
+    fn each<'a>(&'a self, mut visit: impl FnMut(Found<'a>)) -> Result<(), dataplane::Error> {
+        let FlowTables { established, embryonic } = &self.tables;
+        for (name, table) in [(Table::Embryonic, embryonic), (Table::Established, established)] {
+            if self.query.table.is_some_and(|wanted| wanted != name.into()) {
+                continue;
+            }
+            for batch in table.batches() {
+                // Not before the entries were read, or some would be from the future.
+                let now = dataplane::now();
+                batch?.into_iter().filter_map(|(key, entry)| self.found(name, key, entry, now)).for_each(&mut visit);
+            }
+        }
+        Ok(())
+    }
+
+    /// The entry with its names, if the query asks for it.
+    fn found(&self, table: Table, key: FlowKey, entry: FlowEntry, now: Tick) -> Option<Found<'_>> {
+        let FlowQuery { vip: _, backend: _, client, client_port, table: _, state, limit: _ } = &self.query;
+        let vip = self.vips.get(&key.vip())?;
+        let backend = *self.backends.get(&entry.backend())?;
+        let is_wanted = client.is_none_or(|range| range.contains(key.source.into()))
+            && client_port.is_none_or(|port| port == key.source_port())
+            && state.is_none_or(|state| state == entry.state().into());
+        is_wanted.then_some(Found { table, key, entry, vip, backend, now })
+    }
+}
+
+/// An entry with its names.
+struct Found<'a> {
+    table: Table,
+    key: FlowKey,
+    entry: FlowEntry,
+    vip: &'a str,
+    backend: IpAddr,
+    now: Tick,
+}
+
+impl Found<'_> {
+    fn flow(&self) -> Flow {
+        let Self { table, key, entry, vip, backend, now } = self;
+        let protocol = if key.protocol() == TCP { Protocol::Tcp } else { Protocol::Udp };
+        let port = Port { protocol, port: Some(key.destination_port()) };
+        Flow {
+            client: key.source.into(),
+            client_port: key.source_port(),
+            vip: (*vip).to_owned(),
+            port: port.to_string(),
+            backend: *backend,
+            table: FlowTable::from(*table),
+            state: entry.state().into(),
+            idle_seconds: u64::from(now.since(entry.seen())) * Tick::NANOSECONDS / 1_000_000_000,
+        }
+    }
+}

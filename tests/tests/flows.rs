@@ -1,0 +1,199 @@
+//! What `naru flows` shows of real connections, and drains that wait for the last of them.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpStream},
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use lb_userspace::api::{
+    flows::{FlowCount, FlowState, FlowTable, Flows},
+    types::{Backend, Stats},
+};
+use naru_tests::{
+    lab::Lab,
+    site::{Site, Vip},
+};
+
+/// Connections that are opened: enough for every backend to have some.
+const CONNECTIONS: usize = 24;
+
+/// A connection that stays open.
+struct Connection {
+    stream: BufReader<TcpStream>,
+    port: u16,
+    /// Name of the server that it is with.
+    server: String,
+}
+
+impl Connection {
+    fn open(site: &Site, target: SocketAddr) -> Self {
+        let stream = site.lab.client().run(|| TcpStream::connect(target)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let port = stream.local_addr().unwrap().port();
+        let mut connection = Self { stream: BufReader::new(stream), port, server: String::new() };
+        connection.server = connection.ask();
+        connection
+    }
+
+    /// A request; who answers it.
+    fn ask(&mut self) -> String {
+        self.stream.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut length = 0;
+        let mut line = String::new();
+        while line != "\r\n" {
+            line.clear();
+            assert!(self.stream.read_line(&mut line).unwrap() > 0, "the connection was closed");
+            if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
+        }
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body).unwrap();
+        String::from_utf8(body).unwrap().trim().to_owned()
+    }
+}
+
+/// A site whose flows count as ended when they are silent for `idle`, with open connections.
+fn site(idle: &str) -> (Site, Vip, Vec<Connection>) {
+    let vip = Vip::IPIP;
+    let site = Site::start(Lab::builder(), &[vip]).unwrap();
+    site.cli(&["vip", "set", vip.name, "--tcp-idle", idle, "--udp-idle", "1s"]).unwrap();
+    let connections = (0..CONNECTIONS).map(|_| Connection::open(&site, vip.http())).collect();
+    (site, vip, connections)
+}
+
+/// Asks on every connection; each must still be with its server.
+fn ask_all(connections: &mut [Connection]) {
+    for connection in connections {
+        assert_eq!(connection.ask(), connection.server, "port {}", connection.port);
+    }
+}
+
+fn flows(site: &Site, filter: &[&str]) -> Flows {
+    site.read(&[&["flows"], filter].concat()).unwrap()
+}
+
+/// Starts a command whose output [`end`] reads.
+fn start(mut command: Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Keeps the connections alive, by asking on them every half a second, until the command ends: its exit code, and what it said
+/// on stderr.
+fn end(mut command: Child, connections: &mut [Connection]) -> (Option<i32>, String) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while command.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < deadline, "the command does not end");
+        ask_all(connections);
+        sleep(Duration::from_millis(500));
+    }
+    let output = command.wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn connections_on_moving_slots_are_listed_with_their_backend() {
+    let (site, vip, mut connections) = site("1m");
+    assert_eq!(flows(&site, &[]), Flows::default(), "nothing is remembered while nothing changes");
+    let drained = &site.lab.backends()[1];
+    let address = IpAddr::from(drained.ipv4());
+    site.cli(&["backend", "drain", vip.name, &address.to_string()]).unwrap();
+    ask_all(&mut connections);
+
+    let mut expected: Vec<_> =
+        connections.iter().filter(|of| of.server == drained.name()).map(|connection| connection.port).collect();
+    expected.sort();
+    assert!(!expected.is_empty() && expected.len() < CONNECTIONS, "{expected:?}");
+    let Flows { flows: listed, matched } = flows(&site, &["--backend", &address.to_string()]);
+    assert_eq!(matched, listed.len() as u64);
+    let client = IpAddr::from(site.lab.client().ipv4());
+    for flow in &listed {
+        assert_eq!((flow.client, flow.backend, flow.vip.as_str()), (client, address, vip.name), "{flow:?}");
+        assert_eq!((flow.port.as_str(), flow.state), ("tcp/80", FlowState::Open), "{flow:?}");
+        assert!(flow.idle_seconds <= 3, "{flow:?}");
+    }
+    assert_eq!(listed.iter().map(|flow| flow.client_port).collect::<Vec<_>>(), expected);
+
+    // A second packet establishes a flow.
+    ask_all(&mut connections);
+    let port = expected[0].to_string();
+    let [one] = &flows(&site, &["--client-port", &port]).flows[..] else { panic!("it is one flow") };
+    assert_eq!((one.client_port, one.table), (expected[0], FlowTable::Established));
+    let count = |filter: &[&str]| flows(&site, filter).matched;
+    let client = client.to_string();
+    assert_eq!(count(&["--client", &client, "--state", "open", "--table", "established"]), expected.len() as u64);
+    assert_eq!(count(&["--client", "192.0.2.0/24"]) + count(&["--table", "embryonic", "--client-port", &port]), 0);
+    let counts: Vec<FlowCount> = site.read(&["flows", "--count", "--vip", vip.name]).unwrap();
+    let of_drained = counts.iter().find(|count| count.backend == address).unwrap();
+    assert_eq!(of_drained.established, expected.len() as u64);
+
+    let limited = site.try_cli(&["flows", "--limit", "1"]).unwrap();
+    let says = String::from_utf8(limited.stderr).unwrap();
+    assert!(limited.status.success() && says.starts_with(&format!("1 of {} flows", expected.len())), "{says}");
+    let stats: Stats = site.read(&["stats"]).unwrap();
+    let kept = stats.tracked.iter().find(|tracked| tracked.outcome == "kept").unwrap();
+    assert_eq!(kept.packets, expected.len() as u64);
+    for tracked in stats.tracked {
+        let value = site.metric("naru_flow_packets_total", &[("outcome", &tracked.outcome)]).unwrap();
+        assert_eq!(value, tracked.packets as f64, "{}", tracked.outcome);
+    }
+}
+
+#[test]
+fn a_drain_waits_for_the_last_connection() {
+    let (mut site, vip, mut connections) = site("3s");
+    let drained = &site.lab.backends()[1];
+    let address = drained.ipv4().to_string();
+    let drain = |site: &Site, timeout: &str| {
+        start(site.command(&["backend", "drain", vip.name, &address, "--wait", "--timeout", timeout]).unwrap())
+    };
+    let (code, says) = end(drain(&site, "5s"), &mut connections);
+    assert_eq!(code, Some(4), "{says}");
+    let open = connections.iter().filter(|connection| connection.server == drained.name()).count();
+    assert!(says.contains(&format!("is left with {open} flow")) && says.contains("after 5s"), "{says}");
+
+    // The other backends' connections stay open, and nobody's breaks. A daemon that is restarted goes on with the drain.
+    connections.retain(|connection| connection.server != drained.name());
+    let waiting = drain(&site, "50s");
+    sleep(Duration::from_secs(1));
+    site.kill9().unwrap();
+    sleep(Duration::from_secs(1));
+    site.restart().unwrap();
+    let (code, says) = end(waiting, &mut connections);
+    assert_eq!(code, Some(0), "{says}");
+    let backends: Vec<Backend> = site.read(&["backend", "list", vip.name]).unwrap();
+    let backend = backends.iter().find(|backend| backend.address.to_string() == address).unwrap();
+    assert_eq!((backend.state.as_str(), backend.flows, backend.held_slots, backend.drained), ("drain", 0, 0, true));
+    assert_eq!(flows(&site, &["--backend", &address]).matched, 0);
+}
+
+#[test]
+fn a_removed_backend_serves_its_connections_and_then_is_gone() {
+    let (site, vip, mut connections) = site("3s");
+    let removed = &site.lab.backends()[2];
+    let address = removed.ipv4().to_string();
+    let remove = ["backend", "remove", vip.name, &address, "--wait", "--timeout", "5s"];
+    let (code, says) = end(start(site.command(&remove).unwrap()), &mut connections);
+    assert_eq!(code, Some(4), "{says}");
+    let backend = || {
+        let backends: Vec<Backend> = site.read(&["backend", "list", vip.name]).unwrap();
+        backends.into_iter().find(|backend| backend.address.to_string() == address)
+    };
+    let open = connections.iter().filter(|connection| connection.server == removed.name()).count() as u64;
+    let listed = backend().expect("it has connections");
+    assert_eq!((listed.state.as_str(), listed.slots, listed.flows), (Backend::REMOVED, 0, open));
+    assert!(site.cli(&["stats"]).unwrap().contains(&format!("{address} (removed)")));
+    let labels = [("vip", vip.name), ("backend", &address)];
+    assert_eq!(site.metric("naru_backend_flows", &labels).unwrap(), open as f64);
+
+    connections.retain(|connection| connection.server != removed.name());
+    site.wait_for("it is gone", Duration::from_secs(30), |_| {
+        ask_all(&mut connections);
+        sleep(Duration::from_millis(200));
+        Ok(backend().is_none())
+    })
+    .unwrap();
+}
