@@ -20,9 +20,7 @@ pub struct Slot(u64);
 const ID_BITS: u32 = 23;
 const ID_MASK: u64 = (1 << ID_BITS) - 1;
 const TICK_SHIFT: u32 = 2 * ID_BITS;
-/// Of a slot with two owners: unknown UDP flows belong to the settled one. Of a slot with one: that one took the place of an owner
-/// that was lost.
-const MARK: u64 = 1 << 62;
+const KEEPS_UDP: u64 = 1 << 62;
 const MOVING: u64 = 1 << 63;
 
 impl Slot {
@@ -40,7 +38,7 @@ impl Slot {
     /// A slot that was given from `settled` to `current` at `since`.
     #[inline(always)]
     pub const fn moving(current: u32, settled: u32, since: Tick) -> Self {
-        Self(Self::owners(current, settled).0 | (since.0 as u64) << TICK_SHIFT | MARK | MOVING)
+        Self(Self::owners(current, settled).0 | (since.0 as u64) << TICK_SHIFT | KEEPS_UDP | MOVING)
     }
 
     /// The backend id that new flows go to.
@@ -64,13 +62,7 @@ impl Slot {
     /// Whether a UDP flow without an entry belongs to the settled owner still: nothing tells whether it is a new one.
     #[inline(always)]
     pub const fn keeps_udp(self) -> bool {
-        self.0 & MARK != 0 && self.current() != self.settled_owner()
-    }
-
-    /// Whether flows without an entry, unless they are new, were those of a backend that is down.
-    #[inline(always)]
-    pub const fn is_bereft(self) -> bool {
-        self.is_moving() && self.0 & MARK != 0 && self.current() == self.settled_owner()
+        self.0 & KEEPS_UDP != 0
     }
 
     /// When the settled owner ceased to be the current one; of no meaning in a settled slot.
@@ -79,25 +71,24 @@ impl Slot {
         Tick((self.0 >> TICK_SHIFT) as u16)
     }
 
-    /// The slot after a change that gives it to `current`. `is_lost` says of which backends no flow is left, nor will be: those
-    /// that are down.
+    /// The slot after a change that gives it to `current`.
+    ///
+    /// Whether the settled owner is down makes no difference: its flows go to the current owner while it is, and those that
+    /// were silent meanwhile are its own again if it comes back.
     #[must_use]
-    pub fn given_to(self, current: u32, now: Tick, is_lost: impl Fn(u32) -> bool) -> Self {
+    pub const fn given_to(self, current: u32, now: Tick) -> Self {
         let settled = self.settled_owner();
-        match self.is_moving() {
-            false if self.current() == current => self,
+        if self.current() == current {
+            self
+        } else if settled == NO_ID && !self.is_moving() {
             // Nobody was served here.
-            false if settled == NO_ID => Self::settled(current),
-            // Its flows are those of the current owner from now on. Those that the tables know of are told one by one.
-            _ if settled == NO_ID || is_lost(settled) => Self::moving(current, current, now),
-            false => Self::moving(current, settled, now),
-            true if self.current() == current => self,
+            Self::settled(current)
+        } else if !self.is_moving() || self.current() == settled {
             // Flows that are in no table began at the owner that loses the slot now.
-            true if self.current() == settled => Self::moving(current, settled, now),
-            // Back to where they began.
-            true if current == settled => Self::moving(current, settled, self.since()).without_mark(),
+            Self::moving(current, settled, now)
+        } else {
             // They began before that owner: those of the owner that loses the slot now are all in the tables.
-            true => Self(self.0 & !ID_MASK | current as u64),
+            Self(self.0 & !ID_MASK | current as u64)
         }
     }
 
@@ -117,9 +108,9 @@ impl Slot {
         }
         let age = now.since(self.since());
         if age >= tcp_idle && age >= udp_idle {
-            Self::moving(self.current(), self.current(), self.since()).without_mark()
+            Self::moving(self.current(), self.current(), self.since())
         } else if age >= udp_idle {
-            self.without_mark()
+            Self(self.0 & !KEEPS_UDP)
         } else {
             self
         }
@@ -147,10 +138,6 @@ impl Slot {
         cell.store(self.0, Ordering::Release);
     }
 
-    const fn without_mark(self) -> Self {
-        Self(self.0 & !MARK)
-    }
-
     #[inline(always)]
     const fn owners(current: u32, settled: u32) -> Self {
         Self((settled as u64 & ID_MASK) << ID_BITS | current as u64 & ID_MASK)
@@ -168,10 +155,6 @@ mod tests {
     const C: u32 = Slot::MAX_ID;
     const NOW: Tick = Tick(0xfff0);
 
-    fn nobody_lost(_: u32) -> bool {
-        false
-    }
-
     #[test]
     fn every_part_keeps_to_its_bits() {
         let slot = Slot::moving(C, A, NOW);
@@ -186,30 +169,25 @@ mod tests {
 
     #[test]
     fn unknown_flows_belong_to_whom_they_began_at() {
-        let first = Slot::settled(A).given_to(B, NOW, nobody_lost);
+        let first = Slot::settled(A).given_to(B, NOW);
         assert_eq!(first, Slot::moving(B, A, NOW));
         let later = Tick(NOW.0.wrapping_add(40));
         // Flows of B are in the tables; those of A count their idle time from when A lost the slot.
-        assert_eq!(first.given_to(C, later, nobody_lost), Slot::moving(C, A, NOW));
-        let back = first.given_to(A, later, nobody_lost);
+        assert_eq!(first.given_to(C, later), Slot::moving(C, A, NOW));
+        let back = first.given_to(A, later);
         assert!(back.is_settling() && back.current() == A, "flows of B may still be in the tables");
-        assert!(!back.is_bereft(), "nobody was lost");
         // From here on, new flows began at A without an entry.
-        assert_eq!(back.given_to(B, later, nobody_lost), Slot::moving(B, A, later));
-        assert_eq!(first.given_to(B, later, nobody_lost), first);
-        assert_eq!(Slot::settled(A).given_to(A, later, nobody_lost), Slot::settled(A));
+        assert_eq!(back.given_to(B, later), Slot::moving(B, A, later));
+        assert_eq!(first.given_to(B, later), first);
+        assert_eq!(Slot::settled(A).given_to(A, later), Slot::settled(A));
     }
 
     #[test]
-    fn flows_of_a_lost_backend_are_those_of_the_current_owner() {
-        let lost = |id| id == A;
-        for before in [Slot::settled(A), Slot::moving(B, A, NOW), Slot::moving(C, A, NOW)] {
-            let after = before.given_to(B, NOW, lost);
-            assert_eq!((after.current(), after.settled_owner()), (B, B), "{before:?}");
-            assert!(after.is_bereft(), "the tables may still know of flows of the lost backend, or of another");
-        }
-        assert_eq!(Slot::EMPTY.given_to(B, NOW, lost), Slot::settled(B));
-        assert_eq!(Slot::settled(A).given_to(NO_ID, NOW, nobody_lost), Slot::moving(NO_ID, A, NOW));
+    fn nobody_is_an_owner_too() {
+        assert_eq!(Slot::EMPTY.given_to(B, NOW), Slot::settled(B));
+        let drained = Slot::settled(A).given_to(NO_ID, NOW);
+        assert_eq!(drained, Slot::moving(NO_ID, A, NOW));
+        assert_eq!(drained.given_to(B, NOW), Slot::moving(B, A, NOW));
     }
 
     #[test]
@@ -219,7 +197,7 @@ mod tests {
         assert_eq!(at(9), slot);
         assert!(!at(10).keeps_udp() && at(10).settled_owner() == A);
         assert!(!at(99).is_settling());
-        assert!(at(100).is_settling() && !at(100).is_bereft());
+        assert!(at(100).is_settling());
         assert_eq!(at(100).settle(), Slot::settled(B));
         assert_eq!(Slot::settled(A).aged(NOW, 0, 0), Slot::settled(A));
     }

@@ -57,10 +57,8 @@ pub fn enter(slot: Slot, transport: &Transport, now: Tick, always: bool, is_down
     let backend = if goes_to_current { slot.current() } else { slot.settled_owner() };
     let entry = first_entry(backend, transport, now);
     let ends = transport.flags.contains(TcpFlags::RST);
-    let is_bereft = slot.is_bereft();
-    // New flows on a slot that has lost its owner are entered so that they are not taken for those of that owner.
-    let is_at_risk = always || slot.current() != slot.settled_owner() || is_bereft;
-    let outcome = if is_tcp && !is_new && (is_down || is_bereft) {
+    let is_at_risk = always || slot.current() != slot.settled_owner();
+    let outcome = if is_tcp && !is_new && is_down {
         FlowOutcome::Rerouted
     } else if !is_at_risk || ends || backend == NO_ID {
         FlowOutcome::Passed
@@ -208,10 +206,7 @@ mod tests {
         let decision = enter(moving(), &ack(1, 10), LATER, false, true);
         assert_eq!((decision.entry.backend(), decision.outcome), (B, FlowOutcome::Rerouted));
         assert_eq!(enter(moving(), &datagram(), LATER, false, true).outcome, FlowOutcome::Opened);
-        let bereft = Slot::settled(A).given_to(B, NOW, |id| id == A);
-        let outcome = |transport: &Transport| enter(bereft, transport, LATER, false, false).outcome;
-        assert_eq!(outcome(&ack(1, 10)), FlowOutcome::Rerouted);
-        assert_eq!(outcome(&syn()), FlowOutcome::Opened, "or its next packet would be counted as one of A's");
+        assert_eq!(enter(moving(), &syn(), LATER, false, true).outcome, FlowOutcome::Opened);
         let entry = FlowEntry::new(A, FlowState::Open, NOW, Position::default());
         for (transport, state) in [(ack(1, 10), FlowState::Fin), (syn(), FlowState::Syn), (datagram(), FlowState::Open)]
         {

@@ -143,8 +143,6 @@ pub struct Continuation {
     pub base: u32,
     /// Ids in its slots, and those that the same real servers have now.
     pub heirs: HashMap<u32, u32>,
-    /// Ids of the backends that are down.
-    pub down: HashSet<u32>,
 }
 
 /// A backend in a slot table.

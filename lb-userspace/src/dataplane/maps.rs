@@ -617,7 +617,7 @@ impl<V: Pod, const WORDS: usize> Mapped<V, WORDS> {
 fn given_to(before: Slot, owner: u32, now: Tick, flows: &Continuation) -> Slot {
     let before =
         if flows.heirs.is_empty() { before } else { before.renamed(|id| flows.heirs.get(&id).copied().unwrap_or(id)) };
-    before.given_to(owner, now, |id| flows.down.contains(&id))
+    before.given_to(owner, now)
 }
 
 fn total(map: &PerCpuArray<MapData, u64>, index: u32) -> Result<u64, MapError> {

@@ -42,7 +42,7 @@ pub use self::{
     links::{Attachment, Links, Mode, Pinned, ProgramRef, detach_pinned, pinned},
     maps::{MapUsage, Table},
     place::{detach_everything, detach_interface, interface_of, make_directories, mount_if_missing, names, pin_name},
-    sweep::{Sweep, Swept},
+    sweep::{Sweep, Swept, after_sweep},
     sys::now,
 };
 use self::{
@@ -301,7 +301,7 @@ impl Dataplane {
                 flows: flows.unwrap_or(0),
                 held_slots,
                 held_for: Duration::from_nanos(u64::from(ticks) * Tick::NANOSECONDS),
-                drained: takes_none && held_slots == 0 && flows == Some(0) && swept_since,
+                drained: takes_none && (held_slots == 0 || entry.is_down()) && flows == Some(0) && swept_since,
                 next_hop: entry.next_hop.current().copied(),
             })
         };
@@ -699,13 +699,14 @@ impl Dataplane {
             if moving.since >= swept.number {
                 continue;
             }
-            let (tcp_idle, udp_idle) = idle.get(id).copied().unwrap_or_default();
+            let idle = idle.get(id).copied().unwrap_or_default();
             for index in base..base + slots {
                 let slot = self.generation.maps.slot(index);
-                if slot.is_settling() && !swept.is_pinned(index) {
-                    self.generation.maps.put_slot(index, slot.settle());
-                } else {
-                    self.generation.maps.put_slot(index, slot.aged(now, tcp_idle, udp_idle));
+                if slot.is_moving() {
+                    let is_down =
+                        self.state.backends.get(&slot.settled_owner()).is_none_or(lb_common::Backend::is_down);
+                    let after = after_sweep(slot, swept.is_pinned(index), now, idle, is_down);
+                    self.generation.maps.put_slot(index, after);
                 }
             }
             let holders = moving.slots.held.len();

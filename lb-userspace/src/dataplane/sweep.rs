@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_common::{Address, FlowEntry, FlowKey, FlowState, NO_ID, Tick, VipFlags, VipRecord};
+use lb_common::{Address, FlowEntry, FlowKey, FlowState, NO_ID, Slot, Tick, VipFlags, VipRecord};
 use lb_ebpf::{flow_hash::FlowHash, parse::TCP};
 
 use super::{
@@ -64,7 +64,9 @@ struct Service {
 enum Fate {
     /// They stay.
     Stay,
-    /// They go: the backend is down, or there is none.
+    /// They stay for a minute: their backend is down.
+    Down,
+    /// They go: there is no such backend.
     Go,
     /// They are those of another id from now on.
     Move(u32),
@@ -117,7 +119,7 @@ impl Sweep {
         let mut fates = vec![Fate::Go; state.capacity.backends as usize];
         for (id, entry) in &state.backends {
             fates[*id as usize] = match entry.heir {
-                _ if entry.is_down() => Fate::Go,
+                _ if entry.is_down() => Fate::Down,
                 NO_ID => Fate::Stay,
                 heir => Fate::Move(heir),
             };
@@ -194,17 +196,20 @@ impl Sweep {
     /// The entry as it stays; `None` where it goes.
     fn entry_after(&self, key: &FlowKey, entry: FlowEntry, now: Tick) -> Option<FlowEntry> {
         let service = self.services.get(key.vip() as usize)?.as_ref()?;
-        if now.since(entry.seen()) >= service.idle(key, entry) {
-            return None;
-        }
+        let (idle, age) = (service.idle(key, entry), now.since(entry.seen()));
         // A backend that took another one's place may have lost its own to a third.
         let mut id = entry.backend();
         for _ in 0..self.fates.len() {
-            match self.fates.get(id as usize)? {
-                Fate::Stay => return Some(entry.of_backend(id)),
-                Fate::Go => return None,
-                Fate::Move(heir) => id = *heir,
-            }
+            let stays = match self.fates.get(id as usize)? {
+                Fate::Stay => age < idle,
+                Fate::Down => age < idle.min(service.short_idle),
+                Fate::Go => false,
+                Fate::Move(heir) => {
+                    id = *heir;
+                    continue;
+                }
+            };
+            return stays.then(|| entry.of_backend(id));
         }
         None
     }
@@ -259,6 +264,19 @@ impl Service {
     }
 }
 
+/// A slot after a sweep at `now`: `is_pinned` says that a flow is on it which does not belong to its current owner, `idle` the
+/// ticks without a packet after which a TCP and a UDP flow without an entry counts as new, `is_down` that its settled owner is
+/// down. One that has been down for a minute is given up: its connections are, should it come back, most likely gone.
+#[must_use]
+pub fn after_sweep(slot: Slot, is_pinned: bool, now: Tick, idle: (u16, u16), is_down: bool) -> Slot {
+    let (tcp_idle, udp_idle) = idle;
+    if slot.is_settling() {
+        return if is_pinned { slot } else { slot.settle() };
+    }
+    let longest = if is_down { ticks(SHORT_IDLE) } else { u16::MAX };
+    slot.aged(now, tcp_idle.min(longest), udp_idle.min(longest))
+}
+
 /// At least so many seconds, in ticks.
 pub(super) fn ticks(seconds: u16) -> u16 {
     let ticks = (u64::from(seconds) * 1_000_000_000).div_ceil(Tick::NANOSECONDS) + 1;
@@ -273,5 +291,20 @@ mod tests {
     fn idle_times_are_never_shorter_than_said() {
         assert_eq!([0, 1, 60, 43_200].map(ticks), [1, 2, 57, 40_235]);
         assert_eq!(ticks(u16::MAX), 61_036);
+    }
+
+    #[test]
+    fn a_slot_settles_once_nothing_on_it_can_break() {
+        let (idle, since) = ((ticks(900), ticks(60)), Tick(1000));
+        let slot = Slot::moving(2, 1, since);
+        let after =
+            |slot, pinned, seconds, is_down| after_sweep(slot, pinned, Tick(1000 + ticks(seconds)), idle, is_down);
+        assert_eq!(after(slot, false, 500, false).settled_owner(), 1);
+        assert!(after(slot, false, 100, true).is_settling(), "whoever is down for long is given up");
+        assert_eq!(after(slot, false, 10, true), slot, "but not at once");
+        let settling = after(slot, true, 900, false);
+        assert!(settling.is_settling());
+        assert_eq!(after(settling, true, 9000, false), settling);
+        assert_eq!(after(settling, false, 900, false), Slot::settled(2));
     }
 }

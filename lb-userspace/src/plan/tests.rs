@@ -91,10 +91,10 @@ impl World {
                 for (offset, owner) in (0..).zip(maglev::table(&backends, *slots)) {
                     let owner = owners.get(owner as usize).map_or(NO_ID, |owner| owner.id);
                     let slot = match flows {
-                        Some(Continuation { base, heirs, down }) => self.slots_before.as_ref().unwrap_or(&self.slots)
+                        Some(Continuation { base, heirs }) => self.slots_before.as_ref().unwrap_or(&self.slots)
                             [&(base + offset)]
                             .renamed(|id| heirs.get(&id).copied().unwrap_or(id))
-                            .given_to(owner, self.now, |id| down.contains(&id)),
+                            .given_to(owner, self.now),
                         None => Slot::settled(owner),
                     };
                     self.slots.insert(base + offset, slot);

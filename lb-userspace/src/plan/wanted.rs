@@ -223,15 +223,7 @@ impl<'a> WantedVip<'a> {
                 .filter(|(_, entry)| entry.heir != NO_ID)
                 .map(|(id, entry)| (*id, entry.heir))
                 .collect(),
-            down: self.down().collect(),
         })
-    }
-
-    /// Ids of its backends that are down.
-    fn down(&self) -> impl Iterator<Item = u32> {
-        let wanted = self.backends.iter().map(|own| (own.id, &own.entry));
-        let leaving = self.leaving.iter().map(|(id, entry)| (*id, entry));
-        wanted.chain(leaving).filter(|(_, entry)| entry.is_down()).map(|(id, _)| id)
     }
 
     /// Whether its table lies elsewhere than before.
@@ -240,16 +232,11 @@ impl<'a> WantedVip<'a> {
         self.known.is_some_and(|known| place(known) != place(&self.record))
     }
 
-    /// Whether the table that is there is the one that is wanted: same place, same ids with the same weights, nobody else down,
-    /// and flows remembered or not as before.
+    /// Whether the table that is there is the one that is wanted: same place, same ids with the same weights, and
+    /// flows remembered or not as before.
     pub(super) fn table_stays(&self, index: &Index<'_>) -> bool {
         let remembers = |record: &VipRecord| (record.flags.without(VipFlags::TRACK_ALWAYS), record.slots);
         if self.known.is_none_or(|known| remembers(known) != remembers(&self.record)) || self.table_moves() {
-            return false;
-        }
-        let down: HashSet<u32> =
-            index.members(self.id).iter().filter(|(_, entry)| entry.is_down()).map(|(id, _)| *id).collect();
-        if !self.down().all(|id| down.contains(&id)) {
             return false;
         }
         let taking = |id: u32, entry: &Backend| Some((id, effective_weight(entry))).filter(|(_, weight)| *weight > 0);

@@ -5,6 +5,7 @@ use lb_ebpf::{
     parse::{TCP, TcpFlags, Transport},
     tracking,
 };
+use lb_userspace::dataplane::after_sweep;
 
 use super::fleet::{Fleet, State, Tables};
 
@@ -67,9 +68,8 @@ impl Adaptive {
 impl Tracking for Adaptive {
     fn change(&mut self, fleet: &Fleet, tables: &Tables, now: f64) {
         self.down = fleet.ids().map(|id| fleet.state(id) == Some(State::Down)).collect();
-        let Self { slots, down, .. } = self;
-        for (slot, owner) in slots.iter_mut().zip(&tables.current) {
-            *slot = slot.given_to(*owner, tick(now), |id| down[id as usize]);
+        for (slot, owner) in self.slots.iter_mut().zip(&tables.current) {
+            *slot = slot.given_to(*owner, tick(now));
         }
     }
 
@@ -93,11 +93,10 @@ impl Tracking for Adaptive {
     }
 
     fn sweep(&mut self, pinned: &[bool], now: f64) {
-        for (slot, pinned) in self.slots.iter_mut().zip(pinned) {
-            *slot = match slot.is_settling() && !pinned {
-                true => slot.settle(),
-                false => slot.aged(tick(now), self.tcp_idle, 0),
-            };
+        let Self { slots, down, tcp_idle } = self;
+        for (slot, pinned) in slots.iter_mut().zip(pinned) {
+            let is_down = down.get(slot.settled_owner() as usize).is_some_and(|down| *down);
+            *slot = after_sweep(*slot, *pinned, tick(now), (*tcp_idle, 0), is_down);
         }
     }
 }
