@@ -64,8 +64,11 @@ pub enum Error {
     },
     /// No backend of that address.
     #[error(
-        "{} has no backend `{address}`, nor flows of one; `naru backend list` shows its backends",
-        vip.as_ref().map_or("no VIP".to_owned(), |vip| format!("VIP `{vip}`"))
+        "{}; `naru backend list` shows the backends",
+        match vip {
+            Some(vip) => format!("VIP `{vip}` has no backend `{address}`, nor flows of one"),
+            None => format!("no VIP has a backend `{address}`, or flows of one"),
+        }
     )]
     NoSuchBackend {
         /// The address.

@@ -287,7 +287,8 @@ impl Dataplane {
             let held = moving.and_then(|moving| moving.slots.held.get(id));
             let held_slots = held.map_or(0, |held| held.slots);
             let (tcp_idle, udp_idle) = idle.get(&entry.vip).copied().unwrap_or_default();
-            let ticks = held.map_or(0, |held| tcp_idle.max(udp_idle).saturating_sub(now.since(held.since)));
+            let longest = tcp_idle.max(udp_idle).min(sweep::longest_idle(entry.is_down()));
+            let ticks = held.map_or(0, |held| longest.saturating_sub(now.since(held.since)));
             let swept_since = moving.is_none_or(|moving| self.has_swept_since(moving.since));
             let takes_none = effective_weight(entry) == 0;
             Some(Backend {

@@ -273,8 +273,13 @@ pub fn after_sweep(slot: Slot, is_pinned: bool, now: Tick, idle: (u16, u16), is_
     if slot.is_settling() {
         return if is_pinned { slot } else { slot.settle() };
     }
-    let longest = if is_down { ticks(SHORT_IDLE) } else { u16::MAX };
+    let longest = longest_idle(is_down);
     slot.aged(now, tcp_idle.min(longest), udp_idle.min(longest))
+}
+
+/// Ticks for which slots are held at most for flows without an entry of a backend that is down or not.
+pub(super) fn longest_idle(is_down: bool) -> u16 {
+    if is_down { ticks(SHORT_IDLE) } else { u16::MAX }
 }
 
 /// At least so many seconds, in ticks.
