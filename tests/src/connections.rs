@@ -14,10 +14,11 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
+use anyhow::ensure;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 use tokio::{
@@ -156,6 +157,27 @@ impl Population {
     pub fn unheard_since(&self, moment: Instant) -> usize {
         let moment = self.shared.micros(moment);
         self.shared.members.iter().filter(|member| member.heard.load(Ordering::Relaxed) < moment).count()
+    }
+
+    /// Waits until each connection has had an answer to something sent after `moment`, has broken or has been replaced.
+    ///
+    /// # Errors
+    ///
+    /// When some were not heard of within `patience`: the machine is too slow for so many.
+    pub fn wait_until_heard(&self, moment: Instant, patience: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let unheard = self.unheard_since(moment);
+            if unheard == 0 {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{unheard} connections were not heard of within {} s: this machine is too slow for so many",
+                patience.as_secs()
+            );
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// The time of the last exchange on each connection, from sending to the answer.

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use naru_tests::{
     connections::{self, Habit, Population, Tally},
     lab::{Host, Lab},
@@ -227,20 +227,8 @@ impl Site {
 
     /// Waits until each connection has had an answer to something sent after `moment`, has broken or has been replaced.
     fn wait_until_heard(&self, moment: Instant) -> anyhow::Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let unheard: usize = self.populations.iter().map(|population| population.unheard_since(moment)).sum();
-            if unheard == 0 {
-                return Ok(());
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "{unheard} connections were not heard of within {} s: this machine is too slow for so many, give fewer \
-                 by --connections",
-                PATIENCE.as_secs()
-            );
-            sleep(Duration::from_millis(50));
-        }
+        let wait = |population: &Population| population.wait_until_heard(moment, PATIENCE);
+        self.populations.iter().try_for_each(wait).context("give fewer by --connections")
     }
 
     fn tallies(&self) -> Vec<Tally> {
