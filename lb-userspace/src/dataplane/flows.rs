@@ -99,6 +99,12 @@ impl FlowTable {
         self.write(key, entry, BPF_EXIST.into())
     }
 
+    /// Enters a flow as a packet does.
+    #[cfg(test)]
+    pub(super) fn enter(&self, key: &FlowKey, entry: FlowEntry) {
+        self.write(key, entry, BPF_NOEXIST.into()).unwrap();
+    }
+
     fn copy_to(&self, other: &Self) -> Result<(), Error> {
         for batch in self.batches() {
             for (key, entry) in batch? {

@@ -83,6 +83,8 @@ pub struct Dataplane {
     moving: HashMap<u32, Moving>,
     /// Sweeps that were begun.
     sweeps: u64,
+    /// As many as had been begun when a VIP or a backend was last removed.
+    removal: u64,
     /// What the last one found.
     swept: Option<Swept>,
 }
@@ -240,6 +242,7 @@ impl Dataplane {
             counted: HashSet::new(),
             moving: HashMap::new(),
             sweeps: 0,
+            removal: 0,
             swept: None,
         };
         dataplane.find_moving();
@@ -408,8 +411,7 @@ impl Dataplane {
             expired: maps.sweeps().deleted(table),
             evicted: maps.sweeps().evicted(table),
         };
-        let served = self.state.vips.values().filter(|record| !record.flags.contains(VipFlags::REMOVED));
-        let slots: u64 = served.map(|record| u64::from(record.slots)).sum();
+        let slots: u64 = self.state.served_vips().map(|(_, record)| u64::from(record.slots)).sum();
         let moving_slots = self.moving.values().map(|moving| u64::from(moving.slots.count)).sum();
         let capacity = self.state.capacity;
         Ok(Tracking {
@@ -557,17 +559,30 @@ impl Dataplane {
             self.note_applying(true);
             writes = execute(&mut self.generation.maps, &mut self.state, plan.steps(), None)?;
             self.note_applying(false);
-            for step in plan.steps() {
-                if let Step::PutTable { base, slots, .. } = step {
-                    self.counted.remove(base);
-                    self.look_for_moving(*base, *slots);
-                }
-            }
+            self.note_steps(plan.steps());
         }
         match plan.features().filter(|features| self.state.features != *features) {
             Some(features) => self.replace_program(features).map(|()| writes),
             None => Ok(writes),
         }
+    }
+
+    /// Takes note of what the steps did to tables, and of what they removed.
+    fn note_steps(&mut self, steps: &[Step]) {
+        for step in steps {
+            match step {
+                Step::PutTable { base, slots, .. } => {
+                    self.counted.remove(base);
+                    self.look_for_moving(*base, *slots);
+                }
+                Step::PutVip { record, .. } if record.flags.contains(VipFlags::REMOVED) => self.removal = self.sweeps,
+                Step::PutBackend { entry, .. } if entry.is_removed() => self.removal = self.sweeps,
+                _ => {}
+            }
+        }
+        // Tables that lie elsewhere now, or that no VIP has any more.
+        let tables: HashSet<u32> = self.state.served_vips().map(|(_, record)| record.slot_base).collect();
+        self.moving.retain(|base, _| tables.contains(base));
     }
 
     /// In the journal and in the mirror: a state in between is not to be built on.
@@ -646,8 +661,7 @@ impl Dataplane {
 
     /// Finds every table with slots that move.
     fn find_moving(&mut self) {
-        let served = self.state.vips.values().filter(|record| !record.flags.contains(VipFlags::REMOVED));
-        let tables: Vec<_> = served.map(|record| (record.slot_base, record.slots)).collect();
+        let tables: Vec<_> = self.state.served_vips().map(|(_, record)| (record.slot_base, record.slots)).collect();
         for (base, slots) in tables {
             self.look_for_moving(base, slots);
         }
@@ -665,21 +679,25 @@ impl Dataplane {
 
     /// Frees what was removed before a sweep that found no flow of it, and what no slot holds for flows without an entry.
     fn free(&mut self, swept: &Swept) -> Result<(), Error> {
-        let is_removed =
-            |id: &u32| self.state.vips.get(id).is_some_and(|record| record.flags.contains(VipFlags::REMOVED));
-        let vips: Vec<u32> =
-            swept.removed_vips.iter().copied().filter(|id| is_removed(id) && !swept.has_flows(*id)).collect();
-        let is_free = |id: &u32| {
-            let Some(entry) = self.state.backends.get(id).filter(|entry| entry.is_removed()) else { return false };
+        // What was served or in use again meanwhile may have flows that the sweep could not find.
+        if self.removal >= swept.number {
+            return Ok(());
+        }
+        let removed = self.state.removed_vips().map(|(id, _)| id);
+        let vips: Vec<u32> = removed.filter(|id| !swept.has_flows(*id)).collect();
+        let heirs: HashSet<u32> = self.state.backends.values().map(|entry| entry.heir).collect();
+        let is_free = |(id, entry): &(u32, &lb_common::Backend)| {
             let Some(record) = self.state.vips.get(&entry.vip) else { return true };
             // The table of a removed VIP, which may be served again, names its backends.
             if record.flags.contains(VipFlags::REMOVED) {
                 return vips.contains(&entry.vip);
             }
             let holds = |moving: &Moving| moving.since >= swept.number || moving.slots.held.contains_key(id);
-            swept.by_backend.get(*id as usize) == Some(&0) && !self.moving.get(&record.slot_base).is_some_and(holds)
+            let has_none = swept.by_backend.get(*id as usize) == Some(&0);
+            // Flows of an entry that leads to this one are yet to come.
+            has_none && !heirs.contains(id) && !self.moving.get(&record.slot_base).is_some_and(holds)
         };
-        let backends: Vec<u32> = swept.removed_backends.iter().copied().filter(is_free).collect();
+        let backends: Vec<u32> = self.state.removed_backends().filter(is_free).map(|(id, _)| id).collect();
         if vips.is_empty() && backends.is_empty() {
             return Ok(());
         }

@@ -41,9 +41,10 @@ pub struct Sweep {
     services: Vec<Option<Service>>,
     /// By backend id.
     fates: Vec<Fate>,
-    removed_vips: Vec<u32>,
-    removed_backends: Vec<u32>,
+    /// Whether anything is to be freed, if the sweep finds no flow of it.
+    frees: bool,
     inserted: [u64; 2],
+    begun: Tick,
 }
 
 /// What a sweep has to know of a VIP that is served.
@@ -66,7 +67,7 @@ enum Fate {
     Stay,
     /// They stay for a minute: their backend is down.
     Down,
-    /// They go: there is no such backend.
+    /// They go, unless they are new: there was no such backend.
     Go,
     /// They are those of another id from now on.
     Move(u32),
@@ -83,9 +84,6 @@ pub struct Swept {
     pub(super) inserted: [u64; 2],
     /// By backend id: its entries, in both tables.
     pub(super) by_backend: Vec<u64>,
-    /// Ids of the VIPs and backends that were removed before the sweep began.
-    pub(super) removed_vips: Vec<u32>,
-    pub(super) removed_backends: Vec<u32>,
     /// Ids of the VIPs that have entries.
     vips: HashSet<u32>,
     /// A bit for each slot that a flow is on which does not belong to the slot's current owner.
@@ -132,9 +130,9 @@ impl Sweep {
             sweeps: Arc::clone(maps.sweeps()),
             services,
             fates,
-            removed_vips: state.removed_vips().map(|(id, _)| id).collect(),
-            removed_backends: state.removed_backends().map(|(id, _)| id).collect(),
+            frees: state.removed_vips().next().is_some() || state.removed_backends().next().is_some(),
             inserted: [maps.flow_packets(Promoted)?, maps.flow_packets(Opened)? + maps.flow_packets(Kept)?],
+            begun: sys::now(),
         })
     }
 
@@ -153,8 +151,6 @@ impl Sweep {
             entries: [0; 2],
             inserted: self.inserted,
             by_backend: vec![0; self.fates.len()],
-            removed_vips: self.removed_vips.clone(),
-            removed_backends: self.removed_backends.clone(),
             vips: HashSet::new(),
             pinned: vec![0; self.slots.len().div_ceil(u64::BITS) as usize],
             expired: 0,
@@ -164,7 +160,7 @@ impl Sweep {
         self.walk(Table::Embryonic, &self.tables.embryonic, &mut swept)?;
         self.walk(Table::Established, &self.tables.established, &mut swept)?;
         swept.elapsed = started.elapsed();
-        if !(self.removed_vips.is_empty() && self.removed_backends.is_empty()) {
+        if self.frees {
             // Packets that found an entry before it was taken out have left.
             grace();
         }
@@ -195,30 +191,40 @@ impl Sweep {
 
     /// The entry as it stays; `None` where it goes.
     fn entry_after(&self, key: &FlowKey, entry: FlowEntry, now: Tick) -> Option<FlowEntry> {
+        let age = now.since(entry.seen());
+        match self.owner(key, entry) {
+            Some((backend, idle)) => (age < idle).then(|| entry.of_backend(backend)),
+            // Its VIP or its backend may have come since.
+            None => (age <= now.since(self.begun)).then_some(entry),
+        }
+    }
+
+    /// The backend that a flow belongs to from now on, and the ticks without a packet after which it has ended; `None` where
+    /// there was no such VIP or backend when the sweep began.
+    fn owner(&self, key: &FlowKey, entry: FlowEntry) -> Option<(u32, u16)> {
         let service = self.services.get(key.vip() as usize)?.as_ref()?;
-        let (idle, age) = (service.idle(key, entry), now.since(entry.seen()));
+        let idle = service.idle(key, entry);
         // A backend that took another one's place may have lost its own to a third.
         let mut id = entry.backend();
         for _ in 0..self.fates.len() {
-            let stays = match self.fates.get(id as usize)? {
-                Fate::Stay => age < idle,
-                Fate::Down => age < idle.min(service.short_idle),
-                Fate::Go => false,
-                Fate::Move(heir) => {
-                    id = *heir;
-                    continue;
-                }
-            };
-            return stays.then(|| entry.of_backend(id));
+            match self.fates.get(id as usize)? {
+                Fate::Stay => return Some((id, idle)),
+                Fate::Down => return Some((id, idle.min(service.short_idle))),
+                Fate::Go => return None,
+                Fate::Move(heir) => id = *heir,
+            }
         }
         None
     }
 
     fn note(&self, which: Table, key: &FlowKey, entry: FlowEntry, swept: &mut Swept) {
         swept.entries[which as usize] += 1;
-        swept.by_backend[entry.backend() as usize] += 1;
+        // The tables may have flows already of a generation that has more ids.
+        if let Some(count) = swept.by_backend.get_mut(entry.backend() as usize) {
+            *count += 1;
+        }
         swept.vips.insert(key.vip());
-        let Some(service) = &self.services[key.vip() as usize] else { return };
+        let Some(Some(service)) = self.services.get(key.vip() as usize) else { return };
         let index = service.slot(key);
         if self.slots.at(index).is_some_and(|slot| slot.current() != entry.backend()) {
             swept.pinned[index as usize / 64] |= 1 << (index % 64);

@@ -5,7 +5,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use lb_common::ABI;
+use lb_common::{ABI, Address, FlowEntry, FlowKey, FlowState, Position};
 
 use super::{
     fixtures::{Namespace, Pins, ip, veth},
@@ -93,6 +93,129 @@ fn a_drained_backend_has_no_slots_and_a_removed_one_no_entry() {
     }
     sweep(&mut dataplane);
     assert_eq!(dataplane.tracking().unwrap().moving_slots, 0);
+    assert_mirrors(&dataplane);
+}
+
+/// Enters an established flow of a client that is about just now.
+fn enter(dataplane: &Dataplane, client: u16, vip: u32, backend: u32) {
+    let key = FlowKey::new(Address::default(), client.to_be().into(), vip, 6);
+    let entry = FlowEntry::new(backend, FlowState::Open, now(), Position::default());
+    dataplane.flow_tables().established.enter(&key, entry);
+}
+
+/// Ids of the backends of all established flows.
+fn tracked(dataplane: &Dataplane) -> Vec<u32> {
+    let entries = dataplane.flow_tables().established.batches().flat_map(Result::unwrap).collect::<Vec<_>>();
+    let mut backends: Vec<_> = entries.iter().map(|(_, entry)| entry.backend()).collect();
+    backends.sort_unstable();
+    backends
+}
+
+#[test]
+fn a_sweep_leaves_the_flows_of_what_came_after_it_began() {
+    let pins = Pins::new();
+    let mut config = many(8, 8, SLOTS);
+    let mut dataplane = pins.open(&config);
+    dataplane.apply(&config).unwrap();
+
+    let begun = dataplane.sweep().unwrap();
+    config.vips[0].backends.push(backend("10.0.0.100", 100));
+    config.vips.push(vip("new", "192.0.2.1", &["tcp/80"], &["10.0.1.1"]));
+    dataplane.apply(&config).unwrap();
+    let (old, new) = (64, [65, 66]);
+    enter(&dataplane, 1, 8, old);
+    enter(&dataplane, 2, 1, new[0]);
+    enter(&dataplane, 3, 9, new[1]);
+    let swept = begun.run().unwrap();
+    dataplane.take_in(swept).unwrap();
+    assert_eq!(tracked(&dataplane), [old, new[0], new[1]]);
+
+    // The same where maps grow: the tables of flows stay, and have flows of ids that there were none of.
+    let begun = dataplane.sweep().unwrap();
+    dataplane.apply(&many(300, 8, SLOTS)).unwrap();
+    assert_eq!(pins.names(""), ["g2", "links"]);
+    enter(&dataplane, 4, 300, 2400);
+    let swept = begun.run().unwrap();
+    dataplane.take_in(swept).unwrap();
+    assert!(tracked(&dataplane).contains(&2400));
+}
+
+#[test]
+fn slots_that_no_vip_has_any_more_are_not_counted() {
+    let pins = Pins::new();
+    let mut config = web();
+    let mut dataplane = pins.open(&config);
+    dataplane.apply(&config).unwrap();
+    config.vips[0].backends[0].state = BackendState::Drain;
+    dataplane.apply(&config).unwrap();
+    assert!(dataplane.tracking().unwrap().moving_slots > 0);
+    let counted = |dataplane: &Dataplane| {
+        let tracking = dataplane.tracking().unwrap();
+        (tracking.moving_slots, tracking.settled_slots)
+    };
+    // Another number of slots puts the table elsewhere.
+    config.vips[0].slots = 211;
+    dataplane.apply(&config).unwrap();
+    assert_eq!(counted(&dataplane), (0, 211 + u64::from(SLOTS)));
+
+    config.vips[0].backends[0].state = BackendState::Active;
+    dataplane.apply(&config).unwrap();
+    assert!(dataplane.tracking().unwrap().moving_slots > 0);
+    config.vips.remove(0);
+    dataplane.apply(&config).unwrap();
+    assert_eq!(counted(&dataplane), (0, SLOTS.into()));
+    sweep(&mut dataplane);
+    assert_eq!(counted(&dataplane), (0, SLOTS.into()));
+}
+
+#[test]
+fn an_id_is_not_free_while_another_entry_leads_to_it() {
+    let pins = Pins::new();
+    let mut config = config([vip("web", "203.0.113.10", &["tcp/80"], &["10.0.1.11", "2001:db8::13"])]);
+    let mut dataplane = pins.open(&config);
+    dataplane.apply(&config).unwrap();
+    // Slots are held for it, then it is reached in another way, which is none for the owners of slots, then it is removed.
+    config.vips[0].backends[0].state = BackendState::Drain;
+    dataplane.apply(&config).unwrap();
+    config.node.encap_source4 = "172.20.0.0/16".parse().unwrap();
+    dataplane.apply(&config).unwrap();
+    config.vips[0].backends.remove(0);
+    dataplane.apply(&config).unwrap();
+    for _ in 0..3 {
+        sweep(&mut dataplane);
+        let backends = &dataplane.state.backends;
+        for (id, entry) in backends {
+            let heir = entry.heir;
+            assert!(heir == lb_common::NO_ID || backends.contains_key(&heir), "{id} leads to {heir}, which is free");
+        }
+    }
+}
+
+#[test]
+fn what_was_removed_again_during_a_sweep_stays_until_the_next() {
+    let pins = Pins::new();
+    let config = web();
+    let mut without = web();
+    without.vips.remove(0);
+    let mut dataplane = pins.open(&config);
+    dataplane.apply(&config).unwrap();
+    dataplane.apply(&without).unwrap();
+
+    let begun = dataplane.sweep().unwrap();
+    let swept = begun.run().unwrap();
+    dataplane.apply(&config).unwrap();
+    enter(&dataplane, 1, 1, 2);
+    dataplane.apply(&without).unwrap();
+    dataplane.take_in(swept).unwrap();
+    assert_eq!(dataplane.state.removed_vips().count(), 1, "a flow was entered that the sweep has not seen");
+    // Within two ticks that flow is one of before the sweep.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while dataplane.state.removed_vips().count() > 0 {
+        assert!(Instant::now() < deadline);
+        sweep(&mut dataplane);
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert!(tracked(&dataplane).is_empty());
     assert_mirrors(&dataplane);
 }
 

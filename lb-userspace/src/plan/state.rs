@@ -50,6 +50,14 @@ impl State {
         }
     }
 
+    /// The VIPs of the config.
+    pub fn served_vips(&self) -> impl Iterator<Item = (u32, &VipRecord)> {
+        self.vips
+            .iter()
+            .filter(|(_, record)| !record.flags.contains(VipFlags::REMOVED))
+            .map(|(id, record)| (*id, record))
+    }
+
     /// The VIPs that no config has any more: they stay until nothing in the flow tables is of them.
     pub fn removed_vips(&self) -> impl Iterator<Item = (u32, &VipRecord)> {
         self.vips
