@@ -203,7 +203,7 @@ impl Position {
 pub enum FlowOutcome {
     /// Its flow was in the table of established flows.
     Known = 0,
-    /// Its flow was in the table of embryonic flows, and stayed there: a repeated SYN.
+    /// Its flow was in the table of embryonic flows, and stayed there: a repeated SYN, or a RST.
     Repeated = 1,
     /// The second packet of its flow: from the embryonic flows to the established ones.
     Promoted = 2,

@@ -22,22 +22,25 @@ use crate::{
 pub fn owner(key: &FlowKey, slot: Slot, transport: &Transport, always: bool) -> u32 {
     // SAFETY: the helper reads the clock.
     let now = Tick::at(unsafe { bpf_ktime_get_ns() });
-    if let Some(cell) = FLOWS.get_ptr_mut(key) {
-        return follow(cell, slot, transport, now).backend();
-    }
-    if let Some(cell) = EMBRYOS.get_ptr_mut(key) {
-        let entry = follow(cell, slot, transport, now);
-        if tracking::promotes(transport) {
-            promote(key, entry);
+    let mut established = FLOWS.get_ptr_mut(key);
+    if established.is_none() {
+        if let Some(cell) = EMBRYOS.get_ptr_mut(key) {
+            return follow_embryonic(key, cell, slot, transport, now);
         }
-        return entry.backend();
+        if !transport.opens() {
+            // Another CPU may have promoted it between the two lookups: it is then here.
+            established = FLOWS.get_ptr_mut(key);
+        }
     }
-    enter(key, slot, transport, now, always)
+    let Some(cell) = established else { return enter(key, slot, transport, now, always) };
+    let Decision { entry, outcome } = follow(cell, slot, transport, now);
+    stats::flow(outcome);
+    entry.backend()
 }
 
 /// Takes a packet of a flow that has an entry into account.
 #[inline(always)]
-fn follow(cell: *mut FlowEntry, slot: Slot, transport: &Transport, now: Tick) -> FlowEntry {
+fn follow(cell: *mut FlowEntry, slot: Slot, transport: &Transport, now: Tick) -> Decision {
     // SAFETY: the map's value, which stays readable while this program runs. Other CPUs and the daemon read and write it as the
     // one word that it is; whichever of two packets of one flow writes last, the entry is one of that flow.
     let entry = unsafe { cell.read() };
@@ -46,18 +49,30 @@ fn follow(cell: *mut FlowEntry, slot: Slot, transport: &Transport, now: Tick) ->
         // SAFETY: as above.
         unsafe { cell.write(decision.entry) };
     }
-    stats::flow(decision.outcome);
-    decision.entry
+    decision
+}
+
+/// The same of a flow of which one packet was seen before: it is established now, if this shows that there is more to it.
+#[inline(always)]
+fn follow_embryonic(key: &FlowKey, cell: *mut FlowEntry, slot: Slot, transport: &Transport, now: Tick) -> u32 {
+    let Decision { entry, outcome } = follow(cell, slot, transport, now);
+    stats::flow(match outcome {
+        FlowOutcome::Known if !tracking::promotes(transport) => FlowOutcome::Repeated,
+        FlowOutcome::Known if promote(key, entry) => FlowOutcome::Promoted,
+        other => other,
+    });
+    entry.backend()
 }
 
 /// From the embryonic flows to the established ones; where that fails the flow stays where it is.
 #[inline(always)]
-fn promote(key: &FlowKey, entry: FlowEntry) {
-    if FLOWS.insert(key, entry, BPF_NOEXIST.into()).is_ok() {
+fn promote(key: &FlowKey, entry: FlowEntry) -> bool {
+    let is_established = FLOWS.insert(key, entry, BPF_NOEXIST.into()).is_ok();
+    if is_established {
         // Evicted meanwhile, if it is not there.
         let _ = EMBRYOS.remove(key);
-        stats::flow(FlowOutcome::Promoted);
     }
+    is_established
 }
 
 /// Enters a flow that is at risk. One that cannot be entered belongs to the settled owner, where its packets go without an entry.
@@ -72,8 +87,14 @@ fn enter(key: &FlowKey, slot: Slot, transport: &Transport, now: Tick, always: bo
     }
     match EMBRYOS.insert(key, entry, BPF_NOEXIST.into()) {
         Ok(()) => stats::flow(outcome),
-        // Another CPU was first, with another packet of the same flow.
-        Err(EEXIST) => stats::flow(FlowOutcome::Repeated),
+        // Another CPU was first, with another packet of the same flow: it says where they go.
+        Err(EEXIST) => {
+            stats::flow(FlowOutcome::Repeated);
+            return EMBRYOS.get_ptr_mut(key).map_or(entry.backend(), |cell| {
+                // SAFETY: as in `follow`.
+                unsafe { cell.read() }.backend()
+            });
+        }
         Err(_) => {
             stats::flow(FlowOutcome::Unentered);
             return if is_settled_down { slot.current() } else { slot.settled_owner() };
