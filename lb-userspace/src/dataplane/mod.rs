@@ -42,7 +42,7 @@ pub use self::{
     links::{Attachment, Links, Mode, Pinned, ProgramRef, detach_pinned, pinned},
     maps::{MapUsage, Table},
     place::{detach_everything, detach_interface, interface_of, make_directories, mount_if_missing, names, pin_name},
-    sweep::{Sweep, Swept, after_sweep},
+    sweep::{GIVEN_UP_AFTER, Sweep, Swept, after_sweep},
     sys::now,
 };
 use self::{
@@ -87,6 +87,8 @@ pub struct Dataplane {
     removal: u64,
     /// What the last one found.
     swept: Option<Swept>,
+    /// Backends that are down, and when a sweep first met them so.
+    downs: HashMap<u32, Instant>,
 }
 
 /// A table with slots that move.
@@ -244,6 +246,7 @@ impl Dataplane {
             sweeps: 0,
             removal: 0,
             swept: None,
+            downs: HashMap::new(),
         };
         dataplane.find_moving();
         dataplane.resume(config)?;
@@ -290,8 +293,13 @@ impl Dataplane {
             let held = moving.and_then(|moving| moving.slots.held.get(id));
             let held_slots = held.map_or(0, |held| held.slots);
             let (tcp_idle, udp_idle) = idle.get(&entry.vip).copied().unwrap_or_default();
-            let longest = tcp_idle.max(udp_idle).min(sweep::longest_idle(entry.is_down()));
-            let ticks = held.map_or(0, |held| longest.saturating_sub(now.since(held.since)));
+            let ticks = held.map_or(0, |held| tcp_idle.max(udp_idle).saturating_sub(now.since(held.since)));
+            let held_for = Duration::from_nanos(u64::from(ticks) * Tick::NANOSECONDS);
+            let given_up_in = match self.downs.get(id) {
+                Some(since) => GIVEN_UP_AFTER.saturating_sub(since.elapsed()),
+                None if entry.is_down() => GIVEN_UP_AFTER,
+                None => Duration::MAX,
+            };
             let swept_since = moving.is_none_or(|moving| self.has_swept_since(moving.since));
             let takes_none = effective_weight(entry) == 0;
             Some(Backend {
@@ -304,7 +312,7 @@ impl Dataplane {
                 removed: entry.is_removed(),
                 flows: flows.unwrap_or(0),
                 held_slots,
-                held_for: Duration::from_nanos(u64::from(ticks) * Tick::NANOSECONDS),
+                held_for: held_for.min(given_up_in),
                 drained: takes_none && (held_slots == 0 || entry.is_down()) && flows == Some(0) && swept_since,
                 next_hop: entry.next_hop.current().copied(),
             })
@@ -435,7 +443,9 @@ impl Dataplane {
     /// The kernel does not let counters be read.
     pub fn sweep(&mut self) -> Result<Sweep, Error> {
         self.sweeps += 1;
-        Sweep::new(self.generation.number(), self.sweeps, &self.generation.maps, &self.state)
+        self.note_downs();
+        let is_given_up = |id| self.is_given_up(id);
+        Sweep::new(self.generation.number(), self.sweeps, &self.generation.maps, &self.state, is_given_up)
     }
 
     /// Acts on what a sweep found: settles slots on which no flow is that could break, and frees removed VIPs and backends
@@ -711,6 +721,7 @@ impl Dataplane {
     fn settle_slots(&mut self, swept: &Swept) {
         let now = sys::now();
         let idle = self.idle_times();
+        let given_up: HashSet<u32> = self.downs.keys().copied().filter(|id| self.is_given_up(*id)).collect();
         for (id, record) in &self.state.vips {
             let (base, slots) = (record.slot_base, record.slots);
             let Some(moving) = self.moving.get_mut(&base) else { continue };
@@ -722,9 +733,8 @@ impl Dataplane {
             for index in base..base + slots {
                 let slot = self.generation.maps.slot(index);
                 if slot.is_moving() {
-                    let is_down =
-                        self.state.backends.get(&slot.settled_owner()).is_none_or(lb_common::Backend::is_down);
-                    let after = after_sweep(slot, swept.is_pinned(index), now, idle, is_down);
+                    let is_given_up = given_up.contains(&slot.settled_owner());
+                    let after = after_sweep(slot, swept.is_pinned(index), now, idle, is_given_up);
                     self.generation.maps.put_slot(index, after);
                 }
             }
@@ -736,6 +746,22 @@ impl Dataplane {
             }
         }
         self.moving.retain(|_, moving| moving.slots.count > 0);
+    }
+
+    /// Takes note of who is down, and since when.
+    fn note_downs(&mut self) {
+        let now = Instant::now();
+        let is_down = |id: &u32| self.state.backends.get(id).is_some_and(lb_common::Backend::is_down);
+        self.downs.retain(|id, _| is_down(id));
+        for (id, _) in self.state.backends.iter().filter(|(_, entry)| entry.is_down()) {
+            self.downs.entry(*id).or_insert(now);
+        }
+    }
+
+    /// Whether a backend's flows are over for good: it has been down for long, or was removed while it was.
+    fn is_given_up(&self, id: u32) -> bool {
+        let Some(entry) = self.state.backends.get(&id).filter(|entry| entry.is_down()) else { return false };
+        entry.is_removed() || self.downs.get(&id).is_some_and(|since| since.elapsed() >= GIVEN_UP_AFTER)
     }
 
     /// By VIP id: the ticks without a packet after which a TCP and a UDP flow without an entry counts as new; none where the

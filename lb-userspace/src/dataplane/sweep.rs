@@ -28,6 +28,10 @@ use crate::plan::State;
 /// `CLOSE_WAIT`.
 const SHORT_IDLE: u16 = 60;
 
+/// How long a backend is down before its silent connections are given up: should it come back later, its own side of them is
+/// most likely gone.
+pub const GIVEN_UP_AFTER: Duration = Duration::from_secs(60);
+
 /// A walk over the flow tables to be made.
 pub struct Sweep {
     /// Of the generation whose tables these are.
@@ -65,9 +69,7 @@ struct Service {
 enum Fate {
     /// They stay.
     Stay,
-    /// They stay for a minute: their backend is down.
-    Down,
-    /// They go, unless they are new: there was no such backend.
+    /// They go, unless they are new: there was no such backend, or it is given up.
     Go,
     /// They are those of another id from now on.
     Move(u32),
@@ -108,7 +110,13 @@ impl Swept {
 
 impl Sweep {
     /// A walk over the tables of `maps`, which hold `state`.
-    pub(super) fn new(generation: u32, number: u64, maps: &Maps, state: &State) -> Result<Self, Error> {
+    pub(super) fn new(
+        generation: u32,
+        number: u64,
+        maps: &Maps,
+        state: &State,
+        is_given_up: impl Fn(u32) -> bool,
+    ) -> Result<Self, Error> {
         use lb_common::FlowOutcome::{Kept, Opened, Promoted};
         let mut services = vec![None; state.capacity.vips as usize];
         for (id, record) in &state.vips {
@@ -117,7 +125,7 @@ impl Sweep {
         let mut fates = vec![Fate::Go; state.capacity.backends as usize];
         for (id, entry) in &state.backends {
             fates[*id as usize] = match entry.heir {
-                _ if entry.is_down() => Fate::Down,
+                _ if is_given_up(*id) => Fate::Go,
                 NO_ID => Fate::Stay,
                 heir => Fate::Move(heir),
             };
@@ -209,7 +217,6 @@ impl Sweep {
         for _ in 0..self.fates.len() {
             match self.fates.get(id as usize)? {
                 Fate::Stay => return Some((id, idle)),
-                Fate::Down => return Some((id, idle.min(service.short_idle))),
                 Fate::Go => return None,
                 Fate::Move(heir) => id = *heir,
             }
@@ -271,21 +278,15 @@ impl Service {
 }
 
 /// A slot after a sweep at `now`: `is_pinned` says that a flow is on it which does not belong to its current owner, `idle` the
-/// ticks without a packet after which a TCP and a UDP flow without an entry counts as new, `is_down` that its settled owner is
-/// down. One that has been down for a minute is given up: its connections are, should it come back, most likely gone.
+/// ticks without a packet after which a TCP and a UDP flow without an entry counts as new, `is_given_up` that its settled owner
+/// has been down for [`GIVEN_UP_AFTER`].
 #[must_use]
-pub fn after_sweep(slot: Slot, is_pinned: bool, now: Tick, idle: (u16, u16), is_down: bool) -> Slot {
-    let (tcp_idle, udp_idle) = idle;
+pub fn after_sweep(slot: Slot, is_pinned: bool, now: Tick, idle: (u16, u16), is_given_up: bool) -> Slot {
     if slot.is_settling() {
         return if is_pinned { slot } else { slot.settle() };
     }
-    let longest = longest_idle(is_down);
-    slot.aged(now, tcp_idle.min(longest), udp_idle.min(longest))
-}
-
-/// Ticks for which slots are held at most for flows without an entry of a backend that is down or not.
-pub(super) fn longest_idle(is_down: bool) -> u16 {
-    if is_down { ticks(SHORT_IDLE) } else { u16::MAX }
+    let (tcp_idle, udp_idle) = if is_given_up { (0, 0) } else { idle };
+    slot.aged(now, tcp_idle, udp_idle)
 }
 
 /// At least so many seconds, in ticks.
@@ -311,8 +312,7 @@ mod tests {
         let after =
             |slot, pinned, seconds, is_down| after_sweep(slot, pinned, Tick(1000 + ticks(seconds)), idle, is_down);
         assert_eq!(after(slot, false, 500, false).settled_owner(), 1);
-        assert!(after(slot, false, 100, true).is_settling(), "whoever is down for long is given up");
-        assert_eq!(after(slot, false, 10, true), slot, "but not at once");
+        assert!(after(slot, false, 1, true).is_settling(), "whoever is given up has no flows");
         let settling = after(slot, true, 900, false);
         assert!(settling.is_settling());
         assert_eq!(after(settling, true, 9000, false), settling);

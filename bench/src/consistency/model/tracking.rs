@@ -5,7 +5,7 @@ use lb_ebpf::{
     parse::{TCP, TcpFlags, Transport},
     tracking,
 };
-use lb_userspace::dataplane::after_sweep;
+use lb_userspace::dataplane::{GIVEN_UP_AFTER, after_sweep};
 
 use super::fleet::{Fleet, State, Tables};
 
@@ -47,8 +47,8 @@ pub trait Tracking {
 /// naru: slots that are settled or moving, by the rules that the data plane and the daemon have, with `adaptive` tracking.
 pub struct Adaptive {
     slots: Vec<Slot>,
-    /// By backend.
-    down: Vec<bool>,
+    /// When each backend went down; `None` of those that are not.
+    down: Vec<Option<f64>>,
     /// Ticks.
     tcp_idle: u16,
 }
@@ -61,13 +61,15 @@ impl Adaptive {
     }
 
     fn is_down(&self, id: u32) -> bool {
-        self.down.get(id as usize).is_some_and(|down| *down)
+        self.down.get(id as usize).is_some_and(Option::is_some)
     }
 }
 
 impl Tracking for Adaptive {
     fn change(&mut self, fleet: &Fleet, tables: &Tables, now: f64) {
-        self.down = fleet.ids().map(|id| fleet.state(id) == Some(State::Down)).collect();
+        let before = std::mem::take(&mut self.down);
+        let since = |id: u32| before.get(id as usize).copied().flatten().unwrap_or(now);
+        self.down = fleet.ids().map(|id| (fleet.state(id) == Some(State::Down)).then(|| since(id))).collect();
         for (slot, owner) in self.slots.iter_mut().zip(&tables.current) {
             *slot = slot.given_to(*owner, tick(now));
         }
@@ -95,8 +97,9 @@ impl Tracking for Adaptive {
     fn sweep(&mut self, pinned: &[bool], now: f64) {
         let Self { slots, down, tcp_idle } = self;
         for (slot, pinned) in slots.iter_mut().zip(pinned) {
-            let is_down = down.get(slot.settled_owner() as usize).is_some_and(|down| *down);
-            *slot = after_sweep(*slot, *pinned, tick(now), (*tcp_idle, 0), is_down);
+            let since = down.get(slot.settled_owner() as usize).copied().flatten();
+            let is_given_up = since.is_some_and(|since| now - since >= GIVEN_UP_AFTER.as_secs_f64());
+            *slot = after_sweep(*slot, *pinned, tick(now), (*tcp_idle, 0), is_given_up);
         }
     }
 }
