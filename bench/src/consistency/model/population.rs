@@ -56,7 +56,7 @@ struct Connection {
     backend: u16,
     kind: u8,
     tracked: bool,
-    /// Its backend has been down since its last packet.
+    /// Its backend has been down, and no entry leads to it: where its packets go since is chance.
     doomed: bool,
 }
 
@@ -146,7 +146,7 @@ impl Connection {
             }
             self.tracked = route.tracked;
         }
-        self.doomed = false;
+        self.doomed &= !self.tracked;
         fleet.state(backend) != Some(State::Down)
     }
 }
