@@ -84,6 +84,12 @@ impl Forwarder {
         Ok(())
     }
 
+    /// Sweeps the flow tables once, as a running daemon does every second.
+    pub fn sweep(&mut self) -> anyhow::Result<()> {
+        let swept = self.dataplane.sweep()?.run()?;
+        Ok(self.dataplane.take_in(swept)?)
+    }
+
     /// Attaches the program to an interface of this thread's network namespace, in the driver.
     pub fn attach(&mut self, interface: &str) -> anyhow::Result<()> {
         let ifindex = if_nametoindex(interface).with_context(|| format!("no interface {interface}"))?;

@@ -1,56 +1,284 @@
-//! The real program over the packets of flows on slots that move: where each goes, and what the flow tables learn from it.
+//! The real program over the packets of flows whose slots change hands: where each goes, and what the flow tables learn of it.
 
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+    time::{Duration, Instant},
 };
 
-use lb_common::{FlowEntry, FlowState};
+use etherparse::TcpHeader;
+use lb_common::FlowState;
+use lb_userspace::dataplane::FlowTable;
 use naru_tests::{
-    forwarder::{Forwarder, Verdict},
+    forwarder::{Forwarder, Output, Verdict},
     frames::Packet,
 };
 
-#[test]
-fn probe_race() {
-    let mut forwarder = Forwarder::new(&config("always", &[("10.0.1.11", "active"), ("10.0.1.12", "active")])).unwrap();
-    let vip = "203.0.113.10:80".parse().unwrap();
-    let clients: Vec<SocketAddr> =
-        (0..60_000u32).map(|n| SocketAddr::from(([198, 51, (n >> 14) as u8, 7], 1024 + (n & 0x3fff) as u16))).collect();
-    let _ = &mut forwarder;
-    let barrier = std::sync::Barrier::new(2);
-    for c in &clients {
-        forwarder.run(&Packet::syn(*c, vip).frame()).unwrap();
-    }
-    println!("{:?}", outcomes(&forwarder));
-    let turn = std::sync::atomic::AtomicUsize::new(0);
-    std::thread::scope(|s| {
-        for _ in 0..2 {
-            s.spawn(|| {
-                let frames: Vec<_> = clients.iter().map(|c| Packet::data(*c, vip, b"").frame()).collect();
-                barrier.wait();
-                for (i, f) in frames.iter().enumerate() {
-                    turn.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                    while turn.load(std::sync::atomic::Ordering::SeqCst) < 2 * (i + 1) {
-                        std::hint::spin_loop();
-                    }
-                    forwarder.run(f).unwrap();
-                }
-            });
-        }
-    });
-    println!("{:?}", outcomes(&forwarder));
+/// A VIP of one family with two backends.
+struct Site {
+    vip: &'static str,
+    backends: [&'static str; 2],
 }
 
+const SITE4: Site = Site { vip: "203.0.113.10", backends: ["10.0.1.11", "10.0.1.12"] };
+const SITE6: Site = Site { vip: "2001:db8:f::10", backends: ["2001:db8:b::11", "2001:db8:b::12"] };
+
+/// Sequence number at which every client begins.
+const ISN: u32 = 0xffff_fff0;
+
+impl Site {
+    /// With the states of both backends, and more keys of the VIP.
+    fn config(&self, states: [&str; 2], keys: &str) -> String {
+        let Self { vip, backends: [a, b] } = self;
+        format!(
+            "[[vip]]\nname = \"web\"\naddress = \"{vip}\"\nports = [\"tcp/80\", \"udp/80\"]\nforward = \"ipip\"\n{keys}\n\
+             backends = [{{ address = \"{a}\", state = \"{}\" }}, {{ address = \"{b}\", state = \"{}\" }}]\n",
+            states[0], states[1],
+        )
+    }
+
+    fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.vip.parse().unwrap(), 80)
+    }
+
+    fn client(&self, port: u16) -> SocketAddr {
+        let address: IpAddr = if self.address().is_ipv4() { "198.51.100.7" } else { "2001:db8:c::7" }.parse().unwrap();
+        SocketAddr::new(address, port)
+    }
+
+    /// All slots are given from the first backend to the second.
+    fn moved(&self, keys: &str) -> Forwarder {
+        let mut forwarder = Forwarder::new(&self.config(["active", "drain"], keys)).unwrap();
+        forwarder.apply(&self.config(["drain", "active"], keys)).unwrap();
+        forwarder
+    }
+
+    fn tcp(&self, port: u16, sequence: u32, flags: &str, data: &[u8]) -> Packet {
+        let set = |tcp: &mut TcpHeader| {
+            tcp.sequence_number = sequence;
+            tcp.syn = flags.contains('S');
+            tcp.ack = flags.contains('A');
+            tcp.fin = flags.contains('F');
+            tcp.rst = flags.contains('R');
+        };
+        Packet::tcp(self.client(port), self.address(), set, data)
+    }
+
+    fn syn(&self, port: u16) -> Packet {
+        self.tcp(port, ISN, "S", b"")
+    }
+
+    /// A segment `at` so many bytes in the client's stream.
+    fn segment(&self, port: u16, at: u32, flags: &str, data: &[u8]) -> Packet {
+        self.tcp(port, ISN.wrapping_add(1 + at), flags, data)
+    }
+
+    fn ack(&self, port: u16) -> Packet {
+        self.segment(port, 0, "A", b"")
+    }
+
+    fn datagram(&self, port: u16) -> Packet {
+        Packet::udp(self.client(port), self.address(), b"question")
+    }
+
+    /// Which backend a frame goes to: 0 or 1.
+    fn sent(&self, forwarder: &Forwarder, frame: &[u8]) -> usize {
+        let Output { verdict, frame } = forwarder.run(frame).unwrap();
+        assert_eq!(verdict, Verdict::Tx);
+        let destination = if self.address().is_ipv4() {
+            IpAddr::from(<[u8; 4]>::try_from(&frame[14 + 16..14 + 20]).unwrap())
+        } else {
+            IpAddr::from(<[u8; 16]>::try_from(&frame[14 + 24..14 + 40]).unwrap())
+        };
+        let is_destination = |address: &&str| address.parse() == Ok(destination);
+        self.backends.iter().position(|address| is_destination(&address)).unwrap()
+    }
+
+    /// Which backends these packets go to.
+    fn all<const N: usize>(&self, forwarder: &Forwarder, packets: [Packet; N]) -> [usize; N] {
+        packets.map(|packet| self.sent(forwarder, &packet.frame()))
+    }
+}
+
+/// Packets that the flow tables were asked for, by outcome.
 fn outcomes(forwarder: &Forwarder) -> BTreeMap<&'static str, u64> {
     let counts = forwarder.dataplane().counters().unwrap().flow_packets.into_iter();
     counts.filter(|(_, count)| *count > 0).map(|(outcome, count)| (outcome.name(), count)).collect()
 }
 
-fn config(tracking: &str, backends: &[(&str, &str)]) -> String {
-    let backends: Vec<_> = backends.iter().map(|(a, s)| format!("{{ address = \"{a}\", state = \"{s}\" }}")).collect();
-    format!(
-        "[[vip]]\nname = \"web\"\naddress = \"203.0.113.10\"\nports = [\"tcp/80\", \"udp/53\"]\nforward = \"ipip\"\nudp_idle = \"1s\"\ntracking = \"{tracking}\"\nbackends = [{}]\n",
-        backends.join(", ")
-    )
+/// The entries of a table by the port of the client: id of the backend and state.
+fn entries(table: &FlowTable) -> BTreeMap<u16, (u32, FlowState)> {
+    let entries = table.batches().flat_map(Result::unwrap);
+    entries.map(|(key, entry)| (key.source_port(), (entry.backend(), entry.state()))).collect()
+}
+
+/// The entries of the established and of the embryonic table.
+fn tables(forwarder: &Forwarder) -> [BTreeMap<u16, (u32, FlowState)>; 2] {
+    let tables = forwarder.dataplane().flow_tables();
+    [entries(&tables.established), entries(&tables.embryonic)]
+}
+
+/// Sweeps until the program does `what`.
+fn sweep_until(forwarder: &mut Forwarder, what: impl Fn(&Forwarder) -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !what(forwarder) {
+        assert!(Instant::now() < deadline);
+        thread::sleep(Duration::from_millis(100));
+        forwarder.sweep().unwrap();
+    }
+}
+
+#[test]
+fn new_flows_go_to_the_current_owner_and_others_stay_with_the_settled_one() {
+    use FlowState::{Open, Syn};
+    for site in [SITE4, SITE6] {
+        let forwarder = site.moved("");
+        let (syn, ack) = (site.syn(1).frame(), site.ack(1).frame());
+        assert_eq!([&syn, &syn].map(|frame| site.sent(&forwarder, frame)), [1, 1]);
+        assert_eq!(tables(&forwarder), [BTreeMap::new(), [(1, (2, Syn))].into()]);
+        assert_eq!([&ack, &ack].map(|frame| site.sent(&forwarder, frame)), [1, 1]);
+        assert_eq!(tables(&forwarder), [[(1, (2, Open))].into(), BTreeMap::new()]);
+
+        let tagged = |packet: Packet| packet.tagged(&[(0x88a8, 7), (0x8100, 9)]);
+        let (ack, data) = (tagged(site.ack(2)), tagged(site.segment(2, 0, "A", &[1; 600])));
+        assert_eq!([&ack, &data].map(|frame| site.sent(&forwarder, frame)), [0, 0]);
+        assert_eq!(tables(&forwarder), [[(1, (2, Open)), (2, (1, Open))].into(), BTreeMap::new()]);
+        // The end of a flow of which nothing is known needs no entry.
+        assert_eq!(site.all(&forwarder, [site.segment(3, 0, "R", b"")]), [0]);
+        let expected = [("opened", 1), ("repeated", 1), ("promoted", 2), ("known", 1), ("kept", 1), ("passed", 1)];
+        assert_eq!(outcomes(&forwarder), expected.into());
+    }
+}
+
+#[test]
+fn a_settled_slot_asks_no_flow_table() {
+    let forwarder = Forwarder::new(&SITE4.config(["drain", "active"], "")).unwrap();
+    let packets = [SITE4.syn(1), SITE4.ack(1), SITE4.datagram(2), SITE4.segment(3, 0, "FA", b"")];
+    assert_eq!(SITE4.all(&forwarder, packets), [1; 4]);
+    assert_eq!((outcomes(&forwarder).len(), tables(&forwarder)), (0, Default::default()));
+}
+
+#[test]
+fn flows_keep_their_backends_through_change_after_change() {
+    let site = SITE4;
+    let mut forwarder = site.moved("");
+    assert_eq!(site.all(&forwarder, [site.syn(1), site.ack(1), site.ack(2)]), [1, 1, 0]);
+    for (states, new) in [(["active", "drain"], 0), (["drain", "active"], 1), (["active", "drain"], 0)] {
+        forwarder.apply(&site.config(states, "")).unwrap();
+        assert_eq!(site.all(&forwarder, [site.ack(1), site.ack(2), site.syn(3 + new as u16)]), [1, 0, new]);
+    }
+    // Nobody takes new flows: those that there are go on.
+    forwarder.apply(&site.config(["drain", "drain"], "")).unwrap();
+    assert_eq!(site.all(&forwarder, [site.ack(1), site.ack(2)]), [1, 0]);
+    assert_eq!(forwarder.run(&site.syn(9).frame()).unwrap().verdict, Verdict::Drop);
+    assert_eq!(tables(&forwarder)[1].get(&9), None);
+}
+
+/// Only who sees the stream knows where it has come to.
+#[test]
+fn a_flow_is_opened_anew_only_after_its_own_end() {
+    let site = SITE4;
+    let end = |port: u16, last: &[Packet]| {
+        let mut forwarder = site.moved("");
+        let open = [site.syn(port), site.ack(port), site.segment(port, 0, "A", &[1; 1400])];
+        assert_eq!(site.all(&forwarder, open), [1, 1, 1]);
+        for packet in last {
+            assert_eq!(site.sent(&forwarder, &packet.frame()), 1);
+        }
+        let state = tables(&forwarder)[0][&port].1;
+        // From now on new flows belong to the first backend.
+        forwarder.apply(&site.config(["active", "drain"], "")).unwrap();
+        (state, site.sent(&forwarder, &site.syn(port).frame()))
+    };
+    let (fin, rst) = (site.segment(1, 1400, "FA", b""), site.segment(1, 1400, "R", b""));
+    assert_eq!(end(1, &[fin.clone(), site.segment(1, 1401, "A", b"")]), (FlowState::Fin, 0));
+    assert_eq!(end(1, &[rst]), (FlowState::Rst, 0));
+    for forged in [0, 1 << 16, 1 << 31, 0xffff_f000] {
+        assert_eq!(end(1, &[site.segment(1, 1400 + forged, "R", b"")]).1, usize::from(forged != 0), "RST at {forged}");
+        assert_eq!(end(1, &[site.segment(1, 1400 + forged, "FA", b"")]).1, usize::from(forged != 0), "FIN at {forged}");
+    }
+    // It goes on after all.
+    assert_eq!(end(1, &[fin, site.segment(1, 1400, "A", &[1; 1400])]), (FlowState::Open, 1));
+}
+
+#[test]
+fn udp_flows_stay_until_the_idle_time_and_known_ones_for_good() {
+    let site = SITE4;
+    let mut forwarder = site.moved("udp_idle = \"1s\"");
+    assert_eq!(site.all(&forwarder, [site.datagram(1), site.datagram(1)]), [0, 0]);
+    let mut ports = 2..;
+    let mut unknown = || site.datagram(ports.next().unwrap());
+    assert_eq!(site.all(&forwarder, [unknown(), unknown()]), [0, 0]);
+    let probes = AtomicUsize::new(1000);
+    sweep_until(&mut forwarder, |forwarder| {
+        assert_eq!(site.all(forwarder, [site.datagram(1)]), [0], "a flow that goes on");
+        let probe = probes.fetch_add(1, Ordering::Relaxed) as u16;
+        site.all(forwarder, [site.datagram(probe)]) == [1]
+    });
+    assert_eq!(site.all(&forwarder, [site.ack(1), site.ack(2)]), [0, 0], "TCP waits for its own idle time");
+    // Once all of it has ended nothing is asked any more.
+    let mut forwarder = site.moved("udp_idle = \"1s\"\ntcp_idle = \"1s\"");
+    assert_eq!(site.all(&forwarder, [site.datagram(1), site.ack(2), site.syn(3)]), [0, 0, 1]);
+    sweep_until(&mut forwarder, |forwarder| forwarder.dataplane().tracking().unwrap().moving_slots == 0);
+    assert_eq!(site.all(&forwarder, [site.datagram(1), site.ack(2)]), [1, 1]);
+}
+
+#[test]
+fn flows_of_a_backend_that_is_down_go_to_the_current_owner_at_once() {
+    let site = SITE4;
+    let mut forwarder = site.moved("");
+    assert_eq!(site.all(&forwarder, [site.ack(1), site.ack(1), site.datagram(2)]), [0, 0, 0]);
+    forwarder.apply(&site.config(["down", "active"], "")).unwrap();
+    assert_eq!(site.all(&forwarder, [site.ack(1), site.datagram(2), site.ack(3), site.datagram(4)]), [1, 1, 1, 1]);
+    // Who was silent meanwhile has lost nothing; who was not has been told.
+    forwarder.apply(&site.config(["active", "drain"], "")).unwrap();
+    assert_eq!(site.all(&forwarder, [site.ack(1), site.ack(5)]), [1, 0]);
+    let expected = [("kept", 2), ("promoted", 1), ("rerouted", 3), ("opened", 1), ("known", 1), ("passed", 1)];
+    assert_eq!(outcomes(&forwarder), expected.into());
+}
+
+#[test]
+fn a_vip_that_tracks_always_remembers_flows_of_settled_slots_and_one_that_never_does_none() {
+    let site = SITE4;
+    let keys = "tracking = \"always\"";
+    let mut forwarder = Forwarder::new(&site.config(["active", "drain"], keys)).unwrap();
+    assert_eq!(site.all(&forwarder, [site.syn(1), site.ack(1), site.ack(2), site.datagram(3)]), [0; 4]);
+    assert_eq!(outcomes(&forwarder), [("opened", 2), ("promoted", 1), ("kept", 1)].into());
+    // Even where every flow comes to another slot.
+    forwarder.apply(&site.config(["drain", "active"], &format!("{keys}\nslots = 1021"))).unwrap();
+    assert_eq!(site.all(&forwarder, [site.ack(1), site.ack(2), site.datagram(3), site.ack(4)]), [0, 0, 0, 1]);
+
+    let forwarder = site.moved("tracking = \"never\"");
+    assert_eq!(site.all(&forwarder, [site.syn(1), site.ack(2), site.datagram(3)]), [1; 3]);
+    assert_eq!((outcomes(&forwarder).len(), tables(&forwarder)), (0, Default::default()));
+}
+
+/// What one CPU promotes is never in neither table to another: the packet would go to the settled owner.
+#[test]
+fn two_cpus_may_have_packets_of_one_flow() {
+    const FLOWS: u16 = 20_000;
+    let site = SITE4;
+    let forwarder = site.moved("");
+    let acks: Vec<_> = (1..=FLOWS).map(|port| site.ack(port).frame()).collect();
+    for port in 1..=FLOWS {
+        forwarder.run(&site.syn(port).frame()).unwrap();
+    }
+    let arrived = AtomicUsize::new(0);
+    // Each flow on both at once; nothing is asserted before the end, or one would wait for the other for ever.
+    let lost = || {
+        let lost = acks.iter().enumerate().filter(|(flow, ack)| {
+            arrived.fetch_add(1, Ordering::SeqCst);
+            while arrived.load(Ordering::SeqCst) < 2 * (flow + 1) {
+                std::hint::spin_loop();
+            }
+            site.sent(&forwarder, ack) != 1
+        });
+        lost.count()
+    };
+    let lost = thread::scope(|scope| [0, 1].map(|_| scope.spawn(lost)).map(|cpu| cpu.join().unwrap()));
+    assert_eq!(lost, [0, 0]);
+    let flows = u64::from(FLOWS);
+    assert_eq!(outcomes(&forwarder), [("opened", flows), ("promoted", flows), ("known", flows)].into());
 }

@@ -154,6 +154,12 @@ impl Sweeps {
 pub struct MovingSlots {
     /// How many.
     pub count: u32,
+    /// How many of them only flows in the tables keep from being settled.
+    pub settling: u32,
+    /// Whether UDP flows without an entry belong to the settled owner on some.
+    pub keep_udp: bool,
+    /// When the first of the others ceased to be its settled owner's own.
+    pub since: Tick,
     /// Backend id → slots on which flows without an entry still belong to it, although it is not their current owner.
     pub held: StdHashMap<u32, Held>,
 }
@@ -366,13 +372,19 @@ impl Maps {
         let now = sys::now();
         for slot in (base..base + slots).map(|index| self.slot(index)).filter(|slot| slot.is_moving()) {
             moving.count += 1;
-            if !slot.is_settling() {
-                let since = slot.since();
-                let held = moving.held.entry(slot.settled_owner()).or_insert(Held { slots: 0, since });
-                held.slots += 1;
-                if now.since(since) < now.since(held.since) {
-                    held.since = since;
-                }
+            if slot.is_settling() {
+                moving.settling += 1;
+                continue;
+            }
+            let since = slot.since();
+            moving.keep_udp |= slot.keeps_udp();
+            if moving.held.is_empty() || now.since(since) > now.since(moving.since) {
+                moving.since = since;
+            }
+            let held = moving.held.entry(slot.settled_owner()).or_insert(Held { slots: 0, since });
+            held.slots += 1;
+            if now.since(since) < now.since(held.since) {
+                held.since = since;
             }
         }
         moving

@@ -567,9 +567,11 @@ impl Dataplane {
         let mut writes = 0;
         if !plan.steps().is_empty() {
             self.note_applying(true);
-            writes = execute(&mut self.generation.maps, &mut self.state, plan.steps(), None)?;
-            self.note_applying(false);
+            let executed = execute(&mut self.generation.maps, &mut self.state, plan.steps(), None);
+            // Even if it broke off: what a sweep found is not about tables that were written since.
             self.note_steps(plan.steps());
+            writes = executed?;
+            self.note_applying(false);
         }
         match plan.features().filter(|features| self.state.features != *features) {
             Some(features) => self.replace_program(features).map(|()| writes),
@@ -722,21 +724,27 @@ impl Dataplane {
         let now = sys::now();
         let idle = self.idle_times();
         let given_up: HashSet<u32> = self.downs.keys().copied().filter(|id| self.is_given_up(*id)).collect();
-        for (id, record) in &self.state.vips {
+        let is_given_up = |id: u32| given_up.contains(&id);
+        for (id, record) in self.state.served_vips() {
             let (base, slots) = (record.slot_base, record.slots);
             let Some(moving) = self.moving.get_mut(&base) else { continue };
-            // What was found is not about the table as it is now.
-            if moving.since >= swept.number {
+            let idle = idle.get(&id).copied().unwrap_or_default();
+            // What was found is not about the table as it is now; or there is nothing to do yet, and most of the time there is
+            // not.
+            if moving.since >= swept.number || !sweep::is_due(&moving.slots, now, idle, is_given_up) {
                 continue;
             }
-            let idle = idle.get(id).copied().unwrap_or_default();
+            let mut changed = false;
             for index in base..base + slots {
                 let slot = self.generation.maps.slot(index);
                 if slot.is_moving() {
-                    let is_given_up = given_up.contains(&slot.settled_owner());
-                    let after = after_sweep(slot, swept.is_pinned(index), now, idle, is_given_up);
-                    self.generation.maps.put_slot(index, after);
+                    let given_up = !slot.is_settling() && is_given_up(slot.settled_owner());
+                    let after = after_sweep(slot, swept.is_pinned(index), now, idle, given_up);
+                    changed |= self.generation.maps.put_slot(index, after);
                 }
+            }
+            if !changed {
+                continue;
             }
             let holders = moving.slots.held.len();
             moving.slots = self.generation.maps.moving_slots(base, slots);

@@ -18,7 +18,7 @@ use super::{
     Error,
     flows::{FlowTable, FlowTables},
     grace,
-    maps::{Maps, Slots, Sweeps, Table},
+    maps::{Maps, MovingSlots, Slots, Sweeps, Table},
     sys,
 };
 use crate::plan::State;
@@ -289,6 +289,13 @@ pub fn after_sweep(slot: Slot, is_pinned: bool, now: Tick, idle: (u16, u16), is_
     slot.aged(now, tcp_idle, udp_idle)
 }
 
+/// Whether a sweep at `now` may change any of a table's slots that move: most of the time they only wait for idle times to end.
+pub(super) fn is_due(moving: &MovingSlots, now: Tick, idle: (u16, u16), is_given_up: impl Fn(u32) -> bool) -> bool {
+    let (tcp_idle, udp_idle) = idle;
+    let soonest = if moving.keep_udp { udp_idle } else { tcp_idle.max(udp_idle) };
+    moving.settling > 0 || now.since(moving.since) >= soonest || moving.held.keys().any(|id| is_given_up(*id))
+}
+
 /// At least so many seconds, in ticks.
 pub(super) fn ticks(seconds: u16) -> u16 {
     let ticks = (u64::from(seconds) * 1_000_000_000).div_ceil(Tick::NANOSECONDS) + 1;
@@ -297,7 +304,9 @@ pub(super) fn ticks(seconds: u16) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::HashMap;
+
+    use super::{super::maps::Held, *};
 
     #[test]
     fn idle_times_are_never_shorter_than_said() {
@@ -317,5 +326,20 @@ mod tests {
         assert!(settling.is_settling());
         assert_eq!(after(settling, true, 9000, false), settling);
         assert_eq!(after(settling, false, 900, false), Slot::settled(2));
+    }
+
+    #[test]
+    fn tables_are_looked_at_when_something_may_change() {
+        let since = Tick(u16::MAX);
+        let held = HashMap::from([(7, Held { slots: 3, since })]);
+        let moving = MovingSlots { count: 3, settling: 0, keep_udp: true, since, held };
+        let due = |moving: &MovingSlots, ticks: u16, is_down: bool| {
+            is_due(moving, Tick(since.0.wrapping_add(ticks)), (900, 100), |id| id == 7 && is_down)
+        };
+        assert_eq!([due(&moving, 99, false), due(&moving, 100, false)], [false, true]);
+        let tcp = MovingSlots { keep_udp: false, ..moving.clone() };
+        assert_eq!([due(&tcp, 899, false), due(&tcp, 900, false)], [false, true]);
+        assert_eq!([due(&tcp, ticks(SHORT_IDLE) - 1, true), due(&tcp, ticks(SHORT_IDLE), true)], [false, true]);
+        assert!(due(&MovingSlots { settling: 1, ..moving }, 0, false));
     }
 }

@@ -167,7 +167,7 @@ impl World {
         let mut flows = std::mem::take(&mut self.flows);
         flows.retain_mut(|flow| {
             let Some((record, slot)) = self.slot_of(flow) else { return false };
-            let id = self.send(flow, slot, TcpFlags::ACK);
+            let id = self.send(flow, &record, slot, TcpFlags::ACK);
             let is_lost = |(_, entry): (&u32, &Backend)| {
                 entry.is_down() && self.state.vips.get(&entry.vip) == Some(&record) && entry.address == flow.server
             };
@@ -188,8 +188,8 @@ impl World {
             let place = random.below(1 << 32) as u32;
             let mut flow = Flow { vip, place, slots: 0, server: Address::default(), entry: None };
             flow.slots = self.vip(&flow.vip).1.slots;
-            let Some((_, slot)) = self.slot_of(&flow) else { continue };
-            let id = self.send(&mut flow, slot, TcpFlags::SYN);
+            let Some((record, slot)) = self.slot_of(&flow) else { continue };
+            let id = self.send(&mut flow, &record, slot, TcpFlags::SYN);
             if let Some(backend) = self.state.backends.get(&id) {
                 flow.server = backend.address;
                 self.flows.push(flow);
@@ -239,15 +239,16 @@ impl World {
     }
 
     /// As the `flow` stage does it; returns the id of the backend that the packet goes to.
-    fn send(&self, flow: &mut Flow, slot: Slot, flags: TcpFlags) -> u32 {
-        if !slot.is_moving() {
+    fn send(&self, flow: &mut Flow, record: &VipRecord, slot: Slot, flags: TcpFlags) -> u32 {
+        let always = record.flags.contains(VipFlags::TRACK_ALWAYS);
+        if !slot.is_moving() && !always {
             return slot.current();
         }
         let transport = Transport { protocol: TCP, ports: 0, flags, sequence: 1, data_len: 0, first_fragment: false };
         let is_down = |id: u32| self.state.backends.get(&id).is_none_or(Backend::is_down);
         let Decision { entry, outcome } = match flow.entry {
             Some(entry) => tracking::follow(entry, slot, &transport, self.now, is_down(entry.backend())),
-            None => tracking::enter(slot, &transport, self.now, false, is_down(slot.settled_owner())),
+            None => tracking::enter(slot, &transport, self.now, always, is_down(slot.settled_owner())),
         };
         if flow.entry.is_some() || matches!(outcome, FlowOutcome::Opened | FlowOutcome::Kept) {
             flow.entry = Some(entry);
@@ -590,6 +591,7 @@ impl Random {
             let mut vip = vip(name, self.pick(&["192.0.2.1", "192.0.2.2", "2001:db8::1"]), &ports, &[]);
             vip.slots = self.pick(&[53, 101, 101, 101]);
             vip.forward = self.pick(&[ForwardMode::Ipip, ForwardMode::Ipip, ForwardMode::L2]);
+            vip.tracking = self.pick(&[Tracking::Adaptive, Tracking::Adaptive, Tracking::Always]);
             for address in ["10.0.0.1", "10.0.0.2", "10.0.0.3", "2001:db8:1::1", "2001:db8:1::2"] {
                 if self.below(2) == 0 {
                     let mut backend = backend(address, self.pick(&[0, 1, 50, 100]));
