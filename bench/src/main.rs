@@ -3,6 +3,7 @@
 mod balancer;
 mod consistency;
 mod control;
+mod flood;
 mod packet;
 mod sample;
 mod throughput;
@@ -27,6 +28,8 @@ enum Bench {
     Control(control::Options),
     /// Which connections break when backends change, beside tracking of every flow and of none
     Consistency(consistency::Options),
+    /// What a flood of SYNs does to connections, flow tables and memory, with settled slots and with moving ones
+    Flood(flood::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -35,5 +38,6 @@ fn main() -> anyhow::Result<()> {
         Bench::Throughput(options) => throughput::run(&options),
         Bench::Control(options) => control::run(&options),
         Bench::Consistency(options) => consistency::run(&options),
+        Bench::Flood(options) => flood::run(&options),
     }
 }
