@@ -6,6 +6,7 @@ mod control;
 mod flood;
 mod packet;
 mod sample;
+mod sweep;
 mod throughput;
 mod traffic;
 
@@ -30,6 +31,8 @@ enum Bench {
     Consistency(consistency::Options),
     /// What a flood of SYNs does to connections, flow tables and memory, with settled slots and with moving ones
     Flood(flood::Options),
+    /// What sweeping a million tracked flows costs: CPU time, packets, and the time of a change beside it
+    Sweep(sweep::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -39,5 +42,6 @@ fn main() -> anyhow::Result<()> {
         Bench::Control(options) => control::run(&options),
         Bench::Consistency(options) => consistency::run(&options),
         Bench::Flood(options) => flood::run(&options),
+        Bench::Sweep(options) => sweep::run(&options),
     }
 }

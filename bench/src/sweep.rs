@@ -1,0 +1,484 @@
+//! What the sweeper costs: CPU time of the daemon while it sweeps a million tracked flows and while it takes them out, packets
+//! lost meanwhile, and how long a change takes beside a sweep.
+//!
+//! The flows are made by packets through the real program. The load is packets of those flows, in bursts from the kernel's
+//! generator, each counted where it comes out of the load balancer again.
+
+use std::{
+    collections::HashMap,
+    fs,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle, sleep},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use clap::Args;
+use comfy_table::{CellAlignment, Table, presets};
+use lb_userspace::api::types::{Applied, Status};
+use naru_tests::{
+    lab::Lab,
+    live::{ACK, Generator, SYN, Sink, Stream},
+    maps,
+    naru::{METRICS, Naru},
+};
+use nix::{
+    time::{ClockId, clock_gettime},
+    unistd::Pid,
+};
+use serde::Serialize;
+
+use crate::sample::{Sample, Summary, machine};
+
+/// What the bench takes.
+#[derive(Args, Debug)]
+pub struct Options {
+    /// Seconds of each of the two measurements under load
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Changes beside a sweep, and as many without one
+    #[arg(long, default_value_t = 6)]
+    changes: usize,
+    /// Print JSON instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+/// There are 2 to the power of this many flows.
+const FLOW_BITS: u32 = 20;
+const FLOWS: u64 = 1 << FLOW_BITS;
+/// Flows that go on while the others are taken out.
+const LASTING_BITS: u32 = 10;
+/// Room for all of them, and for as many again.
+const MAX_FLOWS: u64 = 2 * FLOWS;
+const VIP: &str = "swept";
+const ADDRESS: &str = "203.0.113.10";
+const PORT: u16 = 80;
+const BACKENDS: usize = 4;
+/// Packets of the load that are sent by one call, which takes tens of milliseconds however many they are.
+const BURST: u32 = 2_000;
+/// How long the last packets of a burst may be on their way.
+const ARRIVAL: Duration = Duration::from_millis(50);
+/// Between two looks at the daemon's threads.
+const LOOK: Duration = Duration::from_millis(5);
+/// No sweep may be longer in coming.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The share of a CPU that sweeps may take.
+const SHARE: f64 = 0.05;
+
+/// A whole run.
+#[derive(Debug, Serialize)]
+struct Report {
+    machine: String,
+    flows: u64,
+    /// While all flows stay.
+    steady: Window,
+    /// While all but a few are taken out.
+    expiring: Window,
+    /// Entries that are left at the end of that.
+    left: u64,
+    /// Changes of a backend beside a sweep.
+    beside: Changes,
+    /// Changes while there is none.
+    alone: Changes,
+    /// Resident memory of the daemon in bytes: before there were flows, and the most that it ever was.
+    daemon_bytes: [u64; 2],
+}
+
+/// A measurement under load.
+#[derive(Debug, Serialize)]
+struct Window {
+    seconds: f64,
+    /// Milliseconds of each sweep, to [`LOOK`].
+    sweeps: Vec<f64>,
+    /// CPU time of the sweeps, in seconds, to [`LOOK`] each.
+    sweep_cpu: f64,
+    /// CPU time of the whole daemon in seconds.
+    daemon_cpu: f64,
+    /// The load while no sweep ran.
+    between: Load,
+    /// The load while one did.
+    during: Load,
+}
+
+/// Packets of the load.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Load {
+    sent: u64,
+    lost: u64,
+}
+
+/// Times of changes in milliseconds.
+#[derive(Debug, Serialize)]
+struct Changes {
+    count: usize,
+    /// In the daemon, from the request to the last write to a map.
+    maps: Summary,
+    /// The whole command.
+    command: Summary,
+}
+
+/// Measures, reports, and says whether what was promised was kept.
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    // Builds it, if need be, before anything waits.
+    naru_tests::naru::naru_binary()?;
+    let report = measure(options)?;
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print(&report);
+    }
+    report.verdict()
+}
+
+fn measure(options: &Options) -> anyhow::Result<Report> {
+    let time = Duration::from_secs(options.seconds);
+    eprintln!("building the lab, opening {FLOWS} flows …");
+    let mut site = Site::build()?;
+    let daemon_before = memory(site.daemon, "VmRSS")?;
+    site.open_flows()?;
+    eprintln!("{} s of load on all flows …", options.seconds);
+    let steady = site.observe(time, FLOW_BITS)?;
+    eprintln!("{} changes beside sweeps, {0} without …", options.changes);
+    let [beside, alone] = site.change(options.changes)?;
+    eprintln!("{} s of load on few flows while the others are taken out …", options.seconds);
+    site.naru.cli(&["vip", "set", VIP, "--tcp-idle", "2s"])?;
+    let expiring = site.observe(time, LASTING_BITS)?;
+    let [left, _] = maps::flow_entries(site.naru.bpffs())?;
+    let daemon_bytes = [daemon_before, memory(site.daemon, "VmHWM")?];
+    Ok(Report { machine: machine(), flows: FLOWS, steady, expiring, left, beside, alone, daemon_bytes })
+}
+
+impl Report {
+    fn verdict(&self) -> anyhow::Result<()> {
+        let mut wrong = Vec::new();
+        for (name, window) in [("all flows stay", &self.steady), ("flows are taken out", &self.expiring)] {
+            if window.sweeps.is_empty() || window.during.sent == 0 {
+                wrong.push(format!("while {name}, there was no sweep under load: give more --seconds"));
+            }
+            if window.share() >= SHARE {
+                wrong.push(format!("while {name}, sweeps took {:.1} % of a CPU", window.share() * 100.0));
+            }
+            if window.during.share() > window.between.share() {
+                let Window { during, between, .. } = window;
+                wrong.push(format!("while {name}, sweeps lost packets: {during:?}, without them {between:?}"));
+            }
+        }
+        if self.left >= self.flows / 2 {
+            wrong.push(format!("{} of {} flows are left: nothing was taken out", self.left, self.flows));
+        }
+        ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+        Ok(())
+    }
+}
+
+impl Window {
+    /// Of one CPU, 0 to 1.
+    fn share(&self) -> f64 {
+        self.sweep_cpu / self.seconds
+    }
+}
+
+impl Load {
+    fn share(self) -> f64 {
+        self.lost as f64 / self.sent.max(1) as f64
+    }
+}
+
+/// The lab with everything in it.
+struct Site {
+    sink: Sink,
+    naru: Naru,
+    lab: Lab,
+    daemon: Pid,
+    watch: Watch,
+}
+
+impl Site {
+    fn build() -> anyhow::Result<Self> {
+        let mut lab = Lab::builder().backends(BACKENDS).queue_per_cpu().build()?;
+        lab.remove_on_interrupt()?;
+        let naru = Naru::start_with_config(&lab, &config(&lab))?;
+        naru.wait_until_ready()?;
+        let sink = Sink::open(&mut lab)?;
+        let status: Status = naru.read(&["status"])?;
+        let daemon = Pid::from_raw(status.pid.cast_signed());
+        let watch = Watch::start(daemon)?;
+        Ok(Self { sink, naru, lab, daemon, watch })
+    }
+
+    /// Makes all flows: two packets each.
+    fn open_flows(&self) -> anyhow::Result<()> {
+        let mut flags = [ACK; 16];
+        flags[0] = SYN;
+        let mut generator = self.generator(flags, FLOW_BITS, 1)?;
+        // Again where a packet was lost.
+        for _ in 0..3 {
+            generator.send(2 << FLOW_BITS)?;
+            if maps::flow_entries(self.naru.bpffs())? == [FLOWS, 0] {
+                return Ok(());
+            }
+        }
+        let entries = maps::flow_entries(self.naru.bpffs())?;
+        anyhow::bail!("{entries:?} flows are established and embryonic instead of {FLOWS} and none")
+    }
+
+    /// Sends load to so many flows for a while.
+    fn observe(&mut self, time: Duration, flow_bits: u32) -> anyhow::Result<Window> {
+        let mut generator = self.generator([ACK; 16], flow_bits, 0)?;
+        let (mut between, mut during) = (Load::default(), Load::default());
+        let (seen, cpu_before) = (self.watch.seen(), cpu_time(self.daemon)?);
+        let began = Instant::now();
+        while began.elapsed() < time {
+            let sweeping = self.watch.sweeping();
+            let lost = self.burst(&mut generator)?;
+            // One that began or ended meanwhile counts.
+            let load = if sweeping || self.watch.sweeping() { &mut during } else { &mut between };
+            load.sent += u64::from(BURST);
+            load.lost += lost;
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        let daemon_cpu = cpu_time(self.daemon)? - cpu_before;
+        let sweeps = self.watch.seen().split_off(seen.len());
+        Ok(Window {
+            seconds,
+            sweep_cpu: sweeps.iter().map(|sweep| sweep.cpu.as_secs_f64()).sum(),
+            sweeps: sweeps.iter().map(|sweep| millis(sweep.last - sweep.first)).collect(),
+            daemon_cpu: daemon_cpu.as_secs_f64(),
+            between,
+            during,
+        })
+    }
+
+    /// Sends a burst; how many packets of it did not come out.
+    fn burst(&self, generator: &mut Generator) -> anyhow::Result<u64> {
+        let expected = self.sink.absorbed()? + u64::from(BURST);
+        generator.send(BURST)?;
+        let sent = Instant::now();
+        loop {
+            let missing = expected.saturating_sub(self.sink.absorbed()?);
+            if missing == 0 || sent.elapsed() > ARRIVAL {
+                return Ok(missing);
+            }
+            sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Changes a backend's weight, beside sweeps and without.
+    fn change(&self, count: usize) -> anyhow::Result<[Changes; 2]> {
+        let address = self.lab.backends()[0].ipv4().to_string();
+        let mut weights = [50, 100].into_iter().cycle();
+        let mut change = || -> anyhow::Result<[f64; 2]> {
+            let weight = weights.next().expect("a cycle").to_string();
+            let began = Instant::now();
+            let applied: Applied = self.naru.read(&["backend", "set", VIP, &address, "--weight", &weight])?;
+            Ok([applied.maps_us as f64 / 1e3, millis(began.elapsed())])
+        };
+        let (mut beside, mut alone) = (Vec::new(), Vec::new());
+        while beside.len() < count {
+            self.watch.wait(false)?;
+            self.watch.wait(true)?;
+            let times = change()?;
+            // Otherwise the sweep ended before the change was over.
+            if self.watch.sweeping() {
+                beside.push(times);
+                self.watch.wait(false)?;
+                alone.push(change()?);
+            }
+        }
+        Ok([Changes::of(&beside), Changes::of(&alone)])
+    }
+
+    fn generator(&self, flags: [u16; 16], flow_bits: u32, row_bits: u32) -> anyhow::Result<Generator> {
+        let target = format!("{ADDRESS}:{PORT}").parse()?;
+        Generator::new(&self.lab, Stream { target, flags, flow_bits, row_bits })
+    }
+}
+
+impl Changes {
+    fn of(times: &[[f64; 2]]) -> Self {
+        let summary = |index: usize| {
+            let mut sample = Sample::default();
+            times.iter().for_each(|times| sample.add(times[index]));
+            sample.summary()
+        };
+        Self { count: times.len(), maps: summary(0), command: summary(1) }
+    }
+}
+
+/// Looks for the daemon's `sweep` threads, of which each makes one sweep.
+struct Watch {
+    shared: Arc<Watched>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Watched {
+    sweeps: Mutex<Vec<Sweep>>,
+    sweeping: AtomicBool,
+    stop: AtomicBool,
+}
+
+/// A sweep, as far as it was seen.
+#[derive(Clone, Copy)]
+struct Sweep {
+    first: Instant,
+    last: Instant,
+    cpu: Duration,
+}
+
+impl Watch {
+    fn start(daemon: Pid) -> anyhow::Result<Self> {
+        let shared = Arc::new(Watched::default());
+        let watched = Arc::clone(&shared);
+        let thread = thread::Builder::new().name("watch".to_owned()).spawn(move || watched.run(daemon))?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    fn sweeping(&self) -> bool {
+        self.shared.sweeping.load(Ordering::Relaxed)
+    }
+
+    fn seen(&self) -> Vec<Sweep> {
+        self.shared.sweeps.lock().expect("nothing panics while it holds the list").clone()
+    }
+
+    /// Waits until there is a sweep, or none.
+    fn wait(&self, sweeping: bool) -> anyhow::Result<()> {
+        let began = Instant::now();
+        while self.sweeping() != sweeping {
+            ensure!(began.elapsed() < PATIENCE, "no sweep began or ended within {} s", PATIENCE.as_secs());
+            sleep(LOOK / 5);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // It ends with the process at the latest.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Watched {
+    fn run(&self, daemon: Pid) {
+        // Place of each thread's sweep in the list.
+        let mut places = HashMap::new();
+        while !self.stop.load(Ordering::Relaxed) {
+            let threads = sweep_threads(daemon);
+            let mut sweeps = self.sweeps.lock().expect("nothing panics while it holds the list");
+            for (thread, cpu) in &threads {
+                let now = Instant::now();
+                let place = *places.entry(*thread).or_insert_with(|| {
+                    sweeps.push(Sweep { first: now, last: now, cpu: Duration::ZERO });
+                    sweeps.len() - 1
+                });
+                sweeps[place] = Sweep { last: now, cpu: *cpu, ..sweeps[place] };
+            }
+            drop(sweeps);
+            places.retain(|thread, _| threads.contains_key(thread));
+            self.sweeping.store(!threads.is_empty(), Ordering::Relaxed);
+            sleep(LOOK);
+        }
+    }
+}
+
+/// The daemon's threads that sweep, and the CPU time of each.
+fn sweep_threads(daemon: Pid) -> HashMap<u32, Duration> {
+    let tasks = fs::read_dir(format!("/proc/{daemon}/task")).into_iter().flatten().flatten();
+    let of_thread = |task: fs::DirEntry| {
+        // A thread that ends meanwhile has no files any more.
+        let comm = fs::read_to_string(task.path().join("comm")).ok()?;
+        let schedstat = fs::read_to_string(task.path().join("schedstat")).ok()?;
+        let nanoseconds = schedstat.split(' ').next()?.parse().ok()?;
+        let id = task.file_name().to_str()?.parse().ok()?;
+        (comm.trim_end() == "sweep").then_some((id, Duration::from_nanos(nanoseconds)))
+    };
+    tasks.filter_map(of_thread).collect()
+}
+
+/// CPU time of all threads that a process ever had.
+fn cpu_time(process: Pid) -> anyhow::Result<Duration> {
+    Ok(clock_gettime(ClockId::pid_cpu_clock_id(process)?)?.into())
+}
+
+/// A line of `/proc/PID/status` that is a memory size, in bytes.
+fn memory(process: Pid, name: &str) -> anyhow::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let kilobytes = lines.next().and_then(|rest| rest.trim().strip_suffix(" kB"));
+    let kilobytes: u64 = kilobytes.with_context(|| format!("no {name} in its status"))?.parse()?;
+    Ok(kilobytes * 1024)
+}
+
+fn config(lab: &Lab) -> String {
+    let backends = lab.backends().iter().map(|host| format!("  {{ address = \"{}\" }},\n", host.ipv4()));
+    let backends: String = backends.collect();
+    format!(
+        "[node]\ninterfaces = {:?}\nmetrics = \"{METRICS}\"\nmax_flows = {MAX_FLOWS}\n\n[[vip]]\nname = \"{VIP}\"\n\
+         address = \"{ADDRESS}\"\nports = [\"tcp/{PORT}\"]\nforward = \"ipip\"\ntracking = \"always\"\ntcp_idle = \"12h\"\n\
+         backends = [\n{backends}]\n",
+        lab.interfaces()
+    )
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn print(report: &Report) {
+    let Report { flows, left, beside, alone, daemon_bytes: [before, most], .. } = report;
+    let mut table = table(["", "ALL FLOWS STAY", "FLOWS ARE TAKEN OUT"]);
+    let mut row = |name: &str, cell: &dyn Fn(&Window) -> String| {
+        table.add_row([name.to_owned(), cell(&report.steady), cell(&report.expiring)]);
+    };
+    let percent = |part: f64, whole: f64| format!("{:.2} %", 100.0 * part / whole);
+    row("seconds", &|window| format!("{:.0}", window.seconds));
+    row("sweeps", &|window| window.sweeps.len().to_string());
+    row("a sweep, longest, ms", &|window| {
+        let mut sample = Sample::default();
+        window.sweeps.iter().for_each(|time| sample.add(*time));
+        let longest = window.sweeps.iter().copied().fold(0.0, f64::max);
+        format!("{:.0}, {longest:.0}", sample.summary().median)
+    });
+    row("CPU of the sweeps, of one core", &|window| percent(window.sweep_cpu, window.seconds));
+    row("CPU of the daemon, of one core", &|window| percent(window.daemon_cpu, window.seconds));
+    for (name, load) in
+        [("between sweeps", (|window| window.between) as fn(&Window) -> Load), ("during sweeps", |w| w.during)]
+    {
+        row(&format!("packets {name}"), &|window| load(window).sent.to_string());
+        row("  of which were lost", &|window| load(window).lost.to_string());
+    }
+    println!("{table}\n");
+    let mut table = self::table(["CHANGES OF A BACKEND", "NUMBER", "TO THE LAST WRITE, MS", "COMMAND, MS"]);
+    for (name, Changes { count, maps, command }) in [("beside a sweep", beside), ("without", alone)] {
+        let spread = |time: &Summary| format!("{:.2} ({:.2}–{:.2})", time.median, time.low, time.high);
+        table.add_row([name.to_owned(), count.to_string(), spread(maps), spread(command)]);
+    }
+    println!("{table}");
+    println!(
+        "\n{flows} flows of a VIP that tracks always, of which {left} are left at the end. The load is packets of these flows, {BURST} \
+         in a burst;\nLOST: those that did not come out of the load balancer. Changes: median (quartiles).\n\
+         Memory of the daemon: {} KiB before there were flows, {} KiB at most.\nMachine: {}",
+        before / 1024,
+        most / 1024,
+        report.machine
+    );
+}
+
+fn table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(header);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
