@@ -15,10 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{bail, ensure};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
-use lb_userspace::api::types::{Applied, Status};
+use lb_userspace::api::types::Applied;
 use naru_tests::{
     lab::Lab,
     live::{ACK, Generator, SYN, Sink, Stream},
@@ -138,7 +138,7 @@ fn measure(options: &Options) -> anyhow::Result<Report> {
     let time = Duration::from_secs(options.seconds);
     eprintln!("building the lab, opening {FLOWS} flows …");
     let mut site = Site::build()?;
-    let daemon_before = memory(site.daemon, "VmRSS")?;
+    let daemon_before = site.naru.memory("VmRSS")?;
     site.open_flows()?;
     eprintln!("{} s of load on all flows …", options.seconds);
     let steady = site.observe(time, FLOW_BITS)?;
@@ -148,7 +148,7 @@ fn measure(options: &Options) -> anyhow::Result<Report> {
     site.naru.cli(&["vip", "set", VIP, "--tcp-idle", "2s"])?;
     let expiring = site.observe(time, LASTING_BITS)?;
     let [left, _] = maps::flow_entries(site.naru.bpffs())?;
-    let daemon_bytes = [daemon_before, memory(site.daemon, "VmHWM")?];
+    let daemon_bytes = [daemon_before, site.naru.memory("VmHWM")?];
     Ok(Report { machine: machine(), flows: FLOWS, steady, expiring, left, beside, alone, daemon_bytes })
 }
 
@@ -204,8 +204,7 @@ impl Site {
         let naru = Naru::start_with_config(&lab, &config(&lab))?;
         naru.wait_until_ready()?;
         let sink = Sink::open(&mut lab)?;
-        let status: Status = naru.read(&["status"])?;
-        let daemon = Pid::from_raw(status.pid.cast_signed());
+        let daemon = naru.pid()?;
         let watch = Watch::start(daemon)?;
         Ok(Self { sink, naru, lab, daemon, watch })
     }
@@ -223,7 +222,7 @@ impl Site {
             }
         }
         let entries = maps::flow_entries(self.naru.bpffs())?;
-        anyhow::bail!("{entries:?} flows are established and embryonic instead of {FLOWS} and none")
+        bail!("{entries:?} flows are established and embryonic instead of {FLOWS} and none")
     }
 
     /// Sends load to so many flows for a while.
@@ -409,15 +408,6 @@ fn cpu_time(process: Pid) -> anyhow::Result<Duration> {
     Ok(clock_gettime(ClockId::pid_cpu_clock_id(process)?)?.into())
 }
 
-/// A line of `/proc/PID/status` that is a memory size, in bytes.
-fn memory(process: Pid, name: &str) -> anyhow::Result<u64> {
-    let text = fs::read_to_string(format!("/proc/{process}/status"))?;
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    let kilobytes = lines.next().and_then(|rest| rest.trim().strip_suffix(" kB"));
-    let kilobytes: u64 = kilobytes.with_context(|| format!("no {name} in its status"))?.parse()?;
-    Ok(kilobytes * 1024)
-}
-
 fn config(lab: &Lab) -> String {
     let backends = lab.backends().iter().map(|host| format!("  {{ address = \"{}\" }},\n", host.ipv4()));
     let backends: String = backends.collect();
@@ -481,4 +471,49 @@ fn table<const N: usize>(header: [&str; N]) -> Table {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        let load = Load { sent: 1000, lost: 1 };
+        let window = || Window {
+            seconds: 10.0,
+            sweeps: vec![300.0],
+            sweep_cpu: 0.25,
+            daemon_cpu: 0.5,
+            between: load,
+            during: load,
+        };
+        let changes = || Changes::of(&[[1.0, 2.0]]);
+        Report {
+            machine: String::new(),
+            flows: 1000,
+            steady: window(),
+            expiring: window(),
+            left: 10,
+            beside: changes(),
+            alone: changes(),
+            daemon_bytes: [0; 2],
+        }
+    }
+
+    fn faults(change: impl FnOnce(&mut Report)) -> String {
+        let mut report = report();
+        change(&mut report);
+        report.verdict().map_or_else(|faults| faults.to_string(), |()| String::new())
+    }
+
+    #[test]
+    fn every_broken_promise_is_told() {
+        assert_eq!(faults(|_| {}), "");
+        assert_eq!(faults(|report| report.steady.sweep_cpu = 0.6), "while all flows stay, sweeps took 6.0 % of a CPU");
+        assert!(
+            faults(|report| report.expiring.during.lost = 2).contains("while flows are taken out, sweeps lost packets")
+        );
+        assert!(faults(|report| report.left = 1000).contains("nothing was taken out"));
+        assert!(faults(|report| report.steady.sweeps.clear()).contains("there was no sweep"));
+    }
 }

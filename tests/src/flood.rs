@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     thread::sleep,
     time::{Duration, Instant},
@@ -11,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use lb_common::FlowOutcome;
-use lb_userspace::api::types::{Stats, Status};
+use lb_userspace::api::types::{self, Stats, Status};
 use serde::Serialize;
 
 use crate::{
@@ -123,13 +122,13 @@ pub fn run(options: Options, progress: impl Fn(&str)) -> anyhow::Result<Report> 
     let mut site = Site::build(options)?;
     let mut populations = vec![(BEFORE, site.population(None)?)];
     progress("flooding settled slots …");
-    let settled = site.flood(&mut populations)?;
+    let settled = site.flood(&populations)?;
     for backend in &site.lab.backends()[..BACKENDS / 2] {
         site.naru.cli(&["backend", "drain", VIP, &backend.ipv4().to_string()])?;
     }
     populations.push((AFTER, site.population(None)?));
     progress("half of the slots move; flooding again …");
-    let moving = site.flood(&mut populations)?;
+    let moving = site.flood(&populations)?;
     let status: Status = site.naru.read(&["status"])?;
     let room = [lb_common::maps::FLOWS, lb_common::maps::EMBRYOS].map(|name| {
         let map = status.maps.iter().find(|map| map.name == name);
@@ -160,7 +159,7 @@ impl Report {
         if !(self.slots * 2 / 5..=self.slots * 3 / 5).contains(&moving.moving_slots) {
             wrong.push(format!("{} of {} slots moved instead of half of them", moving.moving_slots, self.slots));
         }
-        let opened = moving.outcomes.get(FlowOutcome::Opened.name()).copied().unwrap_or(0);
+        let opened = moving.packets(FlowOutcome::Opened);
         if opened < moving.wanted * 2 / 5 {
             wrong.push(format!("only {opened} of {} new flows were entered: the flood missed its aim", moving.wanted));
         }
@@ -204,10 +203,14 @@ impl Phase {
     /// Entries that left the embryonic table without becoming established ones: they gave way to newer ones, or sweeps found that
     /// a minute had passed.
     pub fn gone_embryos(&self) -> u64 {
-        let packets = |outcome: FlowOutcome| self.outcomes.get(outcome.name()).copied().unwrap_or(0);
         let [before, after] = self.usage.map(|usage| usage.entries[1]);
-        let entered = packets(FlowOutcome::Opened) + packets(FlowOutcome::Kept);
-        (before + entered).saturating_sub(packets(FlowOutcome::Promoted) + after)
+        let entered = self.packets(FlowOutcome::Opened) + self.packets(FlowOutcome::Kept);
+        (before + entered).saturating_sub(self.packets(FlowOutcome::Promoted) + after)
+    }
+
+    /// Packets that the flow tables were asked for meanwhile, with one outcome.
+    fn packets(&self, outcome: FlowOutcome) -> u64 {
+        self.outcomes.get(outcome.name()).copied().unwrap_or(0)
     }
 
     /// SYNs that were lost between two programs: where a ring of 256 frames was full.
@@ -255,40 +258,38 @@ impl Site {
     }
 
     /// Floods the VIP while these connections, and others that come and go, talk on.
-    fn flood(&mut self, lasting: &mut Vec<(&'static str, Population)>) -> anyhow::Result<Phase> {
+    fn flood(&mut self, lasting: &[(&'static str, Population)]) -> anyhow::Result<Phase> {
         // Twice: the first packet of a flow makes an entry, the next one moves it to the established flows.
         for _ in 0..2 {
             lasting.iter().try_for_each(|(_, population)| wait_until_heard(population))?;
         }
-        let (bpffs, moving_slots) = (self.naru.bpffs(), maps::moving_slots(self.naru.bpffs())?);
-        let (outcomes, usage) = (maps::flow_packets(bpffs)?, self.usage()?);
-        lasting.push((DURING, self.population(Some(Duration::from_secs(2)))?));
-        let tallies: Vec<_> = lasting.iter().map(|(_, population)| population.tally()).collect();
-        let (counts, absorbed) = (self.counts()?, self.sink.absorbed()?);
+        let moving_slots = maps::moving_slots(self.naru.bpffs())?;
+        let (usage, outcomes) = (self.usage()?, maps::flow_packets(self.naru.bpffs())?);
+        let passing = [(DURING, self.population(Some(Duration::from_secs(2)))?)];
+        let all = || lasting.iter().chain(&passing);
+        let tallies: Vec<_> = all().map(|(_, population)| population.tally()).collect();
+        let counts = self.counts()?;
         let began = Instant::now();
         let sent = self.send(counts.new_flows)?;
         let seconds = began.elapsed().as_secs_f64();
-        lasting.iter().try_for_each(|(_, population)| wait_until_heard(population))?;
-        let after = self.counts()?;
-        let groups = lasting.iter().zip(&tallies).map(|((name, population), before)| {
-            let after = population.tally();
-            Group::of(name, before, &after)
-        });
+        all().try_for_each(|(_, population)| wait_until_heard(population))?;
+        let counted = self.counts()?;
+        let groups =
+            all().zip(&tallies).map(|((name, population), before)| Group::of(name, before, &population.tally()));
         let groups = groups.collect();
-        lasting.pop().map(|(_, population)| population.end());
-        let outcomes_after = maps::flow_packets(self.naru.bpffs())?;
-        let outcomes = FlowOutcome::ALL.into_iter().zip(outcomes_after.into_iter().zip(outcomes));
-        let outcomes = outcomes.map(|(outcome, (after, before))| (outcome.name(), after - before));
+        for (_, population) in passing {
+            population.end();
+        }
         Ok(Phase {
             moving_slots,
             wanted: self.options.packets,
             sent,
-            counted: after.new_flows - counts.new_flows,
-            dropped: after.dropped - counts.dropped,
-            absorbed: self.sink.absorbed()? - absorbed,
+            counted: counted.new_flows - counts.new_flows,
+            dropped: counted.dropped - counts.dropped,
+            absorbed: counted.absorbed - counts.absorbed,
             seconds,
             groups,
-            outcomes: outcomes.filter(|(_, packets)| *packets > 0).collect(),
+            outcomes: difference(outcomes, maps::flow_packets(self.naru.bpffs())?),
             usage: [usage, self.usage()?],
         })
     }
@@ -313,7 +314,7 @@ impl Site {
         let stats: Stats = self.naru.read(&["stats"])?;
         let vip = stats.vips.iter().find(|vip| vip.name == VIP).context("naru does not count for the VIP")?;
         let dropped = stats.drops.iter().map(|drop| drop.packets).sum();
-        Ok(Counts { new_flows: vip.counts.new_flows, dropped })
+        Ok(Counts { new_flows: vip.counts.new_flows, dropped, absorbed: self.sink.absorbed()? })
     }
 
     fn usage(&self) -> anyhow::Result<Usage> {
@@ -321,20 +322,28 @@ impl Site {
         Ok(Usage {
             entries: maps::flow_entries(self.naru.bpffs())?,
             map_bytes: status.map_memory_bytes,
-            daemon_bytes: resident(status.pid)?,
+            daemon_bytes: self.naru.memory("VmRSS")?,
         })
     }
 
     fn slots(&self) -> anyhow::Result<usize> {
-        let vip: lb_userspace::api::types::Vip = self.naru.read(&["vip", "show", VIP])?;
+        let vip: types::Vip = self.naru.read(&["vip", "show", VIP])?;
         Ok(vip.slots as usize)
     }
 }
 
-/// What naru has counted.
+/// What naru has counted, and what the sink has.
 struct Counts {
     new_flows: u64,
     dropped: u64,
+    absorbed: u64,
+}
+
+/// Packets by outcome that came in between; those that there were any of.
+fn difference(before: [u64; FlowOutcome::COUNT], after: [u64; FlowOutcome::COUNT]) -> BTreeMap<&'static str, u64> {
+    let outcomes = FlowOutcome::ALL.into_iter().zip(after.iter().zip(before));
+    let outcomes = outcomes.map(|(outcome, (after, before))| (outcome.name(), after - before));
+    outcomes.filter(|(_, packets)| *packets > 0).collect()
 }
 
 impl Group {
@@ -373,9 +382,73 @@ fn config(backends: &[Host]) -> String {
     )
 }
 
-/// Resident memory of a process in bytes.
-fn resident(pid: u32) -> anyhow::Result<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let kilobytes = text.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
-    Ok(kilobytes.map(|kilobytes: u64| kilobytes * 1024).context("no VmRSS")?)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        let usage = |entries| Usage { entries, map_bytes: 1 << 20, daemon_bytes: 1 << 20 };
+        let group = |name| Group { name, open: 5, opened: 0, broken: BTreeMap::new(), refused: 0 };
+        let settled = Phase {
+            moving_slots: 0,
+            wanted: 100,
+            sent: 110,
+            counted: 104,
+            dropped: 0,
+            absorbed: 100,
+            seconds: 1.0,
+            groups: vec![group(BEFORE)],
+            outcomes: BTreeMap::new(),
+            usage: [usage([0, 0]); 2],
+        };
+        let moving = Phase {
+            moving_slots: 8,
+            groups: vec![group(BEFORE), group(AFTER)],
+            outcomes: [(FlowOutcome::Opened.name(), 52), (FlowOutcome::Promoted.name(), 2)].into(),
+            usage: [usage([5, 0]), usage([7, 40])],
+            ..settled.clone()
+        };
+        Report { slots: 16, room: [160, 40], phases: [settled, moving] }
+    }
+
+    fn faults(change: impl FnOnce(&mut [Phase; 2])) -> String {
+        let mut report = report();
+        change(&mut report.phases);
+        report.verdict().map_or_else(|faults| faults.to_string(), |()| String::new())
+    }
+
+    #[test]
+    fn a_run_that_kept_everything_is_told_in_full() {
+        assert_eq!(faults(|_| {}), "");
+        let [_, moving] = report().phases;
+        assert_eq!((moving.lost(), moving.gone_embryos()), (10, 10));
+    }
+
+    #[test]
+    fn every_broken_promise_is_told() {
+        let broken = faults(|[_, moving]| moving.groups[1].broken = [(Cause::Reset, 3)].into());
+        assert_eq!(
+            broken,
+            "moving slots: of the connections opened after the change, {Reset: 3} broke and 0 were not opened"
+        );
+        assert!(
+            faults(|[settled, _]| settled.usage[1].entries = [0, 1]).contains("asked the flow tables: [0, 1] entries")
+        );
+        assert!(faults(|[settled, _]| settled.outcomes = [("passed", 1)].into()).contains("asked the flow tables"));
+        assert!(
+            faults(|[_, moving]| moving.usage[1].entries[0] = 4)
+                .contains("of 5 established flows that were remembered 4")
+        );
+        assert!(faults(|[_, moving]| moving.usage[1].entries[1] = 41).contains("where there is room for [160, 40]"));
+        assert!(faults(|[_, moving]| moving.usage[1].map_bytes += 1).contains("the maps grew"));
+        assert!(faults(|[_, moving]| moving.usage[1].daemon_bytes += 1 << 26).contains("the daemon grew"));
+    }
+
+    #[test]
+    fn a_flood_that_was_none_is_told() {
+        assert!(faults(|[settled, _]| settled.counted = 99).contains("settled slots: naru counted 99 of 100 SYNs"));
+        assert!(faults(|[_, moving]| moving.moving_slots = 4).contains("4 of 16 slots moved"));
+        assert!(faults(|[_, moving]| moving.outcomes.clear()).contains("missed its aim"));
+        assert!(faults(|[_, moving]| moving.groups[0].open = 0).contains("there were no connections"));
+    }
 }
