@@ -1,12 +1,15 @@
 //! What the sweeper costs: CPU time of the daemon while it sweeps a million tracked flows and while it takes them out, packets
 //! lost meanwhile, and how long a change takes beside a sweep.
 //!
-//! The flows are made by packets through the real program. The load is packets of those flows, in bursts from the kernel's
-//! generator, each counted where it comes out of the load balancer again.
+//! The flows are made by packets through the real program. The load is a client's datagrams at a steady rate, each counted
+//! where it comes out of the load balancer again. A kernel thread of its own takes them in (threaded NAPI), for which the sweeper
+//! is a rival, from a ring of 256 places: whatever holds that thread up for longer than these last, loses packets.
 
 use std::{
     collections::HashMap,
     fs,
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    process::Command,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -21,7 +24,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use lb_userspace::api::types::Applied;
 use naru_tests::{
     lab::Lab,
-    live::{ACK, Generator, SYN, Sink, Stream},
+    live::{self, ACK, Generator, SYN, Sink, Stream},
     maps,
     naru::{METRICS, Naru},
 };
@@ -50,16 +53,17 @@ pub struct Options {
 /// There are 2 to the power of this many flows.
 const FLOW_BITS: u32 = 20;
 const FLOWS: u64 = 1 << FLOW_BITS;
-/// Flows that go on while the others are taken out.
-const LASTING_BITS: u32 = 10;
 /// Room for all of them, and for as many again.
 const MAX_FLOWS: u64 = 2 * FLOWS;
 const VIP: &str = "swept";
-const ADDRESS: &str = "203.0.113.10";
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 const PORT: u16 = 80;
 const BACKENDS: usize = 4;
-/// Packets of the load that are sent by one call, which takes tens of milliseconds however many they are.
-const BURST: u32 = 2_000;
+/// Datagrams that are counted together.
+const BURST: u64 = 2_000;
+/// Of them, this many are sent at a time, a millisecond after the last ones: 50,000 a second.
+const STEP: u64 = 50;
+const STEP_TIME: Duration = Duration::from_millis(1);
 /// How long the last packets of a burst may be on their way.
 const ARRIVAL: Duration = Duration::from_millis(50);
 /// Between two looks at the daemon's threads.
@@ -68,6 +72,8 @@ const LOOK: Duration = Duration::from_millis(5);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The share of a CPU that sweeps may take.
 const SHARE: f64 = 0.05;
+/// The share of packets that a machine loses which does something else at the same time.
+const NOISE: f64 = 0.001;
 
 /// A whole run.
 #[derive(Debug, Serialize)]
@@ -76,7 +82,7 @@ struct Report {
     flows: u64,
     /// While all flows stay.
     steady: Window,
-    /// While all but a few are taken out.
+    /// While they are taken out.
     expiring: Window,
     /// Entries that are left at the end of that.
     left: u64,
@@ -137,16 +143,17 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 fn measure(options: &Options) -> anyhow::Result<Report> {
     let time = Duration::from_secs(options.seconds);
     eprintln!("building the lab, opening {FLOWS} flows …");
-    let mut site = Site::build()?;
+    let site = Site::build()?;
     let daemon_before = site.naru.memory("VmRSS")?;
     site.open_flows()?;
-    eprintln!("{} s of load on all flows …", options.seconds);
-    let steady = site.observe(time, FLOW_BITS)?;
+    site.thread_napi()?;
+    eprintln!("{} s of load …", options.seconds);
+    let steady = site.observe(time)?;
     eprintln!("{} changes beside sweeps, {0} without …", options.changes);
     let [beside, alone] = site.change(options.changes)?;
-    eprintln!("{} s of load on few flows while the others are taken out …", options.seconds);
+    eprintln!("{} s of load while the flows are taken out …", options.seconds);
     site.naru.cli(&["vip", "set", VIP, "--tcp-idle", "2s"])?;
-    let expiring = site.observe(time, LASTING_BITS)?;
+    let expiring = site.observe(time)?;
     let [left, _] = maps::flow_entries(site.naru.bpffs())?;
     let daemon_bytes = [daemon_before, site.naru.memory("VmHWM")?];
     Ok(Report { machine: machine(), flows: FLOWS, steady, expiring, left, beside, alone, daemon_bytes })
@@ -162,7 +169,7 @@ impl Report {
             if window.share() >= SHARE {
                 wrong.push(format!("while {name}, sweeps took {:.1} % of a CPU", window.share() * 100.0));
             }
-            if window.during.share() > window.between.share() {
+            if window.during.share() > window.between.share().max(NOISE) {
                 let Window { during, between, .. } = window;
                 wrong.push(format!("while {name}, sweeps lost packets: {during:?}, without them {between:?}"));
             }
@@ -191,6 +198,7 @@ impl Load {
 /// The lab with everything in it.
 struct Site {
     sink: Sink,
+    client: UdpSocket,
     naru: Naru,
     lab: Lab,
     daemon: Pid,
@@ -204,16 +212,31 @@ impl Site {
         let naru = Naru::start_with_config(&lab, &config(&lab))?;
         naru.wait_until_ready()?;
         let sink = Sink::open(&mut lab)?;
+        lab.client().ip(&format!("addr add {}/32 dev lo\n", live::CLIENTS))?;
+        // A socket stays in the namespace that it was made in.
+        let client = lab.client().run(|| UdpSocket::bind((live::CLIENTS, 0)))?;
+        client.connect(target())?;
         let daemon = naru.pid()?;
         let watch = Watch::start(daemon)?;
-        Ok(Self { sink, naru, lab, daemon, watch })
+        Ok(Self { sink, client, naru, lab, daemon, watch })
+    }
+
+    /// Has a kernel thread take in what comes to the load balancer.
+    fn thread_napi(&self) -> anyhow::Result<()> {
+        // Which interfaces sysfs has is settled when it is mounted, and `ip netns exec` mounts it anew.
+        let netns = self.lab.balancer().netns().name();
+        let set = "echo 1 > /sys/class/net/eth0/threaded";
+        let status = Command::new("ip").args(["netns", "exec", netns, "sh", "-c", set]).status()?;
+        ensure!(status.success(), "this kernel has no threaded NAPI: it needs to be Linux 5.12");
+        Ok(())
     }
 
     /// Makes all flows: two packets each.
     fn open_flows(&self) -> anyhow::Result<()> {
         let mut flags = [ACK; 16];
         flags[0] = SYN;
-        let mut generator = self.generator(flags, FLOW_BITS, 1)?;
+        let stream = Stream { target: target(), flags, flow_bits: FLOW_BITS, row_bits: 1 };
+        let mut generator = Generator::new(&self.lab, stream)?;
         // Again where a packet was lost.
         for _ in 0..3 {
             generator.send(2 << FLOW_BITS)?;
@@ -225,18 +248,17 @@ impl Site {
         bail!("{entries:?} flows are established and embryonic instead of {FLOWS} and none")
     }
 
-    /// Sends load to so many flows for a while.
-    fn observe(&mut self, time: Duration, flow_bits: u32) -> anyhow::Result<Window> {
-        let mut generator = self.generator([ACK; 16], flow_bits, 0)?;
+    /// Sends load for a while.
+    fn observe(&self, time: Duration) -> anyhow::Result<Window> {
         let (mut between, mut during) = (Load::default(), Load::default());
         let (seen, cpu_before) = (self.watch.seen(), cpu_time(self.daemon)?);
         let began = Instant::now();
         while began.elapsed() < time {
             let sweeping = self.watch.sweeping();
-            let lost = self.burst(&mut generator)?;
+            let lost = self.burst()?;
             // One that began or ended meanwhile counts.
             let load = if sweeping || self.watch.sweeping() { &mut during } else { &mut between };
-            load.sent += u64::from(BURST);
+            load.sent += BURST;
             load.lost += lost;
         }
         let seconds = began.elapsed().as_secs_f64();
@@ -253,9 +275,17 @@ impl Site {
     }
 
     /// Sends a burst; how many packets of it did not come out.
-    fn burst(&self, generator: &mut Generator) -> anyhow::Result<u64> {
-        let expected = self.sink.absorbed()? + u64::from(BURST);
-        generator.send(BURST)?;
+    fn burst(&self) -> anyhow::Result<u64> {
+        let expected = self.sink.absorbed()? + BURST;
+        let mut next = Instant::now();
+        for _ in 0..BURST / STEP {
+            for _ in 0..STEP {
+                self.client.send(&[0; 18])?;
+            }
+            // From when these were sent: if this thread was held up, it does not make up for it.
+            next = Instant::now().max(next + STEP_TIME);
+            sleep(next.saturating_duration_since(Instant::now()));
+        }
         let sent = Instant::now();
         loop {
             let missing = expected.saturating_sub(self.sink.absorbed()?);
@@ -289,11 +319,6 @@ impl Site {
             }
         }
         Ok([Changes::of(&beside), Changes::of(&alone)])
-    }
-
-    fn generator(&self, flags: [u16; 16], flow_bits: u32, row_bits: u32) -> anyhow::Result<Generator> {
-        let target = format!("{ADDRESS}:{PORT}").parse()?;
-        Generator::new(&self.lab, Stream { target, flags, flow_bits, row_bits })
     }
 }
 
@@ -408,12 +433,16 @@ fn cpu_time(process: Pid) -> anyhow::Result<Duration> {
     Ok(clock_gettime(ClockId::pid_cpu_clock_id(process)?)?.into())
 }
 
+fn target() -> SocketAddr {
+    SocketAddr::new(ADDRESS.into(), PORT)
+}
+
 fn config(lab: &Lab) -> String {
     let backends = lab.backends().iter().map(|host| format!("  {{ address = \"{}\" }},\n", host.ipv4()));
     let backends: String = backends.collect();
     format!(
         "[node]\ninterfaces = {:?}\nmetrics = \"{METRICS}\"\nmax_flows = {MAX_FLOWS}\n\n[[vip]]\nname = \"{VIP}\"\n\
-         address = \"{ADDRESS}\"\nports = [\"tcp/{PORT}\"]\nforward = \"ipip\"\ntracking = \"always\"\ntcp_idle = \"12h\"\n\
+         address = \"{ADDRESS}\"\nports = [\"tcp/{PORT}\", \"udp/{PORT}\"]\nforward = \"ipip\"\ntracking = \"always\"\ntcp_idle = \"12h\"\n\
          backends = [\n{backends}]\n",
         lab.interfaces()
     )
@@ -454,9 +483,10 @@ fn print(report: &Report) {
     }
     println!("{table}");
     println!(
-        "\n{flows} flows of a VIP that tracks always, of which {left} are left at the end. The load is packets of these flows, {BURST} \
-         in a burst;\nLOST: those that did not come out of the load balancer. Changes: median (quartiles).\n\
-         Memory of the daemon: {} KiB before there were flows, {} KiB at most.\nMachine: {}",
+        "\n{flows} flows of a VIP that tracks always, and one of UDP; {left} left at the end. Load: 50,000 datagrams a second, taken in \
+         by a\nkernel thread from a ring of 256 places. LOST: those that did not come out of the load balancer; some do whenever \
+         something else\nhas both CPUs. Changes: median (quartiles). Memory of the daemon: {} KiB before there were flows, {} KiB at \
+         most.\nMachine: {}",
         before / 1024,
         most / 1024,
         report.machine
@@ -478,7 +508,7 @@ mod tests {
     use super::*;
 
     fn report() -> Report {
-        let load = Load { sent: 1000, lost: 1 };
+        let load = Load { sent: 1000, lost: 2 };
         let window = || Window {
             seconds: 10.0,
             sweeps: vec![300.0],
@@ -511,7 +541,7 @@ mod tests {
         assert_eq!(faults(|_| {}), "");
         assert_eq!(faults(|report| report.steady.sweep_cpu = 0.6), "while all flows stay, sweeps took 6.0 % of a CPU");
         assert!(
-            faults(|report| report.expiring.during.lost = 2).contains("while flows are taken out, sweeps lost packets")
+            faults(|report| report.expiring.during.lost = 3).contains("while flows are taken out, sweeps lost packets")
         );
         assert!(faults(|report| report.left = 1000).contains("nothing was taken out"));
         assert!(faults(|report| report.steady.sweeps.clear()).contains("there was no sweep"));

@@ -24,8 +24,8 @@ use crate::{
 /// The leg of the load balancer that generated packets come in by.
 const LEG: &str = "eth0";
 
-/// Clients of all generated packets. No host of a lab has an address in here.
-const CLIENTS: Ipv4Addr = Ipv4Addr::new(10, 64, 0, 0);
+/// Clients of all generated packets, and of whatever else the sink is to take in. No host of a lab has an address in here.
+pub const CLIENTS: Ipv4Addr = Ipv4Addr::new(10, 64, 0, 0);
 /// Of their range: the lower 22 bits are a flow's.
 const CLIENTS_MASK: u32 = !0 << 22;
 /// Bytes behind a TCP header, for options or payload.
