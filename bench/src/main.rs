@@ -3,8 +3,10 @@
 mod balancer;
 mod consistency;
 mod control;
+mod flood;
 mod packet;
 mod sample;
+mod sweep;
 mod throughput;
 mod traffic;
 
@@ -27,6 +29,10 @@ enum Bench {
     Control(control::Options),
     /// Which connections break when backends change, beside tracking of every flow and of none
     Consistency(consistency::Options),
+    /// What a flood of SYNs does to connections, flow tables and memory, with settled slots and with moving ones
+    Flood(flood::Options),
+    /// What sweeping a million tracked flows costs: CPU time, packets, and the time of a change beside it
+    Sweep(sweep::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -35,5 +41,7 @@ fn main() -> anyhow::Result<()> {
         Bench::Throughput(options) => throughput::run(&options),
         Bench::Control(options) => control::run(&options),
         Bench::Consistency(options) => consistency::run(&options),
+        Bench::Flood(options) => flood::run(&options),
+        Bench::Sweep(options) => sweep::run(&options),
     }
 }

@@ -24,7 +24,8 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, anyhow, ensure};
+use aya::{programs::Xdp, util::nr_cpus};
 
 pub use self::leftovers::teardown_kept;
 use self::{leftovers::State, pass::Pass};
@@ -65,6 +66,7 @@ pub struct Builder {
     legs: Legs,
     placement: Placement,
     vips: Vec<IpAddr>,
+    queue_per_cpu: bool,
 }
 
 impl Builder {
@@ -100,6 +102,15 @@ impl Builder {
     #[must_use]
     pub fn vips(mut self, vips: impl IntoIterator<Item = IpAddr>) -> Self {
         self.vips.extend(vips);
+        self
+    }
+
+    /// Gives the load balancer's interfaces, and the ports that they are plugged into, a receive queue for each CPU, as network
+    /// cards have. With one queue for all, the CPU that had the last packet of a client empties it, and whoever sends more from
+    /// another CPU fills its 256 places faster than that.
+    #[must_use]
+    pub fn queue_per_cpu(mut self) -> Self {
+        self.queue_per_cpu = true;
         self
     }
 
@@ -141,7 +152,8 @@ impl Builder {
         });
         let backends = backends.collect();
         let passes = Vec::new();
-        let mut lab = Lab { state, router, balancer, clients, backends, passes, legs: self.legs, vips: Vec::new() };
+        let (legs, queue_per_cpu, vips) = (self.legs, self.queue_per_cpu, Vec::new());
+        let mut lab = Lab { state, router, balancer, clients, backends, passes, legs, queue_per_cpu, vips };
         lab.wire(self.placement)?;
         for vip in self.vips {
             lab.add_vip(vip)?;
@@ -158,6 +170,7 @@ pub struct Lab {
     clients: Vec<Host>,
     backends: Vec<Host>,
     legs: Legs,
+    queue_per_cpu: bool,
     vips: Vec<IpAddr>,
     passes: Vec<Pass>,
 }
@@ -165,7 +178,8 @@ pub struct Lab {
 impl Lab {
     /// A lab of one client, three backends and a load balancer with one leg, to be changed.
     pub fn builder() -> Builder {
-        Builder { clients: 1, backends: 3, legs: Legs::default(), placement: Placement::default(), vips: Vec::new() }
+        let (legs, placement) = (Legs::default(), Placement::default());
+        Builder { clients: 1, backends: 3, legs, placement, vips: Vec::new(), queue_per_cpu: false }
     }
 
     /// The first client.
@@ -252,6 +266,11 @@ impl Lab {
     pub fn plug(&mut self, interface: &str) -> anyhow::Result<()> {
         let port = port_of(interface);
         cable((&self.balancer, interface), (&self.router, &port), MTU)?;
+        if self.queue_per_cpu {
+            // Before there are programs: those on queues that come later are not run.
+            self.balancer.receive_per_cpu(interface)?;
+            self.router.receive_per_cpu(&port)?;
+        }
         let bridged = self.legs == Legs::One || interface == "eth1";
         let (own4, own6, router4, router6) = match bridged {
             true => (Ipv4Addr::new(10, 0, 1, 2), segment6(2), Ipv4Addr::new(10, 0, 1, 1), segment6(1)),
@@ -271,6 +290,25 @@ impl Lab {
             self.router.ip(&routes)?;
         }
         Ok(())
+    }
+
+    /// Puts an XDP program, loaded already, on the router's port that an interface of the load balancer is plugged into. It
+    /// should pass what is not its business, as the one that was there did.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such port, or the kernel refuses the program.
+    pub fn put_on_port(&mut self, interface: &str, program: &mut Xdp) -> anyhow::Result<()> {
+        let port = port_of(interface);
+        let index = self.passes.iter().position(|pass| pass.interface() == port);
+        let pass = self.passes.swap_remove(index.with_context(|| format!("there is no port {port}"))?);
+        self.passes.push(pass.replaced_by(program)?);
+        Ok(())
+    }
+
+    /// The router's port that an interface of the load balancer is plugged into.
+    pub fn port(&self, interface: &str) -> String {
+        port_of(interface)
     }
 
     /// Removes the lab when the user interrupts this process (SIGINT), which then ends.
@@ -412,10 +450,20 @@ impl Host {
 
     /// A veth leaves checksums to its peer, and XDP_TX or a redirect would send the unfinished ones on.
     fn checksum_before_sending(&self, interface: &str) -> anyhow::Result<()> {
-        let output = self.command("ethtool").args(["-K", interface, "tx", "off"]).output();
+        self.ethtool(&["-K", interface, "tx", "off"])
+    }
+
+    fn receive_per_cpu(&self, interface: &str) -> anyhow::Result<()> {
+        let cpus = nr_cpus().map_err(|(path, error)| anyhow!("cannot read {path}: {error}"))?;
+        // To set what is set already is a failure.
+        if cpus > 1 { self.ethtool(&["-L", interface, "rx", &cpus.to_string()]) } else { Ok(()) }
+    }
+
+    fn ethtool(&self, arguments: &[&str]) -> anyhow::Result<()> {
+        let output = self.command("ethtool").args(arguments).output();
         let output = output.context("cannot run `ethtool`: install it (`cargo xtask setup` does)")?;
-        let says = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "`ethtool -K {interface} tx off` on {} failed: {}", self.name, says.trim());
+        let (arguments, says) = (arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.success(), "`ethtool {arguments}` on {} failed: {}", self.name, says.trim());
         Ok(())
     }
 }

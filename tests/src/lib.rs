@@ -6,9 +6,11 @@
 
 pub mod connections;
 pub mod demo;
+pub mod flood;
 pub mod forwarder;
 pub mod frames;
 pub mod lab;
+pub mod live;
 pub mod load;
 pub mod maps;
 pub mod naru;

@@ -8,8 +8,8 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use aya::maps::{Array, HashMap, Map, MapData};
-use lb_common::{Backend, Slot, Vip4Key, Vip6Key, VipRecord, VipRoute, maps};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
+use lb_common::{Backend, FlowEntry, FlowKey, FlowOutcome, Slot, Vip4Key, Vip6Key, VipRecord, VipRoute, maps};
 use memmap2::MmapOptions;
 
 /// What the maps that follow from the config hold: the name of a map, and its entries as bytes in a settled order.
@@ -39,6 +39,50 @@ pub fn dump(bpffs: &Path) -> anyhow::Result<Dump> {
         (maps::SLOTS, mapped::<Slot>(bpffs, maps::SLOTS)?),
         (maps::BACKENDS, mapped::<Backend>(bpffs, maps::BACKENDS)?),
     ]))
+}
+
+/// Slots that move, of all slots below `bpffs`.
+///
+/// # Errors
+///
+/// As with [`dump`].
+pub fn moving_slots(bpffs: &Path) -> anyhow::Result<usize> {
+    // A `Slot` is one word.
+    let bytes = mapped::<Slot>(bpffs, maps::SLOTS)?.concat();
+    let slots = bytes.as_chunks().0.iter().map(|word| Slot::load(&u64::from_ne_bytes(*word).into()));
+    Ok(slots.filter(|slot| slot.is_moving()).count())
+}
+
+/// Entries of the table of established and of that of embryonic flows, counted one by one.
+///
+/// # Errors
+///
+/// As with [`dump`].
+pub fn flow_entries(bpffs: &Path) -> anyhow::Result<[u64; 2]> {
+    let count = |name| {
+        let table: HashMap<_, FlowKey, FlowEntry> = Map::LruHashMap(open(bpffs, name)?).try_into()?;
+        let mut entries = 0;
+        for key in table.keys() {
+            key.with_context(|| format!("cannot read {name}"))?;
+            entries += 1;
+        }
+        anyhow::Ok(entries)
+    };
+    Ok([count(maps::FLOWS)?, count(maps::EMBRYOS)?])
+}
+
+/// Packets that the flow tables were asked for, in the order of [`FlowOutcome::ALL`].
+///
+/// # Errors
+///
+/// As with [`dump`].
+pub fn flow_packets(bpffs: &Path) -> anyhow::Result<[u64; FlowOutcome::COUNT]> {
+    let counters: PerCpuArray<_, u64> = Map::PerCpuArray(open(bpffs, maps::FLOW_COUNTERS)?).try_into()?;
+    let mut packets = [0; FlowOutcome::COUNT];
+    for (outcome, packets) in FlowOutcome::ALL.into_iter().zip(&mut packets) {
+        *packets = counters.get(&(outcome as u32), 0)?.iter().sum();
+    }
+    Ok(packets)
 }
 
 fn vips<K: aya::Pod>(bpffs: &Path, name: &str, bytes: fn(&K) -> Vec<u8>) -> anyhow::Result<Vec<Vec<u8>>> {

@@ -288,6 +288,30 @@ impl Naru {
         }
     }
 
+    /// The process id of the daemon.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn pid(&self) -> anyhow::Result<Pid> {
+        let process = self.process.as_ref().context("the daemon does not run")?;
+        Ok(Pid::from_raw(process.id().cast_signed()))
+    }
+
+    /// Memory of the daemon in bytes, by its name in `/proc/PID/status`: `VmRSS` is what is resident now, `VmHWM` the most that
+    /// ever was.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run, or there is no such line.
+    pub fn memory(&self, name: &str) -> anyhow::Result<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let kilobytes = lines.next().and_then(|rest| rest.trim().strip_suffix(" kB"));
+        let kilobytes: u64 = kilobytes.with_context(|| format!("no {name} in the status of the daemon"))?.parse()?;
+        Ok(kilobytes * 1024)
+    }
+
     /// Leaves the daemon running without this handle.
     pub fn keep(mut self) {
         self.process = None;

@@ -35,7 +35,7 @@ enum Verb {
         arguments: Vec<OsString>,
     },
     /// Measure: `packet` for nanoseconds per packet, `control` for the speed of changes, `consistency` for the
-    /// connections that changes break
+    /// connections that changes break, `flood` for those that a flood of SYNs breaks, `sweep` for the cost of sweeps
     Bench {
         /// Which benchmark, and what it takes
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

@@ -56,6 +56,10 @@ static FLOW_FACTOR: Global<u32> = Global::new(1);
 /// 2 to the power of this many packets of one flow come in a row.
 #[unsafe(no_mangle)]
 static ROW_BITS: Global<u32> = Global::new(0);
+/// Whether every flow begins with the first of the flags, and goes on in its row; otherwise each begins with flags of its own,
+/// and has the same throughout a row.
+#[unsafe(no_mangle)]
+static FROM_FIRST: Global<u32> = Global::new(0);
 /// Index of the interface that live frames are sent to.
 #[unsafe(no_mangle)]
 static EGRESS: Global<u32> = Global::new(0);
@@ -148,7 +152,7 @@ fn next(frame: &XdpFrame) -> bool {
         *next = number.wrapping_add(1);
         number
     };
-    let variant = Variant::new(number >> ROW_BITS.load());
+    let variant = Variant::new(number);
     let ethertype = if IPV6.load() != 0 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
     let written = frame.set_words(0, MACS) && frame.set_half(ETHERNET_LEN - 2, ethertype.wire());
     if IPV6.load() != 0 {
@@ -159,12 +163,18 @@ fn next(frame: &XdpFrame) -> bool {
 }
 
 impl Variant {
+    /// Of the packet with this number.
     #[inline(always)]
     fn new(number: u64) -> Self {
+        let (row, place) = (number >> ROW_BITS.load(), number & ((1 << ROW_BITS.load()) - 1));
         // An odd factor visits every flow once a round.
-        let flow = (number as u32).wrapping_mul(FLOW_FACTOR.load()) & ((1u64 << FLOW_BITS.load()) - 1) as u32;
+        let flow = (row as u32).wrapping_mul(FLOW_FACTOR.load()) & ((1u64 << FLOW_BITS.load()) - 1) as u32;
+        let round = (row >> FLOW_BITS.load()) as u32;
+        if FROM_FIRST.load() != 0 {
+            return Self { flow, age: round << ROW_BITS.load() | place as u32 };
+        }
         let start = (flow ^ flow >> 7).wrapping_mul(0x85eb_ca6b) >> 28;
-        Self { flow, age: ((number >> FLOW_BITS.load()) as u32).wrapping_add(start) }
+        Self { flow, age: round.wrapping_add(start) }
     }
 
     /// Source address and port, given the template's address: ten bits of the flow's number go in the port, the others in

@@ -5,6 +5,7 @@
 #![expect(missing_docs, reason = "the `xdp` macro makes functions that carry no documentation")]
 
 mod bench;
+mod sink;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 
@@ -12,6 +13,12 @@ use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
 #[xdp(frags)]
 pub fn pass(_: XdpContext) -> u32 {
     xdp_action::XDP_PASS
+}
+
+/// Counts and drops what the load balancer encapsulated of a range of clients; passes everything else.
+#[xdp(frags)]
+pub fn sink(context: XdpContext) -> u32 {
+    sink::absorb(&context)
 }
 
 /// Makes of the frame the next packet, whatever was done to it, then calls the program under test.

@@ -36,6 +36,17 @@ impl Pass {
         Ok(Self { interface: interface.to_owned(), link })
     }
 
+    /// Puts a program in its place that is loaded already: every frame meets the one or the other.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses it; then neither is attached any more.
+    pub fn replaced_by(self, program: &mut Xdp) -> anyhow::Result<Self> {
+        let Self { interface, link } = self;
+        let id = program.attach_to_link(link).with_context(|| format!("cannot replace the program of {interface}"))?;
+        Ok(Self { interface, link: program.take_link(id)? })
+    }
+
     /// The interface.
     pub fn interface(&self) -> &str {
         &self.interface
