@@ -93,7 +93,7 @@ impl Site {
             IpAddr::from(<[u8; 16]>::try_from(&frame[14 + 24..14 + 40]).unwrap())
         };
         let is_destination = |address: &&str| address.parse() == Ok(destination);
-        self.backends.iter().position(|address| is_destination(address)).unwrap()
+        self.backends.iter().position(is_destination).unwrap()
     }
 
     /// Which backends these packets go to.
