@@ -319,7 +319,7 @@ mod tests {
         let (idle, since) = ((ticks(900), ticks(60)), Tick(1000));
         let slot = Slot::moving(2, 1, since);
         let after =
-            |slot, pinned, seconds, is_down| after_sweep(slot, pinned, Tick(1000 + ticks(seconds)), idle, is_down);
+            |slot, pinned, seconds, given_up| after_sweep(slot, pinned, Tick(1000 + ticks(seconds)), idle, given_up);
         assert_eq!(after(slot, false, 500, false).settled_owner(), 1);
         assert!(after(slot, false, 1, true).is_settling(), "whoever is given up has no flows");
         let settling = after(slot, true, 900, false);
@@ -333,13 +333,13 @@ mod tests {
         let since = Tick(u16::MAX);
         let held = HashMap::from([(7, Held { slots: 3, since })]);
         let moving = MovingSlots { count: 3, settling: 0, keep_udp: true, since, held };
-        let due = |moving: &MovingSlots, ticks: u16, is_given_up: bool| {
-            is_due(moving, Tick(since.0.wrapping_add(ticks)), (900, 100), |id| id == 7 && is_given_up)
+        let due = |moving: &MovingSlots, ticks: u16, given_up: bool| {
+            is_due(moving, Tick(since.0.wrapping_add(ticks)), (900, 100), |id| id == 7 && given_up)
         };
         assert_eq!([due(&moving, 99, false), due(&moving, 100, false)], [false, true]);
         let tcp = MovingSlots { keep_udp: false, ..moving.clone() };
         assert_eq!([due(&tcp, 899, false), due(&tcp, 900, false)], [false, true]);
-        assert!(due(&tcp, 0, true), "whoever is given up has no flows");
+        assert!(due(&tcp, 0, true), "its holder is given up");
         assert!(due(&MovingSlots { settling: 1, ..moving }, 0, false));
     }
 }
