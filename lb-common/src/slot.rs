@@ -80,9 +80,9 @@ impl Slot {
         let settled = self.settled_owner();
         if self.current() == current {
             self
-        } else if settled == NO_ID && !self.is_moving() {
-            // Nobody was served here.
-            Self::settled(current)
+        } else if settled == NO_ID {
+            // Nobody was served here: flows that are in no table are new.
+            if self.is_moving() { Self::moving(current, current, now) } else { Self::settled(current) }
         } else if !self.is_moving() || self.current() == settled {
             // Flows that are in no table began at the owner that loses the slot now.
             Self::moving(current, settled, now)
@@ -188,6 +188,8 @@ mod tests {
         let drained = Slot::settled(A).given_to(NO_ID, NOW);
         assert_eq!(drained, Slot::moving(NO_ID, A, NOW));
         assert_eq!(drained.given_to(B, NOW), Slot::moving(B, A, NOW));
+        let ended = drained.aged(NOW, 0, 0).given_to(B, NOW);
+        assert!(ended.is_settling() && ended.current() == B, "flows of A may still be in the tables");
     }
 
     #[test]

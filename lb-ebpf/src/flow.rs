@@ -22,20 +22,19 @@ use crate::{
 pub fn owner(key: &FlowKey, slot: Slot, transport: &Transport, always: bool) -> u32 {
     // SAFETY: the helper reads the clock.
     let now = Tick::at(unsafe { bpf_ktime_get_ns() });
-    let mut established = FLOWS.get_ptr_mut(key);
-    if established.is_none() {
-        if let Some(cell) = EMBRYOS.get_ptr_mut(key) {
-            return follow_embryonic(key, cell, slot, transport, now);
-        }
-        if !transport.opens() {
-            // Another CPU may have promoted it between the two lookups: it is then here.
-            established = FLOWS.get_ptr_mut(key);
-        }
+    if let Some(cell) = FLOWS.get_ptr_mut(key) {
+        return follow_established(cell, slot, transport, now);
     }
-    let Some(cell) = established else { return enter(key, slot, transport, now, always) };
-    let Decision { entry, outcome } = follow(cell, slot, transport, now);
-    stats::flow(outcome);
-    entry.backend()
+    if let Some(cell) = EMBRYOS.get_ptr_mut(key) {
+        return follow_embryonic(key, cell, slot, transport, now);
+    }
+    // Another CPU may have promoted it between the two lookups: it is then where the first one looked.
+    if !transport.opens()
+        && let Some(cell) = FLOWS.get_ptr_mut(key)
+    {
+        return follow_established(cell, slot, transport, now);
+    }
+    enter(key, slot, transport, now, always)
 }
 
 /// Takes a packet of a flow that has an entry into account.
@@ -50,6 +49,14 @@ fn follow(cell: *mut FlowEntry, slot: Slot, transport: &Transport, now: Tick) ->
         unsafe { cell.write(decision.entry) };
     }
     decision
+}
+
+/// The same of a flow of which more than one packet was seen before. Returns the id of its backend.
+#[inline(always)]
+fn follow_established(cell: *mut FlowEntry, slot: Slot, transport: &Transport, now: Tick) -> u32 {
+    let Decision { entry, outcome } = follow(cell, slot, transport, now);
+    stats::flow(outcome);
+    entry.backend()
 }
 
 /// The same of a flow of which one packet was seen before: it is established now, if this shows that there is more to it.

@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, ops::Range, path::PathBuf};
 
-use lb_common::BackendState;
+use lb_common::{BackendState, Slot};
 use toml::{Spanned, de::DeTable};
 
 use super::{
@@ -90,10 +90,10 @@ const BACKEND_KEYS: &[Key] = &[
     Key { name: "state", example: r#"state = "active""# },
 ];
 
-// Upper bounds that keep the maps below the sizes at which the kernel refuses them: 2^20 VIPs, 2^24 backends, 8 GiB of
-// slots, 2^24 flows.
+// Upper bounds that keep the maps below the sizes at which the kernel refuses them: 2^20 VIPs, 8 GiB of slots, 2^24 flows;
+// and as many backends as a slot can tell apart.
 const MAX_VIPS: u32 = 1 << 20;
-const MAX_BACKENDS: u32 = 1 << 24;
+const MAX_BACKENDS: u32 = Slot::MAX_ID;
 const MAX_SLOTS: u32 = 1 << 30;
 const MAX_FLOWS: u32 = 1 << 24;
 
