@@ -43,8 +43,8 @@ pub enum Tracking {
     Never,
 }
 
-/// The load balancer under test. It has two halves of backends. All slots belong to the first, and where they are moving,
-/// they are on their way from the first to the second.
+/// The load balancer under test. It has two halves of backends. All slots belong to the first, and where they are
+/// moving, they are on their way from the first to the second.
 pub struct Balancer {
     /// How it forwards.
     pub mode: Mode,
@@ -79,7 +79,8 @@ pub const STATES: [State; 5] = [
 
 /// Backends in each half.
 const BACKENDS: u32 = 16;
-/// Room for a million TCP flows, a million UDP flows and those of the short connections, so that none gives way to another.
+/// Room for a million TCP flows, a million UDP flows and those of the short connections, so that none gives way to
+/// another.
 const MAX_FLOWS: u32 = 9 << 18;
 /// Where none is tracked.
 const FEW_FLOWS: u32 = 1 << 12;
@@ -129,9 +130,9 @@ impl Balancer {
         Ok(packets)
     }
 
-    /// Makes sure that what was measured is what it is called: that all packets were sent, and where they belong; that flows
-    /// which came again and again are established; that no flow is in a table where none is to be tracked. `seen`: the packets
-    /// that it was given.
+    /// Makes sure that what was measured is what it is called: that all packets were sent, and where they belong; that
+    /// flows which came again and again are established; that no flow is in a table where none is to be tracked.
+    /// `seen`: the packets that it was given.
     ///
     /// # Errors
     ///

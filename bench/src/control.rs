@@ -1,6 +1,6 @@
-//! Control-plane speed, through the real daemon and its CLI: from the start of `naru run` over a config until it serves,
-//! and from a command that changes one backend to its end. Beside it what a table costs: time to compute it, memory, and how
-//! evenly it shares.
+//! Control-plane speed, through the real daemon and its CLI: from the start of `naru run` over a config until it
+//! serves, and from a command that changes one backend to its end. Beside it what a table costs: time to compute it,
+//! memory, and how evenly it shares.
 
 use std::{
     fmt::Write as _,

@@ -1,9 +1,9 @@
 //! Nanoseconds per packet, by BPF_PROG_TEST_RUN.
 //!
-//! The kernel does not restore a packet between the repetitions of one call, so a small entry program does: it takes off
-//! what the last repetition put on, writes the headers of the next packet, and calls the program under test by tail call.
-//! The same entry with a target that does nothing is subtracted. Floors are targets that do the least that a forwarder must
-//! do to the bytes of the packet: put a constant header in front, or rewrite the Ethernet addresses.
+//! The kernel does not restore a packet between the repetitions of one call, so a small entry program does: it takes
+//! off what the last repetition put on, writes the headers of the next packet, and calls the program under test by tail
+//! call. The same entry with a target that does nothing is subtracted. Floors are targets that do the least that a
+//! forwarder must do to the bytes of the packet: put a constant header in front, or rewrite the Ethernet addresses.
 
 use anyhow::{Context as _, ensure};
 use aya::{
@@ -156,7 +156,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is to be measured: load balancers as asked for, what their lines are compared with, and the floors, which come first.
+/// What is to be measured: load balancers as asked for, what their lines are compared with, and the floors, which come
+/// first.
 fn subjects(only: Option<&str>) -> Vec<(Subject, Traffic)> {
     let whole = WHOLE.into_iter().flat_map(|mode| STATES.map(|state| (mode, state, &ALL[..])));
     let others = OTHERS.into_iter().map(|mode| (mode, STATES[0], &FEW[..]));
@@ -242,7 +243,8 @@ impl Case {
         Ok(Self { subject, traffic, entry, frame: traffic.frame(), seen: 0, sample: Sample::default() })
     }
 
-    /// Lets the load balancer see every flow, so that what it remembers of flows it remembers when the measurement begins.
+    /// Lets the load balancer see every flow, so that what it remembers of flows it remembers when the measurement
+    /// begins.
     fn introduce_flows(&mut self, balancers: &[Balancer]) -> anyhow::Result<()> {
         let packets = self.traffic.introduction();
         if self.traffic.flows == Flows::New {

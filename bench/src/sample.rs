@@ -51,8 +51,8 @@ impl Sample {
     }
 }
 
-/// Keeps this thread, and those that it starts from now on, on the CPU that it is on: caches and per-CPU maps stay where
-/// they are.
+/// Keeps this thread, and those that it starts from now on, on the CPU that it is on: caches and per-CPU maps stay
+/// where they are.
 ///
 /// # Errors
 ///

@@ -1,10 +1,10 @@
-//! What the sweeper costs: CPU time of the daemon while it sweeps a million tracked flows and while it takes them out, packets
-//! lost meanwhile, and how long a change takes beside a sweep.
+//! What the sweeper costs: CPU time of the daemon while it sweeps a million tracked flows and while it takes them out,
+//! packets lost meanwhile, and how long a change takes beside a sweep.
 //!
-//! The flows are made by packets through the real program. The load is a client's datagrams at a steady rate, each counted
-//! where it comes out of the load balancer again. They are taken in by softirqs, which no thread holds up, or, if asked for, by a
-//! kernel thread (threaded NAPI), from a ring of 256 places: whatever has the CPUs for longer than these last then loses
-//! packets, be it a sweep or another program of this machine.
+//! The flows are made by packets through the real program. The load is a client's datagrams at a steady rate, each
+//! counted where it comes out of the load balancer again. They are taken in by softirqs, which no thread holds up, or,
+//! if asked for, by a kernel thread (threaded NAPI), from a ring of 256 places: whatever has the CPUs for longer than
+//! these last then loses packets, be it a sweep or another program of this machine.
 
 use std::{
     collections::HashMap,

@@ -1,9 +1,9 @@
 //! Packets per second through a pair of veths, counted where they come back.
 //!
-//! A generator makes frames in the kernel (BPF_PROG_TEST_RUN with live frames, Linux 5.18) and sends them into one end; the
-//! program under test is attached to the other, and sends them back (XDP_TX); a program on the first end counts and drops
-//! them. Generator, program and sink share one core, so that what is measured is one packet's way through all of them.
-//! The same way with a program that only swaps the frame's addresses is what there is to compare with.
+//! A generator makes frames in the kernel (BPF_PROG_TEST_RUN with live frames, Linux 5.18) and sends them into one end;
+//! the program under test is attached to the other, and sends them back (XDP_TX); a program on the first end counts and
+//! drops them. Generator, program and sink share one core, so that what is measured is one packet's way through all of
+//! them. The same way with a program that only swaps the frame's addresses is what there is to compare with.
 
 use std::{fmt, path::Path, thread, time::Duration};
 
@@ -158,7 +158,8 @@ impl Case {
         Ok(Self { subject, traffic, frame, generator, time: Sample::default(), sent: 0, lost: 0, forwarded: 0 })
     }
 
-    /// Lets the load balancer see every flow, so that what it remembers of flows it remembers when the measurement begins.
+    /// Lets the load balancer see every flow, so that what it remembers of flows it remembers when the measurement
+    /// begins.
     fn introduce_flows(&mut self, wire: &mut Wire) -> anyhow::Result<()> {
         let packets = self.traffic.introduction();
         wire.attach(self.subject)?;

@@ -27,8 +27,8 @@ pub enum Kind {
     Ack,
     /// TCP SYNs.
     Syn,
-    /// TCP connections of 16 packets: a SYN, 14 as [`Kind::Ack`], a FIN; then the same flow begins anew. At any time some
-    /// flows are at each of these points.
+    /// TCP connections of 16 packets: a SYN, 14 as [`Kind::Ack`], a FIN; then the same flow begins anew. At any time
+    /// some flows are at each of these points.
     Short,
     /// UDP.
     Udp,
@@ -46,11 +46,11 @@ pub enum Flows {
 /// The order in which flows take turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Each flow has four packets in a row, so that even a table of recent flows that cannot hold all of them has learnt that
-    /// there is more to it than its first packet.
+    /// Each flow has four packets in a row, so that even a table of recent flows that cannot hold all of them has
+    /// learnt that there is more to it than its first packet.
     Introduction,
-    /// Each flow has one packet at a time. In another order than before: no prefetcher finds what is remembered of flows in the
-    /// order in which it was first put down.
+    /// Each flow has one packet at a time. In another order than before: no prefetcher finds what is remembered of
+    /// flows in the order in which it was first put down.
     Rounds,
 }
 

@@ -56,8 +56,8 @@ impl Backend {
         matches!(self.backend_state(), BackendState::Down)
     }
 
-    /// The part of the outer IPv4 header's checksum that is the same for every packet, for [`Backend::outer_sum`]: the sum
-    /// of the header's 16-bit words, in host byte order and without folding, for version and IHL, TTL and protocol
+    /// The part of the outer IPv4 header's checksum that is the same for every packet, for [`Backend::outer_sum`]: the
+    /// sum of the header's 16-bit words, in host byte order and without folding, for version and IHL, TTL and protocol
     /// (4 or 41, as the inner packet is IPv4 or IPv6), and the destination.
     pub const fn outer_sum(inner_protocol: u8, destination: Be32) -> u32 {
         let destination = destination.host();

@@ -1,4 +1,5 @@
-//! What the flow tables hold: one entry for each flow that a change has put at risk, or, where a VIP tracks always, for each.
+//! What the flow tables hold: one entry for each flow that a change has put at risk, or, where a VIP tracks always, for
+//! each.
 
 use crate::Address;
 
@@ -46,7 +47,8 @@ impl FlowKey {
     }
 }
 
-/// Time in units of 2^30 nanoseconds, 1.07 seconds, of the monotonic clock, modulo 2^16: it comes round after 19.5 hours.
+/// Time in units of 2^30 nanoseconds, 1.07 seconds, of the monotonic clock, modulo 2^16: it comes round after 19.5
+/// hours.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Tick(pub u16);
@@ -68,8 +70,8 @@ impl Tick {
     }
 }
 
-/// What is known of a flow, in one aligned 64-bit word that one store changes: its backend, when it was last seen, how far it
-/// has come, and where in the client's TCP stream it is.
+/// What is known of a flow, in one aligned 64-bit word that one store changes: its backend, when it was last seen, how
+/// far it has come, and where in the client's TCP stream it is.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowEntry(u64);

@@ -44,7 +44,8 @@ pub mod maps {
     pub const SLOTS: &str = "SLOTS";
     /// Backend id → [`crate::Backend`]; memory-mapped.
     pub const BACKENDS: &str = "BACKENDS";
-    /// [`crate::FlowKey`] → [`crate::FlowEntry`], of flows of which two packets were seen; least recently used first out.
+    /// [`crate::FlowKey`] → [`crate::FlowEntry`], of flows of which two packets were seen; least recently used first
+    /// out.
     pub const FLOWS: &str = "FLOWS";
     /// The same of flows of which one packet was seen.
     pub const EMBRYOS: &str = "EMBRYOS";

@@ -4,14 +4,14 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{NO_ID, Tick};
 
-/// Whom the flows of one slot belong to: two backend ids, the time of the last change and two flags in one aligned 64-bit
-/// word, so that one store changes the whole slot and no packet sees half of a change.
+/// Whom the flows of one slot belong to: two backend ids, the time of the last change and two flags in one aligned
+/// 64-bit word, so that one store changes the whole slot and no packet sees half of a change.
 ///
-/// A slot is *settled* while every flow on it belongs to one backend; packets then need no flow table. A change that gives
-/// it to another backend makes it *moving*: it has a current owner, which new flows go to, and a settled owner, which flows
-/// belong to that are in no flow table. Once flows without an entry can only be new ones ([`Slot::aged`]), the current owner
-/// is the settled owner too, and the slot stays moving only for the flows of others that are in the tables
-/// ([`Slot::settle`]).
+/// A slot is *settled* while every flow on it belongs to one backend; packets then need no flow table. A change that
+/// gives it to another backend makes it *moving*: it has a current owner, which new flows go to, and a settled owner,
+/// which flows belong to that are in no flow table. Once flows without an entry can only be new ones ([`Slot::aged`]),
+/// the current owner is the settled owner too, and the slot stays moving only for the flows of others that are in the
+/// tables ([`Slot::settle`]).
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Slot(u64);
@@ -73,8 +73,8 @@ impl Slot {
 
     /// The slot after a change that gives it to `current`.
     ///
-    /// Whether the settled owner is down makes no difference: its flows go to the current owner while it is, and those that
-    /// were silent meanwhile are its own again if it comes back.
+    /// Whether the settled owner is down makes no difference: its flows go to the current owner while it is, and those
+    /// that were silent meanwhile are its own again if it comes back.
     #[must_use]
     pub const fn given_to(self, current: u32, now: Tick) -> Self {
         let settled = self.settled_owner();
@@ -99,8 +99,8 @@ impl Slot {
         Self(self.0 & !Self::owners(Self::MAX_ID, Self::MAX_ID).0 | owners.0)
     }
 
-    /// The slot `now`, as time has passed: after `udp_idle` ticks without a packet a UDP flow counts as new, and after both
-    /// idle times any flow does that has no entry.
+    /// The slot `now`, as time has passed: after `udp_idle` ticks without a packet a UDP flow counts as new, and after
+    /// both idle times any flow does that has no entry.
     #[must_use]
     pub const fn aged(self, now: Tick, tcp_idle: u16, udp_idle: u16) -> Self {
         if !self.is_moving() || self.current() == self.settled_owner() {

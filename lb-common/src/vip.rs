@@ -2,8 +2,8 @@
 
 use crate::{Address, Be16, Be32};
 
-/// Set in the protocol of a marker: a key with port 0 that says "some VIP serves this protocol on this address". It is what
-/// a packet is looked up by whose ports cannot be read.
+/// Set in the protocol of a marker: a key with port 0 that says "some VIP serves this protocol on this address". It is
+/// what a packet is looked up by whose ports cannot be read.
 pub const MARKER: u8 = 0x80;
 
 /// Key of an IPv4 VIP.

@@ -1,7 +1,8 @@
-//! Fourth stage, of packets on slots that move and of VIPs that track always: whom the flow belongs to, by the flow tables.
+//! Fourth stage, of packets on slots that move and of VIPs that track always: whom the flow belongs to, by the flow
+//! tables.
 //!
-//! Looks entries up, lets [`lb_ebpf::tracking`] decide, and writes what it says. Flows of which one packet was seen are in a
-//! table of their own, so that a flood of first packets evicts no established flow.
+//! Looks entries up, lets [`lb_ebpf::tracking`] decide, and writes what it says. Flows of which one packet was seen are
+//! in a table of their own, so that a flood of first packets evicts no established flow.
 
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_ns};
 use lb_common::{FlowEntry, FlowKey, FlowOutcome, NO_ID, Slot, Tick};
@@ -40,8 +41,8 @@ pub fn owner(key: &FlowKey, slot: Slot, transport: &Transport, always: bool) -> 
 /// Takes a packet of a flow that has an entry into account.
 #[inline(always)]
 fn follow(cell: *mut FlowEntry, slot: Slot, transport: &Transport, now: Tick) -> Decision {
-    // SAFETY: the map's value, which stays readable while this program runs. Other CPUs and the daemon read and write it as the
-    // one word that it is; whichever of two packets of one flow writes last, the entry is one of that flow.
+    // SAFETY: the map's value, which stays readable while this program runs. Other CPUs and the daemon read and write
+    // it as the one word that it is; whichever of two packets of one flow writes last, the entry is one of that flow.
     let entry = unsafe { cell.read() };
     let decision = tracking::follow(entry, slot, transport, now, is_down(entry.backend()));
     if decision.entry != entry {
@@ -59,7 +60,8 @@ fn follow_established(cell: *mut FlowEntry, slot: Slot, transport: &Transport, n
     entry.backend()
 }
 
-/// The same of a flow of which one packet was seen before: it is established now, if this shows that there is more to it.
+/// The same of a flow of which one packet was seen before: it is established now, if this shows that there is more to
+/// it.
 #[inline(always)]
 fn follow_embryonic(key: &FlowKey, cell: *mut FlowEntry, slot: Slot, transport: &Transport, now: Tick) -> u32 {
     let Decision { entry, outcome } = follow(cell, slot, transport, now);
@@ -82,7 +84,8 @@ fn promote(key: &FlowKey, entry: FlowEntry) -> bool {
     is_established
 }
 
-/// Enters a flow that is at risk. One that cannot be entered belongs to the settled owner, where its packets go without an entry.
+/// Enters a flow that is at risk. One that cannot be entered belongs to the settled owner, where its packets go without
+/// an entry.
 #[inline(always)]
 fn enter(key: &FlowKey, slot: Slot, transport: &Transport, now: Tick, always: bool) -> u32 {
     const EEXIST: i32 = -17;

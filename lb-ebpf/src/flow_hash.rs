@@ -3,8 +3,8 @@
 
 use lb_common::{Address, Be32};
 
-/// A 64-bit hash. Its upper half chooses the slot and its lower half everything that is to vary by flow besides, so that
-/// the two choices are independent.
+/// A 64-bit hash. Its upper half chooses the slot and its lower half everything that is to vary by flow besides, so
+/// that the two choices are independent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowHash(u64);
 

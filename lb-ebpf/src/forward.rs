@@ -35,8 +35,9 @@ pub fn send(
     transmit(frame, next_hop)
 }
 
-/// Whether the frame is on its way to `backend` already: another load balancer sent it, or this one did and a switch that
-/// does not know the backend flooded it back. Sent again it would circle. Only `l2` leaves frames that look like new ones.
+/// Whether the frame is on its way to `backend` already: another load balancer sent it, or this one did and a switch
+/// that does not know the backend flooded it back. Sent again it would circle. Only `l2` leaves frames that look like
+/// new ones.
 #[inline(always)]
 pub fn is_under_way(frame: &XdpFrame, backend: &Backend) -> bool {
     if !maps::uses(Features::L2) || backend.forward != Forward::L2 as u32 {

@@ -1,5 +1,5 @@
-//! The part of the data plane that needs no kernel: parsers, the flow hash, the rules of flow tracking and header builders. The programs use it
-//! unchanged, and any target can test it.
+//! The part of the data plane that needs no kernel: parsers, the flow hash, the rules of flow tracking and header
+//! builders. The programs use it unchanged, and any target can test it.
 
 #![no_std]
 #![cfg_attr(all(feature = "bpf", target_arch = "bpf"), feature(asm_experimental_arch))]

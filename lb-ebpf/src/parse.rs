@@ -1,8 +1,8 @@
 //! First stage: from the bytes of a frame to the addresses and ports that name its VIP and flow.
 //!
 //! A short function per layer. Each says go on (`Ok(Some)`), not for a load balancer (`Ok(None)`, the frame passes
-//! untouched), or malformed (`Err`, which counts as a drop where the destination is a VIP's address and passes untouched
-//! otherwise). Nothing here decides what is a VIP.
+//! untouched), or malformed (`Err`, which counts as a drop where the destination is a VIP's address and passes
+//! untouched otherwise). Nothing here decides what is a VIP.
 
 use lb_common::{Address, Be16, Be32, DropReason};
 use network_types::{eth::EtherType, ip::IpProto};

@@ -1,11 +1,13 @@
-//! The rules of flow tracking: which backend a packet goes to on a slot that moves, and what the flow tables learn from it.
+//! The rules of flow tracking: which backend a packet goes to on a slot that moves, and what the flow tables learn from
+//! it.
 //!
-//! After Mendelson et al., "Load Balancing with JET: Just Enough Tracking for Connection Consistency" (CoNEXT 2021), which
-//! tracks only what a change can put at risk, and the second chance of GitHub's GLB director. Pure: the `flow` stage looks
-//! entries up and writes them, tests and models run the same rules on the host.
+//! After Mendelson et al., "Load Balancing with JET: Just Enough Tracking for Connection Consistency" (CoNEXT 2021),
+//! which tracks only what a change can put at risk, and the second chance of GitHub's GLB director. Pure: the `flow`
+//! stage looks entries up and writes them, tests and models run the same rules on the host.
 //!
-//! That a client has ended its TCP connection is believed of a FIN or RST only where its sequence number is the one that the
-//! stream had come to (as RFC 5961 §3.2 has receivers do): who does not see the stream cannot make its entry go.
+//! That a client has ended its TCP connection is believed of a FIN or RST only where its sequence number is the one
+//! that the stream had come to (as RFC 5961 §3.2 has receivers do): who does not see the stream cannot make its entry
+//! go.
 
 use lb_common::{FlowEntry, FlowOutcome, FlowState, NO_ID, Position, Slot, Tick};
 
@@ -47,8 +49,8 @@ pub fn promotes(transport: &Transport) -> bool {
     !transport.flags.contains(TcpFlags::SYN) && !transport.flags.contains(TcpFlags::RST)
 }
 
-/// Of a packet whose flow has no entry: `Opened` and `Kept` say that it is to be entered. `always`: the VIP tracks every flow;
-/// `is_down`: the slot's settled owner is down.
+/// Of a packet whose flow has no entry: `Opened` and `Kept` say that it is to be entered. `always`: the VIP tracks
+/// every flow; `is_down`: the slot's settled owner is down.
 #[inline(always)]
 pub fn enter(slot: Slot, transport: &Transport, now: Tick, always: bool, is_down: bool) -> Decision {
     let is_tcp = transport.protocol == TCP;

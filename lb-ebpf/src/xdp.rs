@@ -35,8 +35,8 @@ impl<'a> XdpFrame<'a> {
         self.context.ingress_ifindex() as u32
     }
 
-    /// Moves the start of the frame by `bytes`, to the front when negative. Offsets count from the new start afterwards.
-    /// Whether there was room.
+    /// Moves the start of the frame by `bytes`, to the front when negative. Offsets count from the new start
+    /// afterwards. Whether there was room.
     #[inline(always)]
     #[must_use]
     pub fn adjust_head(&self, bytes: i32) -> bool {
@@ -116,8 +116,8 @@ impl Frame for XdpFrame<'_> {
 
 /// Unaligned loads and stores, each as one instruction.
 ///
-/// `read_unaligned` becomes a load per byte, for LLVM does not know that the verifier lets a program access a *packet* at
-/// any alignment. The target feature that tells it so says it of the stack as well, where the verifier refuses it.
+/// `read_unaligned` becomes a load per byte, for LLVM does not know that the verifier lets a program access a *packet*
+/// at any alignment. The target feature that tells it so says it of the stack as well, where the verifier refuses it.
 #[cfg(target_arch = "bpf")]
 mod access {
     use core::arch::asm;
@@ -137,8 +137,8 @@ mod access {
         half as u16
     }
 
-    /// `N` words, at most 10, from `pointer` on. Written out: LLVM keeps a loop over as many, and fills its array of zeros
-    /// byte by byte.
+    /// `N` words, at most 10, from `pointer` on. Written out: LLVM keeps a loop over as many, and fills its array of
+    /// zeros byte by byte.
     ///
     /// # Safety
     /// As [`load_half`].
@@ -226,8 +226,8 @@ mod access {
     }
 }
 
-/// Ends a program object: the licence that the kernel asks for, and what a panic would do. The verifier refuses an object
-/// in which a panic can be reached.
+/// Ends a program object: the licence that the kernel asks for, and what a panic would do. The verifier refuses an
+/// object in which a panic can be reached.
 #[macro_export]
 macro_rules! program_object {
     () => {

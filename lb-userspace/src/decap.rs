@@ -75,8 +75,8 @@ pub struct Outcome {
     pub bytes: u64,
 }
 
-/// Attaches the decapsulation. On an interface that has it already, what it accepts is replaced without a gap, and counts
-/// begin anew.
+/// Attaches the decapsulation. On an interface that has it already, what it accepts is replaced without a gap, and
+/// counts begin anew.
 ///
 /// # Errors
 ///

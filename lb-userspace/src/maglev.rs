@@ -1,5 +1,5 @@
-//! Weighted Maglev tables: which backend owns which slot (Eisenbud et al., "Maglev: A Fast and Reliable Software Network
-//! Load Balancer", NSDI 2016, §3.4).
+//! Weighted Maglev tables: which backend owns which slot (Eisenbud et al., "Maglev: A Fast and Reliable Software
+//! Network Load Balancer", NSDI 2016, §3.4).
 //!
 //! A table is a function of its size and of the set of (address, weight) alone, whatever the order: two load balancers
 //! with one config have one table, so that ECMP may send a flow to either. **Nothing here may ever change what a table

@@ -122,8 +122,9 @@ impl Tally {
 
 /// Connections of one target, held open by threads on one or more hosts. One that ends is followed by another.
 ///
-/// Each takes the next port of its host. Ports that were in use a moment ago would let a new connection meet what a broken
-/// one left behind: a server that still has its half of that ignores the packets of the new one, which it would reset.
+/// Each takes the next port of its host. Ports that were in use a moment ago would let a new connection meet what a
+/// broken one left behind: a server that still has its half of that ignores the packets of the new one, which it would
+/// reset.
 pub struct Population {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,

@@ -1,5 +1,5 @@
-//! A SYN flood against a VIP whose real connections go on meanwhile: while all slots are settled, and again while half of them
-//! move. What became of connections, flow tables and memory, and whether that is what was promised.
+//! A SYN flood against a VIP whose real connections go on meanwhile: while all slots are settled, and again while half
+//! of them move. What became of connections, flow tables and memory, and whether that is what was promised.
 
 use std::{
     collections::BTreeMap,
@@ -116,7 +116,8 @@ const DURING: &str = "coming and going";
 ///
 /// # Errors
 ///
-/// When the lab cannot be built or the kernel has no live frames, but not when a promise is broken: see [`Report::verdict`].
+/// When the lab cannot be built or the kernel has no live frames, but not when a promise is broken: see
+/// [`Report::verdict`].
 pub fn run(options: Options, progress: impl Fn(&str)) -> anyhow::Result<Report> {
     progress("building the lab …");
     let mut site = Site::build(options)?;
@@ -200,8 +201,8 @@ impl Phase {
         faults
     }
 
-    /// Entries that left the embryonic table without becoming established ones: they gave way to newer ones, or sweeps found that
-    /// a minute had passed.
+    /// Entries that left the embryonic table without becoming established ones: they gave way to newer ones, or sweeps
+    /// found that a minute had passed.
     pub fn gone_embryos(&self) -> u64 {
         let [before, after] = self.usage.map(|usage| usage.entries[1]);
         let entered = self.packets(FlowOutcome::Opened) + self.packets(FlowOutcome::Kept);
@@ -294,8 +295,8 @@ impl Site {
         })
     }
 
-    /// Sends until naru has counted as many new flows as are wanted beyond `before`; how many that took. Gives up at twice as
-    /// many.
+    /// Sends until naru has counted as many new flows as are wanted beyond `before`; how many that took. Gives up at
+    /// twice as many.
     fn send(&mut self, before: u64) -> anyhow::Result<u64> {
         let wanted = self.options.packets;
         let mut sent = 0;

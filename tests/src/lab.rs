@@ -105,9 +105,9 @@ impl Builder {
         self
     }
 
-    /// Gives the load balancer's interfaces, and the ports that they are plugged into, a receive queue for each CPU, as network
-    /// cards have. With one queue for all, the CPU that had the last packet of a client empties it, and whoever sends more from
-    /// another CPU fills its 256 places faster than that.
+    /// Gives the load balancer's interfaces, and the ports that they are plugged into, a receive queue for each CPU, as
+    /// network cards have. With one queue for all, the CPU that had the last packet of a client empties it, and whoever
+    /// sends more from another CPU fills its 256 places faster than that.
     #[must_use]
     pub fn queue_per_cpu(mut self) -> Self {
         self.queue_per_cpu = true;
@@ -292,8 +292,8 @@ impl Lab {
         Ok(())
     }
 
-    /// Puts an XDP program, loaded already, on the router's port that an interface of the load balancer is plugged into. It
-    /// should pass what is not its business, as the one that was there did.
+    /// Puts an XDP program, loaded already, on the router's port that an interface of the load balancer is plugged
+    /// into. It should pass what is not its business, as the one that was there did.
     ///
     /// # Errors
     ///

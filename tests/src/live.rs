@@ -1,5 +1,6 @@
-//! Packets by the million, made in the kernel (BPF_PROG_TEST_RUN with live frames, Linux 5.18): a generator that sends them from
-//! the router of a lab into its load balancer, and a sink at the same port, which takes in what comes back of them.
+//! Packets by the million, made in the kernel (BPF_PROG_TEST_RUN with live frames, Linux 5.18): a generator that sends
+//! them from the router of a lab into its load balancer, and a sink at the same port, which takes in what comes back of
+//! them.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -24,7 +25,8 @@ use crate::{
 /// The leg of the load balancer that generated packets come in by.
 const LEG: &str = "eth0";
 
-/// Clients of all generated packets, and of whatever else the sink is to take in. No host of a lab has an address in here.
+/// Clients of all generated packets, and of whatever else the sink is to take in. No host of a lab has an address in
+/// here.
 pub const CLIENTS: Ipv4Addr = Ipv4Addr::new(10, 64, 0, 0);
 /// Of their range: the lower 22 bits are a flow's.
 const CLIENTS_MASK: u32 = !0 << 22;
@@ -46,7 +48,8 @@ pub struct Stream {
     pub target: SocketAddr,
     /// The flags of a flow's segments, in turn.
     pub flags: [u16; 16],
-    /// They belong to 2 to the power of this many flows; 32: no two segments of the first four billion belong to one flow.
+    /// They belong to 2 to the power of this many flows; 32: no two segments of the first four billion belong to one
+    /// flow.
     pub flow_bits: u32,
     /// 2 to the power of this many segments of one flow come in a row.
     pub row_bits: u32,
@@ -64,8 +67,8 @@ pub struct Generator {
 pub struct Sink(Ebpf);
 
 impl Generator {
-    /// Makes it, for a lab with a [queue for each CPU](crate::lab::Builder::queue_per_cpu), whose load balancer serves the
-    /// stream's target.
+    /// Makes it, for a lab with a [queue for each CPU](crate::lab::Builder::queue_per_cpu), whose load balancer serves
+    /// the stream's target.
     ///
     /// # Errors
     ///

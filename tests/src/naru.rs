@@ -298,8 +298,8 @@ impl Naru {
         Ok(Pid::from_raw(process.id().cast_signed()))
     }
 
-    /// Memory of the daemon in bytes, by its name in `/proc/PID/status`: `VmRSS` is what is resident now, `VmHWM` the most that
-    /// ever was.
+    /// Memory of the daemon in bytes, by its name in `/proc/PID/status`: `VmRSS` is what is resident now, `VmHWM` the
+    /// most that ever was.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! Ten thousand requests for each forward mode: none fails, shares follow the weights, and `naru stats`, `/metrics`, the
-//! servers' logs and the client agree exactly.
+//! Ten thousand requests for each forward mode: none fails, shares follow the weights, and `naru stats`, `/metrics`,
+//! the servers' logs and the client agree exactly.
 
 use std::{collections::BTreeMap, net::IpAddr};
 

@@ -1,5 +1,5 @@
-//! A SYN flood breaks no connection and, on settled slots, writes no flow entry. `cargo xtask bench flood` is the same with 20
-//! million SYNs.
+//! A SYN flood breaks no connection and, on settled slots, writes no flow entry. `cargo xtask bench flood` is the same
+//! with 20 million SYNs.
 
 use naru_tests::flood::{self, Options};
 

@@ -81,8 +81,8 @@ fn start(mut command: Command) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// Keeps the connections alive, by asking on them every half a second, until the command ends: its exit code, and what it said
-/// on stderr.
+/// Keeps the connections alive, by asking on them every half a second, until the command ends: its exit code, and what
+/// it said on stderr.
 fn end(mut command: Child, connections: &mut [Connection]) -> (Option<i32>, String) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while command.try_wait().unwrap().is_none() {
@@ -155,7 +155,8 @@ fn a_drain_waits_for_the_last_connection() {
     let open = connections.iter().filter(|connection| connection.server == drained.name()).count();
     assert!(says.contains(&format!("is left with {open} flow")) && says.contains("after 5s"), "{says}");
 
-    // The other backends' connections stay open, and nobody's breaks. A daemon that is restarted goes on with the drain.
+    // The other backends' connections stay open, and nobody's breaks. A daemon that is restarted goes on with the
+    // drain.
     connections.retain(|connection| connection.server != drained.name());
     let waiting = drain(&site, "50s");
     sleep(Duration::from_secs(1));

@@ -1,4 +1,5 @@
-//! The real program over the packets of flows whose slots change hands: where each goes, and what the flow tables learn of it.
+//! The real program over the packets of flows whose slots change hands: where each goes, and what the flow tables learn
+//! of it.
 
 use std::{
     collections::BTreeMap,

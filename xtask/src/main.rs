@@ -1,5 +1,5 @@
-//! `cargo xtask`: the verbs of naru's development. Each of them first runs `setup`, which is quick when there is nothing
-//! to do.
+//! `cargo xtask`: the verbs of naru's development. Each of them first runs `setup`, which is quick when there is
+//! nothing to do.
 
 mod setup;
 
@@ -59,7 +59,8 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Setup => Ok(ExitCode::SUCCESS),
         Verb::Demo { arguments } => {
             need_root("demo")?;
-            // The lab runs the daemon that lies beside it. The profile is that of the tests, so that one build serves both.
+            // The lab runs the daemon that lies beside it. The profile is that of the tests, so that one build serves
+            // both.
             finish(&mut cargo(&["build", "--bin", "naru", "--bin", "naru-lab"]))?;
             finish(cargo(&["run", "--quiet", "--bin", "naru-lab", "--", "demo"]).args(arguments))
         }

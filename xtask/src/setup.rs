@@ -41,8 +41,8 @@ fn install_tools() -> anyhow::Result<()> {
     apt_install(&missing).with_context(|| format!("the lab needs {}", missing.join(" and ")))
 }
 
-/// Makes a pair of what is there already, or else installs one: the distribution's compiler where there is one, since the
-/// distribution has its LLVM as well; rustup's nightly otherwise.
+/// Makes a pair of what is there already, or else installs one: the distribution's compiler where there is one, since
+/// the distribution has its LLVM as well; rustup's nightly otherwise.
 fn install_toolchain() -> anyhow::Result<BpfToolchain> {
     let mut tried = BTreeMap::new();
     for compiler in Compiler::all() {

@@ -103,8 +103,8 @@ pub fn linker_root(llvm: u32) -> PathBuf {
     setup_dir().join(format!("bpf-linker-{BPF_LINKER_VERSION}-llvm-{llvm}"))
 }
 
-/// Whether this bpf-linker can read what `compiler` writes. It does not say by itself; a dynamically linked one names its
-/// LLVM library. One that carries its LLVM within (a prebuilt release) is made for nightly.
+/// Whether this bpf-linker can read what `compiler` writes. It does not say by itself; a dynamically linked one names
+/// its LLVM library. One that carries its LLVM within (a prebuilt release) is made for nightly.
 fn linker_fits(path: &Path, compiler: &Compiler) -> bool {
     let Ok(binary) = std::fs::read(path) else { return false };
     let names = |needle: String| binary.windows(needle.len()).any(|window| window == needle.as_bytes());

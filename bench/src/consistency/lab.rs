@@ -1,5 +1,5 @@
-//! The churn lab: real connections on three VIPs that differ in their tracking only, with one set of backends, while the
-//! script changes those.
+//! The churn lab: real connections on three VIPs that differ in their tracking only, with one set of backends, while
+//! the script changes those.
 
 use std::{
     fmt::Write as _,
@@ -65,8 +65,8 @@ const CLIENTS: usize = 4;
 const WEIGHT: u32 = 100;
 /// For opening, for an answer, for closing: longer than the first retransmissions of a SYN take.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Seconds after which naru gives up silent connections: longer than any is silent here, and short enough that slots settle
-/// again during the run.
+/// Seconds after which naru gives up silent connections: longer than any is silent here, and short enough that slots
+/// settle again during the run.
 const TCP_IDLE: u32 = 15;
 /// No connection may take longer than this to be heard of: the longest pause, and twice the time-out.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -11,7 +11,8 @@ use serde::Serialize;
 /// What the bench takes.
 #[derive(Args, Debug)]
 pub struct Options {
-    /// Connections to hold open: in the lab on each of three VIPs [default: 3000], in the model in all [default: 1000000]
+    /// Connections to hold open: in the lab on each of three VIPs [default: 3000], in the model in all [default:
+    /// 1000000]
     #[arg(long)]
     connections: Option<usize>,
     /// Compute it for a million connections instead, without packets

@@ -1,5 +1,5 @@
-//! Backend side: an XDP program that takes the outer IP header off the packets that a load balancer sent, and passes them
-//! to the stack as the client sent them. It accepts only the outer addresses that it was told.
+//! Backend side: an XDP program that takes the outer IP header off the packets that a load balancer sent, and passes
+//! them to the stack as the client sent them. It accepts only the outer addresses that it was told.
 
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![no_main]

@@ -1,6 +1,6 @@
-//! Measuring one program with BPF_PROG_TEST_RUN: the kernel does not restore the packet between the runs of one call, so
-//! an entry program does, and calls the program under test by tail call. The same entry with a target that does nothing
-//! is what is to be subtracted.
+//! Measuring one program with BPF_PROG_TEST_RUN: the kernel does not restore the packet between the runs of one call,
+//! so an entry program does, and calls the program under test by tail call. The same entry with a target that does
+//! nothing is what is to be subtracted.
 //!
 //! The same packets as live frames, sent to an interface, and what receives and counts them at the other end.
 
@@ -56,8 +56,8 @@ static FLOW_FACTOR: Global<u32> = Global::new(1);
 /// 2 to the power of this many packets of one flow come in a row.
 #[unsafe(no_mangle)]
 static ROW_BITS: Global<u32> = Global::new(0);
-/// Whether every flow begins with the first of the flags, and goes on in its row; otherwise each begins with flags of its own,
-/// and has the same throughout a row.
+/// Whether every flow begins with the first of the flags, and goes on in its row; otherwise each begins with flags of
+/// its own, and has the same throughout a row.
 #[unsafe(no_mangle)]
 static FROM_FIRST: Global<u32> = Global::new(0);
 /// Index of the interface that live frames are sent to.
@@ -177,8 +177,8 @@ impl Variant {
         Self { flow, age: round.wrapping_add(start) }
     }
 
-    /// Source address and port, given the template's address: ten bits of the flow's number go in the port, the others in
-    /// the lower bits of the address.
+    /// Source address and port, given the template's address: ten bits of the flow's number go in the port, the others
+    /// in the lower bits of the address.
     #[inline(always)]
     fn source(&self, [base]: [u32; 1]) -> (u32, u16) {
         let Self { flow, age: _ } = self;

@@ -1,5 +1,5 @@
-//! Where generated packets end that went through the load balancer of a lab: at the router's port, so that no backend spends time
-//! on them. What real clients send passes.
+//! Where generated packets end that went through the load balancer of a lab: at the router's port, so that no backend
+//! spends time on them. What real clients send passes.
 
 use aya_ebpf::{Global, bindings::xdp_action, macros::map, maps::PerCpuArray, programs::XdpContext};
 use lb_ebpf::{

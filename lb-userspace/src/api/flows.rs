@@ -24,7 +24,8 @@ pub struct FlowQuery {
     pub table: Option<FlowTable>,
     /// How far the flow has come.
     pub state: Option<FlowState>,
-    /// Flows to list at most, [`FlowQuery::DEFAULT_LIMIT`] unless told, [`FlowQuery::MAX_LIMIT`] at most; all are counted.
+    /// Flows to list at most, [`FlowQuery::DEFAULT_LIMIT`] unless told, [`FlowQuery::MAX_LIMIT`] at most; all are
+    /// counted.
     pub limit: Option<u32>,
 }
 

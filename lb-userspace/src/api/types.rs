@@ -145,8 +145,8 @@ pub struct Vip {
     pub tcp_idle: String,
     /// How long a UDP flow may be silent: `1m`.
     pub udp_idle: String,
-    /// Its backends, in the order of the config; behind them those that the config does not have any more, as long as flows
-    /// may be left of them.
+    /// Its backends, in the order of the config; behind them those that the config does not have any more, as long as
+    /// flows may be left of them.
     pub backends: Vec<Backend>,
 }
 
@@ -237,8 +237,8 @@ pub struct VipStats {
     /// Its counts.
     #[serde(flatten)]
     pub counts: Counts,
-    /// Counts of its backends, in the order of the config; behind them those that the config does not have any more, as long
-    /// as flows may be left of them.
+    /// Counts of its backends, in the order of the config; behind them those that the config does not have any more, as
+    /// long as flows may be left of them.
     pub backends: Vec<BackendStats>,
 }
 

@@ -74,8 +74,8 @@ pub enum Command {
     /// List and change backends
     #[command(subcommand)]
     Backend(Backend),
-    /// List the flows that are remembered: those on slots that a change has given to another backend, and every flow of VIPs
-    /// with `tracking = "always"`
+    /// List the flows that are remembered: those on slots that a change has given to another backend, and every flow of
+    /// VIPs with `tracking = "always"`
     Flows(Flows),
     /// List, attach and detach interfaces
     #[command(subcommand)]
@@ -257,7 +257,8 @@ pub enum BackendEdit {
 /// Whether to return at once or when the last flow has ended.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Wait {
-    /// Return when the last of its flows has ended; an interrupt (Ctrl-C) ends the waiting and leaves the change in force
+    /// Return when the last of its flows has ended; an interrupt (Ctrl-C) ends the waiting and leaves the change in
+    /// force
     #[arg(long)]
     pub wait: bool,
     /// Wait for so long at most, as `30m` or `1h 30m`, then exit with 4; the change stays in force [default: no limit]

@@ -1,4 +1,5 @@
-//! `naru backend drain --wait` and `naru backend remove --wait`: watches a backend until the last of its flows has ended.
+//! `naru backend drain --wait` and `naru backend remove --wait`: watches a backend until the last of its flows has
+//! ended.
 //!
 //! It changes nothing: whoever interrupts it leaves the backend as the command before put it.
 

@@ -90,14 +90,15 @@ const BACKEND_KEYS: &[Key] = &[
     Key { name: "state", example: r#"state = "active""# },
 ];
 
-// Upper bounds that keep the maps below the sizes at which the kernel refuses them: 2^20 VIPs, 8 GiB of slots, 2^24 flows;
-// and as many backends as a slot can tell apart.
+// Upper bounds that keep the maps below the sizes at which the kernel refuses them: 2^20 VIPs, 8 GiB of slots, 2^24
+// flows; and as many backends as a slot can tell apart.
 const MAX_VIPS: u32 = 1 << 20;
 const MAX_BACKENDS: u32 = Slot::MAX_ID;
 const MAX_SLOTS: u32 = 1 << 30;
 const MAX_FLOWS: u32 = 1 << 24;
 
-/// Fewest flows to remember: an LRU map hands out its entries to the CPUs in batches, and evicts early where it has few.
+/// Fewest flows to remember: an LRU map hands out its entries to the CPUs in batches, and evicts early where it has
+/// few.
 const MIN_FLOWS: u32 = 1 << 10;
 
 /// Longest path of a unix socket in bytes: `sun_path` less its final zero.

@@ -1,8 +1,8 @@
-//! A text in parts that can be parsed one by one: in a config of thousands of VIPs, parsing them all would be nearly all
-//! of the time that a change of one backend takes.
+//! A text in parts that can be parsed one by one: in a config of thousands of VIPs, parsing them all would be nearly
+//! all of the time that a change of one backend takes.
 //!
-//! Parts are given only where each is certain to be a TOML document of its own with the same meaning as within the whole;
-//! where that is not certain, the caller takes the whole text.
+//! Parts are given only where each is certain to be a TOML document of its own with the same meaning as within the
+//! whole; where that is not certain, the caller takes the whole text.
 
 use std::ops::Range;
 
@@ -32,8 +32,8 @@ pub(super) fn node(text: &str) -> Option<Range<usize>> {
     (root.get_ref().contains_key("node") && !root.get_ref().contains_key("vip")).then_some(0..end)
 }
 
-/// Where each `[[vip]]` begins, with the comments directly above it; `None` where a line that looks like a header may be
-/// part of a string.
+/// Where each `[[vip]]` begins, with the comments directly above it; `None` where a line that looks like a header may
+/// be part of a string.
 pub(super) fn sections(text: &str) -> Option<Vec<usize>> {
     if text.contains("\"\"\"") || text.contains("'''") {
         return None;

@@ -167,8 +167,8 @@ impl fmt::Display for Warning {
     }
 }
 
-/// The smallest table with a hundred slots per backend: rounding to whole slots then costs at most 1 % of an equal share
-/// (Maglev, NSDI 2016, §5.3).
+/// The smallest table with a hundred slots per backend: rounding to whole slots then costs at most 1 % of an equal
+/// share (Maglev, NSDI 2016, §5.3).
 fn slots_for(backends: u32) -> u32 {
     prime::at_least(backends.saturating_mul(100))
 }

@@ -1,5 +1,5 @@
-//! What the flow tables hold, by the names of the config. The controller gives the names and the tables; the walk over a
-//! million entries is made beside it.
+//! What the flow tables hold, by the names of the config. The controller gives the names and the tables; the walk over
+//! a million entries is made beside it.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -27,8 +27,8 @@ pub struct Walk {
 }
 
 impl Controller {
-    /// A walk that finds what `query` asks for. The names are those of now: a flow of a VIP or backend that comes later is not
-    /// found.
+    /// A walk that finds what `query` asks for. The names are those of now: a flow of a VIP or backend that comes later
+    /// is not found.
     pub(super) fn walk(&self, query: FlowQuery) -> Result<Walk, Error> {
         let state = self.dataplane.state();
         let names = state.vips.iter().map(|(id, record)| (*id, record.name.as_str().to_owned()));
@@ -82,8 +82,8 @@ impl Walk {
         Ok(counts.into_iter().map(count).collect())
     }
 
-    /// Shows every entry that the query asks for to `visit`. Flows go from the embryonic to the established table: in this
-    /// order none is overlooked, and one may be seen twice.
+    /// Shows every entry that the query asks for to `visit`. Flows go from the embryonic to the established table: in
+    /// this order none is overlooked, and one may be seen twice.
     fn each<'a>(&'a self, mut visit: impl FnMut(Found<'a>)) -> Result<(), dataplane::Error> {
         let FlowTables { established, embryonic } = &self.tables;
         for (name, table) in [(Table::Embryonic, embryonic), (Table::Established, established)] {

@@ -493,7 +493,8 @@ impl Controller {
         self.netlink.set_targets(targets.into_iter().collect());
     }
 
-    /// What ways are followed to: the backends of the config, and those that it does not have any more and that have flows.
+    /// What ways are followed to: the backends of the config, and those that it does not have any more and that have
+    /// flows.
     fn targets(&self) -> HashSet<Target> {
         next_hops::targets(&self.applied.config).into_iter().chain(self.lingering()).collect()
     }

@@ -1,12 +1,12 @@
-//! When sweeps over the flow tables are made: one at a time, on a thread of their own, and never for more than a small share of
-//! a CPU.
+//! When sweeps over the flow tables are made: one at a time, on a thread of their own, and never for more than a small
+//! share of a CPU.
 
 use std::{
     thread,
     time::{Duration, Instant},
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 
 use crate::dataplane::{Error, Sweep, Swept};
 
@@ -18,18 +18,17 @@ const REST: u32 = 40;
 
 /// Makes sweeps.
 pub struct Sweeper {
-    sender: mpsc::Sender<Result<Swept, Error>>,
-    results: mpsc::Receiver<Result<Swept, Error>>,
-    /// When the next one is due; `None` while one is being made.
-    due: Option<Instant>,
+    /// The one that is being made.
+    running: Option<oneshot::Receiver<Result<Swept, Error>>>,
     begun: Instant,
+    /// When the next one is due.
+    due: Instant,
 }
 
 impl Default for Sweeper {
     fn default() -> Self {
-        let (sender, results) = mpsc::channel(1);
         let now = Instant::now();
-        Self { sender, results, due: Some(now + INTERVAL), begun: now }
+        Self { running: None, begun: now, due: now + INTERVAL }
     }
 }
 
@@ -44,29 +43,26 @@ pub enum Turn {
 impl Sweeper {
     /// Waits for the next thing to do.
     pub async fn turn(&mut self) -> Turn {
-        match self.due {
-            Some(due) => {
-                tokio::time::sleep_until(due.into()).await;
-                Turn::Begin
-            }
-            None => {
-                let result = self.results.recv().await.expect("this has a sender as well");
-                self.due = Some(Instant::now() + INTERVAL.max(self.begun.elapsed() * REST));
-                Turn::End(Box::new(result))
-            }
-        }
+        let Some(running) = &mut self.running else {
+            tokio::time::sleep_until(self.due.into()).await;
+            return Turn::Begin;
+        };
+        let result = running.await.unwrap_or(Err(Error::SweepBrokeOff));
+        self.running = None;
+        self.due = Instant::now() + INTERVAL.max(self.begun.elapsed() * REST);
+        Turn::End(Box::new(result))
     }
 
     /// Makes a sweep.
     pub fn begin(&mut self, sweep: Sweep) {
-        let sender = self.sender.clone();
+        let (sender, result) = oneshot::channel();
         let run = move || {
             // Whoever wanted it may have gone.
-            let _ = sender.blocking_send(sweep.run());
+            let _ = sender.send(sweep.run());
         };
         self.begun = Instant::now();
         match thread::Builder::new().name("sweep".to_owned()).spawn(run) {
-            Ok(_) => self.due = None,
+            Ok(_) => self.running = Some(result),
             Err(error) => self.put_off(&error),
         }
     }
@@ -74,6 +70,6 @@ impl Sweeper {
     /// Tries again later.
     pub fn put_off(&mut self, reason: &dyn std::error::Error) {
         log::error!("the flow tables could not be swept: {reason}");
-        self.due = Some(Instant::now() + 10 * INTERVAL);
+        self.due = Instant::now() + 10 * INTERVAL;
     }
 }

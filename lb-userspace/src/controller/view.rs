@@ -17,7 +17,8 @@ use crate::{
     metrics::Snapshot,
 };
 
-/// What runs of a backend, over all entries of the same real server: one that was reached in another way before has several.
+/// What runs of a backend, over all entries of the same real server: one that was reached in another way before has
+/// several.
 struct Running {
     backend: dataplane::Backend,
     slots: u32,

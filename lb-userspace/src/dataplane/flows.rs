@@ -1,7 +1,8 @@
-//! The flow tables as the daemon sees them: read in batches (kernel 5.6), so that a million flows cost some hundred system
-//! calls, while packets go on using them.
+//! The flow tables as the daemon sees them: read in batches (kernel 5.6), so that a million flows cost some hundred
+//! system calls, while packets go on using them.
 //!
-//! A walk sees every entry that is there from its beginning to its end. One that comes or goes meanwhile it may see or not.
+//! A walk sees every entry that is there from its beginning to its end. One that comes or goes meanwhile it may see or
+//! not.
 
 use std::{os::fd::AsFd as _, path::Path, sync::Arc};
 

@@ -1,7 +1,7 @@
 //! A generation: one set of maps and the program that reads them, pinned together.
 //!
-//! Its program is pinned last, so that a generation with a program is whole. Growing makes the next generation, fills it,
-//! and hands the links over; the program within a generation is replaced when the features or the embedded object
+//! Its program is pinned last, so that a generation with a program is whole. Growing makes the next generation, fills
+//! it, and hands the links over; the program within a generation is replaced when the features or the embedded object
 //! change.
 
 use std::{

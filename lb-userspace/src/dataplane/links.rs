@@ -195,7 +195,8 @@ impl Links {
         self.attached.values().map(|(_, attachment)| attachment)
     }
 
-    /// Sees to it that no link of others is on an interface: another ABI's becomes one of these, any other is in the way.
+    /// Sees to it that no link of others is on an interface: another ABI's becomes one of these, any other is in the
+    /// way.
     fn make_way(&mut self, name: &str, ifindex: u32, program: ProgramRef<'_>) -> Result<(), Error> {
         let problem = |error: io::Error| Error::Interface { name: name.to_owned(), problem: error.to_string() };
         let Some(running) = running(ifindex).map_err(problem)? else { return Ok(()) };
@@ -222,8 +223,8 @@ impl Links {
         Err(Error::Occupied { name: name.to_owned(), program: program_name(running.program), remedy })
     }
 
-    /// Has the link pinned at `pin`, in another data plane's directory `root`, run `program`, and moves the pin here. If
-    /// that breaks off, the next attach repeats it.
+    /// Has the link pinned at `pin`, in another data plane's directory `root`, run `program`, and moves the pin here.
+    /// If that breaks off, the next attach repeats it.
     fn take_over(
         &mut self,
         attachment: Attachment,

@@ -191,8 +191,8 @@ pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 12] {
     ]
 }
 
-/// Makes and pins the maps that the object does not declare; takes over from `before`, which has flow tables of the same
-/// size or other ones, what stays.
+/// Makes and pins the maps that the object does not declare; takes over from `before`, which has flow tables of the
+/// same size or other ones, what stays.
 pub fn create_own(directory: &Path, capacity: Capacity, before: Option<&Maps>) -> Result<(), Error> {
     let own = [
         (maps::VIP_RECORDS, size_of::<VipRecord>(), capacity.vips),
@@ -324,8 +324,8 @@ impl Maps {
         self.records.store_in_order(id, record, [1, 0]);
     }
 
-    /// Computes and writes a table; the flows of a table in `before` go on as `flows` says. Returns how many slots were others
-    /// before.
+    /// Computes and writes a table; the flows of a table in `before` go on as `flows` says. Returns how many slots were
+    /// others before.
     pub fn put_table(
         &self,
         base: u32,

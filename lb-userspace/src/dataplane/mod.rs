@@ -1,8 +1,8 @@
 //! The kernel's side of the daemon: programs, links and maps, pinned so that they outlive it.
 //!
-//! Everything lies under `<bpffs>/v<ABI>/`: `links/<interface>`, and one directory per generation with `maps/<NAME>` and
-//! `program`. A daemon that starts adopts what is there. Whatever point a daemon is killed at, what is pinned forwards
-//! packets, and the next daemon finishes or repeats what was begun.
+//! Everything lies under `<bpffs>/v<ABI>/`: `links/<interface>`, and one directory per generation with `maps/<NAME>`
+//! and `program`. A daemon that starts adopts what is there. Whatever point a daemon is killed at, what is pinned
+//! forwards packets, and the next daemon finishes or repeats what was begun.
 //!
 //! All calls are synchronous, and belong in the network namespace of the interfaces.
 
@@ -134,7 +134,8 @@ pub struct Backend {
     pub held_slots: u32,
     /// How much longer they are held at most.
     pub held_for: Duration,
-    /// No packet has gone to it since a sweep that found nothing of it: it takes no new flows, and the last one has ended.
+    /// No packet has gone to it since a sweep that found nothing of it: it takes no new flows, and the last one has
+    /// ended.
     pub drained: bool,
     /// Where frames to it go; `None` while that is not known.
     pub next_hop: Option<NextHop>,
@@ -448,8 +449,8 @@ impl Dataplane {
         Sweep::new(self.generation.number(), self.sweeps, &self.generation.maps, &self.state, is_given_up)
     }
 
-    /// Acts on what a sweep found: settles slots on which no flow is that could break, and frees removed VIPs and backends
-    /// that have no flow any more.
+    /// Acts on what a sweep found: settles slots on which no flow is that could break, and frees removed VIPs and
+    /// backends that have no flow any more.
     ///
     /// # Errors
     ///
@@ -689,7 +690,8 @@ impl Dataplane {
         }
     }
 
-    /// Frees what was removed before a sweep that found no flow of it, and what no slot holds for flows without an entry.
+    /// Frees what was removed before a sweep that found no flow of it, and what no slot holds for flows without an
+    /// entry.
     fn free(&mut self, swept: &Swept) -> Result<(), Error> {
         // What was served or in use again meanwhile may have flows that the sweep could not find.
         if self.removal >= swept.number {
@@ -729,8 +731,8 @@ impl Dataplane {
             let (base, slots) = (record.slot_base, record.slots);
             let Some(moving) = self.moving.get_mut(&base) else { continue };
             let idle = idle.get(&id).copied().unwrap_or_default();
-            // What was found is not about the table as it is now; or there is nothing to do yet, and most of the time there is
-            // not.
+            // What was found is not about the table as it is now; or there is nothing to do yet, and most of the time
+            // there is not.
             if moving.since >= swept.number || !sweep::is_due(&moving.slots, now, idle, is_given_up) {
                 continue;
             }
@@ -772,8 +774,8 @@ impl Dataplane {
         entry.is_removed() || self.downs.get(&id).is_some_and(|since| since.elapsed() >= GIVEN_UP_AFTER)
     }
 
-    /// By VIP id: the ticks without a packet after which a TCP and a UDP flow without an entry counts as new; none where the
-    /// VIP does not serve the protocol.
+    /// By VIP id: the ticks without a packet after which a TCP and a UDP flow without an entry counts as new; none
+    /// where the VIP does not serve the protocol.
     fn idle_times(&self) -> HashMap<u32, (u16, u16)> {
         let mut idle: HashMap<u32, (u16, u16)> = HashMap::new();
         for (key, route) in self.state.keys.iter().filter(|(key, _)| !key.is_marker()) {
@@ -852,8 +854,8 @@ fn remove_all_but(place: &Place, number: u32) -> Result<(), Error> {
     others.try_for_each(|other| remove_tree(&place.generation(other)))
 }
 
-/// Does the steps to the maps and to their mirror; flows that go on are in tables of `before`, or of `maps` themselves. Returns
-/// the number of entries written.
+/// Does the steps to the maps and to their mirror; flows that go on are in tables of `before`, or of `maps` themselves.
+/// Returns the number of entries written.
 fn execute(maps: &mut Maps, state: &mut State, steps: &[Step], before: Option<&Maps>) -> Result<usize, Error> {
     let mut writes = 0;
     let is_table = |step: &Step| matches!(step, Step::PutTable { .. });

@@ -1,9 +1,10 @@
 //! The sweeper: walks the flow tables beside everything else, takes out what has ended, and finds out which slots and
 //! which backends the rest still needs.
 //!
-//! A sweep works on a copy of what it must know ([`Sweep`]), on any thread, and changes nothing but flow entries. What it
-//! found ([`Swept`]) is taken in by the data plane's owner between two changes: slots age and are settled, and what the config
-//! no longer has is freed. All that it needs is in the maps, so that it makes no difference which daemon began.
+//! A sweep works on a copy of what it must know ([`Sweep`]), on any thread, and changes nothing but flow entries. What
+//! it found ([`Swept`]) is taken in by the data plane's owner between two changes: slots age and are settled, and what
+//! the config no longer has is freed. All that it needs is in the maps, so that it makes no difference which daemon
+//! began.
 
 use std::{
     collections::HashSet,
@@ -23,13 +24,13 @@ use super::{
 };
 use crate::plan::State;
 
-/// Seconds after which the entry of a TCP connection that has sent nothing but a SYN, or has sent FIN or RST, is taken out: an
-/// unanswered SYN is repeated for about that long (RFC 6298 §5, backing off from 1 s), and IPVS gives a connection as much in
-/// `CLOSE_WAIT`.
+/// Seconds after which the entry of a TCP connection that has sent nothing but a SYN, or has sent FIN or RST, is taken
+/// out: an unanswered SYN is repeated for about that long (RFC 6298 §5, backing off from 1 s), and IPVS gives a
+/// connection as much in `CLOSE_WAIT`.
 const SHORT_IDLE: u16 = 60;
 
-/// How long a backend is down before its silent connections are given up: should it come back later, its own side of them is
-/// most likely gone.
+/// How long a backend is down before its silent connections are given up: should it come back later, its own side of
+/// them is most likely gone.
 pub const GIVEN_UP_AFTER: Duration = Duration::from_secs(60);
 
 /// A walk over the flow tables to be made.
@@ -207,8 +208,8 @@ impl Sweep {
         }
     }
 
-    /// The backend that a flow belongs to from now on, and the ticks without a packet after which it has ended; `None` where
-    /// there was no such VIP or backend when the sweep began.
+    /// The backend that a flow belongs to from now on, and the ticks without a packet after which it has ended; `None`
+    /// where there was no such VIP or backend when the sweep began.
     fn owner(&self, key: &FlowKey, entry: FlowEntry) -> Option<(u32, u16)> {
         let service = self.services.get(key.vip() as usize)?.as_ref()?;
         let idle = service.idle(key, entry);
@@ -277,9 +278,9 @@ impl Service {
     }
 }
 
-/// A slot after a sweep at `now`: `is_pinned` says that a flow is on it which does not belong to its current owner, `idle` the
-/// ticks without a packet after which a TCP and a UDP flow without an entry counts as new, `is_given_up` that its settled owner
-/// has been down for [`GIVEN_UP_AFTER`].
+/// A slot after a sweep at `now`: `is_pinned` says that a flow is on it which does not belong to its current owner,
+/// `idle` the ticks without a packet after which a TCP and a UDP flow without an entry counts as new, `is_given_up`
+/// that its settled owner has been down for [`GIVEN_UP_AFTER`].
 #[must_use]
 pub fn after_sweep(slot: Slot, is_pinned: bool, now: Tick, idle: (u16, u16), is_given_up: bool) -> Slot {
     if slot.is_settling() {
@@ -289,7 +290,8 @@ pub fn after_sweep(slot: Slot, is_pinned: bool, now: Tick, idle: (u16, u16), is_
     slot.aged(now, tcp_idle, udp_idle)
 }
 
-/// Whether a sweep at `now` may change any of a table's slots that move: most of the time they only wait for idle times to end.
+/// Whether a sweep at `now` may change any of a table's slots that move: most of the time they only wait for idle times
+/// to end.
 pub(super) fn is_due(moving: &MovingSlots, now: Tick, idle: (u16, u16), is_given_up: impl Fn(u32) -> bool) -> bool {
     let (tcp_idle, udp_idle) = idle;
     let soonest = if moving.keep_udp { udp_idle } else { tcp_idle.max(udp_idle) };

@@ -1,5 +1,5 @@
-//! The system calls that the BPF library does not offer: links without its silent fallback to netlink, maps in batches, and
-//! the end of what read the maps.
+//! The system calls that the BPF library does not offer: links without its silent fallback to netlink, maps in batches,
+//! and the end of what read the maps.
 
 use std::{
     ffi::CString,
@@ -122,8 +122,8 @@ pub fn wait_for_readers() -> io::Result<()> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cursor(Option<u32>);
 
-/// Reads entries of a hash map, as many as fit in `keys` and `values`. Returns how many, and where to go on, unless that were
-/// all.
+/// Reads entries of a hash map, as many as fit in `keys` and `values`. Returns how many, and where to go on, unless
+/// that were all.
 pub fn lookup_batch<K: Pod, V: Pod>(
     map: BorrowedFd<'_>,
     cursor: Cursor,

@@ -174,7 +174,8 @@ fn an_id_is_not_free_while_another_entry_leads_to_it() {
     let mut config = config([vip("web", "203.0.113.10", &["tcp/80"], &["10.0.1.11", "2001:db8::13"])]);
     let mut dataplane = pins.open(&config);
     dataplane.apply(&config).unwrap();
-    // Slots are held for it, then it is reached in another way, which is none for the owners of slots, then it is removed.
+    // Slots are held for it, then it is reached in another way, which is none for the owners of slots, then it is
+    // removed.
     config.vips[0].backends[0].state = BackendState::Drain;
     dataplane.apply(&config).unwrap();
     config.node.encap_source4 = "172.20.0.0/16".parse().unwrap();

@@ -30,8 +30,8 @@ pub struct InterfaceInfo {
 }
 
 impl InterfaceInfo {
-    /// Whether it may be able to send frames that native XDP redirects to it: not if it is of a kind whose driver has no
-    /// `ndo_xdp_xmit`. The kernel then drops such frames without counting them.
+    /// Whether it may be able to send frames that native XDP redirects to it: not if it is of a kind whose driver has
+    /// no `ndo_xdp_xmit`. The kernel then drops such frames without counting them.
     pub fn takes_redirects(&self) -> bool {
         !self.kind.as_deref().is_some_and(|kind| WITHOUT_XDP_XMIT.contains(&kind))
     }

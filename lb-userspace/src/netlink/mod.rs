@@ -1,9 +1,9 @@
 //! Next hops and interfaces, as the kernel's routing tables have them and as they change.
 //!
-//! A [`Handle`] names the addresses that naru forwards to; one task asks the kernel how it would route to each and which
-//! MAC address that leads to, follows the changes of routes, neighbours and interfaces, and keeps the neighbour entries
-//! in use from growing stale, which nobody else does for packets that never pass through the kernel's stack. What it
-//! finds comes as [`Event`]s. It changes nothing in the kernel but what resolving a neighbour changes.
+//! A [`Handle`] names the addresses that naru forwards to; one task asks the kernel how it would route to each and
+//! which MAC address that leads to, follows the changes of routes, neighbours and interfaces, and keeps the neighbour
+//! entries in use from growing stale, which nobody else does for packets that never pass through the kernel's stack.
+//! What it finds comes as [`Event`]s. It changes nothing in the kernel but what resolving a neighbour changes.
 
 mod interface;
 mod message;

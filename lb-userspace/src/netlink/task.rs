@@ -248,8 +248,8 @@ const GROUPS: [MulticastGroup; 9] = [
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 
-/// The pause between batches of neighbours to resolve: some 2,500 a second, so that the answers, and the probes that the
-/// kernel sends, come as a stream and not as a burst.
+/// The pause between batches of neighbours to resolve: some 2,500 a second, so that the answers, and the probes that
+/// the kernel sends, come as a stream and not as a burst.
 const USE_PAUSE: Duration = Duration::from_millis(25);
 
 /// Work that comes in floods rests this many times as long as it took.

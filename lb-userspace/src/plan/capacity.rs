@@ -76,8 +76,8 @@ impl Capacity {
         }
     }
 
-    /// The established flows that the tables have room for: what the config says, else one for every 64 KiB of the host's
-    /// memory, as a power of two between 2^16 and 2^20. An entry takes about 100 bytes.
+    /// The established flows that the tables have room for: what the config says, else one for every 64 KiB of the
+    /// host's memory, as a power of two between 2^16 and 2^20. An entry takes about 100 bytes.
     pub fn flows(node: &Node) -> u32 {
         const MEMORY_PER_FLOW: u64 = 64 * 1024;
         node.max_flows.unwrap_or_else(|| {

@@ -71,7 +71,8 @@ impl State {
         self.backends.iter().filter(|(_, entry)| entry.is_removed()).map(|(id, entry)| (*id, entry))
     }
 
-    /// What frees these VIPs and backends, of which nothing is left in slots and flow tables, nor any packet on its way.
+    /// What frees these VIPs and backends, of which nothing is left in slots and flow tables, nor any packet on its
+    /// way.
     pub fn frees(&self, vips: &[u32], backends: &[u32]) -> Vec<Step> {
         let heir = |id: &u32| self.backends.get(id).map(|entry| entry.heir).filter(|heir| *heir != NO_ID);
         let backends = backends.iter().map(|id| Step::FreeBackend { id: *id, heir: heir(id) });

@@ -161,8 +161,8 @@ impl World {
         }
     }
 
-    /// Every connection sends a packet, which must get where the connection began; those that have lost their server, or their
-    /// VIP, end.
+    /// Every connection sends a packet, which must get where the connection began; those that have lost their server,
+    /// or their VIP, end.
     fn traffic(&mut self) {
         let mut flows = std::mem::take(&mut self.flows);
         flows.retain_mut(|flow| {

@@ -204,8 +204,8 @@ impl<'a> WantedVip<'a> {
         Step::PutTable { base: self.record.slot_base, slots: self.record.slots, owners, flows: self.flows() }
     }
 
-    /// The flows that go on. Where another number of slots, or another hash, leads every flow to another slot, what slots
-    /// remember is of no use.
+    /// The flows that go on. Where another number of slots, or another hash, leads every flow to another slot, what
+    /// slots remember is of no use.
     fn flows(&self) -> Option<Continuation> {
         let same_slots = |known: &VipRecord| {
             let hash = |record: &VipRecord| record.flags.contains(VipFlags::HASH_SOURCE_IP);

@@ -1,5 +1,5 @@
-//! The model: a million connections and a thousand changes, without packets. The tables are naru's Maglev tables, the rules
-//! are those that its data plane and its daemon run by; beside them others over the same tables.
+//! The model: a million connections and a thousand changes, without packets. The tables are naru's Maglev tables, the
+//! rules are those that its data plane and its daemon run by; beside them others over the same tables.
 
 mod fleet;
 mod population;

@@ -7,8 +7,8 @@ use super::{
     tracking::{Packet, Route, Tracking},
 };
 
-/// Connections of one kind. Lifetimes and the times between packets are exponential, so that what has been says nothing of
-/// what will be; a mixture of such lifetimes stands for a heavy tail (Feldmann and Whitt, 1998).
+/// Connections of one kind. Lifetimes and the times between packets are exponential, so that what has been says nothing
+/// of what will be; a mixture of such lifetimes stands for a heavy tail (Feldmann and Whitt, 1998).
 #[derive(Clone, Copy, Debug)]
 struct Kind {
     /// Its share of new connections.

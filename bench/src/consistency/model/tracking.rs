@@ -44,7 +44,8 @@ pub trait Tracking {
     fn sweep(&mut self, _pinned: &[bool], _now: f64) {}
 }
 
-/// naru: slots that are settled or moving, by the rules that the data plane and the daemon have, with `adaptive` tracking.
+/// naru: slots that are settled or moving, by the rules that the data plane and the daemon have, with `adaptive`
+/// tracking.
 pub struct Adaptive {
     slots: Vec<Slot>,
     /// When each backend went down; `None` of those that are not.
@@ -123,8 +124,8 @@ impl Plain {
         Self::new(tables, |_, _| false)
     }
 
-    /// JET (Mendelson et al., "Load Balancing with JET", CoNEXT 2021): an entry for each connection that the arrival of the
-    /// horizon, that is of all backends that might be added, would move.
+    /// JET (Mendelson et al., "Load Balancing with JET", CoNEXT 2021): an entry for each connection that the arrival of
+    /// the horizon, that is of all backends that might be added, would move.
     pub fn jet(tables: &Tables) -> Self {
         Self::new(tables, |current, horizon| current != horizon)
     }
@@ -146,8 +147,8 @@ impl Tracking for Plain {
     }
 }
 
-/// The data plane's measure of time, of seconds. It comes round after 19 hours; a slot that stays as it is for so long is
-/// looked after many times meanwhile.
+/// The data plane's measure of time, of seconds. It comes round after 19 hours; a slot that stays as it is for so long
+/// is looked after many times meanwhile.
 fn tick(seconds: f64) -> Tick {
     Tick::at((seconds * 1e9) as u64)
 }

@@ -1,7 +1,8 @@
 //! Edits of a config's text as an operator would make them: comments, order and layout of the rest stay as they are.
 //!
 //! [`apply_edit`] is a pure function from text to text. It does not judge the outcome: what it returns is to be parsed
-//! by [`Config::parse`](super::Config::parse) before it is used. [`write_atomically`] is how the text gets into the file.
+//! by [`Config::parse`](super::Config::parse) before it is used. [`write_atomically`] is how the text gets into the
+//! file.
 
 mod array;
 mod document;
