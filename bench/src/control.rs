@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::Table;
 use lb_common::{Address, Slot};
 use lb_userspace::{
     api::types::{Applied, Status},
@@ -21,7 +21,10 @@ use lb_userspace::{
 use naru_tests::{lab::Lab, naru::Naru};
 use serde::Serialize;
 
-use crate::sample::{Sample, Summary, machine};
+use crate::{
+    sample::{Sample, Summary, machine},
+    table::table,
+};
 
 /// What the bench takes.
 #[derive(Args, Debug)]
@@ -283,7 +286,7 @@ fn print(report: &Report, options: &Options) {
             memory(*daemon_memory as f64),
         ]
     });
-    println!("{}\n", table(&header, rows));
+    println!("{}\n", filled(header, rows));
     let rows = report.tables.iter().map(|row| {
         let TableRow { backends, slots, build, memory: bytes, imbalance, displaced } = row;
         vec![
@@ -295,7 +298,7 @@ fn print(report: &Report, options: &Options) {
             format!("{displaced:.2} %"),
         ]
     });
-    println!("{}", table(&["BACKENDS", "SLOTS", "COMPUTED IN", "MEMORY", "LARGEST SHARE", "DISPLACED"], rows));
+    println!("{}", filled(["BACKENDS", "SLOTS", "COMPUTED IN", "MEMORY", "LARGEST SHARE", "DISPLACED"], rows));
     println!(
         "\nMedians and quartiles (in ms) of {} rounds with {} changes each. BACKENDS and SLOTS are those of each VIP.\n\
          LOAD: from `naru run` until it serves with every map written. MAPS CHANGED: one backend's weight, from the request to \
@@ -308,13 +311,9 @@ fn print(report: &Report, options: &Options) {
     );
 }
 
-fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(header.to_vec());
+/// A table of numbers only.
+fn filled<const N: usize>(header: [&str; N], rows: impl Iterator<Item = Vec<String>>) -> Table {
+    let mut table = table(header, 0);
     table.add_rows(rows);
-    for column in table.column_iter_mut() {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
     table
 }

@@ -1,11 +1,10 @@
 //! A SYN flood against one VIP, settled and with half of its slots moving, while real connections to it go on.
 
 use clap::Args;
-use comfy_table::{CellAlignment, Table, presets};
 use naru_tests::flood::{self, Group, Phase, Report, Usage};
 use serde::Serialize;
 
-use crate::sample::machine;
+use crate::{sample::machine, table::table};
 
 /// What the bench takes.
 #[derive(Args, Debug)]
@@ -45,12 +44,7 @@ struct Told<'a> {
 }
 
 fn print(report: &Report) {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["", "SETTLED", "HALF MOVING"]);
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+    let mut table = table(["", "SETTLED", "HALF MOVING"], 1);
     let mut row = |name: &str, cell: &dyn Fn(&Phase) -> String| {
         let [settled, moving] = &report.phases;
         table.add_row([name.to_owned(), cell(settled), cell(moving)]);

@@ -7,6 +7,7 @@ mod flood;
 mod packet;
 mod sample;
 mod sweep;
+mod table;
 mod throughput;
 mod traffic;
 

@@ -12,13 +12,13 @@ use aya::{
     programs::{ProgramFd, TestRun, TestRunOptions, Xdp},
 };
 use clap::Args;
-use comfy_table::{CellAlignment, Table, presets};
 use naru_tests::forwarder::next_hop;
 use serde::Serialize;
 
 use crate::{
     balancer::{Balancer, IPIP_4IN4, Mode, STATES, State},
     sample::{Sample, Summary, machine, stay_on_this_cpu},
+    table::table,
     traffic::{Flows, Kind, Order, Traffic, family},
 };
 
@@ -336,24 +336,22 @@ fn row(case: &Case, cases: &[Case]) -> Row {
 }
 
 fn print(rows: &[Row], options: &Options) {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header([
-        "PROGRAM",
-        "TRACKING",
-        "SLOTS",
-        "PACKETS",
-        "",
-        "FLOWS",
-        "TOTAL",
-        "NS/PACKET",
-        "QUARTILES",
-        "OVER FLOOR",
-        "TIMES",
-    ]);
-    for column in table.column_iter_mut().skip(5) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+    let mut table = table(
+        [
+            "PROGRAM",
+            "TRACKING",
+            "SLOTS",
+            "PACKETS",
+            "",
+            "FLOWS",
+            "TOTAL",
+            "NS/PACKET",
+            "QUARTILES",
+            "OVER FLOOR",
+            "TIMES",
+        ],
+        5,
+    );
     for row in rows.iter().filter(|row| row.program != NOTHING.name) {
         let Row { cells, time, total, over_floor, against_first, .. } = row;
         table.add_row(cells.iter().cloned().chain([

@@ -21,7 +21,6 @@ use std::{
 
 use anyhow::{bail, ensure};
 use clap::Args;
-use comfy_table::{CellAlignment, Table, presets};
 use lb_userspace::api::types::Applied;
 use naru_tests::{
     lab::Lab,
@@ -35,7 +34,10 @@ use nix::{
 };
 use serde::Serialize;
 
-use crate::sample::{Sample, Summary, machine};
+use crate::{
+    sample::{Sample, Summary, machine},
+    table::table,
+};
 
 /// What the bench takes.
 #[derive(Args, Debug)]
@@ -470,7 +472,7 @@ fn millis(time: Duration) -> f64 {
 fn print(report: &Report) {
     let by = if report.threaded_napi { "a kernel thread" } else { "softirqs" };
     let Report { flows, left, beside, alone, daemon_bytes: [before, most], .. } = report;
-    let mut table = table(["", "ALL FLOWS STAY", "FLOWS ARE TAKEN OUT"]);
+    let mut table = table(["", "ALL FLOWS STAY", "FLOWS ARE TAKEN OUT"], 1);
     let mut row = |name: &str, cell: &dyn Fn(&Window) -> String| {
         table.add_row([name.to_owned(), cell(&report.steady), cell(&report.expiring)]);
     };
@@ -492,7 +494,7 @@ fn print(report: &Report) {
         row("  of which were lost, in bursts", &|window| format!("{} in {}", load(window).lost, load(window).torn));
     }
     println!("{table}\n");
-    let mut table = self::table(["CHANGES OF A BACKEND", "NUMBER", "TO THE LAST WRITE, MS", "COMMAND, MS"]);
+    let mut table = crate::table::table(["CHANGES OF A BACKEND", "NUMBER", "TO THE LAST WRITE, MS", "COMMAND, MS"], 1);
     for (name, Changes { count, maps, command }) in [("beside a sweep", beside), ("without", alone)] {
         let spread = |time: &Summary| format!("{:.2} ({:.2}–{:.2})", time.median, time.low, time.high);
         table.add_row([name.to_owned(), count.to_string(), spread(maps), spread(command)]);
@@ -506,16 +508,6 @@ fn print(report: &Report) {
         most / 1024,
         report.machine
     );
-}
-
-fn table<const N: usize>(header: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(header);
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
 }
 
 #[cfg(test)]

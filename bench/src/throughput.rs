@@ -15,7 +15,6 @@ use aya::{
     util::nr_cpus,
 };
 use clap::Args;
-use comfy_table::{CellAlignment, Table, presets};
 use lb_common::NextHop;
 use lb_userspace::objects;
 use naru_tests::{
@@ -28,6 +27,7 @@ use serde::Serialize;
 use crate::{
     balancer::{Balancer, IPIP_4IN4, STATES, State},
     sample::{Sample, Summary, machine, stay_on_this_cpu},
+    table::table,
     traffic::{Flows, Kind, Order, Traffic},
 };
 
@@ -409,23 +409,10 @@ fn row(case: &Case, cases: &[Case]) -> Row {
 }
 
 fn print(rows: &[Row], options: &Options) {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header([
-        "PROGRAM",
-        "TRACKING",
-        "SLOTS",
-        "PACKETS",
-        "FLOWS",
-        "MPPS",
-        "QUARTILES",
-        "OF REFLECT",
-        "OVER REFLECT",
-        "LOST",
-    ]);
-    for column in table.column_iter_mut().skip(4) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+    let mut table = table(
+        ["PROGRAM", "TRACKING", "SLOTS", "PACKETS", "FLOWS", "MPPS", "QUARTILES", "OF REFLECT", "OVER REFLECT", "LOST"],
+        4,
+    );
     for row in rows {
         let Row { cells, rate, of_reflect, over_reflect, lost, .. } = row;
         table.add_row(cells.iter().cloned().chain([

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::ensure;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::Table;
 use naru_tests::connections::{Cause, Failure, Tally};
 use serde::Serialize;
 
@@ -14,7 +14,7 @@ use super::{
     lab::Mode,
     script::{BACKENDS, Backend, QUIET},
 };
-use crate::sample::machine;
+use crate::{sample::machine, table::table};
 
 /// Broken connections that are printed one by one.
 const SHOWN: usize = 20;
@@ -208,7 +208,7 @@ impl Report {
 
     /// A line for each step.
     fn changes(&self) -> Table {
-        let mut table = table(["STEP", "KILLED", "ADAPTIVE", "ALWAYS", "NEVER", "OPENED", "CLOSED", "SECONDS"]);
+        let mut table = table(["STEP", "KILLED", "ADAPTIVE", "ALWAYS", "NEVER", "OPENED", "CLOSED", "SECONDS"], 1);
         for StepReport { name, victim, seconds, outcomes } in &self.steps {
             let mut row = vec![name.to_string(), victim.map(|victim| victim.to_string()).unwrap_or_default()];
             row.extend(outcomes.iter().map(|outcome| {
@@ -235,7 +235,7 @@ impl Report {
     /// A line for each mode of each step that kills a backend.
     fn deaths(&self) -> Table {
         let mut table =
-            table(["STEP", "TRACKING", "OPEN WITH IT", "FAILED", "CAUSES", "AFTER CHANGE", "AFTER MESSAGE"]);
+            table(["STEP", "TRACKING", "OPEN WITH IT", "FAILED", "CAUSES", "AFTER CHANGE", "AFTER MESSAGE"], 1);
         for step in self.steps.iter().filter(|step| step.victim.is_some()) {
             for outcome in &step.outcomes {
                 let time = |spread: Option<Spread>| spread.map(|spread| spread.to_string()).unwrap_or_default();
@@ -283,16 +283,6 @@ impl std::fmt::Display for Spread {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:.2} ({:.1})", self.median, self.highest)
     }
-}
-
-fn table<const N: usize>(header: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(header);
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
 }
 
 fn by_cause(failures: &[&Failure]) -> Causes {

@@ -694,7 +694,7 @@ impl Dataplane {
     /// entry.
     fn free(&mut self, swept: &Swept) -> Result<(), Error> {
         // What was served or in use again meanwhile may have flows that the sweep could not find.
-        if self.removal >= swept.number {
+        if self.removal >= swept.number || !self.state.has_removed() {
             return Ok(());
         }
         let removed = self.state.removed_vips().map(|(id, _)| id);
@@ -723,6 +723,9 @@ impl Dataplane {
 
     /// Lets slots age, and settles those that only flows in the tables kept from it, of which there are none.
     fn settle_slots(&mut self, swept: &Swept) {
+        if self.moving.is_empty() {
+            return;
+        }
         let now = sys::now();
         let idle = self.idle_times();
         let given_up: HashSet<u32> = self.downs.keys().copied().filter(|id| self.is_given_up(*id)).collect();

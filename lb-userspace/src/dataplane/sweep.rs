@@ -139,7 +139,7 @@ impl Sweep {
             sweeps: Arc::clone(maps.sweeps()),
             services,
             fates,
-            frees: state.removed_vips().next().is_some() || state.removed_backends().next().is_some(),
+            frees: state.has_removed(),
             inserted: [maps.flow_packets(Promoted)?, maps.flow_packets(Opened)? + maps.flow_packets(Kept)?],
             begun: sys::now(),
         })

@@ -7,13 +7,14 @@ use std::{
     time::Duration,
 };
 
-use lb_common::{Backend, BackendState, Features, Forward, VipFlags, VipRecord};
+use lb_common::{Backend, Features, Forward, VipFlags, VipRecord};
 use serde::{Deserialize, Serialize};
 
 use super::{
     State,
     wanted::{Index, Wanted, WantedVip, keys},
 };
+use crate::config::{Tracking, Word as _};
 
 /// One difference between what runs and what a config wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -191,7 +192,7 @@ fn vip_changes(vip: &WantedVip<'_>, known: &VipRecord, index: &Index<'_>) -> Vec
     differs("ports", ports_words(there), ports_words(ports));
     let hash = |flags: VipFlags| if flags.contains(VipFlags::HASH_SOURCE_IP) { "source-ip" } else { "5-tuple" };
     differs("hash", hash(known.flags).to_owned(), hash(vip.record.flags).to_owned());
-    differs("tracking", tracking_word(known.flags).to_owned(), tracking_word(vip.record.flags).to_owned());
+    differs("tracking", tracking(known.flags).to_string(), vip.config.tracking.to_string());
     let idle = |seconds: u16| humantime::format_duration(Duration::from_secs(seconds.into())).to_string();
     differs("tcp_idle", idle(known.tcp_idle), idle(vip.record.tcp_idle));
     differs("udp_idle", idle(known.udp_idle), idle(vip.record.udp_idle));
@@ -203,13 +204,13 @@ fn vip_changes(vip: &WantedVip<'_>, known: &VipRecord, index: &Index<'_>) -> Vec
     changes
 }
 
-fn tracking_word(flags: VipFlags) -> &'static str {
+fn tracking(flags: VipFlags) -> Tracking {
     if flags.contains(VipFlags::TRACK_ALWAYS) {
-        "always"
+        Tracking::Always
     } else if flags.contains(VipFlags::TRACK_NEVER) {
-        "never"
+        Tracking::Never
     } else {
-        "adaptive"
+        Tracking::Adaptive
     }
 }
 
@@ -231,7 +232,7 @@ fn backend_changes(vip: &WantedVip<'_>, index: &Index<'_>) -> Vec<Change> {
     let mut changes = Vec::new();
     for backend in &vip.backends {
         let address = backend.config.address;
-        let (weight, state) = (backend.config.weight, state_word(backend.config.state));
+        let (weight, state) = (backend.config.weight, backend.config.state.word());
         let Some(known) = there.remove(&address) else {
             changes.push(Change::BackendAdded { vip: name(), backend: address, weight, state: state.to_owned() });
             continue;
@@ -242,16 +243,8 @@ fn backend_changes(vip: &WantedVip<'_>, index: &Index<'_>) -> Vec<Change> {
             }
         };
         differs("weight", known.weight.to_string(), weight.to_string());
-        differs("state", state_word(known.backend_state()).to_owned(), state.to_owned());
+        differs("state", known.backend_state().word().to_owned(), state.to_owned());
     }
     changes.extend(there.into_keys().map(|backend| Change::BackendRemoved { vip: name(), backend }));
     changes
-}
-
-fn state_word(state: BackendState) -> &'static str {
-    match state {
-        BackendState::Active => "active",
-        BackendState::Drain => "drain",
-        BackendState::Down => "down",
-    }
 }

@@ -71,6 +71,11 @@ impl State {
         self.backends.iter().filter(|(_, entry)| entry.is_removed()).map(|(id, entry)| (*id, entry))
     }
 
+    /// Whether any VIP or backend was removed and is still there.
+    pub fn has_removed(&self) -> bool {
+        self.removed_vips().next().is_some() || self.removed_backends().next().is_some()
+    }
+
     /// What frees these VIPs and backends, of which nothing is left in slots and flow tables, nor any packet on its
     /// way.
     pub fn frees(&self, vips: &[u32], backends: &[u32]) -> Vec<Step> {

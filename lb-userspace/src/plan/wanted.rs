@@ -369,7 +369,7 @@ fn entry(vip_id: u32, vip: &config::Vip, backend: &config::Backend, node: &Node)
     let outer_sum = match backend.address {
         IpAddr::V4(outer) if forward == Forward::Ipip4 => {
             let inner = if vip.address.is_ipv4() { libc::IPPROTO_IPIP } else { libc::IPPROTO_IPV6 };
-            outer_sum(outer.to_bits(), inner as u32)
+            Backend::outer_sum(inner as u8, outer.into())
         }
         _ => 0,
     };
@@ -394,14 +394,6 @@ fn outer_source4(net: Ipv4Net) -> (Address, Be32) {
 /// Of the host bits those in the last 32-bit word: as many as the flow hash has.
 fn outer_source6(net: Ipv6Net) -> (Address, Be32) {
     (Address::from(net.network()), Be32::new(net.hostmask().to_bits() as u32))
-}
-
-/// The sum over the 16-bit words of an outer IPv4 header (RFC 791 §3.1) that are the same for every packet: version and
-/// IHL, TTL 64 and protocol, destination. Type of service, length, flags and source are added per packet.
-fn outer_sum(destination: u32, protocol: u32) -> u32 {
-    const VERSION_IHL: u32 = 0x4500;
-    const TTL: u32 = 64;
-    VERSION_IHL + (TTL << 8 | protocol) + (destination >> 16) + (destination & 0xffff)
 }
 
 /// Whether two entries agree in everything that must not change while slots name them.
@@ -443,6 +435,6 @@ mod tests {
     /// The header of RFC 2003 with length, flags and source zero, summed by hand.
     #[test]
     fn the_outer_sum_covers_what_is_constant() {
-        assert_eq!(outer_sum(0x0a00_010c, 4), 0x4500 + 0x4004 + 0x0a00 + 0x010c);
+        assert_eq!(Backend::outer_sum(4, Be32::new(0x0a00_010c)), 0x4500 + 0x4004 + 0x0a00 + 0x010c);
     }
 }

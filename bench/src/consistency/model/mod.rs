@@ -8,7 +8,6 @@ mod tracking;
 use std::thread;
 
 use anyhow::ensure;
-use comfy_table::{CellAlignment, Table, presets};
 use rand::{SeedableRng as _, rngs::SmallRng};
 use serde::Serialize;
 
@@ -17,6 +16,7 @@ use self::{
     population::{Events, Population},
     tracking::{Adaptive, Plain, Tracking},
 };
+use crate::table::table;
 
 /// What is modelled.
 #[derive(Clone, Debug)]
@@ -181,22 +181,10 @@ impl Shares {
 impl Report {
     /// Prints the table.
     pub fn print(&self) {
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING);
-        table.set_header([
-            "A CHANGE EVERY",
-            "TRACKING",
-            "BROKEN",
-            "EVICTED",
-            "LOST",
-            "TRACKED (MEAN)",
-            "MEDIAN",
-            "95 %",
-            "PEAK",
-        ]);
-        for column in table.column_iter_mut().skip(2) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
+        let mut table = table(
+            ["A CHANGE EVERY", "TRACKING", "BROKEN", "EVICTED", "LOST", "TRACKED (MEAN)", "MEDIAN", "95 %", "PEAK"],
+            2,
+        );
         let percent = |share: f64| format!("{:.2} %", share * 100.0);
         for Run { interval, tracking, broken, evicted, lost, tracked, .. } in &self.runs {
             let Shares { mean, median, percentile_95, peak } = tracked;
