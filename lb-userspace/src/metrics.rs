@@ -21,7 +21,9 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use crate::{
     api::{
         flows::FlowTable,
-        types::{Backend, Counts, Interface, MapUsage, NextHop, Stats, TableUsage, Tracking, Vip},
+        types::{
+            Backend, Counts, Interface, MapUsage, NextHop, Problem, ProblemKind, Stats, TableUsage, Tracking, Vip,
+        },
     },
     controller::Handle,
 };
@@ -42,6 +44,8 @@ pub struct Snapshot {
     pub tracking: Tracking,
     /// Maps.
     pub maps: Vec<MapUsage>,
+    /// What is not as the config wants it.
+    pub problems: Vec<Problem>,
     /// When a config was last applied.
     pub applied_at: std::time::SystemTime,
     /// Applies since the daemon started.
@@ -146,6 +150,7 @@ impl Collector for Snapshot {
         encode_tracked(encoder, &self.stats)?;
         encode_interfaces(encoder, &self.interfaces)?;
         encode_maps(encoder, &self.maps)?;
+        encode_problems(encoder, &self.problems)?;
         encode_applies(encoder, self)
     }
 }
@@ -250,6 +255,12 @@ fn encode_maps(encoder: &mut DescriptorEncoder, maps: &[MapUsage]) -> fmt::Resul
     gauge(encoder, "naru_map_max_entries", "Entries that fit in a map", None, of_maps(|map| map.max_entries))?;
     let help = "Memory that the kernel accounts for a map";
     gauge(encoder, "naru_map_memory", help, Some(&Unit::Bytes), of_maps(|map| map.memory_bytes))
+}
+
+fn encode_problems(encoder: &mut DescriptorEncoder, problems: &[Problem]) -> fmt::Result {
+    let of_kind = |kind| problems.iter().filter(|problem| problem.kind == kind).count() as u64;
+    let kinds = ProblemKind::ALL.into_iter().map(|kind| ([("kind", kind.name())], of_kind(kind)));
+    gauge(encoder, "naru_problems", "What is not as the config wants it, by kind: see `naru status`", None, kinds)
 }
 
 fn encode_applies(encoder: &mut DescriptorEncoder, snapshot: &Snapshot) -> fmt::Result {
@@ -368,6 +379,12 @@ mod tests {
                 sweep_us: Some(1500),
             },
             maps: vec![MapUsage { name: "SLOTS".into(), entries: 13, max_entries: 64, memory_bytes: 4096 }],
+            problems: vec![Problem {
+                kind: ProblemKind::Interface,
+                what: "eth1".into(),
+                reason: "it is taken".into(),
+                since: 1,
+            }],
             applied_at: UNIX_EPOCH + Duration::from_millis(1500),
             applies: Applies { succeeded: 2, failed: 1 },
         }
@@ -416,6 +433,9 @@ mod tests {
             "naru_map_entries{map=\"SLOTS\"} 13",
             "naru_map_max_entries{map=\"SLOTS\"} 64",
             "naru_map_memory_bytes{map=\"SLOTS\"} 4096",
+            "naru_problems{kind=\"interface\"} 1",
+            "naru_problems{kind=\"metrics\"} 0",
+            "naru_problems{kind=\"packet-log\"} 0",
             "naru_config_applied_timestamp_seconds 1.5",
             "naru_applies_total{result=\"success\"} 2",
             "naru_applies_total{result=\"failure\"} 1",

@@ -865,3 +865,90 @@ fn an_interface_of_someone_elses_is_left_alone_and_in_nobodys_way() {
     assert_eq!(bed.json("interface list")[0]["attached"]["mode"], "native");
     let _ = fs::remove_dir_all(format!("{}-decap", bed.bpffs.display()));
 }
+
+#[test]
+fn a_start_serves_what_it_can_and_tries_the_rest_again() {
+    let mut bed = Bed::new(VIPS);
+    ip("link add taken0 type veth peer name taken1");
+    let decap = |what| format!("decap {what} taken0 --bpffs {}-decap", bed.bpffs.display());
+    let (attach, detach) = (format!("{} --from 172.16.0.0/16 --to 10.0.1.1", decap("attach")), decap("detach"));
+    bed.done(&attach);
+    let listener = std::net::TcpListener::bind(("127.0.0.1", bed.metrics_port)).unwrap();
+    bed.replace("interfaces = [\"lb0\"]", "interfaces = [\"gone0\", \"taken0\", \"lb0\"]");
+    bed.start(&[]);
+
+    assert!(attached("lb0"), "{}", bed.log());
+    assert_eq!(bed.backend("10.0.1.11")["next_hop"]["interface"], "lb0");
+    let problems = |bed: &Bed| {
+        let problems = bed.json("status")["problems"].as_array().unwrap().clone();
+        let problem = |p: &Value| ["kind", "what"].map(|key| p[key].as_str().unwrap().to_owned()).join(" ");
+        problems.iter().map(problem).collect::<Vec<_>>()
+    };
+    let all = ["interface gone0", "interface taken0", "metrics 127.0.0.1:9100"];
+    assert_eq!(problems(&bed), all);
+    let status = bed.done("status");
+    for said in ["PROBLEM WITH", "already runs the XDP program", "cannot serve /metrics on 127.0.0.1:9100"] {
+        assert!(status.contains(said), "{status}");
+    }
+
+    // An old problem is in no change's way; a new mistake is still refused.
+    bed.done("backend drain web 10.0.1.12");
+    bed.refused("interface attach nope0", 2, "there is no interface nope0 here");
+    assert_eq!(problems(&bed), all);
+
+    drop(listener);
+    eventually("metrics are served", || problems(&bed) == all[..2], || bed.log());
+    let count = |kind, count| format!("naru_problems{{kind=\"{kind}\"}} {count}\n");
+    let scraped = bed.scrape();
+    assert!(scraped.contains(&count("interface", 2)) && scraped.contains(&count("metrics", 0)), "{scraped}");
+    bed.done(&detach);
+    eventually("taken0 is attached", || problems(&bed) == all[..1], || bed.log());
+    assert!(attached("taken0"));
+    ip("link add gone0 type veth peer name gone1");
+    eventually("gone0 is attached", || problems(&bed).is_empty(), || bed.log());
+    let times = |said: &str| bed.log().matches(said).count();
+    assert_eq!(times("cannot serve /metrics"), 1, "each is told once: {}", bed.log());
+    assert_eq!(times("already runs the XDP program"), 1, "{}", bed.log());
+    assert_eq!(times("mended: metrics 127.0.0.1:9100"), 1, "{}", bed.log());
+    assert!(!bed.done("status").contains("PROBLEM"));
+    let _ = fs::remove_dir_all(format!("{}-decap", bed.bpffs.display()));
+}
+
+#[test]
+fn a_request_whose_client_has_gone_is_not_carried_out_later() {
+    let mut bed = Bed::new(VIPS);
+    bed.start(&[]);
+    let send = |body: String| {
+        let mut stream = UnixStream::connect(bed.socket()).unwrap();
+        let length = body.len();
+        let head = "POST /v1/edit HTTP/1.1\r\nHost: naru\r\nConnection: close\r\nContent-Type: application/json";
+        write!(stream, "{head}\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+        stream
+    };
+    let drains = |backend: u32| {
+        let body = "{\"op\": \"backend_set\", \"vip\": \"web\"";
+        send(format!("{body}, \"address\": \"10.0.1.{backend}\", \"state\": \"drain\"}}"))
+    };
+    // An edit waits half a second for neighbours that do not answer; another one comes meanwhile, and its client goes.
+    let met = (20..30).any(|silent| {
+        let begun = Instant::now();
+        let body = format!("{{\"op\": \"backend_add\", \"vip\": \"web\", \"address\": \"10.0.1.{silent}\"}}");
+        let mut waits = send(body);
+        sleep(Duration::from_millis(100));
+        drop(drains(11));
+        let in_time = begun.elapsed() < Duration::from_millis(400);
+        let mut answer = String::new();
+        waits.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        // Whatever waited before this one has had its turn.
+        bed.done("backend set web 10.0.1.12 --weight 7");
+        if in_time {
+            assert!(bed.log().contains("whoever asked for it has gone"), "{}", bed.log());
+            assert_eq!(bed.backend("10.0.1.11")["state"], "active", "{}", bed.log());
+        } else {
+            bed.done("backend set web 10.0.1.11 --state active");
+        }
+        in_time
+    });
+    assert!(met, "the machine is too busy to send two requests within 400 ms");
+}

@@ -37,8 +37,49 @@ pub struct Status {
     pub maps: Vec<MapUsage>,
     /// Memory of all maps together, in bytes.
     pub map_memory_bytes: u64,
+    /// What is not as the config wants it although the rest is served; tried again until it is mended.
+    pub problems: Vec<Problem>,
     /// What the operator should look at although it is allowed.
     pub warnings: Vec<String>,
+}
+
+/// Something that is not as the config wants it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What sort of thing it concerns.
+    pub kind: ProblemKind,
+    /// Which of them: the name of the interface, the address of the listener.
+    pub what: String,
+    /// What is wrong with it, and what to do.
+    pub reason: String,
+    /// Since when, in seconds since 1970.
+    pub since: u64,
+}
+
+/// What sort of thing a problem concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProblemKind {
+    /// An interface that the data plane is not attached to although the config names it.
+    Interface,
+    /// `/metrics` is not served.
+    Metrics,
+    /// The data plane's messages are not read although `log_packets` is on.
+    PacketLog,
+}
+
+impl ProblemKind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Interface, Self::Metrics, Self::PacketLog];
+
+    /// As the API and the metrics spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Interface => "interface",
+            Self::Metrics => "metrics",
+            Self::PacketLog => "packet-log",
+        }
+    }
 }
 
 /// What the data plane remembers of flows.

@@ -9,8 +9,8 @@ use super::{
 use crate::api::{
     client::Client,
     types::{
-        Backend, BackendStats, Counts, Diff, FileState, Interface, MapUsage, NextHop, Stats, Status, TableUsage,
-        Tracking, Vip, VipStats,
+        Backend, BackendStats, Counts, Diff, FileState, Interface, MapUsage, NextHop, Problem, Stats, Status,
+        TableUsage, Tracking, Vip, VipStats,
     },
 };
 
@@ -96,6 +96,9 @@ fn status_text(status: &Status) -> String {
         ("Flows", &format!("{} established, {} embryonic", usage_text(established), usage_text(embryonic))),
         ("Sweep", &sweep_text(tracking)),
     ]);
+    if !status.problems.is_empty() {
+        text += &format!("\n{}\n", problems_text(&status.problems));
+    }
     for warning in &status.warnings {
         text += &format!("Warning:   {warning}\n");
     }
@@ -108,6 +111,17 @@ fn status_text(status: &Status) -> String {
         text += &format!("\n{}", table([("VIP", Left), ("NO WAY TO BACKEND", Left), ("REASON", Left)], rows));
     }
     text + "\n" + &maps_text(&status.maps)
+}
+
+fn problems_text(problems: &[Problem]) -> String {
+    let header = [("PROBLEM WITH", Left), ("", Left), ("SINCE", Left), ("REASON", Left)];
+    table(
+        header,
+        problems.iter().map(|Problem { kind, what, reason, since }| {
+            let since = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(*since));
+            [kind.name().to_owned(), what.clone(), since.to_string(), reason.clone()]
+        }),
+    )
 }
 
 fn usage_text(usage: &TableUsage) -> String {

@@ -49,25 +49,26 @@ impl Interfaces {
     /// Attaches the interfaces of `new` that exist, detaches all others. Those that do not exist are noted.
     ///
     /// An interface that `old` attaches the same way and that is in trouble is noted too, so that it stands in no
-    /// other change's way. Where the mode is another than in `old`, an interface in generic mode is tried in native
+    /// other change's way; so is every one without `old`, when the daemon starts. Where the mode is another than in `old`, an interface in generic mode is tried in native
     /// mode again if `new` allows it, which takes the data plane off it for some microseconds.
     pub fn follow(&mut self, dataplane: &mut Dataplane, old: Option<&Node>, new: &Node) -> Result<(), Error> {
-        self.problems.clear();
+        self.problems.retain(|name, _| new.interfaces.contains(name));
         let mode_changed = old.is_some_and(|old| old.xdp_mode != new.xdp_mode);
         let attached = dataplane.attachments();
         for name in &new.interfaces {
             let Ok(ifindex) = if_nametoindex(name.as_str()) else {
-                log::warn!("there is no interface {name}: it will be attached when it appears");
-                self.problems.insert(name.clone(), MISSING.to_owned());
+                if self.problems.insert(name.clone(), MISSING.to_owned()).as_deref() != Some(MISSING) {
+                    log::warn!("there is no interface {name}: it will be attached when it appears");
+                }
                 continue;
             };
             let generic = attached.iter().any(|old| old.name == *name && old.mode == Mode::Generic);
             if mode_changed && generic && new.xdp_mode != XdpMode::Generic {
                 dataplane.detach(name)?;
             }
-            let is_old = !mode_changed && old.is_some_and(|old| old.interfaces.contains(name));
+            let is_old = !mode_changed && old.is_none_or(|old| old.interfaces.contains(name));
             match self.attach(dataplane, new, name, ifindex) {
-                Err(error) if is_old => drop(self.problems.insert(name.clone(), error.to_string())),
+                Err(error) if is_old => self.note(name, error.to_string()),
                 result => result?,
             }
         }
@@ -84,6 +85,11 @@ impl Interfaces {
         for name in names {
             self.attach_late(dataplane, node, &name);
         }
+    }
+
+    /// Why some interfaces of the config are not attached, by name.
+    pub fn problems(&self) -> &BTreeMap<String, String> {
+        &self.problems
     }
 
     /// Refuses `new` where it names interfaces that do not exist and that `old` does not name.
@@ -177,13 +183,16 @@ impl Interfaces {
     fn attach_late(&mut self, dataplane: &mut Dataplane, node: &Node, name: &str) {
         let Ok(ifindex) = if_nametoindex(name) else { return };
         if let Err(error) = self.attach(dataplane, node, name, ifindex) {
-            // Said once, not at each try.
-            let text = error.to_string();
-            if self.problems.get(name) != Some(&text) {
-                log::error!("cannot attach to {name}: {text}; trying again");
-            }
-            self.problems.insert(name.to_owned(), text);
+            self.note(name, error.to_string());
         }
+    }
+
+    /// Takes note of why an interface is not attached. Said once, not at each try.
+    fn note(&mut self, name: &str, reason: String) {
+        if self.problems.get(name) != Some(&reason) {
+            log::error!("cannot attach to {name}: {reason}; trying again");
+        }
+        self.problems.insert(name.to_owned(), reason);
     }
 
     fn forget(&mut self, dataplane: &mut Dataplane, node: &Node, link: &InterfaceInfo) {

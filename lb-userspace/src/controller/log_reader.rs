@@ -26,6 +26,11 @@ impl LogReader {
         Ok(Self { program_id, task })
     }
 
+    /// Whether it reads no more although nobody dropped it.
+    pub fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
+
     /// The program whose messages are read.
     pub fn program_id(&self) -> u32 {
         self.program_id

@@ -10,11 +10,12 @@ mod interfaces;
 mod log_reader;
 mod next_hops;
 mod node;
+mod problems;
 mod sweeper;
 mod view;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     net::SocketAddr,
     time::{Duration, Instant, SystemTime},
 };
@@ -37,12 +38,13 @@ use self::{
     interfaces::Interfaces,
     log_reader::LogReader,
     next_hops::{NextHops, Waiting},
+    problems::Problems,
     sweeper::{Sweeper, Turn},
 };
 use crate::{
     api::{
         flows::{FlowCount, FlowQuery, Flows},
-        types::{Applied, Diff, Interface, Stats, Status, Vip},
+        types::{Applied, Diff, Interface, ProblemKind, Stats, Status, Vip},
     },
     config::{
         Config, Node,
@@ -57,7 +59,7 @@ use crate::{
 /// Requests that may wait for the controller.
 const QUEUE: usize = 64;
 
-/// How often interfaces that could not be attached are tried again.
+/// How often what could not be done is tried again: interfaces, listeners.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// How long a change waits for the next answer about the ways to new backends: neighbours on a link that works answer
@@ -190,6 +192,7 @@ pub struct Controller {
     next_hops: NextHops,
     interfaces: Interfaces,
     metrics: Option<metrics::Server>,
+    problems: Problems,
     log_reader: Option<LogReader>,
     sweeper: Sweeper,
     handle: Handle,
@@ -218,6 +221,7 @@ impl Controller {
             next_hops,
             interfaces: Interfaces::default(),
             metrics: None,
+            problems: Problems::default(),
             log_reader: None,
             sweeper: Sweeper::default(),
             handle: Handle { requests: sender },
@@ -230,14 +234,10 @@ impl Controller {
         &self.applied.config
     }
 
-    /// Makes the config what runs, attaches the interfaces, and serves whoever has the handle. Configured interfaces
-    /// that do not exist are waited for.
+    /// Makes the config what runs, attaches the interfaces, and serves whoever has the handle. What cannot be had, an
+    /// interface or the address of `/metrics`, is a problem that is told and tried again, and in the way of nothing else.
     pub async fn start(mut self) -> Result<(Handle, JoinHandle<()>), Error> {
         let config = self.applied.config.clone();
-        self.metrics = match config.node.metrics {
-            Some(address) => Some(self.serve_metrics(address).await?),
-            None => None,
-        };
         self.interfaces.learn_all(self.netlink.interfaces());
         self.follow_attachments();
         let targets = self.resolve(&config, &self.lingering()).await?;
@@ -250,6 +250,8 @@ impl Controller {
             log::warn!("{warning}");
         }
         self.read_logs(config.node.log_packets);
+        self.retry_metrics().await;
+        self.note_problems();
         self.applied_at = SystemTime::now();
         self.applies.succeeded += 1;
         Ok((self.handle.clone(), tokio::spawn(self.run())))
@@ -268,11 +270,9 @@ impl Controller {
                 }
                 1.. = self.events.recv_many(&mut events, EVENTS) => self.learn(&mut events, &mut Waiting::default()),
                 turn = self.sweeper.turn() => self.sweep(turn),
-                _ = retry.tick() => {
-                    self.interfaces.retry(&mut self.dataplane, &self.applied.config.node);
-                    self.follow_attachments();
-                }
+                _ = retry.tick() => self.retry().await,
             }
+            self.note_problems();
         }
     }
 
@@ -288,6 +288,11 @@ impl Controller {
             Request::Walk(query, reply) => drop(reply.send(self.walk(query))),
             Request::Snapshot(reply) => drop(reply.send(block_in_place(|| self.snapshot()))),
             Request::Diff(reply) => drop(reply.send(block_in_place(|| self.diff()))),
+            // What begins is completed, what has not begun is not begun for nobody.
+            Request::Apply(reply) if reply.is_closed() => log::info!("apply dropped: whoever asked for it has gone"),
+            Request::Edit(edit, reply) if reply.is_closed() => {
+                log::info!("edit dropped: whoever asked for it has gone: {edit:?}");
+            }
             Request::Apply(reply) => {
                 let result = self.apply().await;
                 drop(reply.send(self.count("apply", result)));
@@ -299,6 +304,22 @@ impl Controller {
             Request::Stop { detach, reply } => return Some((detach, reply)),
         }
         None
+    }
+
+    /// Tries again what could not be done.
+    async fn retry(&mut self) {
+        block_in_place(|| self.interfaces.retry(&mut self.dataplane, &self.applied.config.node));
+        self.follow_attachments();
+        self.log_reader.take_if(|reader| reader.has_ended());
+        if self.log_reader.is_none() {
+            self.read_logs(self.applied.config.node.log_packets);
+        }
+        self.retry_metrics().await;
+    }
+
+    /// Takes note of the interfaces that are in trouble.
+    fn note_problems(&mut self) {
+        self.problems.follow(ProblemKind::Interface, self.interfaces.problems());
     }
 
     fn stop(self, detach: bool, reply: Reply<()>) {
@@ -358,6 +379,7 @@ impl Controller {
         let result = self.resolve_and_switch(wanted, before, from).await;
         if result.is_ok() {
             self.metrics = moved;
+            self.problems.follow(ProblemKind::Metrics, &BTreeMap::new());
         } else {
             if let Some(moved) = moved {
                 moved.stop().await;
@@ -447,6 +469,20 @@ impl Controller {
                 moved.map(Some)
             }
             result => result.map(Some),
+        }
+    }
+
+    /// Serves metrics where the config wants them and they are not served yet.
+    async fn retry_metrics(&mut self) {
+        let Some(address) = self.applied.config.node.metrics.filter(|_| self.metrics.is_none()) else {
+            return self.problems.follow(ProblemKind::Metrics, &BTreeMap::new());
+        };
+        match self.serve_metrics(address).await {
+            Ok(server) => {
+                self.metrics = Some(server);
+                self.problems.mend(ProblemKind::Metrics, &address.to_string());
+            }
+            Err(error) => self.problems.note(ProblemKind::Metrics, &address.to_string(), &error.to_string()),
         }
     }
 
@@ -572,9 +608,10 @@ impl Controller {
 
     /// Follows the program whose messages are wanted: an apply may have loaded another.
     fn read_logs(&mut self, wanted: bool) {
+        const WHAT: &str = "log_packets";
         if !wanted {
             self.log_reader = None;
-            return;
+            return self.problems.follow(ProblemKind::PacketLog, &BTreeMap::new());
         }
         let started = self.dataplane.program_id().map_err(Error::from).and_then(|id| match &self.log_reader {
             Some(reader) if reader.program_id() == id => Ok(None),
@@ -582,8 +619,14 @@ impl Controller {
         });
         match started {
             Ok(None) => {}
-            Ok(reader) => self.log_reader = reader,
-            Err(error) => log::error!("messages of the data plane cannot be read: {error}"),
+            Ok(reader) => {
+                self.log_reader = reader;
+                self.problems.mend(ProblemKind::PacketLog, WHAT);
+            }
+            Err(error) => {
+                let reason = format!("messages of the data plane cannot be read: {error}");
+                self.problems.note(ProblemKind::PacketLog, WHAT, &reason);
+            }
         }
     }
 

@@ -42,6 +42,7 @@ impl Controller {
             tracking: self.tracking()?,
             map_memory_bytes: maps.iter().map(|map| map.memory_bytes).sum(),
             maps,
+            problems: self.problems.list(),
             warnings: self.warnings(),
         })
     }
@@ -113,6 +114,7 @@ impl Controller {
             interfaces: self.interfaces_view(),
             tracking: self.tracking()?,
             maps: self.map_usage()?,
+            problems: self.problems.list(),
             applied_at: self.applied_at,
             applies: self.applies,
         })
