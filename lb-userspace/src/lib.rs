@@ -14,3 +14,4 @@ pub mod metrics;
 pub mod netlink;
 pub mod objects;
 pub mod plan;
+pub mod privileges;

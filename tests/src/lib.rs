@@ -17,6 +17,7 @@ pub mod naru;
 pub mod netns;
 pub mod pattern;
 pub mod server;
+pub mod service;
 pub mod site;
 pub mod transfer;
 pub mod udp;

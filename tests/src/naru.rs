@@ -38,6 +38,7 @@ pub struct Naru {
     socket: PathBuf,
     bpffs: PathBuf,
     log: PathBuf,
+    unit: Option<PathBuf>,
     process: Option<Child>,
 }
 
@@ -48,8 +49,13 @@ impl Naru {
     ///
     /// When it cannot be built or started; with its log when it ends or does not serve in time.
     pub fn start(lab: &Lab, vips: &str) -> anyhow::Result<Self> {
+        Self::start_with_config(lab, &Self::node(lab, vips))
+    }
+
+    /// The config with `vips`, the part that follows `[node]`.
+    pub fn node(lab: &Lab, vips: &str) -> String {
         let interfaces = lab.interfaces();
-        Self::start_with_config(lab, &format!("[node]\ninterfaces = {interfaces:?}\nmetrics = \"{METRICS}\"\n\n{vips}"))
+        format!("[node]\ninterfaces = {interfaces:?}\nmetrics = \"{METRICS}\"\n\n{vips}")
     }
 
     /// Starts a daemon with the config `text`, with socket and pins moved to the lab's places.
@@ -75,6 +81,7 @@ impl Naru {
             socket: lab.dir().join("naru.sock"),
             bpffs: lab.bpffs().join("naru"),
             log: lab.dir().join("naru.log"),
+            unit: None,
             process: None,
         };
         let places = format!("[node]\nsocket = {:?}\nbpffs = {:?}\n", naru.socket, naru.bpffs);
@@ -100,11 +107,20 @@ impl Naru {
     pub fn restart_with(&mut self, options: &[&str]) -> anyhow::Result<()> {
         ensure!(self.process.is_none(), "the daemon runs already");
         let log = fs::OpenOptions::new().append(true).create(true).open(&self.log)?;
-        let mut command = self.command(&[&["run"], options].concat())?;
+        let run = self.command(&[&["run"], options].concat())?;
+        let mut command = match &self.unit {
+            Some(unit) => self.confined(unit, &run)?,
+            None => run,
+        };
         // A process group of its own: a kept daemon survives the terminal.
         let process = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0).spawn();
         self.process = Some(process.context("cannot start the daemon")?);
         self.wait_until_serving()
+    }
+
+    /// From now on daemons are started with the privileges that this unit of systemd leaves them.
+    pub fn confine(&mut self, unit: &Path) {
+        self.unit = Some(unit.to_owned());
     }
 
     /// Kills the daemon with SIGKILL.
@@ -187,6 +203,15 @@ impl Naru {
         // The socket as well: a config that is no TOML does not say where it is.
         command.args(args).arg("--config").arg(&self.config).arg("--socket").arg(&self.socket);
         Ok(command)
+    }
+
+    /// `command`, as the service that `unit` describes.
+    fn confined(&self, unit: &Path, command: &Command) -> anyhow::Result<Command> {
+        let directory = self.config.parent().context("the config lies in a directory")?;
+        let mut confined = self.host.command(lab_binary()?);
+        confined.arg("service").arg("--unit").arg(unit).arg("--directory").arg(directory).arg("--");
+        confined.arg(command.get_program()).args(command.get_args());
+        Ok(confined)
     }
 
     /// Runs a `naru` command, however it ends.

@@ -105,6 +105,15 @@ impl Site {
     ///
     /// When any of that fails.
     pub fn start(lab: Builder, vips: &[Vip]) -> anyhow::Result<Self> {
+        Self::start_with(lab, vips, |_| {})
+    }
+
+    /// The same, with a daemon that `prepare` may do something about before it is started.
+    ///
+    /// # Errors
+    ///
+    /// As with [`Site::start`].
+    pub fn start_with(lab: Builder, vips: &[Vip], prepare: impl FnOnce(&mut Naru)) -> anyhow::Result<Self> {
         let lab = lab.vips(vips.iter().map(Vip::ip)).build()?;
         let [http, echo] = [Vip::http, Vip::echo].map(|of| vips.iter().map(of).collect::<Vec<_>>());
         let servers = lab.backends().iter().map(|backend| Server::start(backend, lab.dir(), &http, &echo));
@@ -115,7 +124,9 @@ impl Site {
             }
         }
         let config: String = vips.iter().map(|vip| vip.config(&lab)).collect();
-        let naru = Naru::start(&lab, &config)?;
+        let mut naru = Naru::prepare(&lab, &Naru::node(&lab, &config))?;
+        prepare(&mut naru);
+        naru.restart()?;
         naru.wait_until_ready()?;
         Ok(Self { naru, servers, lab })
     }

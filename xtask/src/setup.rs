@@ -6,8 +6,9 @@ use std::{collections::BTreeMap, path::Path, process::Command};
 use anyhow::{Context as _, bail};
 use xtask::toolchain::{BPF_LINKER_VERSION, BpfToolchain, Compiler, linker_root, rustup};
 
-/// Programs that the lab runs, and the Debian package of each.
-const TOOLS: [(&str, &str); 2] = [("ip", "iproute2"), ("ethtool", "ethtool")];
+/// Programs that the tests run, and the Debian package of each.
+const TOOLS: [(&str, &str); 4] =
+    [("ip", "iproute2"), ("ethtool", "ethtool"), ("setpriv", "util-linux"), ("systemd-analyze", "systemd")];
 
 /// Debian's compiler with its library source, from the line of packages that follows the current release.
 const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
@@ -27,7 +28,7 @@ pub fn run(verbose: bool) -> anyhow::Result<()> {
         let Compiler { toolchain, release, llvm, bootstrap: _ } = compiler;
         println!("eBPF compiler: rustc {release} of toolchain `{toolchain}`, LLVM {llvm}");
         println!("eBPF linker:   {}", linker.display());
-        println!("lab tools:     {}", TOOLS.map(|(program, _)| program).join(", "));
+        println!("test tools:    {}", TOOLS.map(|(program, _)| program).join(", "));
     }
     Ok(())
 }
@@ -38,7 +39,7 @@ fn install_tools() -> anyhow::Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    apt_install(&missing).with_context(|| format!("the lab needs {}", missing.join(" and ")))
+    apt_install(&missing).with_context(|| format!("the tests need {}", missing.join(" and ")))
 }
 
 /// Makes a pair of what is there already, or else installs one: the distribution's compiler where there is one, since

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     api::{self, socket},
     controller::{ConfigFile, Controller, Error, Handle, Overrides},
-    dataplane,
+    dataplane, privileges,
 };
 
 /// How long the end may wait for a change that is under way. What is cut short is completed by the next start.
@@ -26,6 +26,10 @@ const STOP: Duration = Duration::from_secs(5);
 pub fn run(global: &Global, options: Run) -> Result<Exit, Failure> {
     let filter = env_logger::Env::default().default_filter_or(options.log_level.as_str());
     env_logger::Builder::from_env(filter).format_timestamp_millis().format_target(false).init();
+    // Before there are other threads: each has capabilities of its own.
+    dataplane::prepare_host();
+    privileges::join_group(socket::GROUP);
+    privileges::reduce().map_err(|error| Failure::new(Exit::Failed, error))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, error))?;
     let result = runtime.block_on(serve(global, options));

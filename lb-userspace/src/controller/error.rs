@@ -96,9 +96,6 @@ pub enum Error {
     /// No `/metrics`.
     #[error(transparent)]
     Metrics(#[from] metrics::MetricsError),
-    /// No messages of the data plane.
-    #[error(transparent)]
-    Log(#[from] aya_log::Error),
     /// The controller has ended.
     #[error("the daemon is stopping")]
     Stopped,
@@ -121,7 +118,6 @@ impl Error {
             | Self::Unwritten(_)
             | Self::Netlink(_)
             | Self::Metrics(_)
-            | Self::Log(_)
             | Self::Stopped => ErrorKind::Failed,
         }
     }

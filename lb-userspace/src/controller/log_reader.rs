@@ -15,15 +15,14 @@ pub struct LogReader {
 }
 
 impl LogReader {
-    /// Reads the messages of the program with this id.
-    pub fn start(program_id: u32) -> Result<Self, aya_log::Error> {
-        let logger = EbpfLogger::init_from_id(program_id)?;
+    /// Reads the messages of the program with this id by `logger`.
+    pub fn start(program_id: u32, logger: EbpfLogger<&'static dyn Log>) -> Self {
         let task = tokio::spawn(async move {
             if let Err(error) = read(logger).await {
                 log::error!("messages of the data plane can no longer be read: {error}");
             }
         });
-        Ok(Self { program_id, task })
+        Self { program_id, task }
     }
 
     /// Whether it reads no more although nobody dropped it.

@@ -613,9 +613,9 @@ impl Controller {
             self.log_reader = None;
             return self.problems.follow(ProblemKind::PacketLog, &BTreeMap::new());
         }
-        let started = self.dataplane.program_id().map_err(Error::from).and_then(|id| match &self.log_reader {
+        let started = self.dataplane.program_id().and_then(|id| match &self.log_reader {
             Some(reader) if reader.program_id() == id => Ok(None),
-            _ => Ok(Some(LogReader::start(id)?)),
+            _ => Ok(Some(LogReader::start(id, self.dataplane.logger()?))),
         });
         match started {
             Ok(None) => {}

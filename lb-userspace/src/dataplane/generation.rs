@@ -15,9 +15,10 @@ use aya::{
     Ebpf, EbpfLoader,
     programs::{ProgramError, Xdp},
 };
+use aya_log::EbpfLogger;
 use aya_obj::programs::XdpAttachType;
 use lb_common::Features;
-use log::debug;
+use log::{Log, debug};
 
 use super::{
     Error,
@@ -135,6 +136,13 @@ impl Generation {
         self.maps.note(Journal { program, features, object: object(), ..self.maps.journal() });
         debug!("program {program} with features {:#x} is in place", features.0);
         Ok(())
+    }
+
+    /// Reads what its programs log, from the pinned ring buffer: to find that by the program's id takes CAP_SYS_ADMIN.
+    pub fn logger(&self) -> Result<EbpfLogger<&'static dyn Log>, Error> {
+        let mut loaded =
+            parse(MULTI_BUFFER, &maps_in(&self.directory), Capacity::default(), self.maps.journal().features)?;
+        EbpfLogger::init(&mut loaded.ebpf).map_err(|error| Error::load(&error))
     }
 }
 

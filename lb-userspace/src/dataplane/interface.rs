@@ -42,12 +42,12 @@ pub fn running(ifindex: u32) -> io::Result<Option<Running>> {
     Ok(mode.zip(program).map(|(mode, program)| Running { program, mode }))
 }
 
-/// A program's name and id, for messages.
+/// A program's name and id, for messages. The daemon, which is not CAP_SYS_ADMIN, gets to know the id only.
 pub fn program_name(id: u32) -> String {
     let info = loaded_programs().filter_map(Result::ok).find(|info| info.id() == id);
     match info.as_ref().and_then(|info| info.name_as_str()) {
         Some(name) if !name.is_empty() => format!("`{name}` (id {id})"),
-        _ => format!("with id {id}"),
+        _ => format!("with id {id} (`bpftool prog show id {id}` names it)"),
     }
 }
 

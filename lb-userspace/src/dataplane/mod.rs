@@ -28,10 +28,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aya_log::EbpfLogger;
 use lb_common::{
     BackendState, Counters, DropReason, Features, FlowOutcome, Forward, NextHop, NextHopCell, Tick, VipFlags,
 };
-use log::{debug, info};
+use log::{Log, debug, info};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use serde::{Deserialize, Serialize};
 
@@ -219,8 +220,7 @@ impl Dataplane {
     ///
     /// Another daemon has it ([`Error::Held`]), `bpffs` is not on a bpf file system, or the kernel refuses something.
     pub fn open(bpffs: &Path, config: &Config) -> Result<Self, Error> {
-        // Kernels before 5.11 account maps to this limit; later ones ignore it, and so does a failure here.
-        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+        raise_memory_limit();
         let place = Place::take(bpffs)?;
         let links = Links::open(bpffs, place.links())?;
         let generation = match newest(&place)? {
@@ -498,7 +498,16 @@ impl Dataplane {
         self.generation.maps.usage(&self.state, self.flow_entries())
     }
 
-    /// Id of the loaded program, for `EbpfLogger::init_from_id`. An apply may load another one: compare after each.
+    /// What reads the messages of the loaded program, until an apply loads another one.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not give the ring buffer.
+    pub fn logger(&self) -> Result<EbpfLogger<&'static dyn Log>, Error> {
+        self.generation.logger()
+    }
+
+    /// Id of the loaded program. An apply may load another one: compare after each.
     ///
     /// # Errors
     ///
@@ -908,6 +917,20 @@ fn execute_one(maps: &mut Maps, step: &Step, before: Option<&Maps>) -> Result<us
         }
     }
     Ok(1)
+}
+
+/// Does what takes more privileges than the data plane does later ([`crate::privileges`]): mounts `/sys/fs/bpf` where
+/// nobody has, and lifts the limit of locked memory. What fails here is told, if it matters, by [`Dataplane::open`].
+pub fn prepare_host() {
+    raise_memory_limit();
+    if let Err(error) = mount_if_missing(Path::new(place::BPFFS)) {
+        debug!("{error}");
+    }
+}
+
+/// Kernels before 5.11 account maps to this limit; later ones ignore it, and so does a failure here.
+fn raise_memory_limit() {
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
 }
 
 /// Returns when no packet is on its way through the program any more that may have read something from before the call.

@@ -19,7 +19,7 @@ use nix::{
 use super::{Error, links::detach_pinned};
 
 /// Where bpf file systems are mounted by convention.
-const BPFFS: &str = "/sys/fs/bpf";
+pub(super) const BPFFS: &str = "/sys/fs/bpf";
 /// What the directories of decapsulations are named, before the number of the ABI.
 pub const DECAP: &str = "decap-v";
 

@@ -15,6 +15,7 @@ use naru_tests::{
     lab::teardown_kept,
     load, netns,
     server::{self, READY},
+    service::Unit,
     transfer, udp,
 };
 
@@ -75,6 +76,18 @@ enum Command {
         /// Leave everything running at the end, and print commands to explore with.
         #[arg(long)]
         keep: bool,
+    },
+    /// Become a program that has the privileges which a unit of systemd leaves it.
+    Service {
+        /// The unit.
+        #[arg(long)]
+        unit: PathBuf,
+        /// What stands for the unit's directories of config, state and runtime.
+        #[arg(long)]
+        directory: PathBuf,
+        /// The program, and its arguments.
+        #[arg(last = true, required = true)]
+        program: Vec<String>,
     },
     /// Remove the labs that `demo --keep` left running.
     Teardown,
@@ -142,6 +155,9 @@ fn main() -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Demo { keep } => demo::run(keep).map(exit_code),
+        Command::Service { unit, directory, program } => {
+            Err(Unit::read(&unit)?.exec(&directory, program[0].as_ref(), &program[1..]))
+        }
         Command::Teardown => {
             match teardown_kept()?.as_slice() {
                 [] => println!("no lab was kept"),
