@@ -1,5 +1,6 @@
 //! `naru-bench`: what naru costs, beside bare floors in the same run. Run it by `cargo xtask bench`.
 
+mod against;
 mod balancer;
 mod consistency;
 mod control;

@@ -16,6 +16,7 @@ use naru_tests::forwarder::next_hop;
 use serde::Serialize;
 
 use crate::{
+    against::{self, Run},
     balancer::{Balancer, IPIP_4IN4, Mode, STATES, State},
     sample::{Sample, Summary, machine, stay_on_this_cpu},
     table::table,
@@ -25,18 +26,20 @@ use crate::{
 /// What the bench takes.
 #[derive(Args, Debug)]
 pub struct Options {
-    /// Repetitions in one measurement
-    #[arg(long, default_value_t = 1_000_000)]
-    repeat: u32,
-    /// Rounds; in each of them every case is measured once
-    #[arg(long, default_value_t = 7)]
-    rounds: u32,
+    /// Repetitions in one measurement [default: 1000000, with `--against` 300000]
+    #[arg(long)]
+    repeat: Option<u32>,
+    /// Rounds; in each of them every case is measured once [default: 7, with `--against` 3]
+    #[arg(long)]
+    rounds: Option<u32>,
     /// Measure only cases whose first six columns contain this, such as "ipip 4in4 adaptive" or "ACK 1 Mi"
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    against: against::Options,
 }
 
 const IPIP_6IN6: Mode = Mode { name: "ipip 6in6", forward: "ipip", ipv6_vip: true, ipv6_backend: true };
@@ -66,6 +69,9 @@ const FEW: [(Kind, Flows); 2] = [BASE, (Kind::Ack, Flows::Bits(20))];
 /// In the first state: what the other lines of the same mode are compared with.
 const BASE: (Kind, Flows) = (Kind::Ack, Flows::Bits(0));
 
+/// What is put beside another build's figures unless something else is asked for.
+const PLAIN: &str = "adaptive settled";
+
 const XDP_TX: u32 = 3;
 
 /// What is measured.
@@ -77,12 +83,14 @@ enum Subject {
 
 /// A program of the lab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Floor {
-    name: &'static str,
+pub struct Floor {
+    /// What it is called here.
+    pub name: &'static str,
     program: &'static str,
 }
 
-const NOTHING: Floor = Floor { name: "nothing", program: "bench_nothing" };
+/// What is subtracted from all others.
+pub const NOTHING: Floor = Floor { name: "nothing", program: "bench_nothing" };
 const ENCAPSULATE4: Floor = Floor { name: "bare 20-byte encapsulation", program: "bench_encapsulate4" };
 const ENCAPSULATE6: Floor = Floor { name: "bare 40-byte encapsulation", program: "bench_encapsulate6" };
 const REWRITE: Floor = Floor { name: "bare MAC rewrite", program: "bench_rewrite" };
@@ -122,24 +130,31 @@ struct Row {
 
 /// Measures and reports.
 pub fn run(options: &Options) -> anyhow::Result<()> {
+    if let Some(other) = &options.against.against {
+        let repeat = options.repeat.unwrap_or(300_000);
+        let run = Run { repeat, rounds: options.rounds.unwrap_or(3), only: options.only.as_deref().unwrap_or(PLAIN) };
+        return against::run(other, &options.against, &run, options.json);
+    }
+    let repeat = options.repeat.unwrap_or(1_000_000);
+    let rounds = options.rounds.unwrap_or(7);
     stay_on_this_cpu()?;
     let subjects = subjects(options.only.as_deref());
     ensure!(!subjects.is_empty(), "no case has {:?} in its first six columns", options.only);
     let balancers = balancers(&subjects)?;
     let cases = subjects.iter().map(|(subject, traffic)| Case::new(*subject, *traffic, &balancers));
     let mut cases = cases.collect::<anyhow::Result<Vec<_>>>()?;
-    eprintln!("{} cases, {} rounds of {} packets each …", cases.len(), options.rounds, options.repeat);
+    eprintln!("{} cases, {rounds} rounds of {repeat} packets each …", cases.len());
     for case in &mut cases {
         case.introduce_flows(&balancers)?;
     }
-    for round in 0..options.rounds as usize {
+    for round in 0..rounds as usize {
         let len = cases.len();
         for index in 0..len {
             // Another case begins each round, so that none is always the one behind a certain other.
             let case = &mut cases[(index + round) % len];
             // The caches are still full of what the case before needed.
-            case.measure(options.repeat / 16)?;
-            let nanoseconds = case.measure(options.repeat)?;
+            case.measure(repeat / 16)?;
+            let nanoseconds = case.measure(repeat)?;
             case.sample.add(nanoseconds);
         }
     }
@@ -151,7 +166,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     if options.json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
     } else {
-        print(&rows, options);
+        print(&rows, rounds, repeat);
     }
     Ok(())
 }
@@ -335,7 +350,7 @@ fn row(case: &Case, cases: &[Case]) -> Row {
     }
 }
 
-fn print(rows: &[Row], options: &Options) {
+fn print(rows: &[Row], rounds: u32, repeat: u32) {
     let mut table = table(
         [
             "PROGRAM",
@@ -364,13 +379,11 @@ fn print(rows: &[Row], options: &Options) {
     }
     println!("{table}");
     println!(
-        "\nMedians of {} interleaved rounds of {} packets on one core.\n\
+        "\nMedians of {rounds} interleaved rounds of {repeat} packets on one core.\n\
          NS/PACKET: TOTAL without the entry program, which is what it takes when nothing is done to the packet.\n\
          OVER FLOOR: beyond the bare encapsulation or rewrite that the mode contains, on the same packets.\n\
          TIMES: NS/PACKET as a multiple of the mode's {}, {}, {} flow.\n\
          Machine: {}",
-        options.rounds,
-        options.repeat,
         STATES[0],
         BASE.0,
         BASE.1,

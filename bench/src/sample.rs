@@ -4,14 +4,14 @@ use nix::{
     sched::{CpuSet, sched_getcpu, sched_setaffinity},
     unistd::Pid,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Measurements of one case, all in one unit.
 #[derive(Clone, Debug, Default)]
 pub struct Sample(Vec<f64>);
 
 /// The middle of a sample, and how far it spreads.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Summary {
     /// Median.
     pub median: f64,

@@ -1,6 +1,7 @@
 //! `cargo xtask`: the verbs of naru's development. Each of them first runs `setup`, which is quick when there is
 //! nothing to do.
 
+mod against;
 mod setup;
 
 use std::{
@@ -78,6 +79,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         }
         Verb::Bench { arguments } => {
             need_root("bench")?;
+            let arguments = against::resolve(arguments)?;
             finish(cargo(&["run", "--quiet", "--release", "--bin", "naru-bench", "--"]).args(arguments))
         }
     }
