@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     fs::{self, File},
     io::Write,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6},
     os::fd::AsRawFd,
     process::{Command, Stdio},
     thread,
@@ -16,7 +16,13 @@ use std::{
 
 use lb_common::NextHop;
 use lb_userspace::netlink::{self, Event, Handle, InterfaceChange, InterfaceInfo, Pace, Target, Unresolved};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::{
+    sched::{CloneFlags, setns, unshare},
+    sys::socket::{
+        AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, bind, sendto, setsockopt,
+        socket, sockopt,
+    },
+};
 use tokio::{sync::mpsc, time::timeout};
 
 /// How long anything may take that should happen at once, on a machine that is busy with other tests.
@@ -210,6 +216,59 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
+/// Sends an ICMP message (type, code, the rest of its header, and what it quotes) from one of the peer's addresses.
+fn send_icmp(from: &Namespace, source: Ipv4Addr, to: Ipv4Addr, kind: [u8; 2], rest: [u8; 4], quoted: &[u8]) {
+    let mut message = [&kind[..], &[0, 0], &rest, quoted].concat();
+    let words = message.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0)));
+    let sum: u32 = words.sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    message[2..4].copy_from_slice(&(!(folded + (folded >> 16)) as u16).to_be_bytes());
+    from.run(|| {
+        let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Icmp).unwrap();
+        bind(raw.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(source, 0))).unwrap();
+        let to = SockaddrIn::from(SocketAddrV4::new(to, 0));
+        sendto(raw.as_raw_fd(), &message, &to, MsgFlags::empty()).unwrap();
+    });
+}
+
+/// The same of ICMPv6 (the kernel makes the checksum), out of `interface`.
+fn send_icmp6(from: &Namespace, interface: &str, source: Ipv6Addr, to: Ipv6Addr, message: &[u8]) {
+    let scope = from.ifindex(interface);
+    from.run(|| {
+        let raw = socket(AddressFamily::Inet6, SockType::Raw, SockFlag::empty(), SockProtocol::IcmpV6).unwrap();
+        // Neighbour discovery is believed only from the same link.
+        setsockopt(&raw, sockopt::Ipv6Ttl, &255).unwrap();
+        bind(raw.as_raw_fd(), &SockaddrIn6::from(SocketAddrV6::new(source, 0, 0, scope))).unwrap();
+        let to = SockaddrIn6::from(SocketAddrV6::new(to, 0, 0, scope));
+        sendto(raw.as_raw_fd(), message, &to, MsgFlags::empty()).unwrap();
+    });
+}
+
+/// The echo reply that the load balancer is said to have sent, of which a forged error complains: header and eight bytes.
+fn echo_reply(from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
+    let head = [0x45, 0, 0x05, 0xdc, 0, 0, 0x40, 0, 64, 1, 0, 0];
+    [&head[..], &from.octets(), &to.octets(), &[0; 8]].concat()
+}
+
+fn echo_reply6(from: Ipv6Addr, to: Ipv6Addr) -> Vec<u8> {
+    let head = [0x60, 0, 0, 0, 0x05, 0xb4, 58, 64];
+    [&head[..], &from.octets(), &to.octets(), &[129, 0, 0, 0, 0, 0, 0, 0]].concat()
+}
+
+/// Waits until the route that the kernel would send a packet by has what a forged message made of it.
+fn until_believed(namespace: &Namespace, address: &str, expected: &str, again: impl Fn()) {
+    let begun = Instant::now();
+    loop {
+        again();
+        let route = namespace.ip(&format!("route get {address}"));
+        if route.contains(expected) {
+            return;
+        }
+        assert!(begun.elapsed() < SOON, "the kernel did not believe the forged message: {route}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// A target that may lie behind a gateway.
 fn tunnel(address: &str) -> Target {
     Target { address: ip(address), on_link: false }
@@ -256,6 +315,97 @@ fn backends_behind_a_gateway_resolve_to_the_mac_address_of_the_gateway() {
         for target in refused {
             follower.until_unresolved(target, |why| matches!(why, Unresolved::BehindGateway { .. })).await;
         }
+    });
+}
+
+/// Follows `targets` until all are resolved as `expected`; then forges; then sees that they stay so although everything
+/// is read anew many times.
+fn unmoved_by(lab: &Lab, targets: &[(Target, NextHop)], forge: impl FnOnce() + Send) {
+    let often = Duration::from_millis(50);
+    let pace = Pace { keep_alive: often, resync: often, ..Pace::default() };
+    let wanted: Vec<Target> = targets.iter().map(|(target, _)| *target).collect();
+    let marker = tunnel("198.51.100.7");
+    lab.follow(pace, &wanted, async |follower| {
+        for (target, next_hop) in targets {
+            follower.until_resolved(*target, *next_hop).await;
+        }
+        // The runtime has this one thread; what happens meanwhile waits in the sockets.
+        forge();
+        // A route that the operator changes is seen, and is seen no sooner than the others are asked for again.
+        for round in 1..=3 {
+            let mtu = 1500 - round;
+            lab.lb.ip(&format!("route replace 198.51.100.0/24 via 10.0.0.2 mtu {mtu}"));
+            let all = wanted.iter().copied().chain([marker]).collect();
+            follower.handle.set_targets(all);
+            follower.until_resolved(marker, NextHop { mtu, ..lab.by_eth0() }).await;
+            follower.listen(often * 4).await;
+        }
+        for (target, next_hop) in targets {
+            assert_eq!(follower.next_hops[target], Ok(*next_hop), "{target:?}");
+        }
+    });
+}
+
+#[test]
+fn a_forged_path_mtu_lowers_that_of_no_next_hop() {
+    let lab = Lab::new();
+    lab.lb.ip("route add 192.0.2.0/24 via 10.0.0.2");
+    lab.lb.ip("route add 192.0.3.0/24 via 10.0.0.2 mtu 1400");
+    lab.lb.ip("-6 route add 2001:db8:1::/48 via 2001:db8::2");
+    let (wide, narrow) = (lab.by_eth0(), NextHop { mtu: 1400, ..lab.by_eth0() });
+    let targets = [
+        (tunnel("192.0.2.7"), wide),
+        (tunnel("192.0.3.7"), narrow),
+        (tunnel("10.0.0.2"), wide),
+        (tunnel("2001:db8:1::7"), wide),
+        (tunnel("2001:db8::2"), wide),
+    ];
+    let v4 = [("192.0.2.7", wide), ("192.0.3.7", narrow), ("10.0.0.2", wide)];
+    unmoved_by(&lab, &targets[..], || {
+        let own = Ipv4Addr::new(10, 0, 0, 1);
+        for (address, _) in v4 {
+            let backend: Ipv4Addr = address.parse().unwrap();
+            let quoted = echo_reply(own, backend);
+            until_believed(&lab.lb, address, "mtu lock 552", || {
+                send_icmp(&lab.peer, Ipv4Addr::new(10, 0, 0, 2), own, [3, 4], [0, 0, 0, 68], &quoted);
+            });
+        }
+        let own: Ipv6Addr = "2001:db8::1".parse().unwrap();
+        for address in ["2001:db8:1::7", "2001:db8::2"] {
+            let quoted = echo_reply6(own, address.parse().unwrap());
+            let message = [&[2, 0, 0, 0][..], &1280u32.to_be_bytes(), &quoted].concat();
+            until_believed(&lab.lb, address, "mtu 1280", || {
+                send_icmp6(&lab.peer, "peer0", "2001:db8::2".parse().unwrap(), own, &message);
+            });
+        }
+    });
+}
+
+#[test]
+fn a_forged_redirect_diverts_no_next_hop() {
+    let lab = Lab::new();
+    // The diversion: a machine of the attacker's on the same segment.
+    let diverted = "02:00:00:00:00:66";
+    lab.lb.ip("route add 192.0.2.0/24 via 10.0.0.2");
+    lab.lb.ip("-6 route add 2001:db8:1::/48 via fe80::2 dev eth0");
+    lab.lb.ip(&format!("neigh add 10.0.0.66 lladdr {diverted} dev eth0 nud permanent"));
+    lab.lb.ip(&format!("neigh add fe80::66 lladdr {diverted} dev eth0 nud permanent"));
+    let targets = [(tunnel("192.0.2.7"), lab.by_eth0()), (tunnel("2001:db8:1::7"), lab.by_eth0())];
+    unmoved_by(&lab, &targets, || {
+        let (own, gateway) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
+        let quoted = echo_reply(own, Ipv4Addr::new(192, 0, 2, 7));
+        until_believed(&lab.lb, "192.0.2.7", "via 10.0.0.66", || {
+            send_icmp(&lab.peer, gateway, own, [5, 1], [10, 0, 0, 66], &quoted);
+        });
+        let (own, gateway): (Ipv6Addr, Ipv6Addr) = ("2001:db8::1".parse().unwrap(), "fe80::2".parse().unwrap());
+        let (target, to): (Ipv6Addr, Ipv6Addr) = ("fe80::66".parse().unwrap(), "2001:db8:1::7".parse().unwrap());
+        // RFC 4861 §4.5: target, destination, and the quoted packet as an option, its length in units of eight bytes.
+        let quoted = echo_reply6(own, to);
+        let option = [4, 1 + (quoted.len() / 8) as u8, 0, 0, 0, 0, 0, 0];
+        let message = [&[137, 0, 0, 0, 0, 0, 0, 0][..], &target.octets(), &to.octets(), &option, &quoted].concat();
+        until_believed(&lab.lb, "2001:db8:1::7", "via fe80::66", || {
+            send_icmp6(&lab.peer, "peer0", gateway, own, &message);
+        });
     });
 }
 
@@ -421,6 +571,71 @@ fn a_route_by_a_next_hop_object_follows_the_object() {
         follower.until_resolved(target, lab.by_eth0()).await;
         lab.lb.ip("nexthop replace id 7 via 10.1.0.2 dev eth1");
         follower.until_resolved(target, lab.by("eth1", "peer1")).await;
+    });
+}
+
+#[test]
+fn routes_that_name_next_hop_objects_only_are_followed_to_them() {
+    let lab = Lab::new();
+    lab.second_link();
+    lab.lb.sysctl("ipv4/nexthop_compat_mode", "0");
+    lab.lb.ip("nexthop add id 7 via 10.0.0.2 dev eth0");
+    lab.lb.ip("nexthop add id 8 via 10.1.0.2 dev eth1");
+    lab.lb.ip("nexthop add id 9 group 7,1/8,3");
+    lab.lb.ip("nexthop add id 6 via fe80::2 dev eth0");
+    lab.lb.ip("nexthop add id 5 blackhole");
+    lab.lb.ip("route add 192.0.2.0/24 nhid 9");
+    lab.lb.ip("route add 192.0.3.0/24 nhid 7 mtu 1400");
+    lab.lb.ip("route add 192.0.4.0/24 nhid 5");
+    lab.lb.ip("-6 route add 2001:db8:1::/48 nhid 6");
+    let shared: Vec<Target> = (0..64).map(|last| tunnel(&format!("192.0.2.{last}"))).collect();
+    let (narrow, dead, six) = (tunnel("192.0.3.7"), tunnel("192.0.4.7"), tunnel("2001:db8:1::7"));
+    let targets: Vec<Target> = shared.iter().copied().chain([narrow, dead, six]).collect();
+    lab.follow(Pace::default(), &targets, async |follower| {
+        let (first, second) = (lab.by_eth0(), lab.by("eth1", "peer1"));
+        follower.until_resolved(narrow, NextHop { mtu: 1400, ..first }).await;
+        follower.until_resolved(six, first).await;
+        follower.until_unresolved(dead, |why| why.to_string().contains("refuses packets (blackhole")).await;
+        let by = |follower: &Follower, next_hop| {
+            shared.iter().filter(|target| follower.next_hops.get(target) == Some(&Ok(next_hop))).count()
+        };
+        follower.until("both hops of the group serve", |f| by(f, first) + by(f, second) == 64).await;
+        let of_first = by(follower, first);
+        assert!((4..32).contains(&of_first), "{of_first} of 64 by the hop of weight 1 beside one of weight 3");
+        lab.lb.ip("link set eth1 down");
+        follower.until("the other hop serves alone", |f| by(f, first) == 64).await;
+    });
+}
+
+#[test]
+fn hops_of_a_route_are_shared_by_weight_and_one_without_carrier_is_not_taken() {
+    let lab = Lab::new();
+    lab.second_link();
+    lab.lb.ip("route add 192.0.2.0/24 nexthop via 10.0.0.2 weight 1 nexthop via 10.1.0.2 weight 3");
+    lab.lb.ip("-6 addr add 2001:db8:a::1/64 dev eth1 nodad");
+    lab.peer.ip("-6 addr add 2001:db8:a::2/64 dev peer1 nodad");
+    lab.lb.ip(
+        "-6 route add 2001:db8:1::/48 nexthop via 2001:db8::2 dev eth0 weight 1 nexthop via 2001:db8:a::2 dev eth1 weight 3",
+    );
+    let targets: Vec<Target> = (0..64)
+        .flat_map(|last| [tunnel(&format!("192.0.2.{last}")), tunnel(&format!("2001:db8:1::{last:x}"))])
+        .collect();
+    lab.follow(Pace::default(), &targets, async |follower| {
+        let (first, second) = (lab.by_eth0(), lab.by("eth1", "peer1"));
+        let by = |follower: &Follower, next_hop| {
+            targets.iter().filter(|target| follower.next_hops.get(target) == Some(&Ok(next_hop))).count()
+        };
+        follower.until("both hops serve", |f| by(f, first) + by(f, second) == 128).await;
+        let before = follower.next_hops.clone();
+        let of_first = by(follower, first);
+        assert!((12..56).contains(&of_first), "{of_first} of 128 by the hop of weight 1 beside one of weight 3");
+        // The interface stays up, without carrier: the kernel calls the hop "linkdown".
+        lab.peer.ip("link set peer1 down");
+        follower.until("the other hop serves alone", |f| by(f, first) == 128).await;
+        lab.peer.ip("link set peer1 up");
+        // An interface that goes down loses its IPv6 addresses.
+        lab.peer.ip("-6 addr add 2001:db8:a::2/64 dev peer1 nodad");
+        follower.until("all is as before", |f| f.next_hops == before).await;
     });
 }
 

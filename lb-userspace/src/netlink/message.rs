@@ -20,6 +20,8 @@ use nix::errno::Errno;
 
 use super::{
     InterfaceInfo, Vlan,
+    multipath::{Share, pick},
+    nexthop::{RTM_DELNEXTHOP, RTM_NEWNEXTHOP},
     resolve::{Hop, Neighbour, NeighbourKey, Route, Standing},
 };
 
@@ -45,10 +47,29 @@ pub(super) enum Change {
     Unknown,
 }
 
-/// Asks how the kernel would route to `address`.
+/// What an answer says of the way to an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// The way.
+    Route(Route),
+    /// That a next-hop object leads there, of which no more is said.
+    Object {
+        /// Id of the object.
+        id: u32,
+        /// Largest packet in bytes, where the route knows of a limit.
+        mtu: Option<u32>,
+    },
+}
+
+/// Asks which entry of the routing tables leads to `address` (`ip route get fibmatch`, kernel 4.13, for IPv6 4.16).
+///
+/// Not for the route that a packet would take: that one has what the kernel has learnt from ICMP since, and anybody may
+/// send that. One forged "fragmentation needed" lowers its MTU to 552 for ten minutes, one forged redirect makes it lead
+/// to another router. The entry is what the operator, or his routing daemon, has configured.
 pub(super) fn route_request(address: IpAddr) -> Request {
     let mut message = RouteMessage::default();
     message.header.address_family = family(address);
+    message.header.flags = RouteFlags::FibMatch;
     message.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
     message.attributes.push(RouteAttribute::Destination(address.into()));
     request(RouteNetlinkMessage::GetRoute(message), 0)
@@ -173,32 +194,10 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> Option<(NeighbourKey, Nei
 }
 
 /// The way to `address` that the kernel's answer describes.
-pub(super) fn route(message: &RouteMessage, address: IpAddr) -> Route {
+pub(super) fn route(message: &RouteMessage, address: IpAddr) -> Found {
     match message.header.kind {
-        RouteType::Unicast => {}
-        RouteType::Local => return Route::ThisHost,
-        RouteType::Broadcast => return Route::NotUnicast("broadcast"),
-        RouteType::Multicast => return Route::NotUnicast("multicast"),
-        RouteType::Anycast => return Route::NotUnicast("anycast"),
-        RouteType::BlackHole => return Route::Refused("blackhole"),
-        RouteType::Unreachable => return Route::Refused("unreachable"),
-        RouteType::Prohibit => return Route::Refused("prohibit"),
-        RouteType::Throw => return Route::Refused("throw"),
-        other => return Route::Unknown(format!("it answers with a route of type {other:?}")),
-    }
-    let mut hop = HopAttributes::read(&message.attributes);
-    if let Some(next) = hop.multipath.and_then(|hops| pick(hops, address)) {
-        let mtu = hop.mtu;
-        hop = HopAttributes::read(&next.attributes);
-        hop.ifindex = Some(next.interface_index);
-        hop.mtu = hop.mtu.or(mtu);
-    }
-    match hop {
-        HopAttributes { encapsulated: true, .. } => Route::Encapsulated,
-        HopAttributes { ifindex: Some(ifindex), gateway, mtu, .. } => {
-            Route::Hop(Hop { ifindex, gateway: gateway.filter(|gateway| *gateway != address), mtu })
-        }
-        _ => Route::Unknown("it answers with a route that leaves by no interface".into()),
+        RouteType::Unicast => unicast(&message.attributes, address),
+        other => Found::Route(not_unicast(other)),
     }
 }
 
@@ -214,10 +213,37 @@ pub(super) fn no_route(errno: Errno) -> Route {
     }
 }
 
-/// `RTM_NEWNEXTHOP` and `RTM_DELNEXTHOP` of `linux/rtnetlink.h`, which libc lacks: a change of a next-hop object
-/// changes every route that uses it.
-const RTM_NEWNEXTHOP: u16 = 104;
-const RTM_DELNEXTHOP: u16 = 105;
+fn not_unicast(kind: RouteType) -> Route {
+    match kind {
+        RouteType::Local => Route::ThisHost,
+        RouteType::Broadcast => Route::NotUnicast("broadcast"),
+        RouteType::Multicast => Route::NotUnicast("multicast"),
+        RouteType::Anycast => Route::NotUnicast("anycast"),
+        RouteType::BlackHole => Route::Refused("blackhole"),
+        RouteType::Unreachable => Route::Refused("unreachable"),
+        RouteType::Prohibit => Route::Refused("prohibit"),
+        RouteType::Throw => Route::Refused("throw"),
+        other => Route::Unknown(format!("it answers with a route of type {other:?}")),
+    }
+}
+
+fn unicast(attributes: &[RouteAttribute], address: IpAddr) -> Found {
+    let mut hop = HopAttributes::read(attributes);
+    if let Some(next) = hop.multipath.and_then(|hops| pick(hops, address, share)) {
+        let mtu = hop.mtu;
+        hop = HopAttributes::read(&next.attributes);
+        hop.ifindex = Some(next.interface_index);
+        hop.mtu = hop.mtu.or(mtu);
+    }
+    Found::Route(match hop {
+        HopAttributes { encapsulated: true, .. } => Route::Encapsulated,
+        HopAttributes { ifindex: Some(ifindex), gateway, mtu, .. } => {
+            Route::Hop(Hop { ifindex, gateway: gateway.filter(|gateway| *gateway != address), mtu })
+        }
+        HopAttributes { object: Some(id), mtu, .. } => return Found::Object { id, mtu },
+        _ => Route::Unknown("it answers with a route that leaves by no interface".into()),
+    })
+}
 
 fn request(message: RouteNetlinkMessage, flags: u16) -> Request {
     let mut request = NetlinkMessage::from(message);
@@ -283,6 +309,7 @@ struct HopAttributes<'a> {
     mtu: Option<u32>,
     encapsulated: bool,
     multipath: Option<&'a [RouteNextHop]>,
+    object: Option<u32>,
 }
 
 impl<'a> HopAttributes<'a> {
@@ -297,6 +324,7 @@ impl<'a> HopAttributes<'a> {
                 RouteAttribute::Encap(_) => read.encapsulated = true,
                 RouteAttribute::Metrics(metrics) => read.mtu = mtu_of(metrics),
                 RouteAttribute::MultiPath(hops) => read.multipath = Some(hops),
+                RouteAttribute::NhId(id) => read.object = Some(*id),
                 _ => {}
             }
         }
@@ -311,15 +339,14 @@ fn mtu_of(metrics: &[RouteMetric]) -> Option<u32> {
     })
 }
 
-/// One of several hops, always the same for one address, so that backends spread over the hops and stay there.
-fn pick(hops: &[RouteNextHop], address: IpAddr) -> Option<&RouteNextHop> {
-    let dead = RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown;
-    let alive: Vec<_> = hops.iter().filter(|hop| !hop.flags.intersects(dead)).collect();
-    let bits = match address {
-        IpAddr::V4(v4) => u128::from(v4.to_bits()),
-        IpAddr::V6(v6) => v6.to_bits(),
-    };
-    alive.get((bits % alive.len().max(1) as u128) as usize).copied().or(hops.first())
+fn share(hop: &RouteNextHop) -> Share {
+    Share {
+        ifindex: hop.interface_index,
+        gateway: HopAttributes::read(&hop.attributes).gateway,
+        // The kernel gives weights less one.
+        weight: u32::from(hop.hops) + 1,
+        alive: !hop.flags.intersects(RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown),
+    }
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {
@@ -351,7 +378,7 @@ mod tests {
         message
     }
 
-    fn unicast(attributes: Vec<RouteAttribute>) -> RouteMessage {
+    fn unicast_message(attributes: Vec<RouteAttribute>) -> RouteMessage {
         let mut message = RouteMessage::default();
         message.header.address_family = AddressFamily::Inet;
         message.header.kind = RouteType::Unicast;
@@ -456,38 +483,56 @@ mod tests {
             (RouteAttribute::Gateway(address("192.0.2.7").into()), None),
         ];
         for (attribute, gateway) in cases {
-            let message = unicast(vec![
+            let message = unicast_message(vec![
                 RouteAttribute::Oif(3),
                 attribute,
                 RouteAttribute::Metrics(vec![RouteMetric::Lock(4), RouteMetric::Mtu(1400)]),
             ]);
             let expected = Hop { ifindex: 3, gateway: gateway.map(address), mtu: Some(1400) };
-            assert_eq!(route(&message, address("192.0.2.7")), Route::Hop(expected));
+            assert_eq!(route(&message, address("192.0.2.7")), Found::Route(Route::Hop(expected)));
         }
     }
 
     #[test]
-    fn several_hops_are_shared_among_addresses_and_dead_ones_left_out() {
-        let hop = |ifindex, flags| {
+    fn several_hops_are_shared_by_weight_and_dead_ones_left_out() {
+        let hop = |ifindex, hops, flags| {
             let mut hop = RouteNextHop::default();
-            (hop.interface_index, hop.flags) = (ifindex, flags);
+            (hop.interface_index, hop.hops, hop.flags) = (ifindex, hops, flags);
             hop.attributes = vec![RouteAttribute::Gateway(address("10.0.0.1").into())];
             hop
         };
-        let alive = RouteNextHopFlags::empty();
-        let all = unicast(vec![RouteAttribute::MultiPath(vec![hop(2, alive), hop(3, alive)])]);
-        let one = unicast(vec![RouteAttribute::MultiPath(vec![hop(2, RouteNextHopFlags::Dead), hop(3, alive)])]);
-        let by = |message: &RouteMessage, last: u8| match route(message, IpAddr::from([192, 0, 2, last])) {
-            Route::Hop(hop) => hop.ifindex,
-            other => panic!("{other:?}"),
+        let by = |hops: &[RouteNextHop]| -> Vec<u32> {
+            let message = unicast_message(vec![
+                RouteAttribute::Metrics(vec![RouteMetric::Mtu(1400)]),
+                RouteAttribute::MultiPath(hops.to_vec()),
+            ]);
+            let hop = |last: u8| match route(&message, IpAddr::from([192, 0, 2, last])) {
+                Found::Route(Route::Hop(Hop { ifindex, gateway, mtu: Some(1400) })) if gateway.is_some() => ifindex,
+                other => panic!("{other:?}"),
+            };
+            (0..=255).map(hop).collect()
         };
-        assert_eq!((by(&all, 4), by(&all, 5)), (2, 3));
-        assert_eq!((by(&one, 4), by(&one, 5)), (3, 3));
+        let alive = RouteNextHopFlags::empty();
+        let heavy = by(&[hop(2, 0, alive), hop(3, 3, alive)]).into_iter().filter(|ifindex| *ifindex == 3).count();
+        assert!((170..240).contains(&heavy), "{heavy} of 256 by a hop of weight 4 beside one of weight 1");
+        for flag in [RouteNextHopFlags::Dead, RouteNextHopFlags::Linkdown] {
+            assert_eq!(by(&[hop(2, 9, flag), hop(3, 0, alive)]), [3; 256]);
+        }
+    }
+
+    #[test]
+    fn a_route_that_names_an_object_only_is_told_as_such() {
+        let message =
+            unicast_message(vec![RouteAttribute::NhId(7), RouteAttribute::Metrics(vec![RouteMetric::Mtu(1400)])]);
+        assert_eq!(route(&message, address("192.0.2.7")), Found::Object { id: 7, mtu: Some(1400) });
+        let message = unicast_message(vec![RouteAttribute::NhId(7), RouteAttribute::Oif(3)]);
+        let hop = Hop { ifindex: 3, gateway: None, mtu: None };
+        assert_eq!(route(&message, address("192.0.2.7")), Found::Route(Route::Hop(hop)));
     }
 
     #[test]
     fn route_events_name_the_addresses_they_concern() {
-        let mut message = unicast(vec![RouteAttribute::Destination(address("10.1.0.0").into())]);
+        let mut message = unicast_message(vec![RouteAttribute::Destination(address("10.1.0.0").into())]);
         message.header.destination_prefix_length = 16;
         let expected = Change::Routes("10.1.0.0/16".parse().unwrap());
         assert_eq!(change_of(RouteNetlinkMessage::NewRoute(message.clone())), expected);
@@ -496,7 +541,7 @@ mod tests {
         assert_eq!(change_of(RouteNetlinkMessage::NewRoute(message)), Change::Nothing);
 
         let default = Change::Routes("0.0.0.0/0".parse().unwrap());
-        assert_eq!(change_of(RouteNetlinkMessage::DelRoute(unicast(vec![]))), default);
+        assert_eq!(change_of(RouteNetlinkMessage::DelRoute(unicast_message(vec![]))), default);
     }
 
     #[test]

@@ -7,6 +7,8 @@
 
 mod interface;
 mod message;
+mod multipath;
+mod nexthop;
 mod resolve;
 mod socket;
 mod table;
@@ -144,10 +146,11 @@ pub fn start_at(pace: Pace) -> Result<(Handle, mpsc::Receiver<Event>), NetlinkEr
     let namespace = Namespace::current().map_err(|source| NetlinkError::Namespace { source })?;
     // The events first: what changes after the list of interfaces was read is then among them.
     let sockets = Sockets::open(&namespace).map_err(|source| NetlinkError::Open { source })?;
-    let entries = socket::dump_blocking(&namespace, message::interfaces_request())
+    // The task reads them once more before all else: what is missing here comes as an event.
+    let reading = socket::dump_blocking(&namespace, message::interfaces_request())
         .map_err(|source| NetlinkError::Interfaces { source })?;
     let mut table = Table::default();
-    table.start_with(task::interfaces_of(entries));
+    table.start_with(task::interfaces_of(reading.entries));
 
     let (targets_sender, targets) = watch::channel(Vec::new());
     let (interfaces, interfaces_receiver) = watch::channel(table.interfaces());

@@ -12,8 +12,8 @@ use std::{
 };
 
 use netlink_packet_core::{
-    NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NetlinkBuffer, NetlinkDeserializable, NetlinkHeader,
-    Parseable,
+    NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN, NetlinkBuffer, NetlinkDeserializable,
+    NetlinkHeader, NetlinkMessage, NetlinkSerializable, Parseable,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use nix::{
@@ -27,7 +27,10 @@ use rtnetlink::{
 };
 use tokio::{io::unix::AsyncFd, time::timeout};
 
-use super::message::Request;
+use super::{
+    message::Request,
+    nexthop::{Object, RTM_NEWNEXTHOP},
+};
 
 /// Most requests that [`Socket::exchange`] takes at once: their answers fit into any receive buffer.
 pub(super) const BATCH: usize = 64;
@@ -37,6 +40,8 @@ pub(super) const BATCH: usize = 64;
 pub(super) enum Answer {
     /// What was asked for.
     Message(RouteNetlinkMessage),
+    /// The next-hop object that was asked for, with its id.
+    Object(u32, Object),
     /// Done as asked.
     Done,
     /// Refused.
@@ -142,7 +147,10 @@ impl Socket {
     ///
     /// That the kernel was not reached, or did not answer every request within five seconds. The socket is of no
     /// further use then.
-    pub async fn exchange(&mut self, requests: Vec<Request>) -> io::Result<Vec<Answer>> {
+    pub async fn exchange<I: NetlinkSerializable>(
+        &mut self,
+        requests: Vec<NetlinkMessage<I>>,
+    ) -> io::Result<Vec<Answer>> {
         debug_assert!(requests.len() <= BATCH);
         let count = requests.len();
         if count == 0 {
@@ -169,12 +177,17 @@ impl Socket {
         Ok(answers.into_iter().flatten().collect())
     }
 
-    /// Sends a request for a table; returns its entries, without those that cannot be read.
+    /// Sends a request for a table, again where the table changes while it is read.
     ///
     /// # Errors
     ///
-    /// As [`Self::exchange`], and the kernel's refusal.
-    pub async fn dump(&mut self, request: Request) -> io::Result<Vec<RouteNetlinkMessage>> {
+    /// As [`Self::exchange`], that a part of the answer was lost (`ENOBUFS`), and the kernel's refusal.
+    pub async fn dump(&mut self, request: Request) -> io::Result<Reading> {
+        self.dump_with(request, || {}).await
+    }
+
+    /// As [`Self::dump`]; after each part of an answer there is a `pause`.
+    async fn dump_with(&mut self, request: Request, mut pause: impl FnMut()) -> io::Result<Reading> {
         let mut dump = Dump::default();
         for _ in 0..DUMP_TRIES {
             let sequence = self.send(vec![request.clone()]).await?;
@@ -182,17 +195,17 @@ impl Socket {
             while !dump.done {
                 let step = self.receive(|header, payload| dump.take(header, payload, sequence));
                 timeout(PATIENCE, step).await.map_err(|_| unanswered())??;
+                pause();
             }
-            if !dump.interrupted {
+            if !dump.reading.interrupted {
                 break;
             }
         }
-        // A table that changes faster than it can be read: the events tell what this reading missed.
         dump.result()
     }
 
     /// Sends requests in one datagram; returns the sequence number of the first, of which the others count up.
-    async fn send(&mut self, requests: Vec<Request>) -> io::Result<u32> {
+    async fn send<I: NetlinkSerializable>(&mut self, requests: Vec<NetlinkMessage<I>>) -> io::Result<u32> {
         let first = self.sequence.wrapping_add(1);
         let mut datagram = Vec::new();
         for request in requests {
@@ -215,7 +228,7 @@ impl Socket {
 /// # Errors
 ///
 /// As [`Socket::dump`].
-pub(super) fn dump_blocking(namespace: &Namespace, request: Request) -> io::Result<Vec<RouteNetlinkMessage>> {
+pub(super) fn dump_blocking(namespace: &Namespace, request: Request) -> io::Result<Reading> {
     let raw = namespace.enter(|| {
         let mut raw = RawSocket::new(NETLINK_ROUTE)?;
         raw.bind_auto()?;
@@ -223,14 +236,22 @@ pub(super) fn dump_blocking(namespace: &Namespace, request: Request) -> io::Resu
     })?;
     let patience = nix::sys::time::TimeVal::new(PATIENCE.as_secs() as libc::time_t, 0);
     setsockopt(&raw, sockopt::ReceiveTimeout, &patience)?;
-    let mut datagram = Vec::new();
-    append(&mut datagram, request, 1);
-    raw.send_to(&datagram, &SocketAddr::new(0, 0), 0)?;
     let (mut dump, mut buffer) = (Dump::default(), Vec::with_capacity(DATAGRAM));
-    while !dump.done {
-        buffer.clear();
-        raw.recv(&mut buffer, 0)?;
-        for_each_message(&buffer, &mut |header, payload| dump.take(header, payload, 1));
+    for sequence in 1..=DUMP_TRIES {
+        let mut datagram = Vec::new();
+        append(&mut datagram, request.clone(), sequence);
+        raw.send_to(&datagram, &SocketAddr::new(0, 0), 0)?;
+        dump = Dump::default();
+        while !dump.done {
+            buffer.clear();
+            if raw.recv(&mut buffer, libc::MSG_TRUNC)? > buffer.len() {
+                return Err(Errno::ENOBUFS.into());
+            }
+            for_each_message(&buffer, &mut |header, payload| dump.take(header, payload, sequence));
+        }
+        if !dump.reading.interrupted {
+            break;
+        }
     }
     dump.result()
 }
@@ -247,18 +268,35 @@ const DATAGRAM: usize = 64 << 10;
 /// The kernel answers within the call that asks; an answer that takes this long is lost.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often a dump is begun anew when the table changed under it.
-const DUMP_TRIES: usize = 3;
+const DUMP_TRIES: u32 = 3;
 
 fn unanswered() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "the kernel does not answer a netlink request")
 }
 
-/// What has come of a dump.
+/// A table as it was read.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    /// Its entries.
+    pub entries: Vec<RouteNetlinkMessage>,
+    /// It changed each time that it was read: entries may be missing that were there all the while.
+    pub interrupted: bool,
+    /// Entries that this version of naru cannot read.
+    pub unreadable: usize,
+}
+
+impl Reading {
+    /// Whether what is not among the entries is not in the table. What is among them is there in any case.
+    pub fn is_complete(&self) -> bool {
+        !self.interrupted && self.unreadable == 0
+    }
+}
+
+/// What has come of a dump so far.
 #[derive(Default)]
 struct Dump {
-    entries: Vec<RouteNetlinkMessage>,
+    reading: Reading,
     done: bool,
-    interrupted: bool,
     refused: Option<Errno>,
 }
 
@@ -267,29 +305,33 @@ impl Dump {
         if header.sequence_number != sequence || self.done {
             return;
         }
-        self.interrupted |= header.flags & NLM_F_DUMP_INTR != 0;
+        self.reading.interrupted |= header.flags & NLM_F_DUMP_INTR != 0;
         match header.message_type {
             NLMSG_NOOP => {}
+            NLMSG_OVERRUN => self.reading.interrupted = true,
             NLMSG_DONE | NLMSG_ERROR => {
                 self.done = true;
                 self.refused = error_code(payload);
             }
             _ => match RouteNetlinkMessage::deserialize(header, payload) {
-                Ok(entry) => self.entries.push(entry),
-                Err(error) => log::debug!("netlink entry of type {} cannot be read: {error}", header.message_type),
+                Ok(entry) => self.reading.entries.push(entry),
+                Err(error) => {
+                    log::debug!("netlink entry of type {} cannot be read: {error}", header.message_type);
+                    self.reading.unreadable += 1;
+                }
             },
         }
     }
 
-    fn result(self) -> io::Result<Vec<RouteNetlinkMessage>> {
+    fn result(self) -> io::Result<Reading> {
         match self.refused {
             Some(errno) => Err(errno.into()),
-            None => Ok(self.entries),
+            None => Ok(self.reading),
         }
     }
 }
 
-fn append(datagram: &mut Vec<u8>, mut request: Request, sequence: u32) {
+fn append<I: NetlinkSerializable>(datagram: &mut Vec<u8>, mut request: NetlinkMessage<I>, sequence: u32) {
     request.header.sequence_number = sequence;
     request.finalize();
     let start = datagram.len();
@@ -314,6 +356,10 @@ fn read_answer(header: &NetlinkHeader, payload: &[u8]) -> Answer {
     if header.message_type == NLMSG_ERROR {
         return error_code(payload).map_or(Answer::Done, Answer::Refused);
     }
+    if header.message_type == RTM_NEWNEXTHOP {
+        let unreadable = || Answer::Unreadable("a next-hop object".into());
+        return Object::read(payload).map_or_else(unreadable, |(id, object)| Answer::Object(id, object));
+    }
     match RouteNetlinkMessage::deserialize(header, payload) {
         Ok(message) => Answer::Message(message),
         Err(error) => Answer::Unreadable(error.to_string()),
@@ -334,7 +380,16 @@ impl std::fmt::Debug for Socket {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
+    use std::{
+        collections::BTreeSet,
+        io::Write as _,
+        net::IpAddr,
+        process::{Command, Stdio},
+    };
+
+    use netlink_packet_core::NetlinkPayload;
+    use netlink_packet_route::route::RouteFlags;
+    use nix::sched::unshare;
 
     use super::*;
     use crate::netlink::message::{interfaces_request, route_request};
@@ -343,12 +398,100 @@ mod tests {
         [127, 0, 0, last].into()
     }
 
+    /// For the route of a packet, which names the address, and not for the entry of its network.
+    fn exact_route_request(address: IpAddr) -> Request {
+        let mut request = route_request(address);
+        let NetlinkPayload::InnerMessage(RouteNetlinkMessage::GetRoute(route)) = &mut request.payload else {
+            panic!("it asks for a route")
+        };
+        route.header.flags = RouteFlags::empty();
+        request
+    }
+
+    /// A namespace with so many interfaces that their list comes in several parts.
+    fn crowded() -> Namespace {
+        let make = || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("this test needs root");
+            Namespace::current().unwrap()
+        };
+        let namespace = thread::spawn(make).join().unwrap();
+        let bridges: String = (0..100).map(|number| format!("link add b{number} type bridge\n")).collect();
+        ip(&namespace, &bridges);
+        namespace
+    }
+
+    fn ip(namespace: &Namespace, batch: &str) {
+        let run = || {
+            let mut ip = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn()?;
+            ip.stdin.take().unwrap().write_all(batch.as_bytes())?;
+            ip.wait()
+        };
+        assert!(namespace.enter(run).unwrap().success(), "{batch}");
+    }
+
+    fn names(reading: &Reading) -> BTreeSet<String> {
+        let interfaces = reading.entries.iter().filter_map(|entry| match entry {
+            RouteNetlinkMessage::NewLink(link) => crate::netlink::message::interface(link),
+            _ => None,
+        });
+        interfaces.map(|interface| interface.name).collect()
+    }
+
+    #[tokio::test]
+    async fn a_dump_that_a_change_interrupts_is_repeated() {
+        let namespace = crowded();
+        let mut socket = Socket::open(&namespace, &[]).unwrap();
+        let mut parts = 0;
+        let change_once = || {
+            parts += 1;
+            if parts == 1 {
+                ip(&namespace, "link del b99\nlink add late type bridge\n");
+            }
+        };
+        let reading = socket.dump_with(interfaces_request(), change_once).await.unwrap();
+        assert!(reading.is_complete());
+        let names = names(&reading);
+        assert!(names.contains("late") && !names.contains("b99") && names.len() == 101, "{names:?}");
+        let whole = parts / 2;
+        assert!(parts > 3, "it came in {whole} parts, so that nothing was interrupted");
+    }
+
+    #[tokio::test]
+    async fn a_dump_that_is_interrupted_each_time_says_so() {
+        let namespace = crowded();
+        let mut socket = Socket::open(&namespace, &[]).unwrap();
+        let mut parts = 0;
+        let change = || {
+            parts += 1;
+            ip(&namespace, &format!("link add c{parts} type bridge\n"));
+        };
+        let reading = socket.dump_with(interfaces_request(), change).await.unwrap();
+        assert!(reading.interrupted && !reading.is_complete());
+        let quiet = socket.dump(interfaces_request()).await.unwrap();
+        assert!(quiet.is_complete(), "the socket goes on");
+        assert!(names(&quiet).is_superset(&names(&reading)));
+    }
+
+    #[test]
+    fn a_dump_with_an_entry_that_cannot_be_read_is_not_complete() {
+        let mut dump = Dump::default();
+        let mut header = NetlinkHeader::default();
+        (header.message_type, header.sequence_number) = (libc::RTM_NEWLINK, 7);
+        dump.take(&header, &[0xff; 3], 7);
+        dump.take(&header, &[0xff; 3], 6);
+        header.message_type = NLMSG_DONE;
+        dump.take(&header, &[0; 4], 7);
+        assert!(dump.done);
+        let reading = dump.result().unwrap();
+        assert_eq!((reading.entries.len(), reading.unreadable, reading.is_complete()), (0, 1, false));
+    }
+
     #[tokio::test]
     async fn every_request_of_a_batch_has_its_own_answer() {
         let mut socket = Socket::open(&Namespace::current().unwrap(), &[]).unwrap();
         let unroutable = netlink_packet_core::NetlinkMessage::from(RouteNetlinkMessage::GetRoute(Default::default()));
         for _ in 0..2 {
-            let mut requests: Vec<_> = (1..BATCH as u8).map(|last| route_request(loopback(last))).collect();
+            let mut requests: Vec<_> = (1..BATCH as u8).map(|last| exact_route_request(loopback(last))).collect();
             let mut refused = unroutable.clone();
             refused.header.flags = netlink_packet_core::NLM_F_REQUEST;
             requests.insert(7, refused);
@@ -373,16 +516,9 @@ mod tests {
     #[tokio::test]
     async fn a_dump_is_the_same_with_and_without_a_runtime() {
         let namespace = Namespace::current().unwrap();
-        let names = |entries: Vec<RouteNetlinkMessage>| -> Vec<_> {
-            let interfaces = entries.iter().filter_map(|entry| match entry {
-                RouteNetlinkMessage::NewLink(link) => crate::netlink::message::interface(link),
-                _ => None,
-            });
-            interfaces.map(|interface| interface.name).collect()
-        };
-        let waiting = names(Socket::open(&namespace, &[]).unwrap().dump(interfaces_request()).await.unwrap());
-        let blocking = names(dump_blocking(&namespace, interfaces_request()).unwrap());
-        assert!(waiting.contains(&"lo".to_owned()), "{waiting:?}");
+        let waiting = names(&Socket::open(&namespace, &[]).unwrap().dump(interfaces_request()).await.unwrap());
+        let blocking = names(&dump_blocking(&namespace, interfaces_request()).unwrap());
+        assert!(waiting.contains("lo"), "{waiting:?}");
         assert_eq!(waiting, blocking);
     }
 

@@ -96,11 +96,13 @@ impl Table {
         true
     }
 
-    /// Takes in the whole list of interfaces.
-    pub fn sync_interfaces(&mut self, interfaces: Vec<InterfaceInfo>) {
-        let present: BTreeSet<u32> = interfaces.iter().map(|interface| interface.ifindex).collect();
-        let gone: Vec<u32> = self.interfaces.keys().filter(|ifindex| !present.contains(ifindex)).copied().collect();
-        gone.into_iter().for_each(|ifindex| self.interface_is_gone(ifindex));
+    /// Takes in a list of interfaces. Those that are not in it are gone only where it is `complete`.
+    pub fn sync_interfaces(&mut self, interfaces: Vec<InterfaceInfo>, complete: bool) {
+        if complete {
+            let present: BTreeSet<u32> = interfaces.iter().map(|interface| interface.ifindex).collect();
+            let gone: Vec<u32> = self.interfaces.keys().filter(|ifindex| !present.contains(ifindex)).copied().collect();
+            gone.into_iter().for_each(|ifindex| self.interface_is_gone(ifindex));
+        }
         interfaces.into_iter().for_each(|interface| self.interface_is(interface));
     }
 
@@ -109,10 +111,12 @@ impl Table {
         self.interfaces = interfaces.into_iter().map(|interface| (interface.ifindex, interface)).collect();
     }
 
-    /// Takes in the whole neighbour table.
-    pub fn sync_neighbours(&mut self, neighbours: Neighbours) {
-        let gone: Vec<_> = self.neighbours.keys().filter(|key| !neighbours.contains_key(key)).copied().collect();
-        gone.into_iter().for_each(|key| self.neighbour_is(key, None));
+    /// Takes in a list of neighbours; those that are not in it are gone only where it is `complete`.
+    pub fn sync_neighbours(&mut self, neighbours: Neighbours, complete: bool) {
+        if complete {
+            let gone: Vec<_> = self.neighbours.keys().filter(|key| !neighbours.contains_key(key)).copied().collect();
+            gone.into_iter().for_each(|key| self.neighbour_is(key, None));
+        }
         neighbours.into_iter().for_each(|(key, neighbour)| self.neighbour_is(key, Some(neighbour)));
     }
 
@@ -560,13 +564,27 @@ mod tests {
     #[test]
     fn a_neighbour_that_the_kernel_forgets_serves_until_it_fails() {
         let mut table = resolved("10.0.0.2");
-        table.sync_neighbours(Neighbours::new());
+        table.sync_neighbours(Neighbours::new(), true);
         assert_eq!(events(&mut table), []);
         assert_eq!(table.take_uses(10), [key("10.0.0.2")]);
         table.neighbour_is_refused(key("10.0.0.2"), Errno::ENOBUFS);
         assert!(matches!(events(&mut table)[..], [(_, Err(Unresolved::NeighbourTableFull { .. }))]));
         table.apply(Change::Neighbour(key("10.0.0.2"), known(Standing::Usable, PEER)));
         assert_eq!(events(&mut table), [(tunnel("10.0.0.2"), Ok(PEER))]);
+    }
+
+    #[test]
+    fn what_an_incomplete_list_does_not_have_is_not_gone() {
+        let mut table = resolved("10.0.0.2");
+        table.take_uses(10);
+        table.sync_interfaces(vec![interface(3, "eth1")], false);
+        table.sync_neighbours(Neighbours::new(), false);
+        let told: Vec<_> = std::iter::from_fn(|| table.take_event()).collect();
+        assert_eq!(told, [Event::Interface(InterfaceChange::Appeared(interface(3, "eth1")))]);
+        assert_eq!(table.interfaces(), [interface(2, "eth0"), interface(3, "eth1")]);
+        assert!(!table.has_uses(), "nor is a neighbour asked for that is known");
+        table.sync_interfaces(vec![interface(3, "eth1")], true);
+        assert_eq!(table.interfaces(), [interface(3, "eth1")]);
     }
 
     #[test]
@@ -637,7 +655,7 @@ mod tests {
         let mut table = resolved("10.0.0.2");
         let vlan = Some(crate::netlink::Vlan { id: 7, provider: false });
         let above = InterfaceInfo { lower: Some(2), vlan, ..interface(5, "eth0.7") };
-        table.sync_interfaces(vec![interface(2, "eth0"), above]);
+        table.sync_interfaces(vec![interface(2, "eth0"), above], true);
         table.route_is(ip("10.0.0.2"), Route::Hop(Hop { ifindex: 5, gateway: None, mtu: None }));
         let key = NeighbourKey { ifindex: 5, address: ip("10.0.0.2") };
         table.apply(Change::Neighbour(key, known(Standing::Usable, OTHER)));
@@ -666,9 +684,9 @@ mod tests {
             taken.filter_map(|event| if let Event::Interface(change) = event { Some(change) } else { None }).collect()
         };
         table.start_with(vec![interface(2, "eth0")]);
-        table.sync_interfaces(vec![interface(2, "eth0")]);
+        table.sync_interfaces(vec![interface(2, "eth0")], true);
         assert_eq!(changes(&mut table), []);
-        table.sync_interfaces(vec![interface(3, "eth0")]);
+        table.sync_interfaces(vec![interface(3, "eth0")], true);
         let (old, new) = (interface(2, "eth0"), interface(3, "eth0"));
         assert_eq!(changes(&mut table), [InterfaceChange::Vanished(old), InterfaceChange::Appeared(new.clone())]);
         table.apply(Change::Interface(interface(3, "wan")));

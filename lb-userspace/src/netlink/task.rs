@@ -1,7 +1,7 @@
 //! The task between the kernel and the table: hears events, asks questions in batches, keeps neighbours alive, and
 //! starts over when the kernel's answers stop making sense. It ends only when nobody listens any more.
 
-use std::{io, net::IpAddr, time::Duration};
+use std::{collections::BTreeSet, io, net::IpAddr, time::Duration};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::MulticastGroup;
@@ -12,8 +12,9 @@ use tokio::{
 
 use super::{
     Event, InterfaceInfo, Pace, Target,
-    message::{self, Change},
-    resolve::{NeighbourKey, Neighbours, Route},
+    message::{self, Change, Found},
+    nexthop::{self, ObjectRequest, Objects},
+    resolve::{NeighbourKey, Route},
     socket::{Answer, BATCH, Namespace, Socket, is_overrun},
     table::Table,
 };
@@ -71,8 +72,11 @@ impl Task {
     /// Keeps the table true and the daemon informed while the sockets work. `Ok` when nobody listens any more.
     async fn serve(&mut self) -> io::Result<()> {
         // Before any target is looked at: to use a neighbour that the operator has made permanent would end that.
-        self.read_all().await?;
+        let interrupted = self.read_all().await?;
         let mut clock = Clock::new(self.pace);
+        if interrupted {
+            clock.reading.begin(self.pace.settle);
+        }
         self.table.set_targets(&self.targets.borrow_and_update());
         loop {
             let due = self.next(&mut clock).await;
@@ -87,9 +91,12 @@ impl Task {
                     }
                 }
                 Due::ReadAll => {
-                    self.read_all().await?;
+                    let interrupted = self.read_all().await?;
                     clock.reading.end(begun);
                     clock.last_reading = begun;
+                    if interrupted {
+                        clock.reading.begin(self.pace.settle);
+                    }
                 }
                 Due::Settled => {
                     self.table.ask_suspects();
@@ -106,7 +113,8 @@ impl Task {
                 }
                 Due::Retry => self.table.retry_neighbours(),
                 Due::KeepAlive => {
-                    self.read_neighbours().await?;
+                    // What it missed is read at the next turn.
+                    let _interrupted = self.read_neighbours().await?;
                     self.table.refresh_neighbours();
                     // The tick that is nearest to the time.
                     if clock.last_reading.elapsed() + self.pace.keep_alive / 2 >= self.pace.resync {
@@ -169,37 +177,66 @@ impl Task {
         Ok(complete)
     }
 
-    /// Reads interfaces and neighbours anew, and has all routes asked for.
-    async fn read_all(&mut self) -> io::Result<()> {
-        let entries = self.sockets.questions.dump(message::interfaces_request()).await?;
-        self.table.sync_interfaces(interfaces_of(entries));
+    /// Reads interfaces and neighbours anew, and has all routes asked for. Returns whether it is to be repeated soon,
+    /// because the tables changed while they were read.
+    async fn read_all(&mut self) -> io::Result<bool> {
+        let reading = self.sockets.questions.dump(message::interfaces_request()).await?;
+        let (interrupted, complete) = (reading.interrupted, reading.is_complete());
+        self.table.sync_interfaces(interfaces_of(reading.entries), complete);
         self.publish_interfaces();
-        self.read_neighbours().await?;
+        let interrupted = interrupted | self.read_neighbours().await?;
         self.table.suspect_all();
-        Ok(())
+        Ok(interrupted)
     }
 
-    async fn read_neighbours(&mut self) -> io::Result<()> {
-        let entries = self.sockets.questions.dump(message::neighbours_request()).await?;
-        let neighbours: Neighbours = entries
-            .iter()
-            .filter_map(|entry| match entry {
-                RouteNetlinkMessage::NewNeighbour(message) => message::neighbour(message),
-                _ => None,
-            })
-            .collect();
-        self.table.sync_neighbours(neighbours);
-        Ok(())
+    /// Reads the neighbours anew. Returns whether their table changed meanwhile.
+    async fn read_neighbours(&mut self) -> io::Result<bool> {
+        let reading = self.sockets.questions.dump(message::neighbours_request()).await?;
+        let (interrupted, complete) = (reading.interrupted, reading.is_complete());
+        let neighbours = reading.entries.iter().filter_map(|entry| match entry {
+            RouteNetlinkMessage::NewNeighbour(message) => message::neighbour(message),
+            _ => None,
+        });
+        self.table.sync_neighbours(neighbours.collect(), complete);
+        Ok(interrupted)
     }
 
     async fn ask_routes(&mut self) -> io::Result<()> {
         let addresses = self.table.take_unasked(BATCH);
         let requests = addresses.iter().copied().map(message::route_request).collect();
         let answers = self.sockets.questions.exchange(requests).await?;
-        for (address, answer) in addresses.into_iter().zip(answers) {
-            self.table.route_is(address, route_of(answer, address));
+        let found: Vec<_> =
+            addresses.into_iter().zip(answers).map(|(address, answer)| (address, found(answer, address))).collect();
+        let ids =
+            found.iter().filter_map(|(_, found)| if let Found::Object { id, .. } = found { Some(*id) } else { None });
+        let objects = self.ask_objects(ids.collect()).await?;
+        for (address, found) in found {
+            let route = match found {
+                Found::Route(route) => route,
+                Found::Object { id, mtu } => nexthop::route(&objects, id, address, mtu),
+            };
+            self.table.route_is(address, route);
         }
         Ok(())
+    }
+
+    /// The next-hop objects of these ids, and those that they are made of.
+    async fn ask_objects(&mut self, mut ids: BTreeSet<u32>) -> io::Result<Objects> {
+        let mut objects = Objects::new();
+        // A second time for the members of groups.
+        for _ in 0..2 {
+            let unknown: Vec<u32> = ids.iter().filter(|id| !objects.contains_key(*id)).copied().collect();
+            for batch in unknown.chunks(BATCH) {
+                let requests = batch.iter().map(|id| ObjectRequest::message(*id)).collect();
+                for answer in self.sockets.questions.exchange(requests).await? {
+                    if let Answer::Object(id, object) = answer {
+                        ids.extend(object.members());
+                        objects.insert(id, object);
+                    }
+                }
+            }
+        }
+        Ok(objects)
     }
 
     async fn use_neighbours(&mut self) -> io::Result<()> {
@@ -310,13 +347,15 @@ fn ticks(period: Duration) -> Interval {
     ticks
 }
 
-fn route_of(answer: Answer, address: IpAddr) -> Route {
-    match answer {
-        Answer::Message(RouteNetlinkMessage::NewRoute(route)) => message::route(&route, address),
+fn found(answer: Answer, address: IpAddr) -> Found {
+    Found::Route(match answer {
+        Answer::Message(RouteNetlinkMessage::NewRoute(route)) => return message::route(&route, address),
         Answer::Refused(errno) => message::no_route(errno),
-        Answer::Message(_) | Answer::Done => Route::Unknown("it answers with something else".into()),
+        Answer::Message(_) | Answer::Object(..) | Answer::Done => {
+            Route::Unknown("it answers with something else".into())
+        }
         Answer::Unreadable(reason) => Route::Unknown(format!("its answer cannot be read: {reason}")),
-    }
+    })
 }
 
 /// When to do a piece of work that is asked for many times at once: a while after the first asking, and not before the
