@@ -1,7 +1,8 @@
 //! naru's daemon and CLI: keeps the maps of the data plane equal to a config file.
 //!
 //! One config change walks these rooms in one direction: `config` → `plan` → `dataplane`. `controller` is the one that
-//! sends it on its way; `netlink` tells it where backends are, `api` and `metrics` ask it, `cli` asks `api`.
+//! sends it on its way, `disk` is how it keeps it; `netlink` tells it where backends are, `api` and `metrics` ask it,
+//! `cli` asks `api`.
 
 pub mod api;
 pub mod cli;
@@ -9,6 +10,8 @@ pub mod config;
 pub mod controller;
 pub mod dataplane;
 pub mod decap;
+pub mod disk;
+pub mod fault;
 pub mod maglev;
 pub mod metrics;
 pub mod netlink;

@@ -73,12 +73,17 @@ impl Bed {
         let socket = socket.display();
         format!(
             "[node]\ninterfaces = [{interfaces}]\nsocket = \"{socket}\"\nbpffs = \"{bpffs}\"\n\
-             metrics = \"127.0.0.1:{port}\"\n"
+             metrics = \"127.0.0.1:{port}\"\nstate = \"{}\"\n",
+            self.state().display()
         )
     }
 
     fn socket(&self) -> PathBuf {
         self.dir.path().join("naru.sock")
+    }
+
+    fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
     }
 
     fn file(&self) -> PathBuf {

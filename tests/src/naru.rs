@@ -37,6 +37,7 @@ pub struct Naru {
     config: PathBuf,
     socket: PathBuf,
     bpffs: PathBuf,
+    state: PathBuf,
     log: PathBuf,
     unit: Option<PathBuf>,
     process: Option<Child>,
@@ -58,7 +59,7 @@ impl Naru {
         format!("[node]\ninterfaces = {interfaces:?}\nmetrics = \"{METRICS}\"\n\n{vips}")
     }
 
-    /// Starts a daemon with the config `text`, with socket and pins moved to the lab's places.
+    /// Starts a daemon with the config `text`, with socket, pins and state moved to the lab's places.
     ///
     /// # Errors
     ///
@@ -80,6 +81,7 @@ impl Naru {
             config: lab.dir().join("naru.toml"),
             socket: lab.dir().join("naru.sock"),
             bpffs: lab.bpffs().join("naru"),
+            state: lab.dir().join("state"),
             log: lab.dir().join("naru.log"),
             unit: None,
             process: None,
@@ -105,9 +107,20 @@ impl Naru {
     ///
     /// As with [`Naru::restart`].
     pub fn restart_with(&mut self, options: &[&str]) -> anyhow::Result<()> {
+        self.restart_in(options, &[])
+    }
+
+    /// The same, with variables for its environment.
+    ///
+    /// # Errors
+    ///
+    /// As with [`Naru::restart`].
+    pub fn restart_in(&mut self, options: &[&str], environment: &[(&str, &Path)]) -> anyhow::Result<()> {
         ensure!(self.process.is_none(), "the daemon runs already");
         let log = fs::OpenOptions::new().append(true).create(true).open(&self.log)?;
-        let run = self.command(&[&["run"], options].concat())?;
+        let mut run = self.command(&[&["run"], options].concat())?;
+        // Not in the config: one that is not whole does not say where it is.
+        run.arg("--state-dir").arg(&self.state).envs(environment.iter().copied());
         let mut command = match &self.unit {
             Some(unit) => self.confined(unit, &run)?,
             None => run,
@@ -181,6 +194,11 @@ impl Naru {
     /// The directory of its pins.
     pub fn bpffs(&self) -> &Path {
         &self.bpffs
+    }
+
+    /// The directory of what it leaves for the next start.
+    pub fn state(&self) -> &Path {
+        &self.state
     }
 
     /// The file that its log goes to.

@@ -85,7 +85,7 @@ fn a_daemon_takes_the_data_plane_with_it_when_told_so() {
 fn changes_made_while_the_daemon_was_away_are_applied_when_it_returns() {
     let vip = Vip::L2;
     let mut site = Site::start(Lab::builder(), &[vip]).unwrap();
-    site.kill9().unwrap();
+    site.stop().unwrap();
     let third = vip.address_of(&site.lab.backends()[2]);
     let text = site.config().unwrap();
     site.write_config(&text.replace(&format!("{third}\", weight = 100"), &format!("{third}\", weight = 0"))).unwrap();

@@ -66,11 +66,15 @@ pub enum ProblemKind {
     Metrics,
     /// The data plane's messages are not read although `log_packets` is on.
     PacketLog,
+    /// A start that did not begin from the config file although there is one.
+    Config,
+    /// The state directory, so that the next start may not know what was applied last.
+    State,
 }
 
 impl ProblemKind {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Interface, Self::Metrics, Self::PacketLog];
+    pub const ALL: [Self; 5] = [Self::Interface, Self::Metrics, Self::PacketLog, Self::Config, Self::State];
 
     /// As the API and the metrics spell it.
     pub const fn name(self) -> &'static str {
@@ -78,6 +82,8 @@ impl ProblemKind {
             Self::Interface => "interface",
             Self::Metrics => "metrics",
             Self::PacketLog => "packet-log",
+            Self::Config => "config",
+            Self::State => "state",
         }
     }
 }

@@ -99,6 +99,9 @@ pub struct Run {
     /// Pin programs, links and maps below this directory instead of the config's `bpffs`
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub bpffs: Option<PathBuf>,
+    /// Keep what was applied last in this directory instead of the config's `state`
+    #[arg(long, env = "NARU_STATE_DIR", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub state_dir: Option<PathBuf>,
     /// Least severe messages to log: error, warn, info, debug or trace; RUST_LOG goes before it
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: log::LevelFilter,

@@ -12,6 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{
     args::{Global, Run},
     exit::{Exit, Failure},
+    places,
 };
 use crate::{
     api::{self, socket},
@@ -41,8 +42,10 @@ pub fn run(global: &Global, options: Run) -> Result<Exit, Failure> {
 async fn serve(global: &Global, options: Run) -> Result<Exit, Failure> {
     // First of all: a signal that comes early must not end the process by its default action.
     let signals = Signals::new().map_err(|error| Failure::new(Exit::Failed, error))?;
-    let overrides = Overrides { bpffs: options.bpffs, socket: global.socket.clone() };
-    let controller = Controller::open(ConfigFile { path: global.config.clone(), overrides }).await?;
+    // Where the daemon before left word must be known even if the file is not valid.
+    let state = options.state_dir.clone().unwrap_or_else(|| places(&global.config).state);
+    let overrides = Overrides { bpffs: options.bpffs, socket: global.socket.clone(), state: options.state_dir };
+    let controller = Controller::open(ConfigFile { path: global.config.clone(), overrides }, &state).await?;
     let (path, bpffs) = (controller.config().node.socket.clone(), controller.config().node.bpffs.clone());
     let listener = socket::listen(&path)?;
     let (handle, controller) = controller.start().await.inspect_err(|_| remove(&path))?;

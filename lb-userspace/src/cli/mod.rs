@@ -88,16 +88,22 @@ fn socket(global: &Global) -> PathBuf {
 fn places(config: &Path) -> Node {
     let text = std::fs::read_to_string(config).unwrap_or_default();
     let head = text.find("\n[[").map_or(text.as_str(), |end| &text[..end]);
-    let Section { socket, bpffs } = node_section(head).or_else(|| node_section(&text)).unwrap_or_default();
+    let Section { socket, bpffs, state } = node_section(head).or_else(|| node_section(&text)).unwrap_or_default();
     let default = Node::default();
-    Node { socket: socket.unwrap_or(default.socket), bpffs: bpffs.unwrap_or(default.bpffs), ..Node::default() }
+    Node {
+        socket: socket.unwrap_or(default.socket),
+        bpffs: bpffs.unwrap_or(default.bpffs),
+        state: state.unwrap_or(default.state),
+        ..Node::default()
+    }
 }
 
-/// What of `[node]` a client must know.
+/// What of `[node]` must be known even if the rest is not valid.
 #[derive(Default, serde::Deserialize)]
 struct Section {
     socket: Option<PathBuf>,
     bpffs: Option<PathBuf>,
+    state: Option<PathBuf>,
 }
 
 fn node_section(text: &str) -> Option<Section> {

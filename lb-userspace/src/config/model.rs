@@ -38,6 +38,8 @@ pub struct Node {
     pub socket: PathBuf,
     /// Directory of the pinned programs, links and maps.
     pub bpffs: PathBuf,
+    /// Directory of what the daemon must know after a crash: the config that was applied last.
+    pub state: PathBuf,
     /// Outer source addresses of encapsulated IPv4 packets; the host bits come from the flow hash.
     pub encap_source4: Ipv4Net,
     /// Outer source addresses of encapsulated IPv6 packets; of the host bits, the last 32 come from the flow hash.
@@ -62,6 +64,7 @@ impl Default for Node {
             metrics: None,
             socket: PathBuf::from("/run/naru/naru.sock"),
             bpffs: PathBuf::from("/sys/fs/bpf/naru"),
+            state: PathBuf::from("/var/lib/naru"),
             encap_source4: Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 16),
             // The discard-only prefix of RFC 6666.
             encap_source6: Ipv6Net::new_assert(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0), 64),

@@ -4,11 +4,10 @@ use std::{net::IpAddr, path::PathBuf};
 
 use crate::{
     api::types::ErrorKind,
-    config::{
-        ConfigErrors, ReadError,
-        edit::{EditError, WriteError},
-    },
-    dataplane, metrics, netlink, plan,
+    config::{ConfigErrors, ReadError, edit::EditError},
+    dataplane,
+    disk::{ReplaceError, WriteError},
+    metrics, netlink, plan,
 };
 
 /// Why a request to the controller was not done.
@@ -35,6 +34,13 @@ pub enum Error {
     /// The file could not be written; the config before is in force again.
     #[error("{0}; nothing was changed")]
     Unwritten(#[from] WriteError),
+    /// The file was not replaced; the config before is in force again.
+    #[error("{error}; nothing was changed{}", again(error))]
+    Unreplaced {
+        /// Why not.
+        #[from]
+        error: ReplaceError,
+    },
     /// The config names interfaces that do not exist and that it did not name before.
     #[error(
         "there is no interface {} here; there are {}; nothing was changed", names.join(", "), existing.join(", ")
@@ -114,12 +120,23 @@ impl Error {
             Self::Dataplane(error) => dataplane_kind(error),
             Self::NoSuchVip { .. } | Self::NoSuchBackend { .. } => ErrorKind::NotFound,
             Self::FileAhead { .. } | Self::NeedsRestart { .. } => ErrorKind::Refused,
+            Self::Unreplaced { error: ReplaceError::Saved { .. } | ReplaceError::Busy { .. } } => ErrorKind::Refused,
             Self::Read(ReadError::Unreadable { .. })
             | Self::Unwritten(_)
+            | Self::Unreplaced { error: ReplaceError::Write(_) }
             | Self::Netlink(_)
             | Self::Metrics(_)
             | Self::Stopped => ErrorKind::Failed,
         }
+    }
+}
+
+/// What to do about a file that was not replaced.
+fn again(error: &ReplaceError) -> &'static str {
+    match error {
+        ReplaceError::Write(_) => "",
+        ReplaceError::Saved { .. } => ": see `naru diff`, then `naru apply`, and try again",
+        ReplaceError::Busy { .. } => ": try again once that is done",
     }
 }
 

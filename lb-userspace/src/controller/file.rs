@@ -2,8 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Error;
-use crate::config::{Config, ConfigErrors, ReadError, edit};
+use crate::config::{Config, ConfigErrors, ReadError};
 
 /// The config file, and what the command line says instead of it.
 #[derive(Clone, Debug)]
@@ -21,6 +20,8 @@ pub struct Overrides {
     pub bpffs: Option<PathBuf>,
     /// Instead of `node.socket`.
     pub socket: Option<PathBuf>,
+    /// Instead of `node.state`.
+    pub state: Option<PathBuf>,
 }
 
 /// What a file holds.
@@ -35,32 +36,26 @@ pub struct Contents {
 impl ConfigFile {
     /// Reads and parses the file. Spares the parsing where the text is that of `known`.
     pub fn read(&self, known: Option<&Contents>) -> Result<Contents, ReadError> {
-        let unreadable = |error| ReadError::Unreadable { path: self.path.clone(), error };
-        let text = std::fs::read_to_string(&self.path).map_err(unreadable)?;
-        match known {
-            Some(known) if known.text == text => Ok(known.clone()),
-            _ => Ok(self.parse(text, known)?),
-        }
+        self.parse(self.text()?, known).map_err(ReadError::from)
+    }
+
+    /// What the file holds.
+    pub fn text(&self) -> Result<String, ReadError> {
+        std::fs::read_to_string(&self.path).map_err(|error| ReadError::Unreadable { path: self.path.clone(), error })
     }
 
     /// Parses `text` as if it were in the file; of what differs little from `known` only what differs.
     pub fn parse(&self, text: String, known: Option<&Contents>) -> Result<Contents, ConfigErrors> {
         let mut config = match known {
+            Some(known) if known.text == text => known.config.clone(),
             Some(known) => known.config.reparse(&known.text, &text, &self.path)?,
             None => Config::parse(&text, &self.path)?,
         };
-        let Overrides { bpffs, socket } = &self.overrides;
+        let Overrides { bpffs, socket, state } = &self.overrides;
         replace(&mut config.node.bpffs, bpffs.as_deref());
         replace(&mut config.node.socket, socket.as_deref());
+        replace(&mut config.node.state, state.as_deref());
         Ok(Contents { text, config })
-    }
-
-    /// Puts `after` in the place of `before`. Refused where somebody else has changed the file meanwhile.
-    pub fn replace(&self, before: &Contents, after: &Contents) -> Result<(), Error> {
-        if self.read(Some(before))?.text != before.text {
-            return Err(Error::FileAhead { path: self.path.clone() });
-        }
-        Ok(edit::write_atomically(&self.path, &after.text)?)
     }
 }
 

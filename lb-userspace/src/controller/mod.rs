@@ -1,30 +1,37 @@
 //! The daemon's one decision maker: config in, map writes out.
 //!
-//! One task owns the config, the data plane and what netlink says. Whatever is asked of it comes as a [`Request`] and
-//! is done before the next, so that changes never interleave. An apply that fails anywhere leaves what ran before.
+//! One task owns the config, the data plane and what netlink says. Whatever is asked of it comes as a [`Request`].
+//! Changes are done one after the other and never interleave; while one waits for a disk, the task follows the network
+//! and answers reads. An apply that fails anywhere leaves what ran before.
 
 mod error;
 mod file;
 mod flows;
+mod history;
 mod interfaces;
 mod log_reader;
+mod look_back;
 mod next_hops;
 mod node;
 mod problems;
+mod record;
+mod start;
 mod sweeper;
 mod view;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    mem,
     net::SocketAddr,
+    path::Path,
     time::{Duration, Instant, SystemTime},
 };
 
 use lb_common::NextHop;
 use tokio::{
     sync::{mpsc, oneshot},
-    task::{JoinHandle, block_in_place},
-    time::MissedTickBehavior,
+    task::{JoinHandle, block_in_place, spawn_blocking},
+    time::{Interval, MissedTickBehavior},
 };
 
 pub use self::{
@@ -35,10 +42,14 @@ pub use self::{
 use self::{
     file::Contents,
     flows::Walk,
+    history::History,
     interfaces::Interfaces,
     log_reader::LogReader,
+    look_back::LookBack,
     next_hops::{NextHops, Waiting},
     problems::Problems,
+    record::{Order, Record},
+    start::Start,
     sweeper::{Sweeper, Turn},
 };
 use crate::{
@@ -47,7 +58,7 @@ use crate::{
         types::{Applied, Diff, Interface, ProblemKind, Stats, Status, Vip},
     },
     config::{
-        Config, Node,
+        Config, Node, ReadError,
         edit::{self, Edit},
     },
     dataplane::{self, Dataplane},
@@ -89,6 +100,13 @@ enum Request {
     Apply(Reply<Applied>),
     Edit(Edit, Reply<Applied>),
     Stop { detach: bool, reply: Reply<()> },
+}
+
+impl Request {
+    /// Whether it has to wait until the change before it is done.
+    fn is_change(&self) -> bool {
+        matches!(self, Self::Apply(_) | Self::Edit(..) | Self::Stop { .. })
+    }
 }
 
 impl Handle {
@@ -197,18 +215,31 @@ pub struct Controller {
     sweeper: Sweeper,
     handle: Handle,
     requests: mpsc::Receiver<Request>,
+    /// Changes that wait for the one that is under way.
+    changes: VecDeque<Request>,
+    retry: Interval,
+    /// What could not be done is to be tried again once no change is under way.
+    is_retry_due: bool,
+    history: History,
+    /// Why the start did not begin from the file, until something is applied.
+    because: Option<String>,
+    look_back: LookBack,
 }
 
 impl Controller {
     /// Reads the config and takes the data plane's lock; nothing is changed yet. Fails where another daemon has it.
-    pub async fn open(file: ConfigFile) -> Result<Self, Error> {
-        let applied = file.read(None)?;
+    /// `state` is the directory of what the daemon before left word of.
+    pub async fn open(file: ConfigFile, state: &Path) -> Result<Self, Error> {
+        let mut history = block_in_place(|| History::open(state, &file.path));
+        let Start { contents: applied, because } = block_in_place(|| Start::choose(&file, &mut history))?;
         let dataplane = block_in_place(|| Dataplane::open(&applied.config.node.bpffs, &applied.config))?;
         let (netlink, events) = netlink::start()?;
         let (sender, requests) = mpsc::channel(QUEUE);
         let adopted =
             dataplane.backends().into_iter().filter_map(|backend| Some((target(&backend), backend.next_hop?)));
         let next_hops = NextHops::adopted(adopted);
+        let mut retry = tokio::time::interval(RETRY);
+        retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
             file,
             applied,
@@ -226,6 +257,12 @@ impl Controller {
             sweeper: Sweeper::default(),
             handle: Handle { requests: sender },
             requests,
+            changes: VecDeque::new(),
+            retry,
+            is_retry_due: false,
+            history,
+            because,
+            look_back: LookBack::default(),
         })
     }
 
@@ -238,18 +275,32 @@ impl Controller {
     /// interface or the address of `/metrics`, is a problem that is told and tried again, and in the way of nothing else.
     pub async fn start(mut self) -> Result<(Handle, JoinHandle<()>), Error> {
         let config = self.applied.config.clone();
+        block_in_place(|| self.history.begin());
         self.interfaces.learn_all(self.netlink.interfaces());
         self.follow_attachments();
+        let record = match self.stage(None, self.applied.text.clone()).await {
+            Err(Error::Unwritten(error)) => {
+                self.history.note(Err(error));
+                None
+            }
+            staged => Some(staged?),
+        };
         let targets = self.resolve(&config, &self.lingering()).await?;
         let done = block_in_place(|| self.dataplane.apply(&config))?;
         let path = self.file.path.display();
-        log::info!("applied {path} in {:?}: changes {}, writes {}", done.elapsed, done.changes.len(), done.writes);
+        let what = if self.because.is_some() { "what was applied last of " } else { "" };
+        let (elapsed, changes) = (done.elapsed, done.changes.len());
+        log::info!("applied {what}{path} in {elapsed:?}: changes {changes}, writes {}", done.writes);
         block_in_place(|| self.interfaces.follow(&mut self.dataplane, None, &config.node))?;
         self.follow_attachments();
-        for warning in self.warnings().into_iter().chain(self.next_hops.missing(&config, &targets)) {
+        let told = self.because.iter().cloned().chain(self.history.problem()).chain(self.warnings());
+        for warning in told.chain(self.next_hops.missing(&config, &targets)) {
             log::warn!("{warning}");
         }
         self.read_logs(config.node.log_packets);
+        if let Some(record) = record {
+            self.put(record).await?;
+        }
         self.retry_metrics().await;
         self.note_problems();
         self.applied_at = SystemTime::now();
@@ -258,36 +309,50 @@ impl Controller {
     }
 
     async fn run(mut self) {
-        let mut retry = tokio::time::interval(RETRY);
-        retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut events = Vec::new();
         loop {
-            tokio::select! {
-                Some(request) = self.requests.recv() => {
-                    if let Some((detach, reply)) = self.serve(request).await {
-                        return self.stop(detach, reply);
+            match self.changes.pop_front() {
+                None => self.attend().await,
+                Some(change) => {
+                    if let Some((detach, reply)) = self.serve(change).await {
+                        return self.stop(detach, reply).await;
                     }
                 }
-                1.. = self.events.recv_many(&mut events, EVENTS) => self.learn(&mut events, &mut Waiting::default()),
-                turn = self.sweeper.turn() => self.sweep(turn),
-                _ = retry.tick() => self.retry().await,
+            }
+            if mem::take(&mut self.is_retry_due) {
+                self.retry().await;
             }
             self.note_problems();
         }
     }
 
-    /// Serves a request; gives back the one to stop.
-    async fn serve(&mut self, request: Request) -> Option<(bool, Reply<()>)> {
+    /// Does what is to be done next that is no change: answers, takes a change into the queue, follows the network.
+    async fn attend(&mut self) {
+        let mut events = Vec::new();
+        tokio::select! {
+            Some(request) = self.requests.recv() => match request {
+                change if change.is_change() => self.changes.push_back(change),
+                read => self.answer(read),
+            },
+            1.. = self.events.recv_many(&mut events, EVENTS) => self.learn(&mut events, &mut Waiting::default()),
+            turn = self.sweeper.turn() => self.sweep(turn),
+            _ = self.retry.tick() => self.is_retry_due = true,
+        }
+    }
+
+    /// Waits for work that may take long, and attends to everything but changes meanwhile.
+    async fn meanwhile<T>(&mut self, mut work: JoinHandle<T>) -> Result<T, Error> {
+        loop {
+            tokio::select! {
+                done = &mut work => return done.map_err(|_| Error::Stopped),
+                () = self.attend() => {}
+            }
+        }
+    }
+
+    /// Makes a change; gives back the one to stop.
+    async fn serve(&mut self, change: Request) -> Option<(bool, Reply<()>)> {
         // Whoever asked may have gone: an answer that nobody waits for is no failure.
-        match request {
-            Request::Status(reply) => drop(reply.send(block_in_place(|| self.status()))),
-            Request::Stats(reply) => drop(reply.send(block_in_place(|| self.stats()))),
-            Request::Vips(reply) => drop(reply.send(Ok(block_in_place(|| self.vips())))),
-            Request::Vip(name, reply) => drop(reply.send(block_in_place(|| self.vip(&name)))),
-            Request::Interfaces(reply) => drop(reply.send(Ok(self.interfaces_view()))),
-            Request::Walk(query, reply) => drop(reply.send(self.walk(query))),
-            Request::Snapshot(reply) => drop(reply.send(block_in_place(|| self.snapshot()))),
-            Request::Diff(reply) => drop(reply.send(block_in_place(|| self.diff()))),
+        match change {
             // What begins is completed, what has not begun is not begun for nobody.
             Request::Apply(reply) if reply.is_closed() => log::info!("apply dropped: whoever asked for it has gone"),
             Request::Edit(edit, reply) if reply.is_closed() => {
@@ -302,6 +367,7 @@ impl Controller {
                 drop(reply.send(self.count("edit", result)));
             }
             Request::Stop { detach, reply } => return Some((detach, reply)),
+            read => self.answer(read),
         }
         None
     }
@@ -317,16 +383,43 @@ impl Controller {
         self.retry_metrics().await;
     }
 
-    /// Takes note of the interfaces that are in trouble.
+    /// Takes note of the interfaces that are in trouble, and of what is wrong with the files.
     fn note_problems(&mut self) {
         self.problems.follow(ProblemKind::Interface, self.interfaces.problems());
+        let one = |what: &Path, reason: &Option<String>| -> BTreeMap<String, String> {
+            reason.iter().map(|reason| (what.display().to_string(), reason.clone())).collect()
+        };
+        self.problems.follow(ProblemKind::Config, &one(&self.file.path, &self.because));
+        self.problems.follow(ProblemKind::State, &one(&self.applied.config.node.state, &self.history.problem()));
     }
 
-    fn stop(self, detach: bool, reply: Reply<()>) {
+    /// Answers a request that changes nothing.
+    fn answer(&mut self, read: Request) {
+        match read {
+            Request::Status(reply) => drop(reply.send(block_in_place(|| self.status()))),
+            Request::Stats(reply) => drop(reply.send(block_in_place(|| self.stats()))),
+            Request::Vips(reply) => drop(reply.send(Ok(block_in_place(|| self.vips())))),
+            Request::Vip(name, reply) => drop(reply.send(block_in_place(|| self.vip(&name)))),
+            Request::Interfaces(reply) => drop(reply.send(Ok(self.interfaces_view()))),
+            Request::Walk(query, reply) => drop(reply.send(self.walk(query))),
+            Request::Snapshot(reply) => drop(reply.send(block_in_place(|| self.snapshot()))),
+            Request::Diff(reply) => drop(reply.send(block_in_place(|| self.diff()))),
+            change @ (Request::Apply(_) | Request::Edit(..) | Request::Stop { .. }) => self.changes.push_back(change),
+        }
+    }
+
+    async fn stop(mut self, detach: bool, reply: Reply<()>) {
         let bpffs = self.applied.config.node.bpffs.clone();
+        if let Some(look) = self.look_back.end() {
+            let _ = look.await;
+        }
+        let Self { history, dataplane, .. } = self;
         // The data plane's lock and file descriptors go first.
-        drop(self);
+        drop(dataplane);
         let result = if detach { dataplane::detach_everything(&bpffs).map(drop) } else { Ok(()) };
+        if result.is_ok() {
+            block_in_place(|| history.end());
+        }
         drop(reply.send(result.map_err(Error::from)));
     }
 
@@ -346,28 +439,29 @@ impl Controller {
 
     async fn apply(&mut self) -> Result<Applied, Error> {
         let from = Instant::now();
-        let wanted = self.file.read(Some(&self.applied))?;
+        let wanted = self.read_file().await?;
         self.change_to(wanted, None, from).await
     }
 
     async fn edit(&mut self, edit: &Edit) -> Result<Applied, Error> {
         let from = Instant::now();
-        let before = self.file.read(Some(&self.applied))?;
+        let before = self.read_file().await?;
         if !self.changes_to(&before.config)?.is_empty() {
             return Err(Error::FileAhead { path: self.file.path.clone() });
         }
         let text = edit::apply_edit(&before.text, edit)?;
         let wanted = self.file.parse(text, Some(&before)).map_err(Error::Edited)?;
-        self.change_to(wanted, Some(&before), from).await
+        self.change_to(wanted, Some(before.text), from).await
     }
 
-    /// Makes `wanted` what runs; with `before`, writes it to the file, which must still be `before`.
-    async fn change_to(
-        &mut self,
-        wanted: Contents,
-        before: Option<&Contents>,
-        from: Instant,
-    ) -> Result<Applied, Error> {
+    async fn read_file(&mut self) -> Result<Contents, Error> {
+        let file = self.file.clone();
+        let text = self.meanwhile(spawn_blocking(move || file.text())).await??;
+        Ok(self.file.parse(text, Some(&self.applied)).map_err(ReadError::from)?)
+    }
+
+    /// Makes `wanted` what runs; with `before`, writes it to the file, whose text must still be that.
+    async fn change_to(&mut self, wanted: Contents, before: Option<String>, from: Instant) -> Result<Applied, Error> {
         let (old, new) = (&self.applied.config.node, &wanted.config.node);
         node::refuse_restart_keys(old, new)?;
         Interfaces::refuse_missing(old, new)?;
@@ -392,55 +486,88 @@ impl Controller {
     async fn resolve_and_switch(
         &mut self,
         wanted: Contents,
-        before: Option<&Contents>,
+        before: Option<String>,
         from: Instant,
     ) -> Result<Applied, Error> {
-        let old = self.applied.config.node.clone();
+        let record = self.stage(before, wanted.text.clone()).await?;
         let known = self.warnings();
         let new = self.resolve(&wanted.config, &self.targets()).await?;
-        let result = block_in_place(|| self.switch(&wanted, before));
-        if result.is_ok() {
-            self.applied = wanted;
+        let (done, old) = match block_in_place(|| self.switch(wanted)) {
+            Ok(done) => done,
+            Err(error) => {
+                self.resolve_only_applied();
+                return Err(error);
+            }
+        };
+        if let Err(error) = self.put(record).await {
+            block_in_place(|| self.switch_back(old));
+            self.resolve_only_applied();
+            return Err(error);
         }
         self.resolve_only_applied();
-        let done = result?;
+        self.read_logs(self.applied.config.node.log_packets);
 
+        self.because = None;
         self.applied_at = SystemTime::now();
-        let changes = merged(node::changes(&old, &self.applied.config.node), done.changes);
+        let changes = merged(node::changes(&old.config.node, &self.applied.config.node), done.changes);
         let warnings = self.warnings().into_iter().filter(|warning| !known.contains(warning));
-        let warnings = warnings.chain(self.next_hops.missing(&self.applied.config, &new)).collect();
+        let warnings = warnings.chain(self.next_hops.missing(&self.applied.config, &new));
+        let warnings = warnings.chain(self.history.problem()).collect();
         let elapsed_us = u64::try_from(from.elapsed().as_micros()).unwrap_or(u64::MAX);
         let maps_us = u64::try_from(done.finished.saturating_duration_since(from).as_micros()).unwrap_or(u64::MAX);
         Ok(Applied { changes, writes: done.writes, maps_us, elapsed_us, warnings })
     }
 
-    /// The steps of a change that may fail halfway; takes back those that were done.
-    fn switch(&mut self, wanted: &Contents, before: Option<&Contents>) -> Result<dataplane::Applied, Error> {
-        let result = self.try_switch(wanted, before);
-        if result.is_err() {
-            self.switch_back(&wanted.config.node);
-        }
-        result
+    /// Writes to disk what [`Self::put`] will put in place: `text` for the config file if that is to be replaced, whose
+    /// text must be `before` then, and for the next start.
+    async fn stage(&mut self, before: Option<String>, text: String) -> Result<Record, Error> {
+        let file = before.map(|before| (self.file.path.clone(), before));
+        let order = Order { file, page: self.history.page(&text), text };
+        Ok(self.meanwhile(spawn_blocking(|| order.stage())).await??)
     }
 
-    fn try_switch(&mut self, wanted: &Contents, before: Option<&Contents>) -> Result<dataplane::Applied, Error> {
-        let done = self.dataplane.apply(&wanted.config)?;
-        let (old, new) = (&self.applied.config.node, &wanted.config.node);
-        self.interfaces.follow(&mut self.dataplane, Some(old), new)?;
-        self.follow_attachments();
-        if let Some(before) = before {
-            self.file.replace(before, wanted)?;
+    async fn put(&mut self, record: Record) -> Result<(), Error> {
+        if let Some(look) = self.look_back.end() {
+            self.meanwhile(look).await?;
         }
-        self.read_logs(new.log_packets);
+        let recorded = self.meanwhile(spawn_blocking(|| record.put())).await??;
+        if let Some(applied) = recorded.applied {
+            self.history.note(applied);
+        }
+        if let Some(replaced) = recorded.replaced {
+            self.look_back.begin(replaced);
+        }
+        Ok(())
+    }
+
+    /// Has the data plane run `wanted`, and gives back what it ran before; takes back what was done if a step fails.
+    fn switch(&mut self, wanted: Contents) -> Result<(dataplane::Applied, Contents), Error> {
+        let old = mem::replace(&mut self.applied, wanted);
+        let result = self.try_switch(&old.config.node);
+        match result {
+            Ok(done) => Ok((done, old)),
+            Err(error) => {
+                self.switch_back(old);
+                Err(error)
+            }
+        }
+    }
+
+    fn try_switch(&mut self, old: &Node) -> Result<dataplane::Applied, Error> {
+        let config = &self.applied.config;
+        let done = self.dataplane.apply(config)?;
+        self.interfaces.follow(&mut self.dataplane, Some(old), &config.node)?;
+        self.follow_attachments();
         Ok(done)
     }
 
-    fn switch_back(&mut self, from: &Node) {
-        let old = &self.applied.config;
-        if let Err(error) = self.dataplane.apply(old) {
+    fn switch_back(&mut self, old: Contents) {
+        let failed = mem::replace(&mut self.applied, old);
+        let config = &self.applied.config;
+        if let Err(error) = self.dataplane.apply(config) {
             log::error!("the config before could not be put in force again: {error}; restart the daemon");
         }
-        if let Err(error) = self.interfaces.follow(&mut self.dataplane, Some(from), &old.node) {
+        if let Err(error) = self.interfaces.follow(&mut self.dataplane, Some(&failed.config.node), &config.node) {
             log::error!("the interfaces are not attached as before: {error}; restart the daemon");
         }
         self.follow_attachments();

@@ -1,12 +1,11 @@
 //! Edits of a config's text as an operator would make them: comments, order and layout of the rest stay as they are.
 //!
 //! [`apply_edit`] is a pure function from text to text. It does not judge the outcome: what it returns is to be parsed
-//! by [`Config::parse`](super::Config::parse) before it is used. [`write_atomically`] is how the text gets into the
-//! file.
+//! by [`Config::parse`](super::Config::parse) before it is used. How a text gets into a file is the business of
+//! [`disk`](crate::disk).
 
 mod array;
 mod document;
-mod file;
 mod table;
 
 use std::net::IpAddr;
@@ -15,7 +14,6 @@ use lb_common::BackendState;
 use serde::{Deserialize, Serialize};
 
 use self::document::Document;
-pub use self::file::{WriteError, write_atomically};
 use super::{
     idle::IdleTime,
     model::{FlowHash, ForwardMode, Port, Tracking, state_serde},

@@ -1,0 +1,265 @@
+//! What the next daemon must know after a crash: files under the state directory (`state` in `[node]`).
+//!
+//! - `applied.toml`: the text that was applied last, replaced as a whole after the maps were written. Its first line is
+//!   a comment that says which config file it is of, and by its length and checksum whether the disk gave back what was
+//!   written.
+//! - `clean`: there only between a clean stop and the next start.
+//!
+//! A state directory that is missing, damaged or in use by another daemon is told, and keeps nobody from forwarding.
+//! Names beside these two are left alone: numbered revisions will be in `revisions/`.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::{
+    disk::{Staged, WriteError},
+    fault,
+};
+
+const APPLIED: &str = "applied.toml";
+const CLEAN: &str = "clean";
+
+/// The state directory of this daemon.
+#[derive(Debug)]
+pub struct History {
+    directory: PathBuf,
+    /// The config file that it is about.
+    config: PathBuf,
+    /// Whether it could be made and is this daemon's.
+    lock: Option<Flock<File>>,
+    /// What is kept there.
+    kept: Option<Print>,
+    problem: Option<String>,
+}
+
+/// Length and checksum of a text.
+pub type Print = (usize, u64);
+
+impl History {
+    /// Takes the directory; what is wrong with it is a [problem](Self::problem) and no failure.
+    pub fn open(directory: &Path, config: &Path) -> Self {
+        let config = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
+        let (lock, problem) = match lock(directory) {
+            Ok(lock) => (Some(lock), None),
+            Err(reason) => (None, Some(format!("{}: {reason}; {REMEDY}", directory.display()))),
+        };
+        Self { directory: directory.to_owned(), config, lock, kept: None, problem }
+    }
+
+    /// The text that was applied last, if that was a text of the same config file.
+    pub fn applied(&mut self) -> Option<String> {
+        self.lock.as_ref()?;
+        let path = self.path(APPLIED);
+        let kept = match fs::read_to_string(&path) {
+            Ok(kept) => kept,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                self.problem = Some(format!("cannot read {}: {error}", path.display()));
+                return None;
+            }
+        };
+        match unpack(&kept) {
+            Some((config, text)) if Path::new(config) == self.config => {
+                self.kept = Some(print(text));
+                Some(text.to_owned())
+            }
+            Some((config, _)) => {
+                log::info!("{} is of {config} and not of {}: it is not used", path.display(), self.config.display());
+                None
+            }
+            None => {
+                self.problem = Some(format!("{} is damaged, and not used", path.display()));
+                None
+            }
+        }
+    }
+
+    /// Whether the daemon before this one stopped cleanly.
+    pub fn was_stopped_cleanly(&self) -> bool {
+        self.lock.is_some() && self.path(CLEAN).exists()
+    }
+
+    /// From now on, an end is a crash until [`Self::end`].
+    pub fn begin(&mut self) {
+        let path = self.path(CLEAN);
+        if self.lock.is_none() {
+            return;
+        }
+        fault::point("remove the mark of a clean stop");
+        let gone = match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            result => result.and_then(|()| File::open(&self.directory)?.sync_all()),
+        };
+        if let Err(error) = gone {
+            self.problem = Some(format!("cannot remove {}: {error}", path.display()));
+        }
+    }
+
+    /// Notes that the daemon stops cleanly.
+    pub fn end(&self) {
+        if self.lock.is_none() {
+            return;
+        }
+        let note = "The daemon stopped cleanly: the next one begins from the config file.\n";
+        if let Err(error) = Staged::beside(&self.path(CLEAN), note).and_then(Staged::put) {
+            log::error!("the next start takes this stop for a crash: {error}");
+        }
+    }
+
+    /// Where to keep `text` once it is applied, for a thread of its own; `None` where there is no need to, or no way.
+    pub fn page(&self, text: &str) -> Option<Page> {
+        let is_kept = self.problem.is_none() && self.kept == Some(print(text));
+        if self.lock.is_none() || is_kept {
+            return None;
+        }
+        let is_needed = self.problem.is_none();
+        Some(Page { path: self.path(APPLIED), config: self.config.clone(), is_needed })
+    }
+
+    /// What keeps this from being of use, if anything does.
+    pub fn problem(&self) -> Option<String> {
+        self.problem.clone()
+    }
+
+    /// Takes note of what became of writing to it.
+    pub fn note(&mut self, written: Result<Print, WriteError>) {
+        self.problem = written.as_ref().err().map(|error| format!("{error}; {REMEDY}"));
+        if let Some(problem) = &self.problem {
+            log::error!("{problem}");
+        }
+        self.kept = written.ok();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+}
+
+/// Where the text that was applied last is kept.
+#[derive(Clone, Debug)]
+pub struct Page {
+    path: PathBuf,
+    config: PathBuf,
+    is_needed: bool,
+}
+
+impl Page {
+    /// Writes `text` beside the one that is kept, to be put in its place once it is in force.
+    pub fn stage(&self, text: &str) -> Result<Staged, WriteError> {
+        // Somebody may have removed the directory; if it cannot be made, what follows says why.
+        let _ = self.path.parent().map(make);
+        Staged::beside(&self.path, &pack(&self.config, text))
+    }
+
+    /// Whether a change is not to happen that cannot be kept: one could be before.
+    pub fn is_needed(&self) -> bool {
+        self.is_needed
+    }
+}
+
+const REMEDY: &str = "until this is mended, a start after a crash would not know what was applied last";
+
+fn make(directory: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)
+}
+
+fn lock(directory: &Path) -> Result<Flock<File>, String> {
+    let failed = |what: &'static str| move |error: io::Error| format!("cannot {what} the state directory: {error}");
+    make(directory).map_err(failed("make"))?;
+    let file = File::open(directory).map_err(failed("open"))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
+        "another daemon uses this state directory: give each its own (`state` in [node]) and restart".to_owned()
+    })
+}
+
+/// `text` with a first line that says what it is.
+fn pack(config: &Path, text: &str) -> String {
+    let ((length, checksum), config) = (print(text), config.display());
+    format!("{HEAD}length={length} checksum={checksum:016x} config={config}\n{text}")
+}
+
+/// The config file and the text, if they are what was packed.
+fn unpack(kept: &str) -> Option<(&str, &str)> {
+    let (head, text) = kept.split_once('\n')?;
+    let (length, rest) = head.strip_prefix(HEAD)?.strip_prefix("length=")?.split_once(" checksum=")?;
+    let (sum, config) = rest.split_once(" config=")?;
+    let told = (length.parse().ok()?, u64::from_str_radix(sum, 16).ok()?);
+    (told == print(text)).then_some((config, text))
+}
+
+const HEAD: &str = "# What naru applied last, for the start after a crash; do not edit. ";
+
+/// The checksum is FNV-1a, 64 bits (draft-eastlake-fnv §2): against disks, not against people.
+pub fn print(text: &str) -> Print {
+    let sum = |sum: u64, byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    (text.len(), text.bytes().fold(0xcbf2_9ce4_8422_2325, sum))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "[node]\ninterfaces = [\"eth0\"]\n";
+
+    fn keep(history: &History, text: &str) {
+        history.page(text).unwrap().stage(text).unwrap().put().unwrap();
+    }
+
+    #[test]
+    fn what_was_applied_comes_back_whole_or_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("made/here");
+        let open = || History::open(&state, Path::new("/etc/naru/naru.toml"));
+        let mut history = open();
+        assert_eq!((history.applied(), history.problem()), (None, None));
+        keep(&history, TEXT);
+        assert_eq!(history.applied().as_deref(), Some(TEXT));
+        let path = state.join(APPLIED);
+        let whole = fs::read_to_string(&path).unwrap();
+        for damaged in [&whole[..whole.len() - 1], &whole.replace("eth0", "eth1"), "", "\n", TEXT] {
+            fs::write(&path, damaged).unwrap();
+            assert_eq!(history.applied(), None, "{damaged}");
+            assert!(history.problem().unwrap().contains("applied.toml is damaged"), "{damaged}");
+        }
+        drop(history);
+        fs::write(&path, whole).unwrap();
+        let mut other = History::open(&state, Path::new("/etc/naru/other.toml"));
+        assert_eq!((other.applied(), other.problem()), (None, None));
+    }
+
+    #[test]
+    fn only_a_clean_stop_is_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || History::open(directory.path(), Path::new("naru.toml"));
+        let mut history = open();
+        assert!(!history.was_stopped_cleanly());
+        history.end();
+        assert!(history.was_stopped_cleanly());
+        history.begin();
+        assert!(!history.was_stopped_cleanly());
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_used_is_told_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = History::open(directory.path(), Path::new("naru.toml"));
+        keep(&first, TEXT);
+        first.end();
+        let mut second = History::open(directory.path(), Path::new("naru.toml"));
+        assert!(second.problem().unwrap().contains("another daemon uses this state directory"), "{second:?}");
+        second.begin();
+        assert!((second.applied(), second.was_stopped_cleanly()) == (None, false) && second.page(TEXT).is_none());
+        assert!(first.was_stopped_cleanly(), "the second daemon touched what is the first one's");
+
+        let file = directory.path().join("file");
+        fs::write(&file, "").unwrap();
+        let history = History::open(&file.join("below"), Path::new("naru.toml"));
+        assert!(history.problem().unwrap().contains("cannot make the state directory"), "{history:?}");
+    }
+}

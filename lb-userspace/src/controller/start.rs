@@ -1,0 +1,111 @@
+//! What a start begins from: the config file, or what was applied last (ADR 9).
+//!
+//! A file that nobody applied may be half an edit. A start applies it only if somebody meant that: after a clean stop,
+//! or where there is nothing else to begin from. A config that was in force once is better than none.
+
+use super::{
+    file::{ConfigFile, Contents},
+    history::History,
+};
+use crate::config::ReadError;
+
+/// What a start begins from.
+#[derive(Debug)]
+pub struct Start {
+    /// What is to be put in force.
+    pub contents: Contents,
+    /// Why that is not the file, where the file says something else.
+    pub because: Option<String>,
+}
+
+impl Start {
+    /// Chooses. Fails where the file is not valid and nothing was applied before.
+    pub fn choose(file: &ConfigFile, history: &mut History) -> Result<Self, ReadError> {
+        let kept = history.applied().and_then(|text| kept(file, text));
+        let wanted = file.read(kept.as_ref());
+        let Some(kept) = kept else { return Ok(Self { contents: wanted?, because: None }) };
+        let because = match wanted {
+            Ok(wanted) if wanted.text == kept.text => None,
+            Ok(wanted) if history.was_stopped_cleanly() => return Ok(Self { contents: wanted, because: None }),
+            Ok(_) => {
+                Some("the daemon before did not stop cleanly, and the file has changes that nobody applied".to_owned())
+            }
+            Err(error) => Some(error.to_string()),
+        };
+        let because = because.map(|because| {
+            format!("this start began from what was applied last: {because}; see `naru diff`, then `naru apply`")
+        });
+        Ok(Self { contents: kept, because })
+    }
+}
+
+/// The text that was applied last, if this version can read it.
+fn kept(file: &ConfigFile, text: String) -> Option<Contents> {
+    let kept = file.parse(text, None);
+    kept.inspect_err(|errors| log::error!("what was applied last is no valid config any more: {errors}")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::controller::Overrides;
+
+    const OLD: &str = "[node]\ninterfaces = [\"eth0\"]\n";
+    const NEW: &str = "[node]\ninterfaces = [\"eth1\"]\n";
+
+    /// What a start begins from, and why not from the file.
+    fn begins(text: Option<&str>, applied: Option<&str>, clean: bool) -> Result<(String, Option<String>), ReadError> {
+        let directory = tempfile::tempdir().unwrap();
+        let file = ConfigFile { path: directory.path().join("naru.toml"), overrides: Overrides::default() };
+        let mut history = History::open(&directory.path().join("state"), &file.path);
+        if let Some(text) = text {
+            fs::write(&file.path, text).unwrap();
+        }
+        if let Some(applied) = applied {
+            history.page(applied).unwrap().stage(applied).unwrap().put().unwrap();
+        }
+        if clean {
+            history.end();
+        }
+        Start::choose(&file, &mut history).map(|Start { contents, because }| (contents.text, because))
+    }
+
+    #[test]
+    fn only_after_a_clean_stop_is_it_the_file() {
+        let (text, because) = begins(Some(NEW), Some(OLD), false).unwrap();
+        assert_eq!(text, OLD);
+        assert!(because.unwrap().contains("did not stop cleanly"));
+        assert_eq!(begins(Some(NEW), Some(OLD), true).unwrap(), (NEW.to_owned(), None));
+    }
+
+    #[test]
+    fn a_file_that_is_what_was_applied_is_nothing_to_tell() {
+        for clean in [false, true] {
+            assert_eq!(begins(Some(OLD), Some(OLD), clean).unwrap(), (OLD.to_owned(), None));
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_valid_is_no_reason_to_stay_down() {
+        for clean in [false, true] {
+            let (text, because) = begins(Some("[node"), Some(OLD), clean).unwrap();
+            assert_eq!(text, OLD);
+            assert!(because.unwrap().contains("naru.toml:1:"));
+            let (text, because) = begins(None, Some(OLD), clean).unwrap();
+            assert_eq!(text, OLD);
+            assert!(because.unwrap().contains("cannot read the config"));
+        }
+    }
+
+    #[test]
+    fn the_first_start_has_only_the_file() {
+        for clean in [false, true] {
+            assert_eq!(begins(Some(NEW), None, clean).unwrap(), (NEW.to_owned(), None));
+            assert!(matches!(begins(Some("[node"), None, clean), Err(ReadError::Invalid(_))));
+            assert!(matches!(begins(None, None, clean), Err(ReadError::Unreadable { .. })));
+        }
+        assert_eq!(begins(Some(NEW), Some("of = \"another version\""), false).unwrap(), (NEW.to_owned(), None));
+    }
+}

@@ -1,0 +1,15 @@
+//! Files that outlive crashes, full disks and other people's editors.
+//!
+//! A new text is [staged](Staged) first: written and flushed beside the file that it is for, which is where a full or
+//! read-only disk shows. Putting it in place is then one rename. Where other people save the same file,
+//! [`Staged::replace`] sees to it that no save of theirs is lost. Everything here may wait for a disk for seconds, and
+//! none of it belongs on the task that follows the network.
+
+mod lease;
+mod replace;
+mod staged;
+
+pub use self::{
+    replace::{ReplaceError, Replaced, Rescue},
+    staged::{Staged, WriteError},
+};

@@ -1,0 +1,166 @@
+//! A new text beside the file that it is for, so that a reader, or a crash, sees the old text or the new one and never
+//! half of either.
+
+use std::{
+    fs::{self, File, Permissions},
+    io::{self, Write},
+    os::unix::fs::{MetadataExt, PermissionsExt, fchown},
+    path::{Path, PathBuf},
+};
+
+use tempfile::TempPath;
+
+use crate::fault;
+
+/// Why a file was not replaced.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {}: {step}: {error}", path.display())]
+pub struct WriteError {
+    /// The file.
+    pub path: PathBuf,
+    /// What was being done.
+    pub step: &'static str,
+    /// What the system said.
+    #[source]
+    pub error: io::Error,
+}
+
+/// A new text for a file: on disk beside it, and not yet in its place. Dropped, it leaves nothing.
+#[derive(Debug)]
+pub struct Staged {
+    /// The file as it was named.
+    pub(super) path: PathBuf,
+    /// The file itself, where that is a symbolic link.
+    pub(super) target: PathBuf,
+    pub(super) temporary: TempPath,
+    pub(super) text: String,
+}
+
+impl Staged {
+    /// Writes `text` beside the file at `path`, or beside the file that it is a symbolic link to, with that file's mode
+    /// and owner. A new file gets mode 0644. When this returns, the text is on disk.
+    pub fn beside(path: &Path, text: &str) -> Result<Self, WriteError> {
+        let failed = |step| WriteError::at(path, step);
+        let (target, old) = match fs::canonicalize(path) {
+            Ok(target) => {
+                let old = fs::metadata(&target).map_err(failed("looking at the old file"))?;
+                (target, Some(old))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_symlink() => (path.to_owned(), None),
+            Err(error) => return Err(failed("following the path")(error)),
+        };
+        fault::point("stage a file");
+        let mut temporary = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .suffix(SUFFIX)
+            .tempfile_in(directory(&target))
+            .map_err(failed("making a temporary file beside it"))?;
+        temporary.write_all(text.as_bytes()).map_err(failed("writing a temporary file beside it"))?;
+        let file = temporary.as_file();
+        let mode = old.as_ref().map_or(0o644, MetadataExt::mode) & 0o7777;
+        if let Some(old) = old {
+            keep_owner(file, &old).map_err(failed("giving the new file the old one's owner"))?;
+        }
+        // After the owner: changing that clears the set-id bits.
+        file.set_permissions(Permissions::from_mode(mode)).map_err(failed("giving the new file the old one's mode"))?;
+        fault::flush("flush a file");
+        file.sync_all().map_err(failed("flushing the new file"))?;
+        Ok(Self { path: path.to_owned(), target, temporary: temporary.into_temp_path(), text: text.to_owned() })
+    }
+
+    /// Puts the text in the file's place, whatever is there. When this returns, that is on disk.
+    pub fn put(self) -> Result<(), WriteError> {
+        let Self { path, target, temporary, text: _ } = self;
+        fault::point("rename a file");
+        temporary.persist(&target).map_err(|error| WriteError::at(&path, "renaming the new file")(error.error))?;
+        flush_directory(&target).map_err(WriteError::at(&path, "flushing the directory"))
+    }
+}
+
+impl WriteError {
+    /// For `map_err`: what was being done to which file.
+    pub(super) fn at(path: &Path, step: &'static str) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |error| Self { path, step, error }
+    }
+}
+
+/// What a file is named as long as it is not in place.
+const PREFIX: &str = ".naru-";
+const SUFFIX: &str = ".tmp";
+
+/// A rename is on disk when the directory is.
+pub(super) fn flush_directory(file: &Path) -> io::Result<()> {
+    fault::flush("flush a directory");
+    File::open(directory(file))?.sync_all()
+}
+
+pub(super) fn directory(file: &Path) -> &Path {
+    file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn keep_owner(file: &File, old: &fs::Metadata) -> io::Result<()> {
+    let new = file.metadata()?;
+    if (new.uid(), new.gid()) == (old.uid(), old.gid()) {
+        return Ok(());
+    }
+    fchown(file, Some(old.uid()), Some(old.gid()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn mode_link_and_neighbours_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, link) = (directory.path().join("real.toml"), directory.path().join("naru.toml"));
+        fs::write(&file, "old").unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink("real.toml", &link).unwrap();
+        Staged::beside(&link, "new").unwrap().put().unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+        assert!(link.is_symlink());
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o640);
+        assert_eq!(names(directory.path()), ["naru.toml", "real.toml"]);
+    }
+
+    #[test]
+    fn the_owner_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("naru.toml");
+        fs::write(&file, "old").unwrap();
+        if std::os::unix::fs::chown(&file, Some(12_345), Some(54_321)).is_err() {
+            eprintln!("not allowed to give files away: cannot try");
+            return;
+        }
+        Staged::beside(&file, "new").unwrap().put().unwrap();
+        let metadata = fs::metadata(&file).unwrap();
+        assert_eq!((metadata.uid(), metadata.gid()), (12_345, 54_321));
+    }
+
+    #[test]
+    fn a_new_file_is_readable_by_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("naru.toml");
+        Staged::beside(&file, "new").unwrap().put().unwrap();
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o644);
+    }
+
+    #[test]
+    fn a_failure_names_the_file_and_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("missing").join("naru.toml");
+        let error = Staged::beside(&file, "new").unwrap_err();
+        let expected = format!("cannot write {}: making a temporary file beside it: ", file.display());
+        assert!(error.to_string().starts_with(&expected), "{error}");
+        assert!(names(directory.path()).is_empty());
+    }
+}
