@@ -15,7 +15,8 @@ mod interface;
 mod links;
 mod maps;
 mod place;
-mod sweep;
+pub(crate) mod rules;
+pub(crate) mod sweep;
 mod sys;
 #[cfg(test)]
 mod tests;
@@ -43,7 +44,8 @@ pub use self::{
     links::{Attachment, Links, Mode, Pinned, ProgramRef, detach_pinned, pinned},
     maps::{MapUsage, Table},
     place::{detach_everything, detach_interface, interface_of, make_directories, mount_if_missing, names, pin_name},
-    sweep::{GIVEN_UP_AFTER, Sweep, Swept, after_sweep},
+    rules::after_sweep,
+    sweep::{GIVEN_UP_AFTER, Sweep, Swept},
     sys::now,
 };
 use self::{
@@ -286,7 +288,7 @@ impl Dataplane {
 
     /// The backends that run, those included that were removed and have flows.
     pub fn backends(&self) -> Vec<Backend> {
-        let idle = self.idle_times();
+        let idle = rules::idle_times(&self.state);
         let now = now();
         let backend = |(id, entry): (&u32, &lb_common::Backend)| {
             let flows = self.swept.as_ref().and_then(|swept| swept.by_backend.get(*id as usize)).copied();
@@ -706,21 +708,11 @@ impl Dataplane {
         if self.removal >= swept.number || !self.state.has_removed() {
             return Ok(());
         }
-        let removed = self.state.removed_vips().map(|(id, _)| id);
-        let vips: Vec<u32> = removed.filter(|id| !swept.has_flows(*id)).collect();
-        let heirs: HashSet<u32> = self.state.backends.values().map(|entry| entry.heir).collect();
-        let is_free = |(id, entry): &(u32, &lb_common::Backend)| {
-            let Some(record) = self.state.vips.get(&entry.vip) else { return true };
-            // The table of a removed VIP, which may be served again, names its backends.
-            if record.flags.contains(VipFlags::REMOVED) {
-                return vips.contains(&entry.vip);
-            }
-            let holds = |moving: &Moving| moving.since >= swept.number || moving.slots.held.contains_key(id);
-            let has_none = swept.by_backend.get(*id as usize) == Some(&0);
-            // Flows of an entry that leads to this one are yet to come.
-            has_none && !heirs.contains(id) && !self.moving.get(&record.slot_base).is_some_and(holds)
+        let holds = |slot_base, id| {
+            let holds = |moving: &Moving| moving.since >= swept.number || moving.slots.held.contains_key(&id);
+            self.moving.get(&slot_base).is_some_and(holds)
         };
-        let backends: Vec<u32> = self.state.removed_backends().filter(is_free).map(|(id, _)| id).collect();
+        let (vips, backends) = rules::freeable(&self.state, swept, holds);
         if vips.is_empty() && backends.is_empty() {
             return Ok(());
         }
@@ -736,7 +728,7 @@ impl Dataplane {
             return;
         }
         let now = sys::now();
-        let idle = self.idle_times();
+        let idle = rules::idle_times(&self.state);
         let given_up: HashSet<u32> = self.downs.keys().copied().filter(|id| self.is_given_up(*id)).collect();
         let is_given_up = |id: u32| given_up.contains(&id);
         for (id, record) in self.state.served_vips() {
@@ -745,7 +737,7 @@ impl Dataplane {
             let idle = idle.get(&id).copied().unwrap_or_default();
             // What was found is not about the table as it is now; or there is nothing to do yet, and most of the time
             // there is not.
-            if moving.since >= swept.number || !sweep::is_due(&moving.slots, now, idle, is_given_up) {
+            if moving.since >= swept.number || !rules::is_due(&moving.slots, now, idle, is_given_up) {
                 continue;
             }
             let mut changed = false;
@@ -784,22 +776,6 @@ impl Dataplane {
     fn is_given_up(&self, id: u32) -> bool {
         let Some(entry) = self.state.backends.get(&id).filter(|entry| entry.is_down()) else { return false };
         entry.is_removed() || self.downs.get(&id).is_some_and(|since| since.elapsed() >= GIVEN_UP_AFTER)
-    }
-
-    /// By VIP id: the ticks without a packet after which a TCP and a UDP flow without an entry counts as new; none
-    /// where the VIP does not serve the protocol.
-    fn idle_times(&self) -> HashMap<u32, (u16, u16)> {
-        let mut idle: HashMap<u32, (u16, u16)> = HashMap::new();
-        for (key, route) in self.state.keys.iter().filter(|(key, _)| !key.is_marker()) {
-            let Some(record) = self.state.vips.get(&route.id) else { continue };
-            let (tcp, udp) = idle.entry(route.id).or_default();
-            if i32::from(key.protocol) == libc::IPPROTO_TCP {
-                *tcp = sweep::ticks(record.tcp_idle);
-            } else {
-                *udp = sweep::ticks(record.udp_idle);
-            }
-        }
-        idle
     }
 
     /// Entries that were made, are not there and were not taken out have given way to others.

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::{Address, BackendState, FlowEntry, FlowOutcome, NO_ID, NextHopCell, Slot, Tick, VipFlags};
+use lb_common::{Address, BackendState, FlowEntry, FlowKey, FlowOutcome, NO_ID, NextHopCell, Slot, Tick, VipFlags};
 use lb_ebpf::{
+    flow_hash::FlowHash,
     parse::{TCP, TcpFlags, Transport},
     tracking::{self, Decision},
 };
@@ -12,7 +13,14 @@ use super::{
     fixtures::{SLOTS, backend, config, many, vip},
     *,
 };
-use crate::{config::ForwardMode, maglev};
+use crate::{
+    config::{ForwardMode, Vip},
+    dataplane::{
+        Swept, Table,
+        rules::{self, Rules},
+    },
+    maglev,
+};
 
 /// Simulated maps.
 #[derive(Default)]
@@ -25,6 +33,8 @@ struct World {
     now: Tick,
     /// Connections of clients.
     flows: Vec<Flow>,
+    /// Backends that were down when the last sweep began.
+    downs: BTreeSet<u32>,
     /// The config that they hold.
     settled: Option<Config>,
 }
@@ -33,9 +43,9 @@ struct World {
 #[derive(Clone)]
 struct Flow {
     vip: String,
-    /// Its slot as a fraction of the table, in units of 2^-32.
-    place: u32,
-    /// Slots of the table that it began under: another number leads it elsewhere.
+    client: u32,
+    /// Of the VIP when it began, and slots of the table: others lead it elsewhere, or nowhere.
+    address: Address,
     slots: u32,
     server: Address,
     entry: Option<FlowEntry>,
@@ -55,11 +65,12 @@ impl World {
         if let Some(capacity) = plan.rebuild() {
             *self = Self {
                 state: State::empty(capacity, self.state.features),
+                slots: BTreeMap::new(),
                 slots_before: Some(std::mem::take(&mut self.slots)),
                 settled: self.settled.take(),
                 now: self.now,
                 flows: std::mem::take(&mut self.flows),
-                ..Self::default()
+                downs: std::mem::take(&mut self.downs),
             };
         }
         for step in plan.steps() {
@@ -185,9 +196,9 @@ impl World {
         self.flows.retain(|_| random.below(3) > 0);
         let names: Vec<String> = self.state.vips.values().map(|record| record.name.as_str().to_owned()).collect();
         for vip in names.into_iter().cycle().take(60) {
-            let place = random.below(1 << 32) as u32;
-            let mut flow = Flow { vip, place, slots: 0, server: Address::default(), entry: None };
-            flow.slots = self.vip(&flow.vip).1.slots;
+            let record = self.vip(&vip).1;
+            let (address, slots, client) = (record.address, record.slots, random.below(1 << 32) as u32);
+            let mut flow = Flow { vip, client, address, slots, server: Address::default(), entry: None };
             let Some((record, slot)) = self.slot_of(&flow) else { continue };
             let id = self.send(&mut flow, &record, slot, TcpFlags::SYN);
             if let Some(backend) = self.state.backends.get(&id) {
@@ -197,45 +208,66 @@ impl World {
         }
     }
 
-    /// The idle time passes, during which every connection sends something; then a sweep.
+    /// The idle time passes, during which every connection sends something; then a sweep, by the sweeper's own rules.
     fn sweep(&mut self) {
+        let half = rules::ticks(Vip::DEFAULT_TCP_IDLE.as_secs() as u16).div_ceil(2);
+        self.now = Tick(self.now.0.wrapping_add(half));
         self.traffic();
-        self.now = Tick(self.now.0.wrapping_add(100));
-        for flow in &mut self.flows {
-            let heir = |entry: FlowEntry| self.state.backends.get(&entry.backend()).map(|there| there.heir);
-            if let Some((entry, heir)) =
-                flow.entry.and_then(|entry| Some((entry, heir(entry).filter(|id| *id != NO_ID)?)))
-            {
-                flow.entry = Some(entry.of_backend(heir));
+        self.now = Tick(self.now.0.wrapping_add(half));
+
+        let downs = self.state.backends.iter().filter(|(_, entry)| entry.is_down()).map(|(id, _)| *id);
+        let downs: BTreeSet<u32> = downs.collect();
+        let before = std::mem::replace(&mut self.downs, downs);
+        let is_removed = |id: &u32| self.state.backends.get(id).is_some_and(Backend::is_removed);
+        let given_up = self.downs.iter().copied().filter(|id| is_removed(id) || before.contains(id));
+        let given_up: BTreeSet<u32> = given_up.collect();
+
+        let swept = self.walk(&given_up);
+        self.free(&swept);
+        self.settle(&swept, &given_up);
+        self.assert_sound();
+    }
+
+    /// What a sweep finds, and does to entries.
+    fn walk(&mut self, given_up: &BTreeSet<u32>) -> Swept {
+        let rules = Rules::new(&self.state, |id| given_up.contains(&id), self.now);
+        let mut swept = Swept::new(1, 1, [0; 2], self.state.capacity.slots, &rules);
+        let mut flows = std::mem::take(&mut self.flows);
+        for flow in &mut flows {
+            let Some((key, entry)) = self.key_of(flow).zip(flow.entry) else { continue };
+            assert_eq!(rules.slot(&key), self.index_of(flow), "the sweeper and the data plane look for it elsewhere");
+            flow.entry = rules.entry_after(&key, entry, self.now);
+            if let Some(kept) = flow.entry {
+                rules.note(Table::Established, &key, kept, |index| self.slots.get(&index).copied(), &mut swept);
             }
         }
-        let mut pinned = BTreeSet::new();
-        for flow in &self.flows {
-            let owner = flow.entry.map(FlowEntry::backend);
-            let index = self.index_of(flow);
-            pinned.extend(index.filter(|index| owner.is_some_and(|owner| owner != self.slots[index].current())));
-        }
-        for (index, slot) in &mut self.slots {
-            let settles = slot.is_settling() && !pinned.contains(index);
-            *slot = if settles { slot.settle() } else { slot.aged(self.now, 100, 10) };
-        }
-        let is_served = |id: &u32| self.state.keys.values().any(|route| route.id == *id);
-        let vips: Vec<u32> = self.state.removed_vips().map(|(id, _)| id).collect();
-        assert!(!vips.iter().any(is_served));
-        let held: BTreeSet<u32> =
-            self.slots.values().filter(|slot| slot.is_moving()).map(|slot| slot.settled_owner()).collect();
-        let tracked: BTreeSet<u32> = self.flows.iter().filter_map(|flow| flow.entry.map(FlowEntry::backend)).collect();
-        let is_free = |(id, entry): &(u32, &Backend)| {
-            vips.contains(&entry.vip)
-                || !held.contains(id)
-                    && !tracked.contains(id)
-                    && !self.state.vips[&entry.vip].flags.contains(VipFlags::REMOVED)
+        self.flows = flows;
+        swept
+    }
+
+    fn free(&mut self, swept: &Swept) {
+        let holds = |base, id| {
+            let Some(record) = self.state.vips.values().find(|record| record.slot_base == base) else { return false };
+            let mut slots = (base..base + record.slots).map(|index| self.slots[&index]);
+            slots.any(|slot| slot.is_moving() && !slot.is_settling() && slot.settled_owner() == id)
         };
-        let backends: Vec<u32> = self.state.removed_backends().filter(is_free).map(|(id, _)| id).collect();
+        let (vips, backends) = rules::freeable(&self.state, swept, holds);
+        let is_served = |id: &u32| self.state.keys.values().any(|route| route.id == *id);
+        assert!(!vips.iter().any(is_served));
         for step in self.state.frees(&vips, &backends) {
             self.step(&step);
         }
-        self.assert_sound();
+    }
+
+    fn settle(&mut self, swept: &Swept, given_up: &BTreeSet<u32>) {
+        let idle = rules::idle_times(&self.state);
+        for (id, record) in self.state.served_vips() {
+            for index in record.slot_base..record.slot_base + record.slots {
+                let Some(slot) = self.slots.get_mut(&index).filter(|slot| slot.is_moving()) else { continue };
+                let given_up = !slot.is_settling() && given_up.contains(&slot.settled_owner());
+                *slot = rules::after_sweep(*slot, swept.is_pinned(index), self.now, idle[&id], given_up);
+            }
+        }
     }
 
     /// As the `flow` stage does it; returns the id of the backend that the packet goes to.
@@ -263,11 +295,26 @@ impl World {
         Some((record, self.slots[&index]))
     }
 
+    /// Where the data plane looks for its slot.
     fn index_of(&self, flow: &Flow) -> Option<u32> {
-        let (id, record) = self.state.vips.iter().find(|(_, record)| record.name.as_str() == flow.vip)?;
-        let route = self.state.keys.values().find(|route| route.id == *id)?;
-        let offset = (u64::from(flow.place) * u64::from(route.slots)) >> 32;
-        (record.slots == flow.slots && route.slots == flow.slots).then_some(route.slot_base + offset as u32)
+        let key = self.key_of(flow)?;
+        let record = self.state.vips.get(&key.vip()).filter(|record| record.address == flow.address)?;
+        let route = self.state.keys.values().find(|route| route.id == key.vip())?;
+        let hash = match (key.source.v4(), flow.address.v4()) {
+            (Some(source), Some(destination)) => FlowHash::v4(source, destination, key.ports, TCP),
+            _ => FlowHash::v6(key.source, flow.address, key.ports, TCP),
+        };
+        (record.slots == flow.slots && route.slots == flow.slots).then(|| route.slot_base + hash.slot(flow.slots))
+    }
+
+    /// Its key in the flow tables.
+    fn key_of(&self, flow: &Flow) -> Option<FlowKey> {
+        let (id, _) = self.state.vips.iter().find(|(_, record)| record.name.as_str() == flow.vip)?;
+        let source = match flow.address.v4() {
+            Some(_) => IpAddr::from(flow.client.to_be_bytes()),
+            None => IpAddr::from(std::net::Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(flow.client))),
+        };
+        Some(FlowKey::new(source.into(), 0x5000_9c40, *id, TCP))
     }
 
     /// A plan for `config` gives these backends, and no others, new ids that continue their counts.
@@ -553,7 +600,7 @@ fn no_walk_through_configs_breaks_a_connection() {
             followed += world.flows.len();
         }
         world.flows.clear();
-        for _ in 0..3 {
+        for _ in 0..5 {
             world.sweep();
         }
         assert!(world.slots_in_use().all(|slot| !slot.is_moving()), "a slot moves although no connection is left");

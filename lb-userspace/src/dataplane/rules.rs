@@ -1,0 +1,272 @@
+//! The rules of the sweeper: what becomes of an entry of the flow tables, of a slot, and of what the config no longer
+//! has. Pure, so that the plans' tests walk by the same rules over simulated maps.
+
+use std::collections::{HashMap, HashSet};
+
+use lb_common::{Address, FlowEntry, FlowKey, FlowState, NO_ID, Slot, Tick, VipFlags, VipRecord};
+use lb_ebpf::{flow_hash::FlowHash, parse::TCP};
+
+use super::{
+    maps::{MovingSlots, Table},
+    sweep::Swept,
+};
+use crate::plan::State;
+
+/// Seconds after which the entry of a TCP connection that has sent nothing but a SYN, or has sent FIN or RST, is taken
+/// out: an unanswered SYN is repeated for about that long (RFC 6298 §5, backing off from 1 s), and IPVS gives a
+/// connection as much in `CLOSE_WAIT`.
+const SHORT_IDLE: u16 = 60;
+
+/// What a sweep has to know of VIPs and backends, as of when it began.
+#[derive(Debug)]
+pub struct Rules {
+    /// By VIP id.
+    services: Vec<Option<Service>>,
+    /// By backend id.
+    fates: Vec<Fate>,
+    begun: Tick,
+}
+
+/// What a sweep has to know of a VIP that is served.
+#[derive(Clone, Copy, Debug)]
+struct Service {
+    address: Address,
+    slot_base: u32,
+    slots: u32,
+    hashes_source: bool,
+    /// Ticks.
+    tcp_idle: u16,
+    udp_idle: u16,
+    short_idle: u16,
+}
+
+/// What becomes of the entries of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// They stay.
+    Stay,
+    /// They go, unless they are new: there was no such backend, or it is given up.
+    Go,
+    /// They are those of another id from now on.
+    Move(u32),
+}
+
+impl Rules {
+    /// Those for maps that hold `state` when the sweep begins.
+    pub fn new(state: &State, is_given_up: impl Fn(u32) -> bool, begun: Tick) -> Self {
+        let mut services = vec![None; state.capacity.vips as usize];
+        for (id, record) in &state.vips {
+            services[*id as usize] = Service::of(record);
+        }
+        let mut fates = vec![Fate::Go; state.capacity.backends as usize];
+        for (id, entry) in &state.backends {
+            fates[*id as usize] = match entry.heir {
+                _ if is_given_up(*id) => Fate::Go,
+                NO_ID => Fate::Stay,
+                heir => Fate::Move(heir),
+            };
+        }
+        Self { services, fates, begun }
+    }
+
+    /// Backends that there is room for.
+    pub fn backends(&self) -> usize {
+        self.fates.len()
+    }
+
+    /// Index of the slot that a flow is on; `None` where none of the VIP's flows is remembered.
+    pub fn slot(&self, key: &FlowKey) -> Option<u32> {
+        Some(self.services.get(key.vip() as usize)?.as_ref()?.slot(key))
+    }
+
+    /// The entry as it stays at `now`; `None` where it goes.
+    pub fn entry_after(&self, key: &FlowKey, entry: FlowEntry, now: Tick) -> Option<FlowEntry> {
+        let age = now.since(entry.seen());
+        match self.owner(key, entry) {
+            Some((backend, idle)) => (age < idle).then(|| entry.of_backend(backend)),
+            // Its VIP or its backend may have come since.
+            None => (age <= now.since(self.begun)).then_some(entry),
+        }
+    }
+
+    /// The backend that a flow belongs to from now on, and the ticks without a packet after which it has ended; `None`
+    /// where there was no such VIP or backend when the sweep began.
+    fn owner(&self, key: &FlowKey, entry: FlowEntry) -> Option<(u32, u16)> {
+        let service = self.services.get(key.vip() as usize)?.as_ref()?;
+        let idle = service.idle(key, entry);
+        // A backend that took another one's place may have lost its own to a third.
+        let mut id = entry.backend();
+        for _ in 0..self.fates.len() {
+            match self.fates.get(id as usize)? {
+                Fate::Stay => return Some((id, idle)),
+                Fate::Go => return None,
+                Fate::Move(heir) => id = *heir,
+            }
+        }
+        None
+    }
+
+    /// Notes in `swept` an entry that stays; `slot` is what is in the slot of that index.
+    pub fn note(
+        &self,
+        which: Table,
+        key: &FlowKey,
+        entry: FlowEntry,
+        slot: impl Fn(u32) -> Option<Slot>,
+        swept: &mut Swept,
+    ) {
+        swept.entries[which as usize] += 1;
+        // The tables may have flows already of a generation that has more ids.
+        if let Some(count) = swept.by_backend.get_mut(entry.backend() as usize) {
+            *count += 1;
+        }
+        swept.vips.insert(key.vip());
+        let Some(index) = self.slot(key) else { return };
+        if slot(index).is_some_and(|slot| slot.current() != entry.backend()) {
+            swept.pinned[index as usize / 64] |= 1 << (index % 64);
+        }
+    }
+}
+
+impl Service {
+    /// `None` where no flow is to be remembered of the VIP.
+    fn of(record: &VipRecord) -> Option<Self> {
+        let is = |flag| record.flags.contains(flag);
+        if is(VipFlags::REMOVED) || is(VipFlags::TRACK_NEVER) {
+            return None;
+        }
+        Some(Self {
+            address: record.address,
+            slot_base: record.slot_base,
+            slots: record.slots,
+            hashes_source: is(VipFlags::HASH_SOURCE_IP),
+            tcp_idle: ticks(record.tcp_idle),
+            udp_idle: ticks(record.udp_idle),
+            short_idle: ticks(record.tcp_idle.min(SHORT_IDLE)),
+        })
+    }
+
+    /// Ticks without a packet after which the flow has ended.
+    fn idle(&self, key: &FlowKey, entry: FlowEntry) -> u16 {
+        match entry.state() {
+            _ if key.protocol() != TCP => self.udp_idle,
+            FlowState::Open => self.tcp_idle,
+            FlowState::Syn | FlowState::Fin | FlowState::Rst => self.short_idle,
+        }
+    }
+
+    /// Index of the slot that the flow is on, as the data plane computes it.
+    fn slot(&self, key: &FlowKey) -> u32 {
+        let (ports, protocol) = if self.hashes_source { (0, 0) } else { (key.ports, key.protocol()) };
+        let hash = match (key.source.v4(), self.address.v4()) {
+            (Some(source), Some(destination)) => FlowHash::v4(source, destination, ports, protocol),
+            _ => FlowHash::v6(key.source, self.address, ports, protocol),
+        };
+        self.slot_base + hash.slot(self.slots)
+    }
+}
+
+/// A slot after a sweep at `now`: `is_pinned` says that a flow is on it which does not belong to its current owner,
+/// `idle` the ticks without a packet after which a TCP and a UDP flow without an entry counts as new, `is_given_up`
+/// that its settled owner has been down for [`GIVEN_UP_AFTER`](super::GIVEN_UP_AFTER).
+#[must_use]
+pub fn after_sweep(slot: Slot, is_pinned: bool, now: Tick, idle: (u16, u16), is_given_up: bool) -> Slot {
+    if slot.is_settling() {
+        return if is_pinned { slot } else { slot.settle() };
+    }
+    let (tcp_idle, udp_idle) = if is_given_up { (0, 0) } else { idle };
+    slot.aged(now, tcp_idle, udp_idle)
+}
+
+/// What may be freed: ids of removed VIPs of which a sweep found no flow, and of removed backends that no flow is with,
+/// no other backend's flows are to come to, and no slot is held for. `holds` says whether the table that begins at a
+/// slot may hold some for a backend.
+pub fn freeable(state: &State, swept: &Swept, holds: impl Fn(u32, u32) -> bool) -> (Vec<u32>, Vec<u32>) {
+    let removed = state.removed_vips().map(|(id, _)| id);
+    let vips: Vec<u32> = removed.filter(|id| !swept.has_flows(*id)).collect();
+    let heirs: HashSet<u32> = state.backends.values().map(|entry| entry.heir).collect();
+    let is_free = |(id, entry): &(u32, &lb_common::Backend)| {
+        let Some(record) = state.vips.get(&entry.vip) else { return true };
+        // The table of a removed VIP, which may be served again, names its backends.
+        if record.flags.contains(VipFlags::REMOVED) {
+            return vips.contains(&entry.vip);
+        }
+        let has_none = swept.by_backend.get(*id as usize) == Some(&0);
+        // Flows of an entry that leads to this one are yet to come.
+        has_none && !heirs.contains(id) && !holds(record.slot_base, *id)
+    };
+    let backends = state.removed_backends().filter(is_free).map(|(id, _)| id).collect();
+    (vips, backends)
+}
+
+/// By VIP id: the ticks without a packet after which a TCP and a UDP flow without an entry counts as new; none where
+/// the VIP does not serve the protocol.
+pub fn idle_times(state: &State) -> HashMap<u32, (u16, u16)> {
+    let mut idle: HashMap<u32, (u16, u16)> = HashMap::new();
+    for (key, route) in state.keys.iter().filter(|(key, _)| !key.is_marker()) {
+        let Some(record) = state.vips.get(&route.id) else { continue };
+        let (tcp, udp) = idle.entry(route.id).or_default();
+        if key.protocol == TCP {
+            *tcp = ticks(record.tcp_idle);
+        } else {
+            *udp = ticks(record.udp_idle);
+        }
+    }
+    idle
+}
+
+/// Whether a sweep at `now` may change any of a table's slots that move: most of the time they only wait for idle times
+/// to end.
+pub fn is_due(moving: &MovingSlots, now: Tick, idle: (u16, u16), is_given_up: impl Fn(u32) -> bool) -> bool {
+    let (tcp_idle, udp_idle) = idle;
+    let soonest = if moving.keep_udp { udp_idle } else { tcp_idle.max(udp_idle) };
+    moving.settling > 0 || now.since(moving.since) >= soonest || moving.held.keys().any(|id| is_given_up(*id))
+}
+
+/// At least so many seconds, in ticks.
+pub fn ticks(seconds: u16) -> u16 {
+    let ticks = (u64::from(seconds) * 1_000_000_000).div_ceil(Tick::NANOSECONDS) + 1;
+    u16::try_from(ticks).unwrap_or(u16::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::{super::maps::Held, *};
+
+    #[test]
+    fn idle_times_are_never_shorter_than_said() {
+        assert_eq!([0, 1, 60, 43_200].map(ticks), [1, 2, 57, 40_235]);
+        assert_eq!(ticks(u16::MAX), 61_036);
+    }
+
+    #[test]
+    fn a_slot_settles_once_nothing_on_it_can_break() {
+        let (idle, since) = ((ticks(900), ticks(60)), Tick(1000));
+        let slot = Slot::moving(2, 1, since);
+        let after =
+            |slot, pinned, seconds, given_up| after_sweep(slot, pinned, Tick(1000 + ticks(seconds)), idle, given_up);
+        assert_eq!(after(slot, false, 500, false).settled_owner(), 1);
+        assert!(after(slot, false, 1, true).is_settling(), "whoever is given up has no flows");
+        let settling = after(slot, true, 900, false);
+        assert!(settling.is_settling());
+        assert_eq!(after(settling, true, 9000, false), settling);
+        assert_eq!(after(settling, false, 900, false), Slot::settled(2));
+    }
+
+    #[test]
+    fn tables_are_looked_at_when_something_may_change() {
+        let since = Tick(u16::MAX);
+        let held = HashMap::from([(7, Held { slots: 3, since })]);
+        let moving = MovingSlots { count: 3, settling: 0, keep_udp: true, since, held };
+        let due = |moving: &MovingSlots, ticks: u16, given_up: bool| {
+            is_due(moving, Tick(since.0.wrapping_add(ticks)), (900, 100), |id| id == 7 && given_up)
+        };
+        assert_eq!([due(&moving, 99, false), due(&moving, 100, false)], [false, true]);
+        let tcp = MovingSlots { keep_udp: false, ..moving.clone() };
+        assert_eq!([due(&tcp, 899, false), due(&tcp, 900, false)], [false, true]);
+        assert!(due(&tcp, 0, true), "its holder is given up");
+        assert!(due(&MovingSlots { settling: 1, ..moving }, 0, false));
+    }
+}
