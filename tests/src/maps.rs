@@ -1,7 +1,7 @@
 //! The maps of a running data plane, read past the daemon.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fs,
     os::fd::{AsFd as _, AsRawFd as _},
     path::{Path, PathBuf},
@@ -59,16 +59,21 @@ pub fn moving_slots(bpffs: &Path) -> anyhow::Result<usize> {
 ///
 /// As with [`dump`].
 pub fn flow_entries(bpffs: &Path) -> anyhow::Result<[u64; 2]> {
-    let count = |name| {
-        let table: HashMap<_, FlowKey, FlowEntry> = Map::LruHashMap(open(bpffs, name)?).try_into()?;
-        let mut entries = 0;
-        for key in table.keys() {
-            key.with_context(|| format!("cannot read {name}"))?;
-            entries += 1;
-        }
-        anyhow::Ok(entries)
-    };
-    Ok([count(maps::FLOWS)?, count(maps::EMBRYOS)?])
+    Ok([flow_keys(bpffs, maps::FLOWS)?.len() as u64, flow_keys(bpffs, maps::EMBRYOS)?.len() as u64])
+}
+
+/// The established flows that are remembered.
+///
+/// # Errors
+///
+/// As with [`dump`].
+pub fn established(bpffs: &Path) -> anyhow::Result<HashSet<FlowKey>> {
+    flow_keys(bpffs, maps::FLOWS)
+}
+
+fn flow_keys(bpffs: &Path, name: &str) -> anyhow::Result<HashSet<FlowKey>> {
+    let table: HashMap<_, FlowKey, FlowEntry> = Map::LruHashMap(open(bpffs, name)?).try_into()?;
+    table.keys().map(|key| key.with_context(|| format!("cannot read {name}"))).collect()
 }
 
 /// Packets that the flow tables were asked for, in the order of [`FlowOutcome::ALL`].
