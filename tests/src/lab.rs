@@ -182,6 +182,15 @@ impl Lab {
         Builder { clients: 1, backends: 3, legs, placement, vips: Vec::new(), queue_per_cpu: false }
     }
 
+    /// How many TCP segments clients and backends have sent again so far: none, unless something was lost or held up.
+    ///
+    /// # Errors
+    ///
+    /// As with [`Host::retransmitted`].
+    pub fn retransmitted(&self) -> anyhow::Result<u64> {
+        self.clients.iter().chain(&self.backends).map(Host::retransmitted).sum()
+    }
+
     /// The first client.
     pub fn client(&self) -> &Host {
         &self.clients[0]
@@ -435,6 +444,13 @@ impl Host {
             self.sysctl(&format!("net/ipv4/conf/{scope}/arp_notify"), "1")?;
             self.sysctl(&format!("net/ipv6/conf/{scope}/ndisc_notify"), "1")?;
         }
+        // What is sent again has been lost: a machine that is busy for a moment is no reason to send a probe (RFC 8985) or
+        // to repeat anything. Kernels before 6.11 repeat what is not acknowledged within 0.2 s all the same.
+        self.sysctl("net/ipv4/tcp_early_retrans", "0")?;
+        if let Err(error) = self.sysctl("net/ipv4/tcp_rto_min_us", "1000000") {
+            let is_missing = error.root_cause().downcast_ref::<io::Error>().map(io::Error::kind);
+            ensure!(is_missing == Some(io::ErrorKind::NotFound), error);
+        }
         self.sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
         self.ip("link set lo up\n")
     }
@@ -460,8 +476,8 @@ impl Host {
     }
 
     fn ethtool(&self, arguments: &[&str]) -> anyhow::Result<()> {
-        let output = self.command("ethtool").args(arguments).output();
-        let output = output.context("cannot run `ethtool`: install it (`cargo xtask setup` does)")?;
+        let output = patience::output(self.command("ethtool").args(arguments));
+        let output = output.context("install ethtool (`cargo xtask setup` does)")?;
         let (arguments, says) = (arguments.join(" "), String::from_utf8_lossy(&output.stderr));
         ensure!(output.status.success(), "`ethtool {arguments}` on {} failed: {}", self.name, says.trim());
         Ok(())
@@ -488,7 +504,7 @@ fn cable(a: (&Host, &str), b: (&Host, &str), mtu: u32) -> anyhow::Result<()> {
     let mut ip = Command::new("ip");
     ip.args(["link", "add", a_name, "mtu", &mtu.to_string(), "netns", a, "type", "veth"]);
     ip.args(["peer", "name", b_name, "mtu", &mtu.to_string(), "netns", b]);
-    let output = ip.output().context("cannot run `ip`: install iproute2")?;
+    let output = patience::output(&mut ip).context("install iproute2 (`cargo xtask setup` does)")?;
     let says = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "cannot connect {a} {a_name} to {b} {b_name}: {}", says.trim());
     Ok(())

@@ -216,8 +216,26 @@ impl Load {
         self.wait()
     }
 
-    /// Waits for the end that the options set, and reports.
+    /// Waits until `count` more requests have succeeded.
+    ///
+    /// # Panics
+    ///
+    /// When they do not within [`patience::LIMIT`].
+    pub fn more(&self, count: u64) {
+        let enough = self.snapshot().succeeded() + count;
+        let what = format!("{count} more requests succeed");
+        patience::until_or(&what, || self.snapshot().succeeded() >= enough, || format!("{:?}", self.snapshot()));
+    }
+
+    /// Waits for the end that the options set, and reports. Each request has its time-out.
+    ///
+    /// # Panics
+    ///
+    /// When the options set no end.
     pub fn wait(self) -> Report {
+        let Options { count, duration, .. } = self.shared.options;
+        let is_stopped = self.shared.stop.load(Ordering::Relaxed);
+        assert!(is_stopped || count.is_some() || duration.is_some(), "this load has no end");
         if let Err(panic) = self.thread.join() {
             std::panic::resume_unwind(panic);
         }

@@ -5,8 +5,8 @@ use std::{
     os::unix::{net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::{OnceLock, mpsc},
-    thread::{self, sleep},
+    sync::OnceLock,
+    thread::sleep,
     time::{Duration, Instant},
 };
 
@@ -19,16 +19,14 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use patience::LIMIT;
 use serde::de::DeserializeOwned;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::timeout};
 
 use crate::lab::{Host, Lab};
 
 /// Where the daemon serves `/metrics`, inside the load balancer's namespace.
 pub const METRICS: &str = "127.0.0.1:9100";
-
-/// How long a daemon may take to serve, or to exit.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A daemon on the load balancer of a lab, with config, socket and pins of its own. Dropping it kills the daemon; the
 /// lab removes the rest. When a test fails, the daemon's log is printed.
@@ -156,16 +154,10 @@ impl Naru {
     pub fn stop(&mut self) -> anyhow::Result<()> {
         let mut process = self.process.take().context("the daemon does not run")?;
         kill(Pid::from_raw(process.id().cast_signed()), Signal::SIGTERM)?;
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
-            if let Some(status) = process.try_wait()? {
-                ensure!(status.success(), "the daemon ended with {status}\n{}", self.log());
-                return Ok(());
-            }
-            sleep(Duration::from_millis(5));
-        }
-        process.kill()?;
-        bail!("the daemon did not exit within {} s of SIGTERM\n{}", PATIENCE.as_secs(), self.log())
+        let ended = patience::end("the daemon", &mut process);
+        let status = ended.with_context(|| format!("it was told to by SIGTERM\n{}", self.log()))?;
+        ensure!(status.success(), "the daemon ended with {status}\n{}", self.log());
+        Ok(())
     }
 
     /// The config file.
@@ -238,7 +230,7 @@ impl Naru {
     ///
     /// When it cannot be started, or does not end.
     pub fn try_cli(&self, args: &[&str]) -> anyhow::Result<Output> {
-        output_within(&mut self.command(args)?, PATIENCE)
+        patience::output(&mut self.command(args)?)
     }
 
     /// Runs a `naru` command; returns what it prints.
@@ -267,9 +259,9 @@ impl Naru {
     ///
     /// # Errors
     ///
-    /// With what is missing when it does not within ten seconds.
+    /// With what is missing when it does not within a minute.
     pub fn wait_until_ready(&self) -> anyhow::Result<()> {
-        self.wait_for("every interface is attached and every backend reachable", Duration::from_secs(10), |naru| {
+        self.wait_for("every interface is attached and every backend reachable", LIMIT, |naru| {
             let status: Status = naru.read(&["status"])?;
             let detached = status.interfaces.iter().find(|interface| interface.attached.is_none());
             ensure!(detached.is_none(), "not attached: {detached:?}");
@@ -284,7 +276,7 @@ impl Naru {
     ///
     /// When nothing answers there.
     pub fn metrics(&self) -> anyhow::Result<String> {
-        self.host.block_on(|| async {
+        let scrape = async {
             let stream = TcpStream::connect(METRICS).await.context("nobody serves /metrics")?;
             let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
             tokio::spawn(connection);
@@ -292,7 +284,8 @@ impl Naru {
             let response = sender.send_request(request).await?;
             ensure!(response.status().is_success(), "/metrics answers {}", response.status());
             Ok(String::from_utf8(response.into_body().collect().await?.to_bytes().into())?)
-        })
+        };
+        self.host.block_on(|| async { timeout(LIMIT, scrape).await.context("/metrics does not answer")? })
     }
 
     /// The value of the metric `name` with exactly these labels, in any order.
@@ -361,7 +354,7 @@ impl Naru {
     }
 
     fn wait_until_serving(&mut self) -> anyhow::Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + LIMIT;
         loop {
             if let Some(status) = self.process.as_mut().expect("the daemon was started").try_wait()? {
                 self.process = None;
@@ -388,27 +381,6 @@ impl Drop for Naru {
     }
 }
 
-/// Runs `command` to its end and captures what it prints; kills it when it takes longer than `limit`.
-///
-/// # Errors
-///
-/// When it cannot be started, or had to be killed.
-pub fn output_within(command: &mut Command, limit: Duration) -> anyhow::Result<Output> {
-    let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
-    let pid = Pid::from_raw(child.id().cast_signed());
-    let (sender, receiver) = mpsc::channel();
-    let waiter = thread::spawn(move || sender.send(child.wait_with_output()));
-    let output = receiver.recv_timeout(limit);
-    if output.is_err() {
-        // Not waited for yet, so the pid is still its own.
-        kill(pid, Signal::SIGKILL)?;
-    }
-    // It ends with the process; nobody receives what it sends after the limit.
-    let _ = waiter.join();
-    output.with_context(|| format!("{command:?} did not end within {} s", limit.as_secs()))?.context("cannot wait")
-}
-
 /// Takes the encapsulation off packets on `eth0` of a backend, by `naru decap attach`, until the lab goes.
 ///
 /// # Errors
@@ -418,7 +390,7 @@ pub fn attach_decap(lab: &Lab, backend: &Host) -> anyhow::Result<()> {
     let mut command = backend.command(naru_binary()?);
     command.args(["decap", "attach", "eth0", "--from", "172.16.0.0/16", "--from", "100::/64"]);
     command.args(["--to", &backend.ipv4().to_string(), "--to", &backend.ipv6().to_string()]);
-    let output = command.arg("--bpffs").arg(lab.bpffs().join(backend.name())).output().context("cannot run naru")?;
+    let output = patience::output(command.arg("--bpffs").arg(lab.bpffs().join(backend.name())))?;
     let says = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "`naru decap attach` on {}: {}", backend.name(), says.trim());
     Ok(())

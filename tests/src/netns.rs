@@ -162,16 +162,7 @@ pub fn runtime() -> tokio::runtime::Runtime {
 
 /// Runs `command`, whose program is `ip`, over the lines of `batch`.
 fn ip_batch(mut command: Command, batch: &str) -> anyhow::Result<()> {
-    use std::{io::Write as _, process::Stdio};
-    let mut child = command
-        .args(["-batch", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("cannot run `ip`: install iproute2")?;
-    child.stdin.take().expect("stdin is piped").write_all(batch.as_bytes())?;
-    let output = child.wait_with_output()?;
+    let output = patience::fed(command.args(["-batch", "-"]), batch.as_bytes()).context("iproute2 has it")?;
     let says = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "`ip -batch` failed: {}\n{batch}", says.trim());
     Ok(())

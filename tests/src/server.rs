@@ -147,8 +147,10 @@ impl Server {
         let mut process = command.stdout(Stdio::piped()).process_group(0).spawn().context("cannot start a server")?;
         let stdout = process.stdout.take().expect("stdout is piped");
         let server = Self { name: host.name().to_owned(), log, process };
-        let mut line = String::new();
-        io::BufReader::new(stdout).read_line(&mut line)?;
+        let line = patience::within("a server serves", move || {
+            let mut line = String::new();
+            io::BufReader::new(stdout).read_line(&mut line).map(|_| line)
+        })??;
         ensure!(line == READY, "the server on {} ended instead of serving: see its message above", host.name());
         Ok(server)
     }

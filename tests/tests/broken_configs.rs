@@ -31,7 +31,7 @@ const BROKEN: [(&str, &str, &str); 27] = [
     ("weight = 100 }, # b1\n", "weight = 70000 }, # b1\n", "70000"),
     ("weight = 100", "weight = 0", "weight"),
     ("forward = \"ipip\"\n", "forward = \"ipip\"\nslots = 16380\n", "16380"),
-    ("forward = \"ipip\"\n", "forward = \"ipip\"\nslots = 2\n", "2"),
+    ("forward = \"ipip\"\n", "forward = \"ipip\"\nslots = 2\n", "slots"),
     (
         "forward = \"ipip\"\nbackends = [\n  { address = \"fd6e",
         "forward = \"l2\"\nbackends = [\n  { address = \"fd6e",

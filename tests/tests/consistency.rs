@@ -13,6 +13,7 @@ use naru_tests::{
     naru::{Naru, attach_decap},
     server::Server,
 };
+use patience::LIMIT;
 
 /// A VIP of the lab, named after what is different about it.
 struct Vip {
@@ -38,8 +39,7 @@ const HABITS: [Habit; 2] = [
     Habit { parts: 1, pause: Duration::from_millis(100), lifetime: Some(Duration::from_secs(2)) },
 ];
 /// For slots to age and to settle during the test, and longer than any connection is silent.
-const TCP_IDLE: &str = "3s";
-const PATIENCE: Duration = Duration::from_secs(30);
+const TCP_IDLE: &str = "6s";
 const A_MOMENT: Duration = Duration::from_millis(700);
 
 struct Site {
@@ -61,7 +61,7 @@ impl Site {
         }
         let naru = Naru::start(&lab, &VIPS.iter().map(|vip| vip.config(&lab)).collect::<String>()).unwrap();
         naru.wait_until_ready().unwrap();
-        let timeout = Duration::from_secs(5);
+        let timeout = LIMIT;
         let population = |target| {
             let options = Options { target, connections: CONNECTIONS, habits: HABITS.to_vec(), timeout };
             Population::start(lab.clients(), options).unwrap()
@@ -83,7 +83,7 @@ impl Site {
     /// What broke has been noticed when this returns.
     fn wait_until_heard(&self) {
         let now = Instant::now();
-        self.populations.iter().for_each(|population| population.wait_until_heard(now, PATIENCE).unwrap());
+        self.populations.iter().for_each(|population| population.wait_until_heard(now, LIMIT).unwrap());
     }
 
     /// After `step`, no connection of a VIP that tracks may have broken.

@@ -16,6 +16,7 @@ use naru_tests::{
     lab::Lab,
     site::{Site, Vip},
 };
+use patience::LIMIT;
 
 /// Connections that are opened: enough for every backend to have some.
 const CONNECTIONS: usize = 24;
@@ -31,7 +32,7 @@ struct Connection {
 impl Connection {
     fn open(site: &Site, target: SocketAddr) -> Self {
         let stream = site.lab.client().run(|| TcpStream::connect(target)).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
         let port = stream.local_addr().unwrap().port();
         let mut connection = Self { stream: BufReader::new(stream), port, server: String::new() };
         connection.server = connection.ask();
@@ -84,7 +85,7 @@ fn start(mut command: Command) -> Child {
 /// Keeps the connections alive, by asking on them every half a second, until the command ends: its exit code, and what
 /// it said on stderr.
 fn end(mut command: Child, connections: &mut [Connection]) -> (Option<i32>, String) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + 2 * LIMIT;
     while command.try_wait().unwrap().is_none() {
         assert!(Instant::now() < deadline, "the command does not end");
         ask_all(connections);
@@ -113,7 +114,7 @@ fn connections_on_moving_slots_are_listed_with_their_backend() {
     for flow in &listed {
         assert_eq!((flow.client, flow.backend, flow.vip.as_str()), (client, address, vip.name), "{flow:?}");
         assert_eq!((flow.port.as_str(), flow.state), ("tcp/80", FlowState::Open), "{flow:?}");
-        assert!(flow.idle_seconds <= 3, "{flow:?}");
+        assert!(flow.idle_seconds <= 30, "{flow:?}");
     }
     assert_eq!(listed.iter().map(|flow| flow.client_port).collect::<Vec<_>>(), expected);
 
@@ -144,7 +145,7 @@ fn connections_on_moving_slots_are_listed_with_their_backend() {
 
 #[test]
 fn a_drain_waits_for_the_last_connection() {
-    let (mut site, vip, mut connections) = site("3s");
+    let (mut site, vip, mut connections) = site("8s");
     let drained = &site.lab.backends()[1];
     let address = drained.ipv4().to_string();
     let drain = |site: &Site, timeout: &str| {
@@ -158,7 +159,7 @@ fn a_drain_waits_for_the_last_connection() {
     // The other backends' connections stay open, and nobody's breaks. A daemon that is restarted goes on with the
     // drain.
     connections.retain(|connection| connection.server != drained.name());
-    let waiting = drain(&site, "50s");
+    let waiting = drain(&site, "100s");
     sleep(Duration::from_secs(1));
     site.kill9().unwrap();
     sleep(Duration::from_secs(1));
@@ -173,7 +174,7 @@ fn a_drain_waits_for_the_last_connection() {
 
 #[test]
 fn a_removed_backend_serves_its_connections_and_then_is_gone() {
-    let (site, vip, mut connections) = site("3s");
+    let (site, vip, mut connections) = site("8s");
     let removed = &site.lab.backends()[2];
     let address = removed.ipv4().to_string();
     let remove = ["backend", "remove", vip.name, &address, "--wait", "--timeout", "5s"];
@@ -191,7 +192,7 @@ fn a_removed_backend_serves_its_connections_and_then_is_gone() {
     assert_eq!(site.metric("naru_backend_flows", &labels).unwrap(), open as f64);
 
     connections.retain(|connection| connection.server != removed.name());
-    site.wait_for("it is gone", Duration::from_secs(30), |_| {
+    site.wait_for("it is gone", LIMIT, |_| {
         ask_all(&mut connections);
         sleep(Duration::from_millis(200));
         Ok(backend().is_none())

@@ -1,7 +1,7 @@
 //! Every forward mode and combination of families carries HTTP, large transfers both ways and UDP, through native XDP:
 //! transmitted back on one leg, redirected from one leg to the other, and over a route where the mode allows it.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use lb_userspace::api::types::Status;
 use naru_tests::{
@@ -10,6 +10,7 @@ use naru_tests::{
     site::{Family, Site, Vip},
     transfer, udp,
 };
+use patience::LIMIT;
 
 #[test]
 fn l2_ipv4() {
@@ -66,11 +67,10 @@ fn carries(lab: Builder, vip: &Vip) {
     assert_eq!(report.backends.into_keys().collect::<BTreeSet<_>>(), everyone, "{lab:?}");
 
     // The answers are longer by the name of the backend, and still fit the client's MTU with an IPv6 header.
-    let echoes = client.block_on(|| udp::echo(vip.echo(), 60, 1400, Duration::from_secs(1))).unwrap();
+    let echoes = client.block_on(|| udp::echo(vip.echo(), 60, 1400, LIMIT)).unwrap();
     assert_eq!(echoes.lost, 0, "{lab:?}");
     assert_eq!(echoes.backends.into_keys().collect::<BTreeSet<_>>(), everyone, "{lab:?}");
 
-    let limit = Duration::from_secs(20);
-    client.block_on(|| transfer::download(vip.http(), 100_000_000, limit)).unwrap();
-    client.block_on(|| transfer::upload(vip.http(), 100_000_000, limit)).unwrap();
+    client.block_on(|| transfer::download(vip.http(), 100_000_000, LIMIT)).unwrap();
+    client.block_on(|| transfer::upload(vip.http(), 100_000_000, LIMIT)).unwrap();
 }

@@ -11,9 +11,10 @@ use naru_tests::{
     lab::{Host, Lab, Legs, Placement},
     load::{Load, Options},
     netns::Netns,
-    server::{Protocol, Server, tally},
+    server::{Entry, Protocol, Server, tally},
     transfer, udp,
 };
+use patience::LIMIT;
 
 const VIP4: &str = "203.0.113.10";
 const VIP6: &str = "2001:db8:77::10";
@@ -38,7 +39,7 @@ fn clients_reach_backends_through_the_router() {
                 let report = Load::start(client, Options::new(target).count(10)).unwrap().wait();
                 assert!(report.failed.is_empty(), "{:?}", report.failed);
                 assert_eq!(report.backends[backend.name()], 10);
-                let echoes = client.block_on(|| udp::echo(target, 5, 1400, Duration::from_secs(1))).unwrap();
+                let echoes = client.block_on(|| udp::echo(target, 5, 1400, LIMIT)).unwrap();
                 assert_eq!((echoes.lost, echoes.backends[backend.name()]), (0, 5));
             }
             let requests = server.requests().unwrap();
@@ -55,7 +56,7 @@ fn large_transfers_arrive_as_sent() {
     let backend = &lab.backends()[0];
     let _server = Server::start(backend, lab.dir(), &own(backend), &[]).unwrap();
     for target in own(backend) {
-        let limit = Duration::from_secs(20);
+        let limit = LIMIT;
         lab.client().block_on(|| transfer::download(target, 100_000_000, limit)).unwrap();
         lab.client().block_on(|| transfer::upload(target, 100_000_000, limit)).unwrap();
     }
@@ -79,14 +80,14 @@ fn backends_answer_for_vips_directly() {
             let report = Load::start(lab.client(), Options::new(target).count(50)).unwrap().wait();
             assert!(report.failed.is_empty(), "{:?}", report.failed);
             assert_eq!(report.backends, [("b2".to_owned(), 50)].into());
-            let echoes = lab.client().block_on(|| udp::echo(target, 5, 64, Duration::from_secs(1))).unwrap();
+            let echoes = lab.client().block_on(|| udp::echo(target, 5, 64, LIMIT)).unwrap();
             assert_eq!(echoes.backends, [("b2".to_owned(), 5)].into());
         }
         assert_eq!(tally(&servers).unwrap(), [("b1".to_owned(), 0), ("b2".to_owned(), 110)].into());
         // Answers of 10 MB each would show here if they went back through the load balancer.
         let before = received_bytes(balancer);
         for target in targets {
-            lab.client().block_on(|| transfer::download(target, 10_000_000, Duration::from_secs(10))).unwrap();
+            lab.client().block_on(|| transfer::download(target, 10_000_000, LIMIT)).unwrap();
         }
         let through = received_bytes(balancer) - before;
         // Requests and acknowledgements do, however few of them coalescing leaves.
@@ -104,8 +105,7 @@ fn an_interface_can_go_and_come_back() {
         lab.plug(interface).unwrap();
         assert!(names(&lab).contains(interface));
     }
-    let pings =
-        |from: &Host, to: &Host| from.block_on(|| udp::echo((to.ipv4(), 9).into(), 1, 8, Duration::from_secs(1)));
+    let pings = |from: &Host, to: &Host| from.block_on(|| udp::echo((to.ipv4(), 9).into(), 1, 8, LIMIT));
     let _server = Server::start(lab.balancer(), lab.dir(), &[], &[(lab.balancer().ipv4(), 9).into()]).unwrap();
     assert_eq!(pings(lab.client(), lab.balancer()).unwrap().lost, 0);
 }
@@ -119,7 +119,7 @@ fn nothing_is_left_of_a_lab() {
     let mut sleeper = backend.command("sleep").arg("1000").spawn().unwrap();
     assert_eq!(Netns::names(&format!("naru-{id}-")).len(), 4);
     drop(lab);
-    assert!(!sleeper.wait().unwrap().success());
+    assert!(!patience::end("what ran in the lab", &mut sleeper).unwrap().success());
     assert_eq!(Netns::names(&format!("naru-{id}-")), Vec::<String>::new());
     assert!(!dir.exists() && !bpffs.exists());
 }
@@ -134,7 +134,7 @@ fn a_crashed_lab_is_removed_by_the_next() {
     let mut sleeper = netns.command("sleep").arg("1000").spawn().unwrap();
     fs::create_dir_all(&dir).unwrap();
     let _lab = Lab::builder().backends(0).build().unwrap();
-    assert!(!sleeper.wait().unwrap().success());
+    assert!(!patience::end("what ran in the crashed lab", &mut sleeper).unwrap().success());
     assert!(Netns::names(&name).is_empty() && !dir.exists());
 }
 
@@ -143,21 +143,25 @@ fn failures_are_told_apart() {
     let lab = Lab::builder().backends(1).build().unwrap();
     let backend = &lab.backends()[0];
     let target = own(backend)[0];
-    let failed = |options: Options| {
-        let report =
-            Load::start(lab.client(), Options { timeout: Duration::from_millis(300), ..options }).unwrap().wait();
+    let failed_within = |timeout, options: Options| {
+        let report = Load::start(lab.client(), Options { timeout, ..options }).unwrap().wait();
         assert_eq!(report.failed.len(), 1, "{report:?}");
         serde_json::to_value(report.failed[0].cause).unwrap()
     };
+    let failed = |options| failed_within(LIMIT, options);
+    let a_moment = Duration::from_millis(300);
     assert_eq!(failed(Options::new(target).count(1)), "refused");
     let mut server = Server::start(backend, lab.dir(), &[target], &[]).unwrap();
     let path = |path: &str| Options { path: path.to_owned(), ..Options::new(target).count(1) };
     assert_eq!(failed(path("/nothing")), "bad_status");
-    assert_eq!(failed(path("/slow?ms=1000")), "timed_out");
+    assert_eq!(failed_within(a_moment, path("/slow?ms=10000")), "timed_out");
     let nobody = SocketAddr::new("10.0.1.99".parse().unwrap(), 80);
-    assert_eq!(failed(Options::new(nobody).count(1)), "timed_out");
-    let load = Load::start(lab.client(), path("/slow?ms=10000")).unwrap();
-    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(failed_within(a_moment, Options::new(nobody).count(1)), "timed_out");
+    let is_slow = |entry: &Entry| entry.path == "/slow";
+    let asked = |server: &Server| server.requests().unwrap().into_iter().filter(is_slow).count();
+    let before = asked(&server);
+    let load = Load::start(lab.client(), Options { timeout: LIMIT, ..path("/slow?ms=60000") }).unwrap();
+    patience::until("the server has the request", || asked(&server) > before);
     server.kill().unwrap();
     let report = load.wait();
     assert_eq!(report.failed.len(), 1, "{report:?}");
@@ -174,7 +178,7 @@ fn retries_are_told_apart_from_failures() {
     let target = own(backend)[0];
     let options = Options::new(target).count(40).concurrency(1).rate(100.0).retries(100_000);
     let load = Load::start(lab.client(), options).unwrap();
-    std::thread::sleep(Duration::from_millis(100));
+    patience::until("a request is tried again", || !load.snapshot().retried.is_empty());
     let server = Server::start(backend, lab.dir(), &[target], &[]).unwrap();
     let report = load.wait();
     assert_eq!((report.requests, report.succeeded(), report.failed.len()), (40, 40, 0));

@@ -17,11 +17,10 @@ const SWITCHES: [Features; 8] = [
 
 #[test]
 fn every_set_of_features_is_taken_by_the_verifier() {
-    for (name, always) in [("naru", Features::MULTI_BUFFER), ("naru_linear", Features::default())] {
-        if name == "naru" && KernelVersion::current().unwrap() < KernelVersion::new(5, 18, 0) {
-            eprintln!("NOT TESTED: the program for frames of several buffers, which this kernel (before 5.18) has not");
-            continue;
-        }
+    let mut programs = vec![("naru", Features::MULTI_BUFFER), ("naru_linear", Features::default())];
+    let is_old = KernelVersion::current().unwrap() < KernelVersion::new(5, 18, 0);
+    programs.retain(|(name, _)| !is_old || *name != "naru");
+    for (name, always) in programs {
         for set in 0..1 << SWITCHES.len() {
             let chosen = SWITCHES.iter().enumerate().filter(|(bit, _)| set >> bit & 1 == 1);
             let features = chosen.fold(always, |features, (_, feature)| features.with(*feature));
@@ -33,5 +32,11 @@ fn every_set_of_features_is_taken_by_the_verifier() {
                 panic!("{name} with features {:#b}: … {}", features.0, &text[text.len().saturating_sub(1_000)..]);
             }
         }
+    }
+    if is_old {
+        patience::not_tested(
+            "the program for frames of several buffers",
+            "this kernel, before 5.18, does not know them",
+        );
     }
 }

@@ -7,7 +7,6 @@ use std::{
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
 };
 
 use lb_userspace::{
@@ -17,13 +16,12 @@ use lb_userspace::{
 use naru_tests::{
     lab::{Lab, Legs},
     load::{Load, Options},
-    naru::{Naru, lab_binary, naru_binary, output_within},
+    naru::{Naru, lab_binary, naru_binary},
     service::GROUP_ID,
     site::{Site, Vip},
 };
 use nix::sys::signal::{Signal, kill};
-
-const PATIENCE: Duration = Duration::from_secs(60);
+use patience::LIMIT;
 
 fn configs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("configs")
@@ -77,7 +75,7 @@ fn three_capabilities_are_enough_for_a_whole_life() {
         assert_served(&site, vip);
     }
     let is_logged = |naru: &Naru| Ok(naru.log().contains("to backend"));
-    site.wait_for("messages of the data plane are in the log", PATIENCE, is_logged).unwrap();
+    site.wait_for("messages of the data plane are in the log", LIMIT, is_logged).unwrap();
     assert!(site.metric("naru_vip_new_flows_total", &[("vip", "web")]).unwrap() >= 50.0);
 
     // Edits, changes of the file, more than the maps have room for.
@@ -99,7 +97,7 @@ fn three_capabilities_are_enough_for_a_whole_life() {
     site.write_config(&text.replace("log_packets = true", "log_packets = false")).unwrap();
     kill(site.pid().unwrap(), Signal::SIGHUP).unwrap();
     let applied = |naru: &Naru| Ok(naru.cli(&["diff"]).is_ok());
-    site.wait_for("SIGHUP has the file applied", PATIENCE, applied).unwrap();
+    site.wait_for("SIGHUP has the file applied", LIMIT, applied).unwrap();
     assert_served(&site, &Vip::IPIP);
 
     // The next ones adopt what it leaves, whichever way it ends.
@@ -116,7 +114,7 @@ fn three_capabilities_are_enough_for_a_whole_life() {
     site.stop().unwrap();
     site.restart_with(&["--detach-on-exit"]).unwrap();
     site.stop().unwrap();
-    let links = site.lab.balancer().command("ip").args(["link", "show"]).output().unwrap();
+    let links = patience::output(site.lab.balancer().command("ip").args(["link", "show"])).unwrap();
     assert!(!String::from_utf8(links.stdout).unwrap().contains("prog/xdp"), "it did not detach");
     assert!(!site.log().contains("ERROR") && !site.log().contains("not permitted"), "{}", site.log());
 }
@@ -142,7 +140,7 @@ fn whoever_may_too_little_is_told_what_he_lacks() {
     let site = Site::start(Lab::builder(), &[Vip::L2]).unwrap();
     let mut command = site.lab.balancer().command("setpriv");
     command.arg("--bounding-set=-perfmon").arg(naru_binary().unwrap()).arg("run");
-    let output = output_within(command.arg("--config").arg(site.config_path()), PATIENCE).unwrap();
+    let output = patience::output(command.arg("--config").arg(site.config_path())).unwrap();
     let says = String::from_utf8(output.stderr).unwrap();
     assert!(says.contains("the daemon lacks CAP_PERFMON: run it as root"), "{says}");
     assert_eq!(output.status.code(), Some(4));
@@ -156,7 +154,7 @@ fn they_are_enough_for_the_decapsulation_too() {
         let mut command = backend.command(lab_binary().unwrap());
         command.args(["service", "--unit"]).arg(configs().join("naru-decap@.service"));
         command.arg("--directory").arg(lab.dir()).arg("--").arg(naru_binary().unwrap()).arg("decap");
-        let output = output_within(command.args(line.split(' ')).arg("--bpffs").arg(&bpffs), PATIENCE).unwrap();
+        let output = patience::output(command.args(line.split(' ')).arg("--bpffs").arg(&bpffs)).unwrap();
         assert!(output.status.success(), "decap {line}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
@@ -175,7 +173,7 @@ fn the_units_leave_little_to_be_exposed() {
     for unit in ["naru.service", "naru-decap@eth0.service"] {
         let mut command = Command::new("systemd-analyze");
         command.args(["security", "--offline=true", "--threshold=30"]).arg(directory.path().join(unit));
-        let output = output_within(&mut command, PATIENCE).unwrap();
+        let output = patience::output(&mut command).unwrap();
         let says = String::from_utf8(output.stdout).unwrap();
         let verdict = says.lines().rfind(|line| line.contains("Overall exposure level")).unwrap_or_default();
         assert!(output.status.success() && verdict.contains(unit), "{verdict}\n{says}");

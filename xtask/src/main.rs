@@ -6,11 +6,15 @@ mod setup;
 
 use std::{
     ffi::OsString,
+    fs,
     process::{Command, ExitCode},
 };
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
+
+/// Names the file in which tests say what they did not test: `patience::NOT_TESTED`.
+const NOT_TESTED: &str = "NARU_NOT_TESTED";
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Sets up, shows, tests and measures naru")]
@@ -31,6 +35,9 @@ enum Verb {
     },
     /// Run every test
     Test {
+        /// Go on where something cannot be tested on this machine, and say at the end what. Otherwise that fails
+        #[arg(long)]
+        allow_untested: bool,
         /// Passed on to `cargo test`, such as the name of a test
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
@@ -65,17 +72,9 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
             finish(&mut cargo(&["build", "--bin", "naru", "--bin", "naru-lab"]))?;
             finish(cargo(&["run", "--quiet", "--bin", "naru-lab", "--", "demo"]).args(arguments))
         }
-        Verb::Test { arguments } => {
+        Verb::Test { allow_untested, arguments } => {
             need_root("test")?;
-            finish(&mut cargo(&["build", "--workspace", "--bins"]))?;
-            // Named, so that no test asks cargo for them while others run.
-            let built = xtask::target_dir().join("debug");
-            finish(
-                cargo(&["test", "--workspace", "--no-fail-fast"])
-                    .args(arguments)
-                    .env("NARU_BIN", built.join("naru"))
-                    .env("NARU_LAB_BIN", built.join("naru-lab")),
-            )
+            test(allow_untested, &arguments)
         }
         Verb::Bench { arguments } => {
             need_root("bench")?;
@@ -83,6 +82,27 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
             finish(cargo(&["run", "--quiet", "--release", "--bin", "naru-bench", "--"]).args(arguments))
         }
     }
+}
+
+/// Runs the tests; whatever they did not test stands at the end, where it is read.
+fn test(allow_untested: bool, arguments: &[OsString]) -> anyhow::Result<ExitCode> {
+    finish(&mut cargo(&["build", "--workspace", "--bins"]))?;
+    // Named, so that no test asks cargo for them while others run.
+    let built = xtask::target_dir().join("debug");
+    let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"]);
+    tests.args(arguments).env("NARU_BIN", built.join("naru")).env("NARU_LAB_BIN", built.join("naru-lab"));
+    let untested = xtask::target_dir().join(format!("not-tested-{}", std::process::id()));
+    if allow_untested {
+        tests.env(NOT_TESTED, &untested)
+    } else {
+        tests.env_remove(NOT_TESTED)
+    };
+    let status = tests.status().with_context(|| format!("cannot run {tests:?}"))?;
+    if let Ok(lines) = fs::read_to_string(&untested) {
+        println!("\n{lines}");
+        fs::remove_file(&untested).with_context(|| format!("cannot remove {}", untested.display()))?;
+    }
+    Ok(status.code().map_or(ExitCode::FAILURE, |code| ExitCode::from(code as u8)))
 }
 
 fn cargo(arguments: &[&str]) -> Command {

@@ -5,6 +5,7 @@
 #![expect(missing_docs, reason = "the `xdp` macro makes functions that carry no documentation")]
 
 mod bench;
+mod dwell;
 mod sink;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
@@ -19,6 +20,12 @@ pub fn pass(_: XdpContext) -> u32 {
 #[xdp(frags)]
 pub fn sink(context: XdpContext) -> u32 {
     sink::absorb(&context)
+}
+
+/// Stays on its way for many milliseconds, and counts when it begins and when it ends.
+#[xdp]
+pub fn dwell(context: XdpContext) -> u32 {
+    dwell::dwell(&context)
 }
 
 /// Makes of the frame the next packet, whatever was done to it, then calls the program under test.

@@ -80,6 +80,6 @@ pub fn veth(name: &str, peer: &str) -> (u32, u32) {
 
 /// Runs `ip` in the network namespace of this thread.
 pub fn ip(arguments: &[&str]) {
-    let status = Command::new("ip").args(arguments).status().expect("iproute2 is needed");
-    assert!(status.success(), "ip {arguments:?}");
+    let output = patience::output(Command::new("ip").args(arguments)).expect("iproute2 is needed");
+    assert!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
