@@ -309,6 +309,8 @@ fn vips_come_and_go() {
 #[test]
 fn what_is_refused_changes_nothing() {
     let mut bed = Bed::new(VIPS);
+    // What is known of a neighbour that does not answer changes by itself.
+    ip("neigh replace 10.0.1.12 lladdr 02:00:00:00:00:12 dev lb0 nud permanent");
     bed.start(&[]);
     let (text, backends) = (bed.read(), bed.json("backend list"));
     for (line, code, message) in [
