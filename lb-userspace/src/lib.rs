@@ -1,8 +1,8 @@
 //! naru's daemon and CLI: keeps the maps of the data plane equal to a config file.
 //!
 //! One config change walks these rooms in one direction: `config` → `plan` → `dataplane`. `controller` is the one that
-//! sends it on its way, `disk` is how it keeps it; `netlink` tells it where backends are, `api` and `metrics` ask it,
-//! `cli` asks `api`.
+//! sends it on its way, `disk` is how it keeps it; `netlink` tells it where backends are, `api` and `metrics` ask it over
+//! connections that `server` bounds, `cli` asks `api`.
 
 pub mod api;
 pub mod cli;
@@ -18,3 +18,4 @@ pub mod netlink;
 pub mod objects;
 pub mod plan;
 pub mod privileges;
+pub mod server;

@@ -71,16 +71,36 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "hash = \"5-tuple\"",
         "health = { type = \"http\" }",
         "11:1: unknown key `health` in [[vip]]; the keys here are `name`, `address`, `ports`, `forward`, `hash`, `slots`, \
-         `tracking`, `tcp_idle`, `udp_idle`, `backends`",
+         `tracking`, `tcp_idle`, `udp_idle`, `metrics_backends`, `backends`",
     ),
     (
         "slots = 1009",
         "tcp_timeout = \"15m\"",
         "12:1: unknown key `tcp_timeout` in [[vip]]; the keys here are `name`, `address`, `ports`, `forward`, `hash`, \
-         `slots`, `tracking`, `tcp_idle`, `udp_idle`, `backends`",
+         `slots`, `tracking`, `tcp_idle`, `udp_idle`, `metrics_backends`, `backends`",
     ),
     ("slots = 1009", "upd_idle = \"1m\"", "12:1: unknown key `upd_idle` in [[vip]]; did you mean `udp_idle`?"),
     (", weight = 50", ", wieght = 50", "15:28: unknown key `wieght` in a backend; did you mean `weight`?"),
+    (
+        "metrics =",
+        "readers = \"adm\"\nmetrics =",
+        "4:11: `readers` is `adm`; write `\"all\"`, or a list of groups: `[\"adm\"]`",
+    ),
+    (
+        "metrics =",
+        "readers = [\"adm\", \"a dm\"]\nmetrics =",
+        "4:19: group name `a dm` cannot be one; write it as `getent group` shows it",
+    ),
+    (
+        "metrics =",
+        "readers = [\"adm\", \"adm\"]\nmetrics =",
+        "4:19: group `adm` is listed twice; remove one of the two",
+    ),
+    (
+        "metrics =",
+        "metrics_backends = 1\nmetrics =",
+        "4:20: `metrics_backends` must be `true` or `false` without quotes, not a whole number",
+    ),
     ("interfaces =", "interface =", "2:1: unknown key `interface` in [node]; did you mean `interfaces`?"),
     ("[node]", "[nodes]", "1:2: unknown key `nodes` at the top level; did you mean `node`?"),
     ("address = \"203.0.113.10\"\n", "", "6:1: missing key `address` in [[vip]]; add `address = \"203.0.113.10\"`"),

@@ -5,7 +5,7 @@ use std::{
     os::unix::{net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::OnceLock,
+    sync::{Mutex, OnceLock, PoisonError},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -28,6 +28,9 @@ use crate::lab::{Host, Lab};
 /// Where the daemon serves `/metrics`, inside the load balancer's namespace.
 pub const METRICS: &str = "127.0.0.1:9100";
 
+/// How long scrapes show the same.
+const SHARED: Duration = Duration::from_millis(1100);
+
 /// A daemon on the load balancer of a lab, with config, socket and pins of its own. Dropping it kills the daemon; the
 /// lab removes the rest. When a test fails, the daemon's log is printed.
 pub struct Naru {
@@ -39,6 +42,8 @@ pub struct Naru {
     log: PathBuf,
     unit: Option<PathBuf>,
     process: Option<Child>,
+    /// When a scrape shows anything new.
+    scraped: Mutex<Option<Instant>>,
 }
 
 impl Naru {
@@ -83,6 +88,7 @@ impl Naru {
             log: lab.dir().join("naru.log"),
             unit: None,
             process: None,
+            scraped: Mutex::default(),
         };
         let places = format!("[node]\nsocket = {:?}\nbpffs = {:?}\n", naru.socket, naru.bpffs);
         ensure!(text.contains("[node]\n"), "the config has no line `[node]`");
@@ -270,12 +276,18 @@ impl Naru {
         })
     }
 
-    /// What `/metrics` serves now.
+    /// What `/metrics` serves now. Scrapes within a second show the same, so that this waits if it was asked just before.
     ///
     /// # Errors
     ///
     /// When nothing answers there.
     pub fn metrics(&self) -> anyhow::Result<String> {
+        let mut fresh = self.scraped.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(fresh) = *fresh {
+            sleep(fresh.saturating_duration_since(Instant::now()));
+        }
+        *fresh = Some(Instant::now() + SHARED);
+        drop(fresh);
         let scrape = async {
             let stream = TcpStream::connect(METRICS).await.context("nobody serves /metrics")?;
             let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;

@@ -36,7 +36,11 @@ pub enum ClientError {
         source: io::Error,
     },
     /// This user may not talk to the daemon.
-    #[error("{} may not be opened by this user: be root or a member of the group `naru`", socket.display())]
+    #[error(
+        "{} may not be opened by this user: be root or a member of the group `naru`, or of one of `readers` in [node] to \
+         read",
+        socket.display()
+    )]
     Permission {
         /// The socket.
         socket: PathBuf,

@@ -1,39 +1,81 @@
 //! The HTTP/JSON API on the unix socket: routes, and errors as JSON. It asks the controller and knows nothing itself.
+//!
+//! What a local user can do who may not change things: connect, where the mode of the socket lets him (see [`access`]),
+//! and be refused. He takes places of [`LIMITS`] from himself only, since [`crate::server`] counts by user; what he is
+//! refused is logged once in a while and not each time. Who may read can have a few answers made at a time, of which
+//! [`answer`] bounds those that are large; no change waits for them. A body may have [`BODY`] bytes, and must be there
+//! within [`PATIENCE`].
 
+pub mod access;
+pub mod answer;
 pub mod client;
 pub mod flows;
+pub mod peer;
 pub mod socket;
 pub mod types;
 
+use std::{
+    convert::Infallible,
+    io,
+    path::Path as FilePath,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
+    body::{Body, to_bytes},
     extract::{
-        Path, Query, State,
+        Path, Query, Request, State,
         rejection::{JsonRejection, QueryRejection},
     },
-    http::{StatusCode, Uri},
+    http::{Method, StatusCode, Uri},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use hyper::body::Body as _;
+use nix::unistd::Uid;
 use serde::Deserialize;
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 
 use self::{
+    access::Access,
     flows::{FlowCount, FlowQuery, Flows},
+    peer::Peer,
     types::{Applied, Backend, Diff, ErrorBody, ErrorKind, Interface, Stats, Status, Vip},
 };
 use crate::{
     config::edit::Edit,
-    controller::{self, Handle},
+    controller::{self, Handle, Origin},
+    server::{self, Limits, Listener},
 };
 
-/// Answers on `listener` until the task is dropped.
-pub async fn serve(listener: UnixListener, controller: Handle) -> std::io::Result<()> {
-    axum::serve(listener, router(controller)).await
+/// What the socket bears. A change may take its time: only silence before a request counts, and an answer that is not
+/// read.
+const LIMITS: Limits = Limits { connections: 64, idle: Duration::from_secs(30), stall: Duration::from_secs(10) };
+
+/// Largest body of a request, in bytes: a VIP with some ten thousand backends.
+const BODY: usize = 1 << 20;
+
+/// How long the body of a request may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often refusals are logged.
+const TELL: Duration = Duration::from_secs(10);
+
+/// Answers on `listener`, which is at `path`, until it is dropped.
+pub async fn serve(listener: UnixListener, path: &FilePath, controller: Handle) -> Infallible {
+    server::serve(listener, router(controller, path), LIMITS).await
 }
 
-/// The routes of the API.
-pub fn router(controller: Handle) -> Router {
+/// The routes of the API on the socket at `path`. Requests carry their [`Peer`] as an extension.
+pub fn router(controller: Handle, path: &FilePath) -> Router {
+    let guard = Arc::new(Guard {
+        controller: controller.clone(),
+        socket: path.display().to_string(),
+        refusals: Mutex::default(),
+    });
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/stats", get(stats))
@@ -48,7 +90,106 @@ pub fn router(controller: Handle) -> Router {
         .route("/v1/edit", post(edit))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
+        .layer(middleware::from_fn(answer::bounded))
+        .layer(middleware::from_fn_with_state(guard, judged))
         .with_state(controller)
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+    type Peer = Peer;
+    type Owner = Uid;
+
+    async fn accept(&self) -> io::Result<(UnixStream, Peer)> {
+        let (stream, _) = Self::accept(self).await?;
+        let peer = Peer::of(&stream)?;
+        Ok((stream, peer))
+    }
+
+    fn owner(peer: &Peer) -> Uid {
+        peer.uid
+    }
+
+    fn cut(_: &UnixStream) {
+        // What is not read of a unix socket goes with it.
+    }
+}
+
+/// Judges who may do what.
+struct Guard {
+    controller: Handle,
+    socket: String,
+    refusals: Mutex<Refusals>,
+}
+
+/// Refusals since one was logged.
+#[derive(Default)]
+struct Refusals {
+    told: Option<Instant>,
+    untold: u64,
+}
+
+impl Guard {
+    /// Logs that somebody was refused, unless that was done a moment ago.
+    fn tell(&self, origin: &Origin, what: &str) {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        if refusals.told.is_some_and(|told| told.elapsed() < TELL) {
+            refusals.untold += 1;
+            return;
+        }
+        let before = match std::mem::take(&mut refusals.untold) {
+            0 => String::new(),
+            untold => format!("; {untold} more were refused before"),
+        };
+        refusals.told = Some(Instant::now());
+        log::warn!("{what} by {origin} refused: not permitted{before}");
+    }
+
+    /// What somebody may do, and who they are, if they may ask for this. Looks users and groups up.
+    fn admit(&self, peer: &Peer, method: &Method, uri: &Uri) -> Result<(Access, Origin), ApiError> {
+        let readers = self.controller.readers()?;
+        let (has, needs) =
+            (Access::of(peer, &readers), if method == Method::GET { Access::Read } else { Access::Change });
+        let origin = peer.origin(&self.socket);
+        if has >= needs {
+            return Ok((has, origin));
+        }
+        self.tell(&origin, &format!("{method} {}", uri.path()));
+        let error = access::refusal(&peer.user(), has, &readers);
+        Err(ApiError { status: StatusCode::FORBIDDEN, body: ErrorBody { error, kind: ErrorKind::Forbidden } })
+    }
+}
+
+/// Lets through what the peer may ask for, with a whole body, and with its [`Access`] and [`Origin`] as extensions.
+async fn judged(
+    State(guard): State<Arc<Guard>>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    let admitted = tokio::task::spawn_blocking(move || guard.admit(&peer, &method, &uri)).await;
+    let (access, origin) = admitted.map_err(|_| controller::Error::Stopped)??;
+    let (mut head, body) = request.into_parts();
+    head.extensions.insert(access);
+    head.extensions.insert(origin);
+    let unread = |status, error: String| ApiError { status, body: ErrorBody { error, kind: ErrorKind::Invalid } };
+    let too_large = || {
+        let error = format!("the body of the request has more than {BODY} bytes, or broke off");
+        unread(StatusCode::PAYLOAD_TOO_LARGE, error)
+    };
+    if body.size_hint().lower() > BODY as u64 {
+        return Err(too_large());
+    }
+    let body = match tokio::time::timeout(PATIENCE, to_bytes(body, BODY)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(_)) => return Err(too_large()),
+        Err(_) => {
+            let error = format!("the body of the request was not there within {} s", PATIENCE.as_secs());
+            return Err(unread(StatusCode::REQUEST_TIMEOUT, error));
+        }
+    };
+    Ok(next.run(Request::from_parts(head, Body::from(body))).await)
 }
 
 type Answer<T> = Result<Json<T>, ApiError>;
@@ -109,16 +250,20 @@ async fn diff(State(controller): State<Handle>) -> Answer<Diff> {
     Ok(Json(controller.diff().await?))
 }
 
-async fn apply(State(controller): State<Handle>) -> Answer<Applied> {
-    Ok(Json(controller.apply().await?))
+async fn apply(State(controller): State<Handle>, Extension(origin): Extension<Origin>) -> Answer<Applied> {
+    Ok(Json(controller.apply(origin).await?))
 }
 
-async fn edit(State(controller): State<Handle>, edit: Result<Json<Edit>, JsonRejection>) -> Answer<Applied> {
+async fn edit(
+    State(controller): State<Handle>,
+    Extension(origin): Extension<Origin>,
+    edit: Result<Json<Edit>, JsonRejection>,
+) -> Answer<Applied> {
     let Json(edit) = edit.map_err(|rejection| ApiError {
         status: rejection.status(),
         body: ErrorBody { error: format!("this is not an edit: {}", rejection.body_text()), kind: ErrorKind::Invalid },
     })?;
-    Ok(Json(controller.edit(edit).await?))
+    Ok(Json(controller.edit(edit, origin).await?))
 }
 
 async fn no_such_path(uri: Uri) -> ApiError {
@@ -143,6 +288,7 @@ impl From<controller::Error> for ApiError {
         let status = match kind {
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
             ErrorKind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
+            ErrorKind::Forbidden => StatusCode::FORBIDDEN,
             ErrorKind::Refused => StatusCode::CONFLICT,
             ErrorKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
         };

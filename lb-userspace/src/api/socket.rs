@@ -1,25 +1,34 @@
-//! The unix socket that the API listens on: whose it is, and who may use it.
+//! The unix socket that the API listens on: whose it is, and who may connect to it. What they may then ask for is
+//! [`super::access`]'s matter.
 //!
 //! A socket that a dead daemon left is replaced, that of a live one never is.
 
 use std::{
+    convert::Infallible,
     fs,
     io::{self, ErrorKind},
     os::unix::{
-        fs::{FileTypeExt as _, PermissionsExt as _, chown},
+        fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown},
         net::UnixStream,
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use nix::unistd::Group;
-use tokio::net::UnixListener;
+use tokio::{net::UnixListener, time::MissedTickBehavior};
 
-/// Members of this group may use the API, where the group exists.
-pub const GROUP: &str = "naru";
+use super::{access::GROUP, types::ProblemKind};
+use crate::{config::Readers, controller::Handle};
 
-/// Read and write for the owner and the group.
+/// Where only the owner and the group have anything to ask: read and write for them.
 const MODE: u32 = 0o660;
+
+/// Where others may read: to connect takes write permission.
+const MODE_READERS: u32 = 0o666;
+
+/// How often it is looked whether the group exists.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Why the API cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +60,7 @@ pub enum SocketError {
     },
 }
 
-/// Listens on `path`; makes its directory where that is missing.
+/// Listens on `path`, for root alone until [`keep`] lets in others; makes its directory where that is missing.
 pub fn listen(path: &Path) -> Result<UnixListener, SocketError> {
     let failed = |what| move |source| SocketError::Io { what, path: path.to_owned(), source };
     if let Some(dir) = path.parent() {
@@ -59,11 +68,60 @@ pub fn listen(path: &Path) -> Result<UnixListener, SocketError> {
     }
     remove_stale(path)?;
     let listener = UnixListener::bind(path).map_err(failed("listen on"))?;
-    if let Ok(Some(group)) = Group::from_name(GROUP) {
-        chown(path, None, Some(group.gid.as_raw())).map_err(failed("give the group `naru` the socket"))?;
-    }
     fs::set_permissions(path, fs::Permissions::from_mode(MODE)).map_err(failed("set the mode of"))?;
     Ok(listener)
+}
+
+/// Lets connect to the socket at `path` whoever may ask for something, as the config and the groups change.
+pub async fn keep(path: &Path, mut controller: Handle) -> Infallible {
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut kept: Option<Readers> = None;
+    loop {
+        tokio::select! {
+            _ = look.tick() => kept = None,
+            () = controller.changed() => {}
+        }
+        let Ok(readers) = controller.readers() else { continue };
+        if kept.as_ref() == Some(&readers) {
+            continue;
+        }
+        let (socket, wanted) = (path.to_owned(), readers.clone());
+        let Ok(problem) = tokio::task::spawn_blocking(move || admit(&socket, &wanted)).await else { continue };
+        controller.note(ProblemKind::Socket, path.display().to_string(), problem).await;
+        kept = Some(readers);
+    }
+}
+
+/// Gives the socket its group and mode; what stands in the way of somebody who should be able to use it.
+fn admit(path: &Path, readers: &Readers) -> Option<String> {
+    let group = Group::from_name(GROUP).ok().flatten().map(|group| group.gid.as_raw());
+    let mode = if *readers == Readers::Groups(Vec::new()) { MODE } else { MODE_READERS };
+    let permit = || {
+        let now = fs::metadata(path)?;
+        if group.is_some_and(|group| now.gid() != group) {
+            chown(path, None, group)?;
+        }
+        if now.permissions().mode() & 0o777 != mode {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+        }
+        io::Result::Ok(())
+    };
+    if let Err(error) = permit() {
+        let path = path.display();
+        return Some(format!(
+            "{path} cannot be given the group `{GROUP}` and mode {mode:o}: {error}; run the daemon as root or as a member \
+             of that group"
+        ));
+    }
+    let Readers::Groups(names) = readers else { return None };
+    let unknown = |name: &&String| Group::from_name(name).is_ok_and(|group| group.is_none());
+    let unknown: Vec<_> = names.iter().filter(unknown).map(String::as_str).collect();
+    let is_unknown = if unknown.len() == 1 { "there is no group" } else { "there are no groups" };
+    (!unknown.is_empty()).then(|| {
+        let names = unknown.join(", ");
+        format!("{is_unknown} {names}, which `readers` in [node] names: make it, or correct the name")
+    })
 }
 
 /// Removes a socket on which nobody answers.
@@ -91,11 +149,19 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn group_and_owner_may_use_it_and_nobody_else() {
+    async fn others_may_connect_only_where_they_may_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("made/on/the/way/naru.sock");
         let _listener = listen(&path).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(), 0o660);
+        assert_eq!(admit(&path, &Readers::All), None);
+        assert_eq!(mode(), 0o666);
+        let problem = admit(&path, &Readers::Groups(vec!["root".into(), "no-such-group".into()])).unwrap();
+        assert!(problem.starts_with("there is no group no-such-group, which `readers`"), "{problem}");
+        assert_eq!(mode(), 0o666);
+        assert_eq!(admit(&path, &Readers::Groups(Vec::new())), None);
+        assert_eq!(mode(), 0o660);
     }
 
     #[tokio::test]

@@ -70,11 +70,14 @@ pub enum ProblemKind {
     Config,
     /// The state directory, so that the next start may not know what was applied last.
     State,
+    /// Not everybody can use the socket who should.
+    Socket,
 }
 
 impl ProblemKind {
     /// Every kind.
-    pub const ALL: [Self; 5] = [Self::Interface, Self::Metrics, Self::PacketLog, Self::Config, Self::State];
+    pub const ALL: [Self; 6] =
+        [Self::Interface, Self::Metrics, Self::PacketLog, Self::Config, Self::State, Self::Socket];
 
     /// As the API and the metrics spell it.
     pub const fn name(self) -> &'static str {
@@ -84,6 +87,7 @@ impl ProblemKind {
             Self::PacketLog => "packet-log",
             Self::Config => "config",
             Self::State => "state",
+            Self::Socket => "socket",
         }
     }
 }
@@ -369,6 +373,8 @@ pub enum ErrorKind {
     NotFound,
     /// The request, the edit or the config file is not valid (422).
     Invalid,
+    /// Whoever asks may not ask for this (403).
+    Forbidden,
     /// What the file or the system is now does not allow it (409).
     Refused,
     /// The daemon or the kernel failed at it; what ran before runs on (500).

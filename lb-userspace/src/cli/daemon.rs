@@ -15,8 +15,8 @@ use super::{
     places,
 };
 use crate::{
-    api::{self, socket},
-    controller::{ConfigFile, Controller, Error, Handle, Overrides},
+    api::{self, access, socket},
+    controller::{ConfigFile, Controller, Error, Handle, Origin, Overrides},
     dataplane, privileges,
 };
 
@@ -29,7 +29,7 @@ pub fn run(global: &Global, options: Run) -> Result<Exit, Failure> {
     env_logger::Builder::from_env(filter).format_timestamp_millis().format_target(false).init();
     // Before there are other threads: each has capabilities of its own.
     dataplane::prepare_host();
-    privileges::join_group(socket::GROUP);
+    privileges::join_group(access::GROUP);
     privileges::reduce().map_err(|error| Failure::new(Exit::Failed, error))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, error))?;
@@ -49,7 +49,13 @@ async fn serve(global: &Global, options: Run) -> Result<Exit, Failure> {
     let (path, bpffs) = (controller.config().node.socket.clone(), controller.config().node.bpffs.clone());
     let listener = socket::listen(&path)?;
     let (handle, controller) = controller.start().await.inspect_err(|_| remove(&path))?;
-    let api = tokio::spawn(api::serve(listener, handle.clone()));
+    let (socket, asked) = (path.clone(), handle.clone());
+    let api = tokio::spawn(async move {
+        tokio::select! {
+            never = api::serve(listener, &socket, asked.clone()) => never,
+            never = socket::keep(&socket, asked.clone()) => never,
+        }
+    });
     log::info!("naru {} serves on {}", env!("CARGO_PKG_VERSION"), path.display());
     notify(&[sd_notify::NotifyState::Ready]);
 
@@ -92,7 +98,7 @@ impl Signals {
                     log::info!("SIGHUP: applying the config file");
                     let handle = handle.clone();
                     // The controller logs what becomes of it.
-                    tokio::spawn(async move { handle.apply().await });
+                    tokio::spawn(async move { handle.apply(Origin::signal("SIGHUP")).await });
                 }
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,

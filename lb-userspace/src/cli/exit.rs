@@ -21,15 +21,18 @@ pub enum Exit {
     NoDaemon = 3,
     /// Refused or failed, and what ran before runs on; or what was waited for did not come about.
     Failed = 4,
+    /// This user may not ask for that.
+    Forbidden = 5,
 }
 
 /// Every exit code with what it means, as `--help` prints it.
-pub const EXIT_CODES: [(Exit, &str); 5] = [
+pub const EXIT_CODES: [(Exit, &str); 6] = [
     (Exit::Ok, "done; `diff`: the file is what runs"),
     (Exit::Negative, "`diff`: the file has changes that are not applied; otherwise: nothing of that name"),
     (Exit::Invalid, "the command line, the input or the config file is not valid"),
     (Exit::NoDaemon, "no daemon answers on the socket"),
     (Exit::Failed, "refused or failed, what ran before runs on; `--wait`: not done within `--timeout`"),
+    (Exit::Forbidden, "this user may not do that: who may is a matter of groups"),
 ];
 
 /// Why a command did not do what it was asked: a message for the operator and the exit code.
@@ -60,7 +63,8 @@ impl fmt::Display for Failure {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let exit = match &error {
-            ClientError::NoDaemon { .. } | ClientError::Permission { .. } => Exit::NoDaemon,
+            ClientError::NoDaemon { .. } => Exit::NoDaemon,
+            ClientError::Permission { .. } => Exit::Forbidden,
             ClientError::Timeout { .. } | ClientError::Broken { .. } => Exit::Failed,
             ClientError::Daemon(body) => body.kind.into(),
         };
@@ -85,6 +89,7 @@ impl From<ErrorKind> for Exit {
         match kind {
             ErrorKind::NotFound => Self::Negative,
             ErrorKind::Invalid => Self::Invalid,
+            ErrorKind::Forbidden => Self::Forbidden,
             ErrorKind::Refused | ErrorKind::Failed => Self::Failed,
         }
     }

@@ -76,6 +76,15 @@ pub(super) fn interface(name: &str) -> Result<(), String> {
     Err(format!("interface name `{}` {wrong}; write it as `ip link` shows it", name.escape_debug()))
 }
 
+/// Checks what every system takes for the name of a group (`shadow`'s `is_valid_group_name`, less strict on case).
+pub(super) fn group(name: &str) -> Result<(), String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '$' | '@' | '\\');
+    if !name.is_empty() && name.len() <= 256 && name.chars().all(allowed) {
+        return Ok(());
+    }
+    Err(format!("group name `{}` cannot be one; write it as `getent group` shows it", name.escape_debug()))
+}
+
 fn parse(text: &str) -> Result<IpAddr, String> {
     if let Ok(address) = text.parse() {
         return Ok(address);

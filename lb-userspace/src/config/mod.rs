@@ -30,8 +30,8 @@ pub use self::{
     error::{ConfigError, ConfigErrors, ReadError},
     idle::{IdleTime, IdleTimeError},
     model::{
-        Backend, Config, FlowHash, ForwardMode, Node, Port, PortError, Protocol, Tracking, UnknownValue, Vip, Word,
-        XdpMode, state_serde,
+        Backend, Config, FlowHash, ForwardMode, Node, Port, PortError, Protocol, Readers, Tracking, UnknownValue, Vip,
+        Word, XdpMode, state_serde,
     },
     warning::Warning,
 };

@@ -34,8 +34,12 @@ pub struct Node {
     pub xdp_mode: XdpMode,
     /// Where `/metrics` listens; absent for no listener.
     pub metrics: Option<SocketAddr>,
+    /// Whether `/metrics` has series of each backend, for VIPs that do not say.
+    pub metrics_backends: bool,
     /// The socket of the API.
     pub socket: PathBuf,
+    /// Who may read what the API tells, besides those who may change things.
+    pub readers: Readers,
     /// Directory of the pinned programs, links and maps.
     pub bpffs: PathBuf,
     /// Directory of what the daemon must know after a crash: the config that was applied last.
@@ -62,7 +66,9 @@ impl Default for Node {
             interfaces: Vec::new(),
             xdp_mode: XdpMode::Auto,
             metrics: None,
+            metrics_backends: true,
             socket: PathBuf::from("/run/naru/naru.sock"),
+            readers: Readers::Groups(Vec::new()),
             bpffs: PathBuf::from("/sys/fs/bpf/naru"),
             state: PathBuf::from("/var/lib/naru"),
             encap_source4: Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 16),
@@ -73,6 +79,25 @@ impl Default for Node {
             max_slots: 100_000_000,
             max_flows: None,
             log_packets: false,
+        }
+    }
+}
+
+/// Who may read what the API tells, besides those who may change things.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readers {
+    /// Every user of the machine.
+    All,
+    /// Members of these groups.
+    Groups(Vec<String>),
+}
+
+impl fmt::Display for Readers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Groups(groups) if groups.is_empty() => f.write_str("none"),
+            Self::Groups(groups) => f.write_str(&groups.join(",")),
         }
     }
 }
@@ -98,6 +123,8 @@ pub struct Vip {
     pub tcp_idle: Duration,
     /// How long a UDP flow may be silent before it counts as ended, in whole seconds.
     pub udp_idle: Duration,
+    /// Whether `/metrics` has series of each of its backends; absent for what `[node]` says.
+    pub metrics_backends: Option<bool>,
     /// The real servers, each address once.
     pub backends: Vec<Backend>,
 }

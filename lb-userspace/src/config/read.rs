@@ -9,7 +9,7 @@ use super::{
     address::{self, Role},
     error::Problems,
     idle::{self, IdleTime},
-    model::{Backend, FlowHash, ForwardMode, Node, Port, Tracking, Vip, Word},
+    model::{Backend, FlowHash, ForwardMode, Node, Port, Readers, Tracking, Vip, Word},
     prime,
     tree::{self, Key, Section, Value},
 };
@@ -34,6 +34,7 @@ pub(super) struct VipDraft {
     pub(super) tracking: Option<Tracking>,
     pub(super) tcp_idle: Option<IdleTime>,
     pub(super) udp_idle: Option<IdleTime>,
+    pub(super) metrics_backends: Option<bool>,
     /// Those that could be read.
     pub(super) backends: Vec<BackendDraft>,
     /// Whether `backends` are all that there are.
@@ -60,7 +61,9 @@ const NODE_KEYS: &[Key] = &[
     Key { name: "interfaces", example: r#"interfaces = ["eth0"]"# },
     Key { name: "xdp_mode", example: r#"xdp_mode = "auto""# },
     Key { name: "metrics", example: r#"metrics = "127.0.0.1:9100""# },
+    Key { name: "metrics_backends", example: "metrics_backends = true" },
     Key { name: "socket", example: r#"socket = "/run/naru/naru.sock""# },
+    Key { name: "readers", example: r#"readers = ["adm"]` or `readers = "all""# },
     Key { name: "bpffs", example: r#"bpffs = "/sys/fs/bpf/naru""# },
     Key { name: "state", example: r#"state = "/var/lib/naru""# },
     Key { name: "encap_source4", example: r#"encap_source4 = "172.16.0.0/16""# },
@@ -82,6 +85,7 @@ const VIP_KEYS: &[Key] = &[
     Key { name: "tracking", example: r#"tracking = "adaptive""# },
     Key { name: "tcp_idle", example: r#"tcp_idle = "15m""# },
     Key { name: "udp_idle", example: r#"udp_idle = "1m""# },
+    Key { name: "metrics_backends", example: "metrics_backends = true" },
     Key { name: "backends", example: "backends = []" },
 ];
 
@@ -122,6 +126,8 @@ fn node_value(node: &mut Node, key: &str, value: &Value<'_>, problems: &mut Prob
         "interfaces" => node.interfaces = interfaces(what, value, problems)?,
         "xdp_mode" => node.xdp_mode = tree::parsed(what, value, problems)?,
         "metrics" => node.metrics = Some(with(what, value, address::listener, problems)?),
+        "metrics_backends" => node.metrics_backends = tree::boolean(what, value, problems)?,
+        "readers" => node.readers = readers(what, value, problems)?,
         "socket" => node.socket = path(what, value, MAX_SOCKET_PATH, problems)?,
         "bpffs" => node.bpffs = path(what, value, usize::MAX, problems)?,
         "state" => node.state = path(what, value, usize::MAX, problems)?,
@@ -150,6 +156,30 @@ fn interfaces(what: &str, value: &Value<'_>, problems: &mut Problems) -> Option<
         }
     }
     Some(names)
+}
+
+fn readers(what: &str, value: &Value<'_>, problems: &mut Problems) -> Option<Readers> {
+    if let Some(word) = value.get_ref().as_str() {
+        if word == "all" {
+            return Some(Readers::All);
+        }
+        let word = word.escape_debug();
+        let message = format!("{what} is `{word}`; write `\"all\"`, or a list of groups: `[\"{word}\"]`");
+        problems.add(value.span(), message);
+        return None;
+    }
+    let mut groups: Vec<String> = Vec::new();
+    for element in tree::array(what, value, problems)? {
+        let Some(name) = tree::text("a group", element, problems) else { continue };
+        if let Err(message) = address::group(name) {
+            problems.add(element.span(), message);
+        } else if groups.iter().any(|known| known == name) {
+            problems.add(element.span(), format!("group `{name}` is listed twice; remove one of the two"));
+        } else {
+            groups.push(name.to_owned());
+        }
+    }
+    Some(Readers::Groups(groups))
 }
 
 fn path(what: &str, value: &Value<'_>, max: usize, problems: &mut Problems) -> Option<PathBuf> {
@@ -185,6 +215,8 @@ fn vip(value: &Value<'_>, problems: &mut Problems) -> Option<VipDraft> {
     let tracking = section.optional("tracking").and_then(|value| tree::parsed("`tracking`", value, problems));
     let tcp_idle = section.optional("tcp_idle").and_then(|value| idle_time("`tcp_idle`", value, problems));
     let udp_idle = section.optional("udp_idle").and_then(|value| idle_time("`udp_idle`", value, problems));
+    let shown = section.optional("metrics_backends");
+    let metrics_backends = shown.and_then(|value| tree::boolean("`metrics_backends`", value, problems));
     let before = problems.0.len();
     let backends = section.optional("backends").and_then(|value| backends(value, problems));
     Some(VipDraft {
@@ -198,6 +230,7 @@ fn vip(value: &Value<'_>, problems: &mut Problems) -> Option<VipDraft> {
         tracking,
         tcp_idle,
         udp_idle,
+        metrics_backends,
         backends: backends.unwrap_or_default(),
         backends_complete: problems.0.len() == before,
     })

@@ -73,6 +73,7 @@ fn vip(draft: VipDraft) -> Option<Vip> {
         tracking: draft.tracking.unwrap_or(Tracking::Adaptive),
         tcp_idle: draft.tcp_idle.map_or(Vip::DEFAULT_TCP_IDLE, Into::into),
         udp_idle: draft.udp_idle.map_or(Vip::DEFAULT_UDP_IDLE, Into::into),
+        metrics_backends: draft.metrics_backends,
         backends: backends.collect(),
     })
 }

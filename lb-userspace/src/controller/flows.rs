@@ -9,7 +9,7 @@ use std::{
 use lb_common::{FlowEntry, FlowKey, Tick};
 use lb_ebpf::parse::TCP;
 
-use super::{Controller, Error};
+use super::{Error, view::View};
 use crate::{
     api::flows::{Flow, FlowCount, FlowQuery, FlowTable, Flows},
     config::{Port, Protocol},
@@ -26,11 +26,11 @@ pub struct Walk {
     query: FlowQuery,
 }
 
-impl Controller {
+impl View {
     /// A walk that finds what `query` asks for. The names are those of now: a flow of a VIP or backend that comes later
     /// is not found.
     pub(super) fn walk(&self, query: FlowQuery) -> Result<Walk, Error> {
-        let state = self.dataplane.state();
+        let state = self.dataplane().state();
         let names = state.vips.iter().map(|(id, record)| (*id, record.name.as_str().to_owned()));
         let vips: HashMap<_, _> = names.filter(|(_, name)| query.vip.as_ref().is_none_or(|vip| vip == name)).collect();
         if let Some(name) = query.vip.as_deref().filter(|_| vips.is_empty()) {
@@ -43,7 +43,7 @@ impl Controller {
         if let Some(address) = query.backend.filter(|_| backends.is_empty()) {
             return Err(Error::NoSuchBackend { address, vip: query.vip });
         }
-        Ok(Walk { tables: self.dataplane.flow_tables(), vips, backends, query })
+        Ok(Walk { tables: self.dataplane().flow_tables(), vips, backends, query })
     }
 }
 

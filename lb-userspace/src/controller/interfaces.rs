@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// What the kernel says of the interfaces, and why some are not attached.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Interfaces {
     links: BTreeMap<String, InterfaceInfo>,
     problems: BTreeMap<String, String>,
@@ -124,10 +124,9 @@ impl Interfaces {
 
     /// What to say of packets to backends that leave by an interface where the data plane is not attached: many drivers
     /// set up what sends redirected frames only once they have a program.
-    pub fn warnings(&self, dataplane: &Dataplane, config: &Config, next_hops: &NextHops) -> Vec<String> {
-        let attachments = dataplane.attachments();
+    pub fn warnings(&self, attachments: &[Attachment], config: &Config, next_hops: &NextHops) -> Vec<String> {
         let is_attached = |ifindex| attachments.iter().any(|attachment| attachment.ifindex == ifindex);
-        if !is_native(&attachments) || next_hops.interfaces().into_iter().all(is_attached) {
+        if !is_native(attachments) || next_hops.interfaces().into_iter().all(is_attached) {
             return Vec::new();
         }
         let backends =
@@ -145,8 +144,8 @@ impl Interfaces {
     }
 
     /// The interfaces that are configured or attached, as the API shows them.
-    pub fn view(&self, dataplane: &Dataplane, node: &Node) -> Vec<types::Interface> {
-        let mut attached: BTreeMap<_, _> = dataplane.attachments().into_iter().map(|a| (a.name.clone(), a)).collect();
+    pub fn view(&self, attachments: &[Attachment], node: &Node) -> Vec<types::Interface> {
+        let mut attached: BTreeMap<_, _> = attachments.iter().map(|a| (a.name.clone(), a.clone())).collect();
         let configured = node.interfaces.iter().map(|name| (name.clone(), attached.remove(name), true));
         let configured: Vec<_> = configured.collect();
         let others = attached.into_iter().map(|(name, attachment)| (name, Some(attachment), false));

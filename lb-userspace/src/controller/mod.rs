@@ -1,8 +1,11 @@
 //! The daemon's one decision maker: config in, map writes out.
 //!
-//! One task owns the config, the data plane and what netlink says. Whatever is asked of it comes as a [`Request`].
-//! Changes are done one after the other and never interleave; while one waits for a disk, the task follows the network
-//! and answers reads. An apply that fails anywhere leaves what ran before.
+//! One task owns the config, the data plane and what netlink says. Whatever is to be changed comes as a [`Request`].
+//! Changes are done one after the other and never interleave; while one waits for a disk, the task follows the network.
+//! An apply that fails anywhere leaves what ran before.
+//!
+//! What is only read is read beside it, from a [`View`] that the task publishes before it answers a change, and soon
+//! after anything else: reads wait for no change and hold none up, however many there are.
 
 mod error;
 mod file;
@@ -13,6 +16,7 @@ mod log_reader;
 mod look_back;
 mod next_hops;
 mod node;
+mod origin;
 mod problems;
 mod record;
 mod start;
@@ -24,12 +28,13 @@ use std::{
     mem,
     net::SocketAddr,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use lb_common::NextHop;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot, watch},
     task::{JoinHandle, block_in_place, spawn_blocking},
     time::{Interval, MissedTickBehavior},
 };
@@ -38,6 +43,7 @@ pub use self::{
     error::Error,
     file::{ConfigFile, Overrides},
     interfaces::existing as existing_interfaces,
+    origin::Origin,
 };
 use self::{
     file::Contents,
@@ -51,6 +57,7 @@ use self::{
     record::{Order, Record},
     start::Start,
     sweeper::{Sweeper, Turn},
+    view::View,
 };
 use crate::{
     api::{
@@ -58,7 +65,7 @@ use crate::{
         types::{Applied, Diff, Interface, ProblemKind, Stats, Status, Vip},
     },
     config::{
-        Config, Node, ReadError,
+        Config, Node, ReadError, Readers,
         edit::{self, Edit},
     },
     dataplane::{self, Dataplane},
@@ -77,62 +84,77 @@ const RETRY: Duration = Duration::from_secs(5);
 /// in milliseconds.
 const RESOLVE: Duration = Duration::from_millis(500);
 
+/// Reads that are made at a time; the others wait for their turn. Each takes a thread, and memory for its answer.
+const READS: usize = 4;
+
+/// Walks over the flow tables that are made at a time.
+const WALKS: usize = 2;
+
+/// How soon what events have changed is published: not at each of thousands.
+const PUBLISH: Duration = Duration::from_millis(100);
+
+/// Changes of an apply that are logged one by one.
+const TOLD: usize = 50;
+
 /// Events that are handled as one.
 const EVENTS: usize = 4096;
 
 /// Asks the controller. Any number of these may be about.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Handle {
     requests: mpsc::Sender<Request>,
+    views: Views,
+    reads: Arc<Semaphore>,
+    walks: Arc<Semaphore>,
 }
+
+type Views = watch::Receiver<Option<Arc<View>>>;
 
 type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
 enum Request {
-    Status(Reply<Status>),
-    Stats(Reply<Stats>),
-    Vips(Reply<Vec<Vip>>),
-    Vip(String, Reply<Vip>),
-    Interfaces(Reply<Vec<Interface>>),
-    Walk(FlowQuery, Reply<Walk>),
-    Snapshot(Reply<Snapshot>),
-    Diff(Reply<Diff>),
-    Apply(Reply<Applied>),
-    Edit(Edit, Reply<Applied>),
+    Apply(Origin, Reply<Applied>),
+    Edit(Box<Edit>, Origin, Reply<Applied>),
+    Problem { kind: ProblemKind, what: String, reason: Option<String> },
     Stop { detach: bool, reply: Reply<()> },
 }
 
 impl Request {
     /// Whether it has to wait until the change before it is done.
     fn is_change(&self) -> bool {
-        matches!(self, Self::Apply(_) | Self::Edit(..) | Self::Stop { .. })
+        matches!(self, Self::Apply(..) | Self::Edit(..) | Self::Stop { .. })
     }
 }
 
 impl Handle {
+    fn new(requests: mpsc::Sender<Request>, views: Views) -> Self {
+        let turns = |count| Arc::new(Semaphore::new(count));
+        Self { requests, views, reads: turns(READS), walks: turns(WALKS) }
+    }
+
     /// What the daemon is, does and misses.
     pub async fn status(&self) -> Result<Status, Error> {
-        self.ask(Request::Status).await
+        self.read(View::status).await
     }
 
     /// Counters.
     pub async fn stats(&self) -> Result<Stats, Error> {
-        self.ask(Request::Stats).await
+        self.read(View::stats).await
     }
 
     /// VIPs with their backends, in the order of the config.
     pub async fn vips(&self) -> Result<Vec<Vip>, Error> {
-        self.ask(Request::Vips).await
+        self.read(|view| Ok(view.vips())).await
     }
 
     /// One VIP with its backends.
     pub async fn vip(&self, name: String) -> Result<Vip, Error> {
-        self.ask(|reply| Request::Vip(name, reply)).await
+        self.read(move |view| view.vip(&name)).await
     }
 
     /// Interfaces that are configured or attached.
     pub async fn interfaces(&self) -> Result<Vec<Interface>, Error> {
-        self.ask(Request::Interfaces).await
+        self.read(|view| Ok(view.interfaces_view())).await
     }
 
     /// Entries of the flow tables.
@@ -150,22 +172,40 @@ impl Handle {
 
     /// What a scrape shows.
     pub async fn snapshot(&self) -> Result<Snapshot, Error> {
-        self.ask(Request::Snapshot).await
+        self.read(View::snapshot).await
     }
 
     /// What an apply of the file would change.
     pub async fn diff(&self) -> Result<Diff, Error> {
-        self.ask(Request::Diff).await
+        self.read(View::diff).await
     }
 
     /// Makes the file what runs.
-    pub async fn apply(&self) -> Result<Applied, Error> {
-        self.ask(Request::Apply).await
+    pub async fn apply(&self, origin: Origin) -> Result<Applied, Error> {
+        self.ask(|reply| Request::Apply(origin, reply)).await
     }
 
     /// Edits the file and makes it what runs; refused while the file has changes that are not applied.
-    pub async fn edit(&self, edit: Edit) -> Result<Applied, Error> {
-        self.ask(|reply| Request::Edit(edit, reply)).await
+    pub async fn edit(&self, edit: Edit, origin: Origin) -> Result<Applied, Error> {
+        self.ask(|reply| Request::Edit(Box::new(edit), origin, reply)).await
+    }
+
+    /// Notes that something is not as the config wants it, or with no `reason` that it is.
+    pub async fn note(&self, kind: ProblemKind, what: String, reason: Option<String>) {
+        // A controller that has ended needs no notes.
+        let _ = self.requests.send(Request::Problem { kind, what, reason }).await;
+    }
+
+    /// Who may read what the API tells.
+    pub fn readers(&self) -> Result<Readers, Error> {
+        Ok(self.view()?.readers().clone())
+    }
+
+    /// Waits until something else is published; never where nothing will be any more.
+    pub async fn changed(&mut self) {
+        if self.views.changed().await.is_err() {
+            std::future::pending().await
+        }
     }
 
     /// Ends the controller; `detach` takes the data plane out of the kernel too.
@@ -176,18 +216,35 @@ impl Handle {
     /// The handle of a controller that has ended.
     #[cfg(test)]
     pub(crate) fn of_nobody() -> Self {
-        Self { requests: mpsc::channel(1).0 }
+        Self::new(mpsc::channel(1).0, watch::channel(None).1)
     }
 
-    /// Makes a walk over the flow tables while the controller goes on.
+    /// Makes a walk over the flow tables, a few at a time: each reads millions of entries.
     async fn walk<T: Send + 'static>(
         &self,
         query: FlowQuery,
         make: fn(Walk) -> Result<T, dataplane::Error>,
     ) -> Result<T, Error> {
-        let walk = self.ask(|reply| Request::Walk(query, reply)).await?;
-        let made = tokio::task::spawn_blocking(move || make(walk)).await;
-        Ok(made.map_err(|_| Error::Stopped)??)
+        let _turn = self.walks.acquire().await;
+        let view = self.view()?;
+        blocking(move || Ok(make(view.walk(query)?)?)).await
+    }
+
+    /// Reads from what was last published.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&View) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let _turn = self.reads.acquire().await;
+        let view = self.view()?;
+        blocking(move || read(&view)).await
+    }
+
+    fn view(&self) -> Result<Arc<View>, Error> {
+        if self.requests.is_closed() {
+            return Err(Error::Stopped);
+        }
+        self.views.borrow().clone().ok_or(Error::Stopped)
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Error> {
@@ -200,19 +257,22 @@ impl Handle {
 /// The state behind a [`Handle`].
 pub struct Controller {
     file: ConfigFile,
-    applied: Contents,
+    applied: Arc<Contents>,
     applied_at: SystemTime,
     applies: Applies,
     started: Instant,
     dataplane: Dataplane,
     netlink: netlink::Handle,
     events: mpsc::Receiver<Event>,
-    next_hops: NextHops,
+    next_hops: Arc<NextHops>,
     interfaces: Interfaces,
     metrics: Option<metrics::Server>,
     problems: Problems,
     log_reader: Option<LogReader>,
     sweeper: Sweeper,
+    views: watch::Sender<Option<Arc<View>>>,
+    /// When what has changed since is published.
+    publish_at: Option<tokio::time::Instant>,
     handle: Handle,
     requests: mpsc::Receiver<Request>,
     /// Changes that wait for the one that is under way.
@@ -231,13 +291,15 @@ impl Controller {
     /// `state` is the directory of what the daemon before left word of.
     pub async fn open(file: ConfigFile, state: &Path) -> Result<Self, Error> {
         let mut history = block_in_place(|| History::open(state, &file.path));
-        let Start { contents: applied, because } = block_in_place(|| Start::choose(&file, &mut history))?;
+        let Start { contents, because } = block_in_place(|| Start::choose(&file, &mut history))?;
+        let applied = Arc::new(contents);
         let dataplane = block_in_place(|| Dataplane::open(&applied.config.node.bpffs, &applied.config))?;
         let (netlink, events) = netlink::start()?;
         let (sender, requests) = mpsc::channel(QUEUE);
+        let (views, viewer) = watch::channel(None);
         let adopted =
             dataplane.backends().into_iter().filter_map(|backend| Some((target(&backend), backend.next_hop?)));
-        let next_hops = NextHops::adopted(adopted);
+        let next_hops = Arc::new(NextHops::adopted(adopted));
         let mut retry = tokio::time::interval(RETRY);
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
@@ -255,7 +317,9 @@ impl Controller {
             problems: Problems::default(),
             log_reader: None,
             sweeper: Sweeper::default(),
-            handle: Handle { requests: sender },
+            views,
+            publish_at: None,
+            handle: Handle::new(sender, viewer),
             requests,
             changes: VecDeque::new(),
             retry,
@@ -293,7 +357,7 @@ impl Controller {
         log::info!("applied {what}{path} in {elapsed:?}: changes {changes}, writes {}", done.writes);
         block_in_place(|| self.interfaces.follow(&mut self.dataplane, None, &config.node))?;
         self.follow_attachments();
-        let told = self.because.iter().cloned().chain(self.history.problem()).chain(self.warnings());
+        let told = self.because.iter().cloned().chain(self.history.problem()).chain(self.view().warnings());
         for warning in told.chain(self.next_hops.missing(&config, &targets)) {
             log::warn!("{warning}");
         }
@@ -302,9 +366,9 @@ impl Controller {
             self.put(record).await?;
         }
         self.retry_metrics().await;
-        self.note_problems();
         self.applied_at = SystemTime::now();
         self.applies.succeeded += 1;
+        self.publish();
         Ok((self.handle.clone(), tokio::spawn(self.run())))
     }
 
@@ -321,7 +385,6 @@ impl Controller {
             if mem::take(&mut self.is_retry_due) {
                 self.retry().await;
             }
-            self.note_problems();
         }
     }
 
@@ -331,12 +394,14 @@ impl Controller {
         tokio::select! {
             Some(request) = self.requests.recv() => match request {
                 change if change.is_change() => self.changes.push_back(change),
-                read => self.answer(read),
+                other => self.answer(other),
             },
             1.. = self.events.recv_many(&mut events, EVENTS) => self.learn(&mut events, &mut Waiting::default()),
             turn = self.sweeper.turn() => self.sweep(turn),
             _ = self.retry.tick() => self.is_retry_due = true,
+            () = due(self.publish_at) => return self.publish(),
         }
+        self.publish_at.get_or_insert_with(|| tokio::time::Instant::now() + PUBLISH);
     }
 
     /// Waits for work that may take long, and attends to everything but changes meanwhile.
@@ -354,20 +419,22 @@ impl Controller {
         // Whoever asked may have gone: an answer that nobody waits for is no failure.
         match change {
             // What begins is completed, what has not begun is not begun for nobody.
-            Request::Apply(reply) if reply.is_closed() => log::info!("apply dropped: whoever asked for it has gone"),
-            Request::Edit(edit, reply) if reply.is_closed() => {
-                log::info!("edit dropped: whoever asked for it has gone: {edit:?}");
+            Request::Apply(origin, reply) if reply.is_closed() => {
+                log::info!("apply by {origin} dropped: whoever asked for it has gone");
             }
-            Request::Apply(reply) => {
+            Request::Edit(edit, origin, reply) if reply.is_closed() => {
+                log::info!("edit `{edit}` by {origin} dropped: whoever asked for it has gone");
+            }
+            Request::Apply(origin, reply) => {
                 let result = self.apply().await;
-                drop(reply.send(self.count("apply", result)));
+                drop(reply.send(self.count(&format!("apply by {origin}"), result)));
             }
-            Request::Edit(edit, reply) => {
+            Request::Edit(edit, origin, reply) => {
                 let result = self.edit(&edit).await;
-                drop(reply.send(self.count("edit", result)));
+                drop(reply.send(self.count(&format!("edit `{edit}` by {origin}"), result)));
             }
             Request::Stop { detach, reply } => return Some((detach, reply)),
-            read => self.answer(read),
+            other => self.answer(other),
         }
         None
     }
@@ -383,6 +450,13 @@ impl Controller {
         self.retry_metrics().await;
     }
 
+    /// Shows those who read what is so now.
+    fn publish(&mut self) {
+        self.note_problems();
+        self.views.send_replace(Some(Arc::new(self.view())));
+        self.publish_at = None;
+    }
+
     /// Takes note of the interfaces that are in trouble, and of what is wrong with the files.
     fn note_problems(&mut self) {
         self.problems.follow(ProblemKind::Interface, self.interfaces.problems());
@@ -393,18 +467,12 @@ impl Controller {
         self.problems.follow(ProblemKind::State, &one(&self.applied.config.node.state, &self.history.problem()));
     }
 
-    /// Answers a request that changes nothing.
-    fn answer(&mut self, read: Request) {
-        match read {
-            Request::Status(reply) => drop(reply.send(block_in_place(|| self.status()))),
-            Request::Stats(reply) => drop(reply.send(block_in_place(|| self.stats()))),
-            Request::Vips(reply) => drop(reply.send(Ok(block_in_place(|| self.vips())))),
-            Request::Vip(name, reply) => drop(reply.send(block_in_place(|| self.vip(&name)))),
-            Request::Interfaces(reply) => drop(reply.send(Ok(self.interfaces_view()))),
-            Request::Walk(query, reply) => drop(reply.send(self.walk(query))),
-            Request::Snapshot(reply) => drop(reply.send(block_in_place(|| self.snapshot()))),
-            Request::Diff(reply) => drop(reply.send(block_in_place(|| self.diff()))),
-            change @ (Request::Apply(_) | Request::Edit(..) | Request::Stop { .. }) => self.changes.push_back(change),
+    /// Does what a request wants that is no change.
+    fn answer(&mut self, request: Request) {
+        match request {
+            Request::Problem { kind, what, reason: Some(reason) } => self.problems.note(kind, &what, &reason),
+            Request::Problem { kind, what, reason: None } => self.problems.mend(kind, &what),
+            change @ (Request::Apply(..) | Request::Edit(..) | Request::Stop { .. }) => self.changes.push_back(change),
         }
     }
 
@@ -423,20 +491,6 @@ impl Controller {
         drop(reply.send(result.map_err(Error::from)));
     }
 
-    fn diff(&self) -> Result<Diff, Error> {
-        let wanted = self.file.read(Some(&self.applied))?.config;
-        Ok(Diff { changes: self.changes_to(&wanted)? })
-    }
-
-    /// What differs between what runs and `wanted`; the order of VIPs and backends is no difference.
-    fn changes_to(&self, wanted: &Config) -> Result<Vec<Change>, Error> {
-        if *wanted == self.applied.config {
-            return Ok(Vec::new());
-        }
-        let plan = self.dataplane.plan(wanted)?;
-        Ok(merged(node::changes(&self.applied.config.node, &wanted.node), plan.into_changes()))
-    }
-
     async fn apply(&mut self) -> Result<Applied, Error> {
         let from = Instant::now();
         let wanted = self.read_file().await?;
@@ -446,7 +500,7 @@ impl Controller {
     async fn edit(&mut self, edit: &Edit) -> Result<Applied, Error> {
         let from = Instant::now();
         let before = self.read_file().await?;
-        if !self.changes_to(&before.config)?.is_empty() {
+        if !self.view().changes_to(&before.config)?.is_empty() {
             return Err(Error::FileAhead { path: self.file.path.clone() });
         }
         let text = edit::apply_edit(&before.text, edit)?;
@@ -490,7 +544,7 @@ impl Controller {
         from: Instant,
     ) -> Result<Applied, Error> {
         let record = self.stage(before, wanted.text.clone()).await?;
-        let known = self.warnings();
+        let known = self.view().warnings();
         let new = self.resolve(&wanted.config, &self.targets()).await?;
         let (done, old) = match block_in_place(|| self.switch(wanted)) {
             Ok(done) => done,
@@ -509,8 +563,8 @@ impl Controller {
 
         self.because = None;
         self.applied_at = SystemTime::now();
-        let changes = merged(node::changes(&old.config.node, &self.applied.config.node), done.changes);
-        let warnings = self.warnings().into_iter().filter(|warning| !known.contains(warning));
+        let changes = merged(node::changes(&old.config, &self.applied.config), done.changes);
+        let warnings = self.view().warnings().into_iter().filter(|warning| !known.contains(warning));
         let warnings = warnings.chain(self.next_hops.missing(&self.applied.config, &new));
         let warnings = warnings.chain(self.history.problem()).collect();
         let elapsed_us = u64::try_from(from.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -541,8 +595,8 @@ impl Controller {
     }
 
     /// Has the data plane run `wanted`, and gives back what it ran before; takes back what was done if a step fails.
-    fn switch(&mut self, wanted: Contents) -> Result<(dataplane::Applied, Contents), Error> {
-        let old = mem::replace(&mut self.applied, wanted);
+    fn switch(&mut self, wanted: Contents) -> Result<(dataplane::Applied, Arc<Contents>), Error> {
+        let old = mem::replace(&mut self.applied, Arc::new(wanted));
         let result = self.try_switch(&old.config.node);
         match result {
             Ok(done) => Ok((done, old)),
@@ -561,7 +615,7 @@ impl Controller {
         Ok(done)
     }
 
-    fn switch_back(&mut self, old: Contents) {
+    fn switch_back(&mut self, old: Arc<Contents>) {
         let failed = mem::replace(&mut self.applied, old);
         let config = &self.applied.config;
         if let Err(error) = self.dataplane.apply(config) {
@@ -652,7 +706,7 @@ impl Controller {
     /// Lets go of the ways that only a change needed that did not happen, or that the last change no longer needs.
     fn resolve_only_applied(&mut self) {
         let targets = self.targets();
-        self.next_hops.prune(&targets);
+        Arc::make_mut(&mut self.next_hops).prune(&targets);
         self.netlink.set_targets(targets.into_iter().collect());
     }
 
@@ -693,7 +747,7 @@ impl Controller {
             match event {
                 Event::NextHop { target, result } => {
                     let is_awaited = waiting.hear(&target, &result);
-                    if let Some(next_hop) = self.next_hops.learn(target, result)
+                    if let Some(next_hop) = Arc::make_mut(&mut self.next_hops).learn(target, result)
                         && !is_awaited
                     {
                         news.insert(destination(&target), next_hop);
@@ -714,7 +768,7 @@ impl Controller {
 
     /// Uses the ways that packets can leave by as the data plane is attached now, and no others.
     fn follow_attachments(&mut self) {
-        let news = self.next_hops.bar(self.interfaces.barred(&self.dataplane));
+        let news = Arc::make_mut(&mut self.next_hops).bar(self.interfaces.barred(&self.dataplane));
         self.tell(news.into_iter().map(|(target, next_hop)| (destination(&target), next_hop)).collect());
     }
 
@@ -724,13 +778,6 @@ impl Controller {
         {
             log::error!("next hops could not be written: {error}");
         }
-    }
-
-    /// What the operator should look at although it is allowed.
-    fn warnings(&self) -> Vec<String> {
-        let config = &self.applied.config;
-        let egress = self.interfaces.warnings(&self.dataplane, config, &self.next_hops);
-        config.warnings().iter().map(ToString::to_string).chain(egress).collect()
     }
 
     /// Follows the program whose messages are wanted: an apply may have loaded another.
@@ -757,15 +804,18 @@ impl Controller {
         }
     }
 
-    /// Counts and logs what became of an apply.
+    /// Counts, publishes and logs what became of an apply, before whoever asked is told.
     fn count(&mut self, what: &str, result: Result<Applied, Error>) -> Result<Applied, Error> {
         match &result {
             Ok(applied) => {
                 self.applies.succeeded += 1;
                 let Applied { changes, writes, elapsed_us, .. } = applied;
                 log::info!("{what} done in {elapsed_us} µs: changes {}, writes {writes}", changes.len());
-                for change in changes {
-                    log::debug!("{change}");
+                for change in changes.iter().take(TOLD) {
+                    log::info!("{change}");
+                }
+                if let more @ 1.. = changes.len().saturating_sub(TOLD) {
+                    log::info!("{more} more changes");
                 }
             }
             Err(error) => {
@@ -773,8 +823,22 @@ impl Controller {
                 log::warn!("{what} refused: {error}");
             }
         }
+        self.publish();
         result
     }
+}
+
+/// Waits for a moment, if there is one.
+async fn due(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Does what may take long on a thread that may block.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Stopped)?
 }
 
 /// Changes of `[node]` and those that the data plane found, each once.

@@ -22,7 +22,7 @@ pub type Way = Result<NextHop, Unresolved>;
 ///
 /// While a neighbour is asked for the first time, the way before stays in use: a route that moves to another gateway
 /// costs no packet, and neither does a restart.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct NextHops {
     /// What netlink last said.
     known: HashMap<Target, Way>,

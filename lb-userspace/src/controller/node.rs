@@ -1,13 +1,35 @@
-//! What changes between two `[node]` sections: to tell the operator, and to refuse what only a restart can follow.
+//! What changes between two configs besides what the data plane holds: to tell the operator, and to refuse what only a
+//! restart can follow.
 
-use std::fmt::Display;
+use std::{collections::HashMap, fmt::Display};
 
 use super::Error;
-use crate::{config::Node, plan::Change};
+use crate::{
+    config::{Config, Node},
+    plan::Change,
+};
 
 /// The changes from `old` to `new`.
-pub fn changes(old: &Node, new: &Node) -> Vec<Change> {
-    keys(old, new).into_iter().filter_map(|key| key.change).collect()
+pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
+    let node = keys(&old.node, &new.node).into_iter().filter_map(|key| key.change);
+    node.chain(vip_changes(old, new)).collect()
+}
+
+/// Changes of keys of VIPs that are in both and that the data plane knows nothing of.
+fn vip_changes(old: &Config, new: &Config) -> Vec<Change> {
+    let before: HashMap<_, _> = old.vips.iter().map(|vip| (vip.name.as_str(), vip.metrics_backends)).collect();
+    let shown = |value: Option<bool>| value.map_or("as in [node]".to_owned(), |shown| shown.to_string());
+    let changes = new.vips.iter().filter_map(|vip| {
+        let (from, to) = (*before.get(vip.name.as_str())?, vip.metrics_backends);
+        let change = |key: &str| Change::VipChanged {
+            vip: vip.name.clone(),
+            key: key.to_owned(),
+            from: shown(from),
+            to: shown(to),
+        };
+        (from != to).then(|| change("metrics_backends"))
+    });
+    changes.collect()
 }
 
 /// Refuses changes of keys that say where the running daemon is.
@@ -31,7 +53,9 @@ fn keys(old: &Node, new: &Node) -> Vec<Key> {
         interfaces,
         xdp_mode,
         metrics,
+        metrics_backends,
         socket,
+        readers,
         bpffs,
         state,
         encap_source4,
@@ -48,6 +72,8 @@ fn keys(old: &Node, new: &Node) -> Vec<Key> {
         key("interfaces", &old.interfaces.join(","), &interfaces.join(",")),
         key("xdp_mode", &old.xdp_mode, xdp_mode),
         key("metrics", &address(&old.metrics), &address(metrics)),
+        key("metrics_backends", &old.metrics_backends, metrics_backends),
+        key("readers", &old.readers, readers),
         key("socket", &old.socket.display().to_string(), &socket.display().to_string()).needs_restart(),
         key("bpffs", &old.bpffs.display().to_string(), &bpffs.display().to_string()).needs_restart(),
         key("state", &old.state.display().to_string(), &state.display().to_string()).needs_restart(),
@@ -87,6 +113,7 @@ mod tests {
             log_packets: true,
             ..Node::default()
         };
+        let [old, new] = [old, new].map(|node| Config { node, ..Config::default() });
         assert_eq!(changes(&old, &old), []);
         let told: Vec<_> = changes(&old, &new).iter().map(Change::to_string).collect();
         assert_eq!(

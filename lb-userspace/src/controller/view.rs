@@ -1,21 +1,39 @@
-//! The controller's state as the API and the metrics show it.
+//! The controller's state as the API and the metrics show it: a [`View`] of a moment, which whoever reads asks instead of
+//! the controller. So no read waits for a change, and no change for a read.
 
 use std::{
-    collections::{BTreeMap, HashMap, btree_map::Entry},
+    collections::{BTreeMap, HashMap, HashSet, btree_map::Entry},
     net::IpAddr,
-    time::{SystemTime, UNIX_EPOCH},
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use super::{Controller, Error};
+use super::{Controller, Error, file::Contents, interfaces::Interfaces, merged, next_hops::NextHops, node};
 use crate::{
     api::types::{
-        self, Backend, BackendStats, ConfigStatus, Counts, DropStats, FileState, Interface, MapUsage, NextHop, Stats,
-        Status, TrackedStats, Tracking, UnreachableBackend, Vip, VipStats,
+        self, Backend, BackendStats, ConfigStatus, Counts, Diff, DropStats, FileState, Interface, MapUsage, NextHop,
+        Problem, Stats, Status, TrackedStats, Tracking, UnreachableBackend, Vip, VipStats,
     },
-    config::{self, ReadError, Word as _},
-    dataplane::{self, BackendCounts, BackendSlots},
-    metrics::Snapshot,
+    config::{self, Config, ReadError, Readers, Word as _},
+    controller::ConfigFile,
+    dataplane::{self, Attachment, BackendCounts, BackendSlots},
+    metrics::{Applies, BackendSample, Snapshot, VipSample},
+    plan::Change,
 };
+
+/// What the controller knew at a moment.
+pub struct View {
+    file: ConfigFile,
+    applied: Arc<Contents>,
+    applied_at: SystemTime,
+    applies: Applies,
+    started: Instant,
+    dataplane: dataplane::View,
+    attachments: Vec<Attachment>,
+    next_hops: Arc<NextHops>,
+    interfaces: Interfaces,
+    problems: Vec<Problem>,
+}
 
 /// What runs of a backend, over all entries of the same real server: one that was reached in another way before has
 /// several.
@@ -25,6 +43,59 @@ struct Running {
 }
 
 impl Controller {
+    /// What is known now.
+    pub(super) fn view(&self) -> View {
+        View {
+            file: self.file.clone(),
+            applied: Arc::clone(&self.applied),
+            applied_at: self.applied_at,
+            applies: self.applies,
+            started: self.started,
+            dataplane: self.dataplane.view(),
+            attachments: self.dataplane.attachments(),
+            next_hops: Arc::clone(&self.next_hops),
+            interfaces: self.interfaces.clone(),
+            problems: self.problems.list(),
+        }
+    }
+}
+
+impl View {
+    fn config(&self) -> &Config {
+        &self.applied.config
+    }
+
+    /// Who may read what the API tells.
+    pub(super) fn readers(&self) -> &Readers {
+        &self.config().node.readers
+    }
+
+    /// The data plane.
+    pub(super) fn dataplane(&self) -> &dataplane::View {
+        &self.dataplane
+    }
+
+    /// What an apply of the file would change.
+    pub(super) fn diff(&self) -> Result<Diff, Error> {
+        let wanted = self.file.read(Some(&self.applied))?.config;
+        Ok(Diff { changes: self.changes_to(&wanted)? })
+    }
+
+    /// What differs between what runs and `wanted`; the order of VIPs and backends is no difference.
+    pub(super) fn changes_to(&self, wanted: &Config) -> Result<Vec<Change>, Error> {
+        if wanted == self.config() {
+            return Ok(Vec::new());
+        }
+        let plan = self.dataplane.plan(wanted)?;
+        Ok(merged(node::changes(self.config(), wanted), plan.into_changes()))
+    }
+
+    /// What the operator should look at although it is allowed.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let egress = self.interfaces.warnings(&self.attachments, self.config(), &self.next_hops);
+        self.config().warnings().iter().map(ToString::to_string).chain(egress).collect()
+    }
+
     pub(super) fn status(&self) -> Result<Status, Error> {
         let config = self.config();
         let backends = || config.vips.iter().flat_map(|vip| &vip.backends);
@@ -42,13 +113,18 @@ impl Controller {
             tracking: self.tracking()?,
             map_memory_bytes: maps.iter().map(|map| map.memory_bytes).sum(),
             maps,
-            problems: self.problems.list(),
+            problems: self.problems.clone(),
             warnings: self.warnings(),
         })
     }
 
     pub(super) fn stats(&self) -> Result<Stats, Error> {
-        let dataplane::Counts { vips, backends, drops, flow_packets } = self.dataplane.counters()?;
+        self.stats_of(|_| true)
+    }
+
+    /// Counters, those of backends only for some VIPs, by name.
+    fn stats_of(&self, shown: impl Fn(&str) -> bool) -> Result<Stats, Error> {
+        let dataplane::Counts { vips, backends, drops, flow_packets } = self.dataplane.counters_of(&shown)?;
         let mut of_vips: HashMap<_, Counts> = HashMap::new();
         for (name, counters) in vips {
             *of_vips.entry(name).or_default() += counters.into();
@@ -60,8 +136,9 @@ impl Controller {
         }
         let mut stats = Stats::default();
         for vip in &self.config().vips {
+            let all = if shown(&vip.name) { vip.backends.as_slice() } else { &[] };
             let mut counted = of_backends.remove(&vip.name).unwrap_or_default();
-            let configured = vip.backends.iter().map(|config::Backend { address, .. }| {
+            let configured = all.iter().map(|config::Backend { address, .. }| {
                 let counts = counted.remove(address).unwrap_or_default();
                 BackendStats { address: *address, removed: false, counts }
             });
@@ -85,13 +162,13 @@ impl Controller {
         Ok(stats)
     }
 
-    pub(super) fn vips(&mut self) -> Vec<Vip> {
+    pub(super) fn vips(&self) -> Vec<Vip> {
         let mut running = self.running();
         let vips = self.config().vips.iter();
         vips.map(|vip| self.vip_view(vip, running.remove(&vip.name).unwrap_or_default())).collect()
     }
 
-    pub(super) fn vip(&mut self, name: &str) -> Result<Vip, Error> {
+    pub(super) fn vip(&self, name: &str) -> Result<Vip, Error> {
         let mut running = self.running();
         match self.config().vips.iter().find(|vip| vip.name == name) {
             Some(vip) => Ok(self.vip_view(vip, running.remove(name).unwrap_or_default())),
@@ -104,20 +181,51 @@ impl Controller {
     }
 
     pub(super) fn interfaces_view(&self) -> Vec<Interface> {
-        self.interfaces.view(&self.dataplane, &self.config().node)
+        self.interfaces.view(&self.attachments, &self.config().node)
     }
 
-    pub(super) fn snapshot(&mut self) -> Result<Snapshot, Error> {
+    /// What a scrape shows. Counters of backends that the config wants no series of are not read.
+    pub(super) fn snapshot(&self) -> Result<Snapshot, Error> {
+        let Config { node, vips } = self.config();
+        let shown = vips.iter().filter(|vip| vip.metrics_backends.unwrap_or(node.metrics_backends));
+        let shown: HashSet<_> = shown.map(|vip| vip.name.as_str()).collect();
+        let Stats { vips: counted, drops, tracked } = self.stats_of(|vip| shown.contains(vip))?;
+        let mut running = if shown.is_empty() { HashMap::new() } else { self.running() };
+        let samples = vips.iter().zip(counted).map(|(vip, VipStats { name, counts, backends })| {
+            let running = running.remove(&name).unwrap_or_default();
+            let backends =
+                backends.into_iter().map(|counted| self.sample(vip, &counted, running.get(&counted.address)));
+            VipSample { backends: backends.collect(), name, counts }
+        });
         Ok(Snapshot {
-            stats: self.stats()?,
-            vips: self.vips(),
+            vips: samples.collect(),
+            drops,
+            tracked,
             interfaces: self.interfaces_view(),
             tracking: self.tracking()?,
             maps: self.map_usage()?,
-            problems: self.problems.list(),
+            problems: self.problems.clone(),
             applied_at: self.applied_at,
             applies: self.applies,
         })
+    }
+
+    fn sample(&self, vip: &config::Vip, counted: &BackendStats, running: Option<&Running>) -> BackendSample {
+        let BackendStats { address, removed, counts } = *counted;
+        let way = match running {
+            Some(running) if removed => self.next_hops.way_to(&super::target(&running.backend)),
+            _ => self.next_hops.way(vip.forward, address),
+        };
+        let configured = vip.backends.iter().find(|backend| backend.address == address);
+        BackendSample {
+            address,
+            counts,
+            weight: configured.map(|backend| backend.weight),
+            slots: running.map_or(0, |running| running.slots),
+            next_hop_up: way.is_ok(),
+            flows: running.map_or(0, |running| running.backend.flows),
+            held_slots: running.map_or(0, |running| running.backend.held_slots),
+        }
     }
 
     fn config_status(&self) -> ConfigStatus {
@@ -154,7 +262,7 @@ impl Controller {
     }
 
     /// What runs of each backend, by the names of the VIPs and the addresses of their backends.
-    fn running(&mut self) -> HashMap<String, BTreeMap<IpAddr, Running>> {
+    fn running(&self) -> HashMap<String, BTreeMap<IpAddr, Running>> {
         let mut running: HashMap<String, BTreeMap<IpAddr, Running>> = HashMap::new();
         for backend in self.dataplane.backends() {
             let of_vip = running.entry(backend.vip.clone()).or_default();

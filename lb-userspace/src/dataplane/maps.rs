@@ -83,18 +83,28 @@ pub struct Maps {
     backends: Mapped<Backend, 14>,
     /// A DEVMAP_HASH: aya's own type wants values with room for a program, and generic mode before 5.15 refuses those.
     devices: HashMap<MapData, u32, u32>,
+    /// Handles to set counters by; they are read by those of `readings`.
+    vip_counters: PerCpuArray<MapData, Counters>,
+    backend_counters: PerCpuArray<MapData, Counters>,
+    flows: FlowTables,
+    sweeps: Arc<Sweeps>,
+    journal: Mapped<u64, 1>,
+    readings: Arc<Readings>,
+}
+
+/// What is counted and how full the maps are: handles of their own, for any number of readers beside the one that
+/// writes.
+pub struct Readings {
     vip_counters: PerCpuArray<MapData, Counters>,
     backend_counters: PerCpuArray<MapData, Counters>,
     drop_counters: PerCpuArray<MapData, u64>,
-    flows: FlowTables,
     flow_counters: PerCpuArray<MapData, u64>,
-    sweeps: Arc<Sweeps>,
     vip_carried: Mapped<Counters, 3>,
     backend_carried: Mapped<Counters, 3>,
     drop_carried: Mapped<u64, 1>,
     flow_carried: Mapped<u64, 1>,
-    journal: Mapped<u64, 1>,
-    /// Descriptors of all of them once more, for their usage.
+    devices: HashMap<MapData, u32, u32>,
+    /// Descriptors of all maps once more, for their usage.
     all: Vec<(&'static str, MapData)>,
 }
 
@@ -110,6 +120,15 @@ impl Slots {
     /// How many there are.
     pub fn len(&self) -> u32 {
         self.0.entries
+    }
+
+    /// Counts the slots of a table by the backend that they give new flows to, into `counts` by its id.
+    pub fn count(&self, base: u32, slots: u32, counts: &mut [u32]) {
+        for slot in (base..base + slots).map_while(|index| self.at(index)) {
+            if let Some(count) = counts.get_mut(slot.current() as usize) {
+                *count += 1;
+            }
+        }
     }
 }
 
@@ -214,9 +233,10 @@ pub fn create_own(directory: &Path, capacity: Capacity, before: Option<&Maps>) -
         map.pin(directory.join(name)).map_err(Error::pin(name))?;
     }
     let Some(before) = before else { return Ok(()) };
-    let (name, sweeps) = before.all.iter().find(|(name, _)| *name == SWEEPS).expect("every map is in the list");
+    let (name, sweeps) =
+        before.readings.all.iter().find(|(name, _)| *name == SWEEPS).expect("every map is in the list");
     sweeps.pin(directory.join(name)).map_err(Error::pin(name))?;
-    if before.max_entries(maps::FLOWS)? == capacity.flows { before.flows.pin(directory) } else { Ok(()) }
+    if before.readings.max_entries(maps::FLOWS)? == capacity.flows { before.flows.pin(directory) } else { Ok(()) }
 }
 
 impl Maps {
@@ -227,16 +247,6 @@ impl Maps {
     /// One is missing or has values of another size.
     pub fn open(directory: &Path) -> Result<Self, Error> {
         let data = |name: &str| MapData::from_pin(directory.join(name)).map_err(Error::map("open", name));
-        let names = Capacity::default();
-        let carried = [maps::VIP_CARRIED, maps::BACKEND_CARRIED, maps::DROP_CARRIED, maps::FLOW_CARRIED];
-        let own = carried.into_iter().chain([maps::VIP_RECORDS, SWEEPS, JOURNAL]);
-        let mut all = Vec::new();
-        for name in object_maps(names).map(|(name, _)| name).into_iter().chain(own) {
-            // An object without log statements has no map for them.
-            if name != LOGS || directory.join(name).exists() {
-                all.push((name, data(name)?));
-            }
-        }
         let hash = |name| data(name).map(Map::HashMap);
         let per_cpu = |name| data(name).map(Map::PerCpuArray);
         let layout = |name| Error::map("use", name);
@@ -249,16 +259,10 @@ impl Maps {
             devices: hash(maps::DEVICES)?.try_into().map_err(layout(maps::DEVICES))?,
             vip_counters: per_cpu(maps::VIP_COUNTERS)?.try_into().map_err(layout(maps::VIP_COUNTERS))?,
             backend_counters: per_cpu(maps::BACKEND_COUNTERS)?.try_into().map_err(layout(maps::BACKEND_COUNTERS))?,
-            drop_counters: per_cpu(maps::DROP_COUNTERS)?.try_into().map_err(layout(maps::DROP_COUNTERS))?,
             flows: FlowTables::open(directory)?,
-            flow_counters: per_cpu(maps::FLOW_COUNTERS)?.try_into().map_err(layout(maps::FLOW_COUNTERS))?,
             sweeps: Arc::new(Sweeps(Mapped::open(SWEEPS, data(SWEEPS)?)?)),
-            vip_carried: Mapped::open(maps::VIP_CARRIED, data(maps::VIP_CARRIED)?)?,
-            backend_carried: Mapped::open(maps::BACKEND_CARRIED, data(maps::BACKEND_CARRIED)?)?,
-            drop_carried: Mapped::open(maps::DROP_CARRIED, data(maps::DROP_CARRIED)?)?,
-            flow_carried: Mapped::open(maps::FLOW_CARRIED, data(maps::FLOW_CARRIED)?)?,
             journal: Mapped::open(JOURNAL, data(JOURNAL)?)?,
-            all,
+            readings: Arc::new(Readings::open(directory)?),
         })
     }
 
@@ -266,11 +270,11 @@ impl Maps {
     pub fn read(&self) -> Result<State, Error> {
         let capacity = Capacity {
             vips: self.records.entries,
-            keys4: self.max_entries(maps::VIPS4)?,
-            keys6: self.max_entries(maps::VIPS6)?,
+            keys4: self.readings.max_entries(maps::VIPS4)?,
+            keys6: self.readings.max_entries(maps::VIPS6)?,
             backends: self.backends.entries,
             slots: self.slots.len(),
-            flows: self.max_entries(maps::FLOWS)?,
+            flows: self.readings.max_entries(maps::FLOWS)?,
         };
         let journal = self.journal();
         let mut state = State::empty(capacity, journal.features);
@@ -405,19 +409,9 @@ impl Maps {
         &self.sweeps
     }
 
-    /// How many packets the flow tables were asked for, with this outcome.
-    pub fn flow_packets(&self, outcome: FlowOutcome) -> Result<u64, Error> {
-        let counted = total(&self.flow_counters, outcome as u32).map_err(Error::map("read", maps::FLOW_COUNTERS))?;
-        Ok(counted.wrapping_add(self.flow_carried.load(outcome as u32)))
-    }
-
-    /// Counts the slots of a table by the backend that they give new flows to, into `counts` by its id.
-    pub fn count_slots(&self, base: u32, slots: u32, counts: &mut [u32]) {
-        for index in base..base + slots {
-            if let Some(count) = counts.get_mut(self.slot(index).current() as usize) {
-                *count += 1;
-            }
-        }
+    /// What is counted, for others to read.
+    pub fn readings(&self) -> &Arc<Readings> {
+        &self.readings
     }
 
     /// Inserts a VIP key or replaces its route: packets find the one or the other.
@@ -462,6 +456,88 @@ impl Maps {
         Ok(())
     }
 
+    /// Sets what a VIP counted, where no packet counts on it.
+    pub fn reset_vip_counters(&mut self, id: u32) -> Result<(), Error> {
+        self.readings.vip_carried.store(id, Counters::default());
+        zero(&mut self.vip_counters, id).map_err(Error::map("write to", maps::VIP_COUNTERS))
+    }
+
+    /// Sets what a backend counted, where no packet counts on it.
+    pub fn reset_backend_counters(&mut self, id: u32) -> Result<(), Error> {
+        self.readings.backend_carried.store(id, Counters::default());
+        zero(&mut self.backend_counters, id).map_err(Error::map("write to", maps::BACKEND_COUNTERS))
+    }
+
+    /// Adds to what a backend counted.
+    pub fn add_backend_counters(&self, id: u32, counters: Counters) {
+        let carried = &self.readings.backend_carried;
+        carried.store(id, carried.load(id).plus(counters));
+    }
+
+    /// Takes over flows that are in the tables of `old` alone, where those are others. May be repeated.
+    pub fn carry_flows_from(&self, old: &Self) -> Result<(), Error> {
+        if self.readings.max_entries(maps::FLOWS)? == old.readings.max_entries(maps::FLOWS)? {
+            return Ok(());
+        }
+        old.flows.copy_to(&self.flows)
+    }
+
+    /// Takes over what `old` counted for the VIPs and backends that are here too. May be repeated: it sets, not adds.
+    pub fn carry_from(&self, old: &Self) -> Result<(), Error> {
+        let old_vips: StdHashMap<_, _> =
+            old.records.iter().map(|(id, record)| (record.name.as_str().to_owned(), id)).collect();
+        let old_backends: StdHashMap<u32, Backend> =
+            old.backends.iter().filter(|(_, entry)| entry.vip != NO_ID).collect();
+        for (id, record) in self.records.iter().filter(|(_, record)| record.name != VipName::default()) {
+            if let Some(old_id) = old_vips.get(record.name.as_str()) {
+                self.readings.vip_carried.store(id, old.readings.vip_counters(*old_id)?);
+            }
+        }
+        for (id, entry) in self.backends.iter().filter(|(_, entry)| entry.vip != NO_ID) {
+            // Ids are the same in both.
+            if old_backends.get(&id).is_some_and(|old| (old.vip, old.address) == (entry.vip, entry.address)) {
+                self.readings.backend_carried.store(id, old.readings.backend_counters(id)?);
+            }
+        }
+        for reason in DropReason::ALL {
+            self.readings.drop_carried.store(reason as u32, old.readings.drops(reason)?);
+        }
+        for outcome in FlowOutcome::ALL {
+            self.readings.flow_carried.store(outcome as u32, old.readings.flow_packets(outcome)?);
+        }
+        Ok(())
+    }
+}
+
+impl Readings {
+    fn open(directory: &Path) -> Result<Self, Error> {
+        let data = |name: &str| MapData::from_pin(directory.join(name)).map_err(Error::map("open", name));
+        let names = Capacity::default();
+        let carried = [maps::VIP_CARRIED, maps::BACKEND_CARRIED, maps::DROP_CARRIED, maps::FLOW_CARRIED];
+        let own = carried.into_iter().chain([maps::VIP_RECORDS, SWEEPS, JOURNAL]);
+        let mut all = Vec::new();
+        for name in object_maps(names).map(|(name, _)| name).into_iter().chain(own) {
+            // An object without log statements has no map for them.
+            if name != LOGS || directory.join(name).exists() {
+                all.push((name, data(name)?));
+            }
+        }
+        let per_cpu = |name| data(name).map(Map::PerCpuArray);
+        let layout = |name| Error::map("use", name);
+        Ok(Self {
+            vip_counters: per_cpu(maps::VIP_COUNTERS)?.try_into().map_err(layout(maps::VIP_COUNTERS))?,
+            backend_counters: per_cpu(maps::BACKEND_COUNTERS)?.try_into().map_err(layout(maps::BACKEND_COUNTERS))?,
+            drop_counters: per_cpu(maps::DROP_COUNTERS)?.try_into().map_err(layout(maps::DROP_COUNTERS))?,
+            flow_counters: per_cpu(maps::FLOW_COUNTERS)?.try_into().map_err(layout(maps::FLOW_COUNTERS))?,
+            vip_carried: Mapped::open(maps::VIP_CARRIED, data(maps::VIP_CARRIED)?)?,
+            backend_carried: Mapped::open(maps::BACKEND_CARRIED, data(maps::BACKEND_CARRIED)?)?,
+            drop_carried: Mapped::open(maps::DROP_CARRIED, data(maps::DROP_CARRIED)?)?,
+            flow_carried: Mapped::open(maps::FLOW_CARRIED, data(maps::FLOW_CARRIED)?)?,
+            devices: data(maps::DEVICES).map(Map::HashMap)?.try_into().map_err(layout(maps::DEVICES))?,
+            all,
+        })
+    }
+
     /// What a VIP counted.
     pub fn vip_counters(&self, id: u32) -> Result<Counters, Error> {
         let counted = sum(&self.vip_counters, id).map_err(Error::map("read", maps::VIP_COUNTERS))?;
@@ -480,55 +556,10 @@ impl Maps {
         Ok(counted.wrapping_add(self.drop_carried.load(reason as u32)))
     }
 
-    /// Sets what a VIP counted, where no packet counts on it.
-    pub fn reset_vip_counters(&mut self, id: u32) -> Result<(), Error> {
-        self.vip_carried.store(id, Counters::default());
-        zero(&mut self.vip_counters, id).map_err(Error::map("write to", maps::VIP_COUNTERS))
-    }
-
-    /// Sets what a backend counted, where no packet counts on it.
-    pub fn reset_backend_counters(&mut self, id: u32) -> Result<(), Error> {
-        self.backend_carried.store(id, Counters::default());
-        zero(&mut self.backend_counters, id).map_err(Error::map("write to", maps::BACKEND_COUNTERS))
-    }
-
-    /// Adds to what a backend counted.
-    pub fn add_backend_counters(&self, id: u32, counters: Counters) {
-        self.backend_carried.store(id, self.backend_carried.load(id).plus(counters));
-    }
-
-    /// Takes over flows that are in the tables of `old` alone, where those are others. May be repeated.
-    pub fn carry_flows_from(&self, old: &Self) -> Result<(), Error> {
-        if self.max_entries(maps::FLOWS)? == old.max_entries(maps::FLOWS)? {
-            return Ok(());
-        }
-        old.flows.copy_to(&self.flows)
-    }
-
-    /// Takes over what `old` counted for the VIPs and backends that are here too. May be repeated: it sets, not adds.
-    pub fn carry_from(&self, old: &Self) -> Result<(), Error> {
-        let old_vips: StdHashMap<_, _> =
-            old.records.iter().map(|(id, record)| (record.name.as_str().to_owned(), id)).collect();
-        let old_backends: StdHashMap<u32, Backend> =
-            old.backends.iter().filter(|(_, entry)| entry.vip != NO_ID).collect();
-        for (id, record) in self.records.iter().filter(|(_, record)| record.name != VipName::default()) {
-            if let Some(old_id) = old_vips.get(record.name.as_str()) {
-                self.vip_carried.store(id, old.vip_counters(*old_id)?);
-            }
-        }
-        for (id, entry) in self.backends.iter().filter(|(_, entry)| entry.vip != NO_ID) {
-            // Ids are the same in both.
-            if old_backends.get(&id).is_some_and(|old| (old.vip, old.address) == (entry.vip, entry.address)) {
-                self.backend_carried.store(id, old.backend_counters(id)?);
-            }
-        }
-        for reason in DropReason::ALL {
-            self.drop_carried.store(reason as u32, old.drops(reason)?);
-        }
-        for outcome in FlowOutcome::ALL {
-            self.flow_carried.store(outcome as u32, old.flow_packets(outcome)?);
-        }
-        Ok(())
+    /// How many packets the flow tables were asked for, with this outcome.
+    pub fn flow_packets(&self, outcome: FlowOutcome) -> Result<u64, Error> {
+        let counted = total(&self.flow_counters, outcome as u32).map_err(Error::map("read", maps::FLOW_COUNTERS))?;
+        Ok(counted.wrapping_add(self.flow_carried.load(outcome as u32)))
     }
 
     fn max_entries(&self, name: &str) -> Result<u32, Error> {

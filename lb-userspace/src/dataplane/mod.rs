@@ -20,22 +20,20 @@ pub(crate) mod sweep;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::{
     collections::{HashMap, HashSet},
-    net::IpAddr,
     path::Path,
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use aya_log::EbpfLogger;
-use lb_common::{
-    BackendState, Counters, DropReason, Features, FlowOutcome, Forward, NextHop, NextHopCell, Tick, VipFlags,
-};
+use lb_common::{Features, FlowOutcome, NextHop, NextHopCell, VipFlags};
 use log::{Log, debug, info};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use serde::{Deserialize, Serialize};
 
 pub(crate) use self::place::{DECAP, remove_tree};
 pub use self::{
@@ -47,17 +45,17 @@ pub use self::{
     rules::after_sweep,
     sweep::{GIVEN_UP_AFTER, Sweep, Swept},
     sys::now,
+    view::{Backend, BackendCounts, BackendSlots, Counts, TableUsage, Tracking, View},
 };
 use self::{
     generation::{Draft, Generation},
     maps::{Maps, MovingSlots},
     place::Place,
+    view::SlotCounts,
 };
 use crate::{
     config::{Config, XdpMode},
-    plan::{
-        Capacity, Change, Destination, NextHops, Plan, PlanError, State, Step, effective_weight, required_features,
-    },
+    plan::{Capacity, Change, Destination, NextHops, Plan, PlanError, State, Step, required_features},
 };
 
 /// Stands in for a grace period where the kernel does not offer one: it bounds nothing, but the program takes
@@ -69,32 +67,32 @@ pub struct Dataplane {
     place: Place,
     generation: Generation,
     links: Links,
-    /// The maps, mirrored.
-    state: State,
+    /// The maps, mirrored. This and what else is counted by reference is what a [`View`] shares: a change copies it
+    /// first if a view has it.
+    state: Arc<State>,
     /// The config that they hold, once this daemon has applied one.
-    settled: Option<Config>,
+    settled: Option<Arc<Config>>,
     /// What [`Self::set_next_hops`] said of destinations that some backend has.
-    next_hops: NextHops,
+    next_hops: Arc<NextHops>,
     /// Backends whose next hop changed since the last grace period, and the interface that frames left by until then:
     /// a packet on its way may still be reading the one and redirected to the other.
     flips: HashMap<u32, Option<u32>>,
-    /// Slots by backend id, of the tables in `counted`.
-    slot_counts: Vec<u32>,
-    /// First slot of every table whose slots were counted since it was written.
-    counted: HashSet<u32>,
+    /// Slots by backend, of the tables that were counted since they were written.
+    counted: Arc<SlotCounts>,
     /// First slot of every table with slots that move.
-    moving: HashMap<u32, Moving>,
+    moving: Arc<HashMap<u32, Moving>>,
     /// Sweeps that were begun.
     sweeps: u64,
     /// As many as had been begun when a VIP or a backend was last removed.
     removal: u64,
     /// What the last one found.
-    swept: Option<Swept>,
+    swept: Option<Arc<Swept>>,
     /// Backends that are down, and when a sweep first met them so.
-    downs: HashMap<u32, Instant>,
+    downs: Arc<HashMap<u32, Instant>>,
 }
 
 /// A table with slots that move.
+#[derive(Clone)]
 struct Moving {
     /// Sweeps that had been begun when the table was last written.
     since: u64,
@@ -112,106 +110,6 @@ pub struct Applied {
     pub elapsed: Duration,
     /// When the last map was written.
     pub finished: Instant,
-}
-
-/// A backend as it runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Backend {
-    /// Its id.
-    pub id: u32,
-    /// Name of its VIP.
-    pub vip: String,
-    /// Its address.
-    pub address: IpAddr,
-    /// How packets reach it.
-    pub forward: Forward,
-    /// Its weight.
-    pub weight: u32,
-    /// What the operator wants of it.
-    pub state: BackendState,
-    /// The config does not have it any more; its flows may go on.
-    pub removed: bool,
-    /// Entries of its flows in the flow tables, as of the last sweep.
-    pub flows: u64,
-    /// Slots on which flows without an entry still belong to it although it is not their current owner.
-    pub held_slots: u32,
-    /// How much longer they are held at most.
-    pub held_for: Duration,
-    /// No packet has gone to it since a sweep that found nothing of it: it takes no new flows, and the last one has
-    /// ended.
-    pub drained: bool,
-    /// Where frames to it go; `None` while that is not known.
-    pub next_hop: Option<NextHop>,
-}
-
-impl Backend {
-    /// What its next hop is looked up by.
-    pub fn destination(&self) -> Destination {
-        Destination { address: self.address, on_link: self.forward == Forward::L2 }
-    }
-}
-
-/// Everything that was counted since the data plane was first loaded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Counts {
-    /// Per VIP: its name and counters.
-    pub vips: Vec<(String, Counters)>,
-    /// Per backend.
-    pub backends: Vec<BackendCounts>,
-    /// Dropped packets per reason, in the order of [`DropReason::ALL`].
-    pub drops: Vec<(DropReason, u64)>,
-    /// Packets that the flow tables were asked for, by outcome, in the order of [`FlowOutcome::ALL`].
-    pub flow_packets: Vec<(FlowOutcome, u64)>,
-}
-
-/// What is tracked at present.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tracking {
-    /// The table of established flows.
-    pub established: TableUsage,
-    /// The table of flows of which one packet was seen.
-    pub embryonic: TableUsage,
-    /// Slots of VIPs that are served, on which every flow belongs to one backend.
-    pub settled_slots: u64,
-    /// Slots on which flows of several backends may be.
-    pub moving_slots: u64,
-    /// How long the last sweep took; `None` before the first.
-    pub sweep: Option<Duration>,
-}
-
-/// How a flow table is used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TableUsage {
-    /// Entries, as of the last sweep.
-    pub entries: u64,
-    /// Entries that it has room for.
-    pub max_entries: u64,
-    /// Entries that sweeps have taken out, because their flows had ended.
-    pub expired: u64,
-    /// Entries that gave way to newer ones, as of the last sweep.
-    pub evicted: u64,
-}
-
-/// What was counted for a backend.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BackendCounts {
-    /// Name of its VIP.
-    pub vip: String,
-    /// Its address.
-    pub address: IpAddr,
-    /// Its counters.
-    pub counters: Counters,
-}
-
-/// How many slots of its VIP's table give new flows to a backend.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BackendSlots {
-    /// Name of the VIP.
-    pub vip: String,
-    /// Address of the backend.
-    pub address: IpAddr,
-    /// Number of slots.
-    pub slots: u32,
 }
 
 impl Dataplane {
@@ -237,23 +135,40 @@ impl Dataplane {
             state.backends.values().filter_map(|entry| Destination::of(entry).zip(entry.next_hop.current().copied()));
         let mut dataplane = Self {
             place,
-            next_hops: next_hops.collect(),
+            next_hops: Arc::new(next_hops.collect()),
             generation,
             links,
-            state,
+            state: Arc::new(state),
             settled: None,
             flips: HashMap::new(),
-            slot_counts: Vec::new(),
-            counted: HashSet::new(),
-            moving: HashMap::new(),
+            counted: Arc::default(),
+            moving: Arc::default(),
             sweeps: 0,
             removal: 0,
             swept: None,
-            downs: HashMap::new(),
+            downs: Arc::default(),
         };
         dataplane.find_moving();
         dataplane.resume(config)?;
         Ok(dataplane)
+    }
+
+    /// The data plane as it is now, for whoever reads while this goes on.
+    pub fn view(&self) -> View {
+        let maps = &self.generation.maps;
+        View {
+            state: Arc::clone(&self.state),
+            settled: self.settled.clone(),
+            next_hops: Arc::clone(&self.next_hops),
+            moving: Arc::clone(&self.moving),
+            swept: self.swept.clone(),
+            downs: Arc::clone(&self.downs),
+            counted: Arc::clone(&self.counted),
+            readings: Arc::clone(maps.readings()),
+            slots: maps.slots(),
+            sweeps: Arc::clone(maps.sweeps()),
+            flows: maps.flows().clone(),
+        }
     }
 
     /// What [`Self::apply`] would do. Changes nothing.
@@ -262,7 +177,50 @@ impl Dataplane {
     ///
     /// The config exceeds its own limits.
     pub fn plan(&self, config: &Config) -> Result<Plan, PlanError> {
-        Plan::new(&self.state, config, &self.next_hops, self.settled.as_ref())
+        self.view().plan(config)
+    }
+
+    /// The backends that run, those included that were removed and have flows.
+    pub fn backends(&self) -> Vec<Backend> {
+        self.view().backends()
+    }
+
+    /// Everything that was counted.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not let a map be read.
+    pub fn counters(&self) -> Result<Counts, Error> {
+        self.view().counters()
+    }
+
+    /// What is tracked at present.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not say how large the tables are.
+    pub fn tracking(&self) -> Result<Tracking, Error> {
+        self.view().tracking()
+    }
+
+    /// The flow tables, to be read at leisure.
+    pub fn flow_tables(&self) -> FlowTables {
+        self.generation.maps.flows().clone()
+    }
+
+    /// What the maps hold.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// What the loaded program is able to do.
+    pub fn features(&self) -> Features {
+        self.state.features
+    }
+
+    /// Where the backends are that were removed and have flows.
+    pub fn removed_destinations(&self) -> impl Iterator<Item = Destination> {
+        self.state.removed_backends().filter_map(|(_, entry)| Destination::of(entry))
     }
 
     /// Makes the maps hold `config`.
@@ -281,51 +239,9 @@ impl Dataplane {
             Some(capacity) => self.rebuild(&plan, capacity)?,
             None => self.apply_in_place(&plan)?,
         };
-        self.settled = Some(config.clone());
+        self.settled = Some(Arc::new(config.clone()));
         let finished = Instant::now();
         Ok(Applied { changes: plan.into_changes(), writes, elapsed: finished - started, finished })
-    }
-
-    /// The backends that run, those included that were removed and have flows.
-    pub fn backends(&self) -> Vec<Backend> {
-        let idle = rules::idle_times(&self.state);
-        let now = now();
-        let backend = |(id, entry): (&u32, &lb_common::Backend)| {
-            let flows = self.swept.as_ref().and_then(|swept| swept.by_backend.get(*id as usize)).copied();
-            let moving = self.state.vips.get(&entry.vip).and_then(|record| self.moving.get(&record.slot_base));
-            let held = moving.and_then(|moving| moving.slots.held.get(id));
-            let held_slots = held.map_or(0, |held| held.slots);
-            let (tcp_idle, udp_idle) = idle.get(&entry.vip).copied().unwrap_or_default();
-            let ticks = held.map_or(0, |held| tcp_idle.max(udp_idle).saturating_sub(now.since(held.since)));
-            let held_for = Duration::from_nanos(u64::from(ticks) * Tick::NANOSECONDS);
-            let given_up_in = match self.downs.get(id) {
-                Some(since) => GIVEN_UP_AFTER.saturating_sub(since.elapsed()),
-                None if entry.is_down() => GIVEN_UP_AFTER,
-                None => Duration::MAX,
-            };
-            let swept_since = moving.is_none_or(|moving| self.has_swept_since(moving.since));
-            let takes_none = effective_weight(entry) == 0;
-            Some(Backend {
-                id: *id,
-                vip: self.vip_name(entry.vip),
-                address: entry.address.into(),
-                forward: Forward::from_u32(entry.forward)?,
-                weight: entry.weight,
-                state: entry.backend_state(),
-                removed: entry.is_removed(),
-                flows: flows.unwrap_or(0),
-                held_slots,
-                held_for: held_for.min(given_up_in),
-                drained: takes_none && (held_slots == 0 || entry.is_down()) && flows == Some(0) && swept_since,
-                next_hop: entry.next_hop.current().copied(),
-            })
-        };
-        self.state.backends.iter().filter_map(backend).collect()
-    }
-
-    /// Where the backends are that were removed and have flows.
-    pub fn removed_destinations(&self) -> impl Iterator<Item = Destination> {
-        self.state.removed_backends().filter_map(|(_, entry)| Destination::of(entry))
     }
 
     /// Says where frames to these destinations go from now on, `None` for nowhere; other destinations stay as they are.
@@ -347,8 +263,10 @@ impl Dataplane {
                 *next_hop = None;
             }
             match *next_hop {
-                Some(next_hop) => drop(self.next_hops.insert(*destination, next_hop)),
-                None => drop(self.next_hops.remove(destination)),
+                Some(next_hop) if self.next_hops.get(destination) == Some(&next_hop) => {}
+                Some(next_hop) => drop(Arc::make_mut(&mut self.next_hops).insert(*destination, next_hop)),
+                None if !self.next_hops.contains_key(destination) => {}
+                None => drop(Arc::make_mut(&mut self.next_hops).remove(destination)),
             }
         }
         let concerned = |(id, entry): (&u32, &lb_common::Backend)| {
@@ -385,60 +303,6 @@ impl Dataplane {
         self.links.attachments().cloned().collect()
     }
 
-    /// Everything that was counted.
-    ///
-    /// # Errors
-    ///
-    /// The kernel does not let a map be read.
-    pub fn counters(&self) -> Result<Counts, Error> {
-        let maps = &self.generation.maps;
-        let vips =
-            self.state.vips.iter().map(|(id, record)| Ok((record.name.as_str().to_owned(), maps.vip_counters(*id)?)));
-        let backends = self.state.backends.iter().map(|(id, entry)| {
-            let counters = maps.backend_counters(*id)?;
-            Ok(BackendCounts { vip: self.vip_name(entry.vip), address: entry.address.into(), counters })
-        });
-        let drops = DropReason::ALL.into_iter().map(|reason| Ok((reason, maps.drops(reason)?)));
-        let flow_packets = FlowOutcome::ALL.into_iter().map(|outcome| Ok((outcome, maps.flow_packets(outcome)?)));
-        Ok(Counts {
-            vips: vips.collect::<Result<_, Error>>()?,
-            backends: backends.collect::<Result<_, Error>>()?,
-            drops: drops.collect::<Result<_, Error>>()?,
-            flow_packets: flow_packets.collect::<Result<_, Error>>()?,
-        })
-    }
-
-    /// What is tracked at present.
-    ///
-    /// # Errors
-    ///
-    /// The kernel does not say how large the tables are.
-    pub fn tracking(&self) -> Result<Tracking, Error> {
-        let maps = &self.generation.maps;
-        let entries = self.flow_entries();
-        let usage = |table: Table, max_entries: u32| TableUsage {
-            entries: entries[table as usize],
-            max_entries: max_entries.into(),
-            expired: maps.sweeps().deleted(table),
-            evicted: maps.sweeps().evicted(table),
-        };
-        let slots: u64 = self.state.served_vips().map(|(_, record)| u64::from(record.slots)).sum();
-        let moving_slots = self.moving.values().map(|moving| u64::from(moving.slots.count)).sum();
-        let capacity = self.state.capacity;
-        Ok(Tracking {
-            established: usage(Table::Established, capacity.flows),
-            embryonic: usage(Table::Embryonic, capacity.embryos()),
-            settled_slots: slots.saturating_sub(moving_slots),
-            moving_slots,
-            sweep: self.swept.as_ref().map(|swept| swept.elapsed),
-        })
-    }
-
-    /// The flow tables, to be read at leisure.
-    pub fn flow_tables(&self) -> FlowTables {
-        self.generation.maps.flows().clone()
-    }
-
     /// A sweep to be run on whichever thread, and then to be taken in.
     ///
     /// # Errors
@@ -465,39 +329,8 @@ impl Dataplane {
         self.free(&swept)?;
         self.settle_slots(&swept);
         self.note_evictions(&swept)?;
-        self.swept = Some(swept);
+        self.swept = Some(Arc::new(swept));
         Ok(())
-    }
-
-    /// How many slots each backend has. Tables are read once after they were written.
-    pub fn slots_per_backend(&mut self) -> Vec<BackendSlots> {
-        self.slot_counts.resize(self.state.capacity.backends as usize, 0);
-        for (id, entry) in &self.state.backends {
-            let counted = self.state.vips.get(&entry.vip).is_some_and(|vip| self.counted.contains(&vip.slot_base));
-            if !counted {
-                self.slot_counts[*id as usize] = 0;
-            }
-        }
-        for record in self.state.vips.values() {
-            if self.counted.insert(record.slot_base) {
-                self.generation.maps.count_slots(record.slot_base, record.slots, &mut self.slot_counts);
-            }
-        }
-        let slots = |(id, entry): (&u32, &lb_common::Backend)| BackendSlots {
-            vip: self.vip_name(entry.vip),
-            address: entry.address.into(),
-            slots: self.slot_counts[*id as usize],
-        };
-        self.state.backends.iter().map(slots).collect()
-    }
-
-    /// Fill and memory of every map.
-    ///
-    /// # Errors
-    ///
-    /// The kernel does not say.
-    pub fn map_usage(&self) -> Result<Vec<MapUsage>, Error> {
-        self.generation.maps.usage(&self.state, self.flow_entries())
     }
 
     /// What reads the messages of the loaded program, until an apply loads another one.
@@ -516,16 +349,6 @@ impl Dataplane {
     /// The program is not loaded.
     pub fn program_id(&self) -> Result<u32, Error> {
         Ok(self.generation.program()?.id)
-    }
-
-    /// What the loaded program is able to do.
-    pub fn features(&self) -> Features {
-        self.state.features
-    }
-
-    /// What the maps hold.
-    pub fn state(&self) -> &State {
-        &self.state
     }
 
     /// Finishes what another daemon began, and puts the embedded program in place of another version's.
@@ -567,7 +390,7 @@ impl Dataplane {
 
     fn replace_program(&mut self, features: Features) -> Result<(), Error> {
         self.generation.replace_program(features)?;
-        self.state.features = features;
+        Arc::make_mut(&mut self.state).features = features;
         self.links.hand_to(self.generation.program()?).map(drop)
     }
 
@@ -579,7 +402,7 @@ impl Dataplane {
         let mut writes = 0;
         if !plan.steps().is_empty() {
             self.note_applying(true);
-            let executed = execute(&mut self.generation.maps, &mut self.state, plan.steps(), None);
+            let executed = execute(&mut self.generation.maps, Arc::make_mut(&mut self.state), plan.steps(), None);
             // Even if it broke off: what a sweep found is not about tables that were written since.
             self.note_steps(plan.steps());
             writes = executed?;
@@ -596,7 +419,7 @@ impl Dataplane {
         for step in steps {
             match step {
                 Step::PutTable { base, slots, .. } => {
-                    self.counted.remove(base);
+                    self.counted.forget(*base);
                     self.look_for_moving(*base, *slots);
                 }
                 Step::PutVip { record, .. } if record.flags.contains(VipFlags::REMOVED) => self.removal = self.sweeps,
@@ -606,14 +429,14 @@ impl Dataplane {
         }
         // Tables that lie elsewhere now, or that no VIP has any more.
         let tables: HashSet<u32> = self.state.served_vips().map(|(_, record)| record.slot_base).collect();
-        self.moving.retain(|base, _| tables.contains(base));
+        Arc::make_mut(&mut self.moving).retain(|base, _| tables.contains(base));
     }
 
     /// In the journal and in the mirror: a state in between is not to be built on.
     fn note_applying(&mut self, applying: bool) {
         let maps = &self.generation.maps;
         maps.note(maps::Journal { applying, ..maps.journal() });
-        self.state.suspect = applying;
+        Arc::make_mut(&mut self.state).suspect = applying;
     }
 
     /// Makes the next generation, fills it, and hands the links over. Until then the old one is untouched.
@@ -631,11 +454,11 @@ impl Dataplane {
             }
         };
         self.generation = generation;
-        self.state = state;
+        self.state = Arc::new(state);
         self.flips.clear();
-        self.counted.clear();
+        self.counted = Arc::default();
         self.swept = None;
-        self.moving.clear();
+        self.moving = Arc::default();
         self.find_moving();
         self.settle().map(|()| writes)
     }
@@ -655,32 +478,22 @@ impl Dataplane {
         Ok((draft.finish(true)?, state, writes))
     }
 
-    fn vip_name(&self, id: u32) -> String {
-        self.state.vips.get(&id).map(|record| record.name.as_str().to_owned()).unwrap_or_default()
-    }
-
     /// Puts next hops in use. A half of a cell is overwritten only when no packet can be reading it any more.
     fn flip(&mut self, next_hops: &[(u32, Option<NextHop>)]) {
         if next_hops.iter().any(|(id, _)| self.flips.contains_key(id)) {
             grace();
             self.flips.clear();
         }
+        if next_hops.is_empty() {
+            return;
+        }
+        let state = Arc::make_mut(&mut self.state);
         for (id, next_hop) in next_hops {
-            let Some(entry) = self.state.backends.get_mut(id) else { continue };
+            let Some(entry) = state.backends.get_mut(id) else { continue };
             self.flips.insert(*id, egress(entry));
             entry.next_hop = turned(entry.next_hop, *next_hop);
             self.generation.maps.put_backend(*id, *entry);
         }
-    }
-
-    /// Entries of the established and of the embryonic table, as of the last sweep.
-    fn flow_entries(&self) -> [u64; 2] {
-        self.swept.as_ref().map_or([0; 2], |swept| swept.entries)
-    }
-
-    /// Whether a sweep has been taken in that began after as many.
-    fn has_swept_since(&self, sweeps: u64) -> bool {
-        self.swept.as_ref().is_some_and(|swept| swept.number > sweeps)
     }
 
     /// Finds every table with slots that move.
@@ -695,9 +508,9 @@ impl Dataplane {
     fn look_for_moving(&mut self, base: u32, slots: u32) {
         let moving = self.generation.maps.moving_slots(base, slots);
         if moving == MovingSlots::default() {
-            self.moving.remove(&base);
+            Arc::make_mut(&mut self.moving).remove(&base);
         } else {
-            self.moving.insert(base, Moving { since: self.sweeps, slots: moving });
+            Arc::make_mut(&mut self.moving).insert(base, Moving { since: self.sweeps, slots: moving });
         }
     }
 
@@ -718,7 +531,7 @@ impl Dataplane {
         }
         let freed = backends.iter().filter_map(|id| self.state.backends.get(id).and_then(Destination::of)).collect();
         let steps = self.state.frees(&vips, &backends);
-        execute(&mut self.generation.maps, &mut self.state, &steps, None)?;
+        execute(&mut self.generation.maps, Arc::make_mut(&mut self.state), &steps, None)?;
         self.forget(freed)
     }
 
@@ -731,9 +544,10 @@ impl Dataplane {
         let idle = rules::idle_times(&self.state);
         let given_up: HashSet<u32> = self.downs.keys().copied().filter(|id| self.is_given_up(*id)).collect();
         let is_given_up = |id: u32| given_up.contains(&id);
+        let all_moving = Arc::make_mut(&mut self.moving);
         for (id, record) in self.state.served_vips() {
             let (base, slots) = (record.slot_base, record.slots);
-            let Some(moving) = self.moving.get_mut(&base) else { continue };
+            let Some(moving) = all_moving.get_mut(&base) else { continue };
             let idle = idle.get(&id).copied().unwrap_or_default();
             // What was found is not about the table as it is now; or there is nothing to do yet, and most of the time
             // there is not.
@@ -759,16 +573,17 @@ impl Dataplane {
                 moving.since = swept.number;
             }
         }
-        self.moving.retain(|_, moving| moving.slots.count > 0);
+        all_moving.retain(|_, moving| moving.slots.count > 0);
     }
 
     /// Takes note of who is down, and since when.
     fn note_downs(&mut self) {
         let now = Instant::now();
         let is_down = |id: &u32| self.state.backends.get(id).is_some_and(lb_common::Backend::is_down);
-        self.downs.retain(|id, _| is_down(id));
+        let downs = Arc::make_mut(&mut self.downs);
+        downs.retain(|id, _| is_down(id));
         for (id, _) in self.state.backends.iter().filter(|(_, entry)| entry.is_down()) {
-            self.downs.entry(*id).or_insert(now);
+            downs.entry(*id).or_insert(now);
         }
     }
 
@@ -782,7 +597,7 @@ impl Dataplane {
     fn note_evictions(&self, swept: &Swept) -> Result<(), Error> {
         let maps = &self.generation.maps;
         let sweeps = maps.sweeps();
-        let promoted = maps.flow_packets(FlowOutcome::Promoted)?;
+        let promoted = maps.readings().flow_packets(FlowOutcome::Promoted)?;
         for (table, moved_on) in [(Table::Established, 0), (Table::Embryonic, promoted)] {
             let accounted = sweeps.deleted(table) + swept.entries[table as usize] + moved_on;
             sweeps.note_evicted(table, swept.inserted[table as usize].saturating_sub(accounted));
@@ -799,7 +614,7 @@ impl Dataplane {
             destinations.remove(&destination);
         }
         let known = self.next_hops.len();
-        self.next_hops.retain(|destination, _| !destinations.contains(destination));
+        Arc::make_mut(&mut self.next_hops).retain(|destination, _| !destinations.contains(destination));
         if self.next_hops.len() == known { Ok(()) } else { self.keep_used_devices() }
     }
 
@@ -887,7 +702,7 @@ fn execute_one(maps: &mut Maps, step: &Step, before: Option<&Maps>) -> Result<us
         Step::FreeVip { id } => maps.put_record(*id, Default::default()),
         Step::FreeBackend { id, heir } => {
             if let Some(heir) = heir {
-                maps.add_backend_counters(*heir, maps.backend_counters(*id)?);
+                maps.add_backend_counters(*heir, maps.readings().backend_counters(*id)?);
             }
             maps.put_backend(*id, Default::default());
         }

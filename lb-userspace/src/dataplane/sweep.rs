@@ -99,6 +99,7 @@ impl Sweep {
         is_given_up: impl Fn(u32) -> bool,
     ) -> Result<Self, Error> {
         use lb_common::FlowOutcome::{Kept, Opened, Promoted};
+        let counted = maps.readings();
         Ok(Self {
             generation,
             number,
@@ -107,7 +108,7 @@ impl Sweep {
             sweeps: Arc::clone(maps.sweeps()),
             rules: Rules::new(state, is_given_up, sys::now()),
             frees: state.has_removed(),
-            inserted: [maps.flow_packets(Promoted)?, maps.flow_packets(Opened)? + maps.flow_packets(Kept)?],
+            inserted: [counted.flow_packets(Promoted)?, counted.flow_packets(Opened)? + counted.flow_packets(Kept)?],
         })
     }
 

@@ -3,7 +3,10 @@
 use std::{
     io::{BufRead as _, BufReader},
     process::{Command, Stdio},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use aya::{
@@ -11,7 +14,7 @@ use aya::{
     maps::{Array, MapData, ProgramArray},
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
-use lb_common::{ABI, Address, FlowEntry, FlowKey, FlowState, Position};
+use lb_common::{ABI, Address, BackendState, Counters, FlowEntry, FlowKey, FlowState, Position};
 
 use super::{
     fixtures::{Namespace, Pins, ip, veth},
@@ -37,12 +40,12 @@ fn resolve(dataplane: &mut Dataplane, next_hop: Option<NextHop>) -> usize {
 
 /// Number of interfaces that packets can be redirected to.
 fn devices(dataplane: &Dataplane) -> u64 {
-    dataplane.map_usage().unwrap().into_iter().find(|map| map.name == "DEVICES").unwrap().entries
+    dataplane.view().map_usage().unwrap().into_iter().find(|map| map.name == "DEVICES").unwrap().entries
 }
 
 /// The mirror is what a daemon would read that starts now.
 fn assert_mirrors(dataplane: &Dataplane) {
-    assert_eq!(dataplane.generation.maps.read().unwrap(), dataplane.state);
+    assert_eq!(dataplane.generation.maps.read().unwrap(), *dataplane.state);
 }
 
 #[test]
@@ -59,7 +62,7 @@ fn an_applied_config_is_in_the_maps_and_is_applied_once() {
     assert_eq!((again.changes, again.writes), (vec![], 0));
     assert!(dataplane.plan(&web()).unwrap().is_empty());
 
-    let slots = dataplane.slots_per_backend();
+    let slots = dataplane.view().slots_per_backend();
     assert_eq!(slots.iter().map(|backend| backend.slots).sum::<u32>(), 2 * SLOTS);
     assert!(slots.iter().all(|backend| backend.slots >= SLOTS / 4), "{slots:?}");
 }
@@ -78,7 +81,7 @@ fn a_drained_backend_has_no_slots_and_a_removed_one_no_entry() {
         ["vip web: backend 10.0.1.11 state active → drain"]
     );
     let drained = |slots: Vec<BackendSlots>| slots.into_iter().find(|own| own.vip == "web").unwrap();
-    assert_eq!(drained(dataplane.slots_per_backend()).slots, 0);
+    assert_eq!(drained(dataplane.view().slots_per_backend()).slots, 0);
 
     config.vips[0].backends.remove(0);
     assert_eq!(dataplane.apply(&config).unwrap().writes, 1);
@@ -379,7 +382,7 @@ fn a_handover_that_broke_off_is_finished_by_the_next_daemon() {
     dataplane.attach("lb0", ifindex, XdpMode::Auto).unwrap();
     let old = dataplane.program_id().unwrap();
     dataplane.generation.maps.add_backend_counters(2, Counters { packets: 7, ..Counters::default() });
-    dataplane.state.suspect = true;
+    Arc::make_mut(&mut dataplane.state).suspect = true;
     let plan = dataplane.plan(&web()).unwrap();
     let filled = dataplane.fill(2, &plan, plan.rebuild().unwrap(), required_features(&web()));
     drop(filled.unwrap_or_else(|error| panic!("{error}")));
@@ -603,7 +606,7 @@ fn a_backend_that_takes_over_an_id_starts_from_zero_and_a_new_outer_header_keeps
     apply(&mut dataplane, &config);
     assert_eq!(counts(&dataplane), [("10.0.1.12".to_owned(), 2), ("10.0.1.13".to_owned(), 0)]);
     config.vips[0].forward = ForwardMode::Ipip;
-    dataplane.state.suspect = true;
+    Arc::make_mut(&mut dataplane.state).suspect = true;
     apply(&mut dataplane, &config);
     assert_eq!(pins.names(""), ["g2", "links"]);
     assert_eq!(counts(&dataplane), [("10.0.1.12".to_owned(), 2), ("10.0.1.13".to_owned(), 0)]);
@@ -642,7 +645,7 @@ fn assert_sound(dataplane: &Dataplane) {
     let state = dataplane.generation.maps.read().unwrap();
     for (key, route) in state.keys.iter().filter(|(key, _)| !key.is_marker()) {
         let mut counts = vec![0; state.capacity.backends as usize];
-        dataplane.generation.maps.count_slots(route.slot_base, route.slots, &mut counts);
+        dataplane.generation.maps.slots().count(route.slot_base, route.slots, &mut counts);
         assert_eq!(counts[0], 0, "{key:?} has slots without backend");
         for id in (0..).zip(counts).filter(|(_, slots)| *slots > 0).map(|(id, _)| id) {
             assert_eq!(state.backends.get(&id).map(|entry| entry.vip), Some(route.id), "{key:?}: backend {id}");
@@ -661,7 +664,7 @@ fn a_daemon_killed_at_any_moment_leaves_whole_tables() {
         println!("{READY}");
         for (round, config) in configs.iter().cycle().enumerate() {
             // Every third one in new maps.
-            dataplane.state.suspect = round % 3 == 2;
+            Arc::make_mut(&mut dataplane.state).suspect = round % 3 == 2;
             dataplane.apply(config).unwrap();
         }
     }

@@ -26,6 +26,7 @@ pub fn vip(name: &str, address: &str, ports: &[&str], backends: &[&str]) -> Vip 
         tracking: Tracking::Adaptive,
         tcp_idle: Vip::DEFAULT_TCP_IDLE,
         udp_idle: Vip::DEFAULT_UDP_IDLE,
+        metrics_backends: None,
         backends: backends.iter().map(|address| backend(address, 100)).collect(),
     }
 }

@@ -8,7 +8,7 @@ mod array;
 mod document;
 mod table;
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 use lb_common::BackendState;
 use serde::{Deserialize, Serialize};
@@ -78,6 +78,18 @@ pub enum Edit {
         /// Its name.
         name: String,
     },
+}
+
+/// As it goes over the API: what somebody asked for, in one line.
+impl fmt::Display for Edit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let json = serde_json::to_string(self).map_err(|_| fmt::Error)?;
+        // One with thousands of backends would fill the log.
+        match json.char_indices().nth(Self::TOLD) {
+            Some((end, _)) => write!(f, "{}…", &json[..end]),
+            None => f.write_str(&json),
+        }
+    }
 }
 
 /// A VIP that comes.
@@ -212,6 +224,11 @@ pub enum EditError {
         /// Names that it may be a misspelling of.
         near: Vec<String>,
     },
+}
+
+impl Edit {
+    /// Characters of an edit that are shown.
+    const TOLD: usize = 500;
 }
 
 /// The text of a config after `edit`.

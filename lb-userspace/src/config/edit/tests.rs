@@ -406,6 +406,7 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
             tracking: Tracking::Always,
             tcp_idle: super::super::Vip::DEFAULT_TCP_IDLE,
             udp_idle: UDP_IDLE,
+            metrics_backends: None,
             backends: Vec::new(),
         });
         let vip_address = IpAddr::from([10, 201, (serial / 250) as u8, (serial % 250) as u8]);

@@ -1,14 +1,7 @@
-//! OpenMetrics: a snapshot of the controller's state per scrape, encoded by prometheus-client. Counts nothing itself.
+//! A [`Snapshot`] in the OpenMetrics text format, by prometheus-client.
 
-use std::{fmt, io, net::SocketAddr, time::UNIX_EPOCH};
+use std::{borrow::Cow, fmt, net::IpAddr, sync::Arc, time::UNIX_EPOCH};
 
-use axum::{
-    Router,
-    extract::State,
-    http::{StatusCode, header},
-    response::{IntoResponse, Response},
-    routing::get,
-};
 use lb_common::FlowOutcome;
 use prometheus_client::{
     collector::Collector,
@@ -16,142 +9,43 @@ use prometheus_client::{
     metrics::MetricType,
     registry::{Registry, Unit},
 };
-use tokio::{net::TcpListener, task::JoinHandle};
 
-use crate::{
-    api::{
-        flows::FlowTable,
-        types::{
-            Backend, Counts, Interface, MapUsage, NextHop, Problem, ProblemKind, Stats, TableUsage, Tracking, Vip,
-        },
-    },
-    controller::Handle,
+use super::snapshot::{Applies, BackendSample, Snapshot, VipSample};
+use crate::api::{
+    flows::FlowTable,
+    types::{Counts, DropStats, Interface, MapUsage, Problem, ProblemKind, TableUsage, TrackedStats, Tracking},
 };
 
 /// Content type of the OpenMetrics text format.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What a scrape shows.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    /// Counters.
-    pub stats: Stats,
-    /// VIPs with their backends.
-    pub vips: Vec<Vip>,
-    /// Interfaces.
-    pub interfaces: Vec<Interface>,
-    /// What the data plane remembers of flows.
-    pub tracking: Tracking,
-    /// Maps.
-    pub maps: Vec<MapUsage>,
-    /// What is not as the config wants it.
-    pub problems: Vec<Problem>,
-    /// When a config was last applied.
-    pub applied_at: std::time::SystemTime,
-    /// Applies since the daemon started.
-    pub applies: Applies,
-}
-
-/// How many applies there were.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Applies {
-    /// That did what they should.
-    pub succeeded: u64,
-    /// That changed nothing because something was wrong.
-    pub failed: u64,
-}
-
-/// Why there is no `/metrics`.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot serve /metrics on {address}: {source}; set another address as `metrics` in [node]")]
-pub struct MetricsError {
-    /// The address.
-    address: SocketAddr,
-    /// What the kernel said.
-    source: io::Error,
-}
-
-impl MetricsError {
-    /// Whether somebody listens there already, or on an address that overlaps.
-    pub fn is_taken(&self) -> bool {
-        self.source.kind() == io::ErrorKind::AddrInUse
-    }
-}
-
-/// The listener for scrapes, until it is dropped.
-#[derive(Debug)]
-pub struct Server {
-    address: SocketAddr,
-    task: JoinHandle<()>,
-}
-
-impl Server {
-    /// Serves `GET /metrics` on `address`. Scrapes ask `controller`.
-    pub async fn start(address: SocketAddr, controller: Handle) -> Result<Self, MetricsError> {
-        let failed = |source| MetricsError { address, source };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
-        let router = Router::new().route("/metrics", get(scrape)).with_state(controller);
-        let task = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, router).await {
-                log::error!("/metrics on {address} ended: {error}");
-            }
-        });
-        Ok(Self { address, task })
-    }
-
-    /// The address that is listened on, with the port that the kernel chose where the config says 0.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Ends the listener; the address is free when this returns.
-    pub async fn stop(mut self) {
-        self.task.abort();
-        // Either it had ended or it was aborted, which is what was wanted.
-        let _ = (&mut self.task).await;
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// `snapshot` in the OpenMetrics text format.
-pub fn encode(snapshot: Snapshot) -> Result<String, fmt::Error> {
+/// Writes `snapshot` to `page` in the OpenMetrics text format, bit by bit.
+pub fn encode(snapshot: Shared, page: &mut impl fmt::Write) -> fmt::Result {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(snapshot));
-    let mut encoded = String::new();
-    text::encode(&mut encoded, &registry)?;
-    Ok(encoded)
+    registry.register_collector(Box::new(Page(snapshot)));
+    text::encode(page, &registry)
 }
 
-async fn scrape(State(controller): State<Handle>) -> Response {
-    let snapshot = match controller.snapshot().await {
-        Ok(snapshot) => snapshot,
-        Err(error) => return (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
-    };
-    match encode(snapshot) {
-        Ok(encoded) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], encoded).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
-}
+/// A snapshot that several pages are made of.
+pub type Shared = Arc<Snapshot>;
 
-impl Collector for Snapshot {
+/// Only a type of this crate can be a collector.
+#[derive(Debug)]
+struct Page(Shared);
+
+impl Collector for Page {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let encoder = &mut encoder;
+        let (encoder, snapshot) = (&mut encoder, &*self.0);
         encode_build_info(encoder)?;
-        encode_vips(encoder, &self.stats)?;
-        encode_backends(encoder, &self.stats, &self.vips)?;
-        encode_drops(encoder, &self.stats)?;
-        encode_tracking(encoder, &self.tracking)?;
-        encode_tracked(encoder, &self.stats)?;
-        encode_interfaces(encoder, &self.interfaces)?;
-        encode_maps(encoder, &self.maps)?;
-        encode_problems(encoder, &self.problems)?;
-        encode_applies(encoder, self)
+        encode_vips(encoder, &snapshot.vips)?;
+        encode_backends(encoder, &snapshot.vips)?;
+        encode_drops(encoder, &snapshot.drops)?;
+        encode_tracking(encoder, &snapshot.tracking)?;
+        encode_tracked(encoder, &snapshot.tracked)?;
+        encode_interfaces(encoder, &snapshot.interfaces)?;
+        encode_maps(encoder, &snapshot.maps)?;
+        encode_problems(encoder, &snapshot.problems)?;
+        encode_applies(encoder, snapshot)
     }
 }
 
@@ -160,10 +54,9 @@ fn encode_build_info(encoder: &mut DescriptorEncoder) -> fmt::Result {
     metric.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
 }
 
-fn encode_vips(encoder: &mut DescriptorEncoder, stats: &Stats) -> fmt::Result {
-    let of_vips = |count: fn(&Counts) -> u64| {
-        stats.vips.iter().map(move |vip| ([("vip", vip.name.as_str())], count(&vip.counts)))
-    };
+fn encode_vips(encoder: &mut DescriptorEncoder, vips: &[VipSample]) -> fmt::Result {
+    let of_vips =
+        |count: fn(&Counts) -> u64| vips.iter().map(move |vip| ([("vip", vip.name.as_str())], count(&vip.counts)));
     counter(encoder, "naru_vip_packets", "Packets for a VIP", None, of_vips(|counts| counts.packets))?;
     let help = "Bytes for a VIP, from the IP header on, before encapsulation";
     counter(encoder, "naru_vip", help, Some(&Unit::Bytes), of_vips(|counts| counts.bytes))?;
@@ -171,35 +64,32 @@ fn encode_vips(encoder: &mut DescriptorEncoder, stats: &Stats) -> fmt::Result {
     counter(encoder, "naru_vip_new_flows", help, None, of_vips(|counts| counts.new_flows))
 }
 
-fn encode_backends(encoder: &mut DescriptorEncoder, stats: &Stats, vips: &[Vip]) -> fmt::Result {
-    let counts = stats.vips.iter().flat_map(|vip| {
-        vip.backends.iter().map(|backend| (labels(&vip.name, backend.address.to_string()), &backend.counts))
-    });
-    let counts: Vec<_> = counts.collect();
-    let of_backends =
-        |count: fn(&Counts) -> u64| counts.iter().map(move |(labels, counts)| (labels.clone(), count(counts)));
-    counter(encoder, "naru_backend_packets", "Packets sent to a backend", None, of_backends(|c| c.packets))?;
+fn encode_backends(encoder: &mut DescriptorEncoder, vips: &[VipSample]) -> fmt::Result {
+    // Labels are made as they are written: all of them at once would take more memory than the samples.
+    fn of_backends<V>(
+        vips: &[VipSample],
+        value: impl Fn(&BackendSample) -> V,
+    ) -> impl Iterator<Item = (Labels<'_>, V)> {
+        let backends = vips.iter().flat_map(|vip| vip.backends.iter().map(|backend| (vip.name.as_str(), backend)));
+        backends.map(move |(vip, backend)| (labels(vip, backend.address), value(backend)))
+    }
+    let help = "Packets sent to a backend";
+    counter(encoder, "naru_backend_packets", help, None, of_backends(vips, |backend| backend.counts.packets))?;
     let help = "Bytes sent to a backend, from the IP header on, before encapsulation";
-    counter(encoder, "naru_backend", help, Some(&Unit::Bytes), of_backends(|c| c.bytes))?;
+    counter(encoder, "naru_backend", help, Some(&Unit::Bytes), of_backends(vips, |backend| backend.counts.bytes))?;
     let help = "TCP segments sent to a backend that open a connection";
-    counter(encoder, "naru_backend_new_flows", help, None, of_backends(|c| c.new_flows))?;
-
-    let backends = || {
-        let backends = vips.iter().flat_map(|vip| &vip.backends);
-        backends.map(|backend| (labels(&backend.vip, backend.address.to_string()), backend))
-    };
-    let slots = backends().map(|(labels, backend)| (labels, backend.slots));
-    gauge(encoder, "naru_backend_slots", "Slots of the VIP's table that are the backend's", None, slots)?;
-    let configured = backends().filter(|(_, backend)| !backend.is_removed());
-    let weights = configured.map(|(labels, backend)| (labels, backend.weight));
+    counter(encoder, "naru_backend_new_flows", help, None, of_backends(vips, |backend| backend.counts.new_flows))?;
+    let help = "Slots of the VIP's table that are the backend's";
+    gauge(encoder, "naru_backend_slots", help, None, of_backends(vips, |backend| backend.slots))?;
+    let weights = of_backends(vips, |backend| backend.weight).filter_map(|(labels, weight)| Some((labels, weight?)));
     gauge(encoder, "naru_backend_weight", "Weight of a backend in the config", None, weights)?;
-    let ups = backends().map(|(labels, backend)| (labels, matches!(backend.next_hop, NextHop::Known { .. }).into()));
-    gauge::<_, u32>(encoder, "naru_backend_next_hop_up", "1 while the way to a backend is known", None, ups)?;
-    let of_backends = |count: fn(&Backend) -> u64| backends().map(move |(labels, backend)| (labels, count(backend)));
+    let help = "1 while the way to a backend is known";
+    let ups = of_backends(vips, |backend| u32::from(backend.next_hop_up));
+    gauge(encoder, "naru_backend_next_hop_up", help, None, ups)?;
     let help = "Entries of a backend's flows in the flow tables";
-    gauge(encoder, "naru_backend_flows", help, None, of_backends(|backend| backend.flows))?;
+    gauge(encoder, "naru_backend_flows", help, None, of_backends(vips, |backend| backend.flows))?;
     let help = "Slots that are no longer a backend's and on which flows without an entry go to it still";
-    gauge(encoder, "naru_backend_held_slots", help, None, of_backends(|backend| backend.held_slots.into()))
+    gauge(encoder, "naru_backend_held_slots", help, None, of_backends(vips, |backend| backend.held_slots))
 }
 
 fn encode_tracking(encoder: &mut DescriptorEncoder, tracking: &Tracking) -> fmt::Result {
@@ -225,18 +115,18 @@ fn encode_tracking(encoder: &mut DescriptorEncoder, tracking: &Tracking) -> fmt:
     encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?.encode_gauge(&sweep)
 }
 
-fn encode_tracked(encoder: &mut DescriptorEncoder, stats: &Stats) -> fmt::Result {
-    let packets = stats.tracked.iter().map(|tracked| ([("outcome", tracked.outcome.as_str())], tracked.packets));
+fn encode_tracked(encoder: &mut DescriptorEncoder, tracked: &[TrackedStats]) -> fmt::Result {
+    let packets = tracked.iter().map(|tracked| ([("outcome", tracked.outcome.as_str())], tracked.packets));
     counter(encoder, "naru_flow_packets", "Packets that the flow tables were asked for", None, packets)?;
-    let promoted = stats.tracked.iter().find(|tracked| tracked.outcome == FlowOutcome::Promoted.name());
+    let promoted = tracked.iter().find(|tracked| tracked.outcome == FlowOutcome::Promoted.name());
     let promotions = promoted.map_or(0, |tracked| tracked.packets);
     let (name, help) = ("naru_flow_promotions", "Flows that went from the embryonic to the established ones");
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
     metric.encode_counter::<NoLabelSet, u64, u64>(&promotions, None)
 }
 
-fn encode_drops(encoder: &mut DescriptorEncoder, stats: &Stats) -> fmt::Result {
-    let drops = stats.drops.iter().map(|drop| ([("reason", drop.reason.as_str())], drop.packets));
+fn encode_drops(encoder: &mut DescriptorEncoder, drops: &[DropStats]) -> fmt::Result {
+    let drops = drops.iter().map(|drop| ([("reason", drop.reason.as_str())], drop.packets));
     counter(encoder, "naru_drops", "Packets dropped", None, drops)
 }
 
@@ -272,8 +162,11 @@ fn encode_applies(encoder: &mut DescriptorEncoder, snapshot: &Snapshot) -> fmt::
     counter(encoder, "naru_applies", "Applies of a config since the daemon started", None, applies.into_iter())
 }
 
-fn labels(vip: &str, backend: String) -> [(&'static str, String); 2] {
-    [("vip", vip.to_owned()), ("backend", backend)]
+/// The labels of a backend's series.
+type Labels<'a> = [(&'static str, Cow<'a, str>); 2];
+
+fn labels(vip: &str, backend: IpAddr) -> Labels<'_> {
+    [("vip", vip.into()), ("backend", backend.to_string().into())]
 }
 
 /// Encodes a counter. The encoder adds the unit and `_total` to `name`.
@@ -311,51 +204,26 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
-    use crate::api::types::{Attached, BackendStats, DropStats, TrackedStats, VipStats};
+    use crate::api::types::Attached;
 
     fn snapshot() -> Snapshot {
-        let [known, unknown] = ["10.0.0.1", "2001:db8::1"].map(|text| text.parse().unwrap());
         let counts = Counts { packets: 3, bytes: 180, new_flows: 1 };
-        let known_hop =
-            NextHop::Known { interface: "eth0".into(), mac: "02:00:00:00:00:01".into(), vlan: 0, mtu: 1500 };
-        let backend = |address, slots, next_hop| Backend {
-            vip: "web".into(),
-            address,
-            weight: 100,
-            state: "active".into(),
-            slots,
+        let known = BackendSample {
+            address: "10.0.0.1".parse().unwrap(),
+            counts,
+            weight: Some(100),
+            slots: 10,
+            next_hop_up: true,
             flows: 2,
             held_slots: 5,
-            held_seconds: 60,
-            drained: false,
-            next_hop,
         };
-        let mut removed = backend(unknown, 0, NextHop::Unknown { reason: "no route".into() });
-        removed.state = Backend::REMOVED.into();
-        let backends = vec![backend(known, 10, known_hop), removed];
-        let stats = Stats {
-            vips: vec![VipStats {
-                name: "web".into(),
-                counts,
-                backends: vec![
-                    BackendStats { address: known, removed: false, counts },
-                    BackendStats { address: unknown, removed: true, counts: Counts::default() },
-                ],
-            }],
-            drops: vec![DropStats { reason: "no_backend".into(), packets: 7 }],
-            tracked: vec![TrackedStats { outcome: "promoted".into(), packets: 9 }],
-        };
-        let vip = Vip {
-            name: "web".into(),
-            address: "203.0.113.10".parse().unwrap(),
-            ports: vec!["tcp/80".into()],
-            forward: "ipip".into(),
-            hash: "5-tuple".into(),
-            slots: 13,
-            tracking: "adaptive".into(),
-            tcp_idle: "15m".into(),
-            udp_idle: "1m".into(),
-            backends,
+        let removed = BackendSample {
+            address: "2001:db8::1".parse().unwrap(),
+            counts: Counts::default(),
+            weight: None,
+            slots: 0,
+            next_hop_up: false,
+            ..known
         };
         let interface = |name: &str, attached| Interface {
             name: name.into(),
@@ -365,8 +233,12 @@ mod tests {
             problem: None,
         };
         Snapshot {
-            stats,
-            vips: vec![vip],
+            vips: vec![
+                VipSample { name: "web".into(), counts, backends: vec![known, removed] },
+                VipSample { name: "dns".into(), counts: Counts::default(), backends: Vec::new() },
+            ],
+            drops: vec![DropStats { reason: "no_backend".into(), packets: 7 }],
+            tracked: vec![TrackedStats { outcome: "promoted".into(), packets: 9 }],
             interfaces: vec![
                 interface("eth0", Some(Attached { mode: "native".into(), reason: None })),
                 interface("eth1", None),
@@ -392,13 +264,17 @@ mod tests {
 
     #[test]
     fn a_scrape_names_everything_with_its_unit() {
-        let text = encode(snapshot()).unwrap();
+        let mut text = String::new();
+        encode(Arc::new(snapshot()), &mut text).unwrap();
         let samples: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
         let expected = [
             concat!("naru_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
             "naru_vip_packets_total{vip=\"web\"} 3",
+            "naru_vip_packets_total{vip=\"dns\"} 0",
             "naru_vip_bytes_total{vip=\"web\"} 180",
+            "naru_vip_bytes_total{vip=\"dns\"} 0",
             "naru_vip_new_flows_total{vip=\"web\"} 1",
+            "naru_vip_new_flows_total{vip=\"dns\"} 0",
             "naru_backend_packets_total{vip=\"web\",backend=\"10.0.0.1\"} 3",
             "naru_backend_packets_total{vip=\"web\",backend=\"2001:db8::1\"} 0",
             "naru_backend_bytes_total{vip=\"web\",backend=\"10.0.0.1\"} 180",
@@ -436,6 +312,9 @@ mod tests {
             "naru_problems{kind=\"interface\"} 1",
             "naru_problems{kind=\"metrics\"} 0",
             "naru_problems{kind=\"packet-log\"} 0",
+            "naru_problems{kind=\"config\"} 0",
+            "naru_problems{kind=\"state\"} 0",
+            "naru_problems{kind=\"socket\"} 0",
             "naru_config_applied_timestamp_seconds 1.5",
             "naru_applies_total{result=\"success\"} 2",
             "naru_applies_total{result=\"failure\"} 1",

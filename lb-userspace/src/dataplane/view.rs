@@ -1,0 +1,354 @@
+//! The data plane as it is at a moment, for whoever reads while its owner goes on: names, ids, ways and the handles of
+//! what the kernel counts.
+//!
+//! A view costs a few reference counts. What its owner changes next is copied first, once, so that a view stays what it
+//! was; counters and slots are read from the maps when they are asked for. It never writes.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use lb_common::{BackendState, Counters, DropReason, FlowOutcome, Forward, NextHop, Tick};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Error, GIVEN_UP_AFTER, Moving, Swept,
+    flows::FlowTables,
+    maps::{MapUsage, Readings, Slots, Sweeps, Table},
+    now, rules,
+};
+use crate::{
+    config::Config,
+    plan::{Destination, NextHops, Plan, PlanError, State, effective_weight},
+};
+
+/// The data plane as it is at a moment.
+#[derive(Clone)]
+pub struct View {
+    /// The maps, mirrored.
+    pub(super) state: Arc<State>,
+    /// The config that they hold, once this daemon has applied one.
+    pub(super) settled: Option<Arc<Config>>,
+    /// What was said of destinations that some backend has.
+    pub(super) next_hops: Arc<NextHops>,
+    /// First slot of every table with slots that move.
+    pub(super) moving: Arc<HashMap<u32, Moving>>,
+    /// What the last sweep found.
+    pub(super) swept: Option<Arc<Swept>>,
+    /// Backends that are down, and when a sweep first met them so.
+    pub(super) downs: Arc<HashMap<u32, Instant>>,
+    pub(super) counted: Arc<SlotCounts>,
+    pub(super) readings: Arc<Readings>,
+    pub(super) slots: Arc<Slots>,
+    pub(super) sweeps: Arc<Sweeps>,
+    pub(super) flows: FlowTables,
+}
+
+/// A backend as it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Its id.
+    pub id: u32,
+    /// Name of its VIP.
+    pub vip: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// How packets reach it.
+    pub forward: Forward,
+    /// Its weight.
+    pub weight: u32,
+    /// What the operator wants of it.
+    pub state: BackendState,
+    /// The config does not have it any more; its flows may go on.
+    pub removed: bool,
+    /// Entries of its flows in the flow tables, as of the last sweep.
+    pub flows: u64,
+    /// Slots on which flows without an entry still belong to it although it is not their current owner.
+    pub held_slots: u32,
+    /// How much longer they are held at most.
+    pub held_for: Duration,
+    /// No packet has gone to it since a sweep that found nothing of it: it takes no new flows, and the last one has
+    /// ended.
+    pub drained: bool,
+    /// Where frames to it go; `None` while that is not known.
+    pub next_hop: Option<NextHop>,
+}
+
+impl Backend {
+    /// What its next hop is looked up by.
+    pub fn destination(&self) -> Destination {
+        Destination { address: self.address, on_link: self.forward == Forward::L2 }
+    }
+}
+
+/// Everything that was counted since the data plane was first loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Per VIP: its name and counters.
+    pub vips: Vec<(String, Counters)>,
+    /// Per backend.
+    pub backends: Vec<BackendCounts>,
+    /// Dropped packets per reason, in the order of [`DropReason::ALL`].
+    pub drops: Vec<(DropReason, u64)>,
+    /// Packets that the flow tables were asked for, by outcome, in the order of [`FlowOutcome::ALL`].
+    pub flow_packets: Vec<(FlowOutcome, u64)>,
+}
+
+/// What is tracked at present.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tracking {
+    /// The table of established flows.
+    pub established: TableUsage,
+    /// The table of flows of which one packet was seen.
+    pub embryonic: TableUsage,
+    /// Slots of VIPs that are served, on which every flow belongs to one backend.
+    pub settled_slots: u64,
+    /// Slots on which flows of several backends may be.
+    pub moving_slots: u64,
+    /// How long the last sweep took; `None` before the first.
+    pub sweep: Option<Duration>,
+}
+
+/// How a flow table is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableUsage {
+    /// Entries, as of the last sweep.
+    pub entries: u64,
+    /// Entries that it has room for.
+    pub max_entries: u64,
+    /// Entries that sweeps have taken out, because their flows had ended.
+    pub expired: u64,
+    /// Entries that gave way to newer ones, as of the last sweep.
+    pub evicted: u64,
+}
+
+/// What was counted for a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendCounts {
+    /// Name of its VIP.
+    pub vip: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its counters.
+    pub counters: Counters,
+}
+
+/// How many slots of its VIP's table give new flows to a backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendSlots {
+    /// Name of the VIP.
+    pub vip: String,
+    /// Address of the backend.
+    pub address: IpAddr,
+    /// Number of slots.
+    pub slots: u32,
+}
+
+/// Slots by backend, of every table that was counted since it was written: to count the tables of thousands of VIPs is
+/// to read a gigabyte.
+#[derive(Debug, Default)]
+pub struct SlotCounts(Mutex<Counted>);
+
+#[derive(Debug, Default)]
+struct Counted {
+    /// How often tables were written: what was counted meanwhile may be of before or of after.
+    writes: u64,
+    /// First slot of a table → backend ids and their slots.
+    tables: HashMap<u32, Arc<[(u32, u32)]>>,
+}
+
+impl SlotCounts {
+    /// Forgets the count of a table that was written.
+    pub(super) fn forget(&self, base: u32) {
+        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counted.writes += 1;
+        counted.tables.remove(&base);
+    }
+
+    /// The count of the table that begins at `base`, made by `count` where there is none.
+    fn of(&self, base: u32, count: impl FnOnce() -> Arc<[(u32, u32)]>) -> Arc<[(u32, u32)]> {
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = lock();
+        if let Some(known) = counted.tables.get(&base) {
+            return Arc::clone(known);
+        }
+        let writes = counted.writes;
+        // Nobody waits for the counting.
+        drop(counted);
+        let new = count();
+        let mut counted = lock();
+        if counted.writes == writes {
+            counted.tables.insert(base, Arc::clone(&new));
+        }
+        new
+    }
+}
+
+impl View {
+    /// What [`super::Dataplane::apply`] would do. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// The config exceeds its own limits.
+    pub fn plan(&self, config: &Config) -> Result<Plan, PlanError> {
+        Plan::new(&self.state, config, &self.next_hops, self.settled.as_deref())
+    }
+
+    /// The backends that run, those included that were removed and have flows.
+    pub fn backends(&self) -> Vec<Backend> {
+        let idle = rules::idle_times(&self.state);
+        let now = now();
+        let backend = |(id, entry): (&u32, &lb_common::Backend)| {
+            let flows = self.swept.as_ref().and_then(|swept| swept.by_backend.get(*id as usize)).copied();
+            let moving = self.state.vips.get(&entry.vip).and_then(|record| self.moving.get(&record.slot_base));
+            let held = moving.and_then(|moving| moving.slots.held.get(id));
+            let held_slots = held.map_or(0, |held| held.slots);
+            let (tcp_idle, udp_idle) = idle.get(&entry.vip).copied().unwrap_or_default();
+            let ticks = held.map_or(0, |held| tcp_idle.max(udp_idle).saturating_sub(now.since(held.since)));
+            let held_for = Duration::from_nanos(u64::from(ticks) * Tick::NANOSECONDS);
+            let given_up_in = match self.downs.get(id) {
+                Some(since) => GIVEN_UP_AFTER.saturating_sub(since.elapsed()),
+                None if entry.is_down() => GIVEN_UP_AFTER,
+                None => Duration::MAX,
+            };
+            let swept_since = moving.is_none_or(|moving| self.has_swept_since(moving.since));
+            let takes_none = effective_weight(entry) == 0;
+            Some(Backend {
+                id: *id,
+                vip: self.vip_name(entry.vip),
+                address: entry.address.into(),
+                forward: Forward::from_u32(entry.forward)?,
+                weight: entry.weight,
+                state: entry.backend_state(),
+                removed: entry.is_removed(),
+                flows: flows.unwrap_or(0),
+                held_slots,
+                held_for: held_for.min(given_up_in),
+                drained: takes_none && (held_slots == 0 || entry.is_down()) && flows == Some(0) && swept_since,
+                next_hop: entry.next_hop.current().copied(),
+            })
+        };
+        self.state.backends.iter().filter_map(backend).collect()
+    }
+
+    /// Everything that was counted.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not let a map be read.
+    pub fn counters(&self) -> Result<Counts, Error> {
+        self.counters_of(&|_| true)
+    }
+
+    /// The same, with what backends counted only for some VIPs, by name.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not let a map be read.
+    pub fn counters_of(&self, with_backends: &impl Fn(&str) -> bool) -> Result<Counts, Error> {
+        let maps = &self.readings;
+        let vips =
+            self.state.vips.iter().map(|(id, record)| Ok((record.name.as_str().to_owned(), maps.vip_counters(*id)?)));
+        let names = self.state.vips.iter().map(|(id, record)| (*id, record.name.as_str()));
+        let names: HashMap<_, _> = names.filter(|(_, name)| with_backends(name)).collect();
+        let backends = self.state.backends.iter().filter_map(|(id, entry)| {
+            let vip = (*names.get(&entry.vip)?).to_owned();
+            let counted = maps.backend_counters(*id);
+            Some(counted.map(|counters| BackendCounts { vip, address: entry.address.into(), counters }))
+        });
+        let drops = DropReason::ALL.into_iter().map(|reason| Ok((reason, maps.drops(reason)?)));
+        let flow_packets = FlowOutcome::ALL.into_iter().map(|outcome| Ok((outcome, maps.flow_packets(outcome)?)));
+        Ok(Counts {
+            vips: vips.collect::<Result<_, Error>>()?,
+            backends: backends.collect::<Result<_, Error>>()?,
+            drops: drops.collect::<Result<_, Error>>()?,
+            flow_packets: flow_packets.collect::<Result<_, Error>>()?,
+        })
+    }
+
+    /// What is tracked at present.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not say how large the tables are.
+    pub fn tracking(&self) -> Result<Tracking, Error> {
+        let entries = self.flow_entries();
+        let usage = |table: Table, max_entries: u32| TableUsage {
+            entries: entries[table as usize],
+            max_entries: max_entries.into(),
+            expired: self.sweeps.deleted(table),
+            evicted: self.sweeps.evicted(table),
+        };
+        let slots: u64 = self.state.served_vips().map(|(_, record)| u64::from(record.slots)).sum();
+        let moving_slots = self.moving.values().map(|moving| u64::from(moving.slots.count)).sum();
+        let capacity = self.state.capacity;
+        Ok(Tracking {
+            established: usage(Table::Established, capacity.flows),
+            embryonic: usage(Table::Embryonic, capacity.embryos()),
+            settled_slots: slots.saturating_sub(moving_slots),
+            moving_slots,
+            sweep: self.swept.as_ref().map(|swept| swept.elapsed),
+        })
+    }
+
+    /// The flow tables, to be read at leisure.
+    pub fn flow_tables(&self) -> FlowTables {
+        self.flows.clone()
+    }
+
+    /// How many slots each backend has.
+    pub fn slots_per_backend(&self) -> Vec<BackendSlots> {
+        let mut of_vips: HashMap<u32, Vec<u32>> = HashMap::new();
+        for (id, entry) in &self.state.backends {
+            of_vips.entry(entry.vip).or_default().push(*id);
+        }
+        let mut slots = vec![0; self.state.capacity.backends as usize];
+        for (id, record) in &self.state.vips {
+            let ids = of_vips.remove(id).unwrap_or_default();
+            let counted = self.counted.of(record.slot_base, || {
+                ids.iter().for_each(|id| slots[*id as usize] = 0);
+                self.slots.count(record.slot_base, record.slots, &mut slots);
+                ids.iter().map(|id| (*id, slots[*id as usize])).collect()
+            });
+            ids.iter().for_each(|id| slots[*id as usize] = 0);
+            counted.iter().for_each(|(id, count)| slots[*id as usize] = *count);
+        }
+        let slots = |(id, entry): (&u32, &lb_common::Backend)| BackendSlots {
+            vip: self.vip_name(entry.vip),
+            address: entry.address.into(),
+            slots: slots[*id as usize],
+        };
+        self.state.backends.iter().map(slots).collect()
+    }
+
+    /// Fill and memory of every map.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not say.
+    pub fn map_usage(&self) -> Result<Vec<MapUsage>, Error> {
+        self.readings.usage(&self.state, self.flow_entries())
+    }
+
+    /// What the maps hold.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub(super) fn vip_name(&self, id: u32) -> String {
+        self.state.vips.get(&id).map(|record| record.name.as_str().to_owned()).unwrap_or_default()
+    }
+
+    /// Entries of the established and of the embryonic table, as of the last sweep.
+    pub(super) fn flow_entries(&self) -> [u64; 2] {
+        self.swept.as_ref().map_or([0; 2], |swept| swept.entries)
+    }
+
+    /// Whether a sweep has been taken in that began after as many.
+    fn has_swept_since(&self, sweeps: u64) -> bool {
+        self.swept.as_ref().is_some_and(|swept| swept.number > sweeps)
+    }
+}

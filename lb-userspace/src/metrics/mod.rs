@@ -1,0 +1,143 @@
+//! `/metrics` in the OpenMetrics text format, for whoever can reach its address.
+//!
+//! A scrape never meets the controller: it reads counters from what the controller published ([`Handle::snapshot`]), and
+//! scrapes within a second share what was read. What a stranger who can connect can do: take all [`LIMITS`] connections
+//! and read nothing. They are ended after that, and drive each other out before. Each costs a thread that waits and
+//! [`page::CHUNK`] bytes of text, and all of them together [`SNAPSHOTS`] snapshots of some hundred bytes a backend. Text is
+//! made for one scrape at a time, so that scrapes keep at most one CPU busy. Nothing is logged.
+
+mod encode;
+mod page;
+mod snapshot;
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tokio::{net::TcpListener, sync::Mutex, task::JoinHandle};
+
+pub use self::snapshot::{Applies, BackendSample, Snapshot, VipSample};
+use self::{encode::CONTENT_TYPE, page::Pen};
+use crate::{
+    controller::{Error, Handle},
+    server::{self, Limits},
+};
+
+/// What the listener bears: a few scrapers, which hold their connections between two scrapes that are seldom more than
+/// a minute apart.
+const LIMITS: Limits = Limits { connections: 16, idle: Duration::from_secs(120), stall: Duration::from_secs(10) };
+
+/// How long scrapes share what was read.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// Snapshots that slow readers keep; while they do, others get the last of these, which is [`page::LIMIT`] old at most.
+const SNAPSHOTS: usize = 3;
+
+/// Why there is no `/metrics`.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot serve /metrics on {address}: {source}; set another address as `metrics` in [node]")]
+pub struct MetricsError {
+    /// The address.
+    address: SocketAddr,
+    /// What the kernel said.
+    source: io::Error,
+}
+
+impl MetricsError {
+    /// Whether somebody listens there already, or on an address that overlaps.
+    pub fn is_taken(&self) -> bool {
+        self.source.kind() == io::ErrorKind::AddrInUse
+    }
+}
+
+/// The listener for scrapes, until it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    /// Serves `GET /metrics` on `address`. Scrapes ask `controller`.
+    pub async fn start(address: SocketAddr, controller: Handle) -> Result<Self, MetricsError> {
+        let failed = |source| MetricsError { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let scrapes = Arc::new(Scrapes { controller, pen: Pen::default(), read: Mutex::default() });
+        let router = Router::new().route("/metrics", get(scrape)).with_state(scrapes);
+        let task = tokio::spawn(async move { match server::serve(listener, router, LIMITS).await {} });
+        Ok(Self { address, task })
+    }
+
+    /// The address that is listened on, with the port that the kernel chose where the config says 0.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Whether nobody listens any more although nobody stopped it.
+    pub fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
+
+    /// Ends the listener; the address is free when this returns.
+    pub async fn stop(mut self) {
+        self.task.abort();
+        // Either it had ended or it was aborted, which is what was wanted.
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What all scrapes share.
+struct Scrapes {
+    controller: Handle,
+    pen: Pen,
+    read: Mutex<Read>,
+}
+
+/// Snapshots that were read.
+#[derive(Default)]
+struct Read {
+    last: Option<(Instant, Arc<Snapshot>)>,
+    /// Those before it, which somebody may have still.
+    before: Vec<Weak<Snapshot>>,
+}
+
+impl Scrapes {
+    /// What is so now, or was a moment ago.
+    async fn snapshot(&self) -> Result<Arc<Snapshot>, Error> {
+        let mut read = self.read.lock().await;
+        read.before.retain(|snapshot| snapshot.strong_count() > 0);
+        if let Some((at, snapshot)) = &read.last
+            && (at.elapsed() < FRESH || read.before.len() + 1 >= SNAPSHOTS)
+        {
+            return Ok(Arc::clone(snapshot));
+        }
+        let snapshot = Arc::new(self.controller.snapshot().await?);
+        let before = read.last.replace((Instant::now(), Arc::clone(&snapshot)));
+        read.before.extend(before.map(|(_, snapshot)| Arc::downgrade(&snapshot)));
+        Ok(snapshot)
+    }
+}
+
+async fn scrape(State(scrapes): State<Arc<Scrapes>>) -> Response {
+    match scrapes.snapshot().await {
+        Ok(snapshot) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], scrapes.pen.page(snapshot)).into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
+    }
+}

@@ -1,0 +1,136 @@
+//! What strangers do to the daemon who can reach `/metrics` and mean no good: it goes on reading and changing for those who
+//! may.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    os::fd::AsFd as _,
+    time::{Duration, Instant},
+};
+
+use naru_tests::{
+    lab::Lab,
+    naru::{METRICS, Naru},
+};
+use nix::sys::{
+    resource::{Resource, getrlimit, setrlimit},
+    socket::{setsockopt, sockopt::RcvBuf},
+};
+
+/// VIPs of ten backends each: a scrape of some five megabytes, which no socket's buffers hold.
+const VIPS: usize = 1000;
+
+/// What the issue asks of a quiet machine; tests run beside others on a busy one.
+const WANTED: Duration = Duration::from_millis(100);
+
+const IDLE: usize = 2000;
+const SLOW: usize = 20;
+
+fn vips() -> String {
+    let backends: String = (1..=10).map(|host| format!("{{ address = \"10.99.0.{host}\" }}, ")).collect();
+    let vip = |number: usize| {
+        let address = format!("203.0.{}.{}", 113 + number / 250, 1 + number % 250);
+        format!(
+            "[[vip]]\nname = \"vip{number}\"\naddress = \"{address}\"\nports = [\"tcp/80\"]\nforward = \"ipip\"\n\
+             slots = 1009\nbackends = [{backends}]\n"
+        )
+    };
+    (0..VIPS).map(vip).collect()
+}
+
+/// How long a command takes.
+fn time(naru: &Naru, command: &[&str]) -> Duration {
+    let begun = Instant::now();
+    naru.cli(command).unwrap();
+    begun.elapsed()
+}
+
+/// How long the slowest of some reads and changes takes.
+fn slowest(naru: &Naru) -> Duration {
+    let commands: [&[&str]; 3] = [
+        &["status"],
+        &["backend", "drain", "vip7", "10.99.0.3"],
+        &["backend", "set", "vip7", "10.99.0.3", "--state", "active"],
+    ];
+    let times = (0..5).flat_map(|_| commands).map(|command| time(naru, command));
+    times.max().unwrap_or_default()
+}
+
+/// Connects as many do who say nothing, and as a few do who ask and then read a byte now and then. Whoever the daemon
+/// sends away comes no more.
+fn crowd() -> (Vec<TcpStream>, Vec<TcpStream>) {
+    let connect = || TcpStream::connect(METRICS).unwrap();
+    let slow = || {
+        let mut stream = connect();
+        setsockopt(&stream.as_fd(), RcvBuf, &4096).unwrap();
+        // Others may have driven this one out already.
+        let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+        let _ = stream.read(&mut [0]);
+        stream
+    };
+    let idle = (0..IDLE).map(|_| connect()).collect();
+    (idle, (0..SLOW).map(|_| slow()).collect())
+}
+
+#[test]
+fn scrapers_that_idle_or_do_not_read_are_in_nobodys_way() {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    // The daemon gets no more descriptors than most service managers give.
+    setrlimit(Resource::RLIMIT_NOFILE, soft.min(1024), hard).unwrap();
+    let lab = Lab::builder().build().unwrap();
+    let naru = Naru::start(&lab, &vips()).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    // It serves the socket first.
+    naru.cli(&["status"]).unwrap();
+    let size = naru.metrics().unwrap().len();
+    assert!(size > 4_000_000, "a scrape has only {size} bytes");
+    let alone = slowest(&naru);
+    let memory = |naru: &Naru| naru.memory("VmRSS").unwrap();
+    let before = memory(&naru);
+
+    let mut after = Vec::new();
+    let mut crowds = Vec::new();
+    let mut worst = Duration::ZERO;
+    for _ in 0..2 {
+        crowds.push(lab.balancer().netns().run(crowd));
+        worst = worst.max(slowest(&naru));
+        let text = naru.metrics().unwrap();
+        assert!(text.ends_with("# EOF\n"), "a scrape is cut short");
+        after.push(memory(&naru));
+    }
+    let megabytes = |bytes: u64| bytes >> 20;
+    println!(
+        "slowest of {IDLE} idle and {SLOW} slow readers beside: {worst:?}, alone {alone:?} (wanted: {WANTED:?}); memory: {} MiB, \
+         then {:?}",
+        megabytes(before),
+        after.iter().map(|bytes| megabytes(*bytes)).collect::<Vec<_>>()
+    );
+    assert!(worst < 10 * WANTED + 5 * alone, "a command took {worst:?}, {alone:?} without the readers");
+    let most = *after.iter().max().unwrap();
+    assert!(most < before + (64 << 20), "{} MiB became {} MiB", megabytes(before), megabytes(most));
+    assert!(after[1] < after[0] + (16 << 20), "memory grows with connections: {after:?}");
+
+    // The places are few, and those who do not read lose theirs, so that the kernel keeps nothing for them either.
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", naru.pid().unwrap())).unwrap().count();
+    assert!(descriptors < 300, "{descriptors} descriptors are open in the daemon");
+    naru.wait_for("nothing waits for who does not read", Duration::from_secs(60), |naru| {
+        let unread = unread(naru)?;
+        anyhow::ensure!(unread == 0, "{unread} bytes wait to be read");
+        Ok(true)
+    })
+    .unwrap();
+    drop(crowds);
+}
+
+/// Bytes of scrapes that the kernel holds and nobody reads.
+fn unread(naru: &Naru) -> anyhow::Result<u64> {
+    let port: SocketAddr = METRICS.parse()?;
+    let port = format!(":{:04X}", port.port());
+    let sockets = std::fs::read_to_string(format!("/proc/{}/net/tcp", naru.pid()?))?;
+    let waiting = sockets.lines().skip(1).filter_map(|line| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let queued = fields.get(1).filter(|local| local.ends_with(&port)).and(fields.get(4))?;
+        u64::from_str_radix(queued.split_once(':')?.0, 16).ok()
+    });
+    Ok(waiting.sum())
+}
