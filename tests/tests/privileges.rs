@@ -4,7 +4,7 @@
 use std::{
     fmt::Write as _,
     fs,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -133,6 +133,24 @@ fn a_daemon_that_root_starts_by_hand_gives_the_rest_up() {
     assert_served(&site, &Vip::L2);
     let status: Status = site.read(&["status"]).unwrap();
     assert!(status.unreachable.is_empty());
+}
+
+#[test]
+fn a_config_of_another_owner_is_read_and_not_taken_over() {
+    let site = Site::start(Lab::builder(), &[Vip::L2]).unwrap();
+    let (path, text) = (site.config_path(), site.config().unwrap());
+    chown(path, Some(12_345), Some(54_321)).unwrap();
+    let refused = |args: &[&str]| site.cli(args).unwrap_err().to_string();
+    let says = refused(&["backend", "drain", "direct", "10.0.1.11"]);
+    assert!(says.contains("it belongs to user 12345 and group 54321") && says.contains("chown root:root"), "{says}");
+    assert_eq!(site.config().unwrap(), text);
+    site.write_config(&text.replacen("weight = 100", "weight = 50", 1)).unwrap();
+    site.cli(&["apply"]).unwrap();
+
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    let says = refused(&["apply"]);
+    assert!(says.contains("Permission denied") && says.contains("make the file root's"), "{says}");
+    assert_served(&site, &Vip::L2);
 }
 
 #[test]

@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::unistd::geteuid;
+
 /// Everything that is wrong with a config, in the order of the file; never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors(Vec<ConfigError>);
@@ -47,6 +49,10 @@ pub enum ReadError {
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => "; create it, or name another with `--config`",
+        io::ErrorKind::PermissionDenied if geteuid().is_root() => {
+            "; the daemon has not got root's power to read everything: make the file root's or readable by all, and the \
+             directories above it open to root"
+        }
         io::ErrorKind::PermissionDenied => "; run as a user who may read it",
         _ => "",
     }

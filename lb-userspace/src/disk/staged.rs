@@ -104,7 +104,16 @@ fn keep_owner(file: &File, old: &fs::Metadata) -> io::Result<()> {
     if (new.uid(), new.gid()) == (old.uid(), old.gid()) {
         return Ok(());
     }
-    fchown(file, Some(old.uid()), Some(old.gid()))
+    fchown(file, Some(old.uid()), Some(old.gid())).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            let (user, group) = (old.uid(), old.gid());
+            let remedy = "make it root's (`chown root:root`), or edit it yourself and run `naru apply`";
+            io::Error::other(format!(
+                "it belongs to user {user} and group {group}, and naru can give no file away: {remedy}"
+            ))
+        }
+        _ => error,
+    })
 }
 
 #[cfg(test)]
@@ -137,13 +146,35 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("naru.toml");
         fs::write(&file, "old").unwrap();
-        if std::os::unix::fs::chown(&file, Some(12_345), Some(54_321)).is_err() {
-            eprintln!("not allowed to give files away: cannot try");
-            return;
-        }
+        give_away(&file);
         Staged::beside(&file, "new").unwrap().put().unwrap();
         let metadata = fs::metadata(&file).unwrap();
         assert_eq!((metadata.uid(), metadata.gid()), (12_345, 54_321));
+    }
+
+    #[test]
+    fn a_file_of_another_owner_is_left_alone_by_who_cannot_give_files_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("naru.toml");
+        fs::write(&file, "old").unwrap();
+        give_away(&file);
+        let staged = || {
+            crate::privileges::reduce().unwrap();
+            Staged::beside(&file, "new").unwrap_err().to_string()
+        };
+        // On a thread of its own, which then is the only one that has given anything up.
+        let error = std::thread::scope(|scope| scope.spawn(staged).join().unwrap());
+        let expected = "giving the new file the old one's owner: it belongs to user 12345 and group 54321";
+        assert!(error.contains(expected), "{error}");
+        assert_eq!(
+            (fs::read_to_string(&file).unwrap().as_str(), names(directory.path())),
+            ("old", vec!["naru.toml".into()])
+        );
+    }
+
+    fn give_away(file: &Path) {
+        std::os::unix::fs::chown(file, Some(12_345), Some(54_321))
+            .expect("this test gives a file away: run it as root");
     }
 
     #[test]
