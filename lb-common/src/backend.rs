@@ -30,6 +30,10 @@ pub struct Backend {
     pub heir: u32,
     /// The next hop.
     pub next_hop: NextHopCell,
+    /// The MAC address that the operator has pinned, for the daemon: the next hop follows from it.
+    pub pin: MacPin,
+    /// Always 0. With it an entry is two cache lines.
+    pub reserved: [u32; 2],
 }
 
 /// TTL or hop limit of every outer header (the default that RFC 1700 gives).
@@ -62,6 +66,28 @@ impl Backend {
     pub const fn outer_sum(inner_protocol: u8, destination: Be32) -> u32 {
         let destination = destination.host();
         0x4500 + ((OUTER_TTL as u32) << 8) + inner_protocol as u32 + (destination >> 16) + (destination & 0xffff)
+    }
+}
+
+/// A MAC address, or none.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MacPin([u32; 2]);
+
+impl MacPin {
+    /// What tells an address from none: it is in the second word, behind the address.
+    const SET: u8 = 1;
+
+    /// From an address.
+    pub fn new(mac: Option<[u8; 6]>) -> Self {
+        let Some([a, b, c, d, e, f]) = mac else { return Self::default() };
+        Self([u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, Self::SET, 0])])
+    }
+
+    /// The address.
+    pub fn mac(&self) -> Option<[u8; 6]> {
+        let [[a, b, c, d], [e, f, set, _]] = self.0.map(u32::to_ne_bytes);
+        (set == Self::SET).then_some([a, b, c, d, e, f])
     }
 }
 
@@ -183,14 +209,22 @@ impl BackendState {
     }
 }
 
-super::pod!(Backend, NextHop, NextHopCell);
+super::pod!(Backend, MacPin, NextHop, NextHopCell);
 
-const _: () = assert!(size_of::<Backend>() == 112);
+const _: () = assert!(size_of::<Backend>() == 128);
 const _: () = assert!(size_of::<NextHop>() == 24);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pin_is_an_address_or_none() {
+        assert_eq!(MacPin::default().mac(), None);
+        for mac in [None, Some([0; 6]), Some([2, 0, 0, 0, 0, 7])] {
+            assert_eq!(MacPin::new(mac).mac(), mac);
+        }
+    }
 
     #[test]
     fn macs_lie_as_in_a_frame() {

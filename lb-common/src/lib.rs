@@ -13,21 +13,23 @@ mod drop_reason;
 mod features;
 mod flow;
 mod slot;
+mod via;
 mod vip;
 
 pub use address::{Address, Be16, Be32};
-pub use backend::{Backend, BackendState, Forward, NextHop, NextHopCell, OUTER_TTL};
+pub use backend::{Backend, BackendState, Forward, MacPin, NextHop, NextHopCell, OUTER_TTL};
 pub use counters::Counters;
 pub use decap::{DecapCounters, DecapOutcome, DecapSource};
 pub use drop_reason::DropReason;
 pub use features::Features;
 pub use flow::{FlowEntry, FlowKey, FlowOutcome, FlowState, Position, Tick};
 pub use slot::Slot;
+pub use via::{Via, VrfName};
 pub use vip::{MARKER, Vip4Key, Vip6Key, VipFlags, VipName, VipRecord, VipRoute};
 
 /// The version of the layout of every map. It is part of the path that maps are pinned under, so that a daemon never
 /// adopts maps that it would misread.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// Id 0 of a VIP or backend means "none"; entry 0 of the arrays that they index stays unused.
 pub const NO_ID: u32 = 0;

@@ -1,6 +1,6 @@
 //! How a packet finds its VIP, and what the daemon remembers of one.
 
-use crate::{Address, Be16, Be32};
+use crate::{Address, Be16, Be32, Via};
 
 /// Set in the protocol of a marker: a key with port 0 that says "some VIP serves this protocol on this address". It is
 /// what a packet is looked up by whose ports cannot be read.
@@ -132,6 +132,10 @@ pub struct VipRecord {
     pub tcp_idle: u16,
     /// The same of a UDP flow.
     pub udp_idle: u16,
+    /// By which routing tables its backends are reached.
+    pub via: Via,
+    /// Always 0.
+    pub reserved: u32,
 }
 
 super::pod!(Vip4Key, Vip6Key, VipRoute, VipRecord);
@@ -139,7 +143,7 @@ super::pod!(Vip4Key, Vip6Key, VipRoute, VipRecord);
 const _: () = assert!(size_of::<Vip4Key>() == 8);
 const _: () = assert!(size_of::<Vip6Key>() == 20);
 const _: () = assert!(size_of::<VipRoute>() == 16);
-const _: () = assert!(size_of::<VipRecord>() == 96);
+const _: () = assert!(size_of::<VipRecord>() == 120);
 
 #[cfg(test)]
 mod tests {

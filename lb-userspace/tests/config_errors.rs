@@ -71,13 +71,13 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "hash = \"5-tuple\"",
         "health = { type = \"http\" }",
         "11:1: unknown key `health` in [[vip]]; the keys here are `name`, `address`, `ports`, `forward`, `hash`, `slots`, \
-         `tracking`, `tcp_idle`, `udp_idle`, `metrics_backends`, `backends`",
+         `tracking`, `tcp_idle`, `udp_idle`, `metrics_backends`, `vrf`, `mark`, `backends`",
     ),
     (
         "slots = 1009",
         "tcp_timeout = \"15m\"",
         "12:1: unknown key `tcp_timeout` in [[vip]]; the keys here are `name`, `address`, `ports`, `forward`, `hash`, \
-         `slots`, `tracking`, `tcp_idle`, `udp_idle`, `metrics_backends`, `backends`",
+         `slots`, `tracking`, `tcp_idle`, `udp_idle`, `metrics_backends`, `vrf`, `mark`, `backends`",
     ),
     ("slots = 1009", "upd_idle = \"1m\"", "12:1: unknown key `upd_idle` in [[vip]]; did you mean `udp_idle`?"),
     (", weight = 50", ", wieght = 50", "15:28: unknown key `wieght` in a backend; did you mean `weight`?"),
@@ -133,6 +133,21 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "xdp_mode = \"auto\"",
         "log_packets = \"yes\"",
         "3:15: `log_packets` must be `true` or `false` without quotes, not a string",
+    ),
+    ("slots = 1009", "mark = \"0x10\"", "12:8: `mark` must be a whole number without quotes, not a string"),
+    ("slots = 1009", "mark = -1", "12:8: `mark` is -1; it must be from 0 to 4294967295"),
+    ("slots = 1009", "vrf = \"a vrf\"", "12:7: interface name `a vrf` has white space; write it as `ip link` shows it"),
+    (
+        "weight = 100",
+        "mac = \"ff:ff:ff:ff:ff:ff\"",
+        "14:34: `ff:ff:ff:ff:ff:ff` is a group's MAC address; write the backend's own, such as `02:00:00:00:00:01`",
+    ),
+    (
+        "backends = [{ address = \"2001:db8:1::1\" }]",
+        "backends = [{ address = \"2001:db8:1::1\", mac = \"02:00:00:00:00:01\" }]",
+        "23:48: `mac` pins the MAC address of an `l2` backend, and frames of a VIP with `forward = \"ipip\"` may go to a \
+         router; remove the key (a router's address is pinned by `ip neigh replace ADDRESS lladdr MAC dev INTERFACE nud \
+         permanent`)",
     ),
     ("slots = 1009", "tracking = true", "12:12: `tracking` must be a string in quotes, not a boolean"),
     ("slots = 1009", "tcp_idle = 900", "12:12: `tcp_idle` needs a unit, and quotes; write `\"900s\"`"),

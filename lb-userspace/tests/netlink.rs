@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_common::NextHop;
+use lb_common::{NextHop, Via, VrfName};
 use lb_userspace::netlink::{self, Event, Handle, InterfaceChange, InterfaceInfo, Pace, Target, Unresolved};
 use nix::{
     sched::{CloneFlags, setns, unshare},
@@ -200,8 +200,13 @@ impl Follower {
 
     fn take(&mut self, event: Event) {
         match event {
-            Event::NextHop { target, result } => _ = self.next_hops.insert(target, result),
+            Event::NextHop { target, asking, result } => {
+                if self.handle.is_current(&target, asking) {
+                    self.next_hops.insert(target, result);
+                }
+            }
             Event::Interface(change) => self.changes.push(change),
+            Event::Restarted => panic!("the task failed: {:?}", self.handle.health()),
         }
     }
 
@@ -269,12 +274,12 @@ fn until_believed(namespace: &Namespace, address: &str, expected: &str, again: i
 
 /// A target that may lie behind a gateway.
 fn tunnel(address: &str) -> Target {
-    Target { address: ip(address), on_link: false }
+    Target::new(ip(address), false)
 }
 
 /// A target that must be on the link.
 fn l2(address: &str) -> Target {
-    Target { address: ip(address), on_link: true }
+    Target::new(ip(address), true)
 }
 
 #[test]
@@ -638,6 +643,150 @@ fn hops_of_a_route_are_shared_by_weight_and_one_without_carrier_is_not_taken() {
     });
 }
 
+/// A target that is reached by a mark.
+fn marked(address: &str, mark: u32) -> Target {
+    Target { via: Via { mark, ..Via::default() }, ..tunnel(address) }
+}
+
+#[test]
+fn a_mark_chooses_among_the_routing_tables() {
+    let lab = Lab::new();
+    lab.second_link();
+    lab.lb.ip("-6 addr add 2001:db8:a::1/64 dev eth1 nodad");
+    lab.peer.ip("-6 addr add 2001:db8:a::2/64 dev peer1 nodad");
+    lab.lb.ip("route add 192.0.2.0/24 via 10.0.0.2");
+    lab.lb.ip("route add 192.0.2.0/24 via 10.1.0.2 table 77");
+    lab.lb.ip("-6 route add 2001:db8:1::/48 via 2001:db8::2");
+    lab.lb.ip("-6 route add 2001:db8:1::/48 via 2001:db8:a::2 table 77");
+    lab.lb.ip("rule add fwmark 0x10 lookup 77");
+    lab.lb.ip("-6 rule add fwmark 0x10 lookup 77");
+    let addresses = ["192.0.2.7", "2001:db8:1::7"];
+    let ways = |address| [tunnel(address), marked(address, 0x10), marked(address, 0x20)];
+    let targets: Vec<Target> = addresses.into_iter().flat_map(ways).collect();
+    lab.follow(Pace::default(), &targets, async |follower| {
+        let (first, second) = (lab.by_eth0(), lab.by("eth1", "peer1"));
+        for address in addresses {
+            let [plain, sixteen, thirty_two] = ways(address);
+            follower.until_resolved(plain, first).await;
+            follower.until_resolved(sixteen, second).await;
+            follower.until_resolved(thirty_two, first).await;
+        }
+        // Rules that come and go are followed.
+        lab.lb.ip("rule del fwmark 0x10 lookup 77");
+        lab.lb.ip("rule add fwmark 0x20 prohibit");
+        lab.lb.ip("-6 rule add fwmark 0x20 lookup 77");
+        follower.until_resolved(marked("192.0.2.7", 0x10), first).await;
+        let refused = "the route to 192.0.2.7 with mark 0x20 refuses packets (prohibit): see `ip route get fibmatch \
+                       192.0.2.7 mark 0x20`";
+        follower.until_unresolved(marked("192.0.2.7", 0x20), |why| why.to_string() == refused).await;
+        follower.until_resolved(marked("2001:db8:1::7", 0x20), second).await;
+        for plain in addresses.map(tunnel) {
+            assert_eq!(follower.next_hops[&plain], Ok(first));
+        }
+    });
+}
+
+#[test]
+fn a_vrf_that_there_is_not_is_named() {
+    let lab = Lab::new();
+    let via = Via { vrf: VrfName::new("blue").unwrap(), mark: 0 };
+    let (plain, by_vrf) = (tunnel("10.0.0.2"), Target { via, ..tunnel("10.0.0.2") });
+    let says = |text: &'static str| move |why: &Unresolved| why.to_string().starts_with(text);
+    lab.follow(Pace::default(), &[plain, by_vrf], async |follower| {
+        follower.until_unresolved(by_vrf, says("VRF blue does not exist here")).await;
+        follower.until_resolved(plain, lab.by_eth0()).await;
+        lab.lb.ip("link add blue type bridge");
+        lab.lb.ip("link set blue up");
+        follower.until_unresolved(by_vrf, says("VRF blue is an interface, but not a VRF")).await;
+        lab.lb.ip("link del blue");
+        follower.until_unresolved(by_vrf, says("VRF blue does not exist here")).await;
+        assert_eq!(follower.next_hops[&plain], Ok(lab.by_eth0()));
+    });
+}
+
+#[test]
+#[ignore = "needs a kernel with CONFIG_NET_VRF"]
+fn backends_in_a_vrf_are_reached_by_its_tables() {
+    let lab = Lab::new();
+    lab.lb.ip("link add blue type vrf table 10");
+    lab.second_link();
+    lab.lb.ip("link set eth1 master blue");
+    lab.lb.ip("link set blue up");
+    lab.lb.ip("route add 192.0.2.0/24 via 10.0.0.2");
+    lab.lb.ip("route add 192.0.2.0/24 via 10.1.0.2 vrf blue");
+    let via = Via { vrf: VrfName::new("blue").unwrap(), mark: 0 };
+    let (plain, by_vrf) = (tunnel("192.0.2.7"), Target { via, ..tunnel("192.0.2.7") });
+    lab.follow(Pace::default(), &[plain, by_vrf], async |follower| {
+        follower.until_resolved(plain, lab.by_eth0()).await;
+        follower.until_resolved(by_vrf, lab.by("eth1", "peer1")).await;
+        lab.lb.ip("link set blue down");
+        follower.until_unresolved(by_vrf, |why| why.to_string().starts_with("VRF blue is down")).await;
+        assert_eq!(follower.next_hops[&plain], Ok(lab.by_eth0()));
+    });
+}
+
+#[test]
+fn a_pinned_mac_address_stays_whatever_the_segment_says() {
+    let lab = Lab::new();
+    lab.peer.sysctl("ipv4/conf/all/arp_notify", "1");
+    let (believing, mac) = (l2("10.0.0.2"), lab.peer.mac("peer0"));
+    let pinned = Target { mac: Some(mac), ..believing };
+    // Nobody is there to answer, and nobody is asked.
+    let absent = Target { mac: Some([2, 0, 0, 0, 0, 0x99]), ..l2("10.0.0.99") };
+    lab.follow(Pace::default(), &[believing, pinned, absent], async |follower| {
+        let by_own = lab.by_eth0();
+        follower.until_resolved(believing, by_own).await;
+        follower.until_resolved(pinned, by_own).await;
+        follower.until_resolved(absent, lab.by_eth0_to(0x99)).await;
+        assert_eq!(lab.lb.ip("neigh show to 10.0.0.99"), "");
+        // Somebody on the segment says that the address is his, and the kernel believes it.
+        lab.peer.ip("link set peer0 address 02:00:00:00:00:77");
+        follower.until_resolved(believing, lab.by_eth0_to(0x77)).await;
+        assert_eq!(follower.next_hops[&pinned], Ok(by_own));
+        lab.lb.ip("link set eth0 down");
+        follower.until_unresolved(pinned, |why| why.to_string().contains("eth0")).await;
+    });
+}
+
+#[test]
+fn a_target_that_was_let_go_of_is_found_anew() {
+    let lab = Lab::new();
+    lab.lb.ip("neigh replace 10.0.0.2 lladdr 02:00:00:00:00:66 dev eth0 nud permanent");
+    let target = l2("10.0.0.2");
+    lab.follow(Pace::default(), &[target], async |follower| {
+        follower.until_resolved(target, lab.by_eth0_to(0x66)).await;
+        // The runtime has this one thread: the task sees only that the target is there, as before.
+        follower.handle.set_targets(Vec::new());
+        lab.lb.ip("neigh replace 10.0.0.2 lladdr 02:00:00:00:00:77 dev eth0 nud permanent");
+        follower.handle.set_targets(vec![target]);
+        follower.next_hops.clear();
+        follower.until("it is told once more", |f| f.next_hops.contains_key(&target)).await;
+        assert_eq!(follower.next_hops[&target], Ok(lab.by_eth0_to(0x77)), "the first that is said is true");
+    });
+}
+
+#[test]
+fn an_interface_is_followed_under_all_its_names() {
+    let lab = Lab::new();
+    lab.follow(Pace::default(), &[], async |follower| {
+        let ifindex = lab.lb.ifindex("eth0");
+        lab.lb.ip("link property add dev eth0 altname enP65536p1s0f0np0");
+        let named = |change: &InterfaceChange| matches!(change, InterfaceChange::Changed(eth0) if eth0.is_named("enP65536p1s0f0np0"));
+        follower.until_changed("eth0 has another name", named).await;
+        lab.lb.ip("link set eth0 name wan0");
+        let renamed = |change: &InterfaceChange| {
+            matches!(change, InterfaceChange::Renamed { from, interface }
+                if from == "eth0" && interface.is_named("wan0") && interface.ifindex == ifindex)
+        };
+        follower.until_changed("eth0 is wan0", renamed).await;
+        let gone = |change: &InterfaceChange| matches!(change, InterfaceChange::Vanished(_));
+        assert!(!follower.changes.iter().any(gone), "{:?}", follower.changes);
+        lab.lb.ip("link property del dev wan0 altname enP65536p1s0f0np0");
+        let bare = |change: &InterfaceChange| matches!(change, InterfaceChange::Changed(wan0) if wan0.altnames.is_empty() && wan0.name == "wan0");
+        follower.until_changed("wan0 has no other name", bare).await;
+    });
+}
+
 #[test]
 fn an_interface_that_is_deleted_and_made_again_is_another_one() {
     let lab = Lab::new();
@@ -732,7 +881,7 @@ fn tens_of_thousands_of_targets_are_resolved_and_followed() {
     // Permanent, so as not to take the room for others in a table that all namespaces share.
     let neighbour = |address| format!("neigh add {address} lladdr 02:00:00:00:00:99 dev eth0 nud permanent\n");
     lab.lb.ip_batch(&near.clone().map(neighbour).collect::<String>());
-    let targets: Vec<Target> = distant.chain(near).map(|address| Target { address, on_link: false }).collect();
+    let targets: Vec<Target> = distant.chain(near).map(|address| Target::new(address, false)).collect();
     lab.follow(Pace::default(), &targets, async |follower| {
         let all_by = async |follower: &mut Follower, distant: NextHop, near: NextHop| {
             let (begun, expected) = (Instant::now(), HashMap::from([(distant, EACH), (near, EACH)]));

@@ -3,7 +3,9 @@
 use std::{
     fs,
     io::ErrorKind,
-    path::Path,
+    net::{Ipv4Addr, SocketAddrV4},
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
+    path::{Path, PathBuf},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -12,14 +14,16 @@ use aya::{
     maps::MapInfo,
     programs::{ProgramInfo, loaded_programs},
 };
-use lb_userspace::api::types::{Backend, NextHop, Status};
+use etherparse::{Icmpv4Header, Icmpv4Type, IpNumber, Ipv4Header, icmpv4::DestUnreachableHeader};
+use lb_userspace::api::types::{Backend, Interface, NextHop, Status};
 use naru_tests::{
-    lab::{Lab, Legs, MTU, Placement},
+    lab::{Host, Lab, Legs, MTU, Placement},
     load::{Load, Options},
     server::Server,
     site::{ECHO, Site, Vip},
-    udp,
+    transfer, udp,
 };
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket};
 use patience::LIMIT;
 
 /// How long a neighbour leaves the first questions for it unanswered; the kernel gives up after three seconds.
@@ -59,6 +63,269 @@ fn until_served(site: &Site, vip: &Vip, count: u64) {
         }
         assert!(begun.elapsed() < LIMIT, "still not served: {:?}", report.failed_by_cause());
     }
+}
+
+/// What the daemon says of the one interface of the config.
+fn interface(site: &Site) -> Interface {
+    let status: Status = site.read(&["status"]).unwrap();
+    status.interfaces.into_iter().find(|interface| interface.configured).unwrap()
+}
+
+/// The inode of the pin of the link to `name`: another one after it was attached anew.
+fn pinned_link(site: &Site, name: &str) -> Option<u64> {
+    let versions = fs::read_dir(site.bpffs()).unwrap().flatten();
+    let mut pins = versions.map(|version| version.path().join("links").join(name));
+    pins.find_map(|pin: PathBuf| fs::metadata(pin).ok()).map(|pin| pin.ino())
+}
+
+/// Makes the config name its interface otherwise, and applies that.
+fn call_interface(site: &Site, from: &str, to: &str) {
+    let line = |name: &str| format!("interfaces = [\"{name}\"]");
+    let config = site.config().unwrap();
+    assert!(config.contains(&line(from)), "{config}");
+    site.write_config(&config.replace(&line(from), &line(to))).unwrap();
+    site.cli(&["apply"]).unwrap();
+}
+
+#[test]
+fn an_interface_that_is_renamed_serves_on_and_no_packet_misses_the_data_plane() {
+    let vip = Vip::L2;
+    let mut site = Site::start(Lab::builder(), &[vip]).unwrap();
+    until_served(&site, &vip, 50);
+    let load = load(&site, &vip);
+    let link = pinned_link(&site, "eth0").unwrap();
+    site.lab.balancer().ip("link set eth0 name wan0\n").unwrap();
+    site.wait_for("the new name is told", LIMIT, |_| {
+        let eth0 = interface(&site);
+        Ok(eth0.attached.is_some() && eth0.problem.is_some_and(|problem| problem.contains("eth0 is called wan0 now")))
+    })
+    .unwrap();
+    assert_eq!(pinned_link(&site, "eth0"), Some(link));
+    // Over a restart, which finds the interface under a name that the config does not have.
+    site.stop().unwrap();
+    site.restart().unwrap();
+    let eth0 = interface(&site);
+    assert!(eth0.attached.is_some() && eth0.problem.is_some(), "{eth0:?}");
+    assert_eq!(pinned_link(&site, "eth0"), Some(link));
+    // The operator follows.
+    call_interface(&site, "eth0", "wan0");
+    let wan0 = interface(&site);
+    assert!(wan0.attached.is_some() && wan0.problem.is_none(), "{wan0:?}");
+    assert_eq!((pinned_link(&site, "wan0"), pinned_link(&site, "eth0")), (Some(link), None), "it is the same link");
+    until_served(&site, &vip, 100);
+    finish(&site, load);
+}
+
+#[test]
+fn two_interfaces_that_swap_their_names_serve_on() {
+    let vip = Vip::IPIP;
+    let site = Site::start(Lab::builder().legs(Legs::Two), &[vip]).unwrap();
+    until_served(&site, &vip, 50);
+    let load = load(&site, &vip);
+    let links = || [pinned_link(&site, "eth0"), pinned_link(&site, "eth1")];
+    let [front, back] = links();
+    assert!(front.is_some() && back.is_some());
+    for (from, to) in [("eth0", "tmp0"), ("eth1", "eth0"), ("tmp0", "eth1")] {
+        site.lab.balancer().ip(&format!("link set {from} name {to}\n")).unwrap();
+        // As udev does it: one after the other, and each is heard of.
+        site.wait_for("the daemon has heard of it", LIMIT, |naru| {
+            let status: Status = naru.read(&["status"])?;
+            let is_told = |said: &Interface| {
+                said.problem.as_ref().is_some_and(|problem| problem.contains(&format!("called {to} now")))
+            };
+            let is_right = |said: &Interface| said.name == to && said.attached.is_some() && said.problem.is_none();
+            Ok(status.interfaces.iter().any(|said| is_told(said) || is_right(said)))
+        })
+        .unwrap();
+    }
+    site.wait_for("both are attached as the config calls them", LIMIT, |naru| {
+        let status: Status = naru.read(&["status"])?;
+        let is_well = |said: &Interface| said.attached.is_some() && said.problem.is_none() && said.configured;
+        Ok(status.interfaces.len() == 2 && status.interfaces.iter().all(is_well))
+    })
+    .unwrap();
+    assert_eq!(links(), [back, front], "each link went with its interface");
+    until_served(&site, &vip, 100);
+    finish(&site, load);
+}
+
+#[test]
+fn an_interface_by_another_of_its_names_is_attached_again_when_it_returns() {
+    let vip = Vip::L2;
+    let mut site = Site::start(Lab::builder(), &[vip]).unwrap();
+    // Longer than a first name can be, as those of ports behind PCI domains are.
+    let name = "enP65536p1s0f0np0";
+    let give = |site: &Site| site.lab.balancer().ip(&format!("link property add dev eth0 altname {name}\n")).unwrap();
+    give(&site);
+    until_served(&site, &vip, 50);
+    let load = load(&site, &vip);
+    let link = pinned_link(&site, "eth0");
+    call_interface(&site, "eth0", name);
+    assert_eq!((pinned_link(&site, name), pinned_link(&site, "eth0")), (link, None), "it is the same link");
+    until_served(&site, &vip, 200);
+    finish(&site, load);
+
+    site.lab.unplug("eth0").unwrap();
+    site.wait_for("the loss is noticed", LIMIT, |_| {
+        let gone = interface(&site);
+        Ok(gone.link.is_none() && gone.attached.is_none() && gone.problem.is_some())
+    })
+    .unwrap();
+    site.lab.plug("eth0").unwrap();
+    give(&site);
+    site.wait_until_ready().unwrap();
+    let back = interface(&site);
+    assert_eq!((back.name.as_str(), back.problem), (name, None));
+    until_served(&site, &vip, 200);
+}
+
+/// Sends the load balancer an ICMP error from `host`: that a packet of its own to `backend` was too large for a link with
+/// an MTU of 68.
+fn forge_fragmentation_needed(host: &Host, balancer: Ipv4Addr, backend: Ipv4Addr) {
+    let quoted = Ipv4Header::new(1400, 64, IpNumber::ICMP, balancer.octets(), backend.octets()).unwrap();
+    let echo_reply = [0; 8];
+    let mut body = Vec::new();
+    quoted.write(&mut body).unwrap();
+    body.extend(echo_reply);
+    let kind = DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 68 };
+    let message = Icmpv4Header::with_checksum(Icmpv4Type::DestinationUnreachable(kind), &body);
+    let message = [message.to_bytes().as_slice(), &body].concat();
+    host.run(|| {
+        let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Icmp).unwrap();
+        let to = SockaddrIn::from(SocketAddrV4::new(balancer, 0));
+        sendto(raw.as_raw_fd(), &message, &to, MsgFlags::empty()).unwrap();
+    });
+}
+
+#[test]
+fn a_forged_icmp_error_from_anywhere_makes_no_packet_too_large() {
+    let vip = Vip::IPIP;
+    let site = Site::start(Lab::builder(), &[vip]).unwrap();
+    let (balancer, client) = (site.lab.balancer(), site.lab.client());
+    let [backends @ .., marker] = site.lab.backends() else { panic!("there are backends") };
+    for backend in backends {
+        let begun = Instant::now();
+        let believed = || {
+            let output = balancer.command("ip").args(["route", "get", &backend.ipv4().to_string()]).output().unwrap();
+            String::from_utf8_lossy(&output.stdout).contains("mtu lock 552")
+        };
+        while !believed() {
+            assert!(begun.elapsed() < LIMIT, "the kernel did not believe the forged error");
+            forge_fragmentation_needed(client, balancer.ipv4(), backend.ipv4());
+            sleep(Duration::from_millis(20));
+        }
+    }
+    // An address of its own that is new has the daemon ask for every route; the marker tells that it has.
+    let mtu = MTU - 4;
+    balancer
+        .ip(&format!("addr add 192.0.2.250/32 dev lo\nroute add {}/32 dev eth0 mtu {mtu}\n", marker.ipv4()))
+        .unwrap();
+    let mtus = || -> Vec<(std::net::IpAddr, u32)> {
+        let listed: Vec<Backend> = site.read(&["backend", "list", vip.name]).unwrap();
+        let mtu = |backend: Backend| match backend.next_hop {
+            NextHop::Known { mtu, .. } => (backend.address, mtu),
+            NextHop::Unknown { reason } => panic!("{}: {reason}", backend.address),
+        };
+        listed.into_iter().map(mtu).collect()
+    };
+    site.wait_for("the routes are asked for anew", LIMIT, |_| Ok(mtus().contains(&(marker.ipv4().into(), mtu))))
+        .unwrap();
+    for backend in backends {
+        assert!(mtus().contains(&(backend.ipv4().into(), MTU)), "{:?}", mtus());
+    }
+    for _ in 0..8 {
+        client.block_on(|| transfer::upload(vip.http(), 2_000_000, Duration::from_secs(20))).unwrap();
+    }
+}
+
+#[test]
+fn a_backend_that_comes_back_begins_with_the_mac_address_that_it_has_now() {
+    let vip = Vip::L2;
+    let site = Site::start(Lab::builder(), &[vip]).unwrap();
+    let (backend, mac) = (&site.lab.backends()[1], "02:00:00:00:be:ef");
+    let address = backend.ipv4().to_string();
+    // So that nothing keeps it once it is removed.
+    site.cli(&["vip", "set", vip.name, "--tracking", "never"]).unwrap();
+    site.cli(&["backend", "remove", vip.name, &address]).unwrap();
+    let listed = || -> Vec<Backend> { site.read(&["backend", "list", vip.name]).unwrap() };
+    site.wait_for("nothing is left of it", LIMIT, |_| Ok(listed().len() == 2)).unwrap();
+    backend.ip(&format!("link set eth0 address {mac}\n")).unwrap();
+    site.wait_for("the kernel knows", LIMIT, |_| {
+        let output = site.lab.balancer().command("ip").args(["neigh", "show", "to", &address]).output()?;
+        Ok(String::from_utf8_lossy(&output.stdout).contains(mac))
+    })
+    .unwrap();
+    site.cli(&["backend", "add", vip.name, &address]).unwrap();
+    let back = listed().into_iter().find(|listed| listed.address.to_string() == address).unwrap();
+    assert!(matches!(&back.next_hop, NextHop::Known { mac: known, .. } if known == mac), "{back:?}");
+    until_served(&site, &vip, 200);
+}
+
+#[test]
+fn a_pinned_mac_address_is_believed_before_the_segment() {
+    let vip = Vip::L2;
+    let mut site = Site::start(Lab::builder(), &[vip]).unwrap();
+    let address = site.lab.backends()[0].ipv4().to_string();
+    let backend = |site: &Site| -> Backend {
+        let listed: Vec<Backend> = site.read(&["backend", "list", vip.name]).unwrap();
+        listed.into_iter().find(|listed| listed.address.to_string() == address).unwrap()
+    };
+    let known = |backend: &Backend| match &backend.next_hop {
+        NextHop::Known { mac, .. } => mac.clone(),
+        NextHop::Unknown { reason } => reason.clone(),
+    };
+    let (own, other) = (known(&backend(&site)), "02:00:00:00:00:66");
+    let set = |site: &Site, mac: &str| site.cli(&["backend", "set", vip.name, &address, "--mac", mac]).unwrap();
+    assert_eq!(set(&site, &own), format!("vip direct: backend {address} mac none → {own}\n"));
+    assert!(site.cli(&["backend", "list", vip.name]).unwrap().contains("MAC address pinned"));
+    let load = load(&site, &vip);
+    // The segment says otherwise, and the kernel believes it.
+    site.lab.balancer().ip(&format!("neigh replace {address} lladdr {other} dev eth0 nud permanent\n")).unwrap();
+    site.stop().unwrap();
+    site.restart().unwrap();
+    assert_eq!((backend(&site).mac.as_deref(), known(&backend(&site))), (Some(own.as_str()), own.clone()));
+    until_served(&site, &vip, 100);
+    finish(&site, load);
+    set(&site, "none");
+    site.wait_for("the segment is believed again", LIMIT, |_| Ok(known(&backend(&site)) == other)).unwrap();
+    set(&site, &own);
+    assert_eq!(known(&backend(&site)), own, "at once");
+    until_served(&site, &vip, 100);
+}
+
+#[test]
+fn backends_are_reached_by_the_mark_of_their_vip() {
+    // The same backends, by two VIPs; the way that the mark leads has another MTU to tell it by.
+    let plain = Vip::IPIP;
+    let vip = Vip { name: "marked", address: "203.0.113.11", ..Vip::IPIP };
+    let site = Site::start(Lab::builder(), &[plain, vip]).unwrap();
+    let mtu = MTU - 8;
+    let table = format!("route add 10.0.1.0/24 dev eth0 mtu {mtu} table 77\nrule add fwmark 0x10 lookup 77\n");
+    site.lab.balancer().ip(&table).unwrap();
+    let mtus = |vip: &Vip| -> Vec<u32> {
+        let listed: Vec<Backend> = site.read(&["backend", "list", vip.name]).unwrap();
+        let mtu = |backend: &Backend| if let NextHop::Known { mtu, .. } = backend.next_hop { mtu } else { 0 };
+        listed.iter().map(mtu).collect()
+    };
+    let said = site.cli(&["vip", "set", vip.name, "--mark", "0x10"]).unwrap();
+    assert_eq!(said, "vip marked: mark 0x0 → 0x10\n");
+    assert!(site.config().unwrap().contains("mark = 0x10"));
+    assert_eq!((mtus(&plain), mtus(&vip)), (vec![MTU; 3], vec![mtu; 3]), "as soon as the command returns");
+    until_served(&site, &vip, 50);
+    until_served(&site, &plain, 50);
+    // A rule that changes is followed, and a VRF that there is not is told.
+    site.lab.balancer().ip("rule del fwmark 0x10 lookup 77\n").unwrap();
+    site.wait_for("the rule is gone", LIMIT, |_| Ok(mtus(&vip) == [MTU; 3])).unwrap();
+    site.cli(&["vip", "set", vip.name, "--vrf", "blue"]).unwrap();
+    site.wait_for("the VRF is missed", LIMIT, |naru| {
+        let status: Status = naru.read(&["status"])?;
+        let misses = |reason: &str| reason.starts_with("VRF blue does not exist here");
+        Ok(status.unreachable.len() == 3 && status.unreachable.iter().all(|backend| misses(&backend.reason)))
+    })
+    .unwrap();
+    until_served(&site, &plain, 50);
+    site.cli(&["vip", "set", vip.name, "--vrf", "default", "--mark", "0"]).unwrap();
+    until_served(&site, &vip, 50);
 }
 
 #[test]

@@ -72,12 +72,14 @@ pub enum ProblemKind {
     State,
     /// Not everybody can use the socket who should.
     Socket,
+    /// Next hops and interfaces are not followed.
+    Netlink,
 }
 
 impl ProblemKind {
     /// Every kind.
-    pub const ALL: [Self; 6] =
-        [Self::Interface, Self::Metrics, Self::PacketLog, Self::Config, Self::State, Self::Socket];
+    pub const ALL: [Self; 7] =
+        [Self::Interface, Self::Metrics, Self::PacketLog, Self::Config, Self::State, Self::Socket, Self::Netlink];
 
     /// As the API and the metrics spell it.
     pub const fn name(self) -> &'static str {
@@ -88,6 +90,7 @@ impl ProblemKind {
             Self::Config => "config",
             Self::State => "state",
             Self::Socket => "socket",
+            Self::Netlink => "netlink",
         }
     }
 }
@@ -196,6 +199,10 @@ pub struct Vip {
     pub tcp_idle: String,
     /// How long a UDP flow may be silent: `1m`.
     pub udp_idle: String,
+    /// The VRF by which its backends are reached; `default` is the main routing.
+    pub vrf: String,
+    /// The mark that policy rules are asked with for the way to its backends; 0 for none.
+    pub mark: u32,
     /// Its backends, in the order of the config; behind them those that the config does not have any more, as long as
     /// flows may be left of them.
     pub backends: Vec<Backend>,
@@ -222,6 +229,9 @@ pub struct Backend {
     pub held_seconds: u64,
     /// Whether it takes no new flows and the last of its flows has ended.
     pub drained: bool,
+    /// Its MAC address, where the config pins it; absent where the network is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
     /// The way to it.
     pub next_hop: NextHop,
 }

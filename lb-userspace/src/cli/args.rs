@@ -9,7 +9,7 @@ use lb_common::BackendState;
 use super::{exit, table::Output};
 use crate::{
     api::flows::{ClientRange, FlowQuery, FlowState, FlowTable},
-    config::{FlowHash, ForwardMode, IdleTime, Port, Tracking, Word as _, XdpMode},
+    config::{FlowHash, ForwardMode, IdleTime, Mac, MacChoice, Port, Tracking, Vrf, Word as _, XdpMode, parse_mark},
 };
 
 /// Where the config is unless told otherwise.
@@ -154,6 +154,12 @@ pub enum VipEdit {
         /// How long a UDP flow may be silent before it counts as ended, 1s to 12h [default: 1m]
         #[arg(long, value_name = "TIME")]
         udp_idle: Option<IdleTime>,
+        /// The VRF by which its backends are reached, or `default` for the main routing [default: that of the node]
+        #[arg(long, value_name = "NAME")]
+        vrf: Option<Vrf>,
+        /// The mark that policy rules are asked with for the way to its backends, as 0x10 [default: that of the node]
+        #[arg(long, value_parser = parse_mark)]
+        mark: Option<u32>,
         /// A backend, as `10.0.1.11` or `10.0.1.11=WEIGHT`; several by commas or by giving this again
         #[arg(long = "backend", value_name = "ADDRESS[=WEIGHT]", value_delimiter = ',')]
         #[arg(value_parser = weighted_address)]
@@ -188,6 +194,12 @@ pub enum VipEdit {
         /// How long a UDP flow may be silent before it counts as ended, 1s to 12h
         #[arg(long, value_name = "TIME", group = "what")]
         udp_idle: Option<IdleTime>,
+        /// The VRF by which its backends are reached, or `default` for the main routing
+        #[arg(long, value_name = "NAME", group = "what")]
+        vrf: Option<Vrf>,
+        /// The mark that policy rules are asked with for the way to its backends, as 0x10; 0 for none
+        #[arg(long, group = "what", value_parser = parse_mark)]
+        mark: Option<u32>,
     },
     /// Remove a VIP with its backends
     Remove {
@@ -223,6 +235,9 @@ pub enum BackendEdit {
         /// active, drain (no new flows) or down [default: active]
         #[arg(long, value_parser = BackendState::from_word)]
         state: Option<BackendState>,
+        /// Its MAC address, with l2: nobody's answer to ARP or neighbour discovery counts then
+        #[arg(long)]
+        mac: Option<Mac>,
     },
     /// Change a backend; what is not given stays
     #[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
@@ -236,6 +251,9 @@ pub enum BackendEdit {
         /// active, drain (no new flows) or down
         #[arg(long, group = "what", value_parser = BackendState::from_word)]
         state: Option<BackendState>,
+        /// Its MAC address, with l2: nobody's answer to ARP or neighbour discovery counts then; `none` to trust those again
+        #[arg(long, group = "what")]
+        mac: Option<MacChoice>,
     },
     /// Give a backend no new flows: short for `set --state drain`
     Drain {

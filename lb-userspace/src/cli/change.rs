@@ -62,8 +62,21 @@ pub async fn detach(client: Client, global: &Global, options: Detach) -> Result<
 impl From<VipEdit> for Edit {
     fn from(edit: VipEdit) -> Self {
         match edit {
-            VipEdit::Add { name, address, ports, forward, hash, slots, tracking, tcp_idle, udp_idle, backends } => {
-                let backend = |(address, weight)| NewBackend { address, weight, state: None };
+            VipEdit::Add {
+                name,
+                address,
+                ports,
+                forward,
+                hash,
+                slots,
+                tracking,
+                tcp_idle,
+                udp_idle,
+                vrf,
+                mark,
+                backends,
+            } => {
+                let backend = |(address, weight)| NewBackend { address, weight, state: None, mac: None };
                 let backends = backends.into_iter().map(backend).collect();
                 Self::VipAdd(NewVip {
                     name,
@@ -75,11 +88,25 @@ impl From<VipEdit> for Edit {
                     tracking,
                     tcp_idle,
                     udp_idle,
+                    vrf,
+                    mark,
                     backends,
                 })
             }
-            VipEdit::Set { name, address, ports, forward, hash, slots, tracking, tcp_idle, udp_idle } => {
-                Self::VipSet(VipValues { name, address, ports, forward, hash, slots, tracking, tcp_idle, udp_idle })
+            VipEdit::Set { name, address, ports, forward, hash, slots, tracking, tcp_idle, udp_idle, vrf, mark } => {
+                Self::VipSet(VipValues {
+                    name,
+                    address,
+                    ports,
+                    forward,
+                    hash,
+                    slots,
+                    tracking,
+                    tcp_idle,
+                    udp_idle,
+                    vrf,
+                    mark,
+                })
             }
             VipEdit::Remove { name } => Self::VipRemove { name },
         }
@@ -89,14 +116,14 @@ impl From<VipEdit> for Edit {
 impl From<BackendEdit> for Edit {
     fn from(edit: BackendEdit) -> Self {
         match edit {
-            BackendEdit::Add { backend: BackendName { vip, address }, weight, state } => {
-                Self::BackendAdd { vip, address, weight, state }
+            BackendEdit::Add { backend: BackendName { vip, address }, weight, state, mac } => {
+                Self::BackendAdd { vip, address, weight, state, mac }
             }
-            BackendEdit::Set { backend: BackendName { vip, address }, weight, state } => {
-                Self::BackendSet { vip, address, weight, state }
+            BackendEdit::Set { backend: BackendName { vip, address }, weight, state, mac } => {
+                Self::BackendSet { vip, address, weight, state, mac }
             }
             BackendEdit::Drain { backend: BackendName { vip, address }, .. } => {
-                Self::BackendSet { vip, address, weight: None, state: Some(BackendState::Drain) }
+                Self::BackendSet { vip, address, weight: None, state: Some(BackendState::Drain), mac: None }
             }
             BackendEdit::Remove { backend: BackendName { vip, address }, .. } => Self::BackendRemove { vip, address },
         }

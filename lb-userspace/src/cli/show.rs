@@ -13,6 +13,7 @@ use crate::api::{
         TableUsage, Tracking, Vip, VipStats,
     },
 };
+use crate::config::mark_word;
 
 /// `naru status`
 pub async fn status(client: Client, output: Output) -> Result<Exit, Failure> {
@@ -252,7 +253,7 @@ fn vips_text(vips: &[Vip]) -> String {
 }
 
 fn vip_text(vip: &Vip) -> String {
-    let Vip { name, address, ports, forward, hash, slots, tracking, tcp_idle, udp_idle, backends } = vip;
+    let Vip { name, address, ports, forward, hash, slots, tracking, tcp_idle, udp_idle, vrf, mark, backends } = vip;
     fields([
         ("Name", name),
         ("Address", address),
@@ -263,6 +264,8 @@ fn vip_text(vip: &Vip) -> String {
         ("Tracking", tracking),
         ("TCP idle", tcp_idle),
         ("UDP idle", udp_idle),
+        ("VRF", vrf),
+        ("Mark", &mark_word(*mark)),
     ]) + "\n"
         + &backends_text(backends)
 }
@@ -295,8 +298,14 @@ fn backends_text(backends: &[Backend]) -> String {
     )
 }
 
-/// How far a backend is that takes no new flows.
 fn note(backend: &Backend) -> String {
+    let pinned = backend.mac.is_some().then(|| "MAC address pinned".to_owned());
+    let parts = pinned.into_iter().chain(Some(drain_note(backend)).filter(|note| !note.is_empty()));
+    parts.collect::<Vec<_>>().join("; ")
+}
+
+/// How far a backend is that takes no new flows.
+fn drain_note(backend: &Backend) -> String {
     if backend.drained {
         return "drained".to_owned();
     }
@@ -385,6 +394,7 @@ mod tests {
             held_slots,
             held_seconds: 75,
             drained: false,
+            mac: None,
             next_hop: NextHop::Known { interface: "eth0".into(), mac: "02:00:00:00:00:01".into(), vlan: 7, mtu: 1500 },
         }
     }
@@ -405,6 +415,9 @@ mod tests {
     fn a_backend_notes_what_it_still_has() {
         assert_eq!(note(&backend("active", 10, 5)), "", "it gave some slots away");
         assert_eq!(note(&backend("drain", 0, 5461)), "5461 slots held for idle flows, 1m 15s at most");
+        let mac = Some("02:00:00:00:00:01".to_owned());
+        assert_eq!(note(&Backend { mac: mac.clone(), ..backend("active", 10, 5) }), "MAC address pinned");
+        assert_eq!(note(&Backend { mac, drained: true, ..backend("drain", 0, 0) }), "MAC address pinned; drained");
         assert_eq!(note(&backend("removed", 0, 0)), "", "its flows are in the column beside");
         assert_eq!(note(&Backend { drained: true, ..backend("drain", 0, 0) }), "drained");
     }
@@ -431,10 +444,18 @@ mod tests {
             tracking: "adaptive".into(),
             tcp_idle: "15m".into(),
             udp_idle: "1m 30s".into(),
+            vrf: "default".into(),
+            mark: 16,
             backends: Vec::new(),
         };
         let shown = vip_text(&vip);
-        for line in ["Tracking:  adaptive\n", "TCP idle:  15m\n", "UDP idle:  1m 30s\n"] {
+        for line in [
+            "Tracking:  adaptive\n",
+            "TCP idle:  15m\n",
+            "UDP idle:  1m 30s\n",
+            "VRF:       default\n",
+            "Mark:      0x10\n",
+        ] {
             assert!(shown.contains(line), "{shown}");
         }
         let removed = Backend { state: Backend::REMOVED.into(), ..backend("", 0, 0) };

@@ -161,6 +161,7 @@ mod tests {
             held_slots,
             held_seconds: 75,
             drained,
+            mac: None,
             next_hop: NextHop::Unknown { reason: "no route".into() },
         }
     }

@@ -10,6 +10,7 @@ mod address;
 pub mod edit;
 mod error;
 mod idle;
+mod mac;
 mod model;
 mod prime;
 mod read;
@@ -19,6 +20,7 @@ mod suggest;
 mod syntax;
 mod tree;
 mod validate;
+mod via;
 mod warning;
 
 use std::path::Path;
@@ -29,10 +31,12 @@ use self::error::Problems;
 pub use self::{
     error::{ConfigError, ConfigErrors, ReadError},
     idle::{IdleTime, IdleTimeError},
+    mac::{Mac, MacChoice, MacError},
     model::{
         Backend, Config, FlowHash, ForwardMode, Node, Port, PortError, Protocol, Readers, Tracking, UnknownValue, Vip,
         Word, XdpMode, state_serde,
     },
+    via::{Vrf, mark_word, parse_mark},
     warning::Warning,
 };
 

@@ -12,9 +12,9 @@ use std::{
 };
 
 use ipnet::{Ipv4Net, Ipv6Net};
-use lb_common::BackendState;
+use lb_common::{BackendState, Via};
 
-use super::suggest;
+use super::{mac::Mac, suggest, via::Vrf};
 
 /// A whole config file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -56,6 +56,10 @@ pub struct Node {
     pub max_slots: u32,
     /// Established flows that the data plane remembers at most; absent for as many as suit the host's memory.
     pub max_flows: Option<u32>,
+    /// The VRF by which backends are reached, unless their VIP names one; absent for the main routing.
+    pub vrf: Option<Vrf>,
+    /// The mark that policy rules are asked with for the way to backends, unless their VIP has one; absent for none.
+    pub mark: Option<u32>,
     /// Whether the data plane logs what it does with each packet.
     pub log_packets: bool,
 }
@@ -78,6 +82,8 @@ impl Default for Node {
             max_backends: 131_072,
             max_slots: 100_000_000,
             max_flows: None,
+            vrf: None,
+            mark: None,
             log_packets: false,
         }
     }
@@ -125,11 +131,21 @@ pub struct Vip {
     pub udp_idle: Duration,
     /// Whether `/metrics` has series of each of its backends; absent for what `[node]` says.
     pub metrics_backends: Option<bool>,
+    /// The VRF by which its backends are reached; absent for that of the node.
+    pub vrf: Option<Vrf>,
+    /// The mark that policy rules are asked with for the way to its backends; absent for that of the node.
+    pub mark: Option<u32>,
     /// The real servers, each address once.
     pub backends: Vec<Backend>,
 }
 
 impl Vip {
+    /// By which routing tables its backends are reached, on this node.
+    pub fn via(&self, node: &Node) -> Via {
+        let vrf = self.vrf.or(node.vrf).map(Into::into).unwrap_or_default();
+        Via { vrf, mark: self.mark.or(node.mark).unwrap_or(0) }
+    }
+
     /// Slots of a VIP that does not say.
     pub const DEFAULT_SLOTS: u32 = 16_381;
     /// TCP idle time of a VIP that does not say: that of established connections in IPVS (`tcp_timeouts`).
@@ -148,6 +164,8 @@ pub struct Backend {
     pub weight: u32,
     /// Whether it takes flows at all.
     pub state: BackendState,
+    /// Its MAC address, where nobody else is to be believed about that; with `l2` only.
+    pub mac: Option<Mac>,
 }
 
 impl Backend {
@@ -467,7 +485,7 @@ mod tests {
 
     #[test]
     fn only_active_backends_have_weight() {
-        let backend = |state| Backend { address: IpAddr::from([10, 0, 0, 1]), weight: 7, state };
+        let backend = |state| Backend { address: IpAddr::from([10, 0, 0, 1]), weight: 7, state, mac: None };
         assert_eq!(backend(BackendState::Active).effective_weight(), 7);
         assert_eq!(backend(BackendState::Drain).effective_weight(), 0);
         assert_eq!(backend(BackendState::Down).effective_weight(), 0);

@@ -9,9 +9,11 @@ use super::{
     address::{self, Role},
     error::Problems,
     idle::{self, IdleTime},
+    mac::Mac,
     model::{Backend, FlowHash, ForwardMode, Node, Port, Readers, Tracking, Vip, Word},
     prime,
     tree::{self, Key, Section, Value},
+    via::Vrf,
 };
 
 /// A config whose values are right one by one, with `None` for those that are not.
@@ -35,6 +37,8 @@ pub(super) struct VipDraft {
     pub(super) tcp_idle: Option<IdleTime>,
     pub(super) udp_idle: Option<IdleTime>,
     pub(super) metrics_backends: Option<bool>,
+    pub(super) vrf: Option<Vrf>,
+    pub(super) mark: Option<u32>,
     /// Those that could be read.
     pub(super) backends: Vec<BackendDraft>,
     /// Whether `backends` are all that there are.
@@ -46,6 +50,7 @@ pub(super) struct BackendDraft {
     pub(super) address: Spanned<IpAddr>,
     pub(super) weight: Spanned<u32>,
     pub(super) state: BackendState,
+    pub(super) mac: Option<Spanned<Mac>>,
 }
 
 /// Reads the whole tree.
@@ -72,6 +77,8 @@ const NODE_KEYS: &[Key] = &[
     Key { name: "max_backends", example: "max_backends = 131072" },
     Key { name: "max_slots", example: "max_slots = 100000000" },
     Key { name: "max_flows", example: "max_flows = 1000000" },
+    Key { name: "vrf", example: r#"vrf = "blue""# },
+    Key { name: "mark", example: "mark = 0x10" },
     Key { name: "log_packets", example: "log_packets = false" },
 ];
 
@@ -86,6 +93,8 @@ const VIP_KEYS: &[Key] = &[
     Key { name: "tcp_idle", example: r#"tcp_idle = "15m""# },
     Key { name: "udp_idle", example: r#"udp_idle = "1m""# },
     Key { name: "metrics_backends", example: "metrics_backends = true" },
+    Key { name: "vrf", example: r#"vrf = "blue""# },
+    Key { name: "mark", example: "mark = 0x10" },
     Key { name: "backends", example: "backends = []" },
 ];
 
@@ -93,6 +102,7 @@ const BACKEND_KEYS: &[Key] = &[
     Key { name: "address", example: r#"address = "10.0.1.11""# },
     Key { name: "weight", example: "weight = 100" },
     Key { name: "state", example: r#"state = "active""# },
+    Key { name: "mac", example: r#"mac = "02:00:00:00:00:01""# },
 ];
 
 // Upper bounds that keep the maps below the sizes at which the kernel refuses them: 2^20 VIPs, 8 GiB of slots, 2^24
@@ -137,6 +147,8 @@ fn node_value(node: &mut Node, key: &str, value: &Value<'_>, problems: &mut Prob
         "max_backends" => node.max_backends = tree::number(what, value, 1, MAX_BACKENDS, problems)?,
         "max_slots" => node.max_slots = tree::number(what, value, prime::SMALLEST, MAX_SLOTS, problems)?,
         "max_flows" => node.max_flows = Some(tree::number(what, value, MIN_FLOWS, MAX_FLOWS, problems)?),
+        "vrf" => node.vrf = Some(tree::parsed(what, value, problems)?),
+        "mark" => node.mark = Some(tree::number(what, value, 0, u32::MAX, problems)?),
         "log_packets" => node.log_packets = tree::boolean(what, value, problems)?,
         _ => unreachable!("{key} is not among the keys of [node]"),
     }
@@ -217,6 +229,8 @@ fn vip(value: &Value<'_>, problems: &mut Problems) -> Option<VipDraft> {
     let udp_idle = section.optional("udp_idle").and_then(|value| idle_time("`udp_idle`", value, problems));
     let shown = section.optional("metrics_backends");
     let metrics_backends = shown.and_then(|value| tree::boolean("`metrics_backends`", value, problems));
+    let vrf = section.optional("vrf").and_then(|value| tree::parsed("`vrf`", value, problems));
+    let mark = section.optional("mark").and_then(|value| tree::number("`mark`", value, 0, u32::MAX, problems));
     let before = problems.0.len();
     let backends = section.optional("backends").and_then(|value| backends(value, problems));
     Some(VipDraft {
@@ -231,6 +245,8 @@ fn vip(value: &Value<'_>, problems: &mut Problems) -> Option<VipDraft> {
         tcp_idle,
         udp_idle,
         metrics_backends,
+        vrf,
+        mark,
         backends: backends.unwrap_or_default(),
         backends_complete: problems.0.len() == before,
     })
@@ -310,10 +326,15 @@ fn backend(value: &Value<'_>, problems: &mut Problems) -> Option<BackendDraft> {
         Some(value) => with("`state`", value, BackendState::from_word, problems),
         None => Some(BackendState::Active),
     };
+    let mac = section.optional("mac").and_then(|value| {
+        let mac = tree::parsed("`mac`", value, problems)?;
+        Some(Spanned::new(value.span(), mac))
+    });
     Some(BackendDraft {
         address: address?,
         weight: weight.unwrap_or_else(|| Spanned::new(value.span(), Backend::DEFAULT_WEIGHT)),
         state: state.unwrap_or_default(),
+        mac,
     })
 }
 

@@ -28,6 +28,7 @@ pub(super) fn check_each(text: &str, draft: &Draft, problems: &mut Problems) {
         check.ports(vip);
         check.backends(vip);
         check.families(vip);
+        check.pins(vip);
         check.weights(vip);
         check.slots(vip);
     }
@@ -62,6 +63,7 @@ fn vip(draft: VipDraft) -> Option<Vip> {
         address: backend.address.into_inner(),
         weight: backend.weight.into_inner(),
         state: backend.state,
+        mac: backend.mac.map(|mac| mac.into_inner()),
     });
     Some(Vip {
         name: draft.name?.into_inner(),
@@ -74,6 +76,8 @@ fn vip(draft: VipDraft) -> Option<Vip> {
         tcp_idle: draft.tcp_idle.map_or(Vip::DEFAULT_TCP_IDLE, Into::into),
         udp_idle: draft.udp_idle.map_or(Vip::DEFAULT_UDP_IDLE, Into::into),
         metrics_backends: draft.metrics_backends,
+        vrf: draft.vrf,
+        mark: draft.mark,
         backends: backends.collect(),
     })
 }
@@ -138,6 +142,19 @@ impl Check<'_> {
             family(address),
         );
         self.problems.add(first.address.span(), message);
+    }
+
+    /// Only with `l2` the next hop is the backend itself, whatever the routes say.
+    fn pins(&mut self, vip: &VipDraft) {
+        let Some(forward) = vip.forward.as_ref().map(|forward| *forward.get_ref()) else { return };
+        let pinned = |backend: &super::read::BackendDraft| backend.mac.as_ref().map(toml::Spanned::span);
+        let Some(span) = vip.backends.iter().find_map(pinned).filter(|_| forward != ForwardMode::L2) else { return };
+        let message = format!(
+            "`mac` pins the MAC address of an `l2` backend, and frames of a VIP with `forward = \"{forward}\"` may go to \
+             a router; remove the key (a router's address is pinned by `ip neigh replace ADDRESS lladdr MAC dev \
+             INTERFACE nud permanent`)"
+        );
+        self.problems.add(span, message);
     }
 
     fn weights(&mut self, vip: &VipDraft) {

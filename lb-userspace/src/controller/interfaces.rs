@@ -1,67 +1,86 @@
-//! The interfaces that the data plane is attached to: those of the config, as they come and go.
+//! The interfaces that the data plane is attached to: those of the config, as they come, go and change their names.
+//!
+//! The config may call an interface by any of its names (`altname`). One that is attached stays so when it loses that name:
+//! a rename is no wish to stop serving. Only when another interface gets the name, that one is attached as well.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
 
-use nix::net::if_::{if_nameindex, if_nametoindex};
+use nix::net::if_::if_nameindex;
 
-use super::{Error, next_hops::NextHops};
+use super::{
+    Error,
+    next_hops::{NextHops, target},
+};
 use crate::{
     api::types,
     config::{Config, Node, XdpMode},
-    dataplane::{Attachment, Dataplane, Mode},
+    dataplane::{self, Attachment, Dataplane, Mode},
     netlink::{InterfaceChange, InterfaceInfo, Unresolved},
 };
 
 /// What the kernel says of the interfaces, and why some are not attached.
 #[derive(Clone, Debug, Default)]
 pub struct Interfaces {
-    links: BTreeMap<String, InterfaceInfo>,
+    /// By index.
+    links: BTreeMap<u32, InterfaceInfo>,
+    /// By the name in the config.
     problems: BTreeMap<String, String>,
 }
 
 impl Interfaces {
     /// Takes note of all interfaces.
     pub fn learn_all(&mut self, links: Vec<InterfaceInfo>) {
-        self.links = links.into_iter().map(|link| (link.name.clone(), link)).collect();
+        self.links = links.into_iter().map(|link| (link.ifindex, link)).collect();
     }
 
     /// Takes note of a change, and follows it: a configured interface that appears is attached, one that is gone is
     /// forgotten.
     pub fn learn(&mut self, dataplane: &mut Dataplane, node: &Node, change: InterfaceChange) {
         match change {
-            InterfaceChange::Changed(link) => {
-                self.links.insert(link.name.clone(), link);
+            InterfaceChange::Appeared(link) | InterfaceChange::Changed(link) => {
+                self.attach_named(dataplane, node, link);
             }
-            InterfaceChange::Appeared(link) => {
-                let name = link.name.clone();
-                self.links.insert(name.clone(), link);
-                if node.interfaces.contains(&name) {
-                    self.attach_late(dataplane, node, &name);
-                }
+            InterfaceChange::Renamed { from, interface } => {
+                log::warn!("the interface {from} is called {} from now on", interface.name);
+                self.attach_named(dataplane, node, interface);
             }
             InterfaceChange::Vanished(link) => self.forget(dataplane, node, &link),
         }
     }
 
+    /// Takes note of the interfaces as they are, where changes of them may have been lost.
+    pub fn learn_anew(&mut self, dataplane: &mut Dataplane, node: &Node, links: Vec<InterfaceInfo>) {
+        let present: BTreeSet<u32> = links.iter().map(|link| link.ifindex).collect();
+        let gone: Vec<_> = self.links.values().filter(|link| !present.contains(&link.ifindex)).cloned().collect();
+        gone.iter().for_each(|link| self.forget(dataplane, node, link));
+        links.into_iter().for_each(|link| self.attach_named(dataplane, node, link));
+    }
+
     /// Attaches the interfaces of `new` that exist, detaches all others. Those that do not exist are noted.
     ///
     /// An interface that `old` attaches the same way and that is in trouble is noted too, so that it stands in no
-    /// other change's way; so is every one without `old`, when the daemon starts. Where the mode is another than in `old`, an interface in generic mode is tried in native
-    /// mode again if `new` allows it, which takes the data plane off it for some microseconds.
+    /// other change's way; so is every one without `old`, when the daemon starts. Where the mode is another than in
+    /// `old`, an interface in generic mode is tried in native mode again if `new` allows it, which takes the data plane
+    /// off it for some microseconds.
     pub fn follow(&mut self, dataplane: &mut Dataplane, old: Option<&Node>, new: &Node) -> Result<(), Error> {
         self.problems.retain(|name, _| new.interfaces.contains(name));
         let mode_changed = old.is_some_and(|old| old.xdp_mode != new.xdp_mode);
         let attached = dataplane.attachments();
+        let mut taken: BTreeMap<u32, &String> = BTreeMap::new();
         for name in &new.interfaces {
-            let Ok(ifindex) = if_nametoindex(name.as_str()) else {
-                if self.problems.insert(name.clone(), MISSING.to_owned()).as_deref() != Some(MISSING) {
-                    log::warn!("there is no interface {name}: it will be attached when it appears");
-                }
+            let Ok((ifindex, _)) = dataplane::interface_named(name) else {
+                self.note_missing(dataplane, name);
                 continue;
             };
+            if let Some(other) = taken.insert(ifindex, name) {
+                self.problems
+                    .insert(name.clone(), format!("it is {other}, which is listed too: remove one of the two"));
+                taken.insert(ifindex, other);
+                continue;
+            }
             let generic = attached.iter().any(|old| old.name == *name && old.mode == Mode::Generic);
             if mode_changed && generic && new.xdp_mode != XdpMode::Generic {
                 dataplane.detach(name)?;
@@ -72,9 +91,12 @@ impl Interfaces {
                 result => result?,
             }
         }
-        for Attachment { name, .. } in attached.iter().filter(|old| !new.interfaces.contains(&old.name)) {
-            dataplane.detach(name)?;
-            log::info!("detached from {name}");
+        // As they are now: one may have been attached under another name.
+        for Attachment { name, .. } in dataplane.attachments() {
+            if !new.interfaces.contains(&name) {
+                dataplane.detach(&name)?;
+                log::info!("detached from {name}");
+            }
         }
         Ok(())
     }
@@ -95,7 +117,7 @@ impl Interfaces {
     /// Refuses `new` where it names interfaces that do not exist and that `old` does not name.
     pub fn refuse_missing(old: &Node, new: &Node) -> Result<(), Error> {
         let added = new.interfaces.iter().filter(|name| !old.interfaces.contains(name));
-        let missing: Vec<_> = added.filter(|name| if_nametoindex(name.as_str()).is_err()).cloned().collect();
+        let missing: Vec<_> = added.filter(|name| dataplane::interface_named(name).is_err()).cloned().collect();
         if missing.is_empty() {
             return Ok(());
         }
@@ -104,8 +126,7 @@ impl Interfaces {
 
     /// Name of the interface with this index; its number where it has gone.
     pub fn name(&self, ifindex: u32) -> String {
-        let link = self.links.values().find(|link| link.ifindex == ifindex);
-        link.map_or_else(|| format!("#{ifindex}"), |link| link.name.clone())
+        self.links.get(&ifindex).map_or_else(|| format!("#{ifindex}"), |link| link.name.clone())
     }
 
     /// The interfaces that no packet can leave by as the data plane is attached now, by index, and why: those that send
@@ -129,14 +150,13 @@ impl Interfaces {
         if !is_native(attachments) || next_hops.interfaces().into_iter().all(is_attached) {
             return Vec::new();
         }
-        let backends =
-            config.vips.iter().flat_map(|vip| vip.backends.iter().map(move |backend| (vip, backend.address)));
+        let backends = config.vips.iter().flat_map(|vip| vip.backends.iter().map(move |backend| (vip, backend)));
         let mut leaving: BTreeMap<u32, BTreeSet<IpAddr>> = BTreeMap::new();
-        for (vip, address) in backends {
-            if let Ok(next_hop) = next_hops.way(vip.forward, address)
+        for (vip, backend) in backends {
+            if let Ok(next_hop) = next_hops.way_to(&target(&config.node, vip, backend))
                 && !is_attached(next_hop.ifindex)
             {
-                leaving.entry(next_hop.ifindex).or_default().insert(address);
+                leaving.entry(next_hop.ifindex).or_default().insert(backend.address);
             }
         }
         let warning = |(ifindex, addresses)| unattached(&self.name(ifindex), &addresses);
@@ -153,7 +173,7 @@ impl Interfaces {
             .into_iter()
             .chain(others)
             .map(|(name, attachment, configured)| {
-                let link = self.links.get(&name).map(|link| types::Link {
+                let link = self.link(&name, attachment.as_ref()).map(|link| types::Link {
                     ifindex: link.ifindex,
                     mac: link.mac.map(types::mac_name),
                     mtu: link.mtu,
@@ -178,9 +198,42 @@ impl Interfaces {
         Ok(())
     }
 
+    /// Takes note of an interface, and attaches it under a name that the config calls it by. One that is attached under a
+    /// name of the config stays so, with a word about it where it does not have that name any more.
+    fn attach_named(&mut self, dataplane: &mut Dataplane, node: &Node, link: InterfaceInfo) {
+        self.links.insert(link.ifindex, link.clone());
+        let attached = dataplane.attachments().into_iter().filter(|attachment| attachment.ifindex == link.ifindex);
+        let attached = attached.map(|attachment| attachment.name).find(|name| node.interfaces.contains(name));
+        let is_rightly = attached.as_ref().is_some_and(|name| link.is_named(name));
+        let other = node.interfaces.iter().find(|name| link.is_named(name)).filter(|_| !is_rightly);
+        match (&attached, other) {
+            (_, Some(name)) => self.attach_late(dataplane, node, name),
+            (Some(name), None) if is_rightly => drop(self.problems.remove(name)),
+            (Some(name), None) => self.note_renamed(name, &link.name),
+            (None, None) => {}
+        }
+    }
+
+    fn note_renamed(&mut self, name: &str, now: &str) {
+        let reason = format!(
+            "{name} is called {now} now, and attached all the same: correct the name in `interfaces` of [node]"
+        );
+        if self.problems.get(name) != Some(&reason) {
+            log::warn!("interface {reason}");
+        }
+        self.problems.insert(name.to_owned(), reason);
+    }
+
     /// Attaches an interface that is there now; what goes wrong is noted and tried again.
     fn attach_late(&mut self, dataplane: &mut Dataplane, node: &Node, name: &str) {
-        let Ok(ifindex) = if_nametoindex(name) else { return };
+        let Ok((ifindex, _)) = dataplane::interface_named(name) else { return };
+        let is_named = |name: &str| self.links.get(&ifindex).is_some_and(|link| link.is_named(name));
+        let is_same =
+            |old: &Attachment| old.ifindex == ifindex && old.name != name && node.interfaces.contains(&old.name);
+        // Under another of its names, which the config has as well.
+        if dataplane.attachments().into_iter().any(|old| is_same(&old) && is_named(&old.name)) {
+            return;
+        }
         if let Err(error) = self.attach(dataplane, node, name, ifindex) {
             self.note(name, error.to_string());
         }
@@ -195,14 +248,38 @@ impl Interfaces {
     }
 
     fn forget(&mut self, dataplane: &mut Dataplane, node: &Node, link: &InterfaceInfo) {
-        self.links.remove(&link.name);
-        let gone = dataplane.attachments().into_iter().any(|a| a.name == link.name && a.ifindex == link.ifindex);
-        if gone && let Err(error) = dataplane.detach(&link.name) {
-            log::error!("cannot remove the pin of {}, which has gone: {error}", link.name);
+        self.links.remove(&link.ifindex);
+        let attached = dataplane.attachments().into_iter().filter(|attachment| attachment.ifindex == link.ifindex);
+        let attached: Vec<String> = attached.map(|attachment| attachment.name).collect();
+        for name in &attached {
+            if let Err(error) = dataplane.detach(name) {
+                log::error!("cannot remove the pin of {name}, which has gone: {error}");
+            }
         }
-        if node.interfaces.contains(&link.name) {
-            log::warn!("the interface {} has gone: it will be attached when it returns", link.name);
-            self.problems.insert(link.name.clone(), MISSING.to_owned());
+        for name in node.interfaces.iter().filter(|name| attached.contains(name) || link.is_named(name)) {
+            log::warn!("the interface {name} has gone: it will be attached when it returns");
+            self.problems.insert(name.clone(), MISSING.to_owned());
+        }
+    }
+
+    /// Takes note that no interface has this name of the config. One that is attached under it goes on.
+    fn note_missing(&mut self, dataplane: &Dataplane, name: &str) {
+        let attached = dataplane.attachments().into_iter().find(|attachment| attachment.name == name);
+        match attached.and_then(|attachment| self.links.get(&attachment.ifindex)).map(|link| link.name.clone()) {
+            Some(now) => self.note_renamed(name, &now),
+            None => {
+                if self.problems.insert(name.to_owned(), MISSING.to_owned()).as_deref() != Some(MISSING) {
+                    log::warn!("there is no interface {name}: it will be attached when it appears");
+                }
+            }
+        }
+    }
+
+    /// The interface that is attached under this name, or that has it.
+    fn link(&self, name: &str, attachment: Option<&Attachment>) -> Option<&InterfaceInfo> {
+        match attachment {
+            Some(attachment) => self.links.get(&attachment.ifindex),
+            None => self.links.values().find(|link| link.is_named(name)),
         }
     }
 }

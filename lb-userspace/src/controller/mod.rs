@@ -297,8 +297,10 @@ impl Controller {
         let (netlink, events) = netlink::start()?;
         let (sender, requests) = mpsc::channel(QUEUE);
         let (views, viewer) = watch::channel(None);
-        let adopted =
-            dataplane.backends().into_iter().filter_map(|backend| Some((target(&backend), backend.next_hop?)));
+        let adopted = dataplane
+            .backends()
+            .into_iter()
+            .filter_map(|backend| Some((target(backend.destination()), backend.next_hop?)));
         let next_hops = Arc::new(NextHops::adopted(adopted));
         let mut retry = tokio::time::interval(RETRY);
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -355,6 +357,8 @@ impl Controller {
         let what = if self.because.is_some() { "what was applied last of " } else { "" };
         let (elapsed, changes) = (done.elapsed, done.changes.len());
         log::info!("applied {what}{path} in {elapsed:?}: changes {changes}, writes {}", done.writes);
+        self.resolve_only_applied();
+        self.follow_moved(&done.changes);
         block_in_place(|| self.interfaces.follow(&mut self.dataplane, None, &config.node))?;
         self.follow_attachments();
         let told = self.because.iter().cloned().chain(self.history.problem()).chain(self.view().warnings());
@@ -398,6 +402,7 @@ impl Controller {
             },
             1.. = self.events.recv_many(&mut events, EVENTS) => self.learn(&mut events, &mut Waiting::default()),
             turn = self.sweeper.turn() => self.sweep(turn),
+            () = self.netlink.health_changed() => {}
             _ = self.retry.tick() => self.is_retry_due = true,
             () = due(self.publish_at) => return self.publish(),
         }
@@ -465,6 +470,9 @@ impl Controller {
         };
         self.problems.follow(ProblemKind::Config, &one(&self.file.path, &self.because));
         self.problems.follow(ProblemKind::State, &one(&self.applied.config.node.state, &self.history.problem()));
+        let reason = |why| format!("next hops and interfaces are not followed, packets go where they went: {why}");
+        let trouble = self.netlink.health().trouble.map(|why| ("netlink".to_owned(), reason(why)));
+        self.problems.follow(ProblemKind::Netlink, &trouble.into_iter().collect());
     }
 
     /// Does what a request wants that is no change.
@@ -560,6 +568,7 @@ impl Controller {
         }
         self.resolve_only_applied();
         self.read_logs(self.applied.config.node.log_packets);
+        self.follow_moved(&done.changes);
 
         self.because = None;
         self.applied_at = SystemTime::now();
@@ -710,6 +719,16 @@ impl Controller {
         self.netlink.set_targets(targets.into_iter().collect());
     }
 
+    /// Puts the ways in use that a change has made others of backends that stay. One whose neighbour is still asked for
+    /// comes later, and until then the way before serves.
+    fn follow_moved(&mut self, changes: &[Change]) {
+        if changes.iter().any(Change::moves_ways) {
+            let heard = |target: &Target| Some((destination(target), self.next_hops.heard(target)?));
+            let news = self.targets().iter().filter_map(heard).collect();
+            self.tell(news);
+        }
+    }
+
     /// What ways are followed to: the backends of the config, and those that it does not have any more and that have
     /// flows.
     fn targets(&self) -> HashSet<Target> {
@@ -717,10 +736,7 @@ impl Controller {
     }
 
     fn lingering(&self) -> HashSet<Target> {
-        self.dataplane
-            .removed_destinations()
-            .map(|Destination { address, on_link }| Target { address, on_link })
-            .collect()
+        self.dataplane.removed_destinations().map(target).collect()
     }
 
     /// Begins a sweep over the flow tables, or acts on what one found.
@@ -745,7 +761,9 @@ impl Controller {
         let mut interfaces_changed = false;
         for event in events.drain(..) {
             match event {
-                Event::NextHop { target, result } => {
+                // What was found out about it before it was let go of.
+                Event::NextHop { target, asking, .. } if !self.netlink.is_current(&target, asking) => {}
+                Event::NextHop { target, result, .. } => {
                     let is_awaited = waiting.hear(&target, &result);
                     if let Some(next_hop) = Arc::make_mut(&mut self.next_hops).learn(target, result)
                         && !is_awaited
@@ -757,6 +775,11 @@ impl Controller {
                     interfaces_changed = true;
                     let node = &self.applied.config.node;
                     block_in_place(|| self.interfaces.learn(&mut self.dataplane, node, change));
+                }
+                Event::Restarted => {
+                    interfaces_changed = true;
+                    let (links, node) = (self.netlink.interfaces(), &self.applied.config.node);
+                    block_in_place(|| self.interfaces.learn_anew(&mut self.dataplane, node, links));
                 }
             }
         }
@@ -849,11 +872,11 @@ fn merged(mut node: Vec<Change>, dataplane: Vec<Change>) -> Vec<Change> {
 }
 
 fn destination(target: &Target) -> Destination {
-    let Target { address, on_link } = *target;
-    Destination { address, on_link }
+    let Target { address, on_link, via, mac } = *target;
+    Destination { address, on_link, via, mac }
 }
 
-fn target(backend: &dataplane::Backend) -> Target {
-    let Destination { address, on_link } = backend.destination();
-    Target { address, on_link }
+fn target(destination: Destination) -> Target {
+    let Destination { address, on_link, via, mac } = destination;
+    Target { address, on_link, via, mac }
 }

@@ -1,14 +1,11 @@
 //! What netlink says of the ways to the backends.
 
-use std::{
-    collections::{BTreeSet, HashMap, HashSet},
-    net::IpAddr,
-};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use lb_common::NextHop;
 
 use crate::{
-    config::{Config, ForwardMode, Vip},
+    config::{Backend, Config, ForwardMode, Node, Vip},
     netlink::{Target, Unresolved},
 };
 
@@ -74,11 +71,6 @@ impl NextHops {
         self.held.values().map(|next_hop| next_hop.ifindex).collect()
     }
 
-    /// The way to a backend, or why there is none.
-    pub fn way(&self, forward: ForwardMode, backend: IpAddr) -> Result<&NextHop, String> {
-        self.way_to(&target(forward, backend))
-    }
-
     /// The way to a target, or why there is none.
     pub fn way_to(&self, target: &Target) -> Result<&NextHop, String> {
         match (self.held.get(target), self.known.get(target)) {
@@ -108,9 +100,9 @@ impl NextHops {
     /// The backends of `config` behind `targets` to which there is no way, one line each, at most [`TOLD`].
     pub fn missing(&self, config: &Config, targets: &HashSet<Target>) -> Vec<String> {
         let backends = config.vips.iter().flat_map(|vip| vip.backends.iter().map(move |backend| (vip, backend)));
-        let missing = backends.filter(|(vip, backend)| targets.contains(&target(vip.forward, backend.address)));
-        let mut missing = missing.filter_map(|(vip, backend)| {
-            let reason = self.way(vip.forward, backend.address).err()?;
+        let mut missing = backends.filter_map(|(vip, backend)| {
+            let target = Some(target(&config.node, vip, backend)).filter(|target| targets.contains(target))?;
+            let reason = self.way_to(&target).err()?;
             Some(format!("no packet can be sent to backend {} of VIP {} yet: {reason}", backend.address, vip.name))
         });
         let mut told: Vec<_> = missing.by_ref().take(TOLD).collect();
@@ -121,14 +113,10 @@ impl NextHops {
         told
     }
 
-    /// Forgets all but `targets`, once the others are many.
-    ///
-    /// Not at once: a target that goes and comes back within a moment may be none of netlink's news.
+    /// Forgets all but `targets`: nobody follows the ways to others. One that comes back is asked for anew.
     pub fn prune(&mut self, targets: &HashSet<Target>) {
-        if self.known.len() > 2 * targets.len() + 1024 {
-            self.known.retain(|target, _| targets.contains(target));
-            self.held.retain(|target, _| targets.contains(target));
-        }
+        self.known.retain(|target, _| targets.contains(target));
+        self.held.retain(|target, _| targets.contains(target));
     }
 
     fn usable(&self, next_hop: &NextHop) -> Option<NextHop> {
@@ -165,20 +153,25 @@ fn is_settled(way: &Way) -> bool {
 
 /// What netlink must find the ways to, for every backend of `config`.
 pub fn targets(config: &Config) -> HashSet<Target> {
-    fn of_vip(vip: &Vip) -> impl Iterator<Item = Target> {
-        vip.backends.iter().map(|backend| target(vip.forward, backend.address))
-    }
-    config.vips.iter().flat_map(of_vip).collect()
+    let of_vip = |vip| move |backend| target(&config.node, vip, backend);
+    config.vips.iter().flat_map(|vip| vip.backends.iter().map(of_vip(vip))).collect()
 }
 
-/// With `l2` the backend itself must be on the link.
-fn target(forward: ForwardMode, address: IpAddr) -> Target {
-    Target { address, on_link: forward == ForwardMode::L2 }
+/// What netlink must find the way to for a backend. With `l2` the backend itself must be on the link.
+pub fn target(node: &Node, vip: &Vip, backend: &Backend) -> Target {
+    Target {
+        address: backend.address,
+        on_link: vip.forward == ForwardMode::L2,
+        via: vip.via(node),
+        mac: backend.mac.map(Into::into),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{net::IpAddr, path::Path};
+
+    use lb_common::{Via, VrfName};
 
     use super::*;
 
@@ -212,8 +205,48 @@ mod tests {
     fn a_backend_of_two_modes_is_two_targets() {
         let targets = targets(&config());
         let expected = [("10.0.0.1", false), ("10.0.0.2", false), ("10.0.0.1", true)];
-        let expected = expected.map(|(address, on_link)| Target { address: ip(address), on_link });
+        let expected = expected.map(|(address, on_link)| Target::new(ip(address), on_link));
         assert_eq!(targets, HashSet::from(expected));
+    }
+
+    #[test]
+    fn a_backend_of_two_vips_that_reach_it_in_two_ways_is_two_targets() {
+        let text = "
+            [node]
+            vrf = \"blue\"
+            mark = 0x10
+            [[vip]]
+            name = \"web\"
+            address = \"203.0.113.10\"
+            ports = [\"tcp/80\"]
+            forward = \"l2\"
+            backends = [{ address = \"10.0.0.1\", mac = \"02:00:00:00:00:07\" }]
+            [[vip]]
+            name = \"dns\"
+            address = \"203.0.113.53\"
+            ports = [\"udp/53\"]
+            forward = \"l2\"
+            vrf = \"default\"
+            mark = 0
+            backends = [{ address = \"10.0.0.1\" }]
+        ";
+        let config = Config::parse(text, Path::new("naru.toml")).unwrap();
+        let plain = Target::new(ip("10.0.0.1"), true);
+        let via = Via { vrf: VrfName::new("blue").unwrap(), mark: 0x10 };
+        let by_vrf = Target { via, mac: Some([2, 0, 0, 0, 0, 7]), ..plain };
+        assert_eq!(targets(&config), HashSet::from([plain, by_vrf]));
+    }
+
+    #[test]
+    fn what_nobody_follows_any_more_is_forgotten() {
+        let mut next_hops = NextHops::default();
+        let [stays, goes] = ["10.0.0.1", "10.0.0.2"].map(|address| Target::new(ip(address), true));
+        next_hops.learn(stays, Ok(next_hop(1)));
+        next_hops.learn(goes, Ok(next_hop(1)));
+        next_hops.prune(&HashSet::from([stays]));
+        assert_eq!(next_hops.way_to(&stays), Ok(&next_hop(1)));
+        assert_eq!(next_hops.heard(&goes), None, "it is not what a backend that returns begins with");
+        assert_eq!(next_hops.waiting(HashSet::from([stays, goes])).unsettled(), 1);
     }
 
     #[test]
@@ -221,8 +254,8 @@ mod tests {
         let mut next_hops = NextHops::default();
         let [one, two] = ["10.0.0.1", "10.0.0.2"].map(ip);
         let [known, pending, other] =
-            [(one, false), (two, false), (two, true)].map(|(address, on_link)| Target { address, on_link });
-        next_hops.learn(known, Err(Unresolved::NoRoute { address: one }));
+            [(one, false), (two, false), (two, true)].map(|(address, on_link)| Target::new(address, on_link));
+        next_hops.learn(known, Err(Unresolved::NoRoute { address: one, via: Default::default() }));
         let mut waiting = next_hops.waiting(HashSet::from([known, pending]));
         assert_eq!(waiting.unsettled(), 1, "no route is an answer");
         assert!(!waiting.hear(&other, &Ok(next_hop(1))), "nobody waits for it");
@@ -237,8 +270,8 @@ mod tests {
     fn what_is_missing_is_told_by_backend_and_vip_with_its_reason() {
         let (config, mut next_hops) = (config(), NextHops::default());
         let one = ip("10.0.0.1");
-        next_hops.learn(target(ForwardMode::Ipip, one), Ok(next_hop(1)));
-        next_hops.learn(target(ForwardMode::L2, one), Err(Unresolved::NoRoute { address: one }));
+        next_hops.learn(Target::new(one, false), Ok(next_hop(1)));
+        next_hops.learn(Target::new(one, true), Err(Unresolved::NoRoute { address: one, via: Default::default() }));
         let missing = next_hops.missing(&config, &targets(&config));
         let [web, dns] = missing.as_slice() else { panic!("{missing:?}") };
         assert!(web.contains("10.0.0.2 of VIP web") && web.contains("still being looked for"), "{web}");
@@ -248,7 +281,7 @@ mod tests {
     #[test]
     fn the_same_again_is_no_news() {
         let mut next_hops = NextHops::default();
-        let target = target(ForwardMode::L2, ip("10.0.0.1"));
+        let target = Target::new(ip("10.0.0.1"), true);
         assert_eq!(next_hops.learn(target, Ok(next_hop(1))), Some(Some(next_hop(1))));
         assert_eq!(next_hops.learn(target, Ok(next_hop(1))), None);
         assert_eq!(next_hops.learn(target, Ok(next_hop(2))), Some(Some(next_hop(2))));
@@ -256,8 +289,7 @@ mod tests {
 
     #[test]
     fn the_way_before_serves_until_the_neighbour_of_the_new_one_is_settled() {
-        let (address, forward) = (ip("10.0.0.1"), ForwardMode::Ipip);
-        let (target, neighbour) = (target(forward, address), ip("10.0.0.254"));
+        let (target, neighbour) = (Target::new(ip("10.0.0.1"), false), ip("10.0.0.254"));
         let pending = || Err(Unresolved::NeighbourPending { neighbour, interface: "eth0".into() });
         let silent = || Err(Unresolved::NeighbourSilent { neighbour, interface: "eth0".into() });
         let learned = || {
@@ -267,12 +299,12 @@ mod tests {
         };
         for mut next_hops in [learned(), NextHops::adopted([(target, next_hop(1))])] {
             assert_eq!(next_hops.learn(target, pending()), None);
-            assert_eq!(next_hops.way(forward, address), Ok(&next_hop(1)));
+            assert_eq!(next_hops.way_to(&target), Ok(&next_hop(1)));
             assert_eq!(next_hops.heard(&target), Some(Some(next_hop(1))));
             assert_eq!(next_hops.waiting(HashSet::from([target])).unsettled(), 1, "it is asked for all the same");
 
             assert_eq!(next_hops.learn(target, silent()), Some(None));
-            assert!(next_hops.way(forward, address).unwrap_err().contains("does not answer"));
+            assert!(next_hops.way_to(&target).unwrap_err().contains("does not answer"));
             assert_eq!(next_hops.heard(&target), Some(None));
 
             assert_eq!(next_hops.learn(target, pending()), None);
@@ -285,7 +317,7 @@ mod tests {
     fn ways_by_a_barred_interface_are_used_once_it_is_barred_no_more() {
         let mut next_hops = NextHops::default();
         let address = ip("10.0.0.1");
-        let [l2, ipip] = [ForwardMode::L2, ForwardMode::Ipip].map(|forward| target(forward, address));
+        let [l2, ipip] = [true, false].map(|on_link| Target::new(address, on_link));
         let barred = |ifindex| {
             let reason = Unresolved::TakesNoRedirects { interface: "br0".into(), kind: "bridge".into() };
             HashMap::from([(ifindex, reason)])
@@ -294,12 +326,12 @@ mod tests {
         assert_eq!(next_hops.bar(barred(2)), []);
         assert_eq!(next_hops.bar(barred(1)), [(l2, None)]);
         assert_eq!(next_hops.bar(barred(1)), [], "no news");
-        assert!(next_hops.way(ForwardMode::L2, address).unwrap_err().contains("br0 (bridge)"));
+        assert!(next_hops.way_to(&l2).unwrap_err().contains("br0 (bridge)"));
         assert_eq!(next_hops.heard(&l2), Some(None));
 
         assert_eq!(next_hops.learn(ipip, Ok(next_hop(1))), Some(None));
         assert_eq!(next_hops.learn(ipip, Ok(next_hop(2))), Some(Some(next_hop(2))));
         assert_eq!(next_hops.bar(HashMap::new()), [(l2, Some(next_hop(1)))]);
-        assert_eq!(next_hops.way(ForwardMode::L2, address), Ok(&next_hop(1)));
+        assert_eq!(next_hops.way_to(&l2), Ok(&next_hop(1)));
     }
 }

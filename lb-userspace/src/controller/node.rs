@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt::Display};
 
 use super::Error;
 use crate::{
-    config::{Config, Node},
+    config::{self, Config, Node, Vrf},
     plan::Change,
 };
 
@@ -64,10 +64,14 @@ fn keys(old: &Node, new: &Node) -> Vec<Key> {
         max_backends,
         max_slots,
         max_flows,
+        vrf,
+        mark,
         log_packets,
     } = new;
     let address = |metrics: &Option<std::net::SocketAddr>| metrics.map_or("none".to_owned(), |a| a.to_string());
     let flows = |max: &Option<u32>| max.map_or("by memory".to_owned(), |max| max.to_string());
+    let vrf_word = |vrf: &Option<Vrf>| vrf.map_or("default".to_owned(), |vrf| vrf.to_string());
+    let mark_word = |mark: &Option<u32>| config::mark_word(mark.unwrap_or(0));
     vec![
         key("interfaces", &old.interfaces.join(","), &interfaces.join(",")),
         key("xdp_mode", &old.xdp_mode, xdp_mode),
@@ -83,6 +87,8 @@ fn keys(old: &Node, new: &Node) -> Vec<Key> {
         key("max_backends", &old.max_backends, max_backends),
         key("max_slots", &old.max_slots, max_slots),
         key("max_flows", &flows(&old.max_flows), &flows(max_flows)),
+        key("vrf", &vrf_word(&old.vrf), &vrf_word(vrf)),
+        key("mark", &mark_word(&old.mark), &mark_word(mark)),
         key("log_packets", &old.log_packets, log_packets),
     ]
 }

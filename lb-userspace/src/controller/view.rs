@@ -8,13 +8,20 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use super::{Controller, Error, file::Contents, interfaces::Interfaces, merged, next_hops::NextHops, node};
+use super::{
+    Controller, Error,
+    file::Contents,
+    interfaces::Interfaces,
+    merged,
+    next_hops::{NextHops, target},
+    node,
+};
 use crate::{
     api::types::{
         self, Backend, BackendStats, ConfigStatus, Counts, Diff, DropStats, FileState, Interface, MapUsage, NextHop,
         Problem, Stats, Status, TrackedStats, Tracking, UnreachableBackend, Vip, VipStats,
     },
-    config::{self, Config, ReadError, Readers, Word as _},
+    config::{self, Config, ReadError, Readers, Vrf, Word as _},
     controller::ConfigFile,
     dataplane::{self, Attachment, BackendCounts, BackendSlots},
     metrics::{Applies, BackendSample, Snapshot, VipSample},
@@ -33,6 +40,7 @@ pub struct View {
     next_hops: Arc<NextHops>,
     interfaces: Interfaces,
     problems: Vec<Problem>,
+    netlink_restarts: u64,
 }
 
 /// What runs of a backend, over all entries of the same real server: one that was reached in another way before has
@@ -56,6 +64,7 @@ impl Controller {
             next_hops: Arc::clone(&self.next_hops),
             interfaces: self.interfaces.clone(),
             problems: self.problems.list(),
+            netlink_restarts: self.netlink.health().restarts,
         }
     }
 }
@@ -205,6 +214,7 @@ impl View {
             tracking: self.tracking()?,
             maps: self.map_usage()?,
             problems: self.problems.clone(),
+            netlink_restarts: self.netlink_restarts,
             applied_at: self.applied_at,
             applies: self.applies,
         })
@@ -212,17 +222,17 @@ impl View {
 
     fn sample(&self, vip: &config::Vip, counted: &BackendStats, running: Option<&Running>) -> BackendSample {
         let BackendStats { address, removed, counts } = *counted;
-        let way = match running {
-            Some(running) if removed => self.next_hops.way_to(&super::target(&running.backend)),
-            _ => self.next_hops.way(vip.forward, address),
-        };
         let configured = vip.backends.iter().find(|backend| backend.address == address);
+        let target = match (running, configured) {
+            (Some(running), _) if removed => Some(super::target(running.backend.destination())),
+            (_, configured) => configured.map(|backend| target(&self.config().node, vip, backend)),
+        };
         BackendSample {
             address,
             counts,
             weight: configured.map(|backend| backend.weight),
             slots: running.map_or(0, |running| running.slots),
-            next_hop_up: way.is_ok(),
+            next_hop_up: target.is_some_and(|target| self.next_hops.way_to(&target).is_ok()),
             flows: running.map_or(0, |running| running.backend.flows),
             held_slots: running.map_or(0, |running| running.backend.held_slots),
         }
@@ -244,7 +254,7 @@ impl View {
     fn unreachable(&self) -> Vec<UnreachableBackend> {
         let backends = self.config().vips.iter().flat_map(|vip| vip.backends.iter().map(move |backend| (vip, backend)));
         let unreachable = backends.filter_map(|(vip, backend)| {
-            let reason = self.next_hops.way(vip.forward, backend.address).err()?;
+            let reason = self.next_hops.way_to(&target(&self.config().node, vip, backend)).err()?;
             Some(UnreachableBackend { vip: vip.name.clone(), address: backend.address, reason })
         });
         unreachable.collect()
@@ -281,17 +291,18 @@ impl View {
 
     fn vip_view(&self, vip: &config::Vip, mut running: BTreeMap<IpAddr, Running>) -> Vip {
         let configured = vip.backends.iter().map(|backend| {
-            let way = self.next_hops.way(vip.forward, backend.address);
+            let way = self.next_hops.way_to(&target(&self.config().node, vip, backend));
             let running = running.remove(&backend.address);
             self.backend_view(&vip.name, *backend, backend.state.word(), way, running.as_ref())
         });
         let mut backends: Vec<_> = configured.collect();
         backends.extend(running.values().map(|running| {
-            let dataplane::Backend { address, weight, state, .. } = running.backend;
-            let way = self.next_hops.way_to(&super::target(&running.backend));
-            let last = config::Backend { address, weight, state };
+            let dataplane::Backend { address, weight, state, mac, .. } = running.backend;
+            let way = self.next_hops.way_to(&super::target(running.backend.destination()));
+            let last = config::Backend { address, weight, state, mac: mac.map(Into::into) };
             self.backend_view(&vip.name, last, Backend::REMOVED, way, Some(running))
         }));
+        let via = vip.via(&self.config().node);
         Vip {
             name: vip.name.clone(),
             address: vip.address,
@@ -302,6 +313,8 @@ impl View {
             tracking: vip.tracking.to_string(),
             tcp_idle: humantime::format_duration(vip.tcp_idle).to_string(),
             udp_idle: humantime::format_duration(vip.udp_idle).to_string(),
+            vrf: Vrf::from(via.vrf).to_string(),
+            mark: via.mark,
             backends,
         }
     }
@@ -326,6 +339,7 @@ impl View {
             // Rounded up: they are let go by the first sweep after that.
             held_seconds: runs.filter(|runs| runs.held_slots > 0).map_or(0, |runs| runs.held_for.as_secs() + 1),
             drained: runs.is_some_and(|runs| runs.drained),
+            mac: backend.mac.map(|mac| mac.to_string()),
             next_hop: match way {
                 Ok(next_hop) => NextHop::Known {
                     interface: self.interfaces.name(next_hop.ifindex),

@@ -1,9 +1,9 @@
-//! What runs on an interface, asked by netlink.
+//! Which interface has a name, and what runs on it, asked by netlink.
 
 use std::{io, os::fd::AsRawFd};
 
 use aya::programs::loaded_programs;
-use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{DefaultNla, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached},
@@ -42,6 +42,44 @@ pub fn running(ifindex: u32) -> io::Result<Option<Running>> {
     Ok(mode.zip(program).map(|(mode, program)| Running { program, mode }))
 }
 
+/// Index and name of the interface that has this name, be it one of its other names (`altname`).
+///
+/// # Errors
+///
+/// `ENODEV` where there is none.
+pub fn named(name: &str) -> io::Result<(u32, String)> {
+    let mut link = LinkMessage::default();
+    // The kernel looks among all names by either attribute; only this one may be longer than 15 bytes (kernel 5.5).
+    let attribute = if name.len() < libc::IFNAMSIZ {
+        LinkAttribute::IfName(name.to_owned())
+    } else {
+        LinkAttribute::Other(DefaultNla::new(IFLA_ALT_IFNAME, [name.as_bytes(), &[0]].concat()))
+    };
+    link.attributes.push(attribute);
+    identity(exchange(link)?)
+}
+
+/// The name of the interface with this index.
+///
+/// # Errors
+///
+/// `ENODEV` where there is none.
+pub fn name_of(ifindex: u32) -> io::Result<String> {
+    identity(ask(ifindex)?).map(|(_, name)| name)
+}
+
+/// `linux/if_link.h`
+const IFLA_ALT_IFNAME: u16 = 53;
+
+fn identity(link: LinkMessage) -> io::Result<(u32, String)> {
+    let name = link.attributes.into_iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name),
+        _ => None,
+    });
+    let name = name.ok_or_else(|| io::Error::other("the kernel does not say the name of the interface"))?;
+    Ok((link.header.index, name))
+}
+
 /// A program's name and id, for messages. The daemon, which is not CAP_SYS_ADMIN, gets to know the id only.
 pub fn program_name(id: u32) -> String {
     let info = loaded_programs().filter_map(Result::ok).find(|info| info.id() == id);
@@ -51,11 +89,15 @@ pub fn program_name(id: u32) -> String {
     }
 }
 
-/// RTM_GETLINK for one interface, of the network namespace that this thread is in.
 fn ask(ifindex: u32) -> io::Result<LinkMessage> {
-    let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
     let mut link = LinkMessage::default();
     link.header.index = ifindex;
+    exchange(link)
+}
+
+/// RTM_GETLINK for one interface, of the network namespace that this thread is in.
+fn exchange(link: LinkMessage) -> io::Result<LinkMessage> {
+    let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST;
     let mut request = NetlinkMessage::new(header, RouteNetlinkMessage::GetLink(link).into());

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Error,
-    interface::{program_name, running},
+    interface::{name_of, program_name, running},
     place::{DECAP, interface_of, link_pins, lock, names, pin_name, remove, remove_tree, root_of},
     sys::{LinkInfo, XdpLink},
 };
@@ -155,11 +155,12 @@ impl Links {
         program: ProgramRef<'_>,
     ) -> Result<Attachment, Error> {
         check_name(name)?;
-        self.follow_rename(name, ifindex)?;
-        let here =
-            self.attached.get(name).is_some_and(|(link, _)| link.info().is_ok_and(|info| info.ifindex == ifindex));
+        let here = self.ifindex(name) == Some(ifindex);
         if !here {
-            self.detach(name)?;
+            self.yield_name(name)?;
+            self.follow_rename(name, ifindex)?;
+        }
+        if !self.attached.contains_key(name) {
             self.make_way(name, ifindex, program)?;
         }
         if let Some((_, attachment)) = self.attached.get_mut(name) {
@@ -244,18 +245,40 @@ impl Links {
         if names(&root.join("links"))?.is_empty() { remove_tree(root) } else { Ok(()) }
     }
 
+    /// Index of the interface that is attached under a name; `None` where it is gone, or none is.
+    pub fn ifindex(&self, name: &str) -> Option<u32> {
+        let (link, _) = self.attached.get(name)?;
+        link.info().ok().map(|info| info.ifindex).filter(|ifindex| *ifindex != 0)
+    }
+
+    /// Another interface is to be attached under this name. The one that is keeps its link, under the name that it has
+    /// now; where it is gone, so is the link.
+    fn yield_name(&mut self, name: &str) -> Result<(), Error> {
+        let now = self.ifindex(name).and_then(|ifindex| name_of(ifindex).ok());
+        match now.filter(|now| now != name && !self.attached.contains_key(now)) {
+            Some(now) => self.rename(name, &now),
+            None => self.detach(name).map(drop),
+        }
+    }
+
     /// An interface that was renamed keeps its link: the pin follows.
     fn follow_rename(&mut self, name: &str, ifindex: u32) -> Result<(), Error> {
         let is_it = |(link, _): &(XdpLink, Attachment)| link.info().is_ok_and(|info| info.ifindex == ifindex);
         let old = self.attached.iter().find(|(old, value)| *old != name && is_it(value)).map(|(old, _)| old.clone());
-        let Some(old) = old else { return Ok(()) };
-        let (from, to) = (self.pin(&old), self.pin(name));
-        self.detach(name)?;
+        match old {
+            Some(old) => self.rename(&old, name),
+            None => Ok(()),
+        }
+    }
+
+    /// Keeps a link under another name, which no link has.
+    fn rename(&mut self, old: &str, new: &str) -> Result<(), Error> {
+        let (from, to) = (self.pin(old), self.pin(new));
         fs::rename(&from, &to).map_err(Error::file("rename the link", &from))?;
-        if let Some((link, mut attachment)) = self.attached.remove(&old) {
-            info!("interface {old} is now named {name}");
-            attachment.name = name.to_owned();
-            self.attached.insert(name.to_owned(), (link, attachment));
+        if let Some((link, mut attachment)) = self.attached.remove(old) {
+            info!("interface {old} is attached as {new} from now on");
+            attachment.name = new.to_owned();
+            self.attached.insert(new.to_owned(), (link, attachment));
         }
         Ok(())
     }
@@ -321,10 +344,13 @@ fn detach_command(pin: &Path, name: &str) -> String {
     format!("naru {} detach {name}", if decap { "decap" } else { "interface" })
 }
 
+/// Room for an interface's other names and a final zero (`linux/if.h`).
+const ALTIFNAMSIZ: usize = 128;
+
 /// The kernel's own rules (`dev_valid_name`), so that a name is one file in the directory of pins.
 fn check_name(name: &str) -> Result<(), Error> {
     let valid = !name.is_empty()
-        && name.len() < libc::IFNAMSIZ
+        && name.len() < ALTIFNAMSIZ
         && name != "."
         && name != ".."
         && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace());
@@ -396,10 +422,10 @@ mod tests {
 
     #[test]
     fn names_that_are_no_file_names_are_refused() {
-        for name in ["", ".", "..", "a/b", "a b", "a:b", "0123456789abcdef"] {
+        for name in ["", ".", "..", "a/b", "a b", "a:b", &"x".repeat(128)] {
             assert!(check_name(name).is_err(), "{name:?}");
         }
-        for name in ["eth0", "eth0.100", "0123456789abcde"] {
+        for name in ["eth0", "eth0.100", "0123456789abcde", "enP65536p1s0f0np0"] {
             assert!(check_name(name).is_ok(), "{name:?}");
         }
     }

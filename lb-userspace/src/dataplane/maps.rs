@@ -78,9 +78,9 @@ pub struct Journal {
 pub struct Maps {
     vips4: HashMap<MapData, Vip4Key, VipRoute>,
     vips6: HashMap<MapData, Vip6Key, VipRoute>,
-    records: Mapped<VipRecord, 12>,
+    records: Mapped<VipRecord, 15>,
     slots: Arc<Slots>,
-    backends: Mapped<Backend, 14>,
+    backends: Mapped<Backend, 16>,
     /// A DEVMAP_HASH: aya's own type wants values with room for a program, and generic mode before 5.15 refuses those.
     devices: HashMap<MapData, u32, u32>,
     /// Handles to set counters by; they are read by those of `readings`.

@@ -39,6 +39,7 @@ pub(crate) use self::place::{DECAP, remove_tree};
 pub use self::{
     error::Error,
     flows::{FlowTable, FlowTables},
+    interface::named as interface_named,
     links::{Attachment, Links, Mode, Pinned, ProgramRef, detach_pinned, pinned},
     maps::{MapUsage, Table},
     place::{detach_everything, detach_interface, interface_of, make_directories, mount_if_missing, names, pin_name},
@@ -131,11 +132,14 @@ impl Dataplane {
             }
         };
         let state = generation.maps.read()?;
-        let next_hops =
-            state.backends.values().filter_map(|entry| Destination::of(entry).zip(entry.next_hop.current().copied()));
+        let next_hops = state
+            .backends
+            .values()
+            .filter_map(|entry| state.destination(entry).zip(entry.next_hop.current().copied()))
+            .collect();
         let mut dataplane = Self {
             place,
-            next_hops: Arc::new(next_hops.collect()),
+            next_hops: Arc::new(next_hops),
             generation,
             links,
             state: Arc::new(state),
@@ -220,7 +224,7 @@ impl Dataplane {
 
     /// Where the backends are that were removed and have flows.
     pub fn removed_destinations(&self) -> impl Iterator<Item = Destination> {
-        self.state.removed_backends().filter_map(|(_, entry)| Destination::of(entry))
+        self.state.removed_backends().filter_map(|(_, entry)| self.state.destination(entry))
     }
 
     /// Makes the maps hold `config`.
@@ -240,6 +244,7 @@ impl Dataplane {
             None => self.apply_in_place(&plan)?,
         };
         self.settled = Some(Arc::new(config.clone()));
+        self.forget_unused_ways();
         let finished = Instant::now();
         Ok(Applied { changes: plan.into_changes(), writes, elapsed: finished - started, finished })
     }
@@ -270,7 +275,7 @@ impl Dataplane {
             }
         }
         let concerned = |(id, entry): (&u32, &lb_common::Backend)| {
-            let next_hop = *known.get(&Destination::of(entry)?)?;
+            let next_hop = *known.get(&self.state.destination(entry)?)?;
             (entry.next_hop.current().copied() != next_hop).then_some((*id, next_hop))
         };
         let concerned: Vec<_> = self.state.backends.iter().filter_map(concerned).collect();
@@ -529,7 +534,8 @@ impl Dataplane {
         if vips.is_empty() && backends.is_empty() {
             return Ok(());
         }
-        let freed = backends.iter().filter_map(|id| self.state.backends.get(id).and_then(Destination::of)).collect();
+        let entries = backends.iter().filter_map(|id| self.state.backends.get(id));
+        let freed = entries.filter_map(|entry| self.state.destination(entry)).collect();
         let steps = self.state.frees(&vips, &backends);
         execute(&mut self.generation.maps, Arc::make_mut(&mut self.state), &steps, None)?;
         self.forget(freed)
@@ -610,12 +616,20 @@ impl Dataplane {
         if destinations.is_empty() {
             return Ok(());
         }
-        for destination in self.state.backends.values().filter_map(Destination::of) {
+        for destination in self.state.destinations() {
             destinations.remove(&destination);
         }
         let known = self.next_hops.len();
         Arc::make_mut(&mut self.next_hops).retain(|destination, _| !destinations.contains(destination));
         if self.next_hops.len() == known { Ok(()) } else { self.keep_used_devices() }
+    }
+
+    /// Forgets the ways to where no backend is any more, because the same ones are reached in another way now.
+    fn forget_unused_ways(&mut self) {
+        if self.next_hops.len() > self.state.backends.len() {
+            let used: HashSet<Destination> = self.state.destinations().collect();
+            Arc::make_mut(&mut self.next_hops).retain(|destination, _| used.contains(destination));
+        }
     }
 
     /// Next hops by an interface that is gone are none: what a plan takes from them would lead nowhere.

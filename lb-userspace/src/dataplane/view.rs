@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_common::{BackendState, Counters, DropReason, FlowOutcome, Forward, NextHop, Tick};
+use lb_common::{BackendState, Counters, DropReason, FlowOutcome, Forward, NextHop, Tick, Via};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -73,6 +73,10 @@ pub struct Backend {
     /// No packet has gone to it since a sweep that found nothing of it: it takes no new flows, and the last one has
     /// ended.
     pub drained: bool,
+    /// By which routing tables it is reached.
+    pub via: Via,
+    /// Its MAC address, where that is pinned.
+    pub mac: Option<[u8; 6]>,
     /// Where frames to it go; `None` while that is not known.
     pub next_hop: Option<NextHop>,
 }
@@ -80,7 +84,8 @@ pub struct Backend {
 impl Backend {
     /// What its next hop is looked up by.
     pub fn destination(&self) -> Destination {
-        Destination { address: self.address, on_link: self.forward == Forward::L2 }
+        let Self { address, forward, via, mac, .. } = *self;
+        Destination { address, on_link: forward == Forward::L2, via, mac }
     }
 }
 
@@ -228,6 +233,8 @@ impl View {
                 held_slots,
                 held_for: held_for.min(given_up_in),
                 drained: takes_none && (held_slots == 0 || entry.is_down()) && flows == Some(0) && swept_since,
+                via: self.state.vips.get(&entry.vip).map(|record| record.via).unwrap_or_default(),
+                mac: entry.pin.mac(),
                 next_hop: entry.next_hop.current().copied(),
             })
         };

@@ -45,6 +45,9 @@ impl Collector for Page {
         encode_interfaces(encoder, &snapshot.interfaces)?;
         encode_maps(encoder, &snapshot.maps)?;
         encode_problems(encoder, &snapshot.problems)?;
+        let help = "How often the following of next hops and interfaces has failed and was begun anew";
+        let mut metric = encoder.encode_descriptor("naru_netlink_restarts", help, None, MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, u64, u64>(&snapshot.netlink_restarts, None)?;
         encode_applies(encoder, snapshot)
     }
 }
@@ -257,6 +260,7 @@ mod tests {
                 reason: "it is taken".into(),
                 since: 1,
             }],
+            netlink_restarts: 2,
             applied_at: UNIX_EPOCH + Duration::from_millis(1500),
             applies: Applies { succeeded: 2, failed: 1 },
         }
@@ -315,6 +319,8 @@ mod tests {
             "naru_problems{kind=\"config\"} 0",
             "naru_problems{kind=\"state\"} 0",
             "naru_problems{kind=\"socket\"} 0",
+            "naru_problems{kind=\"netlink\"} 0",
+            "naru_netlink_restarts_total 2",
             "naru_config_applied_timestamp_seconds 1.5",
             "naru_applies_total{result=\"success\"} 2",
             "naru_applies_total{result=\"failure\"} 1",

@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub maps: Vec<MapUsage>,
     /// What is not as the config wants it.
     pub problems: Vec<Problem>,
+    /// How often the task that follows next hops and interfaces was started anew.
+    pub netlink_restarts: u64,
     /// When a config was last applied.
     pub applied_at: SystemTime,
     /// Applies since the daemon started.

@@ -5,6 +5,8 @@
 pub struct InterfaceInfo {
     /// Its name, such as `eth0`.
     pub name: String,
+    /// Its other names (`ip link property add … altname …`), in their order.
+    pub altnames: Vec<String>,
     /// The kernel's number for it; another one after the interface is deleted and made again.
     pub ifindex: u32,
     /// Its MAC address; `None` where it carries no Ethernet frames (`lo`, `tun`, `wireguard`, …).
@@ -30,6 +32,16 @@ pub struct InterfaceInfo {
 }
 
 impl InterfaceInfo {
+    /// Whether this is its name, or one of its other names.
+    pub fn is_named(&self, name: &str) -> bool {
+        self.name == name || self.altnames.iter().any(|altname| altname == name)
+    }
+
+    /// Whether it is a VRF: routing tables of their own for the interfaces that belong to it.
+    pub fn is_vrf(&self) -> bool {
+        self.kind.as_deref() == Some("vrf")
+    }
+
     /// Whether it may be able to send frames that native XDP redirects to it: not if it is of a kind whose driver has
     /// no `ndo_xdp_xmit`. The kernel then drops such frames without counting them.
     pub fn takes_redirects(&self) -> bool {
@@ -73,10 +85,17 @@ pub struct Vlan {
 /// What happened to an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InterfaceChange {
-    /// It is new: it was created, moved into this namespace, or given this name.
+    /// It is new: it was created, or moved into this namespace.
     Appeared(InterfaceInfo),
-    /// It is gone: deleted, moved away, or renamed. As it last was.
+    /// It is gone: deleted, or moved away. As it last was.
     Vanished(InterfaceInfo),
-    /// It is the same one, with something else than before: up or down, carrier, MAC address, MTU, ….
+    /// It is the same one under another name.
+    Renamed {
+        /// Its name before.
+        from: String,
+        /// As it is now.
+        interface: InterfaceInfo,
+    },
+    /// It is the same one, with something else than before: up or down, carrier, MAC address, MTU, other names, ….
     Changed(InterfaceInfo),
 }

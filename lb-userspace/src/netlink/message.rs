@@ -9,7 +9,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    link::{InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, VlanProtocol},
+    link::{InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, Prop, VlanProtocol},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
     route::{
         RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags,
@@ -66,12 +66,16 @@ pub(super) enum Found {
 /// Not for the route that a packet would take: that one has what the kernel has learnt from ICMP since, and anybody may
 /// send that. One forged "fragmentation needed" lowers its MTU to 552 for ten minutes, one forged redirect makes it lead
 /// to another router. The entry is what the operator, or his routing daemon, has configured.
-pub(super) fn route_request(address: IpAddr) -> Request {
+///
+/// `vrf` is the index of the VRF whose tables are meant, `mark` what policy rules compare with.
+pub(super) fn route_request(address: IpAddr, vrf: Option<u32>, mark: u32) -> Request {
     let mut message = RouteMessage::default();
     message.header.address_family = family(address);
     message.header.flags = RouteFlags::FibMatch;
     message.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
     message.attributes.push(RouteAttribute::Destination(address.into()));
+    message.attributes.extend(vrf.map(RouteAttribute::Oif));
+    message.attributes.extend((mark != 0).then_some(RouteAttribute::Mark(mark)));
     request(RouteNetlinkMessage::GetRoute(message), 0)
 }
 
@@ -136,6 +140,7 @@ pub(super) fn interface(message: &LinkMessage) -> Option<InterfaceInfo> {
     let (mut name, mut mtu, mut foreign) = (None, None, false);
     let mut info = InterfaceInfo {
         name: String::new(),
+        altnames: Vec::new(),
         ifindex: message.header.index,
         mac: None,
         mtu: 0,
@@ -156,6 +161,7 @@ pub(super) fn interface(message: &LinkMessage) -> Option<InterfaceInfo> {
             LinkAttribute::Link(value) => info.lower = Some(*value),
             LinkAttribute::LinkNetNsId(_) => foreign = true,
             LinkAttribute::Controller(value) => info.master = Some(*value),
+            LinkAttribute::PropList(properties) => info.altnames = altnames(properties),
             LinkAttribute::LinkInfo(parts) => (info.kind, info.vlan) = kind(parts),
             _ => {}
         }
@@ -256,6 +262,13 @@ fn family(address: IpAddr) -> AddressFamily {
         IpAddr::V4(_) => AddressFamily::Inet,
         IpAddr::V6(_) => AddressFamily::Inet6,
     }
+}
+
+fn altnames(properties: &[Prop]) -> Vec<String> {
+    let altname = |property: &Prop| if let Prop::AltIfName(name) = property { Some(name.clone()) } else { None };
+    let mut altnames: Vec<String> = properties.iter().filter_map(altname).collect();
+    altnames.sort_unstable();
+    altnames
 }
 
 fn kind(parts: &[LinkInfo]) -> (Option<String>, Option<Vlan>) {
@@ -359,6 +372,7 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_core::NetlinkPayload;
     use netlink_packet_route::link::InfoKind;
 
     use super::*;
@@ -402,6 +416,7 @@ mod tests {
             LinkAttribute::Mtu(1496),
             LinkAttribute::Link(2),
             LinkAttribute::Address(MAC.to_vec()),
+            LinkAttribute::PropList(vec![Prop::AltIfName("wan".into()), Prop::AltIfName("enP65536p1s0f0np0.7".into())]),
             LinkAttribute::LinkInfo(vec![
                 LinkInfo::Kind(InfoKind::Vlan),
                 LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(7), InfoVlan::Protocol(VlanProtocol::Ieee8021Q)])),
@@ -412,6 +427,8 @@ mod tests {
         assert_eq!((read.mac, read.lower), (Some(MAC), Some(2)));
         assert_eq!((read.kind.as_deref(), read.vlan), (Some("vlan"), Some(Vlan { id: 7, provider: false })));
         assert!(read.up && read.carrier && read.arp && !read.loopback);
+        assert_eq!(read.altnames, ["enP65536p1s0f0np0.7", "wan"]);
+        assert!(["eth0.7", "wan"].iter().all(|name| read.is_named(name)) && !read.is_named("eth0"));
         assert_eq!(change_of(RouteNetlinkMessage::NewLink(message)), Change::Interface(read));
     }
 
@@ -528,6 +545,23 @@ mod tests {
         let message = unicast_message(vec![RouteAttribute::NhId(7), RouteAttribute::Oif(3)]);
         let hop = Hop { ifindex: 3, gateway: None, mtu: None };
         assert_eq!(route(&message, address("192.0.2.7")), Found::Route(Route::Hop(hop)));
+    }
+
+    #[test]
+    fn a_question_says_by_which_vrf_and_mark_and_what_is_not_said_is_not_sent() {
+        let attributes = |vrf, mark| match route_request(address("192.0.2.7"), vrf, mark).payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::GetRoute(message)) => {
+                assert_eq!(message.header.flags, RouteFlags::FibMatch);
+                assert_eq!(message.header.destination_prefix_length, 32);
+                message.attributes
+            }
+            other => panic!("{other:?}"),
+        };
+        let destination = || RouteAttribute::Destination(address("192.0.2.7").into());
+        assert_eq!(attributes(None, 0), [destination()]);
+        assert_eq!(attributes(Some(9), 0), [destination(), RouteAttribute::Oif(9)]);
+        let both = [destination(), RouteAttribute::Oif(9), RouteAttribute::Mark(0x10)];
+        assert_eq!(attributes(Some(9), 0x10), both);
     }
 
     #[test]

@@ -4,6 +4,11 @@
 //! which MAC address that leads to, follows the changes of routes, neighbours and interfaces, and keeps the neighbour
 //! entries in use from growing stale, which nobody else does for packets that never pass through the kernel's stack.
 //! What it finds comes as [`Event`]s. It changes nothing in the kernel but what resolving a neighbour changes.
+//!
+//! Whom it believes: the kernel alone; what other processes send to its sockets is not looked at. Nobody off the path moves
+//! a next hop, since the routing tables are asked and not what ICMP has made of them. Whoever is on a backend's segment
+//! may: by answering ARP or neighbour discovery for it, unless its MAC address is pinned, and by router advertisements,
+//! where the kernel accepts those. Without privileges a process on this host can do nothing here.
 
 mod interface;
 mod message;
@@ -11,19 +16,20 @@ mod multipath;
 mod nexthop;
 mod resolve;
 mod socket;
+mod supervisor;
 mod table;
 mod task;
 
-use std::{io, net::IpAddr, time::Duration};
+use std::{collections::HashMap, io, net::IpAddr, sync::Arc, time::Duration};
 
-use lb_common::NextHop;
+use lb_common::{NextHop, Via};
 use tokio::sync::{mpsc, watch};
 
 pub use interface::{InterfaceChange, InterfaceInfo, Vlan};
 pub use resolve::Unresolved;
 
 use socket::Namespace;
-use table::Table;
+use supervisor::Shared;
 use task::{Sockets, Task};
 
 /// Why next hops cannot be followed.
@@ -57,6 +63,50 @@ pub struct Target {
     /// Whether it must be on a link of this host, so that a frame can be addressed to it directly: a route by a gateway
     /// is an error then.
     pub on_link: bool,
+    /// By which routing tables. One address may be reached in several ways, each a target of its own.
+    pub via: Via,
+    /// Its MAC address, where that is not to be asked of the network. The route says by which interface.
+    pub mac: Option<[u8; 6]>,
+}
+
+impl Target {
+    /// By the main routing, with the MAC address that the network says.
+    pub fn new(address: IpAddr, on_link: bool) -> Self {
+        Self { address, on_link, via: Via::default(), mac: None }
+    }
+}
+
+/// Which asking for a target an event answers. A target that was let go of and is wanted again is asked for anew: what
+/// was known of it is not true any more, since nobody followed it.
+pub type Asking = u64;
+
+/// The targets, with the asking for each.
+#[derive(Debug, Default)]
+struct Wanted {
+    askings: HashMap<Target, Asking>,
+    last: Asking,
+}
+
+impl Wanted {
+    fn replace(&mut self, targets: Vec<Target>) {
+        let before = std::mem::take(&mut self.askings);
+        for target in targets {
+            let asking = before.get(&target).copied().unwrap_or_else(|| {
+                self.last += 1;
+                self.last
+            });
+            self.askings.insert(target, asking);
+        }
+    }
+}
+
+/// How the task is that follows the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// How often it has failed and was started anew.
+    pub restarts: u64,
+    /// Why nothing is followed at present; `None` where everything is.
+    pub trouble: Option<String>,
 }
 
 /// Something that the daemon should know.
@@ -67,11 +117,16 @@ pub enum Event {
     NextHop {
         /// The target.
         target: Target,
+        /// Which asking for it this answers; see [`Handle::is_current`].
+        asking: Asking,
         /// Its next hop, or why there is none.
         result: Result<NextHop, Unresolved>,
     },
-    /// An interface is new, other than before, or gone.
+    /// An interface is new, other than before, renamed, or gone.
     Interface(InterfaceChange),
+    /// The task had failed and was started anew: changes of interfaces may have been lost, [`Handle::interfaces`] has
+    /// them as they are. Next hops come as events once more.
+    Restarted,
 }
 
 /// How fast things are done. The default suits everything but tests in a hurry.
@@ -102,15 +157,35 @@ impl Default for Pace {
 /// Says what to follow, and knows the interfaces. Never waits for anything.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    targets: watch::Sender<Vec<Target>>,
+    wanted: watch::Sender<Wanted>,
     interfaces: watch::Receiver<Vec<InterfaceInfo>>,
+    health: watch::Receiver<Health>,
 }
 
 impl Handle {
     /// Replaces the set of targets, in any order. What is found of the new ones comes as events, at first usually that
     /// their neighbours are still to answer; of those that were there before, only changes come.
     pub fn set_targets(&self, targets: Vec<Target>) {
-        self.targets.send_replace(targets);
+        self.wanted.send_modify(|wanted| wanted.replace(targets));
+    }
+
+    /// Whether an event about `target` is about the target as it is wanted now. Not where it was let go of since, even
+    /// if it is wanted again.
+    pub fn is_current(&self, target: &Target, asking: Asking) -> bool {
+        self.wanted.borrow().askings.get(target) == Some(&asking)
+    }
+
+    /// How the task is that follows the kernel.
+    pub fn health(&self) -> Health {
+        self.health.borrow().clone()
+    }
+
+    /// Waits until that is other than at the last call.
+    pub async fn health_changed(&mut self) {
+        if self.health.changed().await.is_err() {
+            // The supervisor has ended, as it does with the runtime.
+            std::future::pending::<()>().await;
+        }
     }
 
     /// The interfaces as they are now, by ifindex. Their changes come as events.
@@ -119,8 +194,9 @@ impl Handle {
     }
 }
 
-/// Begins to follow the network namespace of the calling thread, at the default [`Pace`]. The events end when the task
-/// does, which is never before the receiver is dropped; without targets and with a slow reader nothing piles up.
+/// Begins to follow the network namespace of the calling thread, at the default [`Pace`]. The events end with the
+/// runtime, or once the receiver is dropped: a task that fails is started anew. Without targets and with a slow reader
+/// nothing piles up.
 ///
 /// # Errors
 ///
@@ -149,14 +225,19 @@ pub fn start_at(pace: Pace) -> Result<(Handle, mpsc::Receiver<Event>), NetlinkEr
     // The task reads them once more before all else: what is missing here comes as an event.
     let reading = socket::dump_blocking(&namespace, message::interfaces_request())
         .map_err(|source| NetlinkError::Interfaces { source })?;
-    let mut table = Table::default();
-    table.start_with(task::interfaces_of(reading.entries));
-
-    let (targets_sender, targets) = watch::channel(Vec::new());
-    let (interfaces, interfaces_receiver) = watch::channel(table.interfaces());
+    let (wanted, targets) = watch::channel(Wanted::default());
+    let (interfaces, interfaces_receiver) = watch::channel(task::interfaces_of(reading.entries));
+    let (health_sender, health) = watch::channel(Health::default());
     let (events, events_receiver) = mpsc::channel(EVENTS);
-    tokio::spawn(Task { namespace, pace, sockets, table, targets, interfaces, events }.run());
-    Ok((Handle { targets: targets_sender, interfaces: interfaces_receiver }, events_receiver))
+    let namespace = Arc::new(namespace);
+    let shared = Shared { namespace, pace, targets, interfaces, events, health: health_sender };
+    let mut opened = Some(sockets);
+    let start = move |shared: &Shared, is_first| {
+        let (opened, shared) = (opened.take(), shared.clone());
+        async move { Task::new(shared, opened, is_first)?.serve().await }
+    };
+    tokio::spawn(supervisor::keep_running(shared, start));
+    Ok((Handle { wanted, interfaces: interfaces_receiver, health }, events_receiver))
 }
 
 /// Events that wait in the channel; those that find no room there wait in the table, one for each target.

@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::NextHop;
+use lb_common::{NextHop, Via};
 use nix::errno::Errno;
 
 use super::{InterfaceInfo, Target};
@@ -15,10 +15,20 @@ use super::{InterfaceInfo, Target};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unresolved {
     /// The routing tables have nothing for it.
-    #[error("no route to {address}: add one, or correct the backend's address")]
+    #[error("no route to {address}{}: add one, or correct the backend's address", by(via))]
     NoRoute {
         /// The target.
         address: IpAddr,
+        /// By which routing tables.
+        via: Via,
+    },
+    /// The VRF cannot be used.
+    #[error("VRF {vrf} {reason}")]
+    Vrf {
+        /// Its name.
+        vrf: String,
+        /// What about it, and what to do.
+        reason: &'static str,
     },
     /// There is no route now, and the interface of the last one is not usable.
     #[error("no route to {address} since {interface}, which led there, went down or away")]
@@ -29,10 +39,12 @@ pub enum Unresolved {
         interface: String,
     },
     /// A route or rule that exists to refuse packets.
-    #[error("the route to {address} refuses packets ({kind}): see `ip route get {address}`")]
+    #[error("the route to {address}{} refuses packets ({kind}): see `{}`", by(via), command(*address, via))]
     RouteRefuses {
         /// The target.
         address: IpAddr,
+        /// By which routing tables.
+        via: Via,
         /// `blackhole`, `unreachable`, `prohibit` or what the kernel answered.
         kind: &'static str,
     },
@@ -51,10 +63,12 @@ pub enum Unresolved {
         kind: &'static str,
     },
     /// The route wraps packets in headers that the data plane does not make (MPLS, segment routing, …).
-    #[error("the route to {address} encapsulates (see `ip route get {address}`): naru needs a plain route")]
+    #[error("the route to {address}{} encapsulates (see `{}`): naru needs a plain route", by(via), command(*address, via))]
     Encapsulated {
         /// The target.
         address: IpAddr,
+        /// By which routing tables.
+        via: Via,
     },
     /// The kernel answered with something else than a route.
     #[error("the kernel does not say how it routes to {address}: {reason}")]
@@ -182,6 +196,29 @@ pub enum Unresolved {
     },
 }
 
+/// By which tables, for a sentence: nothing for the main routing.
+fn by(via: &Via) -> String {
+    let vrf = (!via.vrf.is_none()).then(|| format!("in VRF {}", via.vrf.as_str()));
+    let mark = (via.mark != 0).then(|| format!("with mark {:#x}", via.mark));
+    vrf.into_iter().chain(mark).map(|part| format!(" {part}")).collect()
+}
+
+/// The command by which an operator asks the same.
+fn command(address: IpAddr, via: &Via) -> String {
+    let vrf = if via.vrf.is_none() { String::new() } else { format!(" vrf {}", via.vrf.as_str()) };
+    let mark = if via.mark == 0 { String::new() } else { format!(" mark {:#x}", via.mark) };
+    format!("ip route get fibmatch {address}{vrf}{mark}")
+}
+
+/// What a route is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Lookup {
+    /// Where to.
+    pub address: IpAddr,
+    /// By which tables.
+    pub via: Via,
+}
+
 /// How the kernel would route to an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Route {
@@ -197,6 +234,8 @@ pub(super) enum Route {
     Refused(&'static str),
     /// Through a tunnel that the route itself makes.
     Encapsulated,
+    /// Nowhere, because of the VRF.
+    Vrf(&'static str),
     /// It does not say.
     Unknown(String),
 }
@@ -275,6 +314,22 @@ impl Neighbour {
     }
 }
 
+/// The index of the VRF that `via` names, to ask for routes in its tables; why it cannot be asked for.
+pub(super) fn vrf_of(via: Via, interfaces: &Interfaces) -> Result<Option<u32>, Route> {
+    if via.vrf.is_none() {
+        return Ok(None);
+    }
+    match interfaces.values().find(|interface| interface.is_named(via.vrf.as_str())) {
+        Some(vrf) if !vrf.is_vrf() => Err(Route::Vrf("is an interface, but not a VRF: correct `vrf` in the config")),
+        Some(vrf) if !vrf.up => Err(Route::Vrf("is down: set it up with `ip link set … up`")),
+        Some(vrf) => Ok(Some(vrf.ifindex)),
+        None => Err(Route::Vrf(
+            "does not exist here: make it with `ip link add … type vrf table …`, or correct `vrf` in \
+                                the config",
+        )),
+    }
+}
+
 /// Interfaces by ifindex.
 pub(super) type Interfaces = BTreeMap<u32, InterfaceInfo>;
 /// Neighbours by interface and address.
@@ -295,8 +350,8 @@ pub(super) fn next_hop(
     interfaces: &Interfaces,
     neighbours: &Neighbours,
 ) -> Result<NextHop, Unresolved> {
-    let Target { address, on_link } = target;
-    let hop = hop_of(address, route)?;
+    let Target { address, on_link, via, mac } = target;
+    let hop = hop_of(Lookup { address, via }, route)?;
     let interface = interfaces.get(&hop.ifindex).ok_or(Unresolved::InterfaceGone { address, ifindex: hop.ifindex })?;
     if interface.loopback {
         return Err(Unresolved::ThisHost { address });
@@ -305,20 +360,26 @@ pub(super) fn next_hop(
         return Err(Unresolved::BehindGateway { address, gateway, interface: interface.name.clone() });
     }
     let (source, device, vlan) = device_of(interface, interfaces)?;
-    let key = NeighbourKey { ifindex: hop.ifindex, address: hop.gateway.unwrap_or(address) };
-    let destination = mac_of(key, interface, neighbours.get(&key))?;
+    let destination = match mac {
+        Some(mac) => mac,
+        None => {
+            let key = NeighbourKey { ifindex: hop.ifindex, address: hop.gateway.unwrap_or(address) };
+            mac_of(key, interface, neighbours.get(&key))?
+        }
+    };
     let mtu = hop.mtu.map_or(interface.mtu, |limit| limit.min(interface.mtu));
     Ok(NextHop::new(destination, source, device, mtu, vlan))
 }
 
-fn hop_of(address: IpAddr, route: &Route) -> Result<Hop, Unresolved> {
+fn hop_of(Lookup { address, via }: Lookup, route: &Route) -> Result<Hop, Unresolved> {
     Err(match route {
         Route::Hop(hop) => return Ok(*hop),
         Route::ThisHost => Unresolved::ThisHost { address },
         Route::NotUnicast(kind) => Unresolved::NotUnicast { address, kind },
-        Route::None => Unresolved::NoRoute { address },
-        Route::Refused(kind) => Unresolved::RouteRefuses { address, kind },
-        Route::Encapsulated => Unresolved::Encapsulated { address },
+        Route::None => Unresolved::NoRoute { address, via },
+        Route::Refused(kind) => Unresolved::RouteRefuses { address, via, kind },
+        Route::Encapsulated => Unresolved::Encapsulated { address, via },
+        Route::Vrf(reason) => Unresolved::Vrf { vrf: via.vrf.as_str().to_owned(), reason },
         Route::Unknown(reason) => Unresolved::RouteUnknown { address, reason: reason.clone() },
     })
 }
@@ -375,6 +436,8 @@ fn mac_of(key: NeighbourKey, interface: &InterfaceInfo, known: Option<&Neighbour
 
 #[cfg(test)]
 mod tests {
+    use lb_common::VrfName;
+
     use super::*;
     use crate::netlink::Vlan;
 
@@ -388,6 +451,7 @@ mod tests {
     fn ethernet(ifindex: u32, name: &str) -> InterfaceInfo {
         InterfaceInfo {
             name: name.into(),
+            altnames: Vec::new(),
             ifindex,
             mac: Some(OWN),
             mtu: 1500,
@@ -427,7 +491,7 @@ mod tests {
     }
 
     fn target(address: &str, on_link: bool) -> Target {
-        Target { address: ip(address), on_link }
+        Target::new(ip(address), on_link)
     }
 
     #[test]
@@ -453,6 +517,52 @@ mod tests {
             let text = refused.to_string();
             assert!(text.contains(gateway) && text.contains("eth0") && text.contains("\"l2\""), "{text}");
         }
+    }
+
+    #[test]
+    fn a_pinned_mac_address_counts_and_no_neighbour_does() {
+        let interfaces = table([ethernet(2, "eth0")]);
+        let (mac, on_link) = ([2, 0, 0, 0, 0, 0x77], hop(2, None, None));
+        let pinned = Target { mac: Some(mac), ..target("10.0.0.2", true) };
+        for neighbours in [Neighbours::new(), neighbour(2, "10.0.0.2", Standing::Usable)] {
+            let found = next_hop(pinned, &on_link, &interfaces, &neighbours);
+            assert_eq!(found, Ok(NextHop::new(mac, OWN, 2, 1500, 0)));
+        }
+        let behind = next_hop(pinned, &hop(2, Some("10.0.0.1"), None), &interfaces, &Neighbours::new());
+        assert!(matches!(behind, Err(Unresolved::BehindGateway { .. })), "the route still says where it is");
+    }
+
+    #[test]
+    fn a_vrf_is_found_by_its_name_or_told_why_not() {
+        let vrf = |up| InterfaceInfo { up, kind: Some("vrf".into()), ..ethernet(9, "blue") };
+        let via = |name| Via { vrf: VrfName::new(name).unwrap(), mark: 0x10 };
+        let interfaces = table([ethernet(2, "eth0"), vrf(true)]);
+        assert_eq!(vrf_of(via(""), &interfaces), Ok(None));
+        assert_eq!(vrf_of(via("blue"), &interfaces), Ok(Some(9)));
+        for (name, interfaces, expected) in [
+            ("red", &interfaces, "VRF red does not exist here"),
+            ("eth0", &interfaces, "VRF eth0 is an interface, but not a VRF"),
+            ("blue", &table([vrf(false)]), "VRF blue is down"),
+        ] {
+            let route = vrf_of(via(name), interfaces).unwrap_err();
+            let target = Target { via: via(name), ..target("10.0.0.2", false) };
+            let text = next_hop(target, &route, interfaces, &Neighbours::new()).unwrap_err().to_string();
+            assert!(text.starts_with(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_by_a_vrf_or_a_mark_says_by_which() {
+        let via = Via { vrf: VrfName::new("blue").unwrap(), mark: 0x10 };
+        let text = |route: Route, via| {
+            let target = Target { via, ..target("10.0.0.2", false) };
+            next_hop(target, &route, &Interfaces::new(), &Neighbours::new()).unwrap_err().to_string()
+        };
+        assert!(text(Route::None, via).starts_with("no route to 10.0.0.2 in VRF blue with mark 0x10: add one"));
+        let refused = text(Route::Refused("prohibit"), Via { mark: 7, ..Via::default() });
+        let expected = "the route to 10.0.0.2 with mark 0x7 refuses packets (prohibit): see `ip route get fibmatch \
+                        10.0.0.2 mark 0x7`";
+        assert_eq!(refused, expected);
     }
 
     #[test]

@@ -128,17 +128,18 @@ impl Socket {
                 Err(_would_block) => {}
             }
         };
-        if length == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        hand_out(buffer, length, &sender, &mut each)
+    }
+
+    /// As [`Self::receive`], where a datagram is there already; `None` where none is.
+    pub fn receive_now(&mut self, mut each: impl FnMut(&NetlinkHeader, &[u8])) -> Option<io::Result<()>> {
+        let Self { inner, buffer, .. } = self;
+        buffer.clear();
+        match inner.get_ref().recv_from(buffer, libc::MSG_TRUNC) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(error) => Some(Err(error)),
+            Ok((length, sender)) => Some(hand_out(buffer, length, &sender, &mut each)),
         }
-        if length > buffer.len() {
-            return Err(Errno::ENOBUFS.into());
-        }
-        // Only the kernel is to be believed.
-        if sender.port_number() == 0 {
-            for_each_message(buffer, &mut each);
-        }
-        Ok(())
     }
 
     /// Sends at most [`BATCH`] requests in one datagram; returns the answers in their order.
@@ -331,6 +332,26 @@ impl Dump {
     }
 }
 
+/// Hands out the messages of a datagram that had `length` bytes.
+fn hand_out(
+    datagram: &[u8],
+    length: usize,
+    sender: &SocketAddr,
+    each: &mut impl FnMut(&NetlinkHeader, &[u8]),
+) -> io::Result<()> {
+    if length == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    if length > datagram.len() {
+        return Err(Errno::ENOBUFS.into());
+    }
+    // Only the kernel is to be believed.
+    if sender.port_number() == 0 {
+        for_each_message(datagram, each);
+    }
+    Ok(())
+}
+
 fn append<I: NetlinkSerializable>(datagram: &mut Vec<u8>, mut request: NetlinkMessage<I>, sequence: u32) {
     request.header.sequence_number = sequence;
     request.finalize();
@@ -400,7 +421,7 @@ mod tests {
 
     /// For the route of a packet, which names the address, and not for the entry of its network.
     fn exact_route_request(address: IpAddr) -> Request {
-        let mut request = route_request(address);
+        let mut request = route_request(address, None, 0);
         let NetlinkPayload::InnerMessage(RouteNetlinkMessage::GetRoute(route)) = &mut request.payload else {
             panic!("it asks for a route")
         };
@@ -525,8 +546,8 @@ mod tests {
     #[test]
     fn messages_cut_short_end_the_walk_without_a_panic() {
         let mut datagram = Vec::new();
-        append(&mut datagram, route_request(loopback(1)), 1);
-        append(&mut datagram, route_request(loopback(2)), 2);
+        append(&mut datagram, route_request(loopback(1), None, 0), 1);
+        append(&mut datagram, route_request(loopback(2), None, 0), 2);
         for length in 0..=datagram.len() {
             let mut seen = 0;
             for_each_message(&datagram[..length], &mut |_, _| seen += 1);

@@ -1,33 +1,32 @@
 //! What is known of the way to each target, what is still to be asked of the kernel, and what the daemon is still to be
 //! told. Takes in changes and answers one at a time; never waits, never talks to the kernel.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use ipnet::IpNet;
-use lb_common::NextHop;
+use lb_common::{NextHop, Via};
 use nix::errno::Errno;
 
 use super::{
-    Event, InterfaceChange, InterfaceInfo, Target, Unresolved,
+    Asking, Event, InterfaceChange, InterfaceInfo, Target, Unresolved,
     message::Change,
-    resolve::{Interfaces, Neighbour, NeighbourKey, Neighbours, Route, Standing, neighbour_of, next_hop},
+    resolve::{
+        Interfaces, Lookup, Neighbour, NeighbourKey, Neighbours, Route, Standing, neighbour_of, next_hop, vrf_of,
+    },
 };
 
 /// The state of the whole.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    targets: BTreeMap<IpAddr, Way>,
+    targets: BTreeMap<Lookup, Way>,
     interfaces: Interfaces,
     neighbours: Neighbours,
     /// The targets that each neighbour leads to.
-    users: HashMap<NeighbourKey, BTreeSet<IpAddr>>,
+    users: HashMap<NeighbourKey, BTreeSet<Lookup>>,
     /// Targets whose route is to be asked for.
-    unasked: BTreeSet<IpAddr>,
+    unasked: BTreeSet<Lookup>,
     /// Targets whose route may have changed, to be asked for once the changes have settled.
-    suspect: BTreeSet<IpAddr>,
+    suspect: BTreeSet<Lookup>,
     /// Whether all targets are such. Apart from the set, because what concerns all comes by the thousand when a host is
     /// given its addresses.
     suspect_all: bool,
@@ -38,46 +37,77 @@ pub(super) struct Table {
     outbox: Outbox,
 }
 
-/// The way to one address.
+/// The way to one address by certain routing tables.
 #[derive(Debug, Default)]
 struct Way {
     /// The kernel's last answer; `None` until the first.
     route: Option<Route>,
     /// Name of the interface of the last route that had one.
     interface: Option<(u32, String)>,
-    /// What was last said of the address as a target that may lie behind a gateway, and of one on the link; the outer
-    /// `None` where nobody asks.
-    told: [Option<Option<Result<NextHop, Unresolved>>>; 2],
+    /// The neighbour whose MAC address is asked for.
+    neighbour: Option<NeighbourKey>,
+    /// The targets at this address.
+    told: BTreeMap<Manner, Told>,
+}
+
+/// What tells targets at one address apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Manner {
+    on_link: bool,
+    mac: Option<[u8; 6]>,
+}
+
+/// What was said of a target.
+#[derive(Debug)]
+struct Told {
+    asking: Asking,
+    /// The last that was said, if anything was.
+    result: Option<Result<NextHop, Unresolved>>,
+}
+
+impl Manner {
+    fn target(self, Lookup { address, via }: Lookup) -> Target {
+        let Self { on_link, mac } = self;
+        Target { address, on_link, via, mac }
+    }
 }
 
 impl Table {
-    /// Replaces the set of targets. New ones are looked up, what is known of the others stays.
-    pub fn set_targets(&mut self, targets: &[Target]) {
-        let wanted: HashSet<Target> = targets.iter().copied().collect();
-        let mut gone = Vec::new();
-        for (address, way) in &mut self.targets {
-            for on_link in [false, true] {
-                let target = Target { address: *address, on_link };
-                if !wanted.contains(&target) {
-                    way.told[usize::from(on_link)] = None;
+    /// Replaces the set of targets. New ones are looked up, and those that are asked for anew; what is known of the others
+    /// stays.
+    pub fn set_targets(&mut self, wanted: &HashMap<Target, Asking>) {
+        let mut fewer = Vec::new();
+        for (lookup, way) in &mut self.targets {
+            let count = way.told.len();
+            way.told.retain(|manner, told| {
+                let target = manner.target(*lookup);
+                let stays = wanted.get(&target) == Some(&told.asking);
+                if !stays {
                     self.outbox.forget(target);
                 }
-            }
-            if way.told.iter().all(Option::is_none) {
-                gone.push(*address);
+                stays
+            });
+            if way.told.len() < count {
+                fewer.push(*lookup);
             }
         }
-        for address in gone {
-            self.remove(address);
+        for lookup in fewer {
+            if self.targets.get(&lookup).is_some_and(|way| way.told.is_empty()) {
+                self.remove(lookup);
+            } else {
+                self.follow_neighbour(lookup);
+            }
         }
-        for Target { address, on_link } in wanted {
-            let way = self.targets.entry(address).or_insert_with(|| {
-                self.unasked.insert(address);
+        for (Target { address, on_link, via, mac }, asking) in wanted {
+            let (lookup, manner) = (Lookup { address: *address, via: *via }, Manner { on_link: *on_link, mac: *mac });
+            let way = self.targets.entry(lookup).or_insert_with(|| {
+                self.unasked.insert(lookup);
                 Way::default()
             });
-            if way.told[usize::from(on_link)].is_none() {
-                way.told[usize::from(on_link)] = Some(None);
-                self.evaluate(address);
+            if let std::collections::btree_map::Entry::Vacant(vacant) = way.told.entry(manner) {
+                vacant.insert(Told { asking: *asking, result: None });
+                self.follow_neighbour(lookup);
+                self.evaluate(lookup);
             }
         }
     }
@@ -106,6 +136,11 @@ impl Table {
         interfaces.into_iter().for_each(|interface| self.interface_is(interface));
     }
 
+    /// Has the daemon told, before all else, that it may have missed something.
+    pub fn restarted(&mut self) {
+        self.outbox.restarted = true;
+    }
+
     /// Takes in the interfaces that are there at the start, which is no change.
     pub fn start_with(&mut self, interfaces: Vec<InterfaceInfo>) {
         self.interfaces = interfaces.into_iter().map(|interface| (interface.ifindex, interface)).collect();
@@ -120,21 +155,23 @@ impl Table {
         neighbours.into_iter().for_each(|(key, neighbour)| self.neighbour_is(key, Some(neighbour)));
     }
 
-    /// Takes in how the kernel routes to `address`.
-    pub fn route_is(&mut self, address: IpAddr, route: Route) {
-        let Some(way) = self.targets.get_mut(&address) else { return };
-        let old = way.route.as_ref().and_then(|route| neighbour_of(address, route));
-        let new = neighbour_of(address, &route);
-        if let Some(interface) = new.and_then(|key| self.interfaces.get(&key.ifindex)) {
+    /// The index of the VRF that `via` names, to ask for routes in its tables; why it cannot be asked for.
+    pub fn vrf(&self, via: Via) -> Result<Option<u32>, Route> {
+        vrf_of(via, &self.interfaces)
+    }
+
+    /// Takes in how the kernel routes to an address.
+    pub fn route_is(&mut self, lookup: Lookup, route: Route) {
+        let Some(way) = self.targets.get_mut(&lookup) else { return };
+        if let Some(interface) = egress(&route).and_then(|ifindex| self.interfaces.get(&ifindex)) {
             way.interface = Some((interface.ifindex, interface.name.clone()));
         }
         way.route = Some(route);
-        if old != new {
-            old.into_iter().for_each(|key| self.disuse(key, address));
-            new.into_iter().for_each(|key| _ = self.users.entry(key).or_default().insert(address));
+        self.follow_neighbour(lookup);
+        self.evaluate(lookup);
+        if let Some(key) = self.targets.get(&lookup).and_then(|way| way.neighbour) {
+            self.resolve(key);
         }
-        self.evaluate(address);
-        new.into_iter().for_each(|key| self.resolve(key));
     }
 
     /// Takes in that the kernel refuses to resolve a neighbour.
@@ -185,7 +222,7 @@ impl Table {
     }
 
     /// Takes at most `most` addresses whose routes are to be asked for.
-    pub fn take_unasked(&mut self, most: usize) -> Vec<IpAddr> {
+    pub fn take_unasked(&mut self, most: usize) -> Vec<Lookup> {
         (0..most).map_while(|_| self.unasked.pop_first()).collect()
     }
 
@@ -206,7 +243,7 @@ impl Table {
 
     /// Whether there is an event for the daemon.
     pub fn has_events(&self) -> bool {
-        !self.outbox.interfaces.is_empty() || !self.outbox.order.is_empty()
+        self.outbox.restarted || !self.outbox.interfaces.is_empty() || !self.outbox.order.is_empty()
     }
 
     /// Takes the next event for the daemon. Of several about one target only the last is there.
@@ -219,18 +256,37 @@ impl Table {
         self.interfaces.values().cloned().collect()
     }
 
-    fn remove(&mut self, address: IpAddr) {
-        let way = self.targets.remove(&address);
-        if let Some(key) = way.and_then(|way| way.route).and_then(|route| neighbour_of(address, &route)) {
-            self.disuse(key, address);
+    fn remove(&mut self, lookup: Lookup) {
+        if let Some(key) = self.targets.remove(&lookup).and_then(|way| way.neighbour) {
+            self.disuse(key, lookup);
         }
-        self.unasked.remove(&address);
-        self.suspect.remove(&address);
+        self.unasked.remove(&lookup);
+        self.suspect.remove(&lookup);
     }
 
-    fn disuse(&mut self, key: NeighbourKey, address: IpAddr) {
+    /// Sees to it that the neighbour is in use that the way leads to, and no other. None is where all MAC addresses are
+    /// pinned.
+    fn follow_neighbour(&mut self, lookup: Lookup) {
+        let Some(way) = self.targets.get_mut(&lookup) else { return };
+        let is_asked = way.told.keys().any(|manner| manner.mac.is_none());
+        let route = way.route.as_ref().filter(|_| is_asked);
+        let new = route.and_then(|route| neighbour_of(lookup.address, route));
+        let old = std::mem::replace(&mut way.neighbour, new);
+        if old == new {
+            return;
+        }
+        old.into_iter().for_each(|key| self.disuse(key, lookup));
+        let Some(key) = new else { return };
+        self.users.entry(key).or_default().insert(lookup);
+        // Nobody may have used it for long: what the kernel has is good until it is found out, which is begun at once.
+        if self.neighbours.get(&key).is_some_and(|neighbour| neighbour.standing == Standing::Stale) {
+            self.stale.push(key);
+        }
+    }
+
+    fn disuse(&mut self, key: NeighbourKey, lookup: Lookup) {
         let Some(users) = self.users.get_mut(&key) else { return };
-        users.remove(&address);
+        users.remove(&lookup);
         if !users.is_empty() {
             return;
         }
@@ -245,8 +301,9 @@ impl Table {
     }
 
     fn suspect(&mut self, network: IpNet) {
-        let concerned = self.targets.range(network.network()..=network.broadcast());
-        self.suspect.extend(concerned.map(|(address, _)| *address));
+        let first = Lookup { address: network.network(), via: Via::default() };
+        let last = Lookup { address: network.broadcast(), via: Via::LAST };
+        self.suspect.extend(self.targets.range(first..=last).map(|(lookup, _)| *lookup));
     }
 
     fn interface_is(&mut self, interface: InterfaceInfo) {
@@ -255,17 +312,18 @@ impl Table {
         if old.as_ref() == Some(&interface) {
             return;
         }
-        // Routes by an interface come and go with these, partly without a word of their own.
-        let routing = |interface: &InterfaceInfo| (interface.up, interface.carrier, interface.master);
-        if old.as_ref().map_or((false, false, None), routing) != routing(&interface) {
+        // Routes by an interface come and go with these, partly without a word of their own. A VRF is asked for by name.
+        let vrf = |interface: &InterfaceInfo| interface.is_vrf().then(|| interface.name.clone());
+        let routing = |interface: &InterfaceInfo| (interface.up, interface.carrier, interface.master, vrf(interface));
+        if old.as_ref().map_or((false, false, None, None), routing) != routing(&interface) {
             self.suspect_all();
         }
         match old {
             Some(old) if old.name == interface.name => self.outbox.interface_changed(interface),
-            old => {
-                let vanished = old.map(InterfaceChange::Vanished);
-                self.outbox.interfaces.extend(vanished.into_iter().chain([InterfaceChange::Appeared(interface)]));
+            Some(InterfaceInfo { name: from, .. }) => {
+                self.outbox.interfaces.push_back(InterfaceChange::Renamed { from, interface });
             }
+            None => self.outbox.interfaces.push_back(InterfaceChange::Appeared(interface)),
         }
         self.evaluate_by(ifindex);
     }
@@ -309,48 +367,53 @@ impl Table {
     /// For the targets that go by an interface, or by a VLAN on it.
     fn evaluate_by(&mut self, ifindex: u32) {
         let on = |other: u32| self.interfaces.get(&other).is_some_and(|interface| interface.lower == Some(ifindex));
-        let keys = self.users.keys().filter(|key| key.ifindex == ifindex || on(key.ifindex));
-        let keys: Vec<NeighbourKey> = keys.copied().collect();
-        keys.into_iter().for_each(|key| self.evaluate_users(key));
+        let by = |way: &Way| way.route.as_ref().and_then(egress).is_some_and(|by| by == ifindex || on(by));
+        let lookups: Vec<Lookup> = self.targets.iter().filter(|(_, way)| by(way)).map(|(lookup, _)| *lookup).collect();
+        lookups.into_iter().for_each(|lookup| self.evaluate(lookup));
     }
 
     fn evaluate_users(&mut self, key: NeighbourKey) {
-        let addresses: Vec<IpAddr> = self.users.get(&key).into_iter().flatten().copied().collect();
-        addresses.into_iter().for_each(|address| self.evaluate(address));
+        let lookups: Vec<Lookup> = self.users.get(&key).into_iter().flatten().copied().collect();
+        lookups.into_iter().for_each(|lookup| self.evaluate(lookup));
     }
 
     /// Says what the next hop to an address is now, where that is other than what was said before.
-    fn evaluate(&mut self, address: IpAddr) {
-        let Some(way) = self.targets.get_mut(&address) else { return };
+    fn evaluate(&mut self, lookup: Lookup) {
+        let Some(way) = self.targets.get_mut(&lookup) else { return };
         let Some(route) = &way.route else { return };
-        for on_link in [false, true] {
-            let Some(told) = &mut way.told[usize::from(on_link)] else { continue };
-            let target = Target { address, on_link };
+        for (manner, told) in &mut way.told {
+            let target = manner.target(lookup);
             let mut result = next_hop(target, route, &self.interfaces, &self.neighbours);
-            if let (Err(Unresolved::NoRoute { .. }), Some((ifindex, name))) = (&result, &way.interface)
+            if let (Err(Unresolved::NoRoute { address, .. }), Some((ifindex, name))) = (&result, &way.interface)
                 && !self.interfaces.get(ifindex).is_some_and(|interface| interface.up)
             {
-                result = Err(Unresolved::RouteLost { address, interface: name.clone() });
+                result = Err(Unresolved::RouteLost { address: *address, interface: name.clone() });
             }
-            if told.as_ref() != Some(&result) {
-                *told = Some(result.clone());
-                self.outbox.put(target, result);
+            if told.result.as_ref() != Some(&result) {
+                told.result = Some(result.clone());
+                self.outbox.put(target, told.asking, result);
             }
         }
     }
 }
 
+/// The interface that a route leaves by.
+fn egress(route: &Route) -> Option<u32> {
+    if let Route::Hop(hop) = route { Some(hop.ifindex) } else { None }
+}
+
 /// What waits for the daemon to take it.
 #[derive(Debug, Default)]
 struct Outbox {
+    restarted: bool,
     interfaces: VecDeque<InterfaceChange>,
     order: VecDeque<Target>,
-    results: HashMap<Target, Result<NextHop, Unresolved>>,
+    results: HashMap<Target, (Asking, Result<NextHop, Unresolved>)>,
 }
 
 impl Outbox {
-    fn put(&mut self, target: Target, result: Result<NextHop, Unresolved>) {
-        if self.results.insert(target, result).is_none() {
+    fn put(&mut self, target: Target, asking: Asking, result: Result<NextHop, Unresolved>) {
+        if self.results.insert(target, (asking, result)).is_none() {
             self.order.push_back(target);
         }
     }
@@ -369,12 +432,15 @@ impl Outbox {
     }
 
     fn take(&mut self) -> Option<Event> {
+        if std::mem::take(&mut self.restarted) {
+            return Some(Event::Restarted);
+        }
         if let Some(change) = self.interfaces.pop_front() {
             return Some(Event::Interface(change));
         }
         while let Some(target) = self.order.pop_front() {
-            if let Some(result) = self.results.remove(&target) {
-                return Some(Event::NextHop { target, result });
+            if let Some((asking, result)) = self.results.remove(&target) {
+                return Some(Event::NextHop { target, asking, result });
             }
         }
         None
@@ -418,6 +484,10 @@ impl<T: Copy + Eq + std::hash::Hash> Queue<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
+    use lb_common::VrfName;
+
     use super::*;
     use crate::netlink::resolve::Hop;
 
@@ -429,12 +499,26 @@ mod tests {
     }
 
     fn tunnel(text: &str) -> Target {
-        Target { address: ip(text), on_link: false }
+        Target::new(ip(text), false)
+    }
+
+    fn to(text: &str) -> Lookup {
+        Lookup { address: ip(text), via: Via::default() }
+    }
+
+    /// Wants these targets, each asked for once.
+    fn want(table: &mut Table, targets: &[Target]) {
+        table.set_targets(&targets.iter().map(|target| (*target, 1)).collect());
+    }
+
+    fn unasked(table: &mut Table) -> Vec<IpAddr> {
+        table.take_unasked(10).into_iter().map(|lookup| lookup.address).collect()
     }
 
     fn interface(ifindex: u32, name: &str) -> InterfaceInfo {
         InterfaceInfo {
             name: name.into(),
+            altnames: Vec::new(),
             ifindex,
             mac: Some([2, 0, 0, 0, 0, 1]),
             mtu: 1500,
@@ -467,8 +551,8 @@ mod tests {
 
     fn events(table: &mut Table) -> Vec<(Target, Result<[u8; 6], Unresolved>)> {
         let next_hop = |event| match event {
-            Event::NextHop { target, result } => Some((target, result.map(|next_hop| next_hop.destination()))),
-            Event::Interface(_) => None,
+            Event::NextHop { target, result, .. } => Some((target, result.map(|next_hop| next_hop.destination()))),
+            Event::Interface(_) | Event::Restarted => None,
         };
         std::iter::from_fn(|| table.take_event()).filter_map(next_hop).collect()
     }
@@ -477,9 +561,9 @@ mod tests {
     fn resolved(address: &str) -> Table {
         let mut table = Table::default();
         table.start_with(vec![interface(2, "eth0")]);
-        table.set_targets(&[tunnel(address)]);
-        assert_eq!(table.take_unasked(10), [ip(address)]);
-        table.route_is(ip(address), on_link());
+        want(&mut table, &[tunnel(address)]);
+        assert_eq!(unasked(&mut table), [ip(address)]);
+        table.route_is(to(address), on_link());
         assert_eq!(table.take_uses(10), [key(address)]);
         table.apply(Change::Neighbour(key(address), known(Standing::Usable, PEER)));
         assert_eq!(events(&mut table), [(tunnel(address), Ok(PEER))]);
@@ -489,9 +573,9 @@ mod tests {
     #[test]
     fn unchanged_targets_are_neither_asked_for_nor_told_again() {
         let mut table = resolved("10.0.0.2");
-        table.set_targets(&[tunnel("10.0.0.2"), tunnel("10.0.0.3")]);
-        assert_eq!(table.take_unasked(10), [ip("10.0.0.3")]);
-        table.route_is(ip("10.0.0.2"), on_link());
+        want(&mut table, &[tunnel("10.0.0.2"), tunnel("10.0.0.3")]);
+        assert_eq!(unasked(&mut table), [ip("10.0.0.3")]);
+        table.route_is(to("10.0.0.2"), on_link());
         table.apply(Change::Neighbour(key("10.0.0.2"), known(Standing::Stale, PEER)));
         assert_eq!(events(&mut table), []);
     }
@@ -499,10 +583,10 @@ mod tests {
     #[test]
     fn one_address_may_be_wanted_on_the_link_and_behind_a_gateway() {
         let mut table = resolved("10.0.0.2");
-        let strict = Target { address: ip("10.0.0.2"), on_link: true };
-        table.set_targets(&[tunnel("10.0.0.2"), strict]);
+        let strict = Target::new(ip("10.0.0.2"), true);
+        want(&mut table, &[tunnel("10.0.0.2"), strict]);
         assert_eq!(events(&mut table), [(strict, Ok(PEER))], "what is known needs no new question");
-        table.route_is(ip("10.0.0.2"), gateway("10.0.0.1"));
+        table.route_is(to("10.0.0.2"), gateway("10.0.0.1"));
         table.apply(Change::Neighbour(key("10.0.0.1"), known(Standing::Usable, OTHER)));
         let told = events(&mut table);
         assert!(told.contains(&(tunnel("10.0.0.2"), Ok(OTHER))), "{told:?}");
@@ -513,19 +597,116 @@ mod tests {
     fn a_removed_target_is_told_of_no_more() {
         let mut table = resolved("10.0.0.2");
         table.apply(Change::Neighbour(key("10.0.0.2"), known(Standing::Usable, OTHER)));
-        table.set_targets(&[]);
+        want(&mut table, &[]);
         assert_eq!(events(&mut table), []);
         assert!(table.users.is_empty() && table.targets.is_empty());
-        table.set_targets(&[tunnel("10.0.0.2")]);
-        assert_eq!(table.take_unasked(10), [ip("10.0.0.2")], "a target that returns is a new one");
+        want(&mut table, &[tunnel("10.0.0.2")]);
+        assert_eq!(unasked(&mut table), [ip("10.0.0.2")], "a target that returns is a new one");
+    }
+
+    #[test]
+    fn a_target_that_is_asked_for_anew_is_told_anew() {
+        let mut table = resolved("10.0.0.2");
+        let told = |table: &mut Table| match table.take_event() {
+            Some(Event::NextHop { asking, result, .. }) => (asking, result.map(|next_hop| next_hop.destination())),
+            other => panic!("{other:?}"),
+        };
+        // It went and came back, and the task saw only that it is there: the asking tells.
+        table.set_targets(&HashMap::from([(tunnel("10.0.0.2"), 2)]));
+        assert_eq!(unasked(&mut table), [ip("10.0.0.2")]);
+        table.route_is(to("10.0.0.2"), on_link());
+        assert_eq!(told(&mut table), (2, Ok(PEER)));
+        table.set_targets(&HashMap::from([(tunnel("10.0.0.2"), 2)]));
+        assert_eq!(table.take_event(), None);
+    }
+
+    #[test]
+    fn a_stale_neighbour_is_confirmed_when_it_comes_into_use() {
+        let mut table = resolved("10.0.0.2");
+        want(&mut table, &[]);
+        table.apply(Change::Neighbour(key("10.0.0.2"), known(Standing::Stale, PEER)));
+        table.set_targets(&HashMap::from([(tunnel("10.0.0.2"), 2)]));
+        table.route_is(to("10.0.0.2"), on_link());
+        assert_eq!(events(&mut table), [(tunnel("10.0.0.2"), Ok(PEER))], "it is all that the kernel knows");
+        assert_eq!(table.take_uses(10), [key("10.0.0.2")], "and it is asked whether it still holds");
+    }
+
+    #[test]
+    fn one_address_by_two_marks_is_two_ways() {
+        let mut table = resolved("10.0.0.2");
+        let via = Via { mark: 0x10, ..Via::default() };
+        let marked = Target { via, ..tunnel("10.0.0.2") };
+        want(&mut table, &[tunnel("10.0.0.2"), marked]);
+        let lookup = Lookup { via, ..to("10.0.0.2") };
+        assert_eq!(table.take_unasked(10), [lookup]);
+        table.route_is(lookup, gateway("10.0.0.1"));
+        table.apply(Change::Neighbour(key("10.0.0.1"), known(Standing::Usable, OTHER)));
+        assert_eq!(events(&mut table), [(marked, Ok(OTHER))]);
+        table.apply(Change::Routes("10.0.0.2/32".parse().unwrap()));
+        table.ask_suspects();
+        assert_eq!(table.take_unasked(10), [to("10.0.0.2"), lookup], "a route may lead by either");
+        want(&mut table, &[marked]);
+        assert!(!table.users.contains_key(&key("10.0.0.2")) && table.users.contains_key(&key("10.0.0.1")));
+    }
+
+    #[test]
+    fn a_vrf_that_comes_and_goes_takes_its_ways_along() {
+        let mut table = resolved("10.0.0.2");
+        let via = Via { vrf: VrfName::new("blue").unwrap(), mark: 0 };
+        let blue = InterfaceInfo { kind: Some("vrf".into()), up: false, carrier: false, ..interface(9, "blue") };
+        assert!(table.vrf(via).is_err() && !table.has_suspects());
+        table.apply(Change::Interface(blue.clone()));
+        assert!(table.vrf(via).is_err() && table.has_suspects(), "another reason");
+        table.ask_suspects();
+        table.apply(Change::Interface(InterfaceInfo { up: true, carrier: true, ..blue.clone() }));
+        assert_eq!(table.vrf(via), Ok(Some(9)));
+        assert!(table.has_suspects());
+        table.ask_suspects();
+        table.apply(Change::Interface(InterfaceInfo { up: true, carrier: true, ..interface(9, "red") }));
+        assert!(table.vrf(via).is_err() && table.has_suspects());
+    }
+
+    #[test]
+    fn of_a_pinned_mac_address_nobody_is_asked() {
+        let mut table = Table::default();
+        table.start_with(vec![interface(2, "eth0")]);
+        let pinned = Target { mac: Some(OTHER), on_link: true, ..tunnel("10.0.0.2") };
+        want(&mut table, &[pinned]);
+        table.route_is(to("10.0.0.2"), on_link());
+        assert_eq!(events(&mut table), [(pinned, Ok(OTHER))]);
+        table.apply(Change::Neighbour(key("10.0.0.2"), known(Standing::Usable, PEER)));
+        table.retry_neighbours();
+        assert!(events(&mut table).is_empty() && !table.has_uses() && table.users.is_empty());
+        // Interfaces are followed all the same.
+        table.apply(Change::Interface(InterfaceInfo { up: false, carrier: false, ..interface(2, "eth0") }));
+        let down = Unresolved::InterfaceDown { interface: "eth0".into() };
+        assert_eq!(events(&mut table), [(pinned, Err(down))]);
+        // And beside it one that believes the network.
+        table.apply(Change::Interface(interface(2, "eth0")));
+        want(&mut table, &[pinned, tunnel("10.0.0.2")]);
+        let told = events(&mut table);
+        assert!(told.contains(&(pinned, Ok(OTHER))) && told.contains(&(tunnel("10.0.0.2"), Ok(PEER))), "{told:?}");
+        want(&mut table, &[pinned]);
+        assert!(table.users.is_empty());
+    }
+
+    #[test]
+    fn that_it_was_started_anew_is_told_first_and_once() {
+        let mut table = resolved("10.0.0.2");
+        table.apply(Change::Interface(interface(7, "eth7")));
+        table.restarted();
+        assert!(table.has_events());
+        assert_eq!(table.take_event(), Some(Event::Restarted));
+        assert_eq!(table.take_event(), Some(Event::Interface(InterfaceChange::Appeared(interface(7, "eth7")))));
+        assert_eq!(table.take_event(), None);
     }
 
     #[test]
     fn a_neighbour_concerns_the_targets_that_go_through_it() {
         let mut table = resolved("10.0.0.2");
-        table.set_targets(&[tunnel("10.0.0.2"), tunnel("192.0.2.1"), tunnel("192.0.2.2")]);
+        want(&mut table, &[tunnel("10.0.0.2"), tunnel("192.0.2.1"), tunnel("192.0.2.2")]);
         for address in ["192.0.2.1", "192.0.2.2"] {
-            table.route_is(ip(address), gateway("10.0.0.1"));
+            table.route_is(to(address), gateway("10.0.0.1"));
         }
         assert_eq!(table.take_uses(10), [key("10.0.0.1")], "one gateway is asked for once");
         events(&mut table);
@@ -604,10 +785,14 @@ mod tests {
         let mut table = Table::default();
         for last in 0..100 {
             let key = NeighbourKey { ifindex: 2, address: [10, 0, 0, last].into() };
-            table.users.entry(key).or_default().insert(key.address);
+            table.users.entry(key).or_default().insert(Lookup { address: key.address, via: Via::default() });
             table.urgent.push(key);
             table.stale.push(NeighbourKey { ifindex: 3, ..key });
-            table.users.entry(NeighbourKey { ifindex: 3, ..key }).or_default().insert(key.address);
+            table
+                .users
+                .entry(NeighbourKey { ifindex: 3, ..key })
+                .or_default()
+                .insert(Lookup { address: key.address, via: Via::default() });
         }
         let taken = table.take_uses(64);
         assert_eq!(taken.iter().filter(|key| key.ifindex == 3).count(), 16);
@@ -618,21 +803,21 @@ mod tests {
     fn a_route_event_makes_suspects_of_the_addresses_in_its_prefix() {
         let mut table = Table::default();
         let addresses = ["9.255.255.255", "10.0.0.0", "10.0.255.255", "10.1.0.0", "2001:db8::1", "2001:db9::1"];
-        table.set_targets(&addresses.map(tunnel));
-        table.take_unasked(10);
+        want(&mut table, &addresses.map(tunnel));
+        unasked(&mut table);
         table.apply(Change::Routes("10.0.0.0/16".parse().unwrap()));
         assert!(table.has_suspects() && !table.has_unasked());
         table.ask_suspects();
-        assert_eq!(table.take_unasked(10), ["10.0.0.0", "10.0.255.255"].map(ip));
+        assert_eq!(unasked(&mut table), ["10.0.0.0", "10.0.255.255"].map(ip));
         table.apply(Change::Routes("2001:db8::/32".parse().unwrap()));
         table.ask_suspects();
-        assert_eq!(table.take_unasked(10), [ip("2001:db8::1")]);
+        assert_eq!(unasked(&mut table), [ip("2001:db8::1")]);
         table.apply(Change::Routes("0.0.0.0/0".parse().unwrap()));
         table.ask_suspects();
-        assert_eq!(table.take_unasked(10).len(), 4);
+        assert_eq!(unasked(&mut table).len(), 4);
         table.apply(Change::AllRoutes);
         table.ask_suspects();
-        assert_eq!(table.take_unasked(10).len(), 6);
+        assert_eq!(unasked(&mut table).len(), 6);
     }
 
     #[test]
@@ -644,7 +829,7 @@ mod tests {
         let expected = Unresolved::InterfaceDown { interface: "eth0".into() };
         assert_eq!(events(&mut table), [(tunnel("10.0.0.2"), Err(expected))]);
         assert!(table.has_suspects(), "the kernel removes routes of such an interface without a word");
-        table.route_is(ip("10.0.0.2"), Route::None);
+        table.route_is(to("10.0.0.2"), Route::None);
         let expected = Unresolved::RouteLost { address: ip("10.0.0.2"), interface: "eth0".into() };
         assert_eq!(events(&mut table), [(tunnel("10.0.0.2"), Err(expected))]);
         assert!(!table.has_uses(), "nobody is asked for on an interface that is down");
@@ -656,7 +841,7 @@ mod tests {
         let vlan = Some(crate::netlink::Vlan { id: 7, provider: false });
         let above = InterfaceInfo { lower: Some(2), vlan, ..interface(5, "eth0.7") };
         table.sync_interfaces(vec![interface(2, "eth0"), above], true);
-        table.route_is(ip("10.0.0.2"), Route::Hop(Hop { ifindex: 5, gateway: None, mtu: None }));
+        table.route_is(to("10.0.0.2"), Route::Hop(Hop { ifindex: 5, gateway: None, mtu: None }));
         let key = NeighbourKey { ifindex: 5, address: ip("10.0.0.2") };
         table.apply(Change::Neighbour(key, known(Standing::Usable, OTHER)));
         assert_eq!(events(&mut table), [(tunnel("10.0.0.2"), Ok(OTHER))]);
@@ -691,7 +876,11 @@ mod tests {
         assert_eq!(changes(&mut table), [InterfaceChange::Vanished(old), InterfaceChange::Appeared(new.clone())]);
         table.apply(Change::Interface(interface(3, "wan")));
         let renamed = interface(3, "wan");
-        assert_eq!(changes(&mut table), [InterfaceChange::Vanished(new), InterfaceChange::Appeared(renamed.clone())]);
+        assert_eq!(changes(&mut table), [InterfaceChange::Renamed { from: "eth0".into(), interface: renamed.clone() }]);
+        let named = InterfaceInfo { altnames: vec!["uplink".into()], ..renamed };
+        table.apply(Change::Interface(named.clone()));
+        assert_eq!(changes(&mut table), [InterfaceChange::Changed(named.clone())]);
+        let renamed = named;
         table.apply(Change::InterfaceGone(3));
         table.apply(Change::InterfaceGone(3));
         assert_eq!(changes(&mut table), [InterfaceChange::Vanished(renamed)]);

@@ -1,33 +1,27 @@
-//! The task between the kernel and the table: hears events, asks questions in batches, keeps neighbours alive, and
-//! starts over when the kernel's answers stop making sense. It ends only when nobody listens any more.
+//! The task between the kernel and the table: hears events, asks questions in batches, keeps neighbours alive. It ends
+//! with an error when the kernel's answers stop making sense; its supervisor then starts another.
 
 use std::{collections::BTreeSet, io, net::IpAddr, time::Duration};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::MulticastGroup;
-use tokio::{
-    sync::{mpsc, watch},
-    time::{Instant, Interval, MissedTickBehavior, interval, sleep, sleep_until},
-};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 
 use super::{
-    Event, InterfaceInfo, Pace, Target,
+    InterfaceInfo, Pace,
     message::{self, Change, Found},
     nexthop::{self, ObjectRequest, Objects},
-    resolve::{NeighbourKey, Route},
+    resolve::{Lookup, NeighbourKey, Route},
     socket::{Answer, BATCH, Namespace, Socket, is_overrun},
+    supervisor::Shared,
     table::Table,
 };
 
 /// What the task is made of.
 pub(super) struct Task {
-    pub namespace: Namespace,
-    pub pace: Pace,
-    pub sockets: Sockets,
-    pub table: Table,
-    pub targets: watch::Receiver<Vec<Target>>,
-    pub interfaces: watch::Sender<Vec<InterfaceInfo>>,
-    pub events: mpsc::Sender<Event>,
+    shared: Shared,
+    sockets: Sockets,
+    table: Table,
 }
 
 /// A socket for questions and one for events, so that a flood of events cannot drown an answer.
@@ -45,49 +39,46 @@ impl Sockets {
 }
 
 impl Task {
-    /// Runs until the receiver of the events is gone.
-    pub async fn run(mut self) {
-        let mut backoff = FIRST_BACKOFF;
-        loop {
-            let begun = Instant::now();
-            let Err(error) = self.serve().await else { return };
-            if begun.elapsed() > LONGEST_BACKOFF {
-                backoff = FIRST_BACKOFF;
-            }
-            log::warn!("netlink: {error}; next hops are not followed until it is opened again, in {backoff:?}");
-            loop {
-                tokio::select! {
-                    () = sleep(backoff) => {}
-                    () = self.events.closed() => return,
-                }
-                backoff = (backoff * 2).min(LONGEST_BACKOFF);
-                match Sockets::open(&self.namespace) {
-                    Ok(sockets) => break self.sockets = sockets,
-                    Err(error) => log::warn!("netlink: cannot open a socket: {error}; next try in {backoff:?}"),
-                }
-            }
+    /// A task that begins with the interfaces that the daemon knows of; with `sockets`, where some are open.
+    pub fn new(shared: Shared, sockets: Option<Sockets>, is_first: bool) -> io::Result<Self> {
+        let sockets = match sockets {
+            Some(sockets) => sockets,
+            None => Sockets::open(&shared.namespace)?,
+        };
+        let mut table = Table::default();
+        table.start_with(shared.interfaces.borrow().clone());
+        if !is_first {
+            table.restarted();
         }
+        Ok(Self { shared, sockets, table })
     }
 
     /// Keeps the table true and the daemon informed while the sockets work. `Ok` when nobody listens any more.
-    async fn serve(&mut self) -> io::Result<()> {
+    pub async fn serve(mut self) -> io::Result<()> {
+        let pace = self.shared.pace;
         // Before any target is looked at: to use a neighbour that the operator has made permanent would end that.
         let interrupted = self.read_all().await?;
-        let mut clock = Clock::new(self.pace);
+        self.shared.health.send_modify(|health| health.trouble = None);
+        let mut clock = Clock::new(pace);
         if interrupted {
-            clock.reading.begin(self.pace.settle);
+            clock.reading.begin(pace.settle);
         }
-        self.table.set_targets(&self.targets.borrow_and_update());
+        self.follow_targets();
         loop {
             let due = self.next(&mut clock).await;
             let begun = Instant::now();
             match due {
                 Due::Stop => return Ok(()),
                 Due::Told => {}
-                Due::Targets => self.table.set_targets(&self.targets.borrow_and_update()),
+                Due::Targets => {
+                    if !self.catch_up()? {
+                        clock.reading.begin(pace.settle);
+                    }
+                    self.follow_targets();
+                }
                 Due::Heard(result, changes) => {
                     if !self.hear(result, changes)? {
-                        clock.reading.begin(self.pace.settle);
+                        clock.reading.begin(pace.settle);
                     }
                 }
                 Due::ReadAll => {
@@ -95,7 +86,7 @@ impl Task {
                     clock.reading.end(begun);
                     clock.last_reading = begun;
                     if interrupted {
-                        clock.reading.begin(self.pace.settle);
+                        clock.reading.begin(pace.settle);
                     }
                 }
                 Due::Settled => {
@@ -117,7 +108,7 @@ impl Task {
                     let _interrupted = self.read_neighbours().await?;
                     self.table.refresh_neighbours();
                     // The tick that is nearest to the time.
-                    if clock.last_reading.elapsed() + self.pace.keep_alive / 2 >= self.pace.resync {
+                    if clock.last_reading.elapsed() + pace.keep_alive / 2 >= pace.resync {
                         clock.reading.begin(Duration::ZERO);
                     }
                 }
@@ -128,14 +119,14 @@ impl Task {
     /// Waits for the next thing to do. Events for the daemon are handed over on the way.
     async fn next(&mut self, clock: &mut Clock) -> Due {
         if self.table.has_suspects() {
-            clock.routes.begin(self.pace.settle);
+            clock.routes.begin(self.shared.pace.settle);
         }
         if self.table.has_uses() {
             clock.uses.begin(Duration::ZERO);
         }
         let mut changes = Vec::new();
         tokio::select! {
-            slot = self.events.reserve(), if self.table.has_events() => match (slot, self.table.take_event()) {
+            slot = self.shared.events.reserve(), if self.table.has_events() => match (slot, self.table.take_event()) {
                 (Ok(slot), Some(event)) => {
                     slot.send(event);
                     Due::Told
@@ -143,8 +134,8 @@ impl Task {
                 (Ok(_), None) => Due::Told,
                 (Err(_), _) => Due::Stop,
             },
-            () = self.events.closed() => Due::Stop,
-            Ok(()) = self.targets.changed() => Due::Targets,
+            () = self.shared.events.closed() => Due::Stop,
+            Ok(()) = self.shared.targets.changed() => Due::Targets,
             result = self.sockets.events.receive(|header, payload| changes.push(message::change(header, payload))) => {
                 Due::Heard(result, changes)
             }
@@ -201,21 +192,49 @@ impl Task {
         Ok(interrupted)
     }
 
+    /// Hears what the kernel has said so far, or much of it, so that a new target begins with what is true. Returns as
+    /// [`Self::hear`].
+    fn catch_up(&mut self) -> io::Result<bool> {
+        let mut complete = true;
+        for _ in 0..CATCH_UP {
+            let mut changes = Vec::new();
+            let heard =
+                self.sockets.events.receive_now(|header, payload| changes.push(message::change(header, payload)));
+            let Some(result) = heard else { break };
+            complete &= self.hear(result, changes)?;
+        }
+        Ok(complete)
+    }
+
+    fn follow_targets(&mut self) {
+        self.table.set_targets(&self.shared.targets.borrow_and_update().askings);
+    }
+
     async fn ask_routes(&mut self) -> io::Result<()> {
-        let addresses = self.table.take_unasked(BATCH);
-        let requests = addresses.iter().copied().map(message::route_request).collect();
+        let mut lookups = self.table.take_unasked(BATCH);
+        let mut requests = Vec::with_capacity(lookups.len());
+        lookups.retain(|lookup| match self.table.vrf(lookup.via) {
+            Ok(vrf) => {
+                requests.push(message::route_request(lookup.address, vrf, lookup.via.mark));
+                true
+            }
+            Err(route) => {
+                self.table.route_is(*lookup, route);
+                false
+            }
+        });
         let answers = self.sockets.questions.exchange(requests).await?;
-        let found: Vec<_> =
-            addresses.into_iter().zip(answers).map(|(address, answer)| (address, found(answer, address))).collect();
+        let answered = |(lookup, answer): (Lookup, Answer)| (lookup, found(answer, lookup.address));
+        let found: Vec<_> = lookups.into_iter().zip(answers).map(answered).collect();
         let ids =
             found.iter().filter_map(|(_, found)| if let Found::Object { id, .. } = found { Some(*id) } else { None });
         let objects = self.ask_objects(ids.collect()).await?;
-        for (address, found) in found {
+        for (lookup, found) in found {
             let route = match found {
                 Found::Route(route) => route,
-                Found::Object { id, mtu } => nexthop::route(&objects, id, address, mtu),
+                Found::Object { id, mtu } => nexthop::route(&objects, id, lookup.address, mtu),
             };
-            self.table.route_is(address, route);
+            self.table.route_is(lookup, route);
         }
         Ok(())
     }
@@ -253,7 +272,7 @@ impl Task {
 
     fn publish_interfaces(&self) {
         let interfaces = self.table.interfaces();
-        self.interfaces.send_if_modified(|published| {
+        self.shared.interfaces.send_if_modified(|published| {
             let modified = *published != interfaces;
             *published = interfaces;
             modified
@@ -282,12 +301,12 @@ const GROUPS: [MulticastGroup; 9] = [
     MulticastGroup::Nexthop,
 ];
 
-const FIRST_BACKOFF: Duration = Duration::from_millis(100);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
-
 /// The pause between batches of neighbours to resolve: some 2,500 a second, so that the answers, and the probes that
 /// the kernel sends, come as a stream and not as a burst.
 const USE_PAUSE: Duration = Duration::from_millis(25);
+
+/// Most datagrams that are heard before new targets are looked at: a flood of events must not hold them up for ever.
+const CATCH_UP: usize = 256;
 
 /// Work that comes in floods rests this many times as long as it took.
 const REST: u32 = 3;
@@ -401,45 +420,34 @@ impl Pause {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use rtnetlink::sys::protocols::NETLINK_GENERIC;
-    use tokio::time::timeout;
+    use tokio::{
+        sync::{mpsc, watch},
+        time::sleep,
+    };
 
     use super::*;
-    use crate::netlink::Unresolved;
+    use crate::netlink::{Health, Wanted};
 
     #[tokio::test]
-    async fn a_socket_that_fails_is_replaced_and_everything_read_anew() {
+    async fn a_socket_that_fails_ends_the_task() {
         let namespace = Namespace::current().unwrap();
         // The kernel refuses whatever is asked of this one.
         let questions = Socket::open_for(NETLINK_GENERIC, &namespace, &[]).unwrap();
-        let events = Socket::open(&namespace, &GROUPS).unwrap();
-        let (address, on_link) = ([127, 0, 0, 1].into(), false);
-        let (_targets, targets) = watch::channel(vec![Target { address, on_link }]);
-        let (interfaces, known) = watch::channel(Vec::new());
-        let (sender, mut receiver) = mpsc::channel(1024);
-        let mut task = Task {
-            namespace,
+        let sockets = Sockets { questions, events: Socket::open(&namespace, &GROUPS).unwrap() };
+        let (_wanted, targets) = watch::channel(Wanted::default());
+        let (events, _receiver) = mpsc::channel(1024);
+        let shared = Shared {
+            namespace: Arc::new(namespace),
             pace: Pace::default(),
-            sockets: Sockets { questions, events },
-            table: Table::default(),
             targets,
-            interfaces,
-            events: sender,
+            interfaces: watch::channel(Vec::new()).0,
+            events,
+            health: watch::channel(Health::default()).0,
         };
-        task.serve().await.unwrap_err();
-        let running = tokio::spawn(task.run());
-        let told = async {
-            loop {
-                if let Some(Event::NextHop { result, .. }) = receiver.recv().await {
-                    break result;
-                }
-            }
-        };
-        let told = timeout(Duration::from_secs(10), told).await.unwrap();
-        assert_eq!(told, Err(Unresolved::ThisHost { address }));
-        assert!(known.borrow().iter().any(|interface: &InterfaceInfo| interface.name == "lo"));
-        drop(receiver);
-        timeout(Duration::from_secs(10), running).await.expect("the task ends with its listener").unwrap();
+        Task::new(shared, Some(sockets), true).unwrap().serve().await.unwrap_err();
     }
 
     #[tokio::test]

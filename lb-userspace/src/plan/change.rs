@@ -14,7 +14,7 @@ use super::{
     State,
     wanted::{Index, Wanted, WantedVip, keys},
 };
-use crate::config::{Tracking, Word as _};
+use crate::config::{Mac, Tracking, Vrf, Word as _, mark_word};
 
 /// One difference between what runs and what a config wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +89,17 @@ pub enum Change {
         /// Value in the config.
         to: String,
     },
+}
+
+impl Change {
+    /// Whether backends that stay are reached in another way from now on.
+    pub fn moves_ways(&self) -> bool {
+        match self {
+            Self::VipChanged { key, .. } => key == "vrf" || key == "mark",
+            Self::BackendChanged { key, .. } => key == "mac",
+            _ => false,
+        }
+    }
 }
 
 impl fmt::Display for Change {
@@ -197,6 +208,8 @@ fn vip_changes(vip: &WantedVip<'_>, known: &VipRecord, index: &Index<'_>) -> Vec
     differs("tcp_idle", idle(known.tcp_idle), idle(vip.record.tcp_idle));
     differs("udp_idle", idle(known.udp_idle), idle(vip.record.udp_idle));
     differs("slots", known.slots.to_string(), vip.record.slots.to_string());
+    differs("vrf", Vrf::from(known.via.vrf).to_string(), Vrf::from(vip.record.via.vrf).to_string());
+    differs("mark", mark_word(known.via.mark), mark_word(vip.record.via.mark));
     if let Some((_, member)) = index.members(vip.id).iter().find(|(_, entry)| !entry.is_removed()) {
         let mode = if member.forward == Forward::L2 as u32 { "l2" } else { "ipip" };
         differs("forward", mode.to_owned(), vip.config.forward.to_string());
@@ -244,6 +257,8 @@ fn backend_changes(vip: &WantedVip<'_>, index: &Index<'_>) -> Vec<Change> {
         };
         differs("weight", known.weight.to_string(), weight.to_string());
         differs("state", known.backend_state().word().to_owned(), state.to_owned());
+        let pin = |entry: &Backend| entry.pin.mac().map_or("none".to_owned(), |mac| Mac::from(mac).to_string());
+        differs("mac", pin(known), pin(&backend.entry));
     }
     changes.extend(there.into_keys().map(|backend| Change::BackendRemoved { vip: name(), backend }));
     changes

@@ -27,13 +27,15 @@ pub fn vip(name: &str, address: &str, ports: &[&str], backends: &[&str]) -> Vip 
         tcp_idle: Vip::DEFAULT_TCP_IDLE,
         udp_idle: Vip::DEFAULT_UDP_IDLE,
         metrics_backends: None,
+        vrf: None,
+        mark: None,
         backends: backends.iter().map(|address| backend(address, 100)).collect(),
     }
 }
 
 /// An active backend.
 pub fn backend(address: &str, weight: u32) -> Backend {
-    Backend { address: ip(address), weight, state: BackendState::Active }
+    Backend { address: ip(address), weight, state: BackendState::Active, mac: None }
 }
 
 /// `count` VIPs of `backends` backends each, no two of them alike.

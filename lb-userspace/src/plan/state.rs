@@ -9,7 +9,7 @@ use std::{
 };
 
 use lb_common::{
-    Backend, BackendState, Be16, Features, Forward, MARKER, NO_ID, Vip4Key, Vip6Key, VipFlags, VipRecord, VipRoute,
+    Backend, BackendState, Be16, Features, Forward, MARKER, NO_ID, Via, Vip4Key, Vip6Key, VipFlags, VipRecord, VipRoute,
 };
 
 use super::{Capacity, Step};
@@ -69,6 +69,17 @@ impl State {
     /// The backends that no config has any more: they stay until their last flow has ended.
     pub fn removed_backends(&self) -> impl Iterator<Item = (u32, &Backend)> {
         self.backends.iter().filter(|(_, entry)| entry.is_removed()).map(|(id, entry)| (*id, entry))
+    }
+
+    /// Where frames to a backend go; `None` where its entry is free.
+    pub fn destination(&self, entry: &Backend) -> Option<Destination> {
+        let via = self.vips.get(&entry.vip).map(|record| record.via).unwrap_or_default();
+        Destination::of(entry, via)
+    }
+
+    /// Where frames to all backends go.
+    pub fn destinations(&self) -> impl Iterator<Item = Destination> {
+        self.backends.values().filter_map(|entry| self.destination(entry))
     }
 
     /// Whether any VIP or backend was removed and is still there.
@@ -187,12 +198,16 @@ pub struct Destination {
     pub address: IpAddr,
     /// The backend must be a neighbour (`l2`); otherwise a router may be in between.
     pub on_link: bool,
+    /// By which routing tables.
+    pub via: Via,
+    /// Its MAC address, where the operator has pinned that.
+    pub mac: Option<[u8; 6]>,
 }
 
 impl Destination {
-    /// Of a backend's entry; `None` where the entry is free.
-    pub fn of(entry: &Backend) -> Option<Self> {
+    /// Of a backend's entry whose VIP is reached by `via`; `None` where the entry is free.
+    pub fn of(entry: &Backend, via: Via) -> Option<Self> {
         let forward = Forward::from_u32(entry.forward).filter(|_| entry.vip != NO_ID)?;
-        Some(Self { address: entry.address.into(), on_link: forward == Forward::L2 })
+        Some(Self { address: entry.address.into(), on_link: forward == Forward::L2, via, mac: entry.pin.mac() })
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use lb_common::{
-    Address, Backend, BackendState, Be32, Forward, NO_ID, NextHopCell, VipFlags, VipName, VipRecord, VipRoute,
+    Address, Backend, BackendState, Be32, Forward, MacPin, NO_ID, NextHopCell, VipFlags, VipName, VipRecord, VipRoute,
 };
 
 use super::{
@@ -89,8 +89,8 @@ impl<'a> Scope<'a> {
     /// What differs between `config` and `settled`, the config that `state` holds: all, where that is not known, or
     /// where something differs that concerns every VIP.
     pub(super) fn new(state: &State, config: &'a Config, settled: Option<&Config>) -> Self {
-        let outer = |node: &Node| (node.encap_source4, node.encap_source6);
-        let Some(settled) = settled.filter(|settled| outer(&settled.node) == outer(&config.node)) else {
+        let common = |node: &Node| (node.encap_source4, node.encap_source6, node.vrf, node.mark);
+        let Some(settled) = settled.filter(|settled| common(&settled.node) == common(&config.node)) else {
             return Self::all(config);
         };
         let running: HashMap<&str, &config::Vip> = settled.vips.iter().map(|vip| (vip.name.as_str(), vip)).collect();
@@ -153,6 +153,8 @@ impl<'a> WantedVip<'a> {
             flags: flags(config),
             tcp_idle: whole_seconds(config.tcp_idle),
             udp_idle: whole_seconds(config.udp_idle),
+            via: config.via(node),
+            reserved: 0,
         };
         let backend = |backend: &'a config::Backend| {
             let mut entry = entry(id, config, backend, node);
@@ -166,7 +168,7 @@ impl<'a> WantedVip<'a> {
                 Some((_, there)) if there.forward == entry.forward => {
                     NextHopCell::new(there.next_hop.current().copied())
                 }
-                _ => NextHopCell::new(Destination::of(&entry).and_then(|to| next_hops.get(&to)).copied()),
+                _ => NextHopCell::new(Destination::of(&entry, record.via).and_then(|to| next_hops.get(&to)).copied()),
             };
             Some(WantedBackend { config: backend, id, known, entry })
         };
@@ -384,6 +386,8 @@ fn entry(vip_id: u32, vip: &config::Vip, backend: &config::Backend, node: &Node)
         state: backend.state as u32,
         heir: NO_ID,
         next_hop: NextHopCell::default(),
+        pin: MacPin::new(backend.mac.map(Into::into)),
+        reserved: [0; 2],
     }
 }
 
@@ -409,6 +413,8 @@ fn same_constants(a: &Backend, b: &Backend) -> bool {
         state: _,
         heir: _,
         next_hop: _,
+        pin: _,
+        reserved: _,
     } = *a;
     (address, outer_source, outer_source_mask, outer_sum, vip, forward)
         == (b.address, b.outer_source, b.outer_source_mask, b.outer_sum, b.vip, b.forward)

@@ -113,6 +113,8 @@ mod tests {
             tracking: "adaptive".to_owned(),
             tcp_idle: "15m".to_owned(),
             udp_idle: "1m".to_owned(),
+            vrf: "default".into(),
+            mark: 0,
             backends: Vec::new(),
         };
         let mut row = |seconds, count| {

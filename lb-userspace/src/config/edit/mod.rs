@@ -16,8 +16,10 @@ use serde::{Deserialize, Serialize};
 use self::document::Document;
 use super::{
     idle::IdleTime,
+    mac::{Mac, MacChoice},
     model::{FlowHash, ForwardMode, Port, Tracking, state_serde},
     section, suggest,
+    via::Vrf,
 };
 
 /// A change of a config file. What a `…Set` has no value for stays as it is, in an `…Add` it gets its default.
@@ -47,6 +49,9 @@ pub enum Edit {
         /// Its state.
         #[serde(default, skip_serializing_if = "Option::is_none", with = "state_serde::option")]
         state: Option<BackendState>,
+        /// Its MAC address, to be pinned.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mac: Option<Mac>,
     },
     /// Other values for a backend.
     BackendSet {
@@ -60,6 +65,9 @@ pub enum Edit {
         /// Its new state.
         #[serde(default, skip_serializing_if = "Option::is_none", with = "state_serde::option")]
         state: Option<BackendState>,
+        /// The MAC address to pin, or that none is to be pinned.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mac: Option<MacChoice>,
     },
     /// A backend goes, with the comment on its line.
     BackendRemove {
@@ -119,6 +127,12 @@ pub struct NewVip {
     /// How long a UDP flow may be silent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub udp_idle: Option<IdleTime>,
+    /// The VRF by which its backends are reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vrf: Option<Vrf>,
+    /// The mark for the way to its backends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<u32>,
     /// Its backends.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub backends: Vec<NewBackend>,
@@ -154,6 +168,12 @@ pub struct VipValues {
     /// How long a UDP flow may be silent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub udp_idle: Option<IdleTime>,
+    /// The VRF by which its backends are reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vrf: Option<Vrf>,
+    /// The mark for the way to its backends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<u32>,
 }
 
 /// A backend that a new VIP comes with.
@@ -168,6 +188,9 @@ pub struct NewBackend {
     /// Its state.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "state_serde::option")]
     pub state: Option<BackendState>,
+    /// Its MAC address, to be pinned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<Mac>,
 }
 
 /// Why an edit cannot be made. The text is then as it was.
@@ -256,18 +279,24 @@ fn edit_document(text: &str, edit: &Edit) -> Result<String, EditError> {
         Edit::VipAdd(vip) => return document.vip_add(text, &vip.name, &table::vip(vip)),
         Edit::VipSet(values) => document.vip(&values.name)?.set_values(values)?,
         Edit::VipRemove { name } => document.vip_remove(name)?,
-        Edit::BackendAdd { vip, address, weight, state } => {
-            document.vip(vip)?.backend_add(vip, &NewBackend { address: *address, weight: *weight, state: *state })?;
+        Edit::BackendAdd { vip, address, weight, state, mac } => {
+            let backend = NewBackend { address: *address, weight: *weight, state: *state, mac: *mac };
+            document.vip(vip)?.backend_add(vip, &backend)?;
         }
-        Edit::BackendSet { vip, address, weight: None, state: None } => {
+        Edit::BackendSet { vip, address, weight: None, state: None, mac: None } => {
             document.vip(vip)?.backend(vip, *address)?;
             return Err(EditError::NothingToSet);
         }
-        Edit::BackendSet { vip, address, weight, state } => {
+        Edit::BackendSet { vip, address, weight, state, mac } => {
             let mut vip_table = document.vip(vip)?;
             let mut backend = vip_table.backend(vip, *address)?;
             backend.set_some("weight", weight.map(i64::from));
             backend.set_some("state", state.map(super::model::Word::word));
+            match mac {
+                Some(MacChoice::Pinned(mac)) => backend.set("mac", mac.to_string().into()),
+                Some(MacChoice::None) => backend.unset("mac"),
+                None => {}
+            }
         }
         Edit::BackendRemove { vip, address } => document.vip(vip)?.backend_remove(vip, *address)?,
         Edit::InterfaceAdd { name } => return document.interface_add(text, name),

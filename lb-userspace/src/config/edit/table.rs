@@ -5,7 +5,10 @@ use std::{cmp::Ordering, net::IpAddr};
 use toml_edit::{Array, ArrayOfTables, InlineTable, Item, RawString, Table, Value};
 
 use super::{
-    super::model::{Port, Word},
+    super::{
+        model::{Port, Word},
+        via::mark_word,
+    },
     EditError, NewBackend, NewVip, VipValues, array,
 };
 
@@ -63,12 +66,31 @@ impl<'d> TableMut<'d> {
         }
     }
 
+    /// Takes `key` out, if it is there.
+    pub(super) fn unset(&mut self, key: &str) {
+        match self {
+            Self::Lines(table) => drop(table.remove(key)),
+            Self::Inline(table) => {
+                let Some(removed) = table.remove(key) else { return };
+                // What stood before the closing brace, or before the comma behind the last value.
+                let is_last = removed.decor().suffix().is_some();
+                if let Some((_, last)) = table.iter_mut().last().filter(|_| is_last)
+                    && let Some(end) = removed.decor().suffix()
+                    && last.decor().suffix().and_then(RawString::as_str).unwrap_or_default().is_empty()
+                {
+                    last.decor_mut().set_suffix(end.clone());
+                }
+            }
+        }
+    }
+
     /// Sets what `values` has a value for, in a VIP.
     pub(super) fn set_values(&mut self, values: &VipValues) -> Result<(), EditError> {
         if *values == (VipValues { name: values.name.clone(), ..VipValues::default() }) {
             return Err(EditError::NothingToSet);
         }
-        let VipValues { name: _, address, ports, forward, hash, slots, tracking, tcp_idle, udp_idle } = values;
+        let VipValues { name: _, address, ports, forward, hash, slots, tracking, tcp_idle, udp_idle, vrf, mark } =
+            values;
         self.set_some("address", address.map(|address| address.to_string()));
         self.set_some("forward", forward.map(Word::word));
         self.set_some("hash", hash.map(Word::word));
@@ -76,6 +98,8 @@ impl<'d> TableMut<'d> {
         self.set_some("tracking", tracking.map(Word::word));
         self.set_some("tcp_idle", tcp_idle.map(|time| time.to_string()));
         self.set_some("udp_idle", udp_idle.map(|time| time.to_string()));
+        self.set_some("vrf", vrf.map(|vrf| vrf.to_string()));
+        self.set_some("mark", mark.map(mark_value));
         match ports {
             Some(ports) => self.set_ports(ports),
             None => Ok(()),
@@ -200,7 +224,7 @@ pub(super) fn near(text: &str, known: &[String]) -> Vec<String> {
 
 /// A new VIP; what is `None` is left to its default.
 pub(super) fn vip(vip: &NewVip) -> Table {
-    let NewVip { name, address, ports, forward, hash, slots, tracking, tcp_idle, udp_idle, backends } = vip;
+    let NewVip { name, address, ports, forward, hash, slots, tracking, tcp_idle, udp_idle, vrf, mark, backends } = vip;
     let mut listed = Array::new();
     for backend in backends {
         array::push(&mut listed, inline_backend(backend), "", true);
@@ -216,8 +240,15 @@ pub(super) fn vip(vip: &NewVip) -> Table {
     lines.set_some("tracking", tracking.map(Word::word));
     lines.set_some("tcp_idle", tcp_idle.map(|time| time.to_string()));
     lines.set_some("udp_idle", udp_idle.map(|time| time.to_string()));
+    lines.set_some("vrf", vrf.map(|vrf| vrf.to_string()));
+    lines.set_some("mark", mark.map(mark_value));
     table.insert("backends", Item::Value(listed.into()));
     table
+}
+
+/// In hexadecimal, as marks are read.
+fn mark_value(mark: u32) -> Value {
+    mark_word(mark).parse().expect("a hexadecimal number is a TOML value")
 }
 
 /// Whether `text` is that address, in whatever spelling.
@@ -226,10 +257,11 @@ fn is_address(text: &str, address: IpAddr) -> bool {
 }
 
 fn backend_values(backend: &NewBackend) -> Vec<(&'static str, Value)> {
-    let NewBackend { address, weight, state } = backend;
+    let NewBackend { address, weight, state, mac } = backend;
     let mut values = vec![("address", Value::from(address.to_string()))];
     values.extend(weight.map(|weight| ("weight", i64::from(weight).into())));
     values.extend(state.map(|state| ("state", state.word().into())));
+    values.extend(mac.map(|mac| ("mac", mac.to_string().into())));
     values
 }
 

@@ -93,6 +93,31 @@ fn a_backend_gets_a_line_like_its_neighbours() {
 }
 
 #[test]
+fn a_pinned_mac_address_comes_and_goes() {
+    let set = |mac: &str| edit!("backend_set" vip: "web", address: "10.0.1.12", mac: mac);
+    let (free, pinned) = ("100 }, # new disk", "100, mac = \"02:00:00:00:00:0c\" }, # new disk");
+    let mac = "02:00:00:00:00:0C";
+    let text = edited(&TEXT.replace("forward = \"ipip\"", "forward = \"l2\""), set(mac));
+    assert!(text.contains(pinned), "{text}");
+    assert_eq!(edited(&text, set("none")), text.replace(pinned, free));
+    let dns = |mac: &str| edit!("backend_set" vip: "dns", address: "2001:db8:1::1", mac: mac);
+    let six = TEXT.replace("forward = \"ipip\"", "forward = \"l2\"");
+    let text = edited(&six, dns(mac));
+    assert!(text.contains("weight = 10\n  mac = \"02:00:00:00:00:0c\"\n"), "{text}");
+    assert_eq!(edited(&text, dns("none")), six);
+}
+
+#[test]
+fn a_mark_is_written_as_marks_are_read() {
+    let forward = "forward = \"ipip\"\nbackends = [\n  # rack 1\n";
+    check(
+        edit!("vip_set" name: "web", vrf: "blue", mark: 16),
+        forward,
+        &forward.replace("backends", "vrf = \"blue\"\nmark = 0x10\nbackends"),
+    );
+}
+
+#[test]
 fn a_backend_gets_a_header_like_its_neighbours() {
     let last = "  address = \"2001:db8:1::2\"\n";
     let new = "\n  [[vip.backends]]\n  address = \"2001:db8:1::3\"\n  weight = 5\n";
@@ -301,21 +326,36 @@ fn edits_survive_json() {
             tracking: Some(Tracking::Never),
             tcp_idle: Some("15m".parse().unwrap()),
             udp_idle: None,
+            vrf: Some("blue".parse().unwrap()),
+            mark: Some(16),
             backends: vec![NewBackend {
                 address: "10.0.0.1".parse().unwrap(),
                 weight: None,
                 state: Some(BackendState::Drain),
+                mac: Some("02:00:00:00:00:01".parse().unwrap()),
             }],
         }),
         Edit::VipSet(VipValues { name: "a".into(), udp_idle: Some("1m 30s".parse().unwrap()), ..VipValues::default() }),
-        Edit::BackendSet { vip: "a".into(), address: "10.0.0.1".parse().unwrap(), weight: Some(1), state: None },
+        Edit::BackendSet {
+            vip: "a".into(),
+            address: "10.0.0.1".parse().unwrap(),
+            weight: Some(1),
+            state: None,
+            mac: None,
+        },
         Edit::InterfaceRemove { name: "eth0".into() },
     ];
     for edit in edits {
         let json = serde_json::to_string(&edit).unwrap();
         assert_eq!(serde_json::from_str::<Edit>(&json).unwrap(), edit, "{json}");
     }
-    let set = Edit::BackendSet { vip: "a".into(), address: "10.0.0.1".parse().unwrap(), weight: Some(1), state: None };
+    let set = Edit::BackendSet {
+        vip: "a".into(),
+        address: "10.0.0.1".parse().unwrap(),
+        weight: Some(1),
+        state: None,
+        mac: None,
+    };
     let json = serde_json::to_value(&set).unwrap();
     assert_eq!(json, edit!("backend_set" vip: "a", address: "10.0.0.1", weight: 1));
     for bad in [
@@ -394,7 +434,7 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
     let address = IpAddr::from([10, 200, (serial / 250) as u8, (serial % 250) as u8]);
     if config.vips.is_empty() || dice.roll(8) == 0 {
         let name = format!("n{serial}");
-        let backends = vec![NewBackend { address, weight: Some(3), state: None }; dice.roll(2)];
+        let backends = vec![NewBackend { address, weight: Some(3), state: None, mac: None }; dice.roll(2)];
         let ports: Vec<Port> = vec!["udp/9000".parse().unwrap()];
         after.vips.push(super::super::Vip {
             name: name.clone(),
@@ -407,6 +447,8 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
             tcp_idle: super::super::Vip::DEFAULT_TCP_IDLE,
             udp_idle: UDP_IDLE,
             metrics_backends: None,
+            vrf: None,
+            mark: Some(16),
             backends: Vec::new(),
         });
         let vip_address = IpAddr::from([10, 201, (serial / 250) as u8, (serial % 250) as u8]);
@@ -423,6 +465,8 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
             tracking: Some(Tracking::Always),
             tcp_idle: None,
             udp_idle: Some(UDP_IDLE_TEXT.parse().unwrap()),
+            vrf: None,
+            mark: Some(16),
             backends,
         };
         return (Edit::VipAdd(add), after);
@@ -453,13 +497,13 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
         (2 | 3, Some(backend)) => {
             (backend.weight, backend.state) = (1 + serial as u32, BackendState::Drain);
             let (weight, state) = (Some(backend.weight), Some(backend.state));
-            Edit::BackendSet { vip: name, address: backend.address, weight, state }
+            Edit::BackendSet { vip: name, address: backend.address, weight, state, mac: None }
         }
         (4 | 5, Some(_)) => Edit::BackendRemove { vip: name, address: vip.backends.remove(chosen).address },
         _ => {
             let weight = (dice.roll(2) == 0).then_some(5);
             vip.backends.push(backend(address, weight, None));
-            Edit::BackendAdd { vip: name, address, weight, state: None }
+            Edit::BackendAdd { vip: name, address, weight, state: None, mac: None }
         }
     };
     (edit, after)
@@ -467,7 +511,7 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
 
 fn backend(address: IpAddr, weight: Option<u32>, state: Option<BackendState>) -> super::super::Backend {
     use super::super::Backend;
-    Backend { address, weight: weight.unwrap_or(Backend::DEFAULT_WEIGHT), state: state.unwrap_or_default() }
+    Backend { address, weight: weight.unwrap_or(Backend::DEFAULT_WEIGHT), state: state.unwrap_or_default(), mac: None }
 }
 
 /// Whatever a text looks like and whatever is done to it, the edited text says what the edit says, comments stay, and a
