@@ -14,6 +14,7 @@ mod capacity;
 mod change;
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod removal;
 mod state;
 mod steps;
 #[cfg(test)]
@@ -36,6 +37,7 @@ use self::{
 pub use self::{
     capacity::Capacity,
     change::Change,
+    removal::{Removal, Served},
     state::{Destination, FamilyKey, State, VipKey, effective_weight},
 };
 use crate::{

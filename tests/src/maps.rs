@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     fs,
+    net::{IpAddr, Ipv4Addr},
     os::fd::{AsFd as _, AsRawFd as _},
     path::{Path, PathBuf},
 };
@@ -39,6 +40,47 @@ pub fn dump(bpffs: &Path) -> anyhow::Result<Dump> {
         (maps::SLOTS, mapped::<Slot>(bpffs, maps::SLOTS)?),
         (maps::BACKENDS, mapped::<Backend>(bpffs, maps::BACKENDS)?),
     ]))
+}
+
+/// What a generation serves: by service, the address of the backend that each slot of its table gives new flows to.
+pub type Served = BTreeMap<String, Vec<[u8; 16]>>;
+
+/// What each whole generation below `bpffs` serves, the oldest first; after a kill there may be two.
+///
+/// # Errors
+///
+/// When a map is missing or cannot be read.
+pub fn served(bpffs: &Path) -> anyhow::Result<Vec<Served>> {
+    let mut generations = find(bpffs, "program")?;
+    generations.sort();
+    generations.iter().map(|program| served_by(program.parent().context("a pin lies in a directory")?)).collect()
+}
+
+fn served_by(generation: &Path) -> anyhow::Result<Served> {
+    let slots = mapped::<Slot>(generation, maps::SLOTS)?.concat();
+    let backends = mapped::<Backend>(generation, maps::BACKENDS)?.concat();
+    let address = |slot: &[u8; 8]| {
+        let id = Slot::load(&u64::from_ne_bytes(*slot).into()).current() as usize;
+        // The address is the first field of an entry.
+        let entry = &backends[id * size_of::<Backend>()..];
+        *entry.first_chunk::<16>().expect("an entry is longer than an address")
+    };
+    let table = |route: &VipRoute| {
+        let slots = &slots.as_chunks().0[route.slot_base as usize..][..route.slots as usize];
+        slots.iter().map(address).collect()
+    };
+    let mut served = Served::new();
+    let v4: HashMap<_, Vip4Key, VipRoute> = Map::HashMap(open(generation, maps::VIPS4)?).try_into()?;
+    for entry in v4.iter() {
+        let (Vip4Key { address, port, protocol, .. }, route) = entry?;
+        served.insert(format!("{:?} {} {protocol}", Ipv4Addr::from_bits(address.host()), port.host()), table(&route));
+    }
+    let v6: HashMap<_, Vip6Key, VipRoute> = Map::HashMap(open(generation, maps::VIPS6)?).try_into()?;
+    for entry in v6.iter() {
+        let (Vip6Key { address, port, protocol, .. }, route) = entry?;
+        served.insert(format!("{:?} {} {protocol}", IpAddr::from(address), port.host()), table(&route));
+    }
+    Ok(served)
 }
 
 /// Slots that move, of all slots below `bpffs`.

@@ -4,7 +4,7 @@ use std::{
     env, fs, io,
     os::unix::{net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{Mutex, OnceLock, PoisonError},
     thread::sleep,
     time::{Duration, Instant},
@@ -150,6 +150,28 @@ impl Naru {
         process.kill()?;
         process.wait()?;
         Ok(())
+    }
+
+    /// Sends the daemon a signal.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        Ok(kill(self.pid()?, signal)?)
+    }
+
+    /// How the daemon ended, if it has ended by itself.
+    ///
+    /// # Errors
+    ///
+    /// When it was not started.
+    pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        let status = self.process.as_mut().context("the daemon does not run")?.try_wait()?;
+        if status.is_some() {
+            self.process = None;
+        }
+        Ok(status)
     }
 
     /// Asks the daemon to exit (SIGTERM) and waits until it has.

@@ -1,15 +1,18 @@
 //! What accidents do: crashes amid an edit by hand, files that are not whole, state that is lost, slow and full disks.
 
 use std::{
-    fs,
+    fs::{self, File},
+    io::Write as _,
     path::Path,
     process::Output,
+    sync::atomic::{AtomicU32, Ordering},
     thread::{self, sleep},
     time::{Duration, Instant},
 };
 
 use lb_userspace::api::types::{Applied, Backend, FileState, ProblemKind, Status};
 use naru_tests::{lab::Lab, naru::Naru};
+use nix::sys::signal::Signal;
 
 /// How long anything may take on a busy machine.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -200,6 +203,7 @@ fn a_full_disk_changes_nothing() {
     let mut naru = Naru::prepare(&lab, &format!("[node]\ninterfaces = {interfaces:?}\n{VIPS}")).unwrap();
     small_disk_on(naru.state());
     naru.restart().unwrap();
+    status(&naru);
     let filler = naru.state().join("filler");
     // To the last page.
     let mut size = 64 << 10;
@@ -266,4 +270,200 @@ fn a_slow_disk_holds_up_neither_the_network_nor_reads() {
     });
     fs::remove_file(faults.join("slow")).unwrap();
     assert!(naru.config().unwrap().contains("weight = 7"));
+}
+
+/// The file as it is where somebody's editor, or disk, gave out after the first section.
+fn cut_off(naru: &Naru) -> String {
+    let text = naru.config().unwrap();
+    text[..text.find("[[vip]]").unwrap()].to_owned()
+}
+
+fn vips(naru: &Naru) -> usize {
+    status(naru).vips
+}
+
+#[test]
+fn a_file_that_takes_everything_away_is_refused_unless_it_is_forced() {
+    let (_lab, mut naru) = start();
+    let (good, cut) = (naru.config().unwrap(), cut_off(&naru));
+    for (text, code, message) in [
+        ("", 2, "neither `interfaces` nor a [[vip]]"),
+        ("# moved elsewhere\n", 2, "neither `interfaces` nor a [[vip]]"),
+        (&cut, 4, "2 of 2 VIPs (web, dns), 3 of 3 backends"),
+    ] {
+        naru.write_config(text).unwrap();
+        let refused = naru.try_cli(&["apply"]).unwrap();
+        assert_eq!(refused.status.code(), Some(code), "{}", says(&refused));
+        assert!(says(&refused).contains(message), "{}", says(&refused));
+        naru.signal(Signal::SIGHUP).unwrap();
+        naru.wait_for("SIGHUP is answered", LIMIT, |naru| Ok(naru.log().matches(" refused: ").count() >= 2)).unwrap();
+        assert_eq!((vips(&naru), weights(&naru)), (2, vec![100, 100]), "{text}");
+        naru.stop().unwrap();
+        naru.restart().unwrap();
+        assert_eq!((vips(&naru), weights(&naru)), (2, vec![100, 100]), "{text}, after a restart");
+        assert!(problem(&naru, ProblemKind::Config).unwrap().contains(message), "{text}");
+        fs::write(naru.log_path(), "").unwrap();
+    }
+    let diff = naru.try_cli(&["diff"]).unwrap();
+    assert_eq!(diff.status.code(), Some(1));
+    assert!(says(&diff).contains("`naru apply` would refuse this: it would take away 2 of 2 VIPs"), "{}", says(&diff));
+
+    naru.cli(&["apply", "--force"]).unwrap();
+    assert_eq!(vips(&naru), 0);
+    naru.write_config(&good).unwrap();
+    naru.cli(&["apply"]).unwrap();
+    // By name it is meant, the last one too.
+    naru.cli(&["vip", "remove", "web"]).unwrap();
+    naru.cli(&["vip", "remove", "dns"]).unwrap();
+    assert_eq!(vips(&naru), 0);
+}
+
+#[test]
+fn a_check_says_beforehand_what_an_apply_would_refuse() {
+    let (lab, naru) = start();
+    let state = format!("[node]\nstate = {:?}\n", naru.state());
+    naru.write_config(&naru.config().unwrap().replacen("[node]\n", &state, 1)).unwrap();
+    naru.cli(&["apply"]).unwrap();
+    assert_eq!(says(&naru.try_cli(&["check"]).unwrap()), "");
+    naru.write_config(&cut_off(&naru)).unwrap();
+    let check = naru.try_cli(&["check"]).unwrap();
+    assert!(
+        says(&check).contains("`naru apply` would refuse this: it would take away 2 of 2 VIPs"),
+        "{}",
+        says(&check)
+    );
+    drop(lab);
+}
+
+/// Whether the data plane is on the load balancer's interface.
+fn attached(lab: &Lab) -> bool {
+    let output = lab.balancer().command("ip").args(["link", "show", "dev", "eth0"]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().contains("prog/xdp")
+}
+
+#[test]
+fn no_interface_is_let_go_because_a_file_does_not_name_it() {
+    let (lab, mut naru) = start();
+    let good = naru.config().unwrap();
+    let line = good.lines().find(|line| line.starts_with("interfaces")).unwrap();
+    let silent = good.replace(&format!("{line}\n"), "");
+    naru.write_config(&silent).unwrap();
+    naru.cli(&["diff"]).unwrap();
+    naru.cli(&["apply"]).unwrap();
+    assert!(attached(&lab));
+    for clean in [true, false] {
+        if clean { naru.stop() } else { naru.kill9() }.unwrap();
+        naru.restart().unwrap();
+        assert!(attached(&lab), "after a start");
+    }
+    naru.write_config(&silent.replacen("[node]\n", "[node]\ninterfaces = []\n", 1)).unwrap();
+    let refused = naru.try_cli(&["apply"]).unwrap();
+    assert!(says(&refused).contains("every interface (eth0)"), "{}", says(&refused));
+    assert!(attached(&lab));
+
+    // A command that names one writes out all.
+    naru.write_config(&silent).unwrap();
+    naru.cli(&["interface", "detach", "eth0"]).unwrap();
+    assert!(!attached(&lab) && naru.config().unwrap().contains("interfaces = []"), "{}", naru.config().unwrap());
+}
+
+#[test]
+fn a_data_plane_of_unknown_origin_is_not_emptied_by_a_start() {
+    let (lab, mut naru) = start();
+    let (good, cut) = (naru.config().unwrap(), cut_off(&naru));
+    naru.stop().unwrap();
+    fs::remove_dir_all(naru.state()).unwrap();
+    naru.write_config(&cut).unwrap();
+    let error = format!("{:#}", naru.restart().unwrap_err());
+    assert!(error.contains("2 of 2 VIPs (web, dns)") && error.contains("it goes on forwarding"), "{error}");
+    assert!(attached(&lab));
+    naru.write_config(&good).unwrap();
+    naru.restart().unwrap();
+    assert_eq!(vips(&naru), 2);
+}
+
+/// How an editor saves.
+type Save = fn(&Path, &str);
+
+fn by_rename(file: &Path, text: &str) {
+    let beside = file.with_extension("swp");
+    fs::write(&beside, text).unwrap();
+    fs::rename(beside, file).unwrap();
+}
+
+fn in_place(file: &Path, text: &str) {
+    let mut file = File::options().write(true).truncate(true).open(file).unwrap();
+    let (first, second) = text.split_at(text.len() / 2);
+    file.write_all(first.as_bytes()).unwrap();
+    thread::yield_now();
+    file.write_all(second.as_bytes()).unwrap();
+}
+
+fn by_appending(file: &Path, text: &str) {
+    let last = text.lines().last().unwrap();
+    File::options().append(true).open(file).unwrap().write_all(format!("{last}\n").as_bytes()).unwrap();
+}
+
+/// Somebody saves in a loop, each time with a comment of its own, and commands edit in a loop.
+#[test]
+fn no_save_is_lost_to_edits_by_command() {
+    const SAVES: u32 = 200;
+    const EDITS: u32 = 20;
+    let (_lab, naru) = start();
+    for (how, save) in [("by rename", by_rename as Save), ("in place", in_place), ("by appending", by_appending)] {
+        let (file, edits, tries) = (naru.config_path(), AtomicU32::new(0), AtomicU32::new(0));
+        thread::scope(|scope| {
+            let saver = scope.spawn(|| {
+                let deadline = Instant::now() + 6 * LIMIT;
+                let mut saves = 0;
+                while saves < SAVES || edits.load(Ordering::Relaxed) < EDITS {
+                    let text = fs::read_to_string(file).unwrap();
+                    let rest: String = text
+                        .lines()
+                        .filter(|line| !line.starts_with("# save"))
+                        .map(|line| format!("{line}\n"))
+                        .collect();
+                    let comment = format!("# save {how} {saves}");
+                    save(file, &format!("{rest}{comment}\n"));
+                    stays(file, &comment);
+                    saves += 1;
+                    // However slow edits are, some meet nobody.
+                    let tried = tries.load(Ordering::Relaxed);
+                    while saves % 8 == 0 && tries.load(Ordering::Relaxed) < tried + 3 {
+                        assert!(Instant::now() < deadline, "{how}: {saves} saves, {edits:?} edits");
+                        sleep(Duration::from_millis(1));
+                    }
+                    assert!(Instant::now() < deadline, "{how}: {saves} saves, {edits:?} edits");
+                }
+            });
+            for weight in (1..1000).cycle() {
+                if saver.is_finished() {
+                    break;
+                }
+                let command = ["backend", "set", "web", "10.0.1.11", "--weight", &weight.to_string()];
+                tries.fetch_add(1, Ordering::Relaxed);
+                let edited = naru.try_cli(&command).unwrap();
+                if edited.status.success() {
+                    edits.fetch_add(1, Ordering::Relaxed);
+                } else {
+                    // A save of what was read before an edit is a change: it is applied as it is.
+                    naru.try_cli(&["apply"]).unwrap();
+                }
+            }
+            saver.join().unwrap();
+        });
+    }
+}
+
+/// The file has the comment, now or soon: while an edit is taken back it is nobody's for a moment.
+fn stays(file: &Path, comment: &str) {
+    let has = || fs::read_to_string(file).is_ok_and(|text| text.lines().any(|line| line == comment));
+    let deadline = Instant::now() + LIMIT;
+    for _ in 0..2 {
+        while !has() {
+            assert!(Instant::now() < deadline, "`{comment}` is lost:\n{:?}", fs::read_to_string(file));
+            thread::yield_now();
+        }
+        sleep(Duration::from_millis(2));
+    }
 }

@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 
 use super::{
     flows::{FlowCount, FlowQuery, Flows},
-    types::{Applied, Backend, Diff, ErrorBody, ErrorKind, Interface, Stats, Status, Vip},
+    types::{Applied, Apply, Backend, Diff, ErrorBody, ErrorKind, Interface, Stats, Status, Vip},
 };
 use crate::config::edit::Edit;
 
@@ -130,8 +130,8 @@ impl Client {
     }
 
     /// `POST /v1/apply`
-    pub async fn apply(&self) -> Result<Applied, ClientError> {
-        self.request(Method::POST, "/v1/apply", Bytes::new()).await
+    pub async fn apply(&self, force: bool) -> Result<Applied, ClientError> {
+        self.request(Method::POST, "/v1/apply", self.json(&Apply { force })?).await
     }
 
     /// `POST /v1/edit`

@@ -43,7 +43,7 @@ use self::{
     access::Access,
     flows::{FlowCount, FlowQuery, Flows},
     peer::Peer,
-    types::{Applied, Backend, Diff, ErrorBody, ErrorKind, Interface, Stats, Status, Vip},
+    types::{Applied, Apply, Backend, Diff, ErrorBody, ErrorKind, Interface, Stats, Status, Vip},
 };
 use crate::{
     config::edit::Edit,
@@ -250,8 +250,14 @@ async fn diff(State(controller): State<Handle>) -> Answer<Diff> {
     Ok(Json(controller.diff().await?))
 }
 
-async fn apply(State(controller): State<Handle>, Extension(origin): Extension<Origin>) -> Answer<Applied> {
-    Ok(Json(controller.apply(origin).await?))
+async fn apply(
+    State(controller): State<Handle>,
+    Extension(origin): Extension<Origin>,
+    apply: Result<Option<Json<Apply>>, JsonRejection>,
+) -> Answer<Applied> {
+    let Json(Apply { force }) =
+        apply.map_err(|rejection| not_a("what an apply may say", &rejection))?.unwrap_or_default();
+    Ok(Json(controller.apply(force, origin).await?))
 }
 
 async fn edit(
@@ -259,11 +265,13 @@ async fn edit(
     Extension(origin): Extension<Origin>,
     edit: Result<Json<Edit>, JsonRejection>,
 ) -> Answer<Applied> {
-    let Json(edit) = edit.map_err(|rejection| ApiError {
-        status: rejection.status(),
-        body: ErrorBody { error: format!("this is not an edit: {}", rejection.body_text()), kind: ErrorKind::Invalid },
-    })?;
+    let Json(edit) = edit.map_err(|rejection| not_a("an edit", &rejection))?;
     Ok(Json(controller.edit(edit, origin).await?))
+}
+
+fn not_a(what: &str, rejection: &JsonRejection) -> ApiError {
+    let error = format!("this is not {what}: {}", rejection.body_text());
+    ApiError { status: rejection.status(), body: ErrorBody { error, kind: ErrorKind::Invalid } }
 }
 
 async fn no_such_path(uri: Uri) -> ApiError {

@@ -349,6 +349,18 @@ pub struct TrackedStats {
 pub struct Diff {
     /// The changes; each prints as one line.
     pub changes: Vec<Change>,
+    /// Why an apply without force would be refused, if it would.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
+/// What `POST /v1/apply` may say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Apply {
+    /// Apply whatever the file takes away.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// Answer of `POST /v1/apply` and `POST /v1/edit`: what was done, all of it before the answer.

@@ -59,7 +59,11 @@ pub enum Command {
     /// Show what an apply of the config file would change
     Diff,
     /// Apply the config file
-    Apply,
+    Apply {
+        /// Apply it even if it takes away more VIPs or backends than `max_removed` allows, or every interface
+        #[arg(long)]
+        force: bool,
+    },
     /// Show the daemon, its interfaces, what is wrong, and the memory of the maps
     Status,
     /// Show packets, bytes and new flows per VIP and backend, and what was dropped

@@ -19,8 +19,8 @@ use crate::{
 };
 
 /// `naru apply`
-pub async fn apply(client: Client, output: Output) -> Result<Exit, Failure> {
-    report(output, &client.apply().await?);
+pub async fn apply(client: Client, output: Output, force: bool) -> Result<Exit, Failure> {
+    report(output, &client.apply(force).await?);
     Ok(Exit::Ok)
 }
 

@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     config::{Config, ReadError},
-    controller::existing_interfaces,
+    controller::{applied_last, existing_interfaces},
+    plan::Removal,
 };
 
 /// The oldest kernel that the data plane runs on: bpf_link for XDP and memory-mapped arrays are there.
@@ -44,6 +45,12 @@ pub fn check(output: Output, file: &Path) -> Result<Exit, Failure> {
     })?;
     let mut problems = missing_interfaces(&config, &existing_interfaces());
     let mut warnings: Vec<_> = config.warnings().iter().map(ToString::to_string).collect();
+    // Of what was applied last, if that can be read: a check may be anybody's.
+    if let Some(applied) = applied_last(&config.node.state, file)
+        && let Some(removal) = Removal::between(&applied, &config)
+    {
+        warnings.push(format!("`naru apply` would refuse this: {removal}"));
+    }
     let release = kernel_release();
     match version(&release) {
         Some(kernel) if kernel < KERNEL_FLOOR => problems

@@ -98,7 +98,7 @@ impl Signals {
                     log::info!("SIGHUP: applying the config file");
                     let handle = handle.clone();
                     // The controller logs what becomes of it.
-                    tokio::spawn(async move { handle.apply(Origin::signal("SIGHUP")).await });
+                    tokio::spawn(async move { handle.apply(false, Origin::signal("SIGHUP")).await });
                 }
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,

@@ -47,7 +47,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Run(run) => daemon::run(&global, run),
         Command::Check { file } => check::check(output, file.as_deref().unwrap_or(&global.config)),
         Command::Diff => wait(show::diff(client(), output)),
-        Command::Apply => wait(change::apply(client(), output)),
+        Command::Apply { force } => wait(change::apply(client(), output, force)),
         Command::Status => wait(show::status(client(), output)),
         Command::Stats { watch } => wait(show::stats(client(), output, watch)),
         Command::Vip(Vip::List) => wait(show::vips(client(), output)),

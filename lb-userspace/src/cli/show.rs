@@ -66,6 +66,9 @@ pub async fn interfaces(client: Client, output: Output) -> Result<Exit, Failure>
 /// `naru diff`
 pub async fn diff(client: Client, output: Output) -> Result<Exit, Failure> {
     let diff = client.diff().await?;
+    if let Some(refused) = &diff.refused {
+        eprintln!("warning: `naru apply` would refuse this: {refused}");
+    }
     output.print(&diff, diff_text);
     Ok(if diff.changes.is_empty() { Exit::Ok } else { Exit::Negative })
 }

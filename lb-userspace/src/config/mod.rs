@@ -33,8 +33,8 @@ pub use self::{
     idle::{IdleTime, IdleTimeError},
     mac::{Mac, MacChoice, MacError},
     model::{
-        Backend, Config, FlowHash, ForwardMode, Node, Port, PortError, Protocol, Readers, Tracking, UnknownValue, Vip,
-        Word, XdpMode, state_serde,
+        Backend, Config, FlowHash, ForwardMode, Node, Port, PortError, Protocol, Readers, Share, ShareError, Tracking,
+        UnknownValue, Vip, Word, XdpMode, state_serde,
     },
     via::{Vrf, mark_word, parse_mark},
     warning::Warning,

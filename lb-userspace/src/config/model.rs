@@ -30,6 +30,8 @@ pub struct Config {
 pub struct Node {
     /// Interfaces that the data plane is attached to.
     pub interfaces: Vec<String>,
+    /// Whether the text has `interfaces`. Where it has none, those that are attached stay.
+    pub names_interfaces: bool,
     /// How the data plane is attached.
     pub xdp_mode: XdpMode,
     /// Where `/metrics` listens; absent for no listener.
@@ -44,6 +46,8 @@ pub struct Node {
     pub bpffs: PathBuf,
     /// Directory of what the daemon must know after a crash: the config that was applied last.
     pub state: PathBuf,
+    /// What a config may take away that is applied without force.
+    pub max_removed: Share,
     /// Outer source addresses of encapsulated IPv4 packets; the host bits come from the flow hash.
     pub encap_source4: Ipv4Net,
     /// Outer source addresses of encapsulated IPv6 packets; of the host bits, the last 32 come from the flow hash.
@@ -68,6 +72,7 @@ impl Default for Node {
     fn default() -> Self {
         Self {
             interfaces: Vec::new(),
+            names_interfaces: true,
             xdp_mode: XdpMode::Auto,
             metrics: None,
             metrics_backends: true,
@@ -75,6 +80,7 @@ impl Default for Node {
             readers: Readers::Groups(Vec::new()),
             bpffs: PathBuf::from("/sys/fs/bpf/naru"),
             state: PathBuf::from("/var/lib/naru"),
+            max_removed: Share(50),
             encap_source4: Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 16),
             // The discard-only prefix of RFC 6666.
             encap_source6: Ipv6Net::new_assert(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0), 64),
@@ -107,6 +113,37 @@ impl fmt::Display for Readers {
         }
     }
 }
+
+/// A share in per cent, 0 to 100: `50%`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share(u8);
+
+impl Share {
+    /// Whether `part` is more of `all` than this.
+    pub fn is_exceeded(self, part: usize, all: usize) -> bool {
+        part as u128 * 100 > all as u128 * u128::from(self.0)
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", self.0)
+    }
+}
+
+impl FromStr for Share {
+    type Err = ShareError;
+
+    fn from_str(text: &str) -> Result<Self, ShareError> {
+        let share = text.strip_suffix('%').and_then(|number| number.parse().ok()).filter(|share| *share <= 100);
+        share.map(Self).ok_or_else(|| ShareError(text.to_owned()))
+    }
+}
+
+/// A text that is no [`Share`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a share; write whole per cent from `\"0%\"` to `\"100%\"`")]
+pub struct ShareError(String);
 
 /// A virtual address, what is served on it, and by whom.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -59,7 +59,8 @@ pub(super) fn draft(root: &DeTable<'_>, problems: &mut Problems) -> Draft {
     let section = Section::open("at the top level", 0..0, root, KEYS, problems);
     let node = section.optional("node").and_then(|value| node(value, problems));
     let vips = section.optional("vip").and_then(|value| vips(value, problems));
-    Draft { node: node.unwrap_or_default(), vips: vips.unwrap_or_default() }
+    let no_node = || Node { names_interfaces: false, ..Node::default() };
+    Draft { node: node.unwrap_or_else(no_node), vips: vips.unwrap_or_default() }
 }
 
 const NODE_KEYS: &[Key] = &[
@@ -71,6 +72,7 @@ const NODE_KEYS: &[Key] = &[
     Key { name: "readers", example: r#"readers = ["adm"]` or `readers = "all""# },
     Key { name: "bpffs", example: r#"bpffs = "/sys/fs/bpf/naru""# },
     Key { name: "state", example: r#"state = "/var/lib/naru""# },
+    Key { name: "max_removed", example: r#"max_removed = "50%""# },
     Key { name: "encap_source4", example: r#"encap_source4 = "172.16.0.0/16""# },
     Key { name: "encap_source6", example: r#"encap_source6 = "100::/64""# },
     Key { name: "max_vips", example: "max_vips = 16384" },
@@ -122,7 +124,7 @@ const MAX_SOCKET_PATH: usize = 107;
 fn node(value: &Value<'_>, problems: &mut Problems) -> Option<Node> {
     let table = tree::table("`node`", value, "a table: `[node]`", problems)?;
     let section = Section::open("in [node]", value.span(), table, NODE_KEYS, problems);
-    let mut node = Node::default();
+    let mut node = Node { names_interfaces: section.optional("interfaces").is_some(), ..Node::default() };
     for key in NODE_KEYS {
         section.optional(key.name).and_then(|value| node_value(&mut node, key.name, value, problems));
     }
@@ -141,6 +143,7 @@ fn node_value(node: &mut Node, key: &str, value: &Value<'_>, problems: &mut Prob
         "socket" => node.socket = path(what, value, MAX_SOCKET_PATH, problems)?,
         "bpffs" => node.bpffs = path(what, value, usize::MAX, problems)?,
         "state" => node.state = path(what, value, usize::MAX, problems)?,
+        "max_removed" => node.max_removed = tree::parsed(what, value, problems)?,
         "encap_source4" => node.encap_source4 = with(what, value, address::source4, problems)?,
         "encap_source6" => node.encap_source6 = with(what, value, address::source6, problems)?,
         "max_vips" => node.max_vips = tree::number(what, value, 1, MAX_VIPS, problems)?,

@@ -19,6 +19,7 @@ pub(super) fn check(text: &str, draft: &Draft, problems: &mut Problems) {
     let renamed = check.names(&draft.vips);
     check.overlaps(&draft.vips, &renamed);
     check.limits(draft);
+    check.purpose(draft);
 }
 
 /// Notes what contradicts itself within one VIP: the part of [`check`] for which other VIPs do not matter.
@@ -37,7 +38,10 @@ pub(super) fn check_each(text: &str, draft: &Draft, problems: &mut Problems) {
 /// Whether the VIPs of a config, each of them sound, go together: the part of [`check`] that [`check_each`] leaves out.
 /// Says neither what is wrong nor where.
 pub(super) fn go_together(config: &Config) -> bool {
-    let Config { node: Node { max_vips, max_backends, max_slots, .. }, vips } = config;
+    let Config { node: Node { names_interfaces, max_vips, max_backends, max_slots, .. }, vips } = config;
+    if vips.is_empty() && !names_interfaces {
+        return false;
+    }
     let mut names = HashSet::with_capacity(vips.len());
     let mut ports = HashSet::with_capacity(vips.len());
     let (mut backends, mut slots) = (0, 0);
@@ -228,6 +232,16 @@ impl Check<'_> {
         self.limit(draft, "max_vips", max_vips, "VIPs", |_| 1);
         self.limit(draft, "max_backends", max_backends, "backends", |vip| vip.backends.len() as u64);
         self.limit(draft, "max_slots", max_slots, "slots", |vip| u64::from(vip.slots()));
+    }
+
+    /// An empty file, or one that was cut off above everything that matters, is an accident.
+    fn purpose(&mut self, draft: &Draft) {
+        // Where something else is wrong, that is why.
+        if self.problems.0.is_empty() && draft.vips.is_empty() && !draft.node.names_interfaces {
+            let message = "the config has neither `interfaces` nor a [[vip]]: is it all there? If nothing is to be \
+                           served, write `interfaces = []` in [node]";
+            self.problems.add(0..0, message);
+        }
     }
 
     fn limit(&mut self, draft: &Draft, key: &str, max: u32, what: &str, of: impl Fn(&VipDraft) -> u64) {

@@ -14,6 +14,11 @@ use super::{
 pub enum Warning {
     /// `[node]` names no interface.
     NoInterfaces,
+    /// `[node]` does not say which interfaces, so that those stay that are attached.
+    UnnamedInterfaces {
+        /// Those that are attached.
+        interfaces: Vec<String>,
+    },
     /// A VIP has no backends.
     NoBackends {
         /// The VIP's name.
@@ -68,6 +73,8 @@ impl Config {
         let mut warnings = Vec::new();
         if self.node.interfaces.is_empty() {
             warnings.push(Warning::NoInterfaces);
+        } else if !self.node.names_interfaces {
+            warnings.push(Warning::UnnamedInterfaces { interfaces: self.node.interfaces.clone() });
         }
         for vip in &self.vips {
             warnings.extend(self.takes_no_flows(vip));
@@ -147,6 +154,11 @@ impl fmt::Display for Warning {
                  backend {:.1} % of an equal share; write `slots = {}`",
                 f64::from(*backends) * 100.0 / f64::from(*slots),
                 slots_for(*backends),
+            ),
+            Self::UnnamedInterfaces { interfaces } => write!(
+                f,
+                "[node] does not name its interfaces: those that are attached stay, but not over a reboot; write \
+                 `interfaces = {interfaces:?}`"
             ),
             Self::IdleTimeUntracked { vip, key } => write!(
                 f,

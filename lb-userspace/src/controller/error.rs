@@ -7,7 +7,8 @@ use crate::{
     config::{ConfigErrors, ReadError, edit::EditError},
     dataplane,
     disk::{ReplaceError, WriteError},
-    metrics, netlink, plan,
+    metrics, netlink,
+    plan::{self, Removal},
 };
 
 /// Why a request to the controller was not done.
@@ -50,6 +51,28 @@ pub enum Error {
         names: Vec<String>,
         /// Those that do.
         existing: Vec<String>,
+    },
+    /// The file would take away more than may go without force.
+    #[error(
+        "{} is refused: {removal}; nothing was changed: if it is meant, `naru apply --force`", path.display()
+    )]
+    TakesAway {
+        /// The file.
+        path: PathBuf,
+        /// What would go.
+        removal: Removal,
+    },
+    /// The same, at a start that has nothing else to begin from.
+    #[error(
+        "{} is refused: what forwards here is none of this daemon's memory, and {removal}; it goes on forwarding: \
+         correct the file, or, if it is meant, take the data plane out first (`naru interface detach --all`)",
+        path.display()
+    )]
+    TakesAwayAtStart {
+        /// The file.
+        path: PathBuf,
+        /// What would go.
+        removal: Removal,
     },
     /// Keys changed that only a start of the daemon can follow.
     #[error(
@@ -119,7 +142,10 @@ impl Error {
             Self::Edit(error) => edit_kind(error),
             Self::Dataplane(error) => dataplane_kind(error),
             Self::NoSuchVip { .. } | Self::NoSuchBackend { .. } => ErrorKind::NotFound,
-            Self::FileAhead { .. } | Self::NeedsRestart { .. } => ErrorKind::Refused,
+            Self::FileAhead { .. }
+            | Self::NeedsRestart { .. }
+            | Self::TakesAway { .. }
+            | Self::TakesAwayAtStart { .. } => ErrorKind::Refused,
             Self::Unreplaced { error: ReplaceError::Saved { .. } | ReplaceError::Busy { .. } } => ErrorKind::Refused,
             Self::Read(ReadError::Unreadable { .. })
             | Self::Unwritten(_)

@@ -44,13 +44,17 @@ impl ConfigFile {
         std::fs::read_to_string(&self.path).map_err(|error| ReadError::Unreadable { path: self.path.clone(), error })
     }
 
-    /// Parses `text` as if it were in the file; of what differs little from `known` only what differs.
+    /// Parses `text` as if it were in the file; of what differs little from `known` only what differs. A text without
+    /// `interfaces` keeps those of `known`.
     pub fn parse(&self, text: String, known: Option<&Contents>) -> Result<Contents, ConfigErrors> {
         let mut config = match known {
             Some(known) if known.text == text => known.config.clone(),
             Some(known) => known.config.reparse(&known.text, &text, &self.path)?,
             None => Config::parse(&text, &self.path)?,
         };
+        if let Some(known) = known.filter(|_| !config.node.names_interfaces) {
+            config.node.interfaces.clone_from(&known.config.node.interfaces);
+        }
         let Overrides { bpffs, socket, state } = &self.overrides;
         replace(&mut config.node.bpffs, bpffs.as_deref());
         replace(&mut config.node.socket, socket.as_deref());

@@ -18,12 +18,21 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::{
-    disk::{Staged, WriteError},
+    config::Config,
+    disk::{Staged, WriteError, leftovers},
     fault,
 };
 
 const APPLIED: &str = "applied.toml";
 const CLEAN: &str = "clean";
+
+/// The config that was applied last of `file`, as a daemon with this state directory noted it.
+pub fn applied_last(state: &Path, file: &Path) -> Option<Config> {
+    let kept = fs::read_to_string(state.join(APPLIED)).ok()?;
+    let (config, text) = unpack(&kept)?;
+    let is_it = Path::new(config) == std::path::absolute(file).ok()?;
+    is_it.then(|| Config::parse(text, file).ok())?
+}
 
 /// The state directory of this daemon.
 #[derive(Debug)]
@@ -45,7 +54,7 @@ impl History {
     /// Takes the directory; what is wrong with it is a [problem](Self::problem) and no failure.
     pub fn open(directory: &Path, config: &Path) -> Self {
         let config = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
-        let (lock, problem) = match lock(directory) {
+        let (lock, problem) = match lock(directory).inspect(|_| remove_leftovers(directory)) {
             Ok(lock) => (Some(lock), None),
             Err(reason) => (None, Some(format!("{}: {reason}; {REMEDY}", directory.display()))),
         };
@@ -176,6 +185,15 @@ fn lock(directory: &Path) -> Result<Flock<File>, String> {
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
         "another daemon uses this state directory: give each its own (`state` in [node]) and restart".to_owned()
     })
+}
+
+/// Nobody else writes here.
+fn remove_leftovers(directory: &Path) {
+    for path in leftovers(&directory.join(APPLIED)) {
+        if let Err(error) = fs::remove_file(&path) {
+            log::warn!("cannot remove {}: {error}", path.display());
+        }
+    }
 }
 
 /// `text` with a first line that says what it is.

@@ -42,6 +42,7 @@ use tokio::{
 pub use self::{
     error::Error,
     file::{ConfigFile, Overrides},
+    history::applied_last,
     interfaces::existing as existing_interfaces,
     origin::Origin,
 };
@@ -55,7 +56,7 @@ use self::{
     next_hops::{NextHops, Waiting},
     problems::Problems,
     record::{Order, Record},
-    start::Start,
+    start::{Start, remove_leftovers},
     sweeper::{Sweeper, Turn},
     view::View,
 };
@@ -71,7 +72,7 @@ use crate::{
     dataplane::{self, Dataplane},
     metrics::{self, Applies, Snapshot},
     netlink::{self, Event, Target},
-    plan::{Change, Destination},
+    plan::{Change, Destination, Removal, Served},
 };
 
 /// Requests that may wait for the controller.
@@ -113,7 +114,7 @@ type Views = watch::Receiver<Option<Arc<View>>>;
 type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
 enum Request {
-    Apply(Origin, Reply<Applied>),
+    Apply { force: bool, origin: Origin, reply: Reply<Applied> },
     Edit(Box<Edit>, Origin, Reply<Applied>),
     Problem { kind: ProblemKind, what: String, reason: Option<String> },
     Stop { detach: bool, reply: Reply<()> },
@@ -122,7 +123,7 @@ enum Request {
 impl Request {
     /// Whether it has to wait until the change before it is done.
     fn is_change(&self) -> bool {
-        matches!(self, Self::Apply(..) | Self::Edit(..) | Self::Stop { .. })
+        matches!(self, Self::Apply { .. } | Self::Edit(..) | Self::Stop { .. })
     }
 }
 
@@ -180,9 +181,9 @@ impl Handle {
         self.read(View::diff).await
     }
 
-    /// Makes the file what runs.
-    pub async fn apply(&self, origin: Origin) -> Result<Applied, Error> {
-        self.ask(|reply| Request::Apply(origin, reply)).await
+    /// Makes the file what runs; with `force`, whatever it takes away.
+    pub async fn apply(&self, force: bool, origin: Origin) -> Result<Applied, Error> {
+        self.ask(|reply| Request::Apply { force, origin, reply }).await
     }
 
     /// Edits the file and makes it what runs; refused while the file has changes that are not applied.
@@ -291,9 +292,13 @@ impl Controller {
     /// `state` is the directory of what the daemon before left word of.
     pub async fn open(file: ConfigFile, state: &Path) -> Result<Self, Error> {
         let mut history = block_in_place(|| History::open(state, &file.path));
-        let Start { contents, because } = block_in_place(|| Start::choose(&file, &mut history))?;
+        let Start { mut contents, because, is_known } = block_in_place(|| Start::choose(&file, &mut history))?;
+        let dataplane = block_in_place(|| Dataplane::open(&contents.config.node.bpffs, &contents.config))?;
+        if !is_known && let Some(removal) = taken_away(&dataplane, &contents.config) {
+            return Err(Error::TakesAwayAtStart { path: file.path, removal });
+        }
+        keep_attached(&mut contents.config.node, &dataplane);
         let applied = Arc::new(contents);
-        let dataplane = block_in_place(|| Dataplane::open(&applied.config.node.bpffs, &applied.config))?;
         let (netlink, events) = netlink::start()?;
         let (sender, requests) = mpsc::channel(QUEUE);
         let (views, viewer) = watch::channel(None);
@@ -341,7 +346,10 @@ impl Controller {
     /// interface or the address of `/metrics`, is a problem that is told and tried again, and in the way of nothing else.
     pub async fn start(mut self) -> Result<(Handle, JoinHandle<()>), Error> {
         let config = self.applied.config.clone();
-        block_in_place(|| self.history.begin());
+        block_in_place(|| {
+            self.history.begin();
+            remove_leftovers(&self.file, &self.applied.text);
+        });
         self.interfaces.learn_all(self.netlink.interfaces());
         self.follow_attachments();
         let record = match self.stage(None, self.applied.text.clone()).await {
@@ -424,14 +432,14 @@ impl Controller {
         // Whoever asked may have gone: an answer that nobody waits for is no failure.
         match change {
             // What begins is completed, what has not begun is not begun for nobody.
-            Request::Apply(origin, reply) if reply.is_closed() => {
+            Request::Apply { origin, reply, .. } if reply.is_closed() => {
                 log::info!("apply by {origin} dropped: whoever asked for it has gone");
             }
             Request::Edit(edit, origin, reply) if reply.is_closed() => {
                 log::info!("edit `{edit}` by {origin} dropped: whoever asked for it has gone");
             }
-            Request::Apply(origin, reply) => {
-                let result = self.apply().await;
+            Request::Apply { force, origin, reply } => {
+                let result = self.apply(force).await;
                 drop(reply.send(self.count(&format!("apply by {origin}"), result)));
             }
             Request::Edit(edit, origin, reply) => {
@@ -480,7 +488,9 @@ impl Controller {
         match request {
             Request::Problem { kind, what, reason: Some(reason) } => self.problems.note(kind, &what, &reason),
             Request::Problem { kind, what, reason: None } => self.problems.mend(kind, &what),
-            change @ (Request::Apply(..) | Request::Edit(..) | Request::Stop { .. }) => self.changes.push_back(change),
+            change @ (Request::Apply { .. } | Request::Edit(..) | Request::Stop { .. }) => {
+                self.changes.push_back(change);
+            }
         }
     }
 
@@ -499,9 +509,12 @@ impl Controller {
         drop(reply.send(result.map_err(Error::from)));
     }
 
-    async fn apply(&mut self) -> Result<Applied, Error> {
+    async fn apply(&mut self, force: bool) -> Result<Applied, Error> {
         let from = Instant::now();
         let wanted = self.read_file().await?;
+        if let Some(removal) = Removal::between(&self.applied.config, &wanted.config).filter(|_| !force) {
+            return Err(Error::TakesAway { path: self.file.path.clone(), removal });
+        }
         self.change_to(wanted, None, from).await
     }
 
@@ -511,7 +524,7 @@ impl Controller {
         if !self.view().changes_to(&before.config)?.is_empty() {
             return Err(Error::FileAhead { path: self.file.path.clone() });
         }
-        let text = edit::apply_edit(&before.text, edit)?;
+        let text = edit::apply_edit(&with_interfaces(&before, edit)?, edit)?;
         let wanted = self.file.parse(text, Some(&before)).map_err(Error::Edited)?;
         self.change_to(wanted, Some(before.text), from).await
     }
@@ -869,6 +882,39 @@ fn merged(mut node: Vec<Change>, dataplane: Vec<Change>) -> Vec<Change> {
     let new: Vec<_> = dataplane.into_iter().filter(|change| !node.contains(change)).collect();
     node.extend(new);
     node
+}
+
+/// What `config` would take away from a data plane that an unknown daemon left.
+fn taken_away(dataplane: &Dataplane, config: &Config) -> Option<Removal> {
+    Served::by_maps(dataplane.state()).lost_by(config, config.node.max_removed)
+}
+
+/// A file that does not name interfaces lets none go.
+fn keep_attached(node: &mut Node, dataplane: &Dataplane) {
+    if node.names_interfaces {
+        return;
+    }
+    for attachment in dataplane.attachments() {
+        if !node.interfaces.contains(&attachment.name) {
+            node.interfaces.push(attachment.name);
+        }
+    }
+}
+
+/// The text with its `interfaces` written out where an edit is about to name one, from when on they are all that there
+/// are, or removes the last VIP, without which a text must name them.
+fn with_interfaces(before: &Contents, edit: &Edit) -> Result<String, edit::EditError> {
+    let mut text = before.text.clone();
+    let node = &before.config.node;
+    let is_last_vip = matches!(edit, Edit::VipRemove { .. }) && before.config.vips.len() == 1;
+    let names_one = matches!(edit, Edit::InterfaceAdd { .. } | Edit::InterfaceRemove { .. });
+    if node.names_interfaces || !(names_one || is_last_vip) {
+        return Ok(text);
+    }
+    for name in &node.interfaces {
+        text = edit::apply_edit(&text, &Edit::InterfaceAdd { name: name.clone() })?;
+    }
+    Ok(text)
 }
 
 fn destination(target: &Target) -> Destination {

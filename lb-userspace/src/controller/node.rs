@@ -51,6 +51,7 @@ fn keys(old: &Node, new: &Node) -> Vec<Key> {
     // Destructured, so that a new key is not forgotten here.
     let Node {
         interfaces,
+        names_interfaces: _,
         xdp_mode,
         metrics,
         metrics_backends,
@@ -58,6 +59,7 @@ fn keys(old: &Node, new: &Node) -> Vec<Key> {
         readers,
         bpffs,
         state,
+        max_removed,
         encap_source4,
         encap_source6,
         max_vips,
@@ -81,6 +83,7 @@ fn keys(old: &Node, new: &Node) -> Vec<Key> {
         key("socket", &old.socket.display().to_string(), &socket.display().to_string()).needs_restart(),
         key("bpffs", &old.bpffs.display().to_string(), &bpffs.display().to_string()).needs_restart(),
         key("state", &old.state.display().to_string(), &state.display().to_string()).needs_restart(),
+        key("max_removed", &old.max_removed, max_removed),
         key("encap_source4", &old.encap_source4, encap_source4),
         key("encap_source6", &old.encap_source6, encap_source6),
         key("max_vips", &old.max_vips, max_vips),

@@ -3,11 +3,13 @@
 //! A file that nobody applied may be half an edit. A start applies it only if somebody meant that: after a clean stop,
 //! or where there is nothing else to begin from. A config that was in force once is better than none.
 
+use std::fs;
+
 use super::{
     file::{ConfigFile, Contents},
     history::History,
 };
-use crate::config::ReadError;
+use crate::{config::ReadError, disk::leftovers, plan::Removal};
 
 /// What a start begins from.
 #[derive(Debug)]
@@ -16,6 +18,8 @@ pub struct Start {
     pub contents: Contents,
     /// Why that is not the file, where the file says something else.
     pub because: Option<String>,
+    /// Whether it is known what was applied before.
+    pub is_known: bool,
 }
 
 impl Start {
@@ -23,10 +27,13 @@ impl Start {
     pub fn choose(file: &ConfigFile, history: &mut History) -> Result<Self, ReadError> {
         let kept = history.applied().and_then(|text| kept(file, text));
         let wanted = file.read(kept.as_ref());
-        let Some(kept) = kept else { return Ok(Self { contents: wanted?, because: None }) };
+        let Some(kept) = kept else { return Ok(Self { contents: wanted?, because: None, is_known: false }) };
         let because = match wanted {
             Ok(wanted) if wanted.text == kept.text => None,
-            Ok(wanted) if history.was_stopped_cleanly() => return Ok(Self { contents: wanted, because: None }),
+            Ok(wanted) if history.was_stopped_cleanly() => match Removal::between(&kept.config, &wanted.config) {
+                None => return Ok(Self { contents: wanted, because: None, is_known: true }),
+                Some(removal) => Some(removal.to_string()),
+            },
             Ok(_) => {
                 Some("the daemon before did not stop cleanly, and the file has changes that nobody applied".to_owned())
             }
@@ -35,7 +42,25 @@ impl Start {
         let because = because.map(|because| {
             format!("this start began from what was applied last: {because}; see `naru diff`, then `naru apply`")
         });
-        Ok(Self { contents: kept, because })
+        Ok(Self { contents: kept, because, is_known: true })
+    }
+}
+
+/// Removes what an edit left beside the file whose daemon was killed, where that is certain to be nobody's save.
+pub fn remove_leftovers(file: &ConfigFile, applied: &str) {
+    let current = file.text().ok();
+    for path in leftovers(&file.path) {
+        let text = fs::read_to_string(&path).ok();
+        let is_known = text.is_some() && [Some(applied), current.as_deref()].contains(&text.as_deref());
+        if !is_known {
+            log::warn!(
+                "{} was left by a daemon that was killed: it is what the file was before its last edit, an edit that was \
+                 not made, or a save; look, and remove it",
+                path.display()
+            );
+        } else if let Err(error) = fs::remove_file(&path) {
+            log::warn!("cannot remove {}: {error}", path.display());
+        }
     }
 }
 
@@ -47,8 +72,6 @@ fn kept(file: &ConfigFile, text: String) -> Option<Contents> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
     use crate::controller::Overrides;
 
@@ -69,7 +92,7 @@ mod tests {
         if clean {
             history.end();
         }
-        Start::choose(&file, &mut history).map(|Start { contents, because }| (contents.text, because))
+        Start::choose(&file, &mut history).map(|Start { contents, because, .. }| (contents.text, because))
     }
 
     #[test]
@@ -78,6 +101,13 @@ mod tests {
         assert_eq!(text, OLD);
         assert!(because.unwrap().contains("did not stop cleanly"));
         assert_eq!(begins(Some(NEW), Some(OLD), true).unwrap(), (NEW.to_owned(), None));
+    }
+
+    #[test]
+    fn a_file_that_takes_everything_away_is_not_applied_unasked() {
+        let (text, because) = begins(Some("[node]\ninterfaces = []\n"), Some(OLD), true).unwrap();
+        assert_eq!(text, OLD);
+        assert!(because.unwrap().contains("every interface (eth0)"));
     }
 
     #[test]
@@ -97,6 +127,21 @@ mod tests {
             assert_eq!(text, OLD);
             assert!(because.unwrap().contains("cannot read the config"));
         }
+    }
+
+    #[test]
+    fn what_a_killed_edit_left_is_removed_where_it_is_known() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = ConfigFile { path: directory.path().join("naru.toml"), overrides: Overrides::default() };
+        fs::write(&file.path, NEW).unwrap();
+        let path = |name: &str| directory.path().join(name);
+        for (name, text) in [(".naru-1.tmp", OLD), (".naru-2.tmp", NEW), (".naru-3.tmp", "saved"), ("naru-4.tmp", OLD)]
+        {
+            fs::write(path(name), text).unwrap();
+        }
+        remove_leftovers(&file, OLD);
+        let left = [".naru-1.tmp", ".naru-2.tmp", ".naru-3.tmp", "naru-4.tmp"].map(|name| path(name).exists());
+        assert_eq!(left, [false, false, true, true]);
     }
 
     #[test]

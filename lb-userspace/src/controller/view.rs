@@ -25,7 +25,7 @@ use crate::{
     controller::ConfigFile,
     dataplane::{self, Attachment, BackendCounts, BackendSlots},
     metrics::{Applies, BackendSample, Snapshot, VipSample},
-    plan::Change,
+    plan::{Change, Removal},
 };
 
 /// What the controller knew at a moment.
@@ -87,7 +87,8 @@ impl View {
     /// What an apply of the file would change.
     pub(super) fn diff(&self) -> Result<Diff, Error> {
         let wanted = self.file.read(Some(&self.applied))?.config;
-        Ok(Diff { changes: self.changes_to(&wanted)? })
+        let refused = Removal::between(self.config(), &wanted).map(|removal| removal.to_string());
+        Ok(Diff { changes: self.changes_to(&wanted)?, refused })
     }
 
     /// What differs between what runs and `wanted`; the order of VIPs and backends is no difference.

@@ -26,7 +26,7 @@ use super::{
     maps::{self, Journal, Maps},
     place::{Place, make_directories, remove, remove_tree},
 };
-use crate::{objects, plan::Capacity};
+use crate::{fault, objects, plan::Capacity};
 
 /// Name of the program in the object.
 const MULTI_BUFFER: &str = "naru";
@@ -71,10 +71,12 @@ impl Draft {
         before: Option<&Maps>,
     ) -> Result<Self, Error> {
         let directory = place.generation(number);
+        fault::point("make maps");
         remove_tree(&directory)?;
         let pins = maps_in(&directory);
         make_directories(&pins)?;
         maps::create_own(&pins, capacity, before)?;
+        fault::point("load the program");
         let loaded = load(&pins, capacity, features)?;
         let maps = Maps::open(&pins)?;
         Ok(Self { number, directory, maps, loaded, features })
@@ -85,7 +87,9 @@ impl Draft {
         let xdp = self.loaded.xdp()?;
         let id = xdp.info().map_err(|error| Error::load(&error))?.id();
         let journal = Journal { program: id, features: self.features, object: object(), applying: false, carrying };
+        fault::point("note the new generation");
         self.maps.note(journal);
+        fault::point("pin the program");
         pin(xdp, &program_in(&self.directory))?;
         let Self { number, directory, maps, .. } = self;
         let program = Program::open(&directory)?;
@@ -128,11 +132,14 @@ impl Generation {
         let mut loaded = load(&maps_in(&self.directory), Capacity::default(), features)?;
         let xdp = loaded.xdp()?;
         let (new, pinned) = (self.directory.join("program_new"), program_in(&self.directory));
+        fault::point("pin the next program");
         remove(&new)?;
         pin(xdp, &new)?;
+        fault::point("rename the next program");
         fs::rename(&new, &pinned).map_err(Error::file("rename the program", &new))?;
         self.program = Program::open(&self.directory)?;
         let program = self.program.id;
+        fault::point("note the next program");
         self.maps.note(Journal { program, features, object: object(), ..self.maps.journal() });
         debug!("program {program} with features {:#x} is in place", features.0);
         Ok(())

@@ -17,7 +17,7 @@ use super::{
     place::{DECAP, interface_of, link_pins, lock, names, pin_name, remove, remove_tree, root_of},
     sys::{LinkInfo, XdpLink},
 };
-use crate::config::XdpMode;
+use crate::{config::XdpMode, fault};
 
 /// Why generic mode, where the operator wants it.
 const ASKED_FOR: &str = "`xdp_mode` in [node] asks for it";
@@ -131,6 +131,7 @@ impl Links {
             if info.program == program.id || info.ifindex == 0 {
                 continue;
             }
+            fault::point("hand a link over");
             match link.replace(program.fd) {
                 Ok(()) => handed += 1,
                 // The interface went between the two calls.
@@ -174,6 +175,7 @@ impl Links {
         }
         let (link, mode, reason) = link(name, ifindex, wanted, program.fd)?;
         let path = self.pin(name);
+        fault::point("pin a link");
         remove(&path)?;
         link.pin(&path).map_err(Error::file("pin the link", &path))?;
         let attachment = Attachment { name: name.to_owned(), ifindex, mode, reason };

@@ -56,6 +56,7 @@ use self::{
 };
 use crate::{
     config::{Config, XdpMode},
+    fault,
     plan::{Capacity, Change, Destination, NextHops, Plan, PlanError, State, Step, required_features},
 };
 
@@ -384,11 +385,14 @@ impl Dataplane {
             if let Some(old) = Generation::open(&self.place, number)? {
                 // What was on its way when the links changed hands still counts there.
                 grace();
+                fault::point("carry counts");
                 self.generation.maps.carry_from(&old.maps)?;
+                fault::point("carry flows once more");
                 self.generation.maps.carry_flows_from(&old.maps)?;
                 break;
             }
         }
+        fault::point("note that all is carried");
         self.generation.maps.note(maps::Journal { carrying: false, ..journal });
         Ok(())
     }
@@ -439,6 +443,7 @@ impl Dataplane {
 
     /// In the journal and in the mirror: a state in between is not to be built on.
     fn note_applying(&mut self, applying: bool) {
+        fault::point(if applying { "note that an apply begins" } else { "note that an apply has ended" });
         let maps = &self.generation.maps;
         maps.note(maps::Journal { applying, ..maps.journal() });
         Arc::make_mut(&mut self.state).suspect = applying;
@@ -479,6 +484,7 @@ impl Dataplane {
         let mut draft = Draft::new(&self.place, number, capacity, features, Some(before))?;
         let mut state = State::empty(capacity, features);
         let writes = execute(&mut draft.maps, &mut state, plan.steps(), Some(before))?;
+        fault::point("carry flows");
         draft.maps.carry_flows_from(before)?;
         Ok((draft.finish(true)?, state, writes))
     }
@@ -668,7 +674,10 @@ fn newest(place: &Place) -> Result<Option<Generation>, Error> {
 
 fn remove_all_but(place: &Place, number: u32) -> Result<(), Error> {
     let mut others = place.generations()?.into_iter().filter(|other| *other != number);
-    others.try_for_each(|other| remove_tree(&place.generation(other)))
+    others.try_for_each(|other| {
+        fault::point("remove a generation");
+        remove_tree(&place.generation(other))
+    })
 }
 
 /// Does the steps to the maps and to their mirror; flows that go on are in tables of `before`, or of `maps` themselves.
@@ -677,6 +686,10 @@ fn execute(maps: &mut Maps, state: &mut State, steps: &[Step], before: Option<&M
     let mut writes = 0;
     let is_table = |step: &Step| matches!(step, Step::PutTable { .. });
     for run in steps.chunk_by(|a, b| is_table(a) && is_table(b)) {
+        // What a sweep frees comes when it comes, and is no step of a change.
+        if !matches!(run, [Step::FreeVip { .. } | Step::FreeBackend { .. }]) {
+            fault::point("map write");
+        }
         match run {
             [step] => writes += execute_one(maps, step, before)?,
             tables => writes += put_tables(maps, tables, before.unwrap_or(maps)),

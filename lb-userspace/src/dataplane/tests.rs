@@ -1,12 +1,8 @@
 //! The real object in the real kernel, in a directory of pins of its own. All of it needs root.
 
-use std::{
-    io::{BufRead as _, BufReader},
-    process::{Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use aya::{
@@ -638,59 +634,4 @@ fn one_change_among_thousands_of_vips_is_one_change() {
     change(&mut |backends| backends[0].weight = 7);
     change(&mut |backends| backends.truncate(backends.len() - 1));
     assert_mirrors(&dataplane);
-}
-
-/// What packets come across is whole: every slot of every route names a backend of that VIP.
-fn assert_sound(dataplane: &Dataplane) {
-    let state = dataplane.generation.maps.read().unwrap();
-    for (key, route) in state.keys.iter().filter(|(key, _)| !key.is_marker()) {
-        let mut counts = vec![0; state.capacity.backends as usize];
-        dataplane.generation.maps.slots().count(route.slot_base, route.slots, &mut counts);
-        assert_eq!(counts[0], 0, "{key:?} has slots without backend");
-        for id in (0..).zip(counts).filter(|(_, slots)| *slots > 0).map(|(id, _)| id) {
-            assert_eq!(state.backends.get(&id).map(|entry| entry.vip), Some(route.id), "{key:?}: backend {id}");
-        }
-    }
-}
-
-/// Runs this test once more, as the daemon that is killed.
-#[test]
-fn a_daemon_killed_at_any_moment_leaves_whole_tables() {
-    const PINS: &str = "NARU_TEST_PINS";
-    const READY: &str = "ready to be killed";
-    let configs = [web(), many(20, 4, SLOTS), many(20, 3, 53), many(40, 9, SLOTS)];
-    if let Some(pins) = std::env::var_os(PINS) {
-        let mut dataplane = Dataplane::open(pins.as_ref(), &web()).unwrap();
-        println!("{READY}");
-        for (round, config) in configs.iter().cycle().enumerate() {
-            // Every third one in new maps.
-            Arc::make_mut(&mut dataplane.state).suspect = round % 3 == 2;
-            dataplane.apply(config).unwrap();
-        }
-    }
-    let pins = Pins::new();
-    let name = "dataplane::tests::a_daemon_killed_at_any_moment_leaves_whole_tables";
-    let mut broke_off = 0;
-    for round in 0..25 {
-        let mut daemon = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", name, "--nocapture"])
-            .env(PINS, &pins.0)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut output = BufReader::new(daemon.stdout.take().unwrap()).lines();
-        assert!(output.any(|line| line.unwrap().contains(READY)), "the daemon does not start");
-        thread::sleep(Duration::from_millis(7 * round));
-        assert!(daemon.try_wait().unwrap().is_none(), "the daemon ended by itself");
-        daemon.kill().unwrap();
-        daemon.wait().unwrap();
-        let mut dataplane = pins.open(&web());
-        broke_off += u32::from(dataplane.state.suspect);
-        assert_sound(&dataplane);
-        dataplane.apply(&configs[round as usize % configs.len()]).unwrap();
-        assert_sound(&dataplane);
-        assert_mirrors(&dataplane);
-        assert_eq!(pins.names("").len(), 2, "one generation and the links");
-    }
-    assert!(broke_off > 0, "no kill met an apply half-way");
 }

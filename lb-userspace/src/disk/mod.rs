@@ -11,5 +11,5 @@ mod staged;
 
 pub use self::{
     replace::{ReplaceError, Replaced, Rescue},
-    staged::{Staged, WriteError},
+    staged::{Staged, WriteError, leftovers},
 };

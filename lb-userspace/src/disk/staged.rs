@@ -89,6 +89,14 @@ impl WriteError {
 const PREFIX: &str = ".naru-";
 const SUFFIX: &str = ".tmp";
 
+/// What processes that were killed left beside the file at `path`.
+pub fn leftovers(path: &Path) -> Vec<PathBuf> {
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let is_leftover = |name: &str| name.starts_with(PREFIX) && name.ends_with(SUFFIX);
+    let entries = fs::read_dir(directory(&target)).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_name().to_str().is_some_and(is_leftover)).map(|entry| entry.path()).collect()
+}
+
 /// A rename is on disk when the directory is.
 pub(super) fn flush_directory(file: &Path) -> io::Result<()> {
     fault::flush("flush a directory");
