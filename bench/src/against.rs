@@ -24,7 +24,7 @@ pub struct Options {
     #[arg(long, value_name = "REVISION")]
     pub against: Option<PathBuf>,
     /// With `--against`: how often each build is run, this one and the other in turn
-    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..), value_name = "TIMES")]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..), value_name = "TIMES")]
     turns: u32,
 }
 

@@ -8,8 +8,9 @@ use aya_ebpf::{
     maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray},
 };
 use lb_common::{
-    Backend, Counters, DropReason, Features, FlowEntry, FlowKey, FlowOutcome, Slot, Vip4Key, Vip6Key, VipRoute,
+    Backend, Counters, DropReason, Features, FlowEntry, FlowKey, FlowOutcome, HashKey, Slot, Vip4Key, Vip6Key, VipRoute,
 };
+use lb_ebpf::flow_hash::Key;
 
 #[map]
 pub static VIPS4: HashMap<Vip4Key, VipRoute> = HashMap::with_max_entries(1, 0);
@@ -37,6 +38,21 @@ pub static FLOW_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(FlowO
 /// What of this program the config uses.
 #[unsafe(no_mangle)]
 static FEATURES: Global<u32> = Global::new(0);
+
+/// The words of the flow hash's key, which the loader always sets: one global each, so that a packet loads those alone
+/// that its family needs.
+#[unsafe(no_mangle)]
+static HASH_KEY: [Global<u64>; HashKey::WORDS] = [const { Global::new(0) }; HashKey::WORDS];
+
+/// The key that this program was loaded with.
+pub struct LoadedKey;
+
+impl Key for LoadedKey {
+    #[inline(always)]
+    fn word(&self, position: usize) -> u64 {
+        HASH_KEY.get(position).map_or(0, Global::load)
+    }
+}
 
 /// Whether the config uses `feature`. A constant to the verifier, which removes the branches that are never taken.
 #[inline(always)]

@@ -135,7 +135,7 @@ mod tests {
     }
 
     fn hash(port: u32) -> FlowHash {
-        FlowHash::v4(Ipv4Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into(), port, 6)
+        FlowHash::v4(&lb_common::HashKey::PUBLIC, Ipv4Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into(), port, 6)
     }
 
     #[test]

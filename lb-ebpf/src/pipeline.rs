@@ -57,7 +57,7 @@ fn ipv4_flow(frame: &XdpFrame, ethernet: &Ethernet) -> Result<Option<Flow>, Drop
     };
     let Some(route) = vip::lookup4(header.destination(), &transport) else { return Ok(None) };
     let (ports, protocol) = hashed(&route, &transport)?;
-    let hash = FlowHash::v4(header.source(), header.destination(), ports, protocol);
+    let hash = FlowHash::v4(&maps::LoadedKey, header.source(), header.destination(), ports, protocol);
     Ok(Some(Flow { route, hash, inner: Inner::from(&header), source: Address::from_v4(header.source()), transport }))
 }
 
@@ -75,7 +75,7 @@ fn ipv6_flow(frame: &XdpFrame, ethernet: &Ethernet) -> Result<Option<Flow>, Drop
     };
     let Some(route) = vip::lookup6(header.destination(), &transport) else { return Ok(None) };
     let (ports, protocol) = hashed(&route, &transport)?;
-    let hash = FlowHash::v6(header.source(), header.destination(), ports, protocol);
+    let hash = FlowHash::v6(&maps::LoadedKey, header.source(), header.destination(), ports, protocol);
     Ok(Some(Flow { route, hash, inner: Inner::from(&header), source: header.source(), transport }))
 }
 

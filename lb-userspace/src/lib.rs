@@ -18,4 +18,5 @@ pub mod netlink;
 pub mod objects;
 pub mod plan;
 pub mod privileges;
+pub mod seed;
 pub mod server;

@@ -43,6 +43,7 @@ pub use self::{
 use crate::{
     config::{Config, Tracking},
     maglev::WeightedBackend,
+    seed::HashSeed,
 };
 
 /// The next hops that are known.
@@ -164,6 +165,7 @@ pub struct Plan {
     changes: Vec<Change>,
     rebuild: Option<Capacity>,
     features: Option<Features>,
+    seed: Option<HashSeed>,
 }
 
 impl Plan {
@@ -192,7 +194,8 @@ impl Plan {
         };
         if let Some(wanted) = in_place {
             let steps = steps::steps(state, &index, &wanted);
-            return Ok(Self::of(steps, change::changes(state, &index, &wanted, features), None, state, features));
+            let changes = change::changes(state, &index, &wanted, features);
+            return Ok(Self::of(steps, changes, None, state, features, config.node.hash_seed));
         }
         let scope = Scope::all(config);
         let index = Index::of(state, &scope);
@@ -203,7 +206,8 @@ impl Plan {
         let wanted = Wanted::assign(config, &scope, &index, next_hops, pools);
         let wanted = wanted.expect("maps that were made for a config have room for it");
         let steps = steps::steps(&State::empty(capacity, features), &Index::default(), &wanted);
-        Ok(Self::of(steps, change::changes(state, &index, &wanted, features), Some(capacity), state, features))
+        let changes = change::changes(state, &index, &wanted, features);
+        Ok(Self::of(steps, changes, Some(capacity), state, features, config.node.hash_seed))
     }
 
     fn of(
@@ -212,8 +216,10 @@ impl Plan {
         rebuild: Option<Capacity>,
         state: &State,
         features: Features,
+        seed: HashSeed,
     ) -> Self {
-        Self { steps, changes, rebuild, features: (features != state.features).then_some(features) }
+        let features = (features != state.features).then_some(features);
+        Self { steps, changes, rebuild, features, seed: (seed != state.seed).then_some(seed) }
     }
 
     /// The map writes, in order.
@@ -241,10 +247,15 @@ impl Plan {
         self.features
     }
 
+    /// The seed that the program's flow hash must have afterwards, where it has another.
+    pub fn seed(&self) -> Option<HashSeed> {
+        self.seed
+    }
+
     /// Nothing to do.
     pub fn is_empty(&self) -> bool {
-        let Self { steps, changes, rebuild, features } = self;
-        steps.is_empty() && changes.is_empty() && rebuild.is_none() && features.is_none()
+        let Self { steps, changes, rebuild, features, seed } = self;
+        steps.is_empty() && changes.is_empty() && rebuild.is_none() && features.is_none() && seed.is_none()
     }
 }
 

@@ -168,6 +168,11 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "3:13: `max_flows` must be a whole number without quotes, not a string",
     ),
     // Values.
+    (
+        "xdp_mode = \"auto\"",
+        "hash_seed_file = \"hash_seed\"",
+        "3:18: `hash_seed_file` is `hash_seed`; write an absolute path, one that begins with `/`",
+    ),
     ("slots = 1009", "tracking = \"alway\"", "12:12: unknown tracking `alway`; did you mean `always`?"),
     (
         "slots = 1009",

@@ -35,6 +35,10 @@ backends = [
 ]
 "#;
 
+/// A seed of the flow hash, and its fingerprint.
+const SEED: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n";
+const FINGERPRINT: &str = "4c5b9787";
+
 /// A daemon's world: a network namespace with one veth pair, and a directory.
 struct Bed {
     dir: tempfile::TempDir,
@@ -65,6 +69,7 @@ impl Bed {
             daemon: None,
         };
         fs::create_dir(bed.dir.path().join("etc")).unwrap();
+        bed.write_seed(SEED);
         bed.write(&format!("{}{vips}", bed.node("\"lb0\"")));
         bed
     }
@@ -74,9 +79,19 @@ impl Bed {
         let socket = socket.display();
         format!(
             "[node]\ninterfaces = [{interfaces}]\nsocket = \"{socket}\"\nbpffs = \"{bpffs}\"\n\
-             metrics = \"127.0.0.1:{port}\"\nstate = \"{}\"\n",
-            self.state().display()
+             metrics = \"127.0.0.1:{port}\"\nstate = \"{}\"\nhash_seed_file = \"{}\"\n",
+            self.state().display(),
+            self.seed().display()
         )
+    }
+
+    fn seed(&self) -> PathBuf {
+        self.dir.path().join("etc/hash_seed")
+    }
+
+    fn write_seed(&self, text: &str) {
+        fs::write(self.seed(), text).unwrap();
+        fs::set_permissions(self.seed(), fs::Permissions::from_mode(0o600)).unwrap();
     }
 
     fn socket(&self) -> PathBuf {
@@ -1100,4 +1115,100 @@ fn backends_have_series_where_the_config_wants_them() {
     assert_eq!(bed.done("apply"), changed);
     eventually("web has series", || has(&bed, "web"), || bed.scrape());
     assert!(!has(&bed, "dns"));
+}
+
+/// Which program forwards, and which keys of the flow hash are in force by the fingerprint.
+fn hashes_by(bed: &Bed) -> (String, String) {
+    let program =
+        ip_says("link show lb0").split("prog/xdp id ").nth(1).map(|rest| rest[..rest.find(' ').unwrap()].to_owned());
+    let status = bed.json("status");
+    (program.expect("lb0 has a program"), status["hash_seed"].as_str().unwrap_or("none").to_owned())
+}
+
+#[test]
+fn a_change_of_the_hash_seed_is_told_as_what_it_is() {
+    let mut bed = Bed::new(VIPS);
+    bed.start(&[]);
+    let before = hashes_by(&bed);
+    assert_eq!(before.1, FINGERPRINT);
+    assert!(bed.done("status").contains("fingerprint 4c5b9787"), "{}", bed.done("status"));
+
+    // Neither an edit nor a restart takes what nobody asked for.
+    let made = bed.done(&format!("seed generate --file {} --force", bed.seed().display()));
+    let other = bed.done(&format!("seed fingerprint --file {}", bed.seed().display())).trim().to_owned();
+    assert!(made.contains(&other) && made.contains("All load balancers of this site need this very file"), "{made}");
+    bed.done("backend set web 10.0.1.11 --weight 50");
+    assert_eq!(hashes_by(&bed), before);
+
+    let told =
+        format!("node: hash_seed changed (fingerprint {FINGERPRINT} → {other}): every flow moves to another slot");
+    let diff = bed.naru("diff");
+    assert!(diff.code == 1 && diff.out.contains(&told), "{} {}", diff.code, diff.out);
+    let applied = bed.done("apply");
+    assert!(applied.contains(&told), "{applied}");
+    let after = hashes_by(&bed);
+    assert!(after.0 != before.0 && after.1 == other, "{after:?}");
+    assert_eq!(bed.naru("diff").code, 0);
+
+    // Nor does a start after a crash; one after a clean stop does, and tells of it.
+    bed.end(Signal::SIGKILL);
+    bed.write_seed(SEED);
+    bed.start(&[]);
+    assert_eq!(hashes_by(&bed), after);
+    let kept = format!("nobody applied; the seed with the fingerprint {other} stays in force until `naru apply`");
+    assert!(bed.log().contains(&kept), "{}", bed.log());
+    assert_eq!(bed.naru("diff").code, 1);
+    bed.end(Signal::SIGTERM);
+    bed.start(&[]);
+    assert_eq!(hashes_by(&bed).1, FINGERPRINT);
+    let told = format!("hash_seed changed (fingerprint {other} → {FINGERPRINT})");
+    assert!(bed.log().contains(&told), "{}", bed.log());
+    assert!(!bed.log().contains("0001020304"), "the seed is logged");
+    bed.end(Signal::SIGTERM);
+}
+
+#[test]
+fn a_broken_hash_seed_changes_nothing() {
+    let mut bed = Bed::new(VIPS);
+    bed.start(&[]);
+    let before = hashes_by(&bed);
+    fs::set_permissions(bed.seed(), fs::Permissions::from_mode(0o644)).unwrap();
+    for line in ["apply", "diff"] {
+        let said = bed.naru(line);
+        assert!(said.code > 1 && said.err.contains("`chmod 600 "), "{line}: {} {}", said.code, said.err);
+    }
+    bed.done("backend drain web 10.0.1.12");
+    assert_eq!(hashes_by(&bed), before);
+
+    // Nor does a start.
+    bed.end(Signal::SIGTERM);
+    bed.write_seed("no seed\n");
+    let check = bed.naru("check");
+    assert!(check.code == 2 && check.err.contains("something else than hexadecimal digits"), "{}", check.err);
+    bed.start(&[]);
+    assert_eq!(hashes_by(&bed).1, FINGERPRINT);
+    let kept = "the seed with the fingerprint 4c5b9787 stays in force until `naru apply`";
+    assert!(bed.log().contains(kept), "{}", bed.log());
+    assert_eq!(bed.json("status")["problems"][0]["kind"], "hash-seed", "{}", bed.json("status"));
+    bed.write_seed(SEED);
+    bed.done("apply");
+    assert_eq!(bed.json("status")["problems"], serde_json::json!([]));
+    bed.end(Signal::SIGTERM);
+}
+
+#[test]
+fn without_a_hash_seed_the_operator_is_warned() {
+    let mut bed = Bed::new(VIPS);
+    let line = format!("hash_seed_file = \"{}\"\n", bed.seed().display());
+    bed.replace(&line, "");
+    let warning = "there is no hash seed, so anyone can compute packets that all meet on one backend";
+    let check = bed.naru("check");
+    assert!(check.code == 0 && check.err.contains(warning), "{}", check.err);
+    bed.start(&[]);
+    assert!(bed.done("status").contains(warning), "{}", bed.done("status"));
+    bed.write(&bed.read().replace("metrics =", &format!("{line}metrics =")));
+    let applied = bed.done("apply");
+    assert!(applied.contains("(fingerprint none → 4c5b9787)"), "{applied}");
+    assert!(!bed.done("status").contains(warning), "{}", bed.done("status"));
+    bed.end(Signal::SIGTERM);
 }

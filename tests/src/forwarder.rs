@@ -15,6 +15,7 @@ use lb_common::{ABI, NextHop};
 use lb_userspace::{
     config::{Config, XdpMode},
     dataplane::{Backend, Dataplane},
+    seed::HashSeed,
 };
 use nix::net::if_::if_nametoindex;
 
@@ -153,10 +154,12 @@ impl Drop for Pins {
     }
 }
 
-/// A config from a text whose `[node]` section may be left out.
+/// A config from a text whose `[node]` section may be left out, with the hash seed that it names.
 fn parse(config: &str) -> anyhow::Result<Config> {
     let text = if config.contains("[node]") { config.to_owned() } else { format!("[node]\ninterfaces = []\n{config}") };
-    Ok(Config::parse(&text, Path::new("test.toml"))?)
+    let mut config = Config::parse(&text, Path::new("test.toml"))?;
+    config.node.hash_seed = HashSeed::load(config.node.hash_seed_file.as_deref())?;
+    Ok(config)
 }
 
 /// Applies a config and gives every backend this next hop.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use etherparse::{IpDscp, IpEcn, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header};
-use lb_common::{Address, Be32, Counters, NextHop};
+use lb_common::{Address, Be32, Counters, HashKey, NextHop};
 use lb_ebpf::flow_hash::FlowHash;
 use lb_userspace::maglev::{self, WeightedBackend};
 use naru_tests::{
@@ -451,8 +451,8 @@ fn flow_hash(source: SocketAddr, destination: SocketAddr, protocol: IpNumber) ->
     let ports = u32::from_ne_bytes([a, b, c, d]);
     let (from, to) = (Address::from(source.ip()), Address::from(destination.ip()));
     match (from.v4(), to.v4()) {
-        (Some(from), Some(to)) => FlowHash::v4(from, to, ports, protocol.0),
-        _ => FlowHash::v6(from, to, ports, protocol.0),
+        (Some(from), Some(to)) => FlowHash::v4(&HashKey::PUBLIC, from, to, ports, protocol.0),
+        _ => FlowHash::v6(&HashKey::PUBLIC, from, to, ports, protocol.0),
     }
 }
 

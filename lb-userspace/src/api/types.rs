@@ -23,6 +23,9 @@ pub struct Status {
     pub config: ConfigStatus,
     /// Interfaces that the config names, attached or not, and those attached besides.
     pub interfaces: Vec<Interface>,
+    /// Fingerprint of the flow hash's seed that is in force; absent where there is none. Load balancers of one site have
+    /// the same.
+    pub hash_seed: Option<String>,
     /// Number of VIPs.
     pub vips: usize,
     /// Number of backends over all VIPs.
@@ -74,12 +77,22 @@ pub enum ProblemKind {
     Socket,
     /// Next hops and interfaces are not followed.
     Netlink,
+    /// The hash seed that the config names cannot be had; the one before is in force.
+    HashSeed,
 }
 
 impl ProblemKind {
     /// Every kind.
-    pub const ALL: [Self; 7] =
-        [Self::Interface, Self::Metrics, Self::PacketLog, Self::Config, Self::State, Self::Socket, Self::Netlink];
+    pub const ALL: [Self; 8] = [
+        Self::Interface,
+        Self::Metrics,
+        Self::PacketLog,
+        Self::Config,
+        Self::State,
+        Self::Socket,
+        Self::Netlink,
+        Self::HashSeed,
+    ];
 
     /// As the API and the metrics spell it.
     pub const fn name(self) -> &'static str {
@@ -91,6 +104,7 @@ impl ProblemKind {
             Self::State => "state",
             Self::Socket => "socket",
             Self::Netlink => "netlink",
+            Self::HashSeed => "hash-seed",
         }
     }
 }

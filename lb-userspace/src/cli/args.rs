@@ -10,6 +10,7 @@ use super::{exit, table::Output};
 use crate::{
     api::flows::{ClientRange, FlowQuery, FlowState, FlowTable},
     config::{FlowHash, ForwardMode, IdleTime, Mac, MacChoice, Port, Tracking, Vrf, Word as _, XdpMode, parse_mark},
+    seed,
 };
 
 /// Where the config is unless told otherwise.
@@ -87,10 +88,36 @@ pub enum Command {
     /// On a backend: remove the encapsulation of `ipip` packets, without a tunnel interface
     #[command(subcommand)]
     Decap(Decap),
+    /// Make the seed of the flow hash, and compare those of several load balancers
+    #[command(subcommand)]
+    Seed(Seed),
     /// Print completions for a shell
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
+    },
+}
+
+/// `naru seed`
+#[derive(Debug, Subcommand)]
+pub enum Seed {
+    /// Make a random seed and write it to a file that root alone may read
+    ///
+    /// All load balancers of a site need the same file: make it once, and copy it. A change of the seed moves every flow of
+    /// every VIP to another slot, and breaks most of those that are open.
+    Generate {
+        /// The file.
+        #[arg(long, value_name = "FILE", default_value = seed::DEFAULT_FILE, value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Replace a seed that is there
+        #[arg(long)]
+        force: bool,
+    },
+    /// Print the fingerprint of a seed, which tells nothing of it: load balancers that agree have the same
+    Fingerprint {
+        /// The file.
+        #[arg(long, value_name = "FILE", default_value = seed::DEFAULT_FILE, value_hint = ValueHint::FilePath)]
+        file: PathBuf,
     },
 }
 

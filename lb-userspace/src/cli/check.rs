@@ -13,6 +13,7 @@ use crate::{
     config::{Config, ReadError},
     controller::{applied_last, existing_interfaces},
     plan::Removal,
+    seed::HashSeed,
 };
 
 /// The oldest kernel that the data plane runs on: bpf_link for XDP and memory-mapped arrays are there.
@@ -38,12 +39,13 @@ struct Checked {
 pub fn check(output: Output, file: &Path) -> Result<Exit, Failure> {
     let config = Config::read(file).map_err(|error| {
         let exit = match error {
-            ReadError::Unreadable { .. } => Exit::Failed,
+            ReadError::Unreadable { .. } | ReadError::Seed { .. } => Exit::Failed,
             ReadError::Invalid(_) => Exit::Invalid,
         };
         Failure::new(exit, format!("the config is not valid:\n{error}"))
     })?;
     let mut problems = missing_interfaces(&config, &existing_interfaces());
+    problems.extend(HashSeed::load(config.node.hash_seed_file.as_deref()).err().map(|error| error.to_string()));
     let mut warnings: Vec<_> = config.warnings().iter().map(ToString::to_string).collect();
     // Of what was applied last, if that can be read: a check may be anybody's.
     if let Some(applied) = applied_last(&config.node.state, file)

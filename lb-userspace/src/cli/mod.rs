@@ -7,6 +7,7 @@ mod daemon;
 mod decap;
 mod exit;
 mod flows;
+mod seed;
 mod show;
 mod table;
 mod wait;
@@ -60,6 +61,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Interface(Interface::Attach { interface }) => wait(change::attach(client(), output, interface)),
         Command::Interface(Interface::Detach(detach)) => wait(change::detach(client(), &global, detach)),
         Command::Decap(command) => decap::decap(output, command),
+        Command::Seed(command) => seed::seed(output, &command),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "naru", &mut script);

@@ -86,6 +86,7 @@ fn status_text(status: &Status) -> String {
     };
     let backends = format!("{backends} ({} take new flows)", status.backends_active);
     let config = config.path.display();
+    let hash_seed = status.hash_seed.as_ref().map_or("none".to_owned(), |seed| format!("fingerprint {seed}"));
     let mut text = fields([
         ("Version", version),
         ("PID", pid),
@@ -93,6 +94,7 @@ fn status_text(status: &Status) -> String {
         ("Config", &config),
         ("File", &file),
         ("Applied", &applied_at),
+        ("Hash seed", &hash_seed),
         ("VIPs", vips),
         ("Backends", &backends),
         ("Memory", &bytes(status.map_memory_bytes)),

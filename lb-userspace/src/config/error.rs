@@ -8,6 +8,8 @@ use std::{
 
 use nix::unistd::geteuid;
 
+use crate::seed::SeedError;
+
 /// Everything that is wrong with a config, in the order of the file; never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors(Vec<ConfigError>);
@@ -44,6 +46,15 @@ pub enum ReadError {
     /// The file was read and is not a valid config.
     #[error(transparent)]
     Invalid(#[from] ConfigErrors),
+    /// The config names a hash seed that cannot be had.
+    #[error("`hash_seed_file` in [node] of {}: {error}", path.display())]
+    Seed {
+        /// The config file.
+        path: PathBuf,
+        /// What is wrong with the seed.
+        #[source]
+        error: SeedError,
+    },
 }
 
 fn hint(error: &io::Error) -> &'static str {

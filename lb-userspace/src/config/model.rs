@@ -15,6 +15,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use lb_common::{BackendState, Via};
 
 use super::{mac::Mac, suggest, via::Vrf};
+use crate::seed::HashSeed;
 
 /// A whole config file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -64,6 +65,11 @@ pub struct Node {
     pub vrf: Option<Vrf>,
     /// The mark that policy rules are asked with for the way to backends, unless their VIP has one; absent for none.
     pub mark: Option<u32>,
+    /// The file of the flow hash's seed; absent for the hash that everybody knows.
+    pub hash_seed_file: Option<PathBuf>,
+    /// What that file holds. The parser reads no other file and leaves the default; whoever reads config files from disk
+    /// fills it in.
+    pub hash_seed: HashSeed,
     /// Whether the data plane logs what it does with each packet.
     pub log_packets: bool,
 }
@@ -90,6 +96,8 @@ impl Default for Node {
             max_flows: None,
             vrf: None,
             mark: None,
+            hash_seed_file: None,
+            hash_seed: HashSeed::default(),
             log_packets: false,
         }
     }

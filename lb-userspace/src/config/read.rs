@@ -81,6 +81,7 @@ const NODE_KEYS: &[Key] = &[
     Key { name: "max_flows", example: "max_flows = 1000000" },
     Key { name: "vrf", example: r#"vrf = "blue""# },
     Key { name: "mark", example: "mark = 0x10" },
+    Key { name: "hash_seed_file", example: r#"hash_seed_file = "/etc/naru/hash_seed""# },
     Key { name: "log_packets", example: "log_packets = false" },
 ];
 
@@ -152,6 +153,7 @@ fn node_value(node: &mut Node, key: &str, value: &Value<'_>, problems: &mut Prob
         "max_flows" => node.max_flows = Some(tree::number(what, value, MIN_FLOWS, MAX_FLOWS, problems)?),
         "vrf" => node.vrf = Some(tree::parsed(what, value, problems)?),
         "mark" => node.mark = Some(tree::number(what, value, 0, u32::MAX, problems)?),
+        "hash_seed_file" => node.hash_seed_file = Some(path(what, value, usize::MAX, problems)?),
         "log_packets" => node.log_packets = tree::boolean(what, value, problems)?,
         _ => unreachable!("{key} is not among the keys of [node]"),
     }

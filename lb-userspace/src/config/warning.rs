@@ -8,6 +8,7 @@ use super::{
     model::{Config, ForwardMode, Protocol, Tracking, Vip},
     prime,
 };
+use crate::seed;
 
 /// A doubt about a valid config.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub enum Warning {
         /// Those that are attached.
         interfaces: Vec<String>,
     },
+    /// The flow hash is the one that everybody knows.
+    NoHashSeed,
     /// A VIP has no backends.
     NoBackends {
         /// The VIP's name.
@@ -75,6 +78,9 @@ impl Config {
             warnings.push(Warning::NoInterfaces);
         } else if !self.node.names_interfaces {
             warnings.push(Warning::UnnamedInterfaces { interfaces: self.node.interfaces.clone() });
+        }
+        if self.node.hash_seed_file.is_none() {
+            warnings.push(Warning::NoHashSeed);
         }
         for vip in &self.vips {
             warnings.extend(self.takes_no_flows(vip));
@@ -140,6 +146,12 @@ impl fmt::Display for Warning {
                 f,
                 "no interface is listed, so no traffic is taken; write for instance `interfaces = [\"eth0\"]` in [node]"
             ),
+            Self::NoHashSeed => write!(
+                f,
+                "there is no hash seed, so anyone can compute packets that all meet on one backend; run `naru seed generate` \
+                 once for all load balancers of the site, and write `hash_seed_file = \"{}\"` in [node]",
+                seed::DEFAULT_FILE
+            ),
             Self::NoBackends { vip } => {
                 write!(f, "VIP `{vip}` has no backends, so its traffic is dropped; add one to `backends`")
             }
@@ -197,7 +209,7 @@ mod tests {
     #[test]
     fn an_ordinary_config_raises_none() {
         let text = r#"
-            node = { interfaces = ["eth0"] }
+            node = { interfaces = ["eth0"], hash_seed_file = "/etc/naru/hash_seed" }
             vip = [{ name = "a", address = "192.0.2.1", ports = ["tcp/80"], forward = "ipip", backends = [
                 { address = "10.0.0.1" },
                 { address = "10.0.0.2", state = "drain" },
@@ -224,6 +236,8 @@ mod tests {
             warnings(text),
             [
                 "no interface is listed, so no traffic is taken; write for instance `interfaces = [\"eth0\"]` in [node]",
+                "there is no hash seed, so anyone can compute packets that all meet on one backend; run `naru seed generate` \
+                 once for all load balancers of the site, and write `hash_seed_file = \"/etc/naru/hash_seed\"` in [node]",
                 "VIP `a` has no backends, so its traffic is dropped; add one to `backends`",
                 "no backend of VIP `b` takes new flows: those in state `active` have weight 0, the others are drained \
                  or down; make one active",
@@ -240,7 +254,7 @@ mod tests {
                 |(host, state)| format!("{{ address = \"10.0.{}.{}\", {state} }}", host / 250, host % 250 + 1);
             let backends: Vec<_> = states.iter().enumerate().map(backend).collect();
             format!(
-                "node.interfaces = [\"eth0\"]\n[[vip]]\nname = \"a\"\naddress = \"192.0.2.1\"\nports = [\"tcp/80\"]\n\
+                "node = {{ interfaces = [\"eth0\"], hash_seed_file = \"/s\" }}\n[[vip]]\nname = \"a\"\naddress = \"192.0.2.1\"\nports = [\"tcp/80\"]\n\
                  forward = \"ipip\"\nslots = {slots}\nbackends = [{}]\n",
                 backends.join(", ")
             )
@@ -261,7 +275,7 @@ mod tests {
     fn idle_times_without_effect_are_doubted() {
         let vip = |ports: &str, keys: &str| {
             format!(
-                "node.interfaces = [\"eth0\"]\n[[vip]]\nname = \"a\"\naddress = \"192.0.2.1\"\nports = [{ports}]\n\
+                "node = {{ interfaces = [\"eth0\"], hash_seed_file = \"/s\" }}\n[[vip]]\nname = \"a\"\naddress = \"192.0.2.1\"\nports = [{ports}]\n\
                  forward = \"ipip\"\n{keys}\nbackends = [{{ address = \"10.0.0.1\" }}]\n"
             )
         };

@@ -147,7 +147,7 @@ impl Error {
             | Self::TakesAway { .. }
             | Self::TakesAwayAtStart { .. } => ErrorKind::Refused,
             Self::Unreplaced { error: ReplaceError::Saved { .. } | ReplaceError::Busy { .. } } => ErrorKind::Refused,
-            Self::Read(ReadError::Unreadable { .. })
+            Self::Read(ReadError::Unreadable { .. } | ReadError::Seed { .. })
             | Self::Unwritten(_)
             | Self::Unreplaced { error: ReplaceError::Write(_) }
             | Self::Netlink(_)

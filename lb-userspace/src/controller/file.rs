@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{Config, ConfigErrors, ReadError};
+use crate::{
+    config::{Config, ConfigErrors, ReadError},
+    seed::HashSeed,
+};
 
 /// The config file, and what the command line says instead of it.
 #[derive(Clone, Debug)]
@@ -34,9 +37,22 @@ pub struct Contents {
 }
 
 impl ConfigFile {
-    /// Reads and parses the file. Spares the parsing where the text is that of `known`.
+    /// Reads and parses the file. Spares the parsing where the text is that of `known`. The hash seed is that of `known`,
+    /// whatever its file holds meanwhile.
     pub fn read(&self, known: Option<&Contents>) -> Result<Contents, ReadError> {
         self.parse(self.text()?, known).map_err(ReadError::from)
+    }
+
+    /// `contents` with the hash seed that they name, as its file holds it now.
+    pub fn with_seed(&self, mut contents: Contents) -> Result<Contents, ReadError> {
+        contents.config.node.hash_seed = self.seed(&contents.config)?;
+        Ok(contents)
+    }
+
+    /// The hash seed that a config of this file names.
+    pub fn seed(&self, config: &Config) -> Result<HashSeed, ReadError> {
+        let path = self.path.clone();
+        HashSeed::load(config.node.hash_seed_file.as_deref()).map_err(|error| ReadError::Seed { path, error })
     }
 
     /// What the file holds.
@@ -45,7 +61,8 @@ impl ConfigFile {
     }
 
     /// Parses `text` as if it were in the file; of what differs little from `known` only what differs. A text without
-    /// `interfaces` keeps those of `known`.
+    /// `interfaces` keeps those of `known`. The hash seed is that of
+    /// `known` as well.
     pub fn parse(&self, text: String, known: Option<&Contents>) -> Result<Contents, ConfigErrors> {
         let mut config = match known {
             Some(known) if known.text == text => known.config.clone(),
@@ -55,6 +72,7 @@ impl ConfigFile {
         if let Some(known) = known.filter(|_| !config.node.names_interfaces) {
             config.node.interfaces.clone_from(&known.config.node.interfaces);
         }
+        config.node.hash_seed = known.map_or_else(HashSeed::default, |known| known.config.node.hash_seed);
         let Overrides { bpffs, socket, state } = &self.overrides;
         replace(&mut config.node.bpffs, bpffs.as_deref());
         replace(&mut config.node.socket, socket.as_deref());

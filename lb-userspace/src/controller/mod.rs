@@ -293,11 +293,24 @@ impl Controller {
     pub async fn open(file: ConfigFile, state: &Path) -> Result<Self, Error> {
         let mut history = block_in_place(|| History::open(state, &file.path));
         let Start { mut contents, because, is_known } = block_in_place(|| Start::choose(&file, &mut history))?;
+        let seed = block_in_place(|| file.seed(&contents.config));
+        contents.config.node.hash_seed = seed.as_ref().copied().unwrap_or_default();
         let dataplane = block_in_place(|| Dataplane::open(&contents.config.node.bpffs, &contents.config))?;
         if !is_known && let Some(removal) = taken_away(&dataplane, &contents.config) {
             return Err(Error::TakesAwayAtStart { path: file.path, removal });
         }
         keep_attached(&mut contents.config.node, &dataplane);
+        let mut problems = Problems::default();
+        let adopted = dataplane.state().seed;
+        let refused = match seed {
+            Ok(seed) if seed == adopted || history.was_stopped_cleanly() => None,
+            Ok(seed) => Some(format!("the hash seed is another one (fingerprint {seed}), which nobody applied")),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(reason) = refused {
+            contents.config.node.hash_seed = adopted;
+            note_seed(&mut problems, &contents.config.node, &reason);
+        }
         let applied = Arc::new(contents);
         let (netlink, events) = netlink::start()?;
         let (sender, requests) = mpsc::channel(QUEUE);
@@ -321,7 +334,7 @@ impl Controller {
             next_hops,
             interfaces: Interfaces::default(),
             metrics: None,
-            problems: Problems::default(),
+            problems,
             log_reader: None,
             sweeper: Sweeper::default(),
             views,
@@ -367,6 +380,7 @@ impl Controller {
         log::info!("applied {what}{path} in {elapsed:?}: changes {changes}, writes {}", done.writes);
         self.resolve_only_applied();
         self.follow_moved(&done.changes);
+        done.changes.iter().filter(|change| moves_everything(change)).for_each(log_change);
         block_in_place(|| self.interfaces.follow(&mut self.dataplane, None, &config.node))?;
         self.follow_attachments();
         let told = self.because.iter().cloned().chain(self.history.problem()).chain(self.view().warnings());
@@ -515,11 +529,15 @@ impl Controller {
         if let Some(removal) = Removal::between(&self.applied.config, &wanted.config).filter(|_| !force) {
             return Err(Error::TakesAway { path: self.file.path.clone(), removal });
         }
-        self.change_to(wanted, None, from).await
+        let wanted = block_in_place(|| self.file.with_seed(wanted))?;
+        let applied = self.change_to(wanted, None, from).await?;
+        self.problems.follow(ProblemKind::HashSeed, &BTreeMap::new());
+        Ok(applied)
     }
 
     async fn edit(&mut self, edit: &Edit) -> Result<Applied, Error> {
         let from = Instant::now();
+        // An edit leaves the hash seed alone: what moves every flow is applied by who asks for it.
         let before = self.read_file().await?;
         if !self.view().changes_to(&before.config)?.is_empty() {
             return Err(Error::FileAhead { path: self.file.path.clone() });
@@ -848,7 +866,7 @@ impl Controller {
                 let Applied { changes, writes, elapsed_us, .. } = applied;
                 log::info!("{what} done in {elapsed_us} µs: changes {}, writes {writes}", changes.len());
                 for change in changes.iter().take(TOLD) {
-                    log::info!("{change}");
+                    log_change(change);
                 }
                 if let more @ 1.. = changes.len().saturating_sub(TOLD) {
                     log::info!("{more} more changes");
@@ -875,6 +893,30 @@ async fn due(at: Option<tokio::time::Instant>) {
 /// Does what may take long on a thread that may block.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
     tokio::task::spawn_blocking(work).await.map_err(|_| Error::Stopped)?
+}
+
+/// Says why the hash seed in the file is not in force, and which one is. A later apply tries again: a start that did
+/// so would move every flow at a time that nobody chose.
+fn note_seed(problems: &mut Problems, node: &Node, reason: &str) {
+    let kept = match node.hash_seed {
+        seed if seed.is_secret() => format!("the seed with the fingerprint {seed} stays in force"),
+        _ => "packets are hashed without a seed".to_owned(),
+    };
+    let reason = format!("{reason}; {kept} until `naru apply`");
+    log::error!("{reason}");
+    let what = node.hash_seed_file.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+    problems.follow(ProblemKind::HashSeed, &[(what, reason)].into());
+}
+
+/// Whether a change moves every flow.
+fn moves_everything(change: &Change) -> bool {
+    matches!(change, Change::HashSeedChanged { .. })
+}
+
+/// What moves every flow is told however little is logged.
+fn log_change(change: &Change) {
+    let level = if moves_everything(change) { log::Level::Warn } else { log::Level::Info };
+    log::log!(level, "{change}");
 }
 
 /// Changes of `[node]` and those that the data plane found, each once.

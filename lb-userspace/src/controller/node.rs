@@ -1,7 +1,7 @@
 //! What changes between two configs besides what the data plane holds: to tell the operator, and to refuse what only a
 //! restart can follow.
 
-use std::{collections::HashMap, fmt::Display};
+use std::{collections::HashMap, fmt::Display, path::PathBuf};
 
 use super::Error;
 use crate::{
@@ -68,12 +68,16 @@ fn keys(old: &Node, new: &Node) -> Vec<Key> {
         max_flows,
         vrf,
         mark,
+        hash_seed_file,
+        // Told by the plan, which knows what the loaded program has.
+        hash_seed: _,
         log_packets,
     } = new;
     let address = |metrics: &Option<std::net::SocketAddr>| metrics.map_or("none".to_owned(), |a| a.to_string());
     let flows = |max: &Option<u32>| max.map_or("by memory".to_owned(), |max| max.to_string());
     let vrf_word = |vrf: &Option<Vrf>| vrf.map_or("default".to_owned(), |vrf| vrf.to_string());
     let mark_word = |mark: &Option<u32>| config::mark_word(mark.unwrap_or(0));
+    let path = |path: &Option<PathBuf>| path.as_ref().map_or("none".to_owned(), |path| path.display().to_string());
     vec![
         key("interfaces", &old.interfaces.join(","), &interfaces.join(",")),
         key("xdp_mode", &old.xdp_mode, xdp_mode),
@@ -92,6 +96,7 @@ fn keys(old: &Node, new: &Node) -> Vec<Key> {
         key("max_flows", &flows(&old.max_flows), &flows(max_flows)),
         key("vrf", &vrf_word(&old.vrf), &vrf_word(vrf)),
         key("mark", &mark_word(&old.mark), &mark_word(mark)),
+        key("hash_seed_file", &path(&old.hash_seed_file), &path(hash_seed_file)),
         key("log_packets", &old.log_packets, log_packets),
     ]
 }

@@ -86,7 +86,7 @@ impl View {
 
     /// What an apply of the file would change.
     pub(super) fn diff(&self) -> Result<Diff, Error> {
-        let wanted = self.file.read(Some(&self.applied))?.config;
+        let wanted = self.file.with_seed(self.file.read(Some(&self.applied))?)?.config;
         let refused = Removal::between(self.config(), &wanted).map(|removal| removal.to_string());
         Ok(Diff { changes: self.changes_to(&wanted)?, refused })
     }
@@ -116,6 +116,7 @@ impl View {
             uptime_seconds: self.started.elapsed().as_secs(),
             config: self.config_status(),
             interfaces: self.interfaces_view(),
+            hash_seed: self.dataplane.state().seed.is_secret().then(|| self.dataplane.state().seed.to_string()),
             vips: config.vips.len(),
             backends: backends().count(),
             backends_active: backends().filter(|backend| backend.effective_weight() > 0).count(),
@@ -240,14 +241,17 @@ impl View {
     }
 
     fn config_status(&self) -> ConfigStatus {
-        let file = match self.file.read(Some(&self.applied)) {
+        let read = self.file.read(Some(&self.applied)).and_then(|contents| self.file.with_seed(contents));
+        let file = match read {
             Ok(contents) => match self.changes_to(&contents.config) {
                 Ok(changes) if changes.is_empty() => FileState::Applied,
                 Ok(_) => FileState::Changed,
                 Err(error) => FileState::Invalid { error: error.to_string() },
             },
             Err(ReadError::Invalid(errors)) => FileState::Invalid { error: errors.to_string() },
-            Err(error @ ReadError::Unreadable { .. }) => FileState::Unreadable { error: error.to_string() },
+            Err(error @ (ReadError::Unreadable { .. } | ReadError::Seed { .. })) => {
+                FileState::Unreadable { error: error.to_string() }
+            }
         };
         ConfigStatus { path: self.file.path.clone(), file, applied_at: unix_seconds(self.applied_at) }
     }

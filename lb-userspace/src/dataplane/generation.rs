@@ -26,7 +26,7 @@ use super::{
     maps::{self, Journal, Maps},
     place::{Place, make_directories, remove, remove_tree},
 };
-use crate::{fault, objects, plan::Capacity};
+use crate::{fault, objects, plan::Capacity, seed::HashSeed};
 
 /// Name of the program in the object.
 const MULTI_BUFFER: &str = "naru";
@@ -47,7 +47,16 @@ pub struct Draft {
     directory: PathBuf,
     pub(super) maps: Maps,
     loaded: Loaded,
-    features: Features,
+    globals: Globals,
+}
+
+/// What a program is loaded with as read-only data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Globals {
+    /// What of it the config uses.
+    pub features: Features,
+    /// What its flow hash is keyed with.
+    pub seed: HashSeed,
 }
 
 /// The object, and which of its programs is or will be in the kernel.
@@ -67,7 +76,7 @@ impl Draft {
         place: &Place,
         number: u32,
         capacity: Capacity,
-        features: Features,
+        globals: Globals,
         before: Option<&Maps>,
     ) -> Result<Self, Error> {
         let directory = place.generation(number);
@@ -77,16 +86,17 @@ impl Draft {
         make_directories(&pins)?;
         maps::create_own(&pins, capacity, before)?;
         fault::point("load the program");
-        let loaded = load(&pins, capacity, features)?;
+        let loaded = load(&pins, capacity, globals)?;
         let maps = Maps::open(&pins)?;
-        Ok(Self { number, directory, maps, loaded, features })
+        Ok(Self { number, directory, maps, loaded, globals })
     }
 
     /// Pins the program: from now on this is the generation that a daemon adopts.
     pub fn finish(mut self, carrying: bool) -> Result<Generation, Error> {
         let xdp = self.loaded.xdp()?;
         let id = xdp.info().map_err(|error| Error::load(&error))?.id();
-        let journal = Journal { program: id, features: self.features, object: object(), applying: false, carrying };
+        let Globals { features, seed } = self.globals;
+        let journal = Journal { program: id, features, seed, object: object(), applying: false, carrying };
         fault::point("note the new generation");
         self.maps.note(journal);
         fault::point("pin the program");
@@ -120,16 +130,16 @@ impl Generation {
         Ok(ProgramRef { fd: fd.as_fd(), id: self.program.id })
     }
 
-    /// Whether the pinned program is the one embedded here, loaded with the features that the journal says.
+    /// Whether the pinned program is the one embedded here, loaded with what the journal says.
     pub fn program_is_current(&self) -> bool {
         let journal = self.maps.journal();
         journal.program == self.program.id && journal.object == object()
     }
 
-    /// Loads the embedded program with `features` over the same maps and pins it in place of the one that is pinned.
+    /// Loads the embedded program with `globals` over the same maps and pins it in place of the one that is pinned.
     /// The links are the caller's to hand over.
-    pub fn replace_program(&mut self, features: Features) -> Result<(), Error> {
-        let mut loaded = load(&maps_in(&self.directory), Capacity::default(), features)?;
+    pub fn replace_program(&mut self, globals: Globals) -> Result<(), Error> {
+        let mut loaded = load(&maps_in(&self.directory), Capacity::default(), globals)?;
         let xdp = loaded.xdp()?;
         let (new, pinned) = (self.directory.join("program_new"), program_in(&self.directory));
         fault::point("pin the next program");
@@ -140,15 +150,16 @@ impl Generation {
         self.program = Program::open(&self.directory)?;
         let program = self.program.id;
         fault::point("note the next program");
-        self.maps.note(Journal { program, features, object: object(), ..self.maps.journal() });
-        debug!("program {program} with features {:#x} is in place", features.0);
+        let Globals { features, seed } = globals;
+        self.maps.note(Journal { program, features, seed, object: object(), ..self.maps.journal() });
+        debug!("program {program} with features {:#x} and hash seed {seed} is in place", features.0);
         Ok(())
     }
 
     /// Reads what its programs log, from the pinned ring buffer: to find that by the program's id takes CAP_SYS_ADMIN.
     pub fn logger(&self) -> Result<EbpfLogger<&'static dyn Log>, Error> {
         let mut loaded =
-            parse(MULTI_BUFFER, &maps_in(&self.directory), Capacity::default(), self.maps.journal().features)?;
+            parse(MULTI_BUFFER, &maps_in(&self.directory), Capacity::default(), self.maps.journal().globals())?;
         EbpfLogger::init(&mut loaded.ebpf).map_err(|error| Error::load(&error))
     }
 }
@@ -185,12 +196,13 @@ fn pin(xdp: &mut Xdp, path: &Path) -> Result<(), Error> {
 
 /// Loads the embedded object over the maps pinned in `pins`, making those that are missing. Kernels before 5.18 know no
 /// multi-buffer XDP and say EINVAL: they get the program without, at the price of a smaller MTU.
-fn load(pins: &Path, capacity: Capacity, features: Features) -> Result<Loaded, Error> {
-    let mut loaded = parse(MULTI_BUFFER, pins, capacity, features.with(Features::MULTI_BUFFER))?;
+fn load(pins: &Path, capacity: Capacity, globals: Globals) -> Result<Loaded, Error> {
+    let features = globals.features.with(Features::MULTI_BUFFER);
+    let mut loaded = parse(MULTI_BUFFER, pins, capacity, Globals { features, ..globals })?;
     match loaded.xdp()?.load() {
         Ok(()) => Ok(loaded),
         Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() == Some(libc::EINVAL) => {
-            let mut loaded = parse(LINEAR, pins, capacity, features)?;
+            let mut loaded = parse(LINEAR, pins, capacity, globals)?;
             loaded.xdp()?.load().map_err(|error| Error::load(&error))?;
             Ok(loaded)
         }
@@ -203,10 +215,11 @@ pub(super) fn parse(
     program: &'static str,
     pins: &Path,
     capacity: Capacity,
-    features: Features,
+    Globals { features, seed }: Globals,
 ) -> Result<Loaded, Error> {
     let mut loader = EbpfLoader::new();
     loader.override_global("FEATURES", &features.0, true);
+    loader.override_global("HASH_KEY", seed.key(), true);
     for (name, entries) in maps::object_maps(capacity) {
         loader.map_pin_path(name, pins.join(name));
         if let Some(entries) = entries {

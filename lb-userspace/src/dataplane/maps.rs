@@ -9,6 +9,7 @@ use std::{
     fs, io,
     marker::PhantomData,
     mem,
+    ops::Range,
     os::fd::{AsFd, AsRawFd},
     path::Path,
     sync::{
@@ -30,17 +31,18 @@ use lb_common::{
 use memmap2::{MmapOptions, MmapRaw};
 use serde::{Deserialize, Serialize};
 
-use super::{Error, flows::FlowTables, sys};
+use super::{Error, flows::FlowTables, generation::Globals, sys};
 use crate::{
     maglev,
     plan::{Capacity, Continuation, FamilyKey, Owner, State, VipKey},
+    seed::HashSeed,
 };
 
 /// The ring buffer of aya-log.
 const LOGS: &str = "AYA_LOGS";
 /// The daemon's own notes: see [`Journal`].
 const JOURNAL: &str = "JOURNAL";
-const JOURNAL_ENTRIES: u32 = 4;
+const JOURNAL_ENTRIES: u32 = 4 + 2 * HashSeed::WORDS as u32;
 /// What sweeps have done: see [`Sweeps`]. Like the flow tables it stays when other maps grow.
 const SWEEPS: &str = "SWEEPS";
 /// Interfaces that packets can be redirected to: a bound that no host comes near, for a map of a few bytes each.
@@ -66,6 +68,8 @@ pub struct Journal {
     pub program: u32,
     /// Features that it was loaded with.
     pub features: Features,
+    /// Seed that it was loaded with.
+    pub seed: HashSeed,
     /// Hash of the object that it is from.
     pub object: u64,
     /// An apply is under way, or broke off.
@@ -278,6 +282,7 @@ impl Maps {
         };
         let journal = self.journal();
         let mut state = State::empty(capacity, journal.features);
+        state.seed = journal.seed;
         state.suspect = journal.applying;
         let records = self.records.iter().filter(|(_, record)| record.name != VipName::default());
         state.vips = records.collect();
@@ -299,6 +304,7 @@ impl Maps {
         Journal {
             program: program as u32,
             features: Features(features as u32),
+            seed: self.seed_in(half(program)),
             object,
             applying: flags & 1 != 0,
             carrying: flags & 2 != 0,
@@ -307,13 +313,26 @@ impl Maps {
 
     /// Writes the daemon's notes. What they are about is written before they say so, and flags are raised first.
     pub fn note(&self, journal: Journal) {
-        let Journal { program, features, object, applying, carrying } = journal;
+        let Journal { program, features, seed, object, applying, carrying } = journal;
+        let mut in_use = half(self.journal.load(0));
+        if self.seed_in(in_use) != seed {
+            // The other half, which the word of the program puts in use together with the program.
+            in_use = 1 - in_use;
+            for (index, word) in (seed_words(in_use)).zip(seed.to_words()) {
+                self.journal.store(index, word);
+            }
+        }
         let flags = u64::from(applying) | u64::from(carrying) << 1;
         self.journal.store(3, flags | self.journal.load(3));
         self.journal.store(1, u64::from(features.0));
         self.journal.store(2, object);
-        self.journal.store(0, u64::from(program));
+        self.journal.store(0, u64::from(program) | u64::from(in_use) << 32);
         self.journal.store(3, flags);
+    }
+
+    fn seed_in(&self, half: u32) -> HashSeed {
+        let first = seed_words(half).start;
+        HashSeed::from_words(std::array::from_fn(|position| self.journal.load(first + position as u32)))
     }
 
     /// Writes a backend's entry; only words that differ.
@@ -654,6 +673,25 @@ impl<V: Pod, const WORDS: usize> Mapped<V, WORDS> {
     fn iter(&self) -> impl Iterator<Item = (u32, V)> {
         (0..self.entries).map(|index| (index, self.load(index)))
     }
+}
+
+impl Journal {
+    /// What the program was loaded with.
+    pub fn globals(self) -> Globals {
+        Globals { features: self.features, seed: self.seed }
+    }
+}
+
+/// Which half of the journal's seeds is in use, by its first word.
+fn half(program: u64) -> u32 {
+    (program >> 32) as u32 & 1
+}
+
+/// Indexes of a half of the journal's seeds.
+fn seed_words(half: u32) -> Range<u32> {
+    let words = HashSeed::WORDS as u32;
+    let first = 4 + half * words;
+    first..first + words
 }
 
 /// A slot after a change that gives it to `owner`.

@@ -49,7 +49,7 @@ pub use self::{
     view::{Backend, BackendCounts, BackendSlots, Counts, TableUsage, Tracking, View},
 };
 use self::{
-    generation::{Draft, Generation},
+    generation::{Draft, Generation, Globals},
     maps::{Maps, MovingSlots},
     place::Place,
     view::SlotCounts,
@@ -129,7 +129,8 @@ impl Dataplane {
             Some(generation) => generation,
             None => {
                 let capacity = Capacity::with_headroom(Capacity::needed(config)?, &config.node);
-                Draft::new(&place, 1, capacity, required_features(config), None)?.finish(false)?
+                let globals = Globals { features: required_features(config), seed: config.node.hash_seed };
+                Draft::new(&place, 1, capacity, globals, None)?.finish(false)?
             }
         };
         let state = generation.maps.read()?;
@@ -361,7 +362,8 @@ impl Dataplane {
     fn resume(&mut self, config: &Config) -> Result<(), Error> {
         if !self.generation.program_is_current() {
             info!("the pinned program is another version's: it is replaced");
-            self.replace_program(self.state.features_in_use().with(required_features(config)))?;
+            let features = self.state.features_in_use().with(required_features(config));
+            self.replace_program(Globals { features, seed: self.state.seed })?;
         }
         self.settle()
     }
@@ -397,16 +399,23 @@ impl Dataplane {
         Ok(())
     }
 
-    fn replace_program(&mut self, features: Features) -> Result<(), Error> {
-        self.generation.replace_program(features)?;
-        Arc::make_mut(&mut self.state).features = features;
+    fn replace_program(&mut self, globals: Globals) -> Result<(), Error> {
+        self.generation.replace_program(globals)?;
+        let state = Arc::make_mut(&mut self.state);
+        state.features = globals.features;
+        if state.seed != globals.seed {
+            state.seed = globals.seed;
+            // A sweep that is under way looks for flows on slots that they are no longer on.
+            Arc::make_mut(&mut self.moving).values_mut().for_each(|moving| moving.since = self.sweeps);
+        }
         self.links.hand_to(self.generation.program()?).map(drop)
     }
 
     fn apply_in_place(&mut self, plan: &Plan) -> Result<usize, Error> {
         // A feature that is needed comes before what needs it, one that is not goes after what needed it.
         if let Some(features) = plan.features().filter(|features| !self.state.features.contains(*features)) {
-            self.replace_program(self.state.features.with(features))?;
+            let features = self.state.features.with(features);
+            self.replace_program(Globals { features, seed: self.state.seed })?;
         }
         let mut writes = 0;
         if !plan.steps().is_empty() {
@@ -417,10 +426,17 @@ impl Dataplane {
             writes = executed?;
             self.note_applying(false);
         }
-        match plan.features().filter(|features| self.state.features != *features) {
-            Some(features) => self.replace_program(features).map(|()| writes),
-            None => Ok(writes),
+        let wanted = self.wanted_globals(plan);
+        if wanted != (Globals { features: self.state.features, seed: self.state.seed }) {
+            self.replace_program(wanted)?;
         }
+        Ok(writes)
+    }
+
+    /// What the program is loaded with once a plan is carried out.
+    fn wanted_globals(&self, plan: &Plan) -> Globals {
+        let features = plan.features().unwrap_or(self.state.features);
+        Globals { features, seed: plan.seed().unwrap_or(self.state.seed) }
     }
 
     /// Takes note of what the steps did to tables, and of what they removed.
@@ -451,10 +467,10 @@ impl Dataplane {
 
     /// Makes the next generation, fills it, and hands the links over. Until then the old one is untouched.
     fn rebuild(&mut self, plan: &Plan, capacity: Capacity) -> Result<usize, Error> {
-        let features = plan.features().unwrap_or(self.state.features);
+        let globals = self.wanted_globals(plan);
         let number = self.generation.number() + 1;
         debug!("generation {number} is made for {capacity:?}");
-        let filled = self.fill(number, plan, capacity, features);
+        let filled = self.fill(number, plan, capacity, globals);
         let (generation, state, writes) = match filled {
             Ok(filled) => filled,
             Err(error) => {
@@ -478,11 +494,12 @@ impl Dataplane {
         number: u32,
         plan: &Plan,
         capacity: Capacity,
-        features: Features,
+        globals: Globals,
     ) -> Result<(Generation, State, usize), Error> {
         let before = &self.generation.maps;
-        let mut draft = Draft::new(&self.place, number, capacity, features, Some(before))?;
-        let mut state = State::empty(capacity, features);
+        let mut draft = Draft::new(&self.place, number, capacity, globals, Some(before))?;
+        let mut state = State::empty(capacity, globals.features);
+        state.seed = globals.seed;
         let writes = execute(&mut draft.maps, &mut state, plan.steps(), Some(before))?;
         fault::point("carry flows");
         draft.maps.carry_flows_from(before)?;

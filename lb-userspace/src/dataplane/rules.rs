@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use lb_common::{Address, FlowEntry, FlowKey, FlowState, NO_ID, Slot, Tick, VipFlags, VipRecord};
+use lb_common::{Address, FlowEntry, FlowKey, FlowState, HashKey, NO_ID, Slot, Tick, VipFlags, VipRecord};
 use lb_ebpf::{flow_hash::FlowHash, parse::TCP};
 
 use super::{
@@ -24,6 +24,8 @@ pub struct Rules {
     services: Vec<Option<Service>>,
     /// By backend id.
     fates: Vec<Fate>,
+    /// Of the program that these flows go through.
+    hash_key: HashKey,
     begun: Tick,
 }
 
@@ -66,7 +68,7 @@ impl Rules {
                 heir => Fate::Move(heir),
             };
         }
-        Self { services, fates, begun }
+        Self { services, fates, hash_key: *state.seed.key(), begun }
     }
 
     /// Backends that there is room for.
@@ -76,7 +78,7 @@ impl Rules {
 
     /// Index of the slot that a flow is on; `None` where none of the VIP's flows is remembered.
     pub fn slot(&self, key: &FlowKey) -> Option<u32> {
-        Some(self.services.get(key.vip() as usize)?.as_ref()?.slot(key))
+        Some(self.services.get(key.vip() as usize)?.as_ref()?.slot(&self.hash_key, key))
     }
 
     /// The entry as it stays at `now`; `None` where it goes.
@@ -156,11 +158,11 @@ impl Service {
     }
 
     /// Index of the slot that the flow is on, as the data plane computes it.
-    fn slot(&self, key: &FlowKey) -> u32 {
+    fn slot(&self, hash_key: &HashKey, key: &FlowKey) -> u32 {
         let (ports, protocol) = if self.hashes_source { (0, 0) } else { (key.ports, key.protocol()) };
         let hash = match (key.source.v4(), self.address.v4()) {
-            (Some(source), Some(destination)) => FlowHash::v4(source, destination, ports, protocol),
-            _ => FlowHash::v6(key.source, self.address, ports, protocol),
+            (Some(source), Some(destination)) => FlowHash::v4(hash_key, source, destination, ports, protocol),
+            _ => FlowHash::v6(hash_key, key.source, self.address, ports, protocol),
         };
         self.slot_base + hash.slot(self.slots)
     }

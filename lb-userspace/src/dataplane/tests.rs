@@ -380,7 +380,7 @@ fn a_handover_that_broke_off_is_finished_by_the_next_daemon() {
     dataplane.generation.maps.add_backend_counters(2, Counters { packets: 7, ..Counters::default() });
     Arc::make_mut(&mut dataplane.state).suspect = true;
     let plan = dataplane.plan(&web()).unwrap();
-    let filled = dataplane.fill(2, &plan, plan.rebuild().unwrap(), required_features(&web()));
+    let filled = dataplane.fill(2, &plan, plan.rebuild().unwrap(), dataplane.wanted_globals(&plan));
     drop(filled.unwrap_or_else(|error| panic!("{error}")));
     assert_eq!(interface::running(ifindex).unwrap().unwrap().program, old);
     drop(dataplane);
@@ -397,7 +397,7 @@ fn a_generation_without_program_is_removed() {
     let pins = Pins::new();
     let mut dataplane = pins.open(&web());
     dataplane.apply(&web()).unwrap();
-    drop(Draft::new(&dataplane.place, 2, dataplane.state.capacity, Features::default(), None).map(drop));
+    drop(Draft::new(&dataplane.place, 2, dataplane.state.capacity, Globals::default(), None).map(drop));
     assert_eq!(pins.names(""), ["g1", "g2", "links"]);
     drop(dataplane);
     let mut dataplane = pins.open(&web());
@@ -614,7 +614,7 @@ fn the_program_for_kernels_without_multi_buffer_xdp_loads() {
     let dataplane = pins.open(&web());
     let maps = dataplane.place.generation(1).join("maps");
     let mut loaded =
-        generation::parse(generation::LINEAR, &maps, Capacity::default(), Features::default()).map_err(drop).unwrap();
+        generation::parse(generation::LINEAR, &maps, Capacity::default(), Globals::default()).map_err(drop).unwrap();
     loaded.xdp().and_then(|xdp| xdp.load().map_err(|error| Error::load(&error))).unwrap();
 }
 

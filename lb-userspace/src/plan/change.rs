@@ -80,6 +80,13 @@ pub enum Change {
         /// Value in the config.
         to: String,
     },
+    /// The flow hash has another seed: every flow moves to another slot.
+    HashSeedChanged {
+        /// Fingerprint of the seed in force, or `none`.
+        from: String,
+        /// Fingerprint of the seed in the file, or `none`.
+        to: String,
+    },
     /// A key of `[node]` that the data plane follows has another value.
     NodeChanged {
         /// Key in the config.
@@ -117,6 +124,9 @@ impl fmt::Display for Change {
             Self::BackendRemoved { vip, backend } => write!(f, "vip {vip}: backend {backend} removed"),
             Self::BackendChanged { vip, backend, key, from, to } => {
                 write!(f, "vip {vip}: backend {backend} {key} {from} → {to}")
+            }
+            Self::HashSeedChanged { from, to } => {
+                write!(f, "node: hash_seed changed (fingerprint {from} → {to}): every flow moves to another slot")
             }
             Self::NodeChanged { key, from, to } => write!(f, "node: {key} {from} → {to}"),
         }
@@ -156,6 +166,10 @@ fn node_changes(state: &State, wanted: &Wanted<'_>, features: Features) -> Vec<C
     let logs = |features: Features| features.contains(Features::LOG);
     if logs(state.features) != logs(features) {
         changes.push(node_change("log_packets", logs(state.features), logs(features)));
+    }
+    let (from, to) = (state.seed, wanted.node.hash_seed);
+    if from != to {
+        changes.push(Change::HashSeedChanged { from: from.to_string(), to: to.to_string() });
     }
     // Every backend that is reached the same way has the same outer source: one tells of all.
     let mut differing = HashMap::new();

@@ -13,6 +13,7 @@ use lb_common::{
 };
 
 use super::{Capacity, Step};
+use crate::seed::HashSeed;
 
 /// The maps, mirrored.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,6 +22,8 @@ pub struct State {
     pub capacity: Capacity,
     /// Features of the loaded program.
     pub features: Features,
+    /// Seed of the loaded program's flow hash.
+    pub seed: HashSeed,
     /// An apply broke off half-way: names and ids hold, nothing else is to be trusted.
     pub suspect: bool,
     /// VIP id → its record.

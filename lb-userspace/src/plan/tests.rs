@@ -301,8 +301,10 @@ impl World {
         let record = self.state.vips.get(&key.vip()).filter(|record| record.address == flow.address)?;
         let route = self.state.keys.values().find(|route| route.id == key.vip())?;
         let hash = match (key.source.v4(), flow.address.v4()) {
-            (Some(source), Some(destination)) => FlowHash::v4(source, destination, key.ports, TCP),
-            _ => FlowHash::v6(key.source, flow.address, key.ports, TCP),
+            (Some(source), Some(destination)) => {
+                FlowHash::v4(self.state.seed.key(), source, destination, key.ports, TCP)
+            }
+            _ => FlowHash::v6(self.state.seed.key(), key.source, flow.address, key.ports, TCP),
         };
         (record.slots == flow.slots && route.slots == flow.slots).then(|| route.slot_base + hash.slot(flow.slots))
     }
