@@ -191,7 +191,7 @@ impl Bed {
                 self.kill_at(change, index + 1, &place);
                 fs::remove_dir_all(self.naru.state()).unwrap();
                 self.restart();
-                assert_eq!(self.served(), [after.clone()], "{place}, and what was applied is lost");
+                assert_eq!(self.served(), std::slice::from_ref(&after), "{place}, and what was applied is lost");
             }
         }
         self.wipe();
@@ -242,7 +242,7 @@ impl Bed {
         // Whatever was left behind, the next change goes through.
         self.naru.write_config(&(change.after)(&self.node)).unwrap();
         self.naru.cli(&["apply", "--force"]).unwrap();
-        assert_eq!(self.served(), [after.clone()], "{place}");
+        assert_eq!(self.served(), std::slice::from_ref(after), "{place}");
     }
 }
 
