@@ -4,7 +4,7 @@ use std::{collections::HashMap, fmt, net::IpAddr};
 
 use anyhow::{Context as _, ensure};
 use lb_common::NextHop;
-use naru_tests::forwarder::Forwarder;
+use naru_tests::forwarder::{Forwarder, SOURCE6};
 use serde::Serialize;
 
 use crate::traffic::{Kind, Traffic, vip};
@@ -233,7 +233,7 @@ fn config(mode: Mode, state: State, active: Half) -> String {
         .collect();
     let max_flows = if state.tracks() { MAX_FLOWS } else { FEW_FLOWS };
     format!(
-        "[node]\ninterfaces = []\nmax_flows = {max_flows}\n\n[[vip]]\nname = \"bench\"\naddress = \"{}\"\n\
+        "[node]\ninterfaces = []\nencap_source6 = \"{SOURCE6}\"\nmax_flows = {max_flows}\n\n[[vip]]\nname = \"bench\"\naddress = \"{}\"\n\
          ports = [\"tcp/80\", \"udp/80\"]\nforward = \"{}\"\ntracking = \"{}\"\ntcp_idle = \"12h\"\nudp_idle = \"12h\"\n\
          backends = [\n{}]\n",
         vip(mode.ipv6_vip).ip(),

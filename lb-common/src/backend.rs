@@ -39,6 +39,11 @@ pub struct Backend {
 /// TTL or hop limit of every outer header (the default that RFC 1700 gives).
 pub const OUTER_TTL: u8 = 64;
 
+/// Flags and fragment offset of every outer IPv4 header: don't fragment, which RFC 2003 §3.1 allows whatever the inner
+/// header says. Outer packets that may be fragmented would need identifications that are unique for as long as packets
+/// live, and 16 bits do not suffice at millions of packets a second; one that may not be needs none (RFC 6864 §4.1).
+pub const OUTER_FRAGMENT: u16 = 0x4000;
+
 impl Backend {
     /// Set in the state of a backend that the config does not have any more; it is there until its flows have ended.
     pub const REMOVED: u32 = 1 << 2;
@@ -61,11 +66,12 @@ impl Backend {
     }
 
     /// The part of the outer IPv4 header's checksum that is the same for every packet, for [`Backend::outer_sum`]: the
-    /// sum of the header's 16-bit words, in host byte order and without folding, for version and IHL, TTL and protocol
-    /// (4 or 41, as the inner packet is IPv4 or IPv6), and the destination.
+    /// sum of the header's 16-bit words, in host byte order and without folding, for version and IHL, flags, TTL and
+    /// protocol (4 or 41, as the inner packet is IPv4 or IPv6), and the destination.
     pub const fn outer_sum(inner_protocol: u8, destination: Be32) -> u32 {
         let destination = destination.host();
-        0x4500 + ((OUTER_TTL as u32) << 8) + inner_protocol as u32 + (destination >> 16) + (destination & 0xffff)
+        let fixed = 0x4500 + OUTER_FRAGMENT as u32 + ((OUTER_TTL as u32) << 8) + inner_protocol as u32;
+        fixed + (destination >> 16) + (destination & 0xffff)
     }
 }
 
@@ -114,13 +120,17 @@ impl NextHopCell {
     }
 
     /// The next hop in use.
+    ///
+    /// The daemon writes a half, then stores `in_use` with release. What is read of the half must not be older than
+    /// that: here the address that is read from is computed from `in_use`, and reads are ordered behind the one that
+    /// their address depends on by every architecture that Linux runs on (Linux memory model, "address dependency"; on
+    /// arm64 "dependency-ordered-before", Arm ARM B2.3.3). A branch on `in_use` would order nothing: arm64 reads ahead of
+    /// branches. (BPF has an acquire load only since Linux 6.15.)
     #[inline(always)]
     pub fn current(&self) -> Option<&NextHop> {
-        match self.in_use {
-            0 => Some(&self.halves[0]),
-            1 => Some(&self.halves[1]),
-            _ => None,
-        }
+        // SAFETY: aligned, and as long-lived as `self`. Volatile, so that it is read once: the daemon may store another.
+        let in_use = unsafe { (&raw const self.in_use).read_volatile() };
+        self.halves.get(in_use as usize)
     }
 }
 
@@ -145,6 +155,16 @@ impl NextHop {
         let [g, h, i, j, k, l] = source;
         let macs = [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes);
         Self { macs, ifindex, mtu, vlan: u32::from(vlan) }
+    }
+
+    /// Whether a frame that begins with these words comes from where frames to this next hop go.
+    #[inline(always)]
+    pub const fn is_source_of(&self, frame: [u32; 3]) -> bool {
+        let [_, second, third] = frame;
+        let [to_first, to_second, _] = self.macs;
+        let source = ((u32::from_be(second) & 0xffff) as u64) << 32 | u32::from_be(third) as u64;
+        let destination = (u32::from_be(to_first) as u64) << 16 | (u32::from_be(to_second) >> 16) as u64;
+        source == destination
     }
 
     /// Destination MAC address.
@@ -233,6 +253,29 @@ mod tests {
         assert_eq!(bytes.as_flattened(), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
         assert_eq!(next_hop.destination(), [1, 2, 3, 4, 5, 6]);
         assert_eq!(next_hop.source(), [7, 8, 9, 10, 11, 12]);
+    }
+
+    #[test]
+    fn a_frame_of_the_next_hop_is_told_by_its_source() {
+        let next_hop = |destination, source| NextHop::new(destination, source, 3, 1500, 0);
+        let here = next_hop([1, 2, 3, 4, 5, 6], [7, 8, 9, 10, 11, 12]);
+        assert!(here.is_source_of(next_hop([9; 6], [1, 2, 3, 4, 5, 6]).macs));
+        assert!(!here.is_source_of(here.macs));
+        for index in 0..6 {
+            let mut other = [1, 2, 3, 4, 5, 6];
+            other[index] ^= 1;
+            assert!(!here.is_source_of(next_hop([9; 6], other).macs), "byte {index}");
+        }
+    }
+
+    #[test]
+    fn the_half_in_use_is_the_one_that_counts() {
+        let [one, two] = [1, 2].map(|ifindex| NextHop { ifindex, ..NextHop::default() });
+        let cell = |in_use| NextHopCell { in_use, halves: [one, two] };
+        assert_eq!(
+            [0, 1, NextHopCell::NONE, u32::MAX].map(|in_use| cell(in_use).current().copied()),
+            [Some(one), Some(two), None, None]
+        );
     }
 
     #[test]

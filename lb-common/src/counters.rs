@@ -8,7 +8,7 @@ pub struct Counters {
     pub packets: u64,
     /// Bytes of those packets from the IP header on, before any encapsulation.
     pub bytes: u64,
-    /// TCP segments that open a connection (SYN without ACK). UDP has no such mark and adds nothing here.
+    /// TCP segments that open a connection (SYN without ACK, FIN and RST). UDP has no such mark and adds nothing here.
     pub new_flows: u64,
 }
 

@@ -28,6 +28,11 @@ impl DecapSource {
     }
 }
 
+/// Bits of an [`Address`] as the key of a longest-prefix match; an IPv4 prefix is 96 longer than it is written.
+pub const DECAP_VIP_BITS: u32 = 128;
+/// Most prefixes of inner destinations that one decapsulation delivers.
+pub const DECAP_VIPS: u32 = 4096;
+
 /// What became of a packet that looked encapsulated; also the index of its counter.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,11 +48,15 @@ pub enum DecapOutcome {
     /// The outer header says congestion was experienced, the inner one says its transport knows no ECN: dropped
     /// (RFC 6040 §4.2).
     EcnDropped = 4,
+    /// Its inner destination is none that may be delivered: dropped, so that no tunnel interface of the host delivers it
+    /// after all.
+    InnerRefused = 5,
 }
 
 impl DecapOutcome {
     /// Every outcome, in the order of their counters.
-    pub const ALL: [Self; 5] = [Self::Decapsulated, Self::Refused, Self::Fragment, Self::Malformed, Self::EcnDropped];
+    pub const ALL: [Self; 6] =
+        [Self::Decapsulated, Self::Refused, Self::Fragment, Self::Malformed, Self::EcnDropped, Self::InnerRefused];
 
     /// Number of outcomes.
     pub const COUNT: usize = Self::ALL.len();
@@ -60,6 +69,7 @@ impl DecapOutcome {
             Self::Fragment => "fragment",
             Self::Malformed => "malformed",
             Self::EcnDropped => "ecn_dropped",
+            Self::InnerRefused => "inner_refused",
         }
     }
 }

@@ -20,11 +20,15 @@ pub enum DropReason {
     TooBig = 6,
     /// The driver left no room in front of the frame for the encapsulation.
     NoHeadroom = 7,
+    /// The packet came with a TTL or hop limit of 1 or less, so that it must not be forwarded (RFC 791, RFC 8200 §3).
+    TtlExceeded = 8,
+    /// The backend that the packet belongs to, by `l2`, is who sent it here: they are load balancers for each other.
+    Loop = 9,
 }
 
 impl DropReason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Truncated,
         Self::BadLength,
         Self::Fragment,
@@ -33,6 +37,8 @@ impl DropReason {
         Self::NoNextHop,
         Self::TooBig,
         Self::NoHeadroom,
+        Self::TtlExceeded,
+        Self::Loop,
     ];
 
     /// Number of reasons.
@@ -49,6 +55,8 @@ impl DropReason {
             Self::NoNextHop => "no_next_hop",
             Self::TooBig => "too_big",
             Self::NoHeadroom => "no_headroom",
+            Self::TtlExceeded => "ttl_exceeded",
+            Self::Loop => "loop",
         }
     }
 }

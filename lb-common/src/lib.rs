@@ -13,18 +13,20 @@ mod drop_reason;
 mod features;
 mod flow;
 mod hash_key;
+mod own_mac;
 mod slot;
 mod via;
 mod vip;
 
 pub use address::{Address, Be16, Be32};
-pub use backend::{Backend, BackendState, Forward, MacPin, NextHop, NextHopCell, OUTER_TTL};
+pub use backend::{Backend, BackendState, Forward, MacPin, NextHop, NextHopCell, OUTER_FRAGMENT, OUTER_TTL};
 pub use counters::Counters;
-pub use decap::{DecapCounters, DecapOutcome, DecapSource};
+pub use decap::{DECAP_VIP_BITS, DECAP_VIPS, DecapCounters, DecapOutcome, DecapSource};
 pub use drop_reason::DropReason;
 pub use features::Features;
 pub use flow::{FlowEntry, FlowKey, FlowOutcome, FlowState, Position, Tick};
 pub use hash_key::HashKey;
+pub use own_mac::OwnMac;
 pub use slot::Slot;
 pub use via::{Via, VrfName};
 pub use vip::{MARKER, Vip4Key, Vip6Key, VipFlags, VipName, VipRecord, VipRoute};
@@ -53,6 +55,8 @@ pub mod maps {
     pub const FLOWS: &str = "FLOWS";
     /// The same of flows of which one packet was seen.
     pub const EMBRYOS: &str = "EMBRYOS";
+    /// Places of windows by interface → [`crate::OwnMac`]; memory-mapped.
+    pub const OWN_MACS: &str = "OWN_MACS";
     /// Interface index → itself, for redirects.
     pub const DEVICES: &str = "DEVICES";
     /// VIP id → per-CPU [`crate::Counters`].

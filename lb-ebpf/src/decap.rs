@@ -75,10 +75,33 @@ pub fn tunnel<F: Frame + ?Sized>(frame: &F) -> Option<Tunnel> {
     }
 }
 
+/// The packet in a tunnel packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inner {
+    /// Its source address.
+    pub source: Address,
+    /// Its destination address.
+    pub destination: Address,
+    /// What ECN asks of its header.
+    pub rewrite: Rewrite,
+}
+
+impl Inner {
+    /// Whether it is for several hosts: no VIP is.
+    #[inline(always)]
+    pub fn is_for_group(&self) -> bool {
+        match self.destination.v4() {
+            // Multicast, reserved, and the limited broadcast.
+            Some(v4) => v4.host() >> 29 == 0b111,
+            None => self.destination.0[0].host() >> 24 == 0xff,
+        }
+    }
+}
+
 impl Tunnel {
     /// Checks the inner header and says what ECN asks of it; an error is what the packet is counted as instead.
     #[inline(always)]
-    pub fn inner_header<F: Frame + ?Sized>(&self, frame: &F) -> Result<Rewrite, DecapOutcome> {
+    pub fn inner<F: Frame + ?Sized>(&self, frame: &F) -> Result<Inner, DecapOutcome> {
         let offset = self.ethernet_len + self.outer_len;
         let room = self.total_len.checked_sub(self.outer_len as u32).ok_or(DecapOutcome::Malformed)?;
         if self.outer_len < 20 || self.ethernet_len + self.total_len as usize > frame.total_len() {
@@ -89,24 +112,27 @@ impl Tunnel {
             if u32::from(inner.total_len()) > room || inner.header_len() < 20 {
                 return Err(DecapOutcome::Malformed);
             }
-            match ecn::egress(inner.traffic_class(), self.traffic_class) {
-                ecn::Egress::Keep => Ok(Rewrite::None),
-                ecn::Egress::Set(ecn) => Ok(ipv4_with_ecn(&inner, ecn)),
-                ecn::Egress::Drop => Err(DecapOutcome::EcnDropped),
-            }
+            let rewrite = match ecn::egress(inner.traffic_class(), self.traffic_class) {
+                ecn::Egress::Keep => Rewrite::None,
+                ecn::Egress::Set(ecn) => ipv4_with_ecn(&inner, ecn),
+                ecn::Egress::Drop => return Err(DecapOutcome::EcnDropped),
+            };
+            let [source, destination] = [inner.source(), inner.destination()].map(Address::from_v4);
+            Ok(Inner { source, destination, rewrite })
         } else {
             let inner = Ipv6::parse(frame, offset).ok_or(DecapOutcome::Malformed)?;
             if inner.total_len() > room {
                 return Err(DecapOutcome::Malformed);
             }
-            match ecn::egress(inner.traffic_class(), self.traffic_class) {
-                ecn::Egress::Keep => Ok(Rewrite::None),
+            let rewrite = match ecn::egress(inner.traffic_class(), self.traffic_class) {
+                ecn::Egress::Keep => Rewrite::None,
                 ecn::Egress::Set(ecn) => {
                     let first = u32::from_be(inner.0[0]) & !(0b11 << 20) | u32::from(ecn) << 20;
-                    Ok(Rewrite::Ipv6(first.to_be()))
+                    Rewrite::Ipv6(first.to_be())
                 }
-                ecn::Egress::Drop => Err(DecapOutcome::EcnDropped),
-            }
+                ecn::Egress::Drop => return Err(DecapOutcome::EcnDropped),
+            };
+            Ok(Inner { source: inner.source(), destination: inner.destination(), rewrite })
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Last stage: gives the frame the headers that carry it to its backend, and sends it.
 
-use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use lb_common::{Backend, Be16, DropReason, Features, Forward, NextHop};
 use lb_ebpf::{
     flow_hash::FlowHash,
@@ -35,26 +35,17 @@ pub fn send(
     transmit(frame, next_hop)
 }
 
-/// Whether the frame is on its way to `backend` already: another load balancer sent it, or this one did and a switch
-/// that does not know the backend flooded it back. Sent again it would circle. Only `l2` leaves frames that look like
-/// new ones.
-#[inline(always)]
-pub fn is_under_way(frame: &XdpFrame, backend: &Backend) -> bool {
-    if !maps::uses(Features::L2) || backend.forward != Forward::L2 as u32 {
-        return false;
-    }
-    let Some(next_hop) = backend.next_hop.current() else { return false };
-    let [a, b, _] = next_hop.macs;
-    let Some([first, second]) = frame.words::<2>(0) else { return false };
-    // Six bytes of destination address: a word and the half of another that comes first in the frame.
-    const HALF: u32 = u32::from_be(0xffff_0000);
-    first == a && second & HALF == b & HALF
-}
-
-/// New Ethernet addresses and the next hop's tag; the IP packet stays as it is.
+/// New Ethernet addresses and the next hop's tag; of the IP packet the lifetime alone changes. Two load balancers that
+/// are each other's backend would send a packet to and fro: what the backend itself sent does not go back to it, and rings
+/// of more end with the packet's lifetime.
 #[inline(always)]
 fn l2(frame: &XdpFrame, ethernet: &Ethernet, next_hop: &NextHop, inner: &Inner) -> Result<(), DropReason> {
+    let Some(sender) = frame.words(0) else { return Err(DropReason::Truncated) };
+    if next_hop.is_source_of(sender) {
+        return Err(DropReason::Loop);
+    }
     fits(inner.total_len, next_hop)?;
+    prepare(frame, ethernet, inner)?;
     let grow = ethernet_len(next_hop) as i32 - ethernet.len as i32;
     if grow != 0 && !frame.adjust_head(-grow) {
         return Err(DropReason::NoHeadroom);
@@ -74,6 +65,7 @@ fn encapsulate<const N: usize>(
 ) -> Result<(), DropReason> {
     const { assert!(4 * N == IPV4_LEN || 4 * N == IPV6_LEN) };
     fits(inner.total_len + 4 * N as u32, next_hop)?;
+    prepare(frame, ethernet, inner)?;
     let ethernet_len = ethernet_len(next_hop);
     let grow = 4 * N as i32 + ethernet_len as i32 - ethernet.len as i32;
     if !frame.adjust_head(-grow) {
@@ -87,6 +79,37 @@ fn encapsulate<const N: usize>(
         frame.set_words(ETHERNET_LEN + VLAN_LEN, header)
     };
     written.then_some(()).ok_or(DropReason::Truncated)
+}
+
+/// What forwarding does to the packet itself: one is taken off its lifetime, and what lies behind it in the frame is cut
+/// off.
+#[inline(always)]
+fn prepare(frame: &XdpFrame, ethernet: &Ethernet, inner: &Inner) -> Result<(), DropReason> {
+    let end = ethernet.len as u32 + inner.total_len;
+    let len = frame.len() as u32;
+    if len > SMALL && len != end && !cut(frame.context(), end) {
+        return Err(DropReason::BadLength);
+    }
+    let (at, lifetime) = inner.aged();
+    frame.set_words(ethernet.len + at, [lifetime]).then_some(()).ok_or(DropReason::Truncated)
+}
+
+/// Frames up to this length in bytes are sent with what lies behind the packet, be it padding: with 44 bytes more they
+/// still fit anywhere. Drivers that spread a frame over several buffers put more than this in the first.
+const SMALL: u32 = 256;
+
+/// Cuts off what lies behind `end`. Nobody but a neighbour on the link can send it, and the next driver would refuse a
+/// frame that is larger than its MTU for it, after it was counted as sent.
+///
+/// A frame of several buffers, of which the first ends exactly where the packet does, is not looked at: to ask for its
+/// length costs every packet a call. It is lost at the next driver, which counts it.
+///
+/// A function of its own, so that what it does to pointers into the frame concerns no other frame.
+#[inline(never)]
+fn cut(context: &XdpContext, end: u32) -> bool {
+    let frame = XdpFrame::new(context, maps::uses(Features::MULTI_BUFFER));
+    let excess = frame.total_len() as i32 - end as i32;
+    excess <= 0 || frame.adjust_tail(-excess)
 }
 
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! The forwarder: an XDP program that sends each packet for a VIP to one of its backends.
 //!
 //! One packet walks the stages in one direction, and only [`pipeline`] calls them:
-//! `parse` → `vip` → `slot` → (`flow`) → `stats` → `forward`.
+//! `own_mac` → `parse` → `vip` → `slot` → (`flow`) → `stats` → `forward`.
 
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![no_main]
@@ -10,6 +10,7 @@
 mod flow;
 mod forward;
 mod maps;
+mod own_mac;
 mod pipeline;
 mod slot;
 mod stats;

@@ -8,7 +8,8 @@ use aya_ebpf::{
     maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray},
 };
 use lb_common::{
-    Backend, Counters, DropReason, Features, FlowEntry, FlowKey, FlowOutcome, HashKey, Slot, Vip4Key, Vip6Key, VipRoute,
+    Backend, Counters, DropReason, Features, FlowEntry, FlowKey, FlowOutcome, HashKey, OwnMac, Slot, Vip4Key, Vip6Key,
+    VipRoute,
 };
 use lb_ebpf::flow_hash::Key;
 
@@ -24,6 +25,8 @@ pub static BACKENDS: Array<Backend> = Array::with_max_entries(1, BPF_F_MMAPABLE)
 pub static FLOWS: LruHashMap<FlowKey, FlowEntry> = LruHashMap::with_max_entries(1, 0);
 #[map]
 pub static EMBRYOS: LruHashMap<FlowKey, FlowEntry> = LruHashMap::with_max_entries(1, 0);
+#[map]
+pub static OWN_MACS: Array<OwnMac> = Array::with_max_entries(OwnMac::PLACES, BPF_F_MMAPABLE);
 #[map]
 pub static DEVICES: DevMapHash = DevMapHash::with_max_entries(1, 0);
 #[map]

@@ -1,6 +1,7 @@
-//! Builds the headers that a forwarded frame gets in front: Ethernet with at most one tag, and the outer IP header.
+//! Builds the headers that a forwarded frame gets in front: Ethernet with at most one tag, and the outer IP header; and
+//! what forwarding does to the header that is there.
 
-use lb_common::{Backend, Be32, NextHop, OUTER_TTL};
+use lb_common::{Backend, Be32, NextHop, OUTER_FRAGMENT, OUTER_TTL};
 use network_types::ip::IpProto;
 
 use crate::{
@@ -8,9 +9,7 @@ use crate::{
     parse::{ETHERTYPE_VLAN, IPV4_LEN, Ipv4, Ipv6},
 };
 
-const IPV4_DONT_FRAGMENT: u16 = 0x4000;
-
-/// What the outer header takes over from the inner one.
+/// What forwarding needs of the packet's own header, which an outer one makes the inner one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inner {
     /// DSCP and ECN, both copied: uniform model of RFC 2983, normal mode of RFC 6040 §4.1.
@@ -19,21 +18,48 @@ pub struct Inner {
     pub total_len: u32,
     /// Protocol number of the inner packet: 4 or 41.
     pub protocol: u8,
-    /// Identification and don't-fragment bit of an outer IPv4 header, in host byte order. An outer packet that may be
-    /// fragmented needs an identification of its own (RFC 6864 §4.2), and the inner one serves as such.
-    pub fragment: [u16; 2],
+    /// The header's word with the TTL or hop limit, as it stands in the packet.
+    pub lifetime: u32,
+}
+
+const IPV4: u8 = IpProto::Ipv4 as u8;
+/// Offsets of [`Inner::lifetime`] in the header.
+const IPV4_LIFETIME_AT: usize = 8;
+const IPV6_LIFETIME_AT: usize = 4;
+
+impl Inner {
+    /// Whether the packet must not be forwarded: its TTL or hop limit would come to 0.
+    #[inline(always)]
+    pub const fn is_expiring(&self) -> bool {
+        let lifetime = u32::from_be(self.lifetime);
+        (if self.protocol == IPV4 { lifetime >> 24 } else { lifetime & 0xff }) <= 1
+    }
+
+    /// The word with the TTL or hop limit less one, and its offset in the header; only of a packet that is not
+    /// [expiring](Self::is_expiring). Forwarding takes one off (RFC 1812 §5.3.1, RFC 8200 §3), and so does encapsulation
+    /// on the way (RFC 2003 §3.1, RFC 2473 §3.1). The IPv4 checksum follows (RFC 1624 §3).
+    #[inline(always)]
+    pub const fn aged(&self) -> (usize, u32) {
+        let lifetime = u32::from_be(self.lifetime);
+        if self.protocol != IPV4 {
+            return (IPV6_LIFETIME_AT, (lifetime - 1).to_be());
+        }
+        let checksum = (lifetime & 0xffff) + 0x100;
+        // A carry goes round, and 0xffff stands for 0, which is what adding up the header gives.
+        let checksum = (checksum + (checksum >= 0xffff) as u32) & 0xffff;
+        (IPV4_LIFETIME_AT, (((lifetime & 0xffff_0000) - (1 << 24)) | checksum).to_be())
+    }
 }
 
 impl From<&Ipv4> for Inner {
     #[inline(always)]
     fn from(header: &Ipv4) -> Self {
-        let [_, fragment, ..] = header.0;
-        let fragment = u32::from_be(fragment);
+        let [_, _, lifetime, ..] = header.0;
         Self {
             traffic_class: header.traffic_class(),
             total_len: u32::from(header.total_len()),
-            protocol: IpProto::Ipv4 as u8,
-            fragment: [(fragment >> 16) as u16, fragment as u16 & IPV4_DONT_FRAGMENT],
+            protocol: IPV4,
+            lifetime,
         }
     }
 }
@@ -41,12 +67,12 @@ impl From<&Ipv4> for Inner {
 impl From<&Ipv6> for Inner {
     #[inline(always)]
     fn from(header: &Ipv6) -> Self {
+        let [_, lifetime, ..] = header.0;
         Self {
             traffic_class: header.traffic_class(),
             total_len: header.total_len(),
             protocol: IpProto::Ipv6 as u8,
-            // Routers do not fragment IPv6 (RFC 8200 §4.5), and neither may those between here and the backend.
-            fragment: [0, IPV4_DONT_FRAGMENT],
+            lifetime,
         }
     }
 }
@@ -58,12 +84,11 @@ pub fn ipv4(backend: &Backend, inner: &Inner, hash: FlowHash) -> [u32; 5] {
     let [_, _, _, destination] = backend.address.0;
     let source = vary(source, backend.outer_source_mask, hash);
     let total_len = inner.total_len + IPV4_LEN as u32;
-    let [identification, dont_fragment] = inner.fragment.map(u32::from);
-    let variable = u32::from(inner.traffic_class) + total_len + identification + dont_fragment + halves(source);
+    let variable = u32::from(inner.traffic_class) + total_len + halves(source);
     let checksum = !fold(backend.outer_sum + variable);
     [
         (0x4500_0000 | u32::from(inner.traffic_class) << 16 | total_len & 0xffff).to_be(),
-        (identification << 16 | dont_fragment).to_be(),
+        u32::from(OUTER_FRAGMENT).to_be(),
         (u32::from(OUTER_TTL) << 24 | u32::from(inner.protocol) << 16 | u32::from(checksum)).to_be(),
         source.wire(),
         destination.wire(),
@@ -142,12 +167,7 @@ mod tests {
     fn checksums_hold_for_every_flow_and_length() {
         let backend = backend("10.0.255.255", "172.16.0.0", 0xffff, 4);
         for port in 0..2_000 {
-            let inner = Inner {
-                traffic_class: port as u8,
-                total_len: 20 + port * 32,
-                protocol: 4,
-                fragment: [port as u16 ^ 0xfff0, IPV4_DONT_FRAGMENT],
-            };
+            let inner = Inner { traffic_class: port as u8, total_len: 20 + port * 32, protocol: 4, lifetime: port };
             let header = ipv4(&backend, &inner, hash(port));
             let sum: u32 = header.iter().map(|word| halves(Be32::from_wire(*word))).sum();
             assert_eq!(fold(sum), 0xffff, "{header:x?}");
@@ -155,10 +175,40 @@ mod tests {
         }
     }
 
+    /// The header's sum stays right, and the checksum is the one that adding up the header anew gives.
+    #[test]
+    fn a_lifetime_less_one_keeps_the_checksum_right() {
+        for identification in 0..=u16::MAX {
+            let ttl = 2 + (identification as u8).min(253);
+            let mut words = [0x4500_0054, u32::from(identification) << 16, u32::from(ttl) << 24 | 6 << 16, 0, 0xffff];
+            let sum = |words: &[u32]| fold(words.iter().map(|word| (word >> 16) + (word & 0xffff)).sum());
+            words[2] |= u32::from(!sum(&words));
+            let inner = Inner::from(&Ipv4(words.map(u32::to_be)));
+            assert!(!inner.is_expiring());
+            let (at, aged) = inner.aged();
+            assert_eq!(at, 8);
+            words[2] -= 1 << 24;
+            words[2] &= 0xffff_0000;
+            words[2] |= u32::from(!sum(&words));
+            assert_eq!(u32::from_be(aged), words[2], "identification {identification}");
+        }
+    }
+
+    #[test]
+    fn lifetimes_of_one_and_less_end_here() {
+        let v4 = |ttl: u32| Inner::from(&Ipv4([0, 0, (ttl << 24 | 0x0006_ffff).to_be(), 0, 0]));
+        let v6 = |limit: u32| Inner::from(&Ipv6([0, (0xffff_ff00 | limit).to_be(), 0, 0, 0, 0, 0, 0, 0, 0]));
+        for (lifetime, expiring) in [(0, true), (1, true), (2, false), (255, false)] {
+            assert_eq!(v4(lifetime).is_expiring(), expiring);
+            assert_eq!(v6(lifetime).is_expiring(), expiring);
+        }
+        assert_eq!(v6(64).aged(), (4, 0xffff_ff3fu32.to_be()));
+    }
+
     #[test]
     fn sources_vary_within_their_prefix_only() {
         let backend = backend("10.0.0.1", "172.16.0.0", 0xffff, 4);
-        let inner = Inner { traffic_class: 0, total_len: 40, protocol: 4, fragment: [0, 0] };
+        let inner = Inner { traffic_class: 0, total_len: 40, protocol: 4, lifetime: 0 };
         let mut seen = [false; 256];
         for port in 0..4_000 {
             let [.., source, destination] = ipv4(&backend, &inner, hash(port));
@@ -171,13 +221,13 @@ mod tests {
 
     #[test]
     fn an_outer_ipv6_header_to_the_byte() {
-        let mut backend = backend("2001:db8::b", "100::", 0, 4);
+        let mut backend = backend("2001:db8::b", "fd6e:e::", 0, 4);
         backend.outer_source_mask = Be32::new(0);
-        let inner = Inner { traffic_class: 0xb9, total_len: 1500, protocol: 4, fragment: [7, 0] };
+        let inner = Inner { traffic_class: 0xb9, total_len: 1500, protocol: 4, lifetime: 7 };
         let [first, second, s0, .., d3] = ipv6(&backend, &inner, hash(1));
         assert_eq!(u32::from_be(first) >> 20, 0x6b9);
         assert_eq!(u32::from_be(first) & 0xf_ffff, hash(1).entropy() & 0xf_ffff);
         assert_eq!((half_of(second, 0), byte_of(second, 2), byte_of(second, 3)), (1500, 4, 64));
-        assert_eq!((u32::from_be(s0), u32::from_be(d3)), (0x0100_0000, 0xb));
+        assert_eq!((u32::from_be(s0), u32::from_be(d3)), (0xfd6e_000e, 0xb));
     }
 }

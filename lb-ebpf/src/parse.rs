@@ -96,10 +96,19 @@ impl TcpFlags {
 }
 
 impl Transport {
-    /// Whether this is a TCP segment with SYN and without ACK, the first of a connection.
+    /// Whether this is a TCP segment that opens a connection: SYN, and none of ACK, FIN and RST, with which no receiver
+    /// takes it for that (RFC 9293 §3.10.7.2; Linux and others discard SYN with FIN).
     #[inline(always)]
     pub const fn opens(&self) -> bool {
-        self.flags.contains(TcpFlags::SYN) && !self.flags.contains(TcpFlags::ACK)
+        const MARKS: u8 = TcpFlags::SYN.0 | TcpFlags::ACK.0 | TcpFlags::FIN.0 | TcpFlags::RST.0;
+        self.flags.0 & MARKS == TcpFlags::SYN.0
+    }
+
+    /// Whether this is a TCP segment that no connection has: SYN with FIN or RST.
+    #[inline(always)]
+    pub const fn contradicts(&self) -> bool {
+        let TcpFlags(flags) = self.flags;
+        flags & TcpFlags::SYN.0 != 0 && flags & (TcpFlags::FIN.0 | TcpFlags::RST.0) != 0
     }
 
     /// Destination port.

@@ -11,7 +11,7 @@ use lb_ebpf::{
     xdp::XdpFrame,
 };
 
-use crate::{flow, forward, maps, slot, stats, vip};
+use crate::{flow, forward, maps, own_mac, slot, stats, vip};
 
 /// What is left to do with a packet whose VIP is known.
 struct Flow {
@@ -26,6 +26,9 @@ struct Flow {
 #[inline(always)]
 pub fn run(context: &XdpContext) -> u32 {
     let frame = XdpFrame::new(context, maps::uses(Features::MULTI_BUFFER));
+    if !own_mac::is_destination(&frame) {
+        return xdp_action::XDP_PASS;
+    }
     let Some(ethernet) = parse::ethernet(&frame) else { return xdp_action::XDP_PASS };
     let flow = if ethernet.ethertype == ETHERTYPE_IPV4 && maps::uses(Features::VIP4) {
         ipv4_flow(&frame, &ethernet)
@@ -96,15 +99,13 @@ fn hashed(route: &VipRoute, transport: &Transport) -> Result<(u32, u8), DropReas
 #[inline(always)]
 fn send(frame: &XdpFrame, ethernet: &Ethernet, flow: &Flow) -> Result<u32, DropReason> {
     let Flow { route, hash, inner, transport, .. } = flow;
-    let owner = owner(flow).and_then(|id| Ok((id, slot::backend(id)?)));
-    if let Ok((_, backend)) = owner
-        && forward::is_under_way(frame, backend)
-    {
-        return Ok(xdp_action::XDP_PASS);
-    }
     let opens = transport.opens();
     stats::vip(route.id, inner.total_len, opens);
-    let (id, backend) = owner?;
+    if inner.is_expiring() {
+        return Err(DropReason::TtlExceeded);
+    }
+    let id = owner(flow)?;
+    let backend = slot::backend(id)?;
     let verdict = forward::send(frame, ethernet, backend, inner, *hash)?;
     stats::backend(id, inner.total_len, opens);
     if maps::uses(Features::LOG) {

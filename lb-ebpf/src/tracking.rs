@@ -8,6 +8,11 @@
 //! That a client has ended its TCP connection is believed of a FIN or RST only where its sequence number is the one
 //! that the stream had come to (as RFC 5961 §3.2 has receivers do): who does not see the stream cannot make its entry
 //! go.
+//!
+//! A SYN with FIN or RST opens nothing and ends nothing: no client sends it, every receiver discards it or answers with
+//! RST. It goes where any other packet of its flow would, so that the backend answers as it would without a load
+//! balancer, and the tables learn nothing from it: whoever sends such by the million fills no table and keeps no entry
+//! alive.
 
 use lb_common::{FlowEntry, FlowOutcome, FlowState, NO_ID, Position, Slot, Tick};
 
@@ -25,6 +30,10 @@ pub struct Decision {
 /// Of a packet whose flow has an entry; `is_down`: the entry's backend is down.
 #[inline(always)]
 pub fn follow(entry: FlowEntry, slot: Slot, transport: &Transport, now: Tick, is_down: bool) -> Decision {
+    if transport.contradicts() {
+        let entry = if is_down { entry.of_backend(slot.current()) } else { entry };
+        return Decision { entry, outcome: if is_down { FlowOutcome::Rerouted } else { FlowOutcome::Known } };
+    }
     let opens = transport.opens();
     if is_down {
         // A connection that is under way ends with the RST that the current owner answers with.
@@ -58,7 +67,7 @@ pub fn enter(slot: Slot, transport: &Transport, now: Tick, always: bool, is_down
     let goes_to_current = is_new || is_down;
     let backend = if goes_to_current { slot.current() } else { slot.settled_owner() };
     let entry = first_entry(backend, transport, now);
-    let ends = transport.flags.contains(TcpFlags::RST);
+    let ends = transport.flags.contains(TcpFlags::RST) || transport.contradicts();
     let is_at_risk = always || slot.current() != slot.settled_owner();
     let outcome = if is_tcp && !is_new && is_down {
         FlowOutcome::Rerouted
@@ -261,6 +270,27 @@ mod tests {
         assert_eq!(after(at, &[fin(at), ack(at, 0)]), FlowState::Fin);
         assert_eq!(after(at, &[fin(at), ack(at, 1000)]), FlowState::Open);
         assert_eq!(after(at, &[ack(at, 3000), fin(at + 3000), ack(at, 1000)]), FlowState::Fin, "data sent again");
+    }
+
+    /// No table learns anything from a SYN with FIN or RST, whatever is there already.
+    #[test]
+    fn a_syn_that_contradicts_itself_neither_opens_nor_ends_a_connection() {
+        for flags in [0x03, 0x06, 0x07, 0x13, 0x16] {
+            let forged = segment(flags, ISN, 0);
+            assert!(!forged.opens() && forged.contradicts());
+            for always in [false, true] {
+                let decision = enter(moving(), &forged, LATER, always, false);
+                assert_eq!((decision.entry.backend(), decision.outcome), (A, FlowOutcome::Passed));
+            }
+            for state in FlowState::ALL {
+                let entry = FlowEntry::new(B, state, NOW, Position::of(ISN));
+                let decision = follow(entry, Slot::moving(A, B, NOW), &forged, LATER, false);
+                assert_eq!((decision.entry, decision.outcome), (entry, FlowOutcome::Known), "{flags:#x} {state:?}");
+                let decision = follow(entry, Slot::moving(A, B, NOW), &forged, LATER, true);
+                assert_eq!((decision.entry, decision.outcome), (entry.of_backend(A), FlowOutcome::Rerouted));
+            }
+        }
+        assert!(!segment(0x12, ISN, 0).contradicts() && !segment(0x12, ISN, 0).opens(), "SYN with ACK");
     }
 
     #[test]

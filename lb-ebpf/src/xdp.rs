@@ -2,10 +2,12 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::xdp_md,
-    helpers::{bpf_xdp_adjust_head, bpf_xdp_get_buff_len},
+    bindings::{BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NOT_FWDED, bpf_fib_lookup, xdp_md},
+    helpers::{self, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
     programs::XdpContext,
 };
+
+use lb_common::{Address, Be32};
 
 use crate::frame::Frame;
 
@@ -42,6 +44,42 @@ impl<'a> XdpFrame<'a> {
     pub fn adjust_head(&self, bytes: i32) -> bool {
         // SAFETY: the helper checks the distance; pointers into the frame are taken anew for every access.
         unsafe { bpf_xdp_adjust_head(self.raw(), bytes) == 0 }
+    }
+
+    /// Moves the end of the frame by `bytes`, to the front when negative. Whether it could be.
+    #[inline(always)]
+    #[must_use]
+    pub fn adjust_tail(&self, bytes: i32) -> bool {
+        // SAFETY: as above.
+        unsafe { bpf_xdp_adjust_tail(self.raw(), bytes) == 0 }
+    }
+
+    /// Whether this host's stack would send a packet between these addresses on to another host, if it came in by this
+    /// frame's interface. As the stack decides it: by the routing tables, and not at all where the interface does not
+    /// forward. Unlike the stack, of IPv6 it asks this interface and not the host whether it forwards.
+    #[inline(always)]
+    pub fn is_routed_on(&self, source: Address, destination: Address) -> bool {
+        const AF_INET: u8 = 2;
+        const AF_INET6: u8 = 10;
+        // SAFETY: made of integers, of which zero is a value.
+        let mut route: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+        route.ifindex = self.ingress();
+        match (source.v4(), destination.v4()) {
+            (Some(from), Some(to)) => {
+                route.family = AF_INET;
+                route.__bindgen_anon_3.ipv4_src = from.wire();
+                route.__bindgen_anon_4.ipv4_dst = to.wire();
+            }
+            _ => {
+                route.family = AF_INET6;
+                route.__bindgen_anon_3.ipv6_src = source.0.map(Be32::wire);
+                route.__bindgen_anon_4.ipv6_dst = destination.0.map(Be32::wire);
+            }
+        }
+        let len = size_of::<bpf_fib_lookup>() as i32;
+        // SAFETY: the helper reads and writes `len` bytes from the pointer on, which are `route`.
+        let answer = unsafe { helpers::bpf_fib_lookup(self.raw().cast(), &raw mut route, len, 0) };
+        answer != i64::from(BPF_FIB_LKUP_RET_NOT_FWDED) && answer != i64::from(BPF_FIB_LKUP_RET_FWD_DISABLED)
     }
 
     /// Writes two bytes at `offset`; whether the frame has them.

@@ -11,12 +11,15 @@ use std::{
 use anyhow::{Context as _, bail};
 use aya::{
     EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray},
+    maps::{
+        Array, HashMap, Map, MapData, PerCpuArray,
+        lpm_trie::{Key, LpmTrie},
+    },
     programs::Xdp,
     util::KernelVersion,
 };
 use ipnet::IpNet;
-use lb_common::{ABI, Address, DecapCounters, DecapOutcome, DecapSource};
+use lb_common::{ABI, Address, DECAP_VIP_BITS, DECAP_VIPS, DecapCounters, DecapOutcome, DecapSource};
 use nix::{ifaddrs::getifaddrs, net::if_::if_nametoindex};
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +44,8 @@ pub struct Options {
     pub from: Vec<IpNet>,
     /// Outer destination addresses to accept; the interface's own where there are none.
     pub to: Vec<IpAddr>,
+    /// Inner destinations to deliver; whatever is local to this host where there are none.
+    pub vips: Vec<IpNet>,
     /// Native, generic, or whichever works.
     pub mode: XdpMode,
     /// Where to pin.
@@ -60,6 +65,8 @@ pub struct Status {
     pub from: Vec<IpNet>,
     /// Accepted outer destinations.
     pub to: Vec<IpAddr>,
+    /// Inner destinations that are delivered; none where that is whatever is local to the host.
+    pub vips: Vec<IpNet>,
     /// Packets and bytes (from the outer IP header on) by what became of them.
     pub outcomes: Vec<Outcome>,
 }
@@ -82,14 +89,20 @@ pub struct Outcome {
 ///
 /// No such interface, nothing to accept, another XDP program in the way, or a kernel that refuses.
 pub fn attach(options: &Options) -> anyhow::Result<Attachment> {
-    let Options { interface, from, to, mode, bpffs } = options;
+    let Options { interface, from, to, vips, mode, bpffs } = options;
     let ifindex = if_nametoindex(interface.as_str())
         .with_context(|| format!("there is no interface {interface} here: see `ip link`"))?;
-    let sources = ranges(from)?;
-    let destinations = if to.is_empty() { addresses_of(interface)? } else { to.clone() };
+    let accepted = Accepted {
+        sources: ranges(from)?,
+        destinations: if to.is_empty() { addresses_of(interface)? } else { to.clone() },
+        vips: prefixes(vips)?,
+    };
+    if vips.is_empty() {
+        check_forwarding(interface)?;
+    }
     mount_if_missing(bpffs)?;
     let place = Place::new(bpffs, interface);
-    let attached = put_in_place(bpffs, &place, &sources, &destinations, ifindex, *mode);
+    let attached = put_in_place(bpffs, &place, &accepted, ifindex, *mode);
     if attached.is_err() && names(&place.links).is_ok_and(|links| links.is_empty()) {
         // Nothing runs, and what is pinned so far is of no use. The error at hand says more than that of cleaning up.
         let _ = remove_tree(&place.root);
@@ -97,17 +110,30 @@ pub fn attach(options: &Options) -> anyhow::Result<Attachment> {
     attached
 }
 
+/// What the program is to accept, as it compares it.
+struct Accepted {
+    sources: Vec<DecapSource>,
+    destinations: Vec<IpAddr>,
+    /// None: whatever is local.
+    vips: Vec<Key<Address>>,
+}
+
 /// Loads the program with what it accepts, and has the interface run it.
 fn put_in_place(
     bpffs: &Path,
     place: &Place,
-    sources: &[DecapSource],
-    destinations: &[IpAddr],
+    accepted: &Accepted,
     ifindex: u32,
     mode: XdpMode,
 ) -> anyhow::Result<Attachment> {
+    let Accepted { sources, destinations, vips } = accepted;
     make_directories(&place.links)?;
-    let mut ebpf = EbpfLoader::new().load(objects::DECAP).context("the decapsulation does not load")?;
+    let mut loader = EbpfLoader::new();
+    let local = u32::from(vips.is_empty());
+    let mut ebpf = loader
+        .override_global("LOCAL", &local, true)
+        .load(objects::DECAP)
+        .context("the decapsulation does not load")?;
     let name = if KernelVersion::current()? >= FRAGS_SINCE { "decap" } else { "decap_linear" };
     let mut accepted: Array<_, DecapSource> = ebpf.map_mut("SOURCES").context("no map SOURCES")?.try_into()?;
     for (index, source) in (0..).zip(sources) {
@@ -118,11 +144,16 @@ fn put_in_place(
     for destination in destinations {
         accepted.insert(Address::from(*destination), 1, 0).context("too many addresses: at most 256 are accepted")?;
     }
+    let mut delivered: LpmTrie<_, Address, u32> = ebpf.map_mut("VIPS").context("no map VIPS")?.try_into()?;
+    for vip in vips {
+        delivered.insert(vip, 1, 0)?;
+    }
     // The new maps lie beside the old ones until the new program runs.
     let staged = &place.staged;
     remove_tree(staged)?;
     make_directories(staged)?;
-    for (name, map) in ebpf.maps() {
+    // The constants are the program's alone, and names of pins have no dots.
+    for (name, map) in ebpf.maps().filter(|(name, _)| !name.starts_with('.')) {
         map.pin(staged.join(name)).with_context(|| format!("cannot pin the map {name}"))?;
     }
     let program: &mut Xdp = ebpf.program_mut(name).context("no program")?.try_into()?;
@@ -178,8 +209,8 @@ fn status_of(place: &Place) -> anyhow::Result<Status> {
             let problem = format!(
                 "is incomplete, an attach or a detach broke off: attach again, or tidy up with `naru decap detach {interface}`"
             );
-            let (from, to, outcomes) = Default::default();
-            return Ok(Status { interface, mode: None, problem: Some(problem), from, to, outcomes });
+            let (from, to, vips, outcomes) = Default::default();
+            return Ok(Status { interface, mode: None, problem: Some(problem), from, to, vips, outcomes });
         }
     };
     let sources: Array<_, DecapSource> = place.map("SOURCES", Map::Array)?;
@@ -187,6 +218,10 @@ fn status_of(place: &Place) -> anyhow::Result<Status> {
     let destinations: HashMap<_, Address, u32> = place.map("DESTINATIONS", Map::HashMap)?;
     let mut to: Vec<IpAddr> = destinations.keys().map(|key| key.map(IpAddr::from)).collect::<Result<_, _>>()?;
     to.sort();
+    let delivered: LpmTrie<_, Address, u32> = place.map("VIPS", Map::LpmTrie)?;
+    let vips = delivered.keys().map(|key| key.map(|key| written(&key)));
+    let mut vips: Vec<IpNet> = vips.filter_map(Result::transpose).collect::<Result<_, _>>()?;
+    vips.sort();
     let counters: PerCpuArray<_, DecapCounters> = place.map("OUTCOMES", Map::PerCpuArray)?;
     let outcome = |outcome: DecapOutcome| {
         let per_cpu = counters.get(&(outcome as u32), 0)?;
@@ -199,6 +234,7 @@ fn status_of(place: &Place) -> anyhow::Result<Status> {
         problem,
         from,
         to,
+        vips,
         outcomes: DecapOutcome::ALL.into_iter().map(outcome).collect::<Result<_, _>>()?,
     })
 }
@@ -265,6 +301,44 @@ fn ranges(from: &[IpNet]) -> anyhow::Result<Vec<DecapSource>> {
         .collect()
 }
 
+/// The VIPs as the program compares them.
+fn prefixes(vips: &[IpNet]) -> anyhow::Result<Vec<Key<Address>>> {
+    if vips.len() > DECAP_VIPS as usize {
+        bail!("{} VIPs are more than the {DECAP_VIPS} that one decapsulation delivers: name prefixes", vips.len());
+    }
+    let key = |vip: &IpNet| {
+        if vip.prefix_len() == 0 {
+            bail!("{vip} takes in every address, so that anything would be delivered: name the VIPs");
+        }
+        let mapped = if vip.addr().is_ipv4() { DECAP_VIP_BITS - 32 } else { 0 };
+        Ok(Key::new(u32::from(vip.prefix_len()) + mapped, Address::from(vip.network())))
+    };
+    vips.iter().map(key).collect()
+}
+
+/// A VIP as the operator wrote it; `None` where that cannot be.
+fn written(key: &Key<Address>) -> Option<IpNet> {
+    let network = IpAddr::from(key.data());
+    let mapped = if network.is_ipv4() { DECAP_VIP_BITS - 32 } else { 0 };
+    IpNet::new(network, u8::try_from(key.prefix_len().checked_sub(mapped)?).ok()?).ok()
+}
+
+/// What is local is asked of the kernel, which of IPv6 answers by whether this interface forwards, where its stack goes by
+/// whether the host does. Where the two differ, packets for other hosts would be taken for local ones.
+fn check_forwarding(interface: &str) -> anyhow::Result<()> {
+    let forwards = |scope: &str| {
+        let value = fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{scope}/forwarding"));
+        value.is_ok_and(|value| value.trim() != "0")
+    };
+    if forwards("all") && !forwards(interface) {
+        bail!(
+            "this host forwards IPv6 although {interface} is set not to, and the kernel does not tell then which \
+             addresses are local: name the VIPs with --vip, or `sysctl -w net.ipv6.conf.{interface}.forwarding=1`"
+        );
+    }
+    Ok(())
+}
+
 /// A range as the operator wrote it; `None` for an unused entry.
 fn network(source: &DecapSource) -> Option<IpNet> {
     let DecapSource { network, mask } = *source;
@@ -302,13 +376,13 @@ mod tests {
 
     #[test]
     fn ranges_survive_the_way_into_the_map_and_take_in_what_they_say() {
-        let texts = ["172.16.0.0/16", "100::/64", "10.1.2.3/32", "2001:db8::/127"];
+        let texts = ["172.16.0.0/16", "fd6e:e::/64", "10.1.2.3/32", "2001:db8::/127"];
         let nets: Vec<IpNet> = texts.iter().map(|text| text.parse().unwrap()).collect();
         let ranges = ranges(&nets).unwrap();
         assert_eq!(ranges.iter().filter_map(network).collect::<Vec<_>>(), nets);
         for (inside, outside, range) in [
             ("172.16.255.1", "172.17.0.0", ranges[0]),
-            ("100::ffff:1", "100:0:0:1::", ranges[1]),
+            ("fd6e:e::ffff:1", "fd6e:e:0:1::", ranges[1]),
             ("10.1.2.3", "10.1.2.2", ranges[2]),
             ("2001:db8::1", "::ffff:10.1.2.3", ranges[3]),
         ] {
@@ -322,7 +396,39 @@ mod tests {
     /// Decapsulation of everything sent to 10.0.0.1 on an interface of this network namespace.
     fn options(pins: &Pins, interface: &str, mode: XdpMode) -> Options {
         let (from, to) = (vec!["172.16.0.0/16".parse().unwrap()], vec!["10.0.0.1".parse().unwrap()]);
-        Options { interface: interface.to_owned(), from, to, mode, bpffs: pins.0.clone() }
+        Options { interface: interface.to_owned(), from, to, vips: Vec::new(), mode, bpffs: pins.0.clone() }
+    }
+
+    #[test]
+    fn the_status_tells_the_vips_as_they_were_named() {
+        let pins = Pins::new();
+        veth("lb0", "client");
+        let vips: Vec<IpNet> = ["203.0.113.0/24", "203.0.113.10/32", "2001:db8::/32", "2001:db8:f::10/128"]
+            .map(|text| text.parse().unwrap())
+            .into();
+        attach(&Options { vips: vips.clone(), ..options(&pins, "lb0", XdpMode::Auto) }).unwrap();
+        let told = || status(&pins.0).unwrap().remove(0).vips;
+        assert_eq!(told(), vips);
+        attach(&options(&pins, "lb0", XdpMode::Auto)).unwrap();
+        assert_eq!(told(), []);
+        let all = Options { vips: vec!["::/0".parse().unwrap()], ..options(&pins, "lb0", XdpMode::Auto) };
+        let error = attach(&all).unwrap_err().to_string();
+        assert!(error.contains("::/0 takes in every address"), "{error}");
+        assert_eq!(told(), [], "what ran before runs on");
+    }
+
+    /// IPv6 that is forwarded although the interface is set not to would be taken for local.
+    #[test]
+    fn a_host_of_two_minds_must_name_its_vips() {
+        let pins = Pins::new();
+        veth("lb0", "client");
+        fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
+        attach(&options(&pins, "lb0", XdpMode::Auto)).unwrap();
+        fs::write("/proc/sys/net/ipv6/conf/lb0/forwarding", "0").unwrap();
+        let error = attach(&options(&pins, "lb0", XdpMode::Auto)).unwrap_err().to_string();
+        assert!(error.contains("--vip") && error.contains("net.ipv6.conf.lb0.forwarding=1"), "{error}");
+        let vips = vec!["2001:db8:f::10/128".parse().unwrap()];
+        attach(&Options { vips, ..options(&pins, "lb0", XdpMode::Auto) }).unwrap();
     }
 
     #[test]

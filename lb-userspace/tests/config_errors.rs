@@ -38,7 +38,7 @@ name = "dns"
 address = "2001:db8::53"
 ports = ["udp/any"]
 forward = "ipip"
-backends = [{ address = "2001:db8:1::1" }]
+backends = [{ address = "10.0.2.1" }]
 "#;
 
 #[test]
@@ -143,9 +143,9 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "14:34: `ff:ff:ff:ff:ff:ff` is a group's MAC address; write the backend's own, such as `02:00:00:00:00:01`",
     ),
     (
-        "backends = [{ address = \"2001:db8:1::1\" }]",
-        "backends = [{ address = \"2001:db8:1::1\", mac = \"02:00:00:00:00:01\" }]",
-        "23:48: `mac` pins the MAC address of an `l2` backend, and frames of a VIP with `forward = \"ipip\"` may go to a \
+        "backends = [{ address = \"10.0.2.1\" }]",
+        "backends = [{ address = \"10.0.2.1\", mac = \"02:00:00:00:00:01\" }]",
+        "23:43: `mac` pins the MAC address of an `l2` backend, and frames of a VIP with `forward = \"ipip\"` may go to a \
          router; remove the key (a router's address is pinned by `ip neigh replace ADDRESS lladdr MAC dev INTERFACE nud \
          permanent`)",
     ),
@@ -217,6 +217,12 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "encap_source4 = \"172.16.0.1/16\"",
         "4:17: `172.16.0.1/16` has bits behind its prefix length; write `172.16.0.0/16`",
     ),
+    (
+        "metrics = \"127.0.0.1:9100\"",
+        "encap_source6 = \"100::/64\"",
+        "4:17: `100::/64` is of the discard prefix (RFC 6666), from which networks let no packet through; write a prefix \
+         of your own that no host uses, such as `fd12:3456:789a:e::/64`",
+    ),
     ("\"eth1\"", "\"eth0\"", "2:23: interface `eth0` is listed twice; remove one of the two"),
     ("\"eth1\"", "\"eth1/2\"", "2:23: interface name `eth1/2` has a `/` or `:`; write it as `ip link` shows it"),
     ("\"web\"", "\"web shop\"", "7:8: VIP name `web shop` has a ` `; use 1 to 64 letters, digits, `.`, `_` or `-`"),
@@ -286,10 +292,17 @@ const BROKEN: &[(&str, &str, &str)] = &[
          \"ipip\"`, or give the backend's IPv4 address",
     ),
     (
-        "\"2001:db8:1::1\"",
-        "\"2001:db8:1::1\", weight = 0",
-        "23:51: every backend of this VIP has weight 0, so none would take traffic; give at least one a weight, or take \
+        "\"10.0.2.1\"",
+        "\"10.0.2.1\", weight = 0",
+        "23:46: every backend of this VIP has weight 0, so none would take traffic; give at least one a weight, or take \
          backends out with `state = \"drain\"`",
+    ),
+    (
+        "10.0.2.1",
+        "2001:db8:1::1",
+        "23:25: `ipip` reaches the backend `2001:db8:1::1` inside IPv6, for which packets need a source address; write into \
+         [node] a prefix of your own that no host uses and that backends accept, for instance `encap_source6 = \
+         \"fd12:3456:789a:e::/64\"`",
     ),
     ("\"dns\"", "\"web\"", "19:8: VIP name `web` is already taken in line 7; rename one of the two"),
     (
@@ -380,7 +393,7 @@ fn damaged_configs_never_panic() {
     let edits = [
         r#"{"op": "backend_add", "vip": "web", "address": "10.0.1.13"}"#,
         r#"{"op": "backend_set", "vip": "web", "address": "10.0.1.12", "weight": 1}"#,
-        r#"{"op": "backend_remove", "vip": "dns", "address": "2001:db8:1::1"}"#,
+        r#"{"op": "backend_remove", "vip": "dns", "address": "10.0.2.1"}"#,
         r#"{"op": "vip_set", "name": "web", "slots": 97, "ports": ["tcp/443"]}"#,
         r#"{"op": "vip_set", "name": "dns", "tracking": "always", "udp_idle": "2m"}"#,
         r#"{"op": "vip_remove", "name": "dns"}"#,

@@ -27,7 +27,8 @@ fn every_example_is_valid_and_raises_no_doubt() {
 fn the_reference_names_every_key_with_its_default() {
     let text = std::fs::read_to_string(configs().join("naru.toml")).unwrap();
     let Config { node, vips } = Config::parse(&text, Path::new("naru.toml")).unwrap();
-    let stated = Node { interfaces: Vec::new(), metrics: None, hash_seed_file: None, ..node.clone() };
+    let stated =
+        Node { interfaces: Vec::new(), metrics: None, encap_source6: None, hash_seed_file: None, ..node.clone() };
     assert_eq!(stated, Node::default());
     let Vip { hash, slots, tracking, tcp_idle, udp_idle, ref backends, .. } = vips[0];
     assert_eq!((hash, slots, tracking), (FlowHash::FiveTuple, Vip::DEFAULT_SLOTS, Tracking::Adaptive));

@@ -14,13 +14,15 @@ use aya_obj::programs::XdpAttachType;
 use lb_common::{ABI, NextHop};
 use lb_userspace::{
     config::{Config, XdpMode},
-    dataplane::{Backend, Dataplane},
+    dataplane::{Backend, Dataplane, OwnMacs},
     seed::HashSeed,
 };
 use nix::net::if_::if_nametoindex;
 
 use crate::frames::{BALANCER_MAC, NEXT_HOP_MAC};
 
+/// Outer source addresses of packets in IPv6.
+pub const SOURCE6: &str = "fd6e:6172:75:e::/64";
 /// Index of the interface that test runs come in by: the loopback of any namespace.
 pub const INGRESS: u32 = 1;
 
@@ -29,6 +31,8 @@ pub struct Forwarder {
     dataplane: Dataplane,
     program: Xdp,
     next_hop: Option<NextHop>,
+    /// Interfaces that frames come in by, all with the address [`BALANCER_MAC`].
+    own_macs: OwnMacs,
     pins: Pins,
 }
 
@@ -74,8 +78,10 @@ impl Forwarder {
         let config = parse(config)?;
         let mut dataplane = Dataplane::open(&pins.0, &config)?;
         apply(&mut dataplane, &config, next_hop)?;
+        let own_macs = OwnMacs::from([(INGRESS, vec![BALANCER_MAC])]);
+        dataplane.set_own_macs(&own_macs);
         let program = pins.program()?;
-        Ok(Self { dataplane, program, next_hop, pins })
+        Ok(Self { dataplane, program, next_hop, own_macs, pins })
     }
 
     /// Changes to another config, as a running daemon would.
@@ -83,6 +89,12 @@ impl Forwarder {
         apply(&mut self.dataplane, &parse(config)?, self.next_hop)?;
         self.program = self.pins.program()?;
         Ok(())
+    }
+
+    /// Says which MAC addresses frames for this host have.
+    pub fn set_own_macs(&mut self, macs: &[(u32, &[[u8; 6]])]) {
+        self.own_macs = macs.iter().map(|(ifindex, macs)| (*ifindex, macs.to_vec())).collect();
+        assert_eq!(self.dataplane.set_own_macs(&self.own_macs), []);
     }
 
     /// Sweeps the flow tables once, as a running daemon does every second.
@@ -94,6 +106,8 @@ impl Forwarder {
     /// Attaches the program to an interface of this thread's network namespace, in the driver.
     pub fn attach(&mut self, interface: &str) -> anyhow::Result<()> {
         let ifindex = if_nametoindex(interface).with_context(|| format!("no interface {interface}"))?;
+        self.own_macs.insert(ifindex, vec![BALANCER_MAC]);
+        self.dataplane.set_own_macs(&self.own_macs);
         self.dataplane.attach(interface, ifindex, XdpMode::Native)?;
         Ok(())
     }
@@ -156,7 +170,11 @@ impl Drop for Pins {
 
 /// A config from a text whose `[node]` section may be left out, with the hash seed that it names.
 fn parse(config: &str) -> anyhow::Result<Config> {
-    let text = if config.contains("[node]") { config.to_owned() } else { format!("[node]\ninterfaces = []\n{config}") };
+    let text = if config.contains("[node]") {
+        config.to_owned()
+    } else {
+        format!("[node]\ninterfaces = []\nencap_source6 = \"{SOURCE6}\"\n{config}")
+    };
     let mut config = Config::parse(&text, Path::new("test.toml"))?;
     config.node.hash_seed = HashSeed::load(config.node.hash_seed_file.as_deref())?;
     Ok(config)

@@ -180,9 +180,30 @@ impl Packet {
         ethernet(CLIENT_MAC, BALANCER_MAC, tags, &self.ip_bytes())
     }
 
-    /// The frame in which it leaves for the next hop.
+    /// The packet after one hop: one less in its TTL or hop limit.
+    #[must_use]
+    pub fn aged(&self) -> Self {
+        let mut aged = self.clone();
+        match &mut aged.ip {
+            Ip::V4(header) => header.time_to_live -= 1,
+            Ip::V6(header) => header.hop_limit -= 1,
+        }
+        aged
+    }
+
+    /// The same with this TTL or hop limit.
+    #[must_use]
+    pub fn lifetime(mut self, hops: u8) -> Self {
+        match &mut self.ip {
+            Ip::V4(header) => header.time_to_live = hops,
+            Ip::V6(header) => header.hop_limit = hops,
+        }
+        self
+    }
+
+    /// The frame in which it leaves for the next hop, one hop older.
     pub fn forwarded(&self) -> Vec<u8> {
-        to_next_hop(&self.ip_bytes())
+        to_next_hop(&self.aged().ip_bytes())
     }
 }
 

@@ -26,6 +26,7 @@ use std::{
 
 use anyhow::{Context as _, anyhow, ensure};
 use aya::{programs::Xdp, util::nr_cpus};
+use nix::ifaddrs::getifaddrs;
 
 pub use self::leftovers::teardown_kept;
 use self::{leftovers::State, pass::Pass};
@@ -275,6 +276,9 @@ impl Lab {
     pub fn plug(&mut self, interface: &str) -> anyhow::Result<()> {
         let port = port_of(interface);
         cable((&self.balancer, interface), (&self.router, &port), MTU)?;
+        // A card that is plugged in again has the address that it had: its neighbours need not learn a new one.
+        let mac = if interface == "eth0" { "02:00:00:00:1b:00" } else { "02:00:00:00:1b:01" };
+        self.balancer.ip(&format!("link set {interface} address {mac}\n"))?;
         if self.queue_per_cpu {
             // Before there are programs: those on queues that come later are not run.
             self.balancer.receive_per_cpu(interface)?;
@@ -410,6 +414,19 @@ impl Host {
     /// Its namespace.
     pub fn netns(&self) -> &Netns {
         &self.netns
+    }
+
+    /// The MAC address of one of its interfaces.
+    ///
+    /// # Errors
+    ///
+    /// When it has no such interface.
+    pub fn mac(&self, interface: &str) -> anyhow::Result<[u8; 6]> {
+        let mac = self.run(|| {
+            let mut links = getifaddrs()?.filter(|entry| entry.interface_name == interface);
+            anyhow::Ok(links.find_map(|entry| entry.address?.as_link_addr()?.addr()))
+        });
+        mac?.with_context(|| format!("{} has no interface {interface} with a MAC address", self.name))
     }
 
     /// How many TCP segments it has sent again since it exists: 0 means that nothing was lost or held up.

@@ -10,6 +10,7 @@ use aya::{
     maps::PerCpuArray,
     programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp},
 };
+use lb_common::NextHop;
 use lb_userspace::objects;
 use nix::{
     net::if_::if_nametoindex,
@@ -83,7 +84,9 @@ impl Generator {
         }
         let port = lab.port(LEG);
         let port_index = lab.router().run(|| if_nametoindex(port.as_str()))?;
+        let macs = NextHop::new(lab.balancer().mac(LEG)?, lab.router().mac(&port)?, port_index, 0, 0).macs;
         let mut ebpf = EbpfLoader::new()
+            .override_global("MACS", &macs, true)
             .override_global("FRAME_LEN", &(frame.len() as u32), true)
             .override_global("TEMPLATE", &template, true)
             .override_global("TCP", &1u32, true)

@@ -25,7 +25,10 @@ use patience::LIMIT;
 use serde::de::DeserializeOwned;
 use tokio::{net::TcpStream, time::timeout};
 
-use crate::lab::{Host, Lab};
+use crate::{
+    forwarder::SOURCE6,
+    lab::{Host, Lab},
+};
 
 /// Where the daemon serves `/metrics`, inside the load balancer's namespace.
 pub const METRICS: &str = "127.0.0.1:9100";
@@ -64,7 +67,7 @@ impl Naru {
     /// The config with `vips`, the part that follows `[node]`.
     pub fn node(lab: &Lab, vips: &str) -> String {
         let interfaces = lab.interfaces();
-        format!("[node]\ninterfaces = {interfaces:?}\nmetrics = \"{METRICS}\"\n\n{vips}")
+        format!("[node]\ninterfaces = {interfaces:?}\nmetrics = \"{METRICS}\"\nencap_source6 = \"{SOURCE6}\"\n\n{vips}")
     }
 
     /// Starts a daemon with the config `text`, with socket, pins and state moved to the lab's places.
@@ -431,7 +434,7 @@ impl Drop for Naru {
 /// With the command's message when it fails.
 pub fn attach_decap(lab: &Lab, backend: &Host) -> anyhow::Result<()> {
     let mut command = backend.command(naru_binary()?);
-    command.args(["decap", "attach", "eth0", "--from", "172.16.0.0/16", "--from", "100::/64"]);
+    command.args(["decap", "attach", "eth0", "--from", "172.16.0.0/16", "--from", SOURCE6]);
     command.args(["--to", &backend.ipv4().to_string(), "--to", &backend.ipv6().to_string()]);
     let output = patience::output(command.arg("--bpffs").arg(lab.bpffs().join(backend.name())))?;
     let says = String::from_utf8_lossy(&output.stderr);

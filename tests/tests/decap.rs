@@ -4,15 +4,19 @@ use std::net::IpAddr;
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, PerCpuArray},
+    maps::{
+        Array, HashMap, PerCpuArray,
+        lpm_trie::{Key, LpmTrie},
+    },
     programs::Xdp,
 };
 use etherparse::{IpDscp, IpEcn, IpNumber};
-use lb_common::{Address, DecapCounters, DecapOutcome, DecapSource};
+use lb_common::{Address, DECAP_VIP_BITS, DecapCounters, DecapOutcome, DecapSource};
 use lb_userspace::objects;
 use naru_tests::{
     forwarder::{Forwarder, Output, Verdict, run},
-    frames::{BALANCER_MAC, NEXT_HOP_MAC, Packet, ethernet},
+    frames::{BALANCER_MAC, NEXT_HOP_MAC, Packet, ethernet, to_next_hop},
+    netns::Netns,
 };
 
 const BACKEND4: &str = "10.0.1.11";
@@ -81,7 +85,9 @@ fn congestion_marks_of_the_tunnel_reach_the_packet() {
                     .v4(|header| header.ecn = IpEcn::try_new(outer_ecn).unwrap());
                 let output = decap.run(&outer.forwarded());
                 match expected {
-                    Some(expected) => assert_eq!(output, passed(expected.forwarded()), "{inner_ecn} in {outer_ecn}"),
+                    Some(expected) => {
+                        assert_eq!(output, passed(to_next_hop(&expected.ip_bytes())), "{inner_ecn} in {outer_ecn}")
+                    }
                     None => assert_eq!(output.verdict, Verdict::Drop, "{inner_ecn} in {outer_ecn}"),
                 }
             }
@@ -98,14 +104,82 @@ fn only_the_addresses_that_it_was_told_are_accepted() {
         tunnel("172.17.0.1", BACKEND4, IpNumber::IPV4, &inner4),
         tunnel("172.15.255.255", BACKEND4, IpNumber::IPV6, &inner6),
         tunnel("172.16.0.1", "10.0.1.12", IpNumber::IPV4, &inner4),
-        tunnel("100:0:0:1::1", BACKEND6, IpNumber::IPV4, &inner4),
-        tunnel("100::1", "2001:db8:b::12", IpNumber::IPV6, &inner6),
+        tunnel("fd6e:6172:75:f::1", BACKEND6, IpNumber::IPV4, &inner4),
+        tunnel("fd6e:6172:75:e::1", "2001:db8:b::12", IpNumber::IPV6, &inner6),
     ];
     let decap = Decap::new();
     for packet in &refused {
         assert_eq!(decap.run(&packet.frame()), passed(packet.frame()));
     }
     assert_eq!(decap.counts(), [("refused", 5)]);
+}
+
+/// A forged outer source leads to VIPs and to nothing else.
+#[test]
+fn only_vips_are_delivered_to() {
+    let decap = Decap::new();
+    for destination in ["203.0.113.9", "203.0.113.11", "10.0.1.11", "127.0.0.1", "224.0.0.1", "255.255.255.255"] {
+        let inner = Packet::syn(at(4), format!("{destination}:80").parse().unwrap()).ip_bytes();
+        for (source, backend) in [("172.16.0.1", BACKEND4), ("fd6e:6172:75:e::1", BACKEND6)] {
+            let frame = tunnel(source, backend, IpNumber::IPV4, &inner).frame();
+            assert_eq!(decap.run(&frame), Output { verdict: Verdict::Drop, frame }, "{destination}");
+        }
+    }
+    for destination in ["2001:db8:f::11", "2001:db8:b::11", "::1", "ff02::1", "::ffff:203.0.113.10"] {
+        let inner = Packet::syn(at(6), format!("[{destination}]:80").parse().unwrap()).ip_bytes();
+        let frame = tunnel("172.16.0.1", BACKEND4, IpNumber::IPV6, &inner).frame();
+        let verdict = decap.run(&frame).verdict;
+        // An IPv4 address in IPv6 form is one address with the VIP here, and none that the stack delivers to.
+        let expected = if destination.contains("ffff") { Verdict::Pass } else { Verdict::Drop };
+        assert_eq!(verdict, expected, "{destination}");
+    }
+    assert_eq!(decap.counts(), [("decapsulated", 1), ("inner_refused", 16)]);
+}
+
+/// Without a list of VIPs it is the addresses of the host, as they are when a packet comes; what the stack would send on
+/// to other hosts is refused.
+#[test]
+fn without_vips_what_is_local_is_delivered_to() {
+    let name = format!("naru-decap-{}", std::process::id());
+    let namespace = Netns::create([name.as_str()]).unwrap().remove(0);
+    let outcome = std::panic::catch_unwind(|| local_addresses(&namespace));
+    namespace.delete().unwrap();
+    outcome.unwrap();
+}
+
+fn local_addresses(namespace: &Netns) {
+    let forward = |on: &str| {
+        for key in ["net/ipv4/conf/all/forwarding", "net/ipv6/conf/all/forwarding"] {
+            namespace.sysctl(key, on).unwrap();
+        }
+    };
+    let to = |destination: &str| {
+        let destination: IpAddr = destination.parse().unwrap();
+        let (client, number) = if destination.is_ipv4() { (at(4), IpNumber::IPV4) } else { (at(6), IpNumber::IPV6) };
+        let inner = Packet::syn(client, (destination, 80).into()).ip_bytes();
+        let frame = tunnel("172.16.0.1", BACKEND4, number, &inner).frame();
+        // The interface that frames come in by is the loopback of the namespace.
+        namespace.run(|| Decap::load(true).run(&frame).verdict)
+    };
+    let local = ["203.0.113.10", "2001:db8:f::10"];
+    let elsewhere = ["192.0.2.9", "2001:db8:e::9"];
+    let group = ["224.0.0.5", "255.255.255.255", "ff02::5"];
+    namespace.ip("link set lo up\nroute add 192.0.2.0/24 dev lo\nroute add 2001:db8:e::/64 dev lo\n").unwrap();
+    namespace.ip("addr add 203.0.113.10/32 dev lo\naddr add 2001:db8:f::10/128 dev lo nodad\n").unwrap();
+    forward("1");
+    assert_eq!(local.map(to), [Verdict::Pass; 2]);
+    assert_eq!(elsewhere.map(to), [Verdict::Drop; 2]);
+    assert_eq!(group.map(to), [Verdict::Drop; 3]);
+    // Another VIP, later.
+    namespace.ip("addr add 192.0.2.9/32 dev lo\naddr add 2001:db8:e::9/128 dev lo nodad\n").unwrap();
+    assert_eq!(elsewhere.map(to), [Verdict::Pass; 2]);
+    namespace.ip("addr del 192.0.2.9/32 dev lo\naddr del 2001:db8:e::9/128 dev lo\n").unwrap();
+    assert_eq!(elsewhere.map(to), [Verdict::Drop; 2]);
+    // A host that forwards nothing decides by itself what it delivers.
+    forward("0");
+    assert_eq!(local.map(to), [Verdict::Pass; 2]);
+    assert_eq!(elsewhere.map(to), [Verdict::Pass; 2]);
+    assert_eq!(group.map(to), [Verdict::Drop; 3]);
 }
 
 #[test]
@@ -150,21 +224,32 @@ fn malformed_and_fragmented_tunnels_do_not_reach_the_stack_as_packets() {
     assert_eq!(decap.counts(), [("fragment", 2), ("malformed", 5)]);
 }
 
-/// The loaded decapsulation; accepts 172.16.0.0/16 and 100::/64 as sources, the two backends as destinations.
+/// The loaded decapsulation; accepts 172.16.0.0/16 and `SOURCE6` as sources, the two backends as destinations, and delivers
+/// to the VIPs.
 struct Decap(Ebpf);
 
 impl Decap {
     fn new() -> Self {
-        let mut ebpf = EbpfLoader::new().load(objects::DECAP).unwrap();
+        Self::load(false)
+    }
+
+    /// `local`: to what is local instead.
+    fn load(local: bool) -> Self {
+        let mut ebpf =
+            EbpfLoader::new().override_global("LOCAL", &u32::from(local), true).load(objects::DECAP).unwrap();
         let ip = |text: &str| Address::from(text.parse::<IpAddr>().unwrap());
         let mut sources: Array<_, DecapSource> = ebpf.map_mut("SOURCES").unwrap().try_into().unwrap();
         let mask4 = ip("ffff:ffff:ffff:ffff:ffff:ffff:ffff:0");
         sources.set(0, DecapSource { network: ip("172.16.0.0"), mask: mask4 }, 0).unwrap();
         let mask6 = ip("ffff:ffff:ffff:ffff::");
-        sources.set(1, DecapSource { network: ip("100::"), mask: mask6 }, 0).unwrap();
+        sources.set(1, DecapSource { network: ip("fd6e:6172:75:e::"), mask: mask6 }, 0).unwrap();
         let mut destinations: HashMap<_, Address, u32> = ebpf.map_mut("DESTINATIONS").unwrap().try_into().unwrap();
         for backend in [BACKEND4, BACKEND6] {
             destinations.insert(ip(backend), 1, 0).unwrap();
+        }
+        let mut vips: LpmTrie<_, Address, u32> = ebpf.map_mut("VIPS").unwrap().try_into().unwrap();
+        for family in [4, 6] {
+            vips.insert(&Key::new(DECAP_VIP_BITS, vip(family).ip().into()), 1, 0).unwrap();
         }
         let program: &mut Xdp = ebpf.program_mut("decap").unwrap().try_into().unwrap();
         program.load().unwrap();

@@ -61,7 +61,8 @@ fn until_served(site: &Site, vip: &Vip, count: u64) {
         if report.failed.is_empty() {
             return;
         }
-        assert!(begun.elapsed() < LIMIT, "still not served: {:?}", report.failed_by_cause());
+        let says = || ["status", "stats"].map(|what| site.cli(&[what]).unwrap_or_default()).concat();
+        assert!(begun.elapsed() < LIMIT, "still not served: {:?}\n{}", report.failed_by_cause(), says());
     }
 }
 
@@ -498,4 +499,45 @@ fn attached(site: &Site, interface: &str) -> bool {
     let output = patience::output(ip.args(["link", "show", "dev", interface])).unwrap();
     assert!(output.status.success());
     String::from_utf8(output.stdout).unwrap().contains("prog/xdp")
+}
+
+/// Frames are for naru that are addressed to the interface, also after its address has changed, or to a macvlan on it
+/// (keepalived's `use_vmac`); those for others, which a promiscuous port sees, are not.
+#[test]
+fn frames_are_taken_for_the_mac_addresses_that_this_host_has() {
+    let vip = Vip::L2;
+    let site = Site::start(Lab::builder(), &[vip]).unwrap();
+    let (balancer, router) = (site.lab.balancer(), site.lab.router());
+    until_served(&site, &vip, 50);
+    let [vmac, changed, other] = ["00:00:5e:00:01:07", "02:00:00:00:ab:cd", "02:00:00:00:0f:0f"];
+    let address = |mac: &str| {
+        let neighbour = format!("neigh replace {} lladdr {mac} nud permanent dev br0\n", balancer.ipv4());
+        router.ip(&neighbour).unwrap();
+    };
+    balancer.ip("link set eth0 promisc on\n").unwrap();
+    address(vmac);
+    let unserved = || {
+        let before = site.metric("naru_vip_packets_total", &[("vip", vip.name)]).unwrap();
+        let options = Options { timeout: Duration::from_millis(300), ..Options::new(vip.http()).count(5) };
+        let report = Load::start(site.lab.client(), options).unwrap().wait();
+        assert_eq!(report.succeeded(), 0, "frames for somebody else were taken");
+        assert_eq!(site.metric("naru_vip_packets_total", &[("vip", vip.name)]).unwrap(), before);
+    };
+    unserved();
+    balancer
+        .ip(&format!("link add vrrp address {vmac} link eth0 type macvlan mode private\nlink set vrrp up\n"))
+        .unwrap();
+    until_served(&site, &vip, 50);
+    balancer.ip("link del vrrp\n").unwrap();
+    site.wait_for("the macvlan is forgotten", LIMIT, |naru| {
+        let maps: Status = naru.read(&["status"])?;
+        Ok(maps.maps.iter().any(|map| map.name == "OWN_MACS" && map.entries == 1))
+    })
+    .unwrap();
+    unserved();
+    balancer.ip(&format!("link set eth0 address {changed}\n")).unwrap();
+    address(changed);
+    until_served(&site, &vip, 50);
+    address(other);
+    unserved();
 }

@@ -10,7 +10,7 @@ use lb_common::{Address, Be32, Counters, HashKey, NextHop};
 use lb_ebpf::flow_hash::FlowHash;
 use lb_userspace::maglev::{self, WeightedBackend};
 use naru_tests::{
-    forwarder::{Forwarder, INGRESS, Output, Verdict, next_hop},
+    forwarder::{Forwarder, INGRESS, Output, SOURCE6, Verdict, next_hop},
     frames::{self, BALANCER_MAC, CLIENT_MAC, NEXT_HOP_MAC, Packet},
 };
 
@@ -30,9 +30,8 @@ fn ipip_4in4() {
         (Packet::data(at(CLIENT4), at(VIP4), &[0xa5; 1400]), IpNumber::TCP),
         (Packet::udp(at(CLIENT4), at(VIP4), b"question"), IpNumber::UDP),
     ] {
-        let inner = packet.ip_bytes();
+        let inner = packet.aged().ip_bytes();
         let outer = outer4("10.0.1.11", flow_hash(at(CLIENT4), at(VIP4), protocol), inner.len(), |outer| {
-            outer.identification = 0x1234;
             outer.protocol = IpNumber::IPV4;
         });
         let expected = frames::to_next_hop(&[outer, inner].concat());
@@ -48,7 +47,7 @@ fn ipip_6in6() {
         (Packet::udp(at(CLIENT6), at(VIP6), &[0x5a; 1300]), IpNumber::UDP),
     ] {
         let packet = packet.v6(|header| header.traffic_class = 0xb9);
-        let inner = packet.ip_bytes();
+        let inner = packet.aged().ip_bytes();
         let hash = flow_hash(at(CLIENT6), at(VIP6), protocol);
         let outer = outer6("2001:db8:b::11", hash, inner.len(), IpNumber::IPV6, 0xb9);
         assert_eq!(forwarder.run(&packet.frame()).unwrap(), sent(frames::to_next_hop(&[outer, inner].concat())));
@@ -59,7 +58,7 @@ fn ipip_6in6() {
 fn ipip_4in6() {
     let forwarder = Forwarder::new(&one(VIP4, "ipip", "2001:db8:b::11")).unwrap();
     let packet = Packet::syn(at(CLIENT4), at(VIP4)).v4(|header| header.ecn = IpEcn::TWO);
-    let inner = packet.ip_bytes();
+    let inner = packet.aged().ip_bytes();
     let hash = flow_hash(at(CLIENT4), at(VIP4), IpNumber::TCP);
     let outer = outer6("2001:db8:b::11", hash, inner.len(), IpNumber::IPV4, 2);
     assert_eq!(forwarder.run(&packet.frame()).unwrap(), sent(frames::to_next_hop(&[outer, inner].concat())));
@@ -69,7 +68,7 @@ fn ipip_4in6() {
 fn ipip_6in4() {
     let forwarder = Forwarder::new(&one(VIP6, "ipip", "10.0.1.11")).unwrap();
     let packet = Packet::udp(at(CLIENT6), at(VIP6), b"question").v6(|header| header.traffic_class = 0x2b);
-    let inner = packet.ip_bytes();
+    let inner = packet.aged().ip_bytes();
     let hash = flow_hash(at(CLIENT6), at(VIP6), IpNumber::UDP);
     let outer = outer4("10.0.1.11", hash, inner.len(), |outer| {
         outer.protocol = IpNumber::IPV6;
@@ -79,7 +78,8 @@ fn ipip_6in4() {
     assert_eq!(forwarder.run(&packet.frame()).unwrap(), sent(frames::to_next_hop(&[outer, inner].concat())));
 }
 
-/// DSCP and ECN are copied, DF and the identification too; the TTL is not, and the inner header stays as it came.
+/// DSCP and ECN are copied. TTL and identification are not, and whatever the inner header says of fragments, nobody may
+/// fragment the outer packet.
 #[test]
 fn outer_ipv4_headers_follow_the_inner_one() {
     let forwarder = Forwarder::new(&one(VIP4, "ipip", "10.0.1.11")).unwrap();
@@ -89,14 +89,14 @@ fn outer_ipv4_headers_follow_the_inner_one() {
             let set = |header: &mut Ipv4Header| {
                 header.dscp = IpDscp::try_new(class >> 2).unwrap();
                 header.ecn = IpEcn::try_new(class & 3).unwrap();
-                header.identification = u16::from(class) << 8 | 0xfe;
-                header.dont_fragment = dont_fragment;
             };
             let packet = Packet::data(at(CLIENT4), at(VIP4), &[class; 33]).v4(|header| {
                 set(header);
-                header.time_to_live = class.max(1);
+                header.time_to_live = class.max(2);
+                header.identification = u16::from(class) << 8 | 0xfe;
+                header.dont_fragment = dont_fragment;
             });
-            let inner = packet.ip_bytes();
+            let inner = packet.aged().ip_bytes();
             let outer = outer4("10.0.1.11", hash, inner.len(), |outer| {
                 set(outer);
                 outer.protocol = IpNumber::IPV4;
@@ -106,8 +106,52 @@ fn outer_ipv4_headers_follow_the_inner_one() {
     }
 }
 
+/// Every way of forwarding takes one off the TTL or hop limit, whose checksum stays right, and sends nothing that came
+/// with one hop or none left.
 #[test]
-fn l2_changes_the_ethernet_addresses_and_nothing_else() {
+fn a_packet_lives_a_hop_less_long_in_every_mode() {
+    for (client, vip, forward, backend) in [
+        (CLIENT4, VIP4, "l2", "10.0.1.11"),
+        (CLIENT6, VIP6, "l2", "2001:db8:b::11"),
+        (CLIENT4, VIP4, "ipip", "10.0.1.11"),
+        (CLIENT4, VIP4, "ipip", "2001:db8:b::11"),
+        (CLIENT6, VIP6, "ipip", "10.0.1.11"),
+        (CLIENT6, VIP6, "ipip", "2001:db8:b::11"),
+    ] {
+        let forwarder = Forwarder::new(&one(vip, forward, backend)).unwrap();
+        let packet = Packet::data(at(client), at(vip), b"payload");
+        for tags in [&[][..], &[(0x8100, 7)], &[(0x88a8, 100), (0x8100, 7)]] {
+            for hops in 2..=255 {
+                let packet = packet.clone().lifetime(hops);
+                let output = forwarder.run(&packet.tagged(tags)).unwrap();
+                let inner = packet.aged().ip_bytes();
+                assert_eq!(output.verdict, Verdict::Tx);
+                assert_eq!(output.frame[output.frame.len() - inner.len()..], inner, "{forward} {tags:?} {hops}");
+            }
+            for hops in [0, 1] {
+                let frame = packet.clone().lifetime(hops).tagged(tags);
+                assert_eq!(forwarder.run(&frame).unwrap(), Output { verdict: Verdict::Drop, frame });
+            }
+        }
+        assert_eq!(forwarder.drops().unwrap(), [("ttl_exceeded", 6)].into());
+    }
+}
+
+/// The header checksum of a packet with one hop less is to the bit what adding up its header gives.
+#[test]
+fn checksums_of_aged_packets_are_those_of_their_headers() {
+    let forwarder = Forwarder::new(&one(VIP4, "l2", "10.0.1.11")).unwrap();
+    let mut carried = 0;
+    for identification in (0..=u16::MAX).step_by(7).chain(0xfe00..=0xff00) {
+        let packet = Packet::syn(at(CLIENT4), at(VIP4)).v4(|header| header.identification = identification);
+        carried += usize::from(packet.ip_bytes()[10] >= 0xfe);
+        assert_eq!(forwarder.run(&packet.frame()).unwrap(), sent(packet.forwarded()), "{identification:#x}");
+    }
+    assert!(carried > 10, "{carried} of these checksums carry");
+}
+
+#[test]
+fn l2_changes_the_ethernet_addresses_and_the_lifetime_alone() {
     for (client, vip, backend) in [(CLIENT4, VIP4, "10.0.1.11"), (CLIENT6, VIP6, "2001:db8:b::11")] {
         let forwarder = Forwarder::new(&one(vip, "l2", backend)).unwrap();
         for packet in [
@@ -120,14 +164,76 @@ fn l2_changes_the_ethernet_addresses_and_nothing_else() {
     }
 }
 
-/// A frame that another load balancer sent to the backend, or that a switch flooded back, is not sent once more.
+/// Frames for others, which a port in promiscuous mode sees, and frames for groups are not this host's.
 #[test]
-fn frames_on_their_way_to_an_l2_backend_pass() {
-    let forwarder = Forwarder::new(&one(VIP4, "l2", "10.0.1.11")).unwrap();
-    let frame = Packet::syn(at(CLIENT4), at(VIP4)).forwarded();
-    assert_eq!(forwarder.run(&frame).unwrap(), Output { verdict: Verdict::Pass, frame });
-    let counters = forwarder.dataplane().counters().unwrap();
-    assert_eq!(counters.vips[0].1, Counters::default());
+fn frames_for_other_mac_addresses_pass_untouched_and_uncounted() {
+    const VRRP_MAC: [u8; 6] = [0, 0, 0x5e, 0, 1, 7];
+    const OTHER: u32 = INGRESS + 1;
+    let packet = Packet::syn(at(CLIENT4), at(VIP4)).ip_bytes();
+    let to = |mac| frames::ethernet(CLIENT_MAC, mac, &[], &packet);
+    for (forward, backend) in [("l2", "10.0.1.11"), ("ipip", "10.0.1.11")] {
+        let mut forwarder = Forwarder::new(&one(VIP4, forward, backend)).unwrap();
+        let verdict = |forwarder: &Forwarder, mac| {
+            let output = forwarder.run(&to(mac)).unwrap();
+            assert!(output.verdict == Verdict::Tx || output.frame == to(mac));
+            output.verdict
+        };
+        // A frame on its way to the backend, which another load balancer sent or a switch flooded, is one of them.
+        for mac in [NEXT_HOP_MAC, VRRP_MAC, [0xff; 6], [1, 0, 0x5e, 0, 0, 1], [0x33, 0x33, 0, 0, 0, 1], [3; 6]] {
+            assert_eq!(verdict(&forwarder, mac), Verdict::Pass, "{mac:02x?}");
+        }
+        for index in 0..6 {
+            let mut near = BALANCER_MAC;
+            near[index] ^= 0x80;
+            assert_eq!(verdict(&forwarder, near), Verdict::Pass, "{near:02x?}");
+        }
+        let malformed = changed(to(NEXT_HOP_MAC), &[(14, 0x43)]);
+        assert_eq!(forwarder.run(&malformed).unwrap(), Output { verdict: Verdict::Pass, frame: malformed });
+        assert_eq!(forwarder.drops().unwrap(), [].into());
+        assert_eq!(forwarder.dataplane().counters().unwrap().vips[0].1, Counters::default());
+
+        forwarder.set_own_macs(&[(INGRESS, &[BALANCER_MAC, VRRP_MAC])]);
+        assert_eq!(
+            [BALANCER_MAC, VRRP_MAC, NEXT_HOP_MAC].map(|mac| verdict(&forwarder, mac)),
+            [Verdict::Tx, Verdict::Tx, Verdict::Pass]
+        );
+        // The address of another interface is not this one's, and one whose address changes has the new one.
+        forwarder.set_own_macs(&[(INGRESS, &[VRRP_MAC]), (OTHER, &[BALANCER_MAC])]);
+        assert_eq!([BALANCER_MAC, VRRP_MAC].map(|mac| verdict(&forwarder, mac)), [Verdict::Pass, Verdict::Tx]);
+        // What a change carries over to larger maps.
+        let larger = one(VIP4, forward, backend) + "slots = 1048573\n";
+        forwarder.apply(&larger).unwrap();
+        assert_eq!([BALANCER_MAC, VRRP_MAC].map(|mac| verdict(&forwarder, mac)), [Verdict::Pass, Verdict::Tx]);
+        // Of an interface that nothing is known of, everything is taken but what is for groups.
+        forwarder.set_own_macs(&[(OTHER, &[BALANCER_MAC])]);
+        assert_eq!(
+            [VRRP_MAC, NEXT_HOP_MAC, [0xff; 6]].map(|mac| verdict(&forwarder, mac)),
+            [Verdict::Tx, Verdict::Tx, Verdict::Pass]
+        );
+    }
+}
+
+/// Two load balancers that are each other's `l2` backend do not play ping-pong.
+#[test]
+fn a_packet_does_not_go_back_to_the_backend_that_sent_it() {
+    for (client, vip, backend) in [(CLIENT4, VIP4, "10.0.1.11"), (CLIENT6, VIP6, "2001:db8:b::11")] {
+        let packet = Packet::syn(at(client), at(vip)).ip_bytes();
+        let from = |mac, tags: &[(u16, u16)]| frames::ethernet(mac, BALANCER_MAC, tags, &packet);
+        let forwarder = Forwarder::new(&one(vip, "l2", backend)).unwrap();
+        for tags in [&[][..], &[(0x8100, 7)]] {
+            let frame = from(NEXT_HOP_MAC, tags);
+            assert_eq!(forwarder.run(&frame).unwrap(), Output { verdict: Verdict::Drop, frame });
+        }
+        assert_eq!(forwarder.drops().unwrap(), [("loop", 2)].into());
+        for index in 0..6 {
+            let mut near = NEXT_HOP_MAC;
+            near[index] ^= 2;
+            assert_eq!(forwarder.run(&from(near, &[])).unwrap().verdict, Verdict::Tx, "{near:02x?}");
+        }
+        // What is encapsulated goes back to the router that it came from.
+        let forwarder = Forwarder::new(&one(vip, "ipip", backend)).unwrap();
+        assert_eq!(forwarder.run(&from(NEXT_HOP_MAC, &[])).unwrap().verdict, Verdict::Tx);
+    }
 }
 
 #[test]
@@ -142,10 +248,9 @@ fn vlan_tags_come_off_and_go_on_as_the_next_hop_asks() {
         let forwarder = Forwarder::with_next_hop(&one(VIP4, forward, "10.0.1.11"), Some(next_hop)).unwrap();
         for tags in [&[][..], &[(0x8100, 7)], &[(0x88a8, 100), (0x8100, 7)]] {
             let packet = Packet::data(at(CLIENT4), at(VIP4), b"payload");
-            let inner = packet.ip_bytes();
+            let inner = packet.aged().ip_bytes();
             let hash = flow_hash(at(CLIENT4), at(VIP4), IpNumber::TCP);
             let outer = outer4("10.0.1.11", hash, inner.len(), |outer| {
-                outer.identification = 0x1234;
                 outer.protocol = IpNumber::IPV4;
             });
             let packet_out = if forward == "ipip" { [outer, inner].concat() } else { inner };
@@ -162,7 +267,7 @@ fn ipv4_options_travel_along() {
         let packet = Packet::data(at(CLIENT4), at(VIP4), b"payload").options(words);
         let output = forwarder.run(&packet.frame()).unwrap();
         assert_eq!(output.verdict, Verdict::Tx);
-        assert_eq!(output.frame[34..], packet.ip_bytes());
+        assert_eq!(output.frame[34..], packet.aged().ip_bytes());
     }
     let l2 = Forwarder::new(&one(VIP4, "l2", "10.0.1.11")).unwrap();
     let packet = Packet::syn(at(CLIENT4), at(VIP4)).options(10);
@@ -273,12 +378,41 @@ fn jumbo_frames_are_forwarded_whole() {
     let packet = Packet::data(at(CLIENT4), at(VIP4), &[0x77; 8900]);
     let output = forwarder.run(&packet.frame()).unwrap();
     assert_eq!(output.verdict, Verdict::Tx);
-    assert_eq!(output.frame[34..], packet.ip_bytes());
+    assert_eq!(output.frame[34..], packet.aged().ip_bytes());
 
     let mut cut = packet.frame();
     cut.truncate(8000);
     assert_eq!(forwarder.run(&cut).unwrap().verdict, Verdict::Drop);
     assert_eq!(forwarder.drops().unwrap(), [("bad_length", 1)].into());
+}
+
+/// What lies behind the packet in a long frame is cut off: the next driver would refuse the frame for its length.
+#[test]
+fn frames_that_are_longer_than_their_packets_are_cut() {
+    let narrow = NextHop::new(NEXT_HOP_MAC, BALANCER_MAC, INGRESS, 1500, 0);
+    for (client, vip, forward, backend) in [
+        (CLIENT4, VIP4, "l2", "10.0.1.11"),
+        (CLIENT6, VIP6, "l2", "2001:db8:b::11"),
+        (CLIENT4, VIP4, "ipip", "10.0.1.11"),
+    ] {
+        let forwarder = Forwarder::with_next_hop(&one(vip, forward, backend), Some(narrow)).unwrap();
+        for packet in [Packet::syn(at(client), at(vip)), Packet::data(at(client), at(vip), &[9; 1000])] {
+            for tags in [&[][..], &[(0x8100, 7)]] {
+                // The last is of several buffers.
+                for excess in [257, 1400, 3000, 9000] {
+                    let whole = forwarder.run(&packet.tagged(tags)).unwrap();
+                    let longer = [&packet.tagged(tags)[..], &vec![0xee; excess]].concat();
+                    assert_eq!(forwarder.run(&longer).unwrap(), whole, "{forward} {tags:?} {excess}");
+                }
+            }
+        }
+    }
+    // The packet itself is of several buffers, and more follows it.
+    let wide = NextHop::new(NEXT_HOP_MAC, BALANCER_MAC, INGRESS, 9000, 0);
+    let forwarder = Forwarder::with_next_hop(&one(VIP4, "ipip", "10.0.1.11"), Some(wide)).unwrap();
+    let packet = Packet::data(at(CLIENT4), at(VIP4), &[0x77; 5000]);
+    let longer = [&packet.frame()[..], &[0xee; 4000]].concat();
+    assert_eq!(forwarder.run(&longer).unwrap(), forwarder.run(&packet.frame()).unwrap());
 }
 
 #[test]
@@ -474,8 +608,7 @@ fn outer4(backend: &str, hash: FlowHash, inner_len: usize, change: impl FnOnce(&
 
 /// The outer IPv6 header that a packet of `inner_len` bytes must get.
 fn outer6(backend: &str, hash: FlowHash, inner_len: usize, next_header: IpNumber, traffic_class: u8) -> Vec<u8> {
-    let mut source = [0; 16];
-    source[0] = 1;
+    let mut source = SOURCE6.split_once('/').unwrap().0.parse::<Ipv6Addr>().unwrap().octets();
     source[12..].copy_from_slice(&hash.entropy().to_ne_bytes());
     let header = Ipv6Header {
         traffic_class,

@@ -206,6 +206,29 @@ fn a_flow_is_opened_anew_only_after_its_own_end() {
     assert_eq!(end(1, &[fin, site.segment(1, 1400, "A", &[1; 1400])]), (FlowState::Open, 1));
 }
 
+/// SYN with FIN or RST opens no connection: it goes where an unknown packet goes, is entered nowhere, moves nothing, and
+/// is no new flow.
+#[test]
+fn a_syn_that_contradicts_itself_is_no_new_flow() {
+    for site in [SITE4, SITE6] {
+        for keys in ["", "tracking = \"always\""] {
+            let forwarder = site.moved(keys);
+            let forged = ["SF", "SR", "SFR", "SFA"].map(|flags| site.tcp(1, ISN, flags, b""));
+            assert_eq!(site.all(&forwarder, forged.clone()), [0; 4]);
+            assert_eq!(tables(&forwarder), [BTreeMap::new(), BTreeMap::new()]);
+            assert_eq!(outcomes(&forwarder), [("passed", 4)].into());
+
+            let known = [site.syn(1), site.ack(1), site.segment(1, 0, "FA", b"")];
+            assert_eq!(site.all(&forwarder, known), [1; 3]);
+            let before = tables(&forwarder);
+            assert_eq!(site.all(&forwarder, forged), [1; 4]);
+            assert_eq!(tables(&forwarder), before);
+            let counters = forwarder.dataplane().counters().unwrap();
+            assert_eq!((counters.vips[0].1.packets, counters.vips[0].1.new_flows), (11, 1));
+        }
+    }
+}
+
 #[test]
 fn udp_flows_stay_until_the_idle_time_and_known_ones_for_good() {
     let site = SITE4;

@@ -1,19 +1,26 @@
 //! Backend side: an XDP program that takes the outer IP header off the packets that a load balancer sent, and passes
-//! them to the stack as the client sent them. It accepts only the outer addresses that it was told.
+//! them to the stack as the client sent them.
+//!
+//! It accepts only the outer addresses that it was told, and delivers only to VIPs: whoever can forge an outer source from
+//! an accepted range would otherwise reach, past every filter that looks at one header, whatever the stack delivers or
+//! forwards to. The VIPs are those that it was told, or, where it was told none, whatever is local to this host at that
+//! moment: the kernel is asked for each packet, so that a VIP that is added later is served, and one that is removed no
+//! longer. The range of forged sources is for the network's border to filter; README.md says how.
 
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![no_main]
 #![expect(missing_docs, reason = "the `xdp` macro makes functions that carry no documentation")]
 
 use aya_ebpf::{
+    Global,
     bindings::xdp_action,
     macros::{map, xdp},
-    maps::{Array, HashMap, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
     programs::XdpContext,
 };
-use lb_common::{Address, Be16, DecapCounters, DecapOutcome, DecapSource};
+use lb_common::{Address, Be16, DECAP_VIP_BITS, DECAP_VIPS, DecapCounters, DecapOutcome, DecapSource};
 use lb_ebpf::{
-    decap::{Rewrite, Tunnel, tunnel},
+    decap::{Inner, Rewrite, Tunnel, tunnel},
     frame::Frame as _,
     parse::{ETHERNET_LEN, VLAN_LEN},
     xdp::XdpFrame,
@@ -25,6 +32,12 @@ static SOURCES: Array<DecapSource> = Array::with_max_entries(DecapSource::MAX, 0
 /// Outer destination addresses that are accepted.
 #[map]
 static DESTINATIONS: HashMap<Address, u32> = HashMap::with_max_entries(256, 0);
+/// Prefixes of inner destinations that are delivered; not used where [`LOCAL`] is set.
+#[map]
+static VIPS: LpmTrie<Address, u32> = LpmTrie::with_max_entries(DECAP_VIPS, 0);
+/// Whether every address of this host counts as a VIP.
+#[unsafe(no_mangle)]
+static LOCAL: Global<u32> = Global::new(0);
 /// Counts by outcome.
 #[map]
 static OUTCOMES: PerCpuArray<DecapCounters> = PerCpuArray::with_max_entries(DecapOutcome::COUNT as u32, 0);
@@ -48,7 +61,7 @@ fn run(frame: &XdpFrame) -> u32 {
     count(outcome, tunnel.total_len);
     match outcome {
         DecapOutcome::Decapsulated | DecapOutcome::Refused | DecapOutcome::Fragment => xdp_action::XDP_PASS,
-        DecapOutcome::Malformed | DecapOutcome::EcnDropped => xdp_action::XDP_DROP,
+        DecapOutcome::Malformed | DecapOutcome::EcnDropped | DecapOutcome::InnerRefused => xdp_action::XDP_DROP,
     }
 }
 
@@ -60,10 +73,14 @@ fn outcome(frame: &XdpFrame, tunnel: &Tunnel) -> DecapOutcome {
     if tunnel.fragment {
         return DecapOutcome::Fragment;
     }
-    let rewrite = match tunnel.inner_header(frame) {
-        Ok(rewrite) => rewrite,
+    let inner = match tunnel.inner(frame) {
+        Ok(inner) => inner,
         Err(outcome) => return outcome,
     };
+    if !is_delivered(frame, &inner) {
+        return DecapOutcome::InnerRefused;
+    }
+    let rewrite = inner.rewrite;
     // The lengths of the Ethernet header are told apart here, so that every offset below is a constant.
     let moved = match (tunnel.ethernet_len - ETHERNET_LEN) / VLAN_LEN {
         0 => decapsulate::<0>(frame, tunnel, rewrite),
@@ -81,6 +98,16 @@ fn accepted(tunnel: &Tunnel) -> bool {
         return false;
     }
     (0..DecapSource::MAX).any(|index| SOURCES.get(index).is_some_and(|range| range.contains(tunnel.source)))
+}
+
+/// Whether the inner packet is for a VIP.
+#[inline(always)]
+fn is_delivered(frame: &XdpFrame, inner: &Inner) -> bool {
+    if LOCAL.load() == 0 {
+        return VIPS.get(Key::new(DECAP_VIP_BITS, inner.destination)).is_some();
+    }
+    // What is not forwarded is delivered on this host, or to nobody.
+    !inner.is_for_group() && !frame.is_routed_on(inner.source, inner.destination)
 }
 
 /// Takes the outer header off and moves the Ethernet header with its `TAGS` up to the inner one.

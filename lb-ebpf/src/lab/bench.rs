@@ -64,8 +64,14 @@ static FROM_FIRST: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static EGRESS: Global<u32> = Global::new(0);
 
-/// Ethernet addresses of the frame, of no meaning.
-const MACS: [u32; 3] = [0x0202_0202, 0x0303_0202, 0x0303_0303];
+/// Ethernet addresses of the frame, as its first words: 02:00:00:00:00:0c sends it to 02:00:00:00:00:0a unless somebody
+/// says otherwise.
+#[unsafe(no_mangle)]
+static MACS: [Global<u32>; 3] = [
+    Global::new(u32::from_ne_bytes([0x02, 0, 0, 0])),
+    Global::new(u32::from_ne_bytes([0, 0x0a, 0x02, 0])),
+    Global::new(u32::from_ne_bytes([0, 0, 0, 0x0c])),
+];
 
 /// Frames that [`count`] takes in between two looks at the clock: too few looks to be a cost.
 const STAMPED: u64 = 1024;
@@ -124,7 +130,7 @@ pub fn count(context: &XdpContext) -> u32 {
 pub fn encapsulate<const N: usize>(context: &XdpContext) -> u32 {
     let frame = XdpFrame::new(context, false);
     let written = frame.adjust_head(-(4 * N as i32))
-        && frame.set_words(0, MACS)
+        && frame.set_words(0, macs())
         && frame.set_half(ETHERNET_LEN - 2, ETHERTYPE_IPV4.wire())
         && frame.set_words(ETHERNET_LEN, [0x4500_0000; N]);
     if written { xdp_action::XDP_TX } else { xdp_action::XDP_ABORTED }
@@ -134,7 +140,13 @@ pub fn encapsulate<const N: usize>(context: &XdpContext) -> u32 {
 #[inline(always)]
 pub fn rewrite(context: &XdpContext) -> u32 {
     let frame = XdpFrame::new(context, false);
-    if frame.set_words(0, MACS) { xdp_action::XDP_TX } else { xdp_action::XDP_ABORTED }
+    if frame.set_words(0, macs()) { xdp_action::XDP_TX } else { xdp_action::XDP_ABORTED }
+}
+
+#[inline(always)]
+fn macs() -> [u32; 3] {
+    let [first, second, third] = &MACS;
+    [first.load(), second.load(), third.load()]
 }
 
 /// Makes the frame the next packet, whatever was done to it.
@@ -154,7 +166,7 @@ fn next(frame: &XdpFrame) -> bool {
     };
     let variant = Variant::new(number);
     let ethertype = if IPV6.load() != 0 { ETHERTYPE_IPV6 } else { ETHERTYPE_IPV4 };
-    let written = frame.set_words(0, MACS) && frame.set_half(ETHERNET_LEN - 2, ethertype.wire());
+    let written = frame.set_words(0, macs()) && frame.set_half(ETHERNET_LEN - 2, ethertype.wire());
     if IPV6.load() != 0 {
         written && frame.set_words::<5>(ETHERNET_LEN + 40, template(10)) && headers::<40>(frame, &variant)
     } else {

@@ -336,7 +336,7 @@ pub struct Counts {
     pub packets: u64,
     /// Bytes from the IP header on, before any encapsulation.
     pub bytes: u64,
-    /// TCP segments that open a connection (SYN without ACK).
+    /// TCP segments that open a connection (SYN without ACK, FIN and RST).
     pub new_flows: u64,
 }
 

@@ -398,6 +398,10 @@ pub enum Decap {
         /// An outer destination address to accept [default: the interface's own]
         #[arg(long, value_name = "ADDRESS", value_delimiter = ',', num_args = 1..)]
         to: Vec<IpAddr>,
+        /// An inner destination to deliver, an address or a prefix [default: whatever is local to this host]
+        #[arg(long = "vip", value_name = "ADDRESS[/LEN]", value_delimiter = ',', num_args = 1..)]
+        #[arg(value_parser = prefix)]
+        vips: Vec<IpNet>,
         /// How to attach: auto, native or generic
         #[arg(long, default_value_t = XdpMode::Auto)]
         mode: XdpMode,
@@ -430,6 +434,12 @@ fn weighted_address(text: &str) -> Result<(IpAddr, Option<u32>), String> {
     let address = address.parse().map_err(|_| format!("`{address}` is not an IP address"))?;
     let weight = weight.map(str::parse).transpose();
     Ok((address, weight.map_err(|_| "the weight behind `=` is a number from 0 to 65535".to_owned())?))
+}
+
+/// Reads `203.0.113.10` or `203.0.113.0/24`.
+fn prefix(text: &str) -> Result<IpNet, String> {
+    let parsed = text.parse::<IpAddr>().map(IpNet::from).ok().or_else(|| text.parse().ok());
+    parsed.ok_or_else(|| "write an address, as `203.0.113.10`, or a prefix, as `203.0.113.0/24`".to_owned())
 }
 
 /// Reads `30m` or `1h 30m`.
@@ -496,12 +506,15 @@ mod tests {
 
     #[test]
     fn decapsulation_is_told_as_the_lab_tells_it() {
-        let line = "naru decap attach eth0 --from 172.16.0.0/16 --from 100::/64 --to 10.0.1.11 fd00::11 --bpffs /tmp/b";
-        let Command::Decap(Decap::Attach { interface, from, to, mode, bpffs }) = parse(line).unwrap().command else {
+        let line = "naru decap attach eth0 --from 172.16.0.0/16 --from fd6e:e::/64 --to 10.0.1.11 fd00::11 \
+                    --vip 203.0.113.10 --vip 2001:db8::/32 --bpffs /tmp/b";
+        let Command::Decap(Decap::Attach { interface, from, to, vips, mode, bpffs }) = parse(line).unwrap().command
+        else {
             panic!("another command")
         };
         assert_eq!((interface.as_str(), mode, bpffs), ("eth0", XdpMode::Auto, PathBuf::from("/tmp/b")));
-        assert_eq!(from.iter().map(IpNet::to_string).collect::<Vec<_>>(), ["172.16.0.0/16", "100::/64"]);
+        assert_eq!(from.iter().map(IpNet::to_string).collect::<Vec<_>>(), ["172.16.0.0/16", "fd6e:e::/64"]);
+        assert_eq!(vips.iter().map(IpNet::to_string).collect::<Vec<_>>(), ["203.0.113.10/32", "2001:db8::/32"]);
         assert_eq!(to, ["10.0.1.11", "fd00::11"].map(|text| text.parse::<IpAddr>().unwrap()));
         assert_eq!(parse("naru decap attach eth0").unwrap_err().kind(), ErrorKind::MissingRequiredArgument);
     }

@@ -12,8 +12,8 @@ pub fn decap(output: Output, command: Decap) -> Result<Exit, Failure> {
     // The causes stand behind the error, on the same line.
     let failed = |error: anyhow::Error| Failure::new(Exit::Failed, format!("{error:#}"));
     match command {
-        Decap::Attach { interface, from, to, mode, bpffs } => {
-            let options = decap::Options { interface, from, to, mode, bpffs };
+        Decap::Attach { interface, from, to, vips, mode, bpffs } => {
+            let options = decap::Options { interface, from, to, vips, mode, bpffs };
             let attachment = decap::attach(&options).map_err(failed)?;
             output.print(&attachment, |attachment| {
                 let reason = attachment.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
@@ -30,10 +30,11 @@ pub fn decap(output: Output, command: Decap) -> Result<Exit, Failure> {
 }
 
 fn status_text(all: &[Status]) -> String {
-    let header = [("INTERFACE", Left), ("XDP", Left), ("FROM", Left), ("TO", Left)];
-    let interfaces = all.iter().map(|Status { interface, mode, problem: _, from, to, outcomes: _ }| {
+    let header = [("INTERFACE", Left), ("XDP", Left), ("FROM", Left), ("TO", Left), ("VIPS", Left)];
+    let interfaces = all.iter().map(|Status { interface, mode, problem: _, from, to, vips, outcomes: _ }| {
         let mode = mode.map_or("not attached".to_owned(), |mode| mode.to_string());
-        [interface.clone(), mode, joined(from), joined(to)]
+        let vips = if vips.is_empty() { "what is local".to_owned() } else { joined(vips) };
+        [interface.clone(), mode, joined(from), joined(to), vips]
     });
     let mut interfaces = table(header, interfaces);
     for Status { interface, problem, .. } in all {

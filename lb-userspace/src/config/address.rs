@@ -1,6 +1,6 @@
 //! Which addresses, prefixes and interface names a config may have, and why not the others.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -57,11 +57,18 @@ pub(super) fn source4(text: &str) -> Result<Ipv4Net, String> {
 
 /// A prefix for the outer source addresses of IPv6 encapsulation.
 pub(super) fn source6(text: &str) -> Result<Ipv6Net, String> {
-    match source(text, "an IPv6 prefix such as `100::/64`", 16)? {
+    match source(text, "an IPv6 prefix of your own such as `fd12:3456:789a:e::/64`", 16)? {
+        IpNet::V6(net) if DISCARDED.contains(&net) => Err(format!(
+            "`{text}` is of the discard prefix (RFC 6666), from which networks let no packet through; write a prefix of your \
+             own that no host uses, such as `fd12:3456:789a:e::/64`"
+        )),
         IpNet::V6(net) => Ok(net),
         IpNet::V4(_) => Err(format!("`{text}` is an IPv4 prefix; it belongs in `encap_source4`")),
     }
 }
+
+/// The discard-only prefix.
+const DISCARDED: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0), 64);
 
 /// Checks what Linux asks of an interface name.
 pub(super) fn interface(name: &str) -> Result<(), String> {
@@ -167,7 +174,7 @@ mod tests {
         for text in ["172.16.0.0/16", "10.0.0.0/8", "192.0.2.7/32"] {
             assert_eq!(source4(text).unwrap().to_string(), text);
         }
-        for text in ["100::/64", "2001:db8::/32", "2001:db8::1/128"] {
+        for text in ["fd6e:e::/64", "2001:db8::/32", "2001:db8::1/128"] {
             assert_eq!(source6(text).unwrap().to_string(), text);
         }
         for (text, message) in [
@@ -178,9 +185,12 @@ mod tests {
                 "127.0.0.0/8",
                 "`127.0.0.0/8` is a prefix of loopback addresses; write an IPv4 prefix such as `172.16.0.0/16`",
             ),
-            ("100::/64", "`100::/64` is an IPv6 prefix; it belongs in `encap_source6`"),
+            ("fd6e:e::/64", "`fd6e:e::/64` is an IPv6 prefix; it belongs in `encap_source6`"),
         ] {
             assert_eq!(source4(text).unwrap_err(), message);
+        }
+        for text in ["100::/64", "100::ab00/120"] {
+            assert!(source6(text).unwrap_err().contains("discard prefix"));
         }
         assert!(source6("ff00::/16").unwrap_err().contains("multicast"));
         assert!(source6("fe80::/64").unwrap_err().contains("link-local"));

@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     str::FromStr,
     time::Duration,
@@ -51,8 +51,9 @@ pub struct Node {
     pub max_removed: Share,
     /// Outer source addresses of encapsulated IPv4 packets; the host bits come from the flow hash.
     pub encap_source4: Ipv4Net,
-    /// Outer source addresses of encapsulated IPv6 packets; of the host bits, the last 32 come from the flow hash.
-    pub encap_source6: Ipv6Net,
+    /// Outer source addresses of packets that are encapsulated in IPv6; of the host bits, the last 32 come from the flow
+    /// hash. There is no default: no prefix is free in every network. Always there where some backend needs it.
+    pub encap_source6: Option<Ipv6Net>,
     /// VIPs that the maps have room for.
     pub max_vips: u32,
     /// Backends that the maps have room for, summed over the VIPs.
@@ -88,8 +89,7 @@ impl Default for Node {
             state: PathBuf::from("/var/lib/naru"),
             max_removed: Share(50),
             encap_source4: Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 16),
-            // The discard-only prefix of RFC 6666.
-            encap_source6: Ipv6Net::new_assert(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0), 64),
+            encap_source6: None,
             max_vips: 16_384,
             max_backends: 131_072,
             max_slots: 100_000_000,

@@ -19,6 +19,8 @@ use super::{
 /// A config whose values are right one by one, with `None` for those that are not.
 pub(super) struct Draft {
     pub(super) node: Node,
+    /// Whether `[node]` has the key, be its value right or not.
+    pub(super) has_encap_source6: bool,
     pub(super) vips: Vec<VipDraft>,
 }
 
@@ -57,10 +59,12 @@ pub(super) struct BackendDraft {
 pub(super) fn draft(root: &DeTable<'_>, problems: &mut Problems) -> Draft {
     const KEYS: &[Key] = &[Key { name: "node", example: "[node]" }, Key { name: "vip", example: "[[vip]]" }];
     let section = Section::open("at the top level", 0..0, root, KEYS, problems);
+    let table = section.optional("node").and_then(|value| value.get_ref().as_table());
+    let has_encap_source6 = table.is_some_and(|table| table.keys().any(|key| key.get_ref() == "encap_source6"));
     let node = section.optional("node").and_then(|value| node(value, problems));
     let vips = section.optional("vip").and_then(|value| vips(value, problems));
     let no_node = || Node { names_interfaces: false, ..Node::default() };
-    Draft { node: node.unwrap_or_else(no_node), vips: vips.unwrap_or_default() }
+    Draft { node: node.unwrap_or_else(no_node), has_encap_source6, vips: vips.unwrap_or_default() }
 }
 
 const NODE_KEYS: &[Key] = &[
@@ -74,7 +78,7 @@ const NODE_KEYS: &[Key] = &[
     Key { name: "state", example: r#"state = "/var/lib/naru""# },
     Key { name: "max_removed", example: r#"max_removed = "50%""# },
     Key { name: "encap_source4", example: r#"encap_source4 = "172.16.0.0/16""# },
-    Key { name: "encap_source6", example: r#"encap_source6 = "100::/64""# },
+    Key { name: "encap_source6", example: r#"encap_source6 = "fd12:3456:789a:e::/64""# },
     Key { name: "max_vips", example: "max_vips = 16384" },
     Key { name: "max_backends", example: "max_backends = 131072" },
     Key { name: "max_slots", example: "max_slots = 100000000" },
@@ -146,7 +150,7 @@ fn node_value(node: &mut Node, key: &str, value: &Value<'_>, problems: &mut Prob
         "state" => node.state = path(what, value, usize::MAX, problems)?,
         "max_removed" => node.max_removed = tree::parsed(what, value, problems)?,
         "encap_source4" => node.encap_source4 = with(what, value, address::source4, problems)?,
-        "encap_source6" => node.encap_source6 = with(what, value, address::source6, problems)?,
+        "encap_source6" => node.encap_source6 = Some(with(what, value, address::source6, problems)?),
         "max_vips" => node.max_vips = tree::number(what, value, 1, MAX_VIPS, problems)?,
         "max_backends" => node.max_backends = tree::number(what, value, 1, MAX_BACKENDS, problems)?,
         "max_slots" => node.max_slots = tree::number(what, value, prime::SMALLEST, MAX_SLOTS, problems)?,

@@ -16,6 +16,7 @@ use super::{
 pub(super) fn check(text: &str, draft: &Draft, problems: &mut Problems) {
     check_each(text, draft, problems);
     let mut check = Check { text, problems };
+    check.outer_source(draft);
     let renamed = check.names(&draft.vips);
     check.overlaps(&draft.vips, &renamed);
     check.limits(draft);
@@ -38,7 +39,7 @@ pub(super) fn check_each(text: &str, draft: &Draft, problems: &mut Problems) {
 /// Whether the VIPs of a config, each of them sound, go together: the part of [`check`] that [`check_each`] leaves out.
 /// Says neither what is wrong nor where.
 pub(super) fn go_together(config: &Config) -> bool {
-    let Config { node: Node { names_interfaces, max_vips, max_backends, max_slots, .. }, vips } = config;
+    let Config { node: Node { names_interfaces, max_vips, max_backends, max_slots, encap_source6, .. }, vips } = config;
     if vips.is_empty() && !names_interfaces {
         return false;
     }
@@ -48,6 +49,10 @@ pub(super) fn go_together(config: &Config) -> bool {
     for vip in vips {
         backends += vip.backends.len() as u64;
         slots += u64::from(vip.slots);
+        let in_ipv6 = vip.forward == ForwardMode::Ipip && vip.backends.iter().any(|backend| backend.address.is_ipv6());
+        if in_ipv6 && encap_source6.is_none() {
+            return false;
+        }
         if !names.insert(&vip.name) || !vip.ports.iter().all(|port| ports.insert((vip.address, *port))) {
             return false;
         }
@@ -159,6 +164,24 @@ impl Check<'_> {
              INTERFACE nud permanent`)"
         );
         self.problems.add(span, message);
+    }
+
+    /// An outer IPv6 header needs a source address, and there is no prefix that is free everywhere.
+    fn outer_source(&mut self, draft: &Draft) {
+        if draft.has_encap_source6 {
+            return;
+        }
+        let needs =
+            |vip: &&VipDraft| vip.forward.as_ref().is_some_and(|forward| *forward.get_ref() == ForwardMode::Ipip);
+        let mut backends = draft.vips.iter().filter(needs).flat_map(|vip| &vip.backends);
+        let Some(first) = backends.find(|backend| backend.address.get_ref().is_ipv6()) else { return };
+        let message = format!(
+            "`ipip` reaches the backend `{}` inside IPv6, for which packets need a source address; write into [node] a prefix \
+             of your own that no host uses and that backends accept, for instance `encap_source6 = \
+             \"fd12:3456:789a:e::/64\"`",
+            first.address.get_ref()
+        );
+        self.problems.add(first.address.span(), message);
     }
 
     fn weights(&mut self, vip: &VipDraft) {

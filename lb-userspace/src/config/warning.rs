@@ -128,13 +128,12 @@ impl Config {
             return None;
         }
         let prefix = |address: IpAddr| match address {
-            IpAddr::V4(_) => ("encap_source4", IpNet::from(self.node.encap_source4)),
-            IpAddr::V6(_) => ("encap_source6", IpNet::from(self.node.encap_source6)),
+            IpAddr::V4(_) => Some(("encap_source4", IpNet::from(self.node.encap_source4))),
+            IpAddr::V6(_) => Some(("encap_source6", IpNet::from(self.node.encap_source6?))),
         };
-        let mut inside = vip.backends.iter().filter(|backend| prefix(backend.address).1.contains(&backend.address));
-        inside.next().map(|backend| {
-            let (key, prefix) = prefix(backend.address);
-            Warning::SourceIsBackend { vip: vip.name.clone(), backend: backend.address, key, prefix }
+        vip.backends.iter().find_map(|backend| {
+            let (key, prefix) = prefix(backend.address).filter(|(_, prefix)| prefix.contains(&backend.address))?;
+            Some(Warning::SourceIsBackend { vip: vip.name.clone(), backend: backend.address, key, prefix })
         })
     }
 }

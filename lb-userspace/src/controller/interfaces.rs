@@ -8,16 +8,18 @@ use std::{
     net::IpAddr,
 };
 
+use lb_common::OwnMac;
 use nix::net::if_::if_nameindex;
 
 use super::{
     Error,
     next_hops::{NextHops, target},
+    own_macs::own_macs,
 };
 use crate::{
     api::types,
     config::{Config, Node, XdpMode},
-    dataplane::{self, Attachment, Dataplane, Mode},
+    dataplane::{self, Attachment, Dataplane, LeftOut, Mode},
     netlink::{InterfaceChange, InterfaceInfo, Unresolved},
 };
 
@@ -28,6 +30,8 @@ pub struct Interfaces {
     links: BTreeMap<u32, InterfaceInfo>,
     /// By the name in the config.
     problems: BTreeMap<String, String>,
+    /// MAC addresses of this host that the data plane has no room for.
+    left_out: Vec<LeftOut>,
 }
 
 impl Interfaces {
@@ -141,6 +145,25 @@ impl Interfaces {
             kind: link.kind.clone().unwrap_or_default(),
         };
         barred.map(|link| (link.ifindex, reason(link))).collect()
+    }
+
+    /// Tells the data plane the MAC addresses that frames for this host have.
+    pub fn follow_macs(&mut self, dataplane: &mut Dataplane) {
+        let attached: Vec<_> = dataplane.attachments().iter().map(|attachment| attachment.ifindex).collect();
+        let links: Vec<_> = self.links.values().collect();
+        self.left_out = dataplane.set_own_macs(&own_macs(&links, &attached));
+    }
+
+    /// What to say of MAC addresses that the data plane has no room for.
+    pub fn left_out(&self) -> impl Iterator<Item = String> {
+        self.left_out.iter().map(|(ifindex, mac)| {
+            let (interface, mac) = (self.name(*ifindex), types::mac_name(*mac));
+            format!(
+                "packets for VIPs that come in by {interface} for the MAC address {mac} go to the stack: the interface \
+                 and those on top of it have more than {} addresses; let VIPs share some",
+                OwnMac::WINDOW
+            )
+        })
     }
 
     /// What to say of packets to backends that leave by an interface where the data plane is not attached: many drivers

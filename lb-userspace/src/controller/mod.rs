@@ -17,6 +17,7 @@ mod look_back;
 mod next_hops;
 mod node;
 mod origin;
+mod own_macs;
 mod problems;
 mod record;
 mod start;
@@ -820,8 +821,10 @@ impl Controller {
         }
     }
 
-    /// Uses the ways that packets can leave by as the data plane is attached now, and no others.
+    /// Takes frames for the addresses, and uses the ways that packets can leave by, as the data plane is attached now;
+    /// and no others.
     fn follow_attachments(&mut self) {
+        self.interfaces.follow_macs(&mut self.dataplane);
         let news = Arc::make_mut(&mut self.next_hops).bar(self.interfaces.barred(&self.dataplane));
         self.tell(news.into_iter().map(|(target, next_hop)| (destination(&target), next_hop)).collect());
     }

@@ -74,6 +74,7 @@ fn keys(old: &Node, new: &Node) -> Vec<Key> {
         log_packets,
     } = new;
     let address = |metrics: &Option<std::net::SocketAddr>| metrics.map_or("none".to_owned(), |a| a.to_string());
+    let prefix = |prefix: &Option<ipnet::Ipv6Net>| prefix.map_or("none".to_owned(), |prefix| prefix.to_string());
     let flows = |max: &Option<u32>| max.map_or("by memory".to_owned(), |max| max.to_string());
     let vrf_word = |vrf: &Option<Vrf>| vrf.map_or("default".to_owned(), |vrf| vrf.to_string());
     let mark_word = |mark: &Option<u32>| config::mark_word(mark.unwrap_or(0));
@@ -89,7 +90,7 @@ fn keys(old: &Node, new: &Node) -> Vec<Key> {
         key("state", &old.state.display().to_string(), &state.display().to_string()).needs_restart(),
         key("max_removed", &old.max_removed, max_removed),
         key("encap_source4", &old.encap_source4, encap_source4),
-        key("encap_source6", &old.encap_source6, encap_source6),
+        key("encap_source6", &prefix(&old.encap_source6), &prefix(encap_source6)),
         key("max_vips", &old.max_vips, max_vips),
         key("max_backends", &old.max_backends, max_backends),
         key("max_slots", &old.max_slots, max_slots),

@@ -103,7 +103,8 @@ impl View {
     /// What the operator should look at although it is allowed.
     pub(super) fn warnings(&self) -> Vec<String> {
         let egress = self.interfaces.warnings(&self.attachments, self.config(), &self.next_hops);
-        self.config().warnings().iter().map(ToString::to_string).chain(egress).collect()
+        let left_out = self.interfaces.left_out();
+        self.config().warnings().iter().map(ToString::to_string).chain(left_out).chain(egress).collect()
     }
 
     pub(super) fn status(&self) -> Result<Status, Error> {

@@ -25,13 +25,19 @@ use aya::{
 };
 use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type};
 use lb_common::{
-    Backend, Counters, DropReason, Features, FlowOutcome, NO_ID, Slot, Tick, Vip4Key, Vip6Key, VipName, VipRecord,
-    VipRoute, maps,
+    Backend, Counters, DropReason, Features, FlowOutcome, NO_ID, OwnMac, Slot, Tick, Vip4Key, Vip6Key, VipName,
+    VipRecord, VipRoute, maps,
 };
 use memmap2::{MmapOptions, MmapRaw};
 use serde::{Deserialize, Serialize};
 
-use super::{Error, flows::FlowTables, generation::Globals, sys};
+use super::{
+    Error,
+    flows::FlowTables,
+    generation::Globals,
+    own_macs::{self, LeftOut, OwnMacs},
+    sys,
+};
 use crate::{
     maglev,
     plan::{Capacity, Continuation, FamilyKey, Owner, State, VipKey},
@@ -85,6 +91,7 @@ pub struct Maps {
     records: Mapped<VipRecord, 15>,
     slots: Arc<Slots>,
     backends: Mapped<Backend, 16>,
+    own_macs: Mapped<OwnMac, 1>,
     /// A DEVMAP_HASH: aya's own type wants values with room for a program, and generic mode before 5.15 refuses those.
     devices: HashMap<MapData, u32, u32>,
     /// Handles to set counters by; they are read by those of `readings`.
@@ -107,6 +114,7 @@ pub struct Readings {
     backend_carried: Mapped<Counters, 3>,
     drop_carried: Mapped<u64, 1>,
     flow_carried: Mapped<u64, 1>,
+    own_macs: Mapped<OwnMac, 1>,
     devices: HashMap<MapData, u32, u32>,
     /// Descriptors of all maps once more, for their usage.
     all: Vec<(&'static str, MapData)>,
@@ -197,7 +205,7 @@ pub struct Held {
 }
 
 /// The maps that the object declares, with the entries that they get; `None` for as many as the object says.
-pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 12] {
+pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 13] {
     [
         (maps::VIPS4, Some(capacity.keys4)),
         (maps::VIPS6, Some(capacity.keys6)),
@@ -205,6 +213,7 @@ pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 12] {
         (maps::BACKENDS, Some(capacity.backends)),
         (maps::FLOWS, Some(capacity.flows)),
         (maps::EMBRYOS, Some(capacity.embryos())),
+        (maps::OWN_MACS, Some(OwnMac::PLACES)),
         (maps::DEVICES, Some(DEVICES)),
         (maps::VIP_COUNTERS, Some(capacity.vips)),
         (maps::BACKEND_COUNTERS, Some(capacity.backends)),
@@ -260,6 +269,7 @@ impl Maps {
             records: Mapped::open(maps::VIP_RECORDS, data(maps::VIP_RECORDS)?)?,
             slots: Arc::new(Slots(Mapped::open(maps::SLOTS, data(maps::SLOTS)?)?)),
             backends: Mapped::open(maps::BACKENDS, data(maps::BACKENDS)?)?,
+            own_macs: Mapped::open(maps::OWN_MACS, data(maps::OWN_MACS)?)?,
             devices: hash(maps::DEVICES)?.try_into().map_err(layout(maps::DEVICES))?,
             vip_counters: per_cpu(maps::VIP_COUNTERS)?.try_into().map_err(layout(maps::VIP_COUNTERS))?,
             backend_counters: per_cpu(maps::BACKEND_COUNTERS)?.try_into().map_err(layout(maps::BACKEND_COUNTERS))?,
@@ -449,6 +459,20 @@ impl Maps {
         }
     }
 
+    /// Says which addresses frames for this host have, by the interface that they come in by. Returns those that there
+    /// is no room for.
+    pub fn put_own_macs(&self, wanted: &OwnMacs) -> Vec<LeftOut> {
+        let now: Vec<_> = self.own_macs.iter().map(|(_, word)| word).collect();
+        let (changes, left_out) = own_macs::changes(&now, wanted);
+        changes.into_iter().for_each(|(place, word)| self.own_macs.store(place, word));
+        left_out
+    }
+
+    /// Takes over from `old` which addresses frames for this host have.
+    pub fn carry_own_macs_from(&self, old: &Self) {
+        old.own_macs.iter().for_each(|(place, word)| self.own_macs.store(place, word));
+    }
+
     /// Lets packets be redirected to an interface. `false` where there is no such interface any more.
     pub fn put_device(&mut self, ifindex: u32) -> Result<bool, Error> {
         if self.devices.get(&ifindex, 0).is_ok() {
@@ -552,6 +576,7 @@ impl Readings {
             backend_carried: Mapped::open(maps::BACKEND_CARRIED, data(maps::BACKEND_CARRIED)?)?,
             drop_carried: Mapped::open(maps::DROP_CARRIED, data(maps::DROP_CARRIED)?)?,
             flow_carried: Mapped::open(maps::FLOW_CARRIED, data(maps::FLOW_CARRIED)?)?,
+            own_macs: Mapped::open(maps::OWN_MACS, data(maps::OWN_MACS)?)?,
             devices: data(maps::DEVICES).map(Map::HashMap)?.try_into().map_err(layout(maps::DEVICES))?,
             all,
         })
@@ -602,6 +627,7 @@ impl Readings {
                 maps::BACKENDS | maps::BACKEND_COUNTERS | maps::BACKEND_CARRIED => backends,
                 maps::FLOWS => flows[Table::Established as usize],
                 maps::EMBRYOS => flows[Table::Embryonic as usize],
+                maps::OWN_MACS => self.own_macs.iter().filter(|(_, word)| *word != OwnMac::FREE).count() as u64,
                 maps::DEVICES => self.devices.keys().filter(Result::is_ok).count() as u64,
                 LOGS => continue,
                 _ => u64::from(max_entries),

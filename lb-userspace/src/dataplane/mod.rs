@@ -14,6 +14,7 @@ mod generation;
 mod interface;
 mod links;
 mod maps;
+mod own_macs;
 mod place;
 pub(crate) mod rules;
 pub(crate) mod sweep;
@@ -42,6 +43,7 @@ pub use self::{
     interface::named as interface_named,
     links::{Attachment, Links, Mode, Pinned, ProgramRef, detach_pinned, pinned},
     maps::{MapUsage, Table},
+    own_macs::{LeftOut, OwnMacs},
     place::{detach_everything, detach_interface, interface_of, make_directories, mount_if_missing, names, pin_name},
     rules::after_sweep,
     sweep::{GIVEN_UP_AFTER, Sweep, Swept},
@@ -286,6 +288,12 @@ impl Dataplane {
         Ok(concerned.len())
     }
 
+    /// Says which MAC addresses frames for this host have, by the interface that they come in by, and no others; frames
+    /// that come in by an interface without any are all taken. Returns those that there is no room for.
+    pub fn set_own_macs(&mut self, macs: &OwnMacs) -> Vec<LeftOut> {
+        self.generation.maps.put_own_macs(macs)
+    }
+
     /// Attaches the program to an interface, or keeps what is attached.
     ///
     /// # Errors
@@ -501,6 +509,7 @@ impl Dataplane {
         let mut state = State::empty(capacity, globals.features);
         state.seed = globals.seed;
         let writes = execute(&mut draft.maps, &mut state, plan.steps(), Some(before))?;
+        draft.maps.carry_own_macs_from(before);
         fault::point("carry flows");
         draft.maps.carry_flows_from(before)?;
         Ok((draft.finish(true)?, state, writes))

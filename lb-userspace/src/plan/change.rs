@@ -186,7 +186,8 @@ fn node_changes(state: &State, wanted: &Wanted<'_>, features: Features) -> Vec<C
         changes.push(node_change("encap_source4", source(known), wanted.node.encap_source4));
     }
     if let Some(known) = differing.get(&(Forward::Ipip6 as u32)) {
-        changes.push(node_change("encap_source6", source(known), wanted.node.encap_source6));
+        let to = wanted.node.encap_source6.map_or("none".to_owned(), |prefix| prefix.to_string());
+        changes.push(node_change("encap_source6", source(known), to));
     }
     changes
 }

@@ -366,7 +366,8 @@ fn entry(vip_id: u32, vip: &config::Vip, backend: &config::Backend, node: &Node)
     let (outer_source, outer_source_mask) = match forward {
         Forward::L2 => Default::default(),
         Forward::Ipip4 => outer_source4(node.encap_source4),
-        Forward::Ipip6 => outer_source6(node.encap_source6),
+        // No config is valid that needs it and has none.
+        Forward::Ipip6 => node.encap_source6.map_or_else(Default::default, outer_source6),
     };
     let outer_sum = match backend.address {
         IpAddr::V4(outer) if forward == Forward::Ipip4 => {
@@ -430,7 +431,7 @@ mod tests {
             let (network, mask) = outer_source6(net.parse().unwrap());
             (IpAddr::from(network).to_string(), mask.host())
         };
-        assert_eq!(source("100::/64"), ("100::".into(), 0xffff_ffff));
+        assert_eq!(source("fd6e:e::/64"), ("fd6e:e::".into(), 0xffff_ffff));
         assert_eq!(source("2001:db8::ab00/120"), ("2001:db8::ab00".into(), 0xff));
         assert_eq!(source("2001:db8::1/128"), ("2001:db8::1".into(), 0));
         let (network, mask) = outer_source4("172.16.0.0/16".parse().unwrap());
@@ -438,9 +439,9 @@ mod tests {
         assert_eq!(mask.host(), 0xffff);
     }
 
-    /// The header of RFC 2003 with length, flags and source zero, summed by hand.
+    /// The header of RFC 2003 with length and source zero, summed by hand.
     #[test]
     fn the_outer_sum_covers_what_is_constant() {
-        assert_eq!(Backend::outer_sum(4, Be32::new(0x0a00_010c)), 0x4500 + 0x4004 + 0x0a00 + 0x010c);
+        assert_eq!(Backend::outer_sum(4, Be32::new(0x0a00_010c)), 0x4500 + 0x4000 + 0x4004 + 0x0a00 + 0x010c);
     }
 }

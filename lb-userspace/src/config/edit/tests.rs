@@ -8,6 +8,7 @@ const TEXT: &str = r#"# The edge.
 [node]
 interfaces = ["eth0"]   # uplink
 metrics = "127.0.0.1:9100"
+encap_source6 = "fd12:3456:789a:e::/64"
 
 # The shop.
 [[vip]]

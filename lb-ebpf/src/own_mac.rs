@@ -1,0 +1,35 @@
+//! Before the first stage: whether a frame is addressed to this host.
+//!
+//! A port in promiscuous mode (a bridge's, a mirror's, one that somebody captures on) shows the frames of its neighbours
+//! too. They are not this load balancer's to forward, which would double them: the stack gets them as they are, and drops
+//! them. Neither are frames for groups: no client sends TCP or UDP for a unicast address to one.
+
+use lb_common::OwnMac;
+use lb_ebpf::{frame::Frame as _, xdp::XdpFrame};
+
+use crate::maps::OWN_MACS;
+
+/// Whether the frame is addressed to the interface that it came in by, or to one on top of it. Where no address of the
+/// interface is known, every frame is that is addressed to no group.
+#[inline(always)]
+pub fn is_destination(frame: &XdpFrame) -> bool {
+    let Some(words) = frame.words::<2>(0) else { return false };
+    let ifindex = frame.ingress();
+    let own = OwnMac::of_frame(words, ifindex);
+    let window = OwnMac::window(ifindex);
+    OWN_MACS.get(window) == Some(&own) || !own.is_group() && is_in_window(window, own)
+}
+
+/// Looks through the window. A function of its own, for frames that the first place does not answer for.
+#[inline(never)]
+fn is_in_window(window: u32, own: OwnMac) -> bool {
+    let mut is_unknown = true;
+    for place in 0..OwnMac::WINDOW {
+        let Some(other) = OWN_MACS.get(window + place).copied() else { return false };
+        if other == own {
+            return true;
+        }
+        is_unknown &= other == OwnMac::FREE || !other.is_of_interface(own);
+    }
+    is_unknown
+}
