@@ -12,7 +12,7 @@ use std::{
     convert::Infallible,
     hash::Hash,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     pin::Pin,
     sync::{
         Arc,
@@ -86,8 +86,12 @@ impl Listener for TcpListener {
         Self::accept(self).await
     }
 
+    /// One host has a whole /64 of IPv6 addresses (RFC 4291 §2.5.4).
     fn owner(peer: &SocketAddr) -> IpAddr {
-        peer.ip()
+        match peer.ip().to_canonical() {
+            IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
+            v4 => v4,
+        }
     }
 
     fn cut(stream: &TcpStream) {

@@ -116,7 +116,7 @@ impl History {
             return;
         }
         let note = "The daemon stopped cleanly: the next one begins from the config file.\n";
-        if let Err(error) = Staged::beside(&self.path(CLEAN), note).and_then(Staged::put) {
+        if let Err(error) = Staged::private(&self.path(CLEAN), note).and_then(Staged::put) {
             log::error!("the next start takes this stop for a crash: {error}");
         }
     }
@@ -163,7 +163,7 @@ impl Page {
     pub fn stage(&self, text: &str) -> Result<Staged, WriteError> {
         // Somebody may have removed the directory; if it cannot be made, what follows says why.
         let _ = self.path.parent().map(make);
-        Staged::beside(&self.path, &pack(&self.config, text))
+        Staged::private(&self.path, &pack(&self.config, text))
     }
 
     /// Whether a change is not to happen that cannot be kept: one could be before.

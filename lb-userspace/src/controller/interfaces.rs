@@ -69,14 +69,19 @@ impl Interfaces {
     /// other change's way; so is every one without `old`, when the daemon starts. Where the mode is another than in
     /// `old`, an interface in generic mode is tried in native mode again if `new` allows it, which takes the data plane
     /// off it for some microseconds.
+    ///
+    /// When the daemon starts, nothing is detached while an interface of the config is missing: a name that was
+    /// mistyped would take the traffic off the one that was meant.
     pub fn follow(&mut self, dataplane: &mut Dataplane, old: Option<&Node>, new: &Node) -> Result<(), Error> {
         self.problems.retain(|name, _| new.interfaces.contains(name));
         let mode_changed = old.is_some_and(|old| old.xdp_mode != new.xdp_mode);
         let attached = dataplane.attachments();
         let mut taken: BTreeMap<u32, &String> = BTreeMap::new();
+        let mut is_missing = None;
         for name in &new.interfaces {
             let Ok((ifindex, _)) = dataplane::interface_named(name) else {
                 self.note_missing(dataplane, name);
+                is_missing = Some(name);
                 continue;
             };
             if let Some(other) = taken.insert(ifindex, name) {
@@ -97,9 +102,19 @@ impl Interfaces {
         }
         // As they are now: one may have been attached under another name.
         for Attachment { name, .. } in dataplane.attachments() {
-            if !new.interfaces.contains(&name) {
-                dataplane.detach(&name)?;
-                log::info!("detached from {name}");
+            if new.interfaces.contains(&name) {
+                continue;
+            }
+            if let (None, Some(missing)) = (old, is_missing) {
+                log::warn!(
+                    "{name} stays attached although the config does not name it: it names {missing}, which is missing"
+                );
+                continue;
+            }
+            match dataplane.detach(&name) {
+                Ok(_) => log::info!("detached from {name}"),
+                Err(error) if old.is_none() => log::error!("cannot detach from {name}: {error}"),
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(())

@@ -227,9 +227,14 @@ impl Handle {
         query: FlowQuery,
         make: fn(Walk) -> Result<T, dataplane::Error>,
     ) -> Result<T, Error> {
-        let _turn = self.walks.acquire().await;
+        let turn = Arc::clone(&self.walks).acquire_owned().await;
         let view = self.view()?;
-        blocking(move || Ok(make(view.walk(query)?)?)).await
+        blocking(move || {
+            // With the work, which goes on when whoever asked has gone.
+            let _turn = turn;
+            Ok(make(view.walk(query)?)?)
+        })
+        .await
     }
 
     /// Reads from what was last published.
@@ -237,9 +242,13 @@ impl Handle {
         &self,
         read: impl FnOnce(&View) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let _turn = self.reads.acquire().await;
+        let turn = Arc::clone(&self.reads).acquire_owned().await;
         let view = self.view()?;
-        blocking(move || read(&view)).await
+        blocking(move || {
+            let _turn = turn;
+            read(&view)
+        })
+        .await
     }
 
     fn view(&self) -> Result<Arc<View>, Error> {
@@ -304,7 +313,7 @@ impl Controller {
         let mut problems = Problems::default();
         let adopted = dataplane.state().seed;
         let refused = match seed {
-            Ok(seed) if seed == adopted || history.was_stopped_cleanly() => None,
+            Ok(seed) if seed == adopted || because.is_none() && history.was_stopped_cleanly() => None,
             Ok(seed) => Some(format!("the hash seed is another one (fingerprint {seed}), which nobody applied")),
             Err(error) => Some(error.to_string()),
         };

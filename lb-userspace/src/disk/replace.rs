@@ -161,10 +161,15 @@ impl Staged {
         fault::point("look at what came out");
         if self.has_taken_out(&old, lease.as_ref(), before) {
             drop((lease, new_lease));
-            flush_directory(&self.target).map_err(failed("flushing the directory"))?;
+            // The edit is in place and the old text is not deleted yet: a failure that nothing can undo is told.
+            if let Err(error) = flush_directory(&self.target) {
+                log::error!("{} may be lost if the power fails: flushing the directory: {error}", self.path.display());
+            }
             return Ok(self.replaced(before, old, new.identity));
         }
-        give_back(&self.temporary, &self.target, new.identity, exchange).map_err(failed("taking the new file back"))?;
+        if let Err(error) = give_back(&self.temporary, &self.target, new.identity, exchange) {
+            return Err(self.left_behind(new.identity, error).into());
+        }
         drop(lease);
         let kept = self.keep_if_saved(&new, new_lease).map_err(failed("keeping what was saved"))?;
         Err(self.was_saved(kept))
@@ -200,6 +205,18 @@ impl Staged {
         }
         wait_for_writers(&new.file);
         if is_saved()? { keep(&self.target, &self.temporary).map(Some) } else { Ok(None) }
+    }
+
+    /// What came out could not be put back: it is somebody's text, and stays beside the file.
+    fn left_behind(self, new: Identity, error: io::Error) -> WriteError {
+        let Self { path, temporary, .. } = self;
+        if identity_at(&temporary) != Some(new) {
+            match temporary.keep() {
+                Ok(kept) => log::error!("{} is what {} was before the edit", kept.display(), path.display()),
+                Err(error) => log::error!("what {} was before the edit is lost: {error}", path.display()),
+            }
+        }
+        WriteError::at(&path, "taking the new file back")(error)
     }
 
     fn was_saved(self, kept: Option<PathBuf>) -> ReplaceError {

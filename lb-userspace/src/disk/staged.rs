@@ -40,6 +40,15 @@ impl Staged {
     /// Writes `text` beside the file at `path`, or beside the file that it is a symbolic link to, with that file's mode
     /// and owner. A new file gets mode 0644. When this returns, the text is on disk.
     pub fn beside(path: &Path, text: &str) -> Result<Self, WriteError> {
+        Self::new(path, text, 0o644)
+    }
+
+    /// As [`Self::beside`]; a new file is its owner's alone.
+    pub fn private(path: &Path, text: &str) -> Result<Self, WriteError> {
+        Self::new(path, text, 0o600)
+    }
+
+    fn new(path: &Path, text: &str, new_mode: u32) -> Result<Self, WriteError> {
         let failed = |step| WriteError::at(path, step);
         let (target, old) = match fs::canonicalize(path) {
             Ok(target) => {
@@ -57,7 +66,7 @@ impl Staged {
             .map_err(failed("making a temporary file beside it"))?;
         temporary.write_all(text.as_bytes()).map_err(failed("writing a temporary file beside it"))?;
         let file = temporary.as_file();
-        let mode = old.as_ref().map_or(0o644, MetadataExt::mode) & 0o7777;
+        let mode = old.as_ref().map_or(new_mode, MetadataExt::mode) & 0o7777;
         if let Some(old) = old {
             keep_owner(file, &old).map_err(failed("giving the new file the old one's owner"))?;
         }

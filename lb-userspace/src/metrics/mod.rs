@@ -136,7 +136,12 @@ impl Scrapes {
 }
 
 async fn scrape(State(scrapes): State<Arc<Scrapes>>) -> Response {
-    match scrapes.snapshot().await {
+    // A task of its own: what is read for a scraper that has gone serves the next one.
+    let snapshot = tokio::spawn({
+        let scrapes = Arc::clone(&scrapes);
+        async move { scrapes.snapshot().await }
+    });
+    match snapshot.await.unwrap_or(Err(Error::Stopped)) {
         Ok(snapshot) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], scrapes.pen.page(snapshot)).into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
     }

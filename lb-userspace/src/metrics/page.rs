@@ -73,6 +73,9 @@ impl fmt::Write for Page<'_> {
         }
         if self.turn.is_none() {
             self.turn = Some(self.pen.lock().unwrap_or_else(PoisonError::into_inner));
+            if self.reader.is_closed() {
+                return Err(fmt::Error);
+            }
             self.text.reserve(CHUNK);
         }
         self.text.push_str(text);
