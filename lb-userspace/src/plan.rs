@@ -46,6 +46,10 @@ use crate::{
     seed::HashSeed,
 };
 
+/// Most keys whose routes are replaced in the maps in use. Each costs the wait for packets on their way, about 10 ms; new maps
+/// replace none.
+const MAX_REPLACED: usize = 32;
+
 /// The next hops that are known.
 pub type NextHops = HashMap<Destination, NextHop>;
 
@@ -194,9 +198,17 @@ impl Plan {
         };
         if let Some(wanted) = in_place {
             let steps = steps::steps(state, &index, &wanted);
+            if steps::replaced_keys(state, &steps) > MAX_REPLACED {
+                return Ok(Self::rebuilt(state, config, next_hops, needed, features));
+            }
             let changes = change::changes(state, &index, &wanted, features);
             return Ok(Self::of(steps, changes, None, state, features, config.node.hash_seed));
         }
+        Ok(Self::rebuilt(state, config, next_hops, needed, features))
+    }
+
+    /// The whole config in new maps.
+    fn rebuilt(state: &State, config: &Config, next_hops: &NextHops, needed: Capacity, features: Features) -> Self {
         let scope = Scope::all(config);
         let index = Index::of(state, &scope);
         let needed = needed.and(state.removed_vips().count(), state.removed_backends().count());
@@ -207,7 +219,7 @@ impl Plan {
         let wanted = wanted.expect("maps that were made for a config have room for it");
         let steps = steps::steps(&State::empty(capacity, features), &Index::default(), &wanted);
         let changes = change::changes(state, &index, &wanted, features);
-        Ok(Self::of(steps, changes, Some(capacity), state, features, config.node.hash_seed))
+        Self::of(steps, changes, Some(capacity), state, features, config.node.hash_seed)
     }
 
     fn of(

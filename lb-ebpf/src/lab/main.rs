@@ -6,6 +6,7 @@
 
 mod bench;
 mod dwell;
+mod reader;
 mod sink;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
@@ -68,6 +69,12 @@ pub fn bench_encapsulate6(context: XdpContext) -> u32 {
 #[xdp(frags)]
 pub fn bench_rewrite(context: XdpContext) -> u32 {
     bench::rewrite(&context)
+}
+
+/// Looks a VIP up and reads what it found a good while later.
+#[xdp]
+pub fn slow_reader(_: XdpContext) -> u32 {
+    reader::read()
 }
 
 lb_ebpf::program_object!();

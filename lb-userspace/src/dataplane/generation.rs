@@ -87,7 +87,7 @@ impl Draft {
         maps::create_own(&pins, capacity, before)?;
         fault::point("load the program");
         let loaded = load(&pins, capacity, globals)?;
-        let maps = Maps::open(&pins)?;
+        let maps = Maps::open(&pins)?.unread();
         Ok(Self { number, directory, maps, loaded, globals })
     }
 

@@ -23,7 +23,7 @@ use aya::{
     maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
     util::nr_cpus,
 };
-use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type};
+use aya_obj::generated::{BPF_ANY, BPF_F_MMAPABLE, BPF_NOEXIST, bpf_map_type};
 use lb_common::{
     Backend, Counters, DropReason, Features, FlowOutcome, NO_ID, OwnMac, Slot, Tick, Vip4Key, Vip6Key, VipName,
     VipRecord, VipRoute, maps,
@@ -35,6 +35,7 @@ use super::{
     Error,
     flows::FlowTables,
     generation::Globals,
+    grace,
     own_macs::{self, LeftOut, OwnMacs},
     sys,
 };
@@ -100,6 +101,8 @@ pub struct Maps {
     flows: FlowTables,
     sweeps: Arc<Sweeps>,
     journal: Mapped<u64, 1>,
+    /// A write to the key maps has left an element to the next one: see [`Self::put_key`].
+    key_left: bool,
     readings: Arc<Readings>,
 }
 
@@ -276,8 +279,15 @@ impl Maps {
             flows: FlowTables::open(directory)?,
             sweeps: Arc::new(Sweeps(Mapped::open(SWEEPS, data(SWEEPS)?)?)),
             journal: Mapped::open(JOURNAL, data(JOURNAL)?)?,
+            // Whoever wrote last may have done so a moment ago.
+            key_left: true,
             readings: Arc::new(Readings::open(directory)?),
         })
+    }
+
+    /// Takes the maps for new ones, which no packet reads.
+    pub fn unread(self) -> Self {
+        Self { key_left: false, ..self }
     }
 
     /// Everything that the maps hold.
@@ -443,16 +453,37 @@ impl Maps {
         &self.readings
     }
 
-    /// Inserts a VIP key or replaces its route: packets find the one or the other.
+    /// Inserts a VIP key or replaces its route: packets find the one or the other, and never another VIP's.
+    ///
+    /// The kernel does not change an element in place, but it hands the element of a key that was replaced or deleted to
+    /// the next write at once (`htab_map_update_elem`, kernel/bpf/hashtab.c; without preallocation as well, since 6.1), while
+    /// a packet that found the element before may be reading it. So a write that was left such an element first waits until
+    /// no packet is on its way that may have found it: about 10 ms after each replacement, nothing where keys are only inserted
+    /// or only removed.
     pub fn put_key(&mut self, key: VipKey, route: VipRoute) -> Result<(), Error> {
+        if mem::take(&mut self.key_left) {
+            grace();
+        }
+        match self.write_key(key, route, BPF_NOEXIST) {
+            Err((_, error)) if errno(&error) == Some(libc::EEXIST) => {
+                self.key_left = true;
+                self.write_key(key, route, BPF_ANY)
+            }
+            result => result,
+        }
+        .map_err(|(name, error)| Error::map("write to", name)(error))
+    }
+
+    fn write_key(&mut self, key: VipKey, route: VipRoute, flags: u32) -> Result<(), (&'static str, MapError)> {
         match key.in_map() {
-            FamilyKey::V4(key) => self.vips4.insert(key, route, 0).map_err(Error::map("write to", maps::VIPS4)),
-            FamilyKey::V6(key) => self.vips6.insert(key, route, 0).map_err(Error::map("write to", maps::VIPS6)),
+            FamilyKey::V4(key) => self.vips4.insert(key, route, flags.into()).map_err(|error| (maps::VIPS4, error)),
+            FamilyKey::V6(key) => self.vips6.insert(key, route, flags.into()).map_err(|error| (maps::VIPS6, error)),
         }
     }
 
-    /// Deletes a VIP key.
+    /// Deletes a VIP key, and leaves its element to the next [`Self::put_key`].
     pub fn remove_key(&mut self, key: VipKey) -> Result<(), Error> {
+        self.key_left = true;
         match key.in_map() {
             FamilyKey::V4(key) => self.vips4.remove(&key).map_err(Error::map("delete from", maps::VIPS4)),
             FamilyKey::V6(key) => self.vips6.remove(&key).map_err(Error::map("delete from", maps::VIPS6)),

@@ -1,23 +1,32 @@
 //! The real object in the real kernel, in a directory of pins of its own. All of it needs root.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    net::Ipv4Addr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use aya::{
-    Ebpf,
+    Ebpf, EbpfLoader,
     maps::{Array, MapData, ProgramArray},
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
 use lb_common::{ABI, Address, BackendState, Counters, FlowEntry, FlowKey, FlowState, Position};
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
 
 use super::{
     fixtures::{Namespace, Pins, ip, veth},
     *,
 };
 use crate::{
-    config::{ForwardMode, Tracking},
+    config::{FlowHash, ForwardMode, Tracking, Vip},
+    objects,
     plan::fixtures::{SLOTS, backend, config, many, vip},
 };
 
@@ -634,4 +643,130 @@ fn one_change_among_thousands_of_vips_is_one_change() {
     change(&mut |backends| backends[0].weight = 7);
     change(&mut |backends| backends.truncate(backends.len() - 1));
     assert_mirrors(&dataplane);
+}
+
+/// A packet that is slow between finding a VIP and reading what it found, again and again on a CPU of its own.
+struct SlowReader {
+    stop: Arc<AtomicBool>,
+    reads: Arc<AtomicU64>,
+    thread: thread::JoinHandle<Vec<[u32; 2]>>,
+}
+
+impl SlowReader {
+    /// Reads the VIP at this address, port 80.
+    fn start(maps: &Path, address: Ipv4Addr) -> Self {
+        let mut lab = EbpfLoader::new()
+            .map_pin_path(lb_common::maps::VIPS4, maps.join(lb_common::maps::VIPS4))
+            .override_global("ADDRESS", &u32::from_ne_bytes(address.octets()), true)
+            .override_global("PORT", &80u16, true)
+            .load(objects::LAB)
+            .unwrap();
+        let (stop, reads) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stopped, counted) = (Arc::clone(&stop), Arc::clone(&reads));
+        let thread = thread::spawn(move || {
+            run_on(1);
+            let program: &mut Xdp = lab.program_mut("slow_reader").unwrap().try_into().unwrap();
+            program.load().unwrap();
+            let mut seen = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                let program: &mut Xdp = lab.program_mut("slow_reader").unwrap().try_into().unwrap();
+                let frame = TestRunOptions { data_in: Some(&[0; 64]), ..TestRunOptions::new() };
+                let found = program.test_run(frame).unwrap().return_value == 3;
+                if found {
+                    let read: Array<_, [u32; 2]> = lab.map_mut("READ").unwrap().try_into().unwrap();
+                    seen.push(read.get(&0, 0).unwrap());
+                    counted.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            seen
+        });
+        Self { stop, reads, thread }
+    }
+
+    /// Changes what it reads, until it has read often enough; what a packet found at first and read at last, where those
+    /// are two VIPs.
+    fn while_changing(self, mut change: impl FnMut()) -> Vec<[u32; 2]> {
+        run_on(0);
+        let limit = Instant::now() + Duration::from_secs(120);
+        while self.reads.load(Ordering::Relaxed) < 100 && !self.thread.is_finished() {
+            assert!(
+                Instant::now() < limit,
+                "only {} packets read within two minutes",
+                self.reads.load(Ordering::Relaxed)
+            );
+            change();
+        }
+        self.stop.store(true, Ordering::Relaxed);
+        let seen = self.thread.join().unwrap();
+        assert!(seen.len() >= 100);
+        seen.into_iter().filter(|[before, after]| before != after).collect()
+    }
+}
+
+/// Keeps this thread on a CPU, where there is one of this number.
+fn run_on(cpu: usize) {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu).unwrap();
+    // With one CPU, or with others for this process, it stays where it is.
+    let _ = sched_setaffinity(Pid::from_raw(0), &cpus);
+}
+
+fn three() -> [Vip; 3] {
+    ["a", "b", "c"].map(|name| {
+        let address = format!("203.0.113.{}", name.as_bytes()[0]);
+        vip(name, &address, &["tcp/80"], &["10.0.1.11"])
+    })
+}
+
+#[test]
+fn no_packet_reads_the_route_that_replaces_another_vips() {
+    let pins = Pins::new();
+    let (mut vips, hashes) = (three(), [FlowHash::SourceIp, FlowHash::FiveTuple]);
+    let mut dataplane = pins.open(&config(vips.clone()));
+    dataplane.apply(&config(vips.clone())).unwrap();
+    let reader = SlowReader::start(&maps_of(&pins), Ipv4Addr::new(203, 0, 113, b'a'));
+    let mut turn = 0;
+    let strayed = reader.while_changing(|| {
+        vips.iter_mut().for_each(|vip| vip.hash = hashes[turn % 2]);
+        turn += 1;
+        dataplane.apply(&config(vips.clone())).unwrap();
+    });
+    assert_eq!(strayed, [[0; 2]; 0], "[VIP that was found, VIP whose route was read]");
+    assert_eq!(pins.names(""), ["g1", "links"], "replaced in place");
+}
+
+#[test]
+fn no_packet_reads_the_route_of_a_vip_that_comes_after_its_own_has_gone() {
+    let pins = Pins::new();
+    let vips = three();
+    let mut dataplane = pins.open(&config(vips.clone()));
+    dataplane.apply(&config(vips.clone())).unwrap();
+    let reader = SlowReader::start(&maps_of(&pins), Ipv4Addr::new(203, 0, 113, b'a'));
+    let mut turn = 0;
+    let strayed = reader.while_changing(|| {
+        turn += 1;
+        dataplane.apply(&config([vips[turn % 3].clone()])).unwrap();
+    });
+    assert_eq!(strayed, [[0; 2]; 0], "[VIP that was found, VIP whose route was read]");
+}
+
+#[test]
+fn many_routes_are_replaced_in_new_maps() {
+    let pins = Pins::new();
+    let mut wanted = many(40, 2, SLOTS);
+    let mut dataplane = pins.open(&wanted);
+    dataplane.apply(&wanted).unwrap();
+    wanted.vips.iter_mut().take(3).for_each(|vip| vip.hash = FlowHash::SourceIp);
+    dataplane.apply(&wanted).unwrap();
+    assert_eq!(pins.names(""), ["g1", "links"]);
+    wanted.vips.iter_mut().for_each(|vip| vip.tracking = Tracking::Always);
+    dataplane.apply(&wanted).unwrap();
+    assert_eq!(pins.names(""), ["g2", "links"]);
+    assert_mirrors(&dataplane);
+    assert!(dataplane.plan(&wanted).unwrap().is_empty());
+}
+
+/// Where the maps of the first generation are pinned.
+fn maps_of(pins: &Pins) -> PathBuf {
+    pins.0.join(format!("v{ABI}/g1/maps"))
 }
