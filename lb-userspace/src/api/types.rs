@@ -133,6 +133,8 @@ pub struct ConfigStatus {
     pub file: FileState,
     /// When a config was last applied, in seconds since 1970.
     pub applied_at: u64,
+    /// The same to the microsecond: when the last map was written, not when whoever asked was answered.
+    pub applied_at_us: u64,
 }
 
 /// Whether the config file is what runs.

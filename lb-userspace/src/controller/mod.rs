@@ -402,7 +402,7 @@ impl Controller {
             self.put(record).await?;
         }
         self.retry_metrics().await;
-        self.applied_at = SystemTime::now();
+        self.applied_at = SystemTime::now() - done.finished.elapsed();
         self.applies.succeeded += 1;
         self.publish();
         Ok((self.handle.clone(), tokio::spawn(self.run())))
@@ -612,7 +612,7 @@ impl Controller {
         self.follow_moved(&done.changes);
 
         self.because = None;
-        self.applied_at = SystemTime::now();
+        self.applied_at = SystemTime::now() - done.finished.elapsed();
         let changes = merged(node::changes(&old.config, &self.applied.config), done.changes);
         let warnings = self.view().warnings().into_iter().filter(|warning| !known.contains(warning));
         let warnings = warnings.chain(self.next_hops.missing(&self.applied.config, &new));

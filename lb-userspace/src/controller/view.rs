@@ -254,7 +254,13 @@ impl View {
                 FileState::Unreadable { error: error.to_string() }
             }
         };
-        ConfigStatus { path: self.file.path.clone(), file, applied_at: unix_seconds(self.applied_at) }
+        let applied_at = self.applied_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        ConfigStatus {
+            path: self.file.path.clone(),
+            file,
+            applied_at: applied_at.as_secs(),
+            applied_at_us: u64::try_from(applied_at.as_micros()).unwrap_or(u64::MAX),
+        }
     }
 
     fn unreachable(&self) -> Vec<UnreachableBackend> {
@@ -371,10 +377,6 @@ impl Running {
         }
         *all = dataplane::Backend { flows, held_slots, held_for, drained, ..all.clone() };
     }
-}
-
-fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// What to say to somebody who named a VIP that there is not.
