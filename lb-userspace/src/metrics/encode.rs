@@ -320,6 +320,7 @@ mod tests {
             "naru_problems{kind=\"state\"} 0",
             "naru_problems{kind=\"socket\"} 0",
             "naru_problems{kind=\"netlink\"} 0",
+            "naru_problems{kind=\"hash-seed\"} 0",
             "naru_netlink_restarts_total 2",
             "naru_config_applied_timestamp_seconds 1.5",
             "naru_applies_total{result=\"success\"} 2",
