@@ -1,4 +1,4 @@
-//! What a start begins from: the config file, or what was applied last (ADR 9).
+//! What a start begins from: the config file, or what was applied last (ADR 10).
 //!
 //! A file that nobody applied may be half an edit. A start applies it only if somebody meant that: after a clean stop,
 //! or where there is nothing else to begin from. A config that was in force once is better than none.
