@@ -18,6 +18,8 @@ use crate::{
 
 /// What the comparison takes.
 #[derive(Args, Debug)]
+// The bench that takes these has a group of that name already.
+#[group(skip)]
 pub struct Options {
     /// Put another build's figures beside these, by default those of plain forwarding: a git revision of this repository,
     /// which `cargo xtask bench` checks out and builds; to `naru-bench` itself, the path of another `naru-bench`
