@@ -13,6 +13,7 @@ pub mod decap;
 pub mod disk;
 pub mod fault;
 pub mod maglev;
+pub mod memory;
 pub mod metrics;
 pub mod netlink;
 pub mod objects;

@@ -108,6 +108,7 @@ fn scrapers_that_idle_or_do_not_read_are_in_nobodys_way() {
     assert!(worst < 10 * WANTED + 5 * alone, "a command took {worst:?}, {alone:?} without the readers");
     let most = *after.iter().max().unwrap();
     assert!(most < before + (64 << 20), "{} MiB became {} MiB", megabytes(before), megabytes(most));
+    assert!(after[1] < after[0] + (16 << 20), "memory grows with connections: {after:?}");
 
     // The places are few, and those who do not read lose theirs, so that the kernel keeps nothing for them either.
     let descriptors = std::fs::read_dir(format!("/proc/{}/fd", naru.pid().unwrap())).unwrap().count();

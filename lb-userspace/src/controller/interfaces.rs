@@ -77,11 +77,11 @@ impl Interfaces {
         let mode_changed = old.is_some_and(|old| old.xdp_mode != new.xdp_mode);
         let attached = dataplane.attachments();
         let mut taken: BTreeMap<u32, &String> = BTreeMap::new();
-        let mut is_missing = None;
+        let mut missing = None;
         for name in &new.interfaces {
             let Ok((ifindex, _)) = dataplane::interface_named(name) else {
                 self.note_missing(dataplane, name);
-                is_missing = Some(name);
+                missing = Some(name);
                 continue;
             };
             if let Some(other) = taken.insert(ifindex, name) {
@@ -105,7 +105,7 @@ impl Interfaces {
             if new.interfaces.contains(&name) {
                 continue;
             }
-            if let (None, Some(missing)) = (old, is_missing) {
+            if let (None, Some(missing)) = (old, missing) {
                 log::warn!(
                     "{name} stays attached although the config does not name it: it names {missing}, which is missing"
                 );
