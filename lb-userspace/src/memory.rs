@@ -12,3 +12,13 @@ pub fn share_one_arena() {
         log::debug!("the allocator cannot be kept to one arena");
     }
 }
+
+/// Gives memory that is free back to the kernel, after work that needed far more than there is to do later. The allocator
+/// keeps it otherwise.
+pub fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: gives back pages of the allocator's that nobody uses, under its own lock.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

@@ -305,6 +305,18 @@ impl Lab {
         Ok(())
     }
 
+    /// Makes the router's port that an interface of the load balancer is plugged into one that takes no frames that XDP
+    /// sends; what comes through the stack it takes as before.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such port.
+    pub fn close_port(&mut self, interface: &str) -> anyhow::Result<()> {
+        let port = port_of(interface);
+        self.passes.retain(|pass| pass.interface() != port);
+        self.router.ethtool(&["-K", &port, "gro", "off"])
+    }
+
     /// Puts an XDP program, loaded already, on the router's port that an interface of the load balancer is plugged
     /// into. It should pass what is not its business, as the one that was there did.
     ///

@@ -304,6 +304,20 @@ pub struct Stats {
     pub drops: Vec<DropStats>,
     /// Packets that the flow tables were asked for per outcome, every outcome.
     pub tracked: Vec<TrackedStats>,
+    /// Frames that were sent and lost behind the data plane, each cause at each interface.
+    #[serde(default)]
+    pub losses: Vec<LossStats>,
+}
+
+/// Frames that were sent and that an interface lost.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LossStats {
+    /// Name of the interface.
+    pub interface: String,
+    /// Why.
+    pub cause: String,
+    /// How many.
+    pub packets: u64,
 }
 
 /// Counts of a VIP.

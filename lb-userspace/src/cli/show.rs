@@ -201,6 +201,11 @@ fn stats_text(stats: &Stats, per: &str) -> String {
         let rows = tracked.iter().map(|tracked| [tracked.outcome.clone(), tracked.packets.to_string()]);
         text += &format!("\n{}", table([("FLOW WAS", Left), (packets.as_str(), Right)], rows));
     }
+    let losses: Vec<_> = stats.losses.iter().filter(|loss| loss.packets > 0).collect();
+    if !losses.is_empty() {
+        let rows = losses.iter().map(|loss| [loss.interface.clone(), loss.cause.clone(), loss.packets.to_string()]);
+        text += &format!("\n{}", table([("LOST BY", Left), ("CAUSE", Left), (packets.as_str(), Right)], rows));
+    }
     let drops: Vec<_> = stats.drops.iter().filter(|drop| drop.packets > 0).collect();
     if drops.is_empty() {
         return text + "\nNothing dropped.\n";
@@ -229,6 +234,10 @@ fn rates(now: &Stats, before: &Stats, elapsed: Duration) -> Stats {
     for tracked in &mut rates.tracked {
         let old = before.tracked.iter().find(|old| old.outcome == tracked.outcome);
         tracked.packets = rate(tracked.packets, old.map_or(0, |old| old.packets));
+    }
+    for loss in &mut rates.losses {
+        let old = before.losses.iter().find(|old| (&old.interface, &old.cause) == (&loss.interface, &loss.cause));
+        loss.packets = rate(loss.packets, old.map_or(0, |old| old.packets));
     }
     rates
 }
@@ -332,7 +341,7 @@ fn diff_text(diff: &Diff) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::types::{DropStats, TrackedStats};
+    use crate::api::types::{DropStats, LossStats, TrackedStats};
 
     fn stats(packets: u64, dropped: u64) -> Stats {
         let counts = Counts { packets, bytes: packets * 60, new_flows: packets / 10 };
@@ -353,6 +362,10 @@ mod tests {
                 TrackedStats { outcome: "known".into(), packets },
                 TrackedStats { outcome: "kept".into(), packets: 0 },
             ],
+            losses: vec![
+                LossStats { interface: "eth0".into(), cause: "transmit".into(), packets: dropped },
+                LossStats { interface: "eth0".into(), cause: "redirect".into(), packets: 0 },
+            ],
         }
     }
 
@@ -368,6 +381,9 @@ mod tests {
              FLOW WAS   PACKETS\n\
              known         1000\n\
              \n\
+             LOST BY   CAUSE      PACKETS\n\
+             eth0      transmit         5\n\
+             \n\
              DROPPED BECAUSE   PACKETS\n\
              no_backend              5\n"
         );
@@ -381,6 +397,7 @@ mod tests {
         assert_eq!(rates.vips[0].backends[0].counts.packets, 300);
         assert_eq!(rates.drops[1].packets, 20);
         assert_eq!(rates.tracked[0].packets, 300);
+        assert_eq!(rates.losses[0].packets, 20);
     }
 
     #[test]

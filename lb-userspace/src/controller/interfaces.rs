@@ -14,7 +14,7 @@ use nix::net::if_::if_nameindex;
 use super::{
     Error,
     next_hops::{NextHops, target},
-    own_macs::own_macs,
+    own_macs::{ingress, own_macs},
 };
 use crate::{
     api::types,
@@ -167,6 +167,18 @@ impl Interfaces {
         let attached: Vec<_> = dataplane.attachments().iter().map(|attachment| attachment.ifindex).collect();
         let links: Vec<_> = self.links.values().collect();
         self.left_out = dataplane.set_own_macs(&own_macs(&links, &attached));
+    }
+
+    /// The interfaces that frames come in by, by index.
+    pub fn ingress(&self, dataplane: &Dataplane) -> impl Iterator<Item = u32> + use<> {
+        let attached: Vec<_> = dataplane.attachments().iter().map(|attachment| attachment.ifindex).collect();
+        let links: Vec<_> = self.links.values().collect();
+        ingress(&links, &attached).into_iter()
+    }
+
+    /// Whether there is an interface with this index.
+    pub fn exists(&self, ifindex: u32) -> bool {
+        self.links.contains_key(&ifindex)
     }
 
     /// What to say of MAC addresses that the data plane has no room for.

@@ -14,6 +14,7 @@ mod history;
 mod interfaces;
 mod log_reader;
 mod look_back;
+mod losses;
 mod next_hops;
 mod node;
 mod origin;
@@ -54,6 +55,7 @@ use self::{
     interfaces::Interfaces,
     log_reader::LogReader,
     look_back::LookBack,
+    losses::Losses,
     next_hops::{NextHops, Waiting},
     problems::Problems,
     record::{Order, Record},
@@ -277,6 +279,7 @@ pub struct Controller {
     events: mpsc::Receiver<Event>,
     next_hops: Arc<NextHops>,
     interfaces: Interfaces,
+    losses: Losses,
     metrics: Option<metrics::Server>,
     problems: Problems,
     log_reader: Option<LogReader>,
@@ -343,6 +346,7 @@ impl Controller {
             events,
             next_hops,
             interfaces: Interfaces::default(),
+            losses: Losses::default(),
             metrics: None,
             problems,
             log_reader: None,
@@ -392,6 +396,7 @@ impl Controller {
         self.follow_moved(&done.changes);
         done.changes.iter().filter(|change| moves_everything(change)).for_each(log_change);
         block_in_place(|| self.interfaces.follow(&mut self.dataplane, None, &config.node))?;
+        self.losses = block_in_place(|| Losses::open(&config.node.bpffs));
         self.follow_attachments();
         let told = self.because.iter().cloned().chain(self.history.problem()).chain(self.view().warnings());
         for warning in told.chain(self.next_hops.missing(&config, &targets)) {
@@ -830,10 +835,17 @@ impl Controller {
         }
     }
 
+    /// Counts losses at the interfaces that packets come in and leave by.
+    fn follow_losses(&mut self) {
+        let interfaces = self.interfaces.ingress(&self.dataplane).chain(self.next_hops.interfaces()).collect();
+        block_in_place(|| self.losses.follow(&interfaces, |ifindex| self.interfaces.exists(ifindex)));
+    }
+
     /// Takes frames for the addresses, and uses the ways that packets can leave by, as the data plane is attached now;
     /// and no others.
     fn follow_attachments(&mut self) {
         self.interfaces.follow_macs(&mut self.dataplane);
+        self.follow_losses();
         let news = Arc::make_mut(&mut self.next_hops).bar(self.interfaces.barred(&self.dataplane));
         self.tell(news.into_iter().map(|(target, next_hop)| (destination(&target), next_hop)).collect());
     }

@@ -16,20 +16,24 @@ const BUNDLES: [&str; 2] = ["bond", "team"];
 /// The addresses by interface, its own first. `attached`: the interfaces with the program. Interfaces without an
 /// address have none here.
 pub fn own_macs(links: &[&InterfaceInfo], attached: &[u32]) -> OwnMacs {
-    let at = |ifindex: u32| links.iter().copied().find(|link| link.ifindex == ifindex);
-    let is_port = |link: &&&InterfaceInfo| {
-        let master = link.master.filter(|master| attached.contains(master)).and_then(at);
-        master.is_some_and(|master| is_of(master, &BUNDLES))
-    };
-    let ports = links.iter().filter(is_port).map(|link| link.ifindex);
-    let ingress: BTreeSet<u32> = attached.iter().copied().chain(ports).collect();
     let macs = |ifindex: u32| {
         let mut macs = Vec::new();
         let mut seen = BTreeSet::new();
         collect(links, ifindex, &mut seen, &mut macs);
         (ifindex, macs)
     };
-    ingress.into_iter().map(macs).filter(|(_, macs)| !macs.is_empty()).collect()
+    ingress(links, attached).into_iter().map(macs).filter(|(_, macs)| !macs.is_empty()).collect()
+}
+
+/// The interfaces that frames come in by, by index: those with the program, and the ports of those that are bundles.
+pub fn ingress(links: &[&InterfaceInfo], attached: &[u32]) -> BTreeSet<u32> {
+    let at = |ifindex: u32| links.iter().copied().find(|link| link.ifindex == ifindex);
+    let is_port = |link: &&&InterfaceInfo| {
+        let master = link.master.filter(|master| attached.contains(master)).and_then(at);
+        master.is_some_and(|master| is_of(master, &BUNDLES))
+    };
+    let ports = links.iter().filter(is_port).map(|link| link.ifindex);
+    attached.iter().copied().chain(ports).collect()
 }
 
 /// Adds the addresses of an interface, of what it is a port of and of what sits on it.

@@ -12,6 +12,7 @@ use super::{
     Controller, Error,
     file::Contents,
     interfaces::Interfaces,
+    losses::Found,
     merged,
     next_hops::{NextHops, target},
     node,
@@ -39,6 +40,7 @@ pub struct View {
     attachments: Vec<Attachment>,
     next_hops: Arc<NextHops>,
     interfaces: Interfaces,
+    losses: Found,
     problems: Vec<Problem>,
     netlink_restarts: u64,
 }
@@ -63,6 +65,7 @@ impl Controller {
             attachments: self.dataplane.attachments(),
             next_hops: Arc::clone(&self.next_hops),
             interfaces: self.interfaces.clone(),
+            losses: self.losses.found().clone(),
             problems: self.problems.list(),
             netlink_restarts: self.netlink.health().restarts,
         }
@@ -104,7 +107,8 @@ impl View {
     pub(super) fn warnings(&self) -> Vec<String> {
         let egress = self.interfaces.warnings(&self.attachments, self.config(), &self.next_hops);
         let left_out = self.interfaces.left_out();
-        self.config().warnings().iter().map(ToString::to_string).chain(left_out).chain(egress).collect()
+        let losses = self.losses.warnings(|ifindex| self.interfaces.name(ifindex));
+        self.config().warnings().iter().map(ToString::to_string).chain(left_out).chain(egress).chain(losses).collect()
     }
 
     pub(super) fn status(&self) -> Result<Status, Error> {
@@ -167,6 +171,7 @@ impl View {
             .into_iter()
             .map(|(reason, packets)| DropStats { reason: reason.name().to_owned(), packets })
             .collect();
+        stats.losses = self.losses.counted(|ifindex| self.interfaces.name(ifindex));
         stats.tracked = flow_packets
             .into_iter()
             .map(|(outcome, packets)| TrackedStats { outcome: outcome.name().to_owned(), packets })
@@ -201,7 +206,7 @@ impl View {
         let Config { node, vips } = self.config();
         let shown = vips.iter().filter(|vip| vip.metrics_backends.unwrap_or(node.metrics_backends));
         let shown: HashSet<_> = shown.map(|vip| vip.name.as_str()).collect();
-        let Stats { vips: counted, drops, tracked } = self.stats_of(|vip| shown.contains(vip))?;
+        let Stats { vips: counted, drops, tracked, losses } = self.stats_of(|vip| shown.contains(vip))?;
         let mut running = if shown.is_empty() { HashMap::new() } else { self.running() };
         let samples = vips.iter().zip(counted).map(|(vip, VipStats { name, counts, backends })| {
             let running = running.remove(&name).unwrap_or_default();
@@ -213,6 +218,7 @@ impl View {
             vips: samples.collect(),
             drops,
             tracked,
+            losses,
             interfaces: self.interfaces_view(),
             tracking: self.tracking()?,
             maps: self.map_usage()?,

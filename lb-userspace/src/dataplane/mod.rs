@@ -6,6 +6,7 @@
 //!
 //! All calls are synchronous, and belong in the network namespace of the interfaces.
 
+mod btf;
 mod error;
 #[cfg(test)]
 pub(crate) mod fixtures;
@@ -13,6 +14,7 @@ mod flows;
 mod generation;
 mod interface;
 mod links;
+mod losses;
 mod maps;
 mod own_macs;
 mod place;
@@ -42,6 +44,7 @@ pub use self::{
     flows::{FlowTable, FlowTables},
     interface::named as interface_named,
     links::{Attachment, Links, Mode, Pinned, ProgramRef, detach_pinned, pinned},
+    losses::{LossCounts, Losses, LossesError, LostFrames},
     maps::{MapUsage, Table},
     own_macs::{LeftOut, OwnMacs},
     place::{detach_everything, detach_interface, interface_of, make_directories, mount_if_missing, names, pin_name},

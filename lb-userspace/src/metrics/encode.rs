@@ -13,7 +13,9 @@ use prometheus_client::{
 use super::snapshot::{Applies, BackendSample, Snapshot, VipSample};
 use crate::api::{
     flows::FlowTable,
-    types::{Counts, DropStats, Interface, MapUsage, Problem, ProblemKind, TableUsage, TrackedStats, Tracking},
+    types::{
+        Counts, DropStats, Interface, LossStats, MapUsage, Problem, ProblemKind, TableUsage, TrackedStats, Tracking,
+    },
 };
 
 /// Content type of the OpenMetrics text format.
@@ -40,6 +42,7 @@ impl Collector for Page {
         encode_vips(encoder, &snapshot.vips)?;
         encode_backends(encoder, &snapshot.vips)?;
         encode_drops(encoder, &snapshot.drops)?;
+        encode_losses(encoder, &snapshot.losses)?;
         encode_tracking(encoder, &snapshot.tracking)?;
         encode_tracked(encoder, &snapshot.tracked)?;
         encode_interfaces(encoder, &snapshot.interfaces)?;
@@ -126,6 +129,14 @@ fn encode_tracked(encoder: &mut DescriptorEncoder, tracked: &[TrackedStats]) -> 
     let (name, help) = ("naru_flow_promotions", "Flows that went from the embryonic to the established ones");
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
     metric.encode_counter::<NoLabelSet, u64, u64>(&promotions, None)
+}
+
+fn encode_losses(encoder: &mut DescriptorEncoder, losses: &[LossStats]) -> fmt::Result {
+    let losses = losses.iter();
+    let losses =
+        losses.map(|loss| ([("interface", loss.interface.as_str()), ("cause", loss.cause.as_str())], loss.packets));
+    let help = "Frames that were sent and that an interface lost";
+    counter(encoder, "naru_interface_losses", help, None, losses)
 }
 
 fn encode_drops(encoder: &mut DescriptorEncoder, drops: &[DropStats]) -> fmt::Result {
@@ -241,6 +252,7 @@ mod tests {
                 VipSample { name: "dns".into(), counts: Counts::default(), backends: Vec::new() },
             ],
             drops: vec![DropStats { reason: "no_backend".into(), packets: 7 }],
+            losses: vec![LossStats { interface: "eth0".into(), cause: "transmit".into(), packets: 11 }],
             tracked: vec![TrackedStats { outcome: "promoted".into(), packets: 9 }],
             interfaces: vec![
                 interface("eth0", Some(Attached { mode: "native".into(), reason: None })),
@@ -295,6 +307,7 @@ mod tests {
             "naru_backend_held_slots{vip=\"web\",backend=\"10.0.0.1\"} 5",
             "naru_backend_held_slots{vip=\"web\",backend=\"2001:db8::1\"} 5",
             "naru_drops_total{reason=\"no_backend\"} 7",
+            "naru_interface_losses_total{interface=\"eth0\",cause=\"transmit\"} 11",
             "naru_slots{state=\"settled\"} 8",
             "naru_slots{state=\"moving\"} 5",
             "naru_flows{table=\"established\"} 4",

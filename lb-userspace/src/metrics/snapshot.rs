@@ -3,7 +3,7 @@
 
 use std::{net::IpAddr, time::SystemTime};
 
-use crate::api::types::{Counts, DropStats, Interface, MapUsage, Problem, TrackedStats, Tracking};
+use crate::api::types::{Counts, DropStats, Interface, LossStats, MapUsage, Problem, TrackedStats, Tracking};
 
 /// What a scrape shows.
 #[derive(Clone, Debug)]
@@ -12,6 +12,8 @@ pub struct Snapshot {
     pub vips: Vec<VipSample>,
     /// Dropped packets per reason.
     pub drops: Vec<DropStats>,
+    /// Frames that were sent and lost behind the data plane.
+    pub losses: Vec<LossStats>,
     /// Packets that the flow tables were asked for per outcome.
     pub tracked: Vec<TrackedStats>,
     /// Interfaces.

@@ -1,0 +1,130 @@
+//! What is lost behind the data plane, followed: at which interfaces it is counted, and what to say when it grows.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use lb_common::LossCause;
+
+use crate::{
+    api::types,
+    dataplane::{self, LossCounts, LostFrames},
+};
+
+/// For how long after a loss there is something to say.
+const FRESH: Duration = Duration::from_secs(600);
+
+/// At which interfaces is counted, and what was found there.
+#[derive(Default)]
+pub struct Losses {
+    losses: Option<dataplane::Losses>,
+    found: Found,
+}
+
+/// The counts, or why there are none.
+#[derive(Clone, Default)]
+pub struct Found {
+    counts: Option<LossCounts>,
+    problem: Option<String>,
+    /// By interface what was lost in all, and when that was last seen to grow.
+    grown: BTreeMap<u32, (u64, Option<Instant>)>,
+}
+
+impl Losses {
+    /// Begins to count.
+    pub fn open(bpffs: &Path) -> Self {
+        match dataplane::Losses::open(bpffs) {
+            Ok(losses) => {
+                let found = Found { counts: Some(losses.counts().clone()), ..Found::default() };
+                Self { losses: Some(losses), found }
+            }
+            Err(error) => {
+                let mut losses = Self::default();
+                losses.found.fail(&error);
+                losses
+            }
+        }
+    }
+
+    /// What was found, for those who read.
+    pub fn found(&self) -> &Found {
+        &self.found
+    }
+
+    /// Counts at these interfaces, and looks what has grown.
+    pub fn follow(&mut self, interfaces: &BTreeSet<u32>, exists: impl Fn(u32) -> bool) {
+        let Some(losses) = &mut self.losses else { return };
+        match losses.follow(interfaces, exists).and_then(|()| losses.counts().frames()) {
+            Ok(frames) => self.found.look(&frames),
+            Err(error) => self.found.fail(&error),
+        }
+    }
+}
+
+impl Found {
+    /// What was lost, each cause at each interface.
+    pub fn counted(&self, name: impl Fn(u32) -> String) -> Vec<types::LossStats> {
+        let frames = self.counts.as_ref().and_then(|counts| counts.frames().ok()).unwrap_or_default();
+        let of_interface = |lost: LostFrames| {
+            let interface = name(lost.ifindex);
+            LossCause::ALL.into_iter().zip(lost.frames).map(move |(cause, packets)| types::LossStats {
+                interface: interface.clone(),
+                cause: cause.name().to_owned(),
+                packets,
+            })
+        };
+        frames.into_iter().flat_map(of_interface).collect()
+    }
+
+    /// What the operator should look at.
+    pub fn warnings(&self, name: impl Fn(u32) -> String) -> Vec<String> {
+        let fresh = self.grown.iter().filter(|(_, (_, grown))| grown.is_some_and(|grown| grown.elapsed() < FRESH));
+        let lost = fresh.map(|(ifindex, (frames, _))| {
+            format!(
+                "{} has lost frames that naru sent, {frames} so far, some of them within the last ten minutes: `naru stats` \
+                 has the causes",
+                name(*ifindex)
+            )
+        });
+        self.problem.iter().cloned().chain(lost).collect()
+    }
+
+    fn look(&mut self, frames: &[LostFrames]) {
+        let now = Instant::now();
+        let before = std::mem::take(&mut self.grown);
+        for LostFrames { ifindex, frames } in frames {
+            let sum: u64 = frames.iter().sum();
+            // What was lost before this daemon looked is no news.
+            let (known, grown) = before.get(ifindex).copied().unwrap_or((sum, None));
+            self.grown.insert(*ifindex, (sum, if sum > known { Some(now) } else { grown }));
+        }
+    }
+
+    fn fail(&mut self, error: &dataplane::LossesError) {
+        let problem = error.to_string();
+        if self.problem.as_ref() != Some(&problem) {
+            log::warn!("{problem}");
+        }
+        self.problem = Some(problem);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_grows_is_told_of() {
+        let mut losses = Found::default();
+        let lost = |count| [LostFrames { ifindex: 2, frames: [0, count, 0] }];
+        let name = |ifindex| format!("eth{ifindex}");
+        losses.look(&lost(5));
+        assert!(losses.warnings(name).is_empty(), "lost before this daemon");
+        losses.look(&lost(7));
+        losses.look(&lost(7));
+        let [warning] = &losses.warnings(name)[..] else { panic!("one warning") };
+        assert!(warning.starts_with("eth2 has lost frames that naru sent, 7 so far"), "{warning}");
+    }
+}
