@@ -547,7 +547,10 @@ fn damaged_frames_pass_untouched_or_drop_with_a_reason() {
                 dropped += 1;
                 assert_eq!(output.frame, frame);
             }
-            Verdict::Tx => sent += 1,
+            Verdict::Tx => {
+                sent += 1;
+                assert_eq!(output.frame, encapsulated(&frame, &output.frame), "for {frame:02x?}");
+            }
             Verdict::Aborted | Verdict::Redirect => panic!("{:?} for {frame:02x?}", output.verdict),
         }
     }
@@ -572,6 +575,65 @@ fn one(vip: &str, forward: &str, backend: &str) -> String {
 fn both_families() -> String {
     let ipv6 = one(VIP6, "ipip", "2001:db8:b::11").replace("\"web\"", "\"web6\"");
     one(VIP4, "ipip", "10.0.1.11") + &ipv6
+}
+
+/// The frame in which a frame for a VIP of [`both_families`] must leave, whatever is wrong with it that nobody has to
+/// mind. What follows from the flow's hash, in the outer source and in the flow label, is taken from `out`.
+fn encapsulated(frame: &[u8], out: &[u8]) -> Vec<u8> {
+    let mut start = 12;
+    while matches!(frame[start..start + 2], [0x81, 0] | [0x88, 0xa8]) {
+        start += 4;
+    }
+    let (packet, is_ipv4) = (&frame[start + 2..], frame[start..start + 2] == [0x08, 0]);
+    let outer = if is_ipv4 { around4(packet, out) } else { around6(packet, out) };
+    frames::to_next_hop(&[outer, aged(packet, is_ipv4)].concat())
+}
+
+/// The outer header of an IPv4 packet; see [`encapsulated`].
+fn around4(packet: &[u8], out: &[u8]) -> Vec<u8> {
+    let mut outer = Ipv4Header {
+        total_len: 20 + u16::from_be_bytes([packet[2], packet[3]]),
+        dscp: IpDscp::try_new(packet[1] >> 2).unwrap(),
+        ecn: IpEcn::try_new(packet[1] & 3).unwrap(),
+        dont_fragment: true,
+        time_to_live: 64,
+        protocol: IpNumber::IPV4,
+        source: [172, 16, out[28], out[29]],
+        destination: [10, 0, 1, 11],
+        ..Default::default()
+    };
+    outer.header_checksum = outer.calc_header_checksum();
+    outer.to_bytes().to_vec()
+}
+
+/// The outer header of an IPv6 packet; see [`encapsulated`].
+fn around6(packet: &[u8], out: &[u8]) -> Vec<u8> {
+    let mut source = prefix6();
+    source[12..].copy_from_slice(&out[14 + 20..14 + 24]);
+    let outer = Ipv6Header {
+        traffic_class: packet[0] << 4 | packet[1] >> 4,
+        flow_label: Ipv6FlowLabel::try_new(u32::from_be_bytes([0, out[15] & 0xf, out[16], out[17]])).unwrap(),
+        payload_length: 40 + u16::from_be_bytes([packet[4], packet[5]]),
+        next_header: IpNumber::IPV6,
+        hop_limit: 64,
+        source,
+        destination: "2001:db8:b::11".parse::<Ipv6Addr>().unwrap().octets(),
+    };
+    outer.to_bytes().to_vec()
+}
+
+/// The packet with one less of lifetime, and whatever else is in it.
+fn aged(packet: &[u8], is_ipv4: bool) -> Vec<u8> {
+    let mut packet = packet.to_vec();
+    if is_ipv4 {
+        packet[8] -= 1;
+        // RFC 1624: one less in the upper half of a word is that much more in the complement of the sum.
+        let sum = (u32::from(u16::from_be_bytes([packet[10], packet[11]])) + 0x100) % 0xffff;
+        packet[10..12].copy_from_slice(&(sum as u16).to_be_bytes());
+    } else {
+        packet[7] -= 1;
+    }
+    packet
 }
 
 fn sent(frame: Vec<u8>) -> Output {
@@ -608,7 +670,7 @@ fn outer4(backend: &str, hash: FlowHash, inner_len: usize, change: impl FnOnce(&
 
 /// The outer IPv6 header that a packet of `inner_len` bytes must get.
 fn outer6(backend: &str, hash: FlowHash, inner_len: usize, next_header: IpNumber, traffic_class: u8) -> Vec<u8> {
-    let mut source = SOURCE6.split_once('/').unwrap().0.parse::<Ipv6Addr>().unwrap().octets();
+    let mut source = prefix6();
     source[12..].copy_from_slice(&hash.entropy().to_ne_bytes());
     let header = Ipv6Header {
         traffic_class,
@@ -620,6 +682,11 @@ fn outer6(backend: &str, hash: FlowHash, inner_len: usize, next_header: IpNumber
         destination: backend.parse::<Ipv6Addr>().unwrap().octets(),
     };
     header.to_bytes().to_vec()
+}
+
+/// What outer IPv6 sources begin with.
+fn prefix6() -> [u8; 16] {
+    SOURCE6.split_once('/').unwrap().0.parse::<Ipv6Addr>().unwrap().octets()
 }
 
 /// Frames that are not for a VIP of [`both_families`], well-formed or not.

@@ -9,7 +9,11 @@ use super::{
     file::{ConfigFile, Contents},
     history::History,
 };
-use crate::{config::ReadError, disk::leftovers, plan::Removal};
+use crate::{
+    config::{Config, ReadError},
+    disk::leftovers,
+    plan::Removal,
+};
 
 /// What a start begins from.
 #[derive(Debug)]
@@ -30,9 +34,9 @@ impl Start {
         let Some(kept) = kept else { return Ok(Self { contents: wanted?, because: None, is_known: false }) };
         let because = match wanted {
             Ok(wanted) if wanted.text == kept.text => None,
-            Ok(wanted) if history.was_stopped_cleanly() => match Removal::between(&kept.config, &wanted.config) {
+            Ok(wanted) if history.was_stopped_cleanly() => match taken_away(&kept.config, &wanted.config) {
                 None => return Ok(Self { contents: wanted, because: None, is_known: true }),
-                Some(removal) => Some(removal.to_string()),
+                removal => removal,
             },
             Ok(_) => {
                 Some("the daemon before did not stop cleanly, and the file has changes that nobody applied".to_owned())
@@ -44,6 +48,15 @@ impl Start {
         });
         Ok(Self { contents: kept, because, is_known: true })
     }
+}
+
+/// What the file would take away from what was applied last that is too much. Where that does not name interfaces, those
+/// that are attached were to stay, and it is not known yet which those are.
+fn taken_away(kept: &Config, wanted: &Config) -> Option<String> {
+    let takes_interfaces =
+        !kept.node.names_interfaces && wanted.node.names_interfaces && wanted.node.interfaces.is_empty();
+    let of_interfaces = || takes_interfaces.then(|| "it would take away every interface that is attached".to_owned());
+    Removal::between(kept, wanted).map(|removal| removal.to_string()).or_else(of_interfaces)
 }
 
 /// Removes what an edit left beside the file whose daemon was killed, where that is certain to be nobody's save.
@@ -108,6 +121,10 @@ mod tests {
         let (text, because) = begins(Some("[node]\ninterfaces = []\n"), Some(OLD), true).unwrap();
         assert_eq!(text, OLD);
         assert!(because.unwrap().contains("every interface (eth0)"));
+        let unnamed = "[node]\nmax_slots = 65537\n";
+        let (text, because) = begins(Some("[node]\ninterfaces = []\n"), Some(unnamed), true).unwrap();
+        assert_eq!(text, unnamed);
+        assert!(because.unwrap().contains("every interface that is attached"));
     }
 
     #[test]

@@ -189,8 +189,9 @@ impl Links {
     ///
     /// As of [`detach_pinned`].
     pub fn detach(&mut self, name: &str) -> Result<bool, Error> {
+        let was = detach_pinned(&self.pin(name))?;
         self.attached.remove(name);
-        detach_pinned(&self.pin(name))
+        Ok(was)
     }
 
     /// The interfaces that are attached, by name.

@@ -1,6 +1,7 @@
 //! The real object in the real kernel, in a directory of pins of its own. All of it needs root.
 
 use std::{
+    fs,
     net::Ipv4Addr,
     path::PathBuf,
     sync::{
@@ -483,6 +484,26 @@ fn links_are_adopted_replaced_renamed_and_removed() {
     assert!(!dataplane.detach("wan").unwrap());
     assert_eq!(interface::running(new).unwrap(), None);
     assert!(pins.names("links").is_empty());
+}
+
+/// Whoever asks again must not hear that nothing is attached.
+#[test]
+fn an_interface_that_cannot_be_detached_is_still_attached() {
+    let pins = Pins::new();
+    let (ifindex, _) = veth("lb0", "client");
+    let mut dataplane = pins.open(&web());
+    let attached = dataplane.attach("lb0", ifindex, XdpMode::Auto).unwrap();
+    let (pin, aside) = (pins.0.join(format!("v{ABI}/links/lb0")), pins.0.join("aside"));
+    fs::rename(&pin, &aside).unwrap();
+    fs::create_dir(&pin).unwrap();
+    dataplane.detach("lb0").unwrap_err();
+    assert_eq!(dataplane.attachments(), [attached]);
+
+    fs::remove_dir(&pin).unwrap();
+    fs::rename(&aside, &pin).unwrap();
+    assert!(dataplane.detach("lb0").unwrap());
+    assert_eq!(dataplane.attachments(), []);
+    assert_eq!(interface::running(ifindex).unwrap(), None);
 }
 
 #[test]
