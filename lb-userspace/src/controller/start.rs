@@ -121,9 +121,10 @@ mod tests {
         let (text, because) = begins(Some("[node]\ninterfaces = []\n"), Some(OLD), true).unwrap();
         assert_eq!(text, OLD);
         assert!(because.unwrap().contains("every interface (eth0)"));
-        let unnamed = "[node]\nmax_slots = 65537\n";
-        let (text, because) = begins(Some("[node]\ninterfaces = []\n"), Some(unnamed), true).unwrap();
-        assert_eq!(text, unnamed);
+        let vip = "[[vip]]\nname = \"a\"\naddress = \"203.0.113.1\"\nports = [\"tcp/80\"]\nforward = \"l2\"\n";
+        let none = format!("[node]\ninterfaces = []\n{vip}");
+        let (text, because) = begins(Some(&none), Some(vip), true).unwrap();
+        assert_eq!(text, vip);
         assert!(because.unwrap().contains("every interface that is attached"));
     }
 
