@@ -455,6 +455,27 @@ fn no_save_is_lost_to_edits_by_command() {
     }
 }
 
+/// Somebody's save is half there: neither an apply nor SIGHUP takes it for the file.
+#[test]
+fn half_a_save_is_not_applied() {
+    let (_lab, naru) = start();
+    let good = naru.config().unwrap();
+    // Of two VIPs one: less than may go unforced.
+    let half = &good[..good.rfind("[[vip]]").unwrap()];
+    let mut saver = File::options().write(true).truncate(true).open(naru.config_path()).unwrap();
+    saver.write_all(half.as_bytes()).unwrap();
+    let refused = naru.try_cli(&["apply"]).unwrap();
+    assert_eq!(refused.status.code(), Some(4), "{}", says(&refused));
+    assert!(says(&refused).contains("a program has it open for writing"), "{}", says(&refused));
+    naru.signal(Signal::SIGHUP).unwrap();
+    naru.wait_for("SIGHUP is answered", LIMIT, |naru| Ok(naru.log().matches("open for writing").count() >= 2)).unwrap();
+    assert_eq!(vips(&naru), 2);
+    saver.write_all(&good.as_bytes()[half.len()..]).unwrap();
+    drop(saver);
+    naru.cli(&["apply"]).unwrap();
+    assert_eq!(vips(&naru), 2);
+}
+
 /// The file has the comment, now or soon: while an edit is taken back it is nobody's for a moment.
 fn stays(file: &Path, comment: &str) {
     let has = || fs::read_to_string(file).is_ok_and(|text| text.lines().any(|line| line == comment));

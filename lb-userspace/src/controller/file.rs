@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     config::{Config, ConfigErrors, ReadError},
+    disk::read_settled,
     seed::HashSeed,
 };
 
@@ -37,7 +38,7 @@ pub struct Contents {
 }
 
 impl ConfigFile {
-    /// Reads and parses the file. Spares the parsing where the text is that of `known`. The hash seed is that of `known`,
+    /// Reads and parses the file as it is just now. Spares the parsing where the text is that of `known`. The hash seed is that of `known`,
     /// whatever its file holds meanwhile.
     pub fn read(&self, known: Option<&Contents>) -> Result<Contents, ReadError> {
         self.parse(self.text()?, known).map_err(ReadError::from)
@@ -55,14 +56,18 @@ impl ConfigFile {
         HashSeed::load(config.node.hash_seed_file.as_deref()).map_err(|error| ReadError::Seed { path, error })
     }
 
-    /// What the file holds.
+    /// What the file holds, once nobody is writing to it.
+    pub fn settled_text(&self) -> Result<String, ReadError> {
+        read_settled(&self.path).map_err(|error| ReadError::Unreadable { path: self.path.clone(), error })
+    }
+
+    /// What the file holds, which may be half a save: to be shown, and not to be applied.
     pub fn text(&self) -> Result<String, ReadError> {
         std::fs::read_to_string(&self.path).map_err(|error| ReadError::Unreadable { path: self.path.clone(), error })
     }
 
     /// Parses `text` as if it were in the file; of what differs little from `known` only what differs. A text without
-    /// `interfaces` keeps those of `known`. The hash seed is that of
-    /// `known` as well.
+    /// `interfaces` keeps those of `known`. The hash seed is that of `known` as well.
     pub fn parse(&self, text: String, known: Option<&Contents>) -> Result<Contents, ConfigErrors> {
         let mut config = match known {
             Some(known) if known.text == text => known.config.clone(),

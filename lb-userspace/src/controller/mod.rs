@@ -564,7 +564,7 @@ impl Controller {
 
     async fn read_file(&mut self) -> Result<Contents, Error> {
         let file = self.file.clone();
-        let text = self.meanwhile(spawn_blocking(move || file.text())).await??;
+        let text = self.meanwhile(spawn_blocking(move || file.settled_text())).await??;
         Ok(self.file.parse(text, Some(&self.applied)).map_err(ReadError::from)?)
     }
 

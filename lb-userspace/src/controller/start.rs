@@ -30,7 +30,7 @@ impl Start {
     /// Chooses. Fails where the file is not valid and nothing was applied before.
     pub fn choose(file: &ConfigFile, history: &mut History) -> Result<Self, ReadError> {
         let kept = history.applied().and_then(|text| kept(file, text));
-        let wanted = file.read(kept.as_ref());
+        let wanted = file.settled_text().and_then(|text| Ok(file.parse(text, kept.as_ref())?));
         let Some(kept) = kept else { return Ok(Self { contents: wanted?, because: None, is_known: false }) };
         let because = match wanted {
             Ok(wanted) if wanted.text == kept.text => None,

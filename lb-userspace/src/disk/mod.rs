@@ -7,9 +7,11 @@
 
 mod lease;
 mod replace;
+mod settled;
 mod staged;
 
 pub use self::{
     replace::{ReplaceError, Replaced, Rescue},
+    settled::read_settled,
     staged::{Staged, WriteError, leftovers},
 };
