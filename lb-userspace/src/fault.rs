@@ -1,12 +1,13 @@
-//! Places at which a test has the process die or a disk be slow. Only builds with debug assertions have them: in a
+//! Places at which a test has the process die, a part of it panic, or a disk be slow. Only builds with debug assertions have them: in a
 //! release they are nothing.
 //!
 //! `NARU_FAULTS` names a directory. While that has a file `armed`, every place that is passed adds a line to `passed`, and
 //! the one whose number is in `armed` is where the process is killed by SIGKILL; 0 kills at none. While it has a file
-//! `slow`, flushing takes as many milliseconds as that says longer, and makes a file `flushing` when it begins.
+//! `slow`, flushing takes as many milliseconds as that says longer, and makes a file `flushing` when it begins; while it has
+//! a file `held`, flushing waits for that to go. While it has a file `panic`, the place whose name is in it panics.
 
 #[cfg(debug_assertions)]
-pub use self::armed::{flush, point};
+pub use self::armed::{flush, part, point};
 
 /// A place that the process may die at.
 #[cfg(not(debug_assertions))]
@@ -17,6 +18,11 @@ pub fn point(_: &str) {}
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub fn flush(_: &str) {}
+
+/// A place where a part of the process may fail that the rest is to survive.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub fn part(_: &str) {}
 
 #[cfg(debug_assertions)]
 mod armed {
@@ -54,10 +60,21 @@ mod armed {
     pub fn flush(name: &str) {
         point(name);
         let Some(faults) = FAULTS.as_deref() else { return };
-        if let Some(milliseconds) = number(&faults.join("slow")) {
+        let (slow, held) = (number(&faults.join("slow")), faults.join("held"));
+        if slow.is_some() || held.exists() {
             fs::write(faults.join("flushing"), name).expect("a test gives a directory that can be written");
-            sleep(Duration::from_millis(milliseconds));
         }
+        sleep(Duration::from_millis(slow.unwrap_or_default()));
+        while held.exists() {
+            sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// A place where a part of the process may fail that the rest is to survive.
+    pub fn part(name: &str) {
+        let Some(faults) = FAULTS.as_deref() else { return };
+        let wanted = fs::read_to_string(faults.join("panic")).unwrap_or_default();
+        assert!(wanted.trim() != name, "a test has {name} fail");
     }
 
     fn number(path: &Path) -> Option<u64> {

@@ -35,6 +35,8 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
+use crate::fault;
+
 /// Most that is buffered of a request's head or of an answer, in bytes.
 const BUFFER: usize = 64 << 10;
 
@@ -83,7 +85,9 @@ impl Listener for TcpListener {
     type Owner = IpAddr;
 
     async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        Self::accept(self).await
+        let accepted = Self::accept(self).await;
+        fault::part("accept");
+        accepted
     }
 
     /// One host has a whole /64 of IPv6 addresses (RFC 4291 §2.5.4).

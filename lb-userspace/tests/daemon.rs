@@ -69,6 +69,7 @@ impl Bed {
             daemon: None,
         };
         fs::create_dir(bed.dir.path().join("etc")).unwrap();
+        fs::create_dir(bed.faults()).unwrap();
         bed.write_seed(SEED);
         bed.write(&format!("{}{vips}", bed.node("\"lb0\"")));
         bed
@@ -106,6 +107,10 @@ impl Bed {
         self.dir.path().join("etc/naru.toml")
     }
 
+    fn faults(&self) -> PathBuf {
+        self.dir.path().join("faults")
+    }
+
     fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
@@ -130,11 +135,17 @@ impl Bed {
         command
     }
 
+    /// Starts the daemon. It fails where a test says so in [`Self::faults`].
+    fn launch(&mut self, arguments: &[&str]) {
+        let log = fs::File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
+        let mut command = self.command();
+        command.arg("run").args(arguments).env("NARU_FAULTS", self.faults());
+        self.daemon = Some(command.stderr(log).stdout(Stdio::null()).spawn().unwrap());
+    }
+
     /// Starts the daemon and waits until it serves.
     fn start(&mut self, arguments: &[&str]) {
-        let log = fs::File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
-        let daemon = self.command().arg("run").args(arguments).stderr(log).stdout(Stdio::null()).spawn().unwrap();
-        self.daemon = Some(daemon);
+        self.launch(arguments);
         eventually("the daemon serves", || self.naru("status").code == 0, || self.log());
     }
 
@@ -190,6 +201,18 @@ impl Bed {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer
+    }
+
+    /// Whether somebody listens where `/metrics` is to be.
+    fn has_metrics(&self) -> bool {
+        TcpStream::connect(("127.0.0.1", self.metrics_port)).is_ok()
+    }
+
+    /// Waits until so many problems of a kind are told by `/metrics`.
+    fn wait_for_problems(&self, kind: &str, count: u32) {
+        eventually("metrics are served", || self.has_metrics(), || self.log());
+        let told = format!("naru_problems{{kind=\"{kind}\"}} {count}\n");
+        eventually(&told, || self.scrape().contains(&told), || format!("{}{}", self.scrape(), self.log()));
     }
 
     fn scrape(&self) -> String {
@@ -1094,6 +1117,23 @@ fn connections_to_the_socket_that_say_nothing_are_in_nobodys_way() {
     let descriptors = fs::read_dir(format!("/proc/{}/fd", bed.daemon.as_ref().unwrap().id())).unwrap().count();
     assert!(descriptors < 250, "{descriptors} descriptors are open in the daemon");
     drop(silent);
+}
+
+#[test]
+fn a_listener_for_metrics_that_fails_is_begun_anew() {
+    let mut bed = Bed::new(VIPS);
+    bed.start(&[]);
+    bed.scrape();
+    let fault = bed.faults().join("panic");
+    fs::write(&fault, "accept").unwrap();
+    eventually("the listener fails", || !bed.has_metrics(), || bed.log());
+    bed.done("backend drain web 10.0.1.12");
+    fs::remove_file(fault).unwrap();
+    bed.wait_for_problems("metrics", 0);
+    let log = bed.log();
+    for said in ["the listener for /metrics on 127.0.0.1:9100 has failed", "mended: metrics 127.0.0.1:9100"] {
+        assert!(log.contains(said), "{log}");
+    }
 }
 
 #[test]

@@ -708,17 +708,24 @@ impl Controller {
         }
     }
 
-    /// Serves metrics where the config wants them and they are not served yet.
+    /// Serves metrics where the config wants them and they are not served, or not any more.
     async fn retry_metrics(&mut self) {
+        let has_failed = self.metrics.take_if(|server| server.has_ended()).is_some();
         let Some(address) = self.applied.config.node.metrics.filter(|_| self.metrics.is_none()) else {
             return self.problems.follow(ProblemKind::Metrics, &BTreeMap::new());
         };
+        let what = address.to_string();
+        if has_failed {
+            let reason =
+                format!("the listener for /metrics on {address} has failed: this is a bug, see the log before");
+            self.problems.note(ProblemKind::Metrics, &what, &reason);
+        }
         match self.serve_metrics(address).await {
             Ok(server) => {
                 self.metrics = Some(server);
-                self.problems.mend(ProblemKind::Metrics, &address.to_string());
+                self.problems.mend(ProblemKind::Metrics, &what);
             }
-            Err(error) => self.problems.note(ProblemKind::Metrics, &address.to_string(), &error.to_string()),
+            Err(error) => self.problems.note(ProblemKind::Metrics, &what, &error.to_string()),
         }
     }
 
