@@ -1120,6 +1120,68 @@ fn connections_to_the_socket_that_say_nothing_are_in_nobodys_way() {
 }
 
 #[test]
+fn a_socket_that_cannot_be_had_keeps_no_daemon_down() {
+    let mut bed = Bed::new(VIPS);
+    bed.replace("/naru.sock", "/run/naru.sock");
+    let (run, socket) = (bed.dir.path().join("run"), bed.dir.path().join("run/naru.sock"));
+    let in_the_way =
+        [(&run, "cannot make the directory of"), (&socket, "naru.sock exists and is not a socket: move it away")];
+    for (path, says) in in_the_way {
+        fs::write(path, "precious").unwrap();
+        bed.launch(&[]);
+        bed.wait_for_problems("socket", 1);
+        assert!(attached("lb0") && bed.log().matches(says).count() == 1, "{}", bed.log());
+        bed.refused("status", 3, "no daemon answers at");
+        fs::remove_file(path).unwrap();
+        eventually("commands are taken", || bed.naru("status").code == 0, || bed.log());
+        eventually("nothing is wrong", || bed.json("status")["problems"] == serde_json::json!([]), || bed.log());
+        assert!(bed.log().contains(&format!("mended: socket {}", socket.display())), "{}", bed.log());
+        bed.done("backend drain web 10.0.1.12");
+        assert_eq!(bed.end(Signal::SIGTERM), 0);
+        assert!(!path_exists(&socket));
+    }
+    fs::write(&socket, "precious").unwrap();
+    bed.launch(&[]);
+    bed.wait_for_problems("socket", 1);
+    assert_eq!(bed.end(Signal::SIGTERM), 0);
+    assert_eq!(fs::read_to_string(&socket).unwrap(), "precious");
+}
+
+#[test]
+fn a_socket_that_is_taken_away_is_there_again() {
+    let mut bed = Bed::new(VIPS);
+    bed.start(&[]);
+    let mut kept = UnixStream::connect(bed.socket()).unwrap();
+    kept.set_read_timeout(Some(LIMIT)).unwrap();
+    let ask = |stream: &mut UnixStream| {
+        stream.write_all(b"GET /v1/nope HTTP/1.1\r\nHost: naru\r\n\r\n").unwrap();
+        let mut answer = vec![0; 1024];
+        let read = stream.read(&mut answer).unwrap();
+        answer.truncate(read);
+        String::from_utf8(answer).unwrap()
+    };
+    assert!(ask(&mut kept).starts_with("HTTP/1.1 404"));
+    fs::remove_file(bed.socket()).unwrap();
+    eventually("commands are taken", || bed.naru("status").code == 0, || bed.log());
+    assert!(ask(&mut kept).starts_with("HTTP/1.1 404"), "a connection from before goes on");
+
+    // Another daemon's is left to it, and so is a file.
+    let beside = bed.dir.path().join("beside");
+    let other = std::os::unix::net::UnixListener::bind(&beside).unwrap();
+    fs::rename(&beside, bed.socket()).unwrap();
+    bed.wait_for_problems("socket", 1);
+    assert!(bed.log().contains("another daemon answers at"), "{}", bed.log());
+    drop(other);
+    eventually("commands are taken", || bed.naru("status").code == 0, || bed.log());
+    fs::write(&beside, "precious").unwrap();
+    fs::rename(&beside, bed.socket()).unwrap();
+    bed.wait_for_problems("socket", 1);
+    assert_eq!(fs::read_to_string(bed.socket()).unwrap(), "precious");
+    assert_eq!(bed.end(Signal::SIGTERM), 0);
+    assert_eq!(fs::read_to_string(bed.socket()).unwrap(), "precious");
+}
+
+#[test]
 fn a_listener_for_metrics_that_fails_is_begun_anew() {
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);

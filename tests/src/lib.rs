@@ -21,3 +21,4 @@ pub mod service;
 pub mod site;
 pub mod transfer;
 pub mod udp;
+pub mod user;

@@ -1,21 +1,29 @@
-//! What strangers do to the daemon who can reach `/metrics` and mean no good: it goes on reading and changing for those who
-//! may.
+//! What strangers do to the daemon who can reach `/metrics`, and other users of its host who can reach its socket, and mean
+//! no good: it goes on reading and changing for those who may.
 
 use std::{
+    fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    os::fd::AsFd as _,
+    os::{
+        fd::AsFd as _,
+        unix::{fs::PermissionsExt as _, net::UnixStream},
+    },
+    path::PathBuf,
+    thread,
     time::{Duration, Instant},
 };
 
 use naru_tests::{
     lab::Lab,
     naru::{METRICS, Naru},
+    user::as_user,
 };
 use nix::sys::{
     resource::{Resource, getrlimit, setrlimit},
     socket::{setsockopt, sockopt::RcvBuf},
 };
+use patience::LIMIT;
 
 /// VIPs of ten backends each: a scrape of some five megabytes, which no socket's buffers hold.
 const VIPS: usize = 1000;
@@ -133,4 +141,56 @@ fn unread(naru: &Naru) -> anyhow::Result<u64> {
         u64::from_str_radix(queued.split_once(':')?.0, 16).ok()
     });
     Ok(waiting.sum())
+}
+
+/// The first of some users who are in no group that the daemon knows.
+const STRANGER: u32 = 64_000;
+
+/// A daemon whose socket every user of the host may read from; it fails where a test says so in the directory `faults`.
+fn open_to_all(lab: &Lab, vips: &str) -> Naru {
+    let config = Naru::node(lab, vips).replacen("[node]\n", "[node]\nreaders = \"all\"\n", 1);
+    let mut naru = Naru::prepare(lab, &config).unwrap();
+    fs::create_dir(lab.dir().join("faults")).unwrap();
+    fs::set_permissions(lab.dir(), fs::Permissions::from_mode(0o755)).unwrap();
+    naru.restart_in(&[], &[("NARU_FAULTS", &lab.dir().join("faults"))]).unwrap();
+    naru.cli(&["status"]).unwrap();
+    let mode = |_: &Naru| Ok(fs::metadata(socket(lab))?.permissions().mode() & 0o777 == 0o666);
+    naru.wait_for("others may connect", LIMIT, mode).unwrap();
+    naru
+}
+
+fn socket(lab: &Lab) -> PathBuf {
+    lab.dir().join("naru.sock")
+}
+
+/// A connection to the socket by this user, who says nothing.
+fn connect_as(user: u32, lab: &Lab) -> UnixStream {
+    as_user(user, || UnixStream::connect(socket(lab))).unwrap()
+}
+
+#[test]
+fn connections_to_the_socket_are_made_at_no_operators_expense() {
+    let lab = Lab::builder().backends(1).build().unwrap();
+    let vip = "[[vip]]\nname = \"web\"\naddress = \"203.0.113.10\"\nports = [\"tcp/80\"]\nforward = \"ipip\"\n\
+               backends = [{ address = \"10.0.1.11\", weight = 100 }]\n";
+    let naru = open_to_all(&lab, vip);
+    let (held, flushing) = (lab.dir().join("faults/held"), lab.dir().join("faults/flushing"));
+    naru.write_config(&naru.config().unwrap().replacen("weight = 100", "weight = 50", 1)).unwrap();
+    fs::write(&held, "").unwrap();
+    thread::scope(|scope| {
+        let apply = scope.spawn(|| naru.cli(&["apply"]));
+        naru.wait_for("the apply waits for the disk", LIMIT, |_| Ok(flushing.exists())).unwrap();
+        // Many users with a connection each, one with many, and many of root's own.
+        let users = (0..100).chain([0; 100]).map(|user| STRANGER + user);
+        let mut silent: Vec<_> = users.map(|user| connect_as(user, &lab)).collect();
+        naru.cli(&["status"]).unwrap();
+        silent.extend((0..100).map(|_| UnixStream::connect(socket(&lab)).unwrap()));
+        silent.extend((0..100).map(|user| connect_as(STRANGER + user, &lab)));
+        naru.cli(&["status"]).unwrap();
+        assert!(!apply.is_finished(), "{:?}", apply.join());
+        fs::remove_file(&held).unwrap();
+        apply.join().unwrap().unwrap();
+    });
+    let backends = naru.cli(&["backend", "list", "web"]).unwrap();
+    assert!(backends.contains("50"), "{backends}");
 }

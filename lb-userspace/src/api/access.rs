@@ -6,7 +6,7 @@
 //! here, by the credentials that the kernel has of the peer. Groups are looked up at each request, so that a change of
 //! `/etc/group` or of the config counts at once; credentials are those at the connection's beginning.
 
-use nix::unistd::{Gid, Group, Uid};
+use nix::unistd::{Gid, Group};
 
 use super::peer::Peer;
 use crate::config::Readers;
@@ -26,14 +26,14 @@ pub enum Access {
 }
 
 impl Access {
-    /// What `peer` may do. May ask the network, where groups come from there.
+    /// What `peer` may do. May ask the network, where groups come from there, but not for root or the daemon's own user.
     pub fn of(peer: &Peer, readers: &Readers) -> Self {
         Self::by(peer, readers, |name| Group::from_name(name).ok().flatten().map(|group| group.gid))
     }
 
     fn by(peer: &Peer, readers: &Readers, gid: impl Fn(&str) -> Option<Gid>) -> Self {
         let is_member = |name: &str| gid(name).is_some_and(|gid| peer.groups.contains(&gid));
-        if peer.uid.is_root() || peer.uid == Uid::effective() || is_member(GROUP) {
+        if peer.is_above() || is_member(GROUP) {
             return Self::Change;
         }
         let reads = match readers {
@@ -60,6 +60,8 @@ pub fn refusal(user: &str, has: Access, readers: &Readers) -> String {
 
 #[cfg(test)]
 mod tests {
+    use nix::unistd::Uid;
+
     use super::*;
 
     fn access(uid: u32, groups: &[u32], readers: &Readers) -> Access {

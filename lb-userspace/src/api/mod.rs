@@ -1,10 +1,10 @@
 //! The HTTP/JSON API on the unix socket: routes, and errors as JSON. It asks the controller and knows nothing itself.
 //!
 //! What a local user can do who may not change things: connect, where the mode of the socket lets him (see [`access`]),
-//! and be refused. He takes places of [`LIMITS`] from himself only, since [`crate::server`] counts by user; what he is
-//! refused is logged once in a while and not each time. Who may read can have a few answers made at a time, of which
-//! [`answer`] bounds those that are large; no change waits for them. A body may have [`BODY`] bytes, and must be there
-//! within [`PATIENCE`].
+//! and be refused. He takes places of [`LIMITS`] from himself and his like only, and none from who may change things
+//! ([`socket::Socket`], [`crate::server`]); what he is refused is logged once in a while and not each time. Who may read can
+//! have a few answers made at a time, of which [`answer`] bounds those that are large; no change waits for them. A body
+//! may have [`BODY`] bytes, and must be there within [`PATIENCE`].
 
 pub mod access;
 pub mod answer;
@@ -16,8 +16,6 @@ pub mod types;
 
 use std::{
     convert::Infallible,
-    io,
-    path::Path as FilePath,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -35,25 +33,29 @@ use axum::{
     routing::{get, post},
 };
 use hyper::body::Body as _;
-use nix::unistd::Uid;
 use serde::Deserialize;
-use tokio::net::{UnixListener, UnixStream};
 
 use self::{
     access::Access,
     flows::{FlowCount, FlowQuery, Flows},
     peer::Peer,
+    socket::Socket,
     types::{Applied, Apply, Backend, Diff, ErrorBody, ErrorKind, Interface, Stats, Status, Vip},
 };
 use crate::{
     config::edit::Edit,
     controller::{self, Handle, Origin},
-    server::{self, Limits, Listener},
+    server::{self, Limits},
 };
 
 /// What the socket bears. A change may take its time: only silence before a request counts, and an answer that is not
-/// read.
-const LIMITS: Limits = Limits { connections: 64, idle: Duration::from_secs(30), stall: Duration::from_secs(10) };
+/// read, or too slowly.
+const LIMITS: Limits = Limits {
+    connections: 64,
+    idle: Duration::from_secs(30),
+    stall: Duration::from_secs(10),
+    answer: Duration::from_secs(30),
+};
 
 /// Largest body of a request, in bytes: a VIP with some ten thousand backends.
 const BODY: usize = 1 << 20;
@@ -64,16 +66,19 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How often refusals are logged.
 const TELL: Duration = Duration::from_secs(10);
 
-/// Answers on `listener`, which is at `path`, until it is dropped.
-pub async fn serve(listener: UnixListener, path: &FilePath, controller: Handle) -> Infallible {
-    server::serve(listener, router(controller, path), LIMITS).await
+/// Answers on `socket`, and keeps it, until this is dropped.
+pub async fn serve(socket: Arc<Socket>, controller: Handle) -> Infallible {
+    tokio::select! {
+        never = server::serve(Arc::clone(&socket), router(controller.clone(), &socket), LIMITS) => never,
+        never = socket.keep(controller) => never,
+    }
 }
 
-/// The routes of the API on the socket at `path`. Requests carry their [`Peer`] as an extension.
-pub fn router(controller: Handle, path: &FilePath) -> Router {
+/// The routes of the API on `socket`. Requests carry their [`Peer`] as an extension.
+fn router(controller: Handle, socket: &Socket) -> Router {
     let guard = Arc::new(Guard {
         controller: controller.clone(),
-        socket: path.display().to_string(),
+        socket: socket.path().display().to_string(),
         refusals: Mutex::default(),
     });
     Router::new()
@@ -93,26 +98,6 @@ pub fn router(controller: Handle, path: &FilePath) -> Router {
         .layer(middleware::from_fn(answer::bounded))
         .layer(middleware::from_fn_with_state(guard, judged))
         .with_state(controller)
-}
-
-impl Listener for UnixListener {
-    type Stream = UnixStream;
-    type Peer = Peer;
-    type Owner = Uid;
-
-    async fn accept(&self) -> io::Result<(UnixStream, Peer)> {
-        let (stream, _) = Self::accept(self).await?;
-        let peer = Peer::of(&stream)?;
-        Ok((stream, peer))
-    }
-
-    fn owner(peer: &Peer) -> Uid {
-        peer.uid
-    }
-
-    fn cut(_: &UnixStream) {
-        // What is not read of a unix socket goes with it.
-    }
 }
 
 /// Judges who may do what.

@@ -30,6 +30,11 @@ impl Peer {
         Ok(Self { uid: Uid::from_raw(credentials.uid()), groups, pid: credentials.pid().unwrap_or(0) })
     }
 
+    /// Whether this is root or the daemon's own user, whatever their groups are.
+    pub fn is_above(&self) -> bool {
+        self.uid.is_root() || self.uid == Uid::effective()
+    }
+
     /// The user's name, or number where they have none. May ask the network, where users come from there.
     pub fn user(&self) -> String {
         let user = User::from_uid(self.uid).ok().flatten();

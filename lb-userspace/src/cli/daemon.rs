@@ -1,11 +1,7 @@
 //! `naru run`: brings the daemon up in an order in which nothing is changed before all that can be refused is, and
 //! takes it down leaving the data plane as it is.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -15,7 +11,10 @@ use super::{
     places,
 };
 use crate::{
-    api::{self, access, socket},
+    api::{
+        self, access,
+        socket::{Socket, SocketError},
+    },
     controller::{ConfigFile, Controller, Error, Handle, Origin, Overrides},
     dataplane, memory, privileges,
 };
@@ -47,32 +46,45 @@ async fn serve(global: &Global, options: Run) -> Result<Exit, Failure> {
     let state = options.state_dir.clone().unwrap_or_else(|| places(&global.config).state);
     let overrides = Overrides { bpffs: options.bpffs, socket: global.socket.clone(), state: options.state_dir };
     let controller = Controller::open(ConfigFile { path: global.config.clone(), overrides }, &state).await?;
-    let (path, bpffs) = (controller.config().node.socket.clone(), controller.config().node.bpffs.clone());
-    let listener = socket::listen(&path)?;
-    let (handle, controller) = controller.start().await.inspect_err(|_| remove(&path))?;
-    let (socket, asked) = (path.clone(), handle.clone());
-    let api = tokio::spawn(async move {
-        tokio::select! {
-            never = api::serve(listener, &socket, asked.clone()) => never,
-            never = socket::keep(&socket, asked.clone()) => never,
-        }
-    });
-    log::info!("naru {} serves on {}", env!("CARGO_PKG_VERSION"), path.display());
+    let bpffs = controller.config().node.bpffs.clone();
+    let socket = Arc::new(Socket::new(controller.config().node.socket.clone()));
+    listen(&socket).await?;
+    let started = controller.start().await;
+    if started.is_err() {
+        socket.give_up().await;
+    }
+    let (handle, controller) = started?;
+    let api = tokio::spawn(api::serve(Arc::clone(&socket), handle.clone()));
+    let (version, path) = (env!("CARGO_PKG_VERSION"), socket.path().display());
+    if socket.is_listening() {
+        log::info!("naru {version} serves on {path}");
+    } else {
+        log::warn!("naru {version} serves, and takes no commands while it cannot listen on {path}");
+    }
     notify(&[sd_notify::NotifyState::Ready]);
 
     let result = tokio::select! {
         () = signals.follow(&handle) => Ok(()),
-        result = api => Err(Failure::new(Exit::Failed, format!("the API on {} ended: {result:?}", path.display()))),
+        result = api => Err(Failure::new(Exit::Failed, format!("the API on {path} ended: {result:?}"))),
         result = controller => Err(Failure::new(Exit::Failed, format!("the controller ended: {result:?}"))),
     };
     notify(&[sd_notify::NotifyState::Stopping]);
-    remove(&path);
+    socket.give_up().await;
     let stopped = stop(&handle, options.detach_on_exit.then_some(&bpffs)).await;
     if let (Err(_), Err(failure)) = (&result, &stopped) {
         log::error!("{failure}");
     }
     // Why the daemon ended comes before how.
     result.and(stopped).map(|()| Exit::Ok)
+}
+
+/// Listens on the socket before anything is changed, for another daemon may serve there. Whatever else is in the way is
+/// told and tried again once this one serves.
+async fn listen(socket: &Socket) -> Result<(), SocketError> {
+    match socket.listen().await {
+        Err(error @ SocketError::InUse { .. }) => Err(error),
+        Ok(()) | Err(SocketError::NotASocket { .. } | SocketError::Io { .. }) => Ok(()),
+    }
 }
 
 /// The signals that a daemon heeds.
@@ -128,11 +140,6 @@ async fn stop(handle: &Handle, detach: Option<&PathBuf>) -> Result<(), Failure> 
     Ok(())
 }
 
-/// Removes the socket. It may have gone already: then there is nothing to do.
-fn remove(socket: &Path) {
-    let _ = fs::remove_file(socket);
-}
-
 /// Tells the service manager, where there is one.
 fn notify(state: &[sd_notify::NotifyState]) {
     if let Err(error) = sd_notify::notify(state) {
@@ -142,6 +149,8 @@ fn notify(state: &[sd_notify::NotifyState]) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[tokio::test]

@@ -2,9 +2,10 @@
 //!
 //! A scrape never meets the controller: it reads counters from what the controller published ([`Handle::snapshot`]), and
 //! scrapes within a second share what was read. What a stranger who can connect can do: take all [`LIMITS`] connections
-//! and read nothing. They are ended after that, and drive each other out before. Each costs a thread that waits and
-//! [`page::CHUNK`] bytes of text, and all of them together [`SNAPSHOTS`] snapshots of some hundred bytes a backend. Text is
-//! made for one scrape at a time, so that scrapes keep at most one CPU busy. Nothing is logged.
+//! and read nothing, or little. They are ended after that, and drive each other out before. Each costs a thread that waits
+//! and [`page::CHUNK`] bytes of text, and all of them together [`SNAPSHOTS`] snapshots of some hundred bytes a backend; while
+//! they hold these, others get the last of them. Text is made for one scrape at a time, and nobody's while a reader is
+//! waited for, so that scrapes keep at most one CPU busy and none waits for another's reader. Nothing is logged.
 
 mod encode;
 mod page;
@@ -34,13 +35,19 @@ use crate::{
 };
 
 /// What the listener bears: a few scrapers, which hold their connections between two scrapes that are seldom more than
-/// a minute apart.
-const LIMITS: Limits = Limits { connections: 16, idle: Duration::from_secs(120), stall: Duration::from_secs(10) };
+/// a minute apart, and give up on an answer after ten seconds (Prometheus by default).
+const LIMITS: Limits = Limits {
+    connections: 16,
+    idle: Duration::from_secs(120),
+    stall: Duration::from_secs(10),
+    answer: Duration::from_secs(60),
+};
 
 /// How long scrapes share what was read.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// Snapshots that slow readers keep; while they do, others get the last of these, which is [`page::LIMIT`] old at most.
+/// Snapshots that slow readers keep; while they do, others get the last of these, which is no older than
+/// an answer may take.
 const SNAPSHOTS: usize = 3;
 
 /// Why there is no `/metrics`.
@@ -84,7 +91,7 @@ impl Server {
         self.address
     }
 
-    /// Whether nobody listens any more although nobody stopped it.
+    /// Whether nobody listens any more although nobody stopped it: what it is made of has a fault.
     pub fn has_ended(&self) -> bool {
         self.task.is_finished()
     }

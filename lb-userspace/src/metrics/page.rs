@@ -3,7 +3,6 @@
 use std::{
     fmt, io, mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
 };
 
 use axum::body::Body;
@@ -15,9 +14,6 @@ use super::{encode, snapshot::Snapshot};
 
 /// How much text is made at a time, in bytes.
 pub const CHUNK: usize = 64 << 10;
-
-/// How long a reader may take for all of it: Prometheus gives up after ten seconds by default.
-pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// Writes pages, one chunk of one page at a time.
 #[derive(Clone, Default)]
@@ -31,10 +27,8 @@ impl Pen {
         let (sender, receiver) = mpsc::channel(1);
         let pen = self.clone();
         tokio::task::spawn_blocking(move || pen.write(snapshot, &sender));
-        let deadline = Instant::now() + LIMIT;
-        Body::from_stream(stream::unfold(receiver, move |mut receiver| async move {
+        Body::from_stream(stream::unfold(receiver, |mut receiver| async move {
             let chunk = receiver.recv().await?;
-            let chunk = if Instant::now() < deadline { chunk } else { Err(io::ErrorKind::TimedOut.into()) };
             Some((chunk, receiver))
         }))
     }
