@@ -3,14 +3,14 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     os::{
         fd::AsFd as _,
         unix::{fs::PermissionsExt as _, net::UnixStream},
     },
     path::PathBuf,
-    thread,
+    thread::{self, sleep},
     time::{Duration, Instant},
 };
 
@@ -19,9 +19,15 @@ use naru_tests::{
     naru::{METRICS, Naru},
     user::as_user,
 };
-use nix::sys::{
-    resource::{Resource, getrlimit, setrlimit},
-    socket::{setsockopt, sockopt::RcvBuf},
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        socket::{setsockopt, sockopt::RcvBuf},
+        stat::Mode,
+    },
+    unistd::mkfifo,
 };
 use patience::LIMIT;
 
@@ -165,7 +171,23 @@ fn socket(lab: &Lab) -> PathBuf {
 
 /// A connection to the socket by this user, who says nothing.
 fn connect_as(user: u32, lab: &Lab) -> UnixStream {
-    as_user(user, || UnixStream::connect(socket(lab))).unwrap()
+    let stream = as_user(user, || UnixStream::connect(socket(lab))).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream
+}
+
+/// The same, who asks for `path` and has not read the answer yet.
+fn ask_as(user: u32, lab: &Lab, path: &str) -> UnixStream {
+    let mut stream = connect_as(user, lab);
+    // The daemon may have ended it already.
+    let _ = write!(stream, "GET {path} HTTP/1.1\r\nHost: naru\r\nConnection: close\r\n\r\n");
+    stream
+}
+
+/// A whole answer, head and body.
+fn answer_to(user: u32, lab: &Lab, path: &str) -> io::Result<String> {
+    let mut answer = String::new();
+    ask_as(user, lab, path).read_to_string(&mut answer).map(|_| answer)
 }
 
 #[test]
@@ -193,4 +215,77 @@ fn connections_to_the_socket_are_made_at_no_operators_expense() {
     });
     let backends = naru.cli(&["backend", "list", "web"]).unwrap();
     assert!(backends.contains("50"), "{backends}");
+}
+
+/// Asks for something large and reads it so slowly that it takes minutes; how much that was when the daemon had enough of
+/// it.
+fn read_slowly(user: u32, lab: &Lab) -> usize {
+    let mut stream = ask_as(user, lab, "/v1/backends");
+    let mut total = 0;
+    while let Ok(read @ 1..) = stream.read(&mut [0; 4096]) {
+        total += read;
+        sleep(Duration::from_millis(200));
+    }
+    total
+}
+
+#[test]
+fn slow_readers_of_large_answers_are_in_nobodys_way() {
+    let lab = Lab::builder().build().unwrap();
+    let naru = open_to_all(&lab, &vips());
+    let whole = answer_to(STRANGER, &lab, "/v1/backends").unwrap().len();
+    assert!(whole > 2_000_000, "the answer has only {whole} bytes");
+    thread::scope(|scope| {
+        let lab = &lab;
+        let slow: Vec<_> = (1..=4).map(|user| scope.spawn(move || read_slowly(STRANGER + user, lab))).collect();
+        let refused = |_: &Naru| Ok(answer_to(STRANGER, lab, "/v1/backends")?.starts_with("HTTP/1.1 503"));
+        naru.wait_for("all turns at large answers are taken", LIMIT, refused).unwrap();
+        assert!(!slow.iter().any(|reader| reader.is_finished()), "they read no more: this proves nothing");
+        let begun = Instant::now();
+        for user in 0..=4 {
+            let status = answer_to(STRANGER + user, lab, "/v1/status").unwrap();
+            assert!(status.starts_with("HTTP/1.1 200") && status.contains("\"problems\""), "{status}");
+        }
+        println!("five readers were answered in {:?} beside slow ones", begun.elapsed());
+        assert!(!slow.iter().any(|reader| reader.is_finished()), "they were waited for");
+        let backends = naru.cli(&["backend", "list", "--output", "json"]).unwrap();
+        assert!(backends.len() > 2_000_000);
+        for reader in slow {
+            let read = reader.join().unwrap();
+            assert!(read < whole, "a slow reader may read on for ever");
+        }
+        assert_eq!(answer_to(STRANGER, lab, "/v1/backends").unwrap().len(), whole);
+    });
+}
+
+/// Has looking up users and groups take for ever, for this thread and the daemons that it has started.
+fn without_a_directory(lab: &Lab) {
+    let fifo = lab.dir().join("fifo");
+    mkfifo(&fifo, Mode::from_bits_truncate(0o644)).unwrap();
+    for file in ["/etc/passwd", "/etc/group"] {
+        mount(Some(&fifo), file, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+    }
+}
+
+#[test]
+fn root_waits_for_no_directory_of_users() {
+    let lab = Lab::builder().backends(1).build().unwrap();
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_PRIVATE | MsFlags::MS_REC, None::<&str>).unwrap();
+    let naru = open_to_all(&lab, "");
+    let threads = || fs::read_dir(format!("/proc/{}/task", naru.pid().unwrap())).unwrap().count();
+    let before = threads();
+    without_a_directory(&lab);
+    for _ in 0..3 {
+        let asked: Vec<_> = (0..60).map(|user| ask_as(STRANGER + user % 20, &lab, "/v1/status")).collect();
+        naru.cli(&["status"]).unwrap();
+        naru.cli(&["apply"]).unwrap();
+        // Whoever goes leaves no room for the next one: what was begun for him goes on.
+        drop(asked);
+    }
+    let threads = threads();
+    assert!(threads < before + 30, "{before} threads became {threads}");
+    let unanswered = ask_as(STRANGER, &lab, "/v1/status");
+    unanswered.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    assert!((&unanswered).read(&mut [0]).is_err(), "nobody was looked up: this proves nothing");
 }

@@ -1,45 +1,213 @@
-//! Large answers to those who may only read. An answer is in memory until it is read: a few at a time, given out in
-//! pieces. Who may change things waits for no turn.
+//! Answers to those who may only read. An answer is in memory until it is read: a few are made at a time, and a few that
+//! are large given out, in pieces, of which each user has one. Who may change things waits for no turn.
+//!
+//! What somebody can do who may read: read slowly, or not at all. Small answers wait for no slow reader; large ones do,
+//! for [`PATIENCE`], without being in memory. A slow reader has his turn until the server ends his connection
+//! ([`crate::server::Limits::answer`]). With more users than there are turns he can have large answers of others refused
+//! for as long as he goes on, and nothing else.
+
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension,
     body::{Body, to_bytes},
-    extract::Request,
+    extract::{Request, State},
+    http::{StatusCode, request},
     middleware::Next,
     response::Response,
 };
 use futures_util::stream;
-use tokio::sync::Semaphore;
+use hyper::body::Bytes;
+use nix::unistd::Uid;
 
-use super::access::Access;
+use super::{
+    ApiError,
+    access::Access,
+    peer::Peer,
+    turns::{Turn, Turns},
+    types::{ErrorBody, ErrorKind},
+};
 
 /// From this size on an answer is large, in bytes.
 const LARGE: usize = 1 << 20;
 
-/// Large answers that may be on their way at a time. One that is not read is given up ([`crate::server`]).
-const MANY: usize = 4;
+/// Answers that are made at a time, and of one user.
+const MADE: (usize, usize) = (4, 2);
+
+/// Large answers that are given out at a time, and to one user.
+const GIVEN_OUT: (usize, usize) = (4, 1);
+
+/// How long a large answer waits for its turn.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Size of the pieces, in bytes.
 const PIECE: usize = 64 << 10;
 
-static TURNS: Semaphore = Semaphore::const_new(MANY);
+/// The turns at answers.
+pub struct Answers {
+    making: Turns,
+    giving_out: Turns,
+    patience: Duration,
+}
 
-/// Gives out an answer in pieces where it is large, and holds its turn until the last.
-pub async fn bounded(Extension(access): Extension<Access>, request: Request, next: Next) -> Response {
+impl Default for Answers {
+    fn default() -> Self {
+        Self {
+            making: Turns::new(MADE.0, MADE.1),
+            giving_out: Turns::new(GIVEN_OUT.0, GIVEN_OUT.1),
+            patience: PATIENCE,
+        }
+    }
+}
+
+/// Makes an answer at its turn, and gives it out at another one where it is large.
+pub async fn bounded(
+    State(answers): State<Arc<Answers>>,
+    Extension(access): Extension<Access>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
     if access > Access::Read {
-        return next.run(request).await;
+        return Ok(next.run(request).await);
     }
-    let turn = TURNS.acquire().await;
-    let (head, body) = next.run(request).await.into_parts();
-    // It is in memory already: nothing is waited for.
-    let body = to_bytes(body, usize::MAX).await.unwrap_or_default();
-    if body.len() < LARGE {
-        drop(turn);
-        return Response::from_parts(head, Body::from(body));
+    // Who may only read has nothing to say in a body.
+    let (head, _) = request.into_parts();
+    Question { answers, user: peer.uid, head, next }.answer().await
+}
+
+/// What somebody asks who may only read.
+struct Question {
+    answers: Arc<Answers>,
+    user: Uid,
+    head: request::Parts,
+    next: Next,
+}
+
+impl Question {
+    async fn answer(&self) -> Result<Response, ApiError> {
+        let (making, answer) = self.make().await;
+        if answer.body().len() < LARGE {
+            return Ok(answer.map(Body::from));
+        }
+        if let Some(turn) = self.answers.giving_out.try_take(self.user) {
+            return Ok(in_pieces(answer, turn));
+        }
+        // What waits is not in memory; it is made anew.
+        drop((making, answer));
+        let turn = tokio::time::timeout(self.answers.patience, self.answers.giving_out.take(self.user)).await;
+        let turn = turn.map_err(|_| self.crowded())?;
+        let (_making, answer) = self.make().await;
+        Ok(in_pieces(answer, turn))
     }
-    let pieces = stream::unfold((body, turn), |(mut rest, turn)| async {
-        let piece = rest.split_to(rest.len().min(PIECE));
-        (!piece.is_empty()).then_some((Ok::<_, std::convert::Infallible>(piece), (rest, turn)))
-    });
-    Response::from_parts(head, Body::from_stream(pieces))
+
+    /// The whole answer, and the turn at which it was made.
+    async fn make(&self) -> (Turn, Response<Bytes>) {
+        let turn = self.answers.making.take(self.user).await;
+        let request = Request::from_parts(self.head.clone(), Body::empty());
+        let (head, body) = self.next.clone().run(request).await.into_parts();
+        // It is in memory already: nothing is waited for.
+        let body = to_bytes(body, usize::MAX).await.unwrap_or_default();
+        (turn, Response::from_parts(head, body))
+    }
+
+    fn crowded(&self) -> ApiError {
+        let error = format!(
+            "large answers are on their way to other users, or one to this user, and no turn came within {} s: try again, \
+             or ask for less (one VIP, fewer flows)",
+            self.answers.patience.as_secs()
+        );
+        ApiError { status: StatusCode::SERVICE_UNAVAILABLE, body: ErrorBody { error, kind: ErrorKind::Failed } }
+    }
+}
+
+/// An answer that is let go of as it is read; holds its turn until the last piece.
+fn in_pieces(answer: Response<Bytes>, turn: Turn) -> Response {
+    answer.map(|body| {
+        Body::from_stream(stream::unfold((body, turn), |(mut rest, turn)| async {
+            let piece = rest.split_to(rest.len().min(PIECE));
+            (!piece.is_empty()).then_some((Ok::<_, std::convert::Infallible>(piece), (rest, turn)))
+        }))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use axum::{Router, middleware, routing::get};
+    use hyper::service::Service as _;
+    use hyper_util::service::TowerToHyperService;
+
+    use super::*;
+
+    /// Routes with a small and a large answer, for users who may only read.
+    struct Bench {
+        router: Router,
+    }
+
+    impl Bench {
+        fn new(patience: Duration) -> Self {
+            let answers = Arc::new(Answers { patience, ..Answers::default() });
+            let router = Router::new()
+                .route("/small", get(|| async { "x" }))
+                .route("/large", get(|| async { "x".repeat(2 * LARGE) }))
+                .layer(middleware::from_fn_with_state(answers, bounded))
+                .layer(Extension(Access::Read));
+            Self { router }
+        }
+
+        async fn ask(&self, user: u32, path: &str) -> Response {
+            let peer = Peer { uid: Uid::from_raw(user), groups: Vec::new(), pid: 1 };
+            let request = Request::get(path).body(Body::empty()).unwrap();
+            let service = TowerToHyperService::new(self.router.clone().layer(Extension(peer)));
+            let asked: Result<_, Infallible> = tokio::time::timeout(Duration::from_secs(30), service.call(request))
+                .await
+                .expect("an answer comes, whatever it is");
+            asked.unwrap()
+        }
+    }
+
+    async fn size(answer: Response) -> usize {
+        to_bytes(answer.into_body(), usize::MAX).await.unwrap().len()
+    }
+
+    #[tokio::test]
+    async fn slow_readers_of_large_answers_keep_no_small_one_from_anybody() {
+        let bench = Bench::new(Duration::from_millis(1));
+        let mut unread = Vec::new();
+        for user in 1..=4 {
+            unread.push(bench.ask(user, "/large").await);
+        }
+        for user in 1..=5 {
+            assert_eq!(size(bench.ask(user, "/small").await).await, 1);
+        }
+        assert_eq!(bench.ask(5, "/large").await.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(size(unread.pop().unwrap()).await, 2 * LARGE);
+        assert_eq!(size(bench.ask(5, "/large").await).await, 2 * LARGE);
+    }
+
+    #[tokio::test]
+    async fn a_user_is_given_one_large_answer_at_a_time() {
+        let bench = Bench::new(Duration::from_millis(1));
+        let unread = bench.ask(1, "/large").await;
+        let refused = bench.ask(1, "/large").await;
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let error = to_bytes(refused.into_body(), LARGE).await.unwrap();
+        assert!(String::from_utf8_lossy(&error).contains("try again, or ask for less"), "{error:?}");
+        assert_eq!(size(bench.ask(2, "/large").await).await, 2 * LARGE);
+        drop(unread);
+        assert_eq!(size(bench.ask(1, "/large").await).await, 2 * LARGE);
+    }
+
+    #[tokio::test]
+    async fn a_large_answer_waits_for_the_one_before() {
+        let bench = Bench::new(Duration::from_secs(60));
+        let unread = bench.ask(1, "/large").await;
+        let (second, ()) = tokio::join!(bench.ask(1, "/large"), async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            drop(unread);
+        });
+        assert_eq!(size(second).await, 2 * LARGE);
+    }
 }

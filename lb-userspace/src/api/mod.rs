@@ -2,16 +2,18 @@
 //!
 //! What a local user can do who may not change things: connect, where the mode of the socket lets him (see [`access`]),
 //! and be refused. He takes places of [`LIMITS`] from himself and his like only, and none from who may change things
-//! ([`socket::Socket`], [`crate::server`]); what he is refused is logged once in a while and not each time. Who may read can
-//! have a few answers made at a time, of which [`answer`] bounds those that are large; no change waits for them. A body
-//! may have [`BODY`] bytes, and must be there within [`PATIENCE`].
+//! ([`socket::Socket`], [`crate::server`]); what he is refused is logged once in a while and not each time. To know who he
+//! is may take the network: few are looked up at a time ([`LOOKED_UP`]), for each user fewer, and root never, so that root
+//! waits for no directory. Who may read can have a few answers made at a time, of which [`answer`] bounds those that are
+//! large; no change waits for them. A body may have [`BODY`] bytes, and must be there within [`PATIENCE`].
 
 pub mod access;
-pub mod answer;
+mod answer;
 pub mod client;
 pub mod flows;
 pub mod peer;
 pub mod socket;
+mod turns;
 pub mod types;
 
 use std::{
@@ -37,9 +39,11 @@ use serde::Deserialize;
 
 use self::{
     access::Access,
+    answer::Answers,
     flows::{FlowCount, FlowQuery, Flows},
     peer::Peer,
     socket::Socket,
+    turns::Turns,
     types::{Applied, Apply, Backend, Diff, ErrorBody, ErrorKind, Interface, Stats, Status, Vip},
 };
 use crate::{
@@ -63,6 +67,10 @@ const BODY: usize = 1 << 20;
 /// How long the body of a request may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Requests of others than root whose users and groups are looked up at a time, and of one user. Each takes a thread of
+/// those that changes use too.
+const LOOKED_UP: (usize, usize) = (8, 2);
+
 /// How often refusals are logged.
 const TELL: Duration = Duration::from_secs(10);
 
@@ -79,6 +87,7 @@ fn router(controller: Handle, socket: &Socket) -> Router {
     let guard = Arc::new(Guard {
         controller: controller.clone(),
         socket: socket.path().display().to_string(),
+        look_ups: Turns::new(LOOKED_UP.0, LOOKED_UP.1),
         refusals: Mutex::default(),
     });
     Router::new()
@@ -95,7 +104,7 @@ fn router(controller: Handle, socket: &Socket) -> Router {
         .route("/v1/edit", post(edit))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
-        .layer(middleware::from_fn(answer::bounded))
+        .layer(middleware::from_fn_with_state(Arc::<Answers>::default(), answer::bounded))
         .layer(middleware::from_fn_with_state(guard, judged))
         .with_state(controller)
 }
@@ -104,6 +113,7 @@ fn router(controller: Handle, socket: &Socket) -> Router {
 struct Guard {
     controller: Handle,
     socket: String,
+    look_ups: Turns,
     refusals: Mutex<Refusals>,
 }
 
@@ -130,8 +140,23 @@ impl Guard {
         log::warn!("{what} by {origin} refused: not permitted{before}");
     }
 
-    /// What somebody may do, and who they are, if they may ask for this. Looks users and groups up.
-    fn admit(&self, peer: &Peer, method: &Method, uri: &Uri) -> Result<(Access, Origin), ApiError> {
+    /// What somebody may do, and who they are, if they may ask for this.
+    async fn admit(self: Arc<Self>, peer: Peer, method: Method, uri: Uri) -> Result<(Access, Origin), ApiError> {
+        if peer.uid.is_root() {
+            // Nobody is asked about root, so that this waits for nothing.
+            return self.judge(&peer, &method, &uri);
+        }
+        let turn = self.look_ups.take(peer.uid).await;
+        let judged = tokio::task::spawn_blocking(move || {
+            // With the look-up, which goes on when whoever asked has gone.
+            let _turn = turn;
+            self.judge(&peer, &method, &uri)
+        });
+        judged.await.map_err(|_| controller::Error::Stopped)?
+    }
+
+    /// The same. Looks users and groups up, unless it is root.
+    fn judge(&self, peer: &Peer, method: &Method, uri: &Uri) -> Result<(Access, Origin), ApiError> {
         let readers = self.controller.readers()?;
         let (has, needs) =
             (Access::of(peer, &readers), if method == Method::GET { Access::Read } else { Access::Change });
@@ -152,9 +177,7 @@ async fn judged(
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let (method, uri) = (request.method().clone(), request.uri().clone());
-    let admitted = tokio::task::spawn_blocking(move || guard.admit(&peer, &method, &uri)).await;
-    let (access, origin) = admitted.map_err(|_| controller::Error::Stopped)??;
+    let (access, origin) = guard.admit(peer, request.method().clone(), request.uri().clone()).await?;
     let (mut head, body) = request.into_parts();
     head.extensions.insert(access);
     head.extensions.insert(origin);

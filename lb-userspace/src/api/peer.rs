@@ -35,8 +35,11 @@ impl Peer {
         self.uid.is_root() || self.uid == Uid::effective()
     }
 
-    /// The user's name, or number where they have none. May ask the network, where users come from there.
+    /// The user's name, or number where they have none. May ask the network, where users come from there, but not of root.
     pub fn user(&self) -> String {
+        if self.uid.is_root() {
+            return "root".to_owned();
+        }
         let user = User::from_uid(self.uid).ok().flatten();
         user.map_or_else(|| format!("#{}", self.uid), |user| user.name)
     }
