@@ -1,5 +1,6 @@
-//! Nanoseconds per packet of this build beside those of another: `bench packet` of both in turn, several times, so that
-//! what the machine does meanwhile happens to both.
+//! Nanoseconds per packet of this build beside those of another: `bench packet` of both in turn, a few cases at a time and
+//! several times, so that what the machine does meanwhile happens to both. Of each run the faster rounds count: whatever
+//! else runs on the machine can only slow one down.
 
 use std::{
     env::current_exe,
@@ -12,6 +13,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    packet::NOTHING,
     sample::{Sample, Summary, machine},
     table::table,
 };
@@ -26,7 +28,7 @@ pub struct Options {
     #[arg(long, value_name = "REVISION")]
     pub against: Option<PathBuf>,
     /// With `--against`: how often each build is run, this one and the other in turn
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..), value_name = "TIMES")]
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..), value_name = "TIMES")]
     turns: u32,
 }
 
@@ -36,8 +38,8 @@ pub struct Run<'a> {
     pub repeat: u32,
     /// Rounds within one run.
     pub rounds: u32,
-    /// Which cases.
-    pub only: &'a str,
+    /// Which cases, by what their first columns contain; each is a run of its own.
+    pub only: &'a [String],
 }
 
 /// A line of what `bench packet --json` prints, of this build or one of long ago.
@@ -45,7 +47,8 @@ pub struct Run<'a> {
 struct Line {
     #[serde(flatten)]
     case: Case,
-    time: Summary,
+    /// With the entry program.
+    total: Summary,
 }
 
 /// What a line is of.
@@ -93,17 +96,19 @@ pub fn run(other: &Path, options: &Options, run: &Run<'_>, json: bool) -> anyhow
     let mut pairs = Vec::new();
     for turn in 1..=options.turns {
         eprintln!("turn {turn} of {} …", options.turns);
-        // Each of the two goes first as often as the other.
-        let (theirs, ours) = if turn % 2 == 1 {
-            let theirs = measure(other, run)?;
-            (theirs, measure(&this, run)?)
-        } else {
-            let ours = measure(&this, run)?;
-            (measure(other, run)?, ours)
-        };
-        add(&mut pairs, theirs, ours);
+        for only in run.only {
+            // Each of the two goes first as often as the other.
+            let (theirs, ours) = if turn % 2 == 1 {
+                let theirs = measure(other, run, only)?;
+                (theirs, measure(&this, run, only)?)
+            } else {
+                let ours = measure(&this, run, only)?;
+                (measure(other, run, only)?, ours)
+            };
+            add(&mut pairs, &theirs, &ours);
+        }
     }
-    ensure!(!pairs.is_empty(), "the two builds have no case in common that {:?} names", run.only);
+    ensure!(!pairs.is_empty(), "the two builds have no case in common that {} names", run.only.join(" or "));
     let rows: Vec<Row> = pairs.into_iter().map(Row::from).collect();
     if json {
         println!("{}", serde_json::to_string_pretty(&rows)?);
@@ -114,7 +119,7 @@ pub fn run(other: &Path, options: &Options, run: &Run<'_>, json: bool) -> anyhow
 }
 
 /// What one run of this bench says.
-fn measure(bench: &Path, Run { repeat, rounds, only }: &Run<'_>) -> anyhow::Result<Vec<Line>> {
+fn measure(bench: &Path, Run { repeat, rounds, .. }: &Run<'_>, only: &str) -> anyhow::Result<Vec<Line>> {
     let mut command = Command::new(bench);
     command.args(["packet", "--json", "--only", only]);
     command.args(["--repeat", &repeat.to_string(), "--rounds", &rounds.to_string()]);
@@ -125,19 +130,25 @@ fn measure(bench: &Path, Run { repeat, rounds, only }: &Run<'_>) -> anyhow::Resu
 }
 
 /// Adds the cases that both have.
-fn add(pairs: &mut Vec<Pair>, theirs: Vec<Line>, ours: Vec<Line>) {
-    for Line { case, time } in ours {
-        let Some(other) = theirs.iter().find(|line| line.case == case) else { continue };
-        if case.program == crate::packet::NOTHING.name {
-            continue;
-        }
+fn add(pairs: &mut Vec<Pair>, theirs: &[Line], ours: &[Line]) {
+    // Floors are measured with every mode: what they take is no case of its own.
+    for Line { case, .. } in ours.iter().filter(|line| line.case.state.is_some()) {
+        let (Some(other), Some(this)) = (net(theirs, case), net(ours, case)) else { continue };
+        let case = case.clone();
         let index = pairs.iter().position(|pair| pair.case == case).unwrap_or_else(|| {
             pairs.push(Pair { case, other: Sample::default(), this: Sample::default() });
             pairs.len() - 1
         });
-        pairs[index].other.add(other.time.median);
-        pairs[index].this.add(time.median);
+        pairs[index].other.add(other);
+        pairs[index].this.add(this);
     }
+}
+
+/// What a case took in the faster rounds, without the entry program.
+fn net(lines: &[Line], case: &Case) -> Option<f64> {
+    let total = |case: &Case| lines.iter().find(|line| line.case == *case).map(|line| line.total.low);
+    let nothing = Case { program: NOTHING.name.to_owned(), state: None, ..case.clone() };
+    Some(total(case)? - total(&nothing)?)
 }
 
 impl From<Pair> for Row {
@@ -170,8 +181,8 @@ fn print(rows: &[Row], options: &Options, run: &Run<'_>) {
     }
     println!("{table}");
     println!(
-        "\nNanoseconds per packet without the entry program: medians of {} runs of each build, in turn, of {} rounds of {} \
-         packets.\nMORE: what this build takes more than the other, run by run.\nMachine: {}",
+        "\nNanoseconds per packet without the entry program: medians of {} runs of each build, in turn, and of each run the \
+         first quartile of {} rounds of {} packets.\nMORE: what this build takes more than the other, run by run.\nMachine: {}",
         options.turns,
         run.rounds,
         run.repeat,
@@ -183,26 +194,29 @@ fn print(rows: &[Row], options: &Options, run: &Run<'_>) {
 mod tests {
     use super::*;
 
-    fn line(program: &str, flows: &str, median: f64) -> Line {
+    fn line(program: &str, state: &str, flows: &str, low: f64) -> Line {
         let text = format!(
-            r#"{{"program": "{program}", "state": {{"tracking": "adaptive", "moving": false}}, "family": "IPv4",
-                "packets": "ACK", "flows": {flows}, "total": {{"median": 1, "low": 1, "high": 1}}, "floor": null,
-                "time": {{"median": {median}, "low": 0, "high": 0}}}}"#
+            r#"{{"program": "{program}", "state": {state}, "family": "IPv4", "packets": "ACK", "flows": {flows},
+                "time": {{"median": 1, "low": 1, "high": 1}}, "floor": null,
+                "total": {{"median": 900, "low": {low}, "high": 999}}}}"#
         );
         serde_json::from_str(&text).unwrap()
     }
 
     #[test]
     fn cases_of_both_builds_are_compared_turn_by_turn() {
+        const SETTLED: &str = r#"{"tracking": "adaptive", "moving": false}"#;
         let mut pairs = Vec::new();
         for (turn, more) in [(0.0, 2.0), (50.0, 3.0), (7.0, 2.5)] {
-            let theirs = vec![line("gone", "1", 9.0), line("ipip 4in4", "1", 30.0 + turn)];
-            let ours = vec![line("ipip 4in4", "1", 30.0 + turn + more), line("ipip 4in4", "null", 80.0)];
-            add(&mut pairs, theirs, ours);
+            let case = |program: &str, low: f64| line(program, SETTLED, "1", low + turn);
+            let nothing = |low: f64| line(NOTHING.name, "null", "1", low + turn);
+            let theirs = [nothing(20.0), case("gone", 9.0), case("ipip 4in4", 50.0)];
+            let ours = [nothing(21.0), case("ipip 4in4", 51.0 + more), line("ipip 4in4", SETTLED, "null", 80.0)];
+            add(&mut pairs, &theirs, &ours);
         }
         let rows: Vec<Row> = pairs.into_iter().map(Row::from).collect();
         assert_eq!(rows.len(), 1, "{rows:?}");
         assert_eq!((rows[0].case.program.as_str(), rows[0].case.flows), ("ipip 4in4", Some(1)));
-        assert_eq!((rows[0].other.median, rows[0].this.median, rows[0].difference.median), (37.0, 39.5, 2.5));
+        assert_eq!((rows[0].other.median, rows[0].this.median, rows[0].difference.median), (30.0, 32.5, 2.5));
     }
 }

@@ -29,7 +29,7 @@ pub struct Options {
     /// Repetitions in one measurement [default: 1000000, with `--against` 300000]
     #[arg(long)]
     repeat: Option<u32>,
-    /// Rounds; in each of them every case is measured once [default: 7, with `--against` 3]
+    /// Rounds; in each of them every case is measured once [default: 7, with `--against` 5]
     #[arg(long)]
     rounds: Option<u32>,
     /// Measure only cases whose first six columns contain this, such as "ipip 4in4 adaptive" or "ACK 1 Mi"
@@ -132,7 +132,9 @@ struct Row {
 pub fn run(options: &Options) -> anyhow::Result<()> {
     if let Some(other) = &options.against.against {
         let repeat = options.repeat.unwrap_or(300_000);
-        let run = Run { repeat, rounds: options.rounds.unwrap_or(3), only: options.only.as_deref().unwrap_or(PLAIN) };
+        let each = || WHOLE.iter().chain(&OTHERS).map(|mode| format!("{} {PLAIN}", mode.name)).collect();
+        let only = options.only.clone().map_or_else(each, |only| vec![only]);
+        let run = Run { repeat, rounds: options.rounds.unwrap_or(5), only: &only };
         return against::run(other, &options.against, &run, options.json);
     }
     let repeat = options.repeat.unwrap_or(1_000_000);
