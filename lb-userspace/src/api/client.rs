@@ -21,6 +21,9 @@ use crate::config::edit::Edit;
 /// How long a request may take: an apply that loads thousands of VIPs takes seconds.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Between two attempts to connect.
+const PAUSE: Duration = Duration::from_millis(5);
+
 /// Why there is no answer, or not the one hoped for.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -171,10 +174,7 @@ impl Client {
     }
 
     async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes), ClientError> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|source| match source.kind() {
-            io::ErrorKind::PermissionDenied => ClientError::Permission { socket: self.socket.clone() },
-            _ => ClientError::NoDaemon { socket: self.socket.clone(), source },
-        })?;
+        let stream = self.connect().await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(error))?;
         // The connection only has to be driven; what goes wrong with it shows in the request's own result.
@@ -191,6 +191,21 @@ impl Client {
         let body = response.into_body().collect().await.map_err(|error| self.broken(error))?.to_bytes();
         driver.abort();
         Ok((status, body))
+    }
+
+    async fn connect(&self) -> Result<UnixStream, ClientError> {
+        let socket = || self.socket.clone();
+        loop {
+            match UnixStream::connect(&self.socket).await {
+                Ok(stream) => return Ok(stream),
+                // The daemon is there, and others connect faster than it can take them.
+                Err(source) if source.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(PAUSE).await,
+                Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
+                    return Err(ClientError::Permission { socket: socket() });
+                }
+                Err(source) => return Err(ClientError::NoDaemon { socket: socket(), source }),
+            }
+        }
     }
 
     fn broken(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {
@@ -212,7 +227,11 @@ fn percent_encoded(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::os::fd::AsRawFd as _;
+
+    use nix::{sys::socket::accept, unistd::close};
+
+    use super::{super::socket::tests::full, *};
 
     #[test]
     fn only_unreserved_characters_stand_for_themselves() {
@@ -237,6 +256,21 @@ mod tests {
         assert!(matches!(error, ClientError::NoDaemon { .. }), "{error:?}");
         let text = error.to_string();
         assert!(text.contains(socket.to_str().unwrap()) && text.contains("naru run"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_others_keep_busy_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("naru.sock");
+        let (listener, _first) = full(&socket).await;
+        let asked = tokio::spawn(async move { Client::new(&socket).status().await });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!asked.is_finished(), "{:?}", asked.await);
+        // Both are let in, and hear nothing.
+        let let_in = move || (0..2).for_each(|_| close(accept(listener.as_raw_fd()).unwrap()).unwrap());
+        tokio::task::spawn_blocking(let_in).await.unwrap();
+        let ended = tokio::time::timeout(Duration::from_secs(30), asked).await.expect("it connects").unwrap();
+        assert!(matches!(ended.unwrap_err(), ClientError::Broken { .. }));
     }
 
     #[tokio::test]

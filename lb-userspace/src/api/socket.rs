@@ -325,8 +325,8 @@ async fn remove_stale(path: &Path) -> Result<(), SocketError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::fd::AsRawFd as _;
+pub(super) mod tests {
+    use std::os::fd::{AsRawFd as _, OwnedFd};
 
     use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, socket};
 
@@ -334,6 +334,14 @@ mod tests {
 
     fn at(dir: &tempfile::TempDir) -> PathBuf {
         dir.path().join("naru.sock")
+    }
+
+    /// A listener at `path` that has no room for another connection than the one that is there.
+    pub async fn full(path: &Path) -> (OwnedFd, UnixStream) {
+        let listener = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        bind(listener.as_raw_fd(), &UnixAddr::new(path).unwrap()).unwrap();
+        nix::sys::socket::listen(&listener, Backlog::new(0).unwrap()).unwrap();
+        (listener, UnixStream::connect(path).await.unwrap())
     }
 
     #[tokio::test]
@@ -367,10 +375,7 @@ mod tests {
     async fn who_has_no_room_for_another_connection_is_alive() {
         let dir = tempfile::tempdir().unwrap();
         let path = at(&dir);
-        let busy = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
-        bind(busy.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
-        nix::sys::socket::listen(&busy, Backlog::new(0).unwrap()).unwrap();
-        let _first = UnixStream::connect(&path).await.unwrap();
+        let _full = full(&path).await;
         let listened = tokio::time::timeout(Duration::from_secs(30), listen(&path)).await;
         assert!(matches!(listened.expect("nobody is waited for").unwrap_err(), SocketError::InUse { .. }));
     }
