@@ -207,9 +207,13 @@ fn headers<const LEN: usize>(frame: &XdpFrame, variant: &Variant) -> bool {
     let source = LEN - if LEN == IPV4 { 8 } else { 20 };
     let (address, port) = variant.source(template(source / 4));
     let transport = ETHERNET_LEN + LEN;
+    // Words as the program reads them: one put together from several stores is read only once these have left the store
+    // buffer, for which nobody waits who has his packets from a card.
+    let [ports] = template::<1>(LEN / 4);
+    let ports = u32::from(port) | ports & SECOND_HALF;
     let flow = frame.set_words::<10>(ETHERNET_LEN, template(0))
         && frame.set_words(ETHERNET_LEN + source, [address])
-        && frame.set_half(transport, port);
+        && frame.set_words(transport, [ports]);
     if TCP.load() == 0 {
         return flow;
     }
@@ -217,10 +221,14 @@ fn headers<const LEN: usize>(frame: &XdpFrame, variant: &Variant) -> bool {
     // Behind a SYN's header are twelve bytes of options, behind any other as many of payload.
     const SYN: u16 = 0x02;
     let words: u16 = if flags & SYN != 0 { 8 } else { 5 };
+    let [window] = template::<1>(LEN / 4 + 3);
     let sequence = variant.flow.wrapping_add(variant.age.wrapping_mul(TCP_STEP.load()));
     flow && frame.set_words(transport + 4, [sequence.to_be()])
-        && frame.set_half(transport + 12, (words << 12 | flags).to_be())
+        && frame.set_words(transport + 12, [u32::from((words << 12 | flags).to_be()) | window & SECOND_HALF])
 }
+
+/// The bytes of a word that come second in the packet.
+const SECOND_HALF: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 
 /// `N` words of the template.
 #[inline(always)]
