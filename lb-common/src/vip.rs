@@ -6,32 +6,78 @@ use crate::{Address, Be16, Be32, Via};
 /// what a packet is looked up by whose ports cannot be read.
 pub const MARKER: u8 = 0x80;
 
-/// Key of an IPv4 VIP.
-#[repr(C)]
+/// Key of an IPv4 VIP. One 64-bit word: the kernel compares keys by such words, and a processor that must put one together
+/// from smaller ones that were written just before waits until those have left its store buffer.
+#[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Vip4Key {
+pub struct Vip4Key(u64);
+
+impl Vip4Key {
+    /// Of a packet to this address and port, or of a VIP. `port`: 0 for any; `protocol`: IP protocol number, with
+    /// [`MARKER`] in a marker.
+    #[inline(always)]
+    pub const fn new(address: Be32, port: Be16, protocol: u8) -> Self {
+        Self(address.wire() as u64 | service(port, protocol) << 32)
+    }
+
     /// Destination address of the packet.
-    pub address: Be32,
-    /// Destination port; 0 for any port.
-    pub port: Be16,
+    pub const fn address(self) -> Be32 {
+        Be32::from_wire(self.0 as u32)
+    }
+
+    /// Destination port; 0 for any.
+    pub const fn port(self) -> Be16 {
+        Be16::from_wire((self.0 >> 32) as u16)
+    }
+
     /// IP protocol number; with [`MARKER`] in a marker.
-    pub protocol: u8,
-    /// Always 0.
-    pub reserved: u8,
+    pub const fn protocol(self) -> u8 {
+        (self.0 >> 48) as u8
+    }
 }
 
 /// Key of an IPv6 VIP; see [`Vip4Key`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Vip6Key {
+    address: [u64; 2],
+    service: u64,
+}
+
+impl Vip6Key {
+    /// See [`Vip4Key::new`].
+    #[inline(always)]
+    pub const fn new(Address([a, b, c, d]): Address, port: Be16, protocol: u8) -> Self {
+        Self { address: [pair(a, b), pair(c, d)], service: service(port, protocol) }
+    }
+
     /// Destination address of the packet.
-    pub address: Address,
-    /// Destination port; 0 for any port.
-    pub port: Be16,
+    pub fn address(self) -> Address {
+        let [ab, cd] = self.address;
+        Address([ab, ab >> 32, cd, cd >> 32].map(|word| Be32::from_wire(word as u32)))
+    }
+
+    /// Destination port; 0 for any.
+    pub const fn port(self) -> Be16 {
+        Be16::from_wire(self.service as u16)
+    }
+
     /// IP protocol number; with [`MARKER`] in a marker.
-    pub protocol: u8,
-    /// Always 0.
-    pub reserved: u8,
+    pub const fn protocol(self) -> u8 {
+        (self.service >> 16) as u8
+    }
+}
+
+/// Two words as one.
+#[inline(always)]
+const fn pair(low: Be32, high: Be32) -> u64 {
+    low.wire() as u64 | (high.wire() as u64) << 32
+}
+
+/// Port and protocol as keys have them.
+#[inline(always)]
+const fn service(port: Be16, protocol: u8) -> u64 {
+    port.wire() as u64 | (protocol as u64) << 16
 }
 
 /// What the data plane needs of a VIP: all of it comes with the one hash lookup.
@@ -141,13 +187,22 @@ pub struct VipRecord {
 super::pod!(Vip4Key, Vip6Key, VipRoute, VipRecord);
 
 const _: () = assert!(size_of::<Vip4Key>() == 8);
-const _: () = assert!(size_of::<Vip6Key>() == 20);
+const _: () = assert!(size_of::<Vip6Key>() == 24);
 const _: () = assert!(size_of::<VipRoute>() == 16);
 const _: () = assert!(size_of::<VipRecord>() == 120);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_say_what_they_were_made_of() {
+        let v4 = Vip4Key::new(Be32::new(0xcb00_710a), Be16::new(443), 6 | MARKER);
+        assert_eq!((v4.address().host(), v4.port().host(), v4.protocol()), (0xcb00_710a, 443, 6 | MARKER));
+        let address = Address([1, 2, 3, 4].map(Be32::new));
+        let v6 = Vip6Key::new(address, Be16::new(53), 17);
+        assert_eq!((v6.address(), v6.port().host(), v6.protocol()), (address, 53, 17));
+    }
 
     #[test]
     fn names_survive_padding() {

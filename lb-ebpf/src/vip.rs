@@ -5,31 +5,34 @@ use lb_ebpf::parse::{TCP, Transport, UDP};
 
 use crate::maps::{self, VIPS4, VIPS6};
 
+/// The port in keys of VIPs that serve any, and in markers.
+const ANY_PORT: Be16 = Be16::new(0);
+
 /// The VIP at this address, port and protocol, else the one on any port.
 #[inline(always)]
 pub fn lookup4(address: Be32, transport: &Transport) -> Option<VipRoute> {
-    let key = Vip4Key { address, port: transport.destination(), protocol: transport.protocol, reserved: 0 };
-    route4(&key).or_else(|| any_port(|| route4(&Vip4Key { port: Be16::new(0), ..key })))
+    let key = |port| Vip4Key::new(address, port, transport.protocol);
+    route4(&key(transport.destination())).or_else(|| any_port(|| route4(&key(ANY_PORT))))
 }
 
 /// As [`lookup4`], for IPv6.
 #[inline(always)]
 pub fn lookup6(address: Address, transport: &Transport) -> Option<VipRoute> {
-    let key = Vip6Key { address, port: transport.destination(), protocol: transport.protocol, reserved: 0 };
-    route6(&key).or_else(|| any_port(|| route6(&Vip6Key { port: Be16::new(0), ..key })))
+    let key = |port| Vip6Key::new(address, port, transport.protocol);
+    route6(&key(transport.destination())).or_else(|| any_port(|| route6(&key(ANY_PORT))))
 }
 
 /// Whether some VIP serves this protocol on this address; protocol 0 stands for either.
 #[inline(always)]
 pub fn serves4(address: Be32, protocol: u8) -> bool {
-    let marked = |protocol| route4(&Vip4Key { address, protocol: protocol | MARKER, ..Vip4Key::default() }).is_some();
+    let marked = |protocol| route4(&Vip4Key::new(address, ANY_PORT, protocol | MARKER)).is_some();
     if protocol == 0 { marked(TCP) || marked(UDP) } else { marked(protocol) }
 }
 
 /// As [`serves4`], for IPv6.
 #[inline(always)]
 pub fn serves6(address: Address, protocol: u8) -> bool {
-    let marked = |protocol| route6(&Vip6Key { address, protocol: protocol | MARKER, ..Vip6Key::default() }).is_some();
+    let marked = |protocol| route6(&Vip6Key::new(address, ANY_PORT, protocol | MARKER)).is_some();
     if protocol == 0 { marked(TCP) || marked(UDP) } else { marked(protocol) }
 }
 

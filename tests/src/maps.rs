@@ -26,14 +26,14 @@ pub fn dump(bpffs: &Path) -> anyhow::Result<Dump> {
         (
             maps::VIPS4,
             vips::<Vip4Key>(bpffs, maps::VIPS4, |key| {
-                [&key.address.wire().to_ne_bytes()[..], &key.port.wire().to_ne_bytes(), &[key.protocol]].concat()
+                [&key.address().wire().to_ne_bytes()[..], &key.port().wire().to_ne_bytes(), &[key.protocol()]].concat()
             })?,
         ),
         (
             maps::VIPS6,
             vips::<Vip6Key>(bpffs, maps::VIPS6, |key| {
-                let address = key.address.0.iter().flat_map(|word| word.wire().to_ne_bytes());
-                address.chain(key.port.wire().to_ne_bytes()).chain([key.protocol]).collect()
+                let address = key.address().0.into_iter().flat_map(|word| word.wire().to_ne_bytes());
+                address.chain(key.port().wire().to_ne_bytes()).chain([key.protocol()]).collect()
             })?,
         ),
         (maps::VIP_RECORDS, records(bpffs)?),
@@ -72,13 +72,15 @@ fn served_by(generation: &Path) -> anyhow::Result<Served> {
     let mut served = Served::new();
     let v4: HashMap<_, Vip4Key, VipRoute> = Map::HashMap(open(generation, maps::VIPS4)?).try_into()?;
     for entry in v4.iter() {
-        let (Vip4Key { address, port, protocol, .. }, route) = entry?;
-        served.insert(format!("{:?} {} {protocol}", Ipv4Addr::from_bits(address.host()), port.host()), table(&route));
+        let (key, route) = entry?;
+        let address = Ipv4Addr::from_bits(key.address().host());
+        served.insert(format!("{address:?} {} {}", key.port().host(), key.protocol()), table(&route));
     }
     let v6: HashMap<_, Vip6Key, VipRoute> = Map::HashMap(open(generation, maps::VIPS6)?).try_into()?;
     for entry in v6.iter() {
-        let (Vip6Key { address, port, protocol, .. }, route) = entry?;
-        served.insert(format!("{:?} {} {protocol}", IpAddr::from(address), port.host()), table(&route));
+        let (key, route) = entry?;
+        let address = IpAddr::from(key.address());
+        served.insert(format!("{address:?} {} {}", key.port().host(), key.protocol()), table(&route));
     }
     Ok(served)
 }

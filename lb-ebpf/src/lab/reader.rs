@@ -29,8 +29,7 @@ const LOOKS: u32 = 20_000;
 /// Passes the frame; what it has read is in [`READ`].
 #[inline(always)]
 pub fn read() -> u32 {
-    let key =
-        Vip4Key { address: Be32::from_wire(ADDRESS.load()), port: Be16::new(PORT.load()), protocol: 6, reserved: 0 };
+    let key = Vip4Key::new(Be32::from_wire(ADDRESS.load()), Be16::new(PORT.load()), 6);
     // SAFETY: the entry is read below; that it may have become another's meanwhile is what is looked for.
     let Some(route) = (unsafe { VIPS4.get(key) }) else { return xdp_action::XDP_PASS };
     // SAFETY: points to the value of an entry, which stays memory of the map.

@@ -162,8 +162,8 @@ impl VipKey {
     pub fn in_map(&self) -> FamilyKey {
         let (port, protocol) = (Be16::new(self.port), self.protocol);
         match self.address {
-            IpAddr::V4(v4) => FamilyKey::V4(Vip4Key { address: v4.into(), port, protocol, reserved: 0 }),
-            IpAddr::V6(v6) => FamilyKey::V6(Vip6Key { address: v6.into(), port, protocol, reserved: 0 }),
+            IpAddr::V4(v4) => FamilyKey::V4(Vip4Key::new(v4.into(), port, protocol)),
+            IpAddr::V6(v6) => FamilyKey::V6(Vip6Key::new(v6.into(), port, protocol)),
         }
     }
 
@@ -184,13 +184,13 @@ pub enum FamilyKey {
 
 impl From<Vip4Key> for VipKey {
     fn from(key: Vip4Key) -> Self {
-        Self { address: Ipv4Addr::from(key.address).into(), protocol: key.protocol, port: key.port.host() }
+        Self { address: Ipv4Addr::from(key.address()).into(), protocol: key.protocol(), port: key.port().host() }
     }
 }
 
 impl From<Vip6Key> for VipKey {
     fn from(key: Vip6Key) -> Self {
-        Self { address: key.address.into(), protocol: key.protocol, port: key.port.host() }
+        Self { address: key.address().into(), protocol: key.protocol(), port: key.port().host() }
     }
 }
 
