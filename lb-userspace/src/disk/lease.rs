@@ -1,13 +1,17 @@
 //! A read lease on a file (`F_SETLEASE`, fcntl(2)): while it lasts, nobody has the file open for writing, and whoever
 //! opens it for that or truncates it waits until it ends, 45 seconds at most (`/proc/sys/fs/lease-break-time`).
 //!
-//! The file's owner may take one, everybody else needs CAP_LEASE. Some file systems know none, NFS and FUSE among them.
+//! The file's owner may take one, everybody else needs CAP_LEASE. Some file systems know none. NFS and CIFS give one only
+//! while their server has promised the file to this client, and otherwise say what others say of a file that is open for
+//! writing: of them it is taken for no answer.
 
 use std::{
     fs::File,
     io,
     os::fd::{AsRawFd as _, RawFd},
 };
+
+use nix::sys::statfs::fstatfs;
 
 /// A lease, given back when dropped.
 #[derive(Debug)]
@@ -34,7 +38,7 @@ impl<'f> Lease<'f> {
         let taken = control(fd, F_SETSIG, libc::SIGURG).and_then(|_| control(fd, libc::F_SETLEASE, libc::F_RDLCK));
         match taken {
             Ok(_) => Taken::Lease(Self { file }),
-            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Taken::Busy,
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) && !is_remote(file) => Taken::Busy,
             Err(_) => Taken::Unknown,
         }
     }
@@ -50,6 +54,15 @@ impl Drop for Lease<'_> {
         // Nothing is lost if it fails: the lease ends with the file descriptor at the latest.
         let _ = control(self.file.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK);
     }
+}
+
+/// Whether the file is on a file system that asks a server for leases. One that does not say is none.
+fn is_remote(file: &File) -> bool {
+    // `linux/magic.h`: NFS, SMB, CIFS, SMB2.
+    const REMOTE: [i64; 4] = [0x6969, 0x517b, 0xff53_4d42, 0xfe53_4d42];
+    // An `i64` on some targets only.
+    #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
+    fstatfs(file).is_ok_and(|system| REMOTE.contains(&(system.filesystem_type().0 as i64)))
 }
 
 /// `F_SETSIG` of `asm-generic/fcntl.h`, which libc has for few targets.
@@ -106,6 +119,7 @@ mod tests {
         let writer = File::create(&path).unwrap();
         let file = File::open(&path).unwrap();
         assert!(matches!(Lease::take(&file), Taken::Busy));
+        assert!(!is_remote(&file));
         drop(writer);
         lease(&file);
     }
