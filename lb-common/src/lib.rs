@@ -35,7 +35,7 @@ pub use vip::{MARKER, Vip4Key, Vip6Key, VipFlags, VipName, VipRecord, VipRoute};
 
 /// The version of the layout of every map. It is part of the path that maps are pinned under, so that a daemon never
 /// adopts maps that it would misread.
-pub const ABI: u32 = 3;
+pub const ABI: u32 = 4;
 
 /// Id 0 of a VIP or backend means "none"; entry 0 of the arrays that they index stays unused.
 pub const NO_ID: u32 = 0;

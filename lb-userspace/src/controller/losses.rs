@@ -1,7 +1,7 @@
 //! What is lost behind the data plane, followed: at which interfaces it is counted, and what to say when it grows.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::Path,
     time::{Duration, Instant},
 };
@@ -10,7 +10,7 @@ use lb_common::LossCause;
 
 use crate::{
     api::types,
-    dataplane::{self, LossCounts, LostFrames},
+    dataplane::{self, LossCounts, LossInterfaces, LostFrames},
 };
 
 /// For how long after a loss there is something to say.
@@ -37,12 +37,13 @@ impl Losses {
     pub fn open(bpffs: &Path) -> Self {
         match dataplane::Losses::open(bpffs) {
             Ok(losses) => {
-                let found = Found { counts: Some(losses.counts().clone()), ..Found::default() };
+                let mut found = Found { counts: Some(losses.counts().clone()), ..Found::default() };
+                found.tell(losses.missing());
                 Self { losses: Some(losses), found }
             }
             Err(error) => {
                 let mut losses = Self::default();
-                losses.found.fail(&error);
+                losses.found.tell(Some(&error));
                 losses
             }
         }
@@ -54,11 +55,14 @@ impl Losses {
     }
 
     /// Counts at these interfaces, and looks what has grown.
-    pub fn follow(&mut self, interfaces: &BTreeSet<u32>, exists: impl Fn(u32) -> bool) {
+    pub fn follow(&mut self, interfaces: &LossInterfaces, exists: impl Fn(u32) -> bool) {
         let Some(losses) = &mut self.losses else { return };
         match losses.follow(interfaces, exists).and_then(|()| losses.counts().frames()) {
-            Ok(frames) => self.found.look(&frames),
-            Err(error) => self.found.fail(&error),
+            Ok(frames) => {
+                self.found.look(&frames);
+                self.found.tell(losses.missing());
+            }
+            Err(error) => self.found.tell(Some(&error)),
         }
     }
 }
@@ -81,12 +85,10 @@ impl Found {
     /// What the operator should look at.
     pub fn warnings(&self, name: impl Fn(u32) -> String) -> Vec<String> {
         let fresh = self.grown.iter().filter(|(_, (_, grown))| grown.is_some_and(|grown| grown.elapsed() < FRESH));
-        let lost = fresh.map(|(ifindex, (frames, _))| {
-            format!(
-                "{} has lost frames that naru sent, {frames} so far, some of them within the last ten minutes: `naru stats` \
-                 has the causes",
-                name(*ifindex)
-            )
+        // Without a count, which would make it another warning each time.
+        let lost = fresh.map(|(ifindex, _)| {
+            let name = name(*ifindex);
+            format!("{name} has lost frames that naru sent, within the last ten minutes: `naru stats` has the causes")
         });
         self.problem.iter().cloned().chain(lost).collect()
     }
@@ -102,12 +104,17 @@ impl Found {
         }
     }
 
-    fn fail(&mut self, error: &dataplane::LossesError) {
-        let problem = error.to_string();
-        if self.problem.as_ref() != Some(&problem) {
-            log::warn!("{problem}");
+    /// Notes what is not counted, and that all is again.
+    fn tell(&mut self, missing: Option<&dataplane::LossesError>) {
+        let problem = missing.map(ToString::to_string);
+        if self.problem == problem {
+            return;
         }
-        self.problem = Some(problem);
+        match &problem {
+            Some(problem) => log::warn!("{problem}"),
+            None => log::info!("frames that are lost behind naru are counted again"),
+        }
+        self.problem = problem;
     }
 }
 
@@ -125,6 +132,6 @@ mod tests {
         losses.look(&lost(7));
         losses.look(&lost(7));
         let [warning] = &losses.warnings(name)[..] else { panic!("one warning") };
-        assert!(warning.starts_with("eth2 has lost frames that naru sent, 7 so far"), "{warning}");
+        assert!(warning.starts_with("eth2 has lost frames that naru sent"), "{warning}");
     }
 }

@@ -72,7 +72,7 @@ use crate::{
         Config, Node, ReadError, Readers,
         edit::{self, Edit},
     },
-    dataplane::{self, Dataplane},
+    dataplane::{self, Dataplane, LossInterfaces},
     metrics::{self, Applies, Snapshot},
     netlink::{self, Event, Target},
     plan::{Change, Destination, Removal, Served},
@@ -844,7 +844,10 @@ impl Controller {
 
     /// Counts losses at the interfaces that packets come in and leave by.
     fn follow_losses(&mut self) {
-        let interfaces = self.interfaces.ingress(&self.dataplane).chain(self.next_hops.interfaces()).collect();
+        let interfaces = LossInterfaces {
+            ingress: self.interfaces.ingress(&self.dataplane).collect(),
+            egress: self.next_hops.interfaces(),
+        };
         block_in_place(|| self.losses.follow(&interfaces, |ifindex| self.interfaces.exists(ifindex)));
     }
 

@@ -15,8 +15,8 @@ use std::{
 };
 
 use aya::{
-    EbpfLoader,
-    maps::{Array, Map, MapData, MapError, PerCpuHashMap, PerCpuValues},
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuHashMap, PerCpuValues},
     programs::{RawTracePoint, links::FdLink},
     util::nr_cpus,
 };
@@ -25,29 +25,48 @@ use lb_common::{ABI, DeviceLayout, LossCause};
 use super::{
     Error,
     btf::Btf,
-    place::{make_directories, names, remove_tree},
+    place::{make_directories, names, remove, remove_tree},
 };
 use crate::{memory, objects};
 
-const TRACEPOINTS: [&str; 4] = ["xdp_exception", "xdp_bulk_tx", "xdp_devmap_xmit", "xdp_redirect_err"];
+/// Tracepoints, each with the programs for it, by what kernels have them: the first that a kernel takes is attached.
+const TRACEPOINTS: [(&str, &[&str]); 4] = [
+    ("xdp_exception", &["xdp_exception"]),
+    ("xdp_bulk_tx", &["xdp_bulk_tx"]),
+    ("xdp_devmap_xmit", &["xdp_devmap_xmit"]),
+    ("xdp_redirect_err", &["xdp_redirect_err", "xdp_redirect_err_of_six"]),
+];
 const LOSSES: &str = "LOSSES";
+const INGRESS: &str = "INGRESS";
 const LAYOUT: &str = "LAYOUT";
+const MAPS: [&str; 3] = [LOSSES, INGRESS, LAYOUT];
 
 type Counts = PerCpuHashMap<MapData, u32, lb_common::Losses>;
 
 /// At which interfaces is counted.
 pub struct Losses {
     interfaces: Counts,
+    ingress: HashMap<MapData, u32, u32>,
     counts: LossCounts,
+    missing: Option<LossesError>,
+}
+
+/// The interfaces of the data plane, by index.
+#[derive(Clone, Debug, Default)]
+pub struct Interfaces {
+    /// That frames come in by.
+    pub ingress: BTreeSet<u32>,
+    /// That frames leave by.
+    pub egress: BTreeSet<u32>,
 }
 
 /// The counts, for any number of readers.
 #[derive(Clone)]
 pub struct LossCounts(Arc<Counts>);
 
-/// Why losses are not counted.
+/// Why losses are not counted, or not all of them.
 #[derive(Debug, thiserror::Error)]
-#[error("frames that are lost behind naru are not counted: {0:#}")]
+#[error("frames that are lost behind naru are not counted, or not all of them: {0:#}")]
 pub struct LossesError(#[from] anyhow::Error);
 
 /// Frames lost at an interface, by cause.
@@ -75,8 +94,13 @@ impl Losses {
     /// # Errors
     ///
     /// The kernel refuses a write, for instance because there are too many.
-    pub fn follow(&mut self, interfaces: &BTreeSet<u32>, exists: impl Fn(u32) -> bool) -> Result<(), LossesError> {
+    pub fn follow(&mut self, interfaces: &Interfaces, exists: impl Fn(u32) -> bool) -> Result<(), LossesError> {
         Ok(self.try_follow(interfaces, exists)?)
+    }
+
+    /// Which losses this kernel does not tell of, and why.
+    pub fn missing(&self) -> Option<&LossesError> {
+        self.missing.as_ref()
     }
 
     /// What was lost.
@@ -87,23 +111,36 @@ impl Losses {
     fn take(directory: &Path) -> anyhow::Result<Self> {
         let links = directory.join(format!("{:016x}", object()));
         let namespace = namespace()?;
-        if !is_in_place(directory, &links, namespace) {
-            put_in_place(directory, &links, namespace)?;
-        }
-        let counts = || -> anyhow::Result<Counts> {
-            Ok(Map::PerCpuHashMap(MapData::from_pin(directory.join(LOSSES))?).try_into()?)
+        let missing = if is_in_place(directory, &links, namespace) {
+            None
+        } else {
+            put_in_place(directory, &links, namespace)?.map(LossesError)
         };
-        Ok(Self { interfaces: counts()?, counts: LossCounts(Arc::new(counts()?)) })
+        // Whoever was killed between the two left both, and each loss counts twice until one has gone.
+        remove_others(directory, &links)?;
+        let pinned = |name| MapData::from_pin(directory.join(name));
+        let counts = || -> anyhow::Result<Counts> { Ok(Map::PerCpuHashMap(pinned(LOSSES)?).try_into()?) };
+        let ingress = Map::HashMap(pinned(INGRESS)?).try_into()?;
+        Ok(Self { interfaces: counts()?, ingress, counts: LossCounts(Arc::new(counts()?)), missing })
     }
 
-    fn try_follow(&mut self, interfaces: &BTreeSet<u32>, exists: impl Fn(u32) -> bool) -> anyhow::Result<()> {
+    fn try_follow(&mut self, interfaces: &Interfaces, exists: impl Fn(u32) -> bool) -> anyhow::Result<()> {
+        let Interfaces { ingress, egress } = interfaces;
         let known: BTreeSet<u32> = self.interfaces.keys().collect::<Result<_, _>>()?;
-        for ifindex in known.iter().filter(|ifindex| !interfaces.contains(ifindex) && !exists(**ifindex)) {
+        let all: BTreeSet<u32> = ingress.union(egress).copied().collect();
+        for ifindex in known.difference(&all).filter(|ifindex| !exists(**ifindex)) {
             self.interfaces.remove(ifindex)?;
         }
-        for ifindex in interfaces.difference(&known) {
+        for ifindex in all.difference(&known) {
             let cpus = nr_cpus().map_err(|(_, error)| error)?;
             self.interfaces.insert(ifindex, PerCpuValues::try_from(vec![lb_common::Losses::default(); cpus])?, 0)?;
+        }
+        let known: BTreeSet<u32> = self.ingress.keys().collect::<Result<_, _>>()?;
+        for ifindex in known.difference(ingress) {
+            self.ingress.remove(ifindex)?;
+        }
+        for ifindex in ingress.difference(&known) {
+            self.ingress.insert(ifindex, 0, 0)?;
         }
         Ok(())
     }
@@ -128,40 +165,71 @@ impl LossCounts {
         };
         let mut all: Vec<_> = self.0.iter().map(entry).collect::<Result<_, LossesError>>()?;
         all.sort_by_key(|lost| lost.ifindex);
+        // A walk begins anew where the entry that it stands on goes.
+        all.dedup_by_key(|lost| lost.ifindex);
         Ok(all)
     }
 }
 
 /// Whether the programs of this build run, for this namespace.
 fn is_in_place(directory: &Path, links: &Path, namespace: u32) -> bool {
-    let layout = || -> anyhow::Result<DeviceLayout> {
-        let map = Map::Array(MapData::from_pin(directory.join(LAYOUT))?);
-        Ok(Array::<_, DeviceLayout>::try_from(map)?.get(&0, 0)?)
-    };
-    TRACEPOINTS.iter().all(|name| links.join(name).exists())
-        && directory.join(LOSSES).exists()
-        && layout().is_ok_and(|layout| layout.namespace == namespace)
+    TRACEPOINTS.iter().all(|(tracepoint, _)| links.join(tracepoint).exists())
+        && MAPS.iter().all(|name| directory.join(name).exists())
+        && namespace_of(directory).is_ok_and(|counted| counted == namespace)
 }
 
-/// Loads and attaches the programs over the maps that there are, and takes those away that were attached before: for a
-/// moment both count.
-fn put_in_place(directory: &Path, links: &Path, namespace: u32) -> anyhow::Result<()> {
+/// The namespace that is counted in.
+fn namespace_of(directory: &Path) -> anyhow::Result<u32> {
+    let map = Map::Array(MapData::from_pin(directory.join(LAYOUT))?);
+    Ok(Array::<_, DeviceLayout>::try_from(map)?.get(&0, 0)?.namespace)
+}
+
+/// Loads and attaches the programs over the maps that there are; beside those that were attached before, for a moment
+/// both count. Returns why a tracepoint has none, where the others have.
+fn put_in_place(directory: &Path, links: &Path, namespace: u32) -> anyhow::Result<Option<anyhow::Error>> {
+    let layout = device_layout(namespace)?;
     remove_tree(links)?;
     make_directories(links)?;
+    // Another namespace's interfaces have other indices: what was counted is of none of these.
+    if namespace_of(directory).is_ok_and(|counted| counted != namespace) {
+        for name in MAPS {
+            remove(&directory.join(name))?;
+        }
+    }
     let mut loader = EbpfLoader::new();
-    for name in [LOSSES, LAYOUT] {
+    for name in MAPS {
         loader.map_pin_path(name, directory.join(name));
     }
     let mut ebpf = loader.load(objects::LOSSES)?;
-    let missing = |name| anyhow::anyhow!("the object has no {name}");
-    let mut layout: Array<_, DeviceLayout> = ebpf.map_mut(LAYOUT).ok_or_else(|| missing(LAYOUT))?.try_into()?;
-    layout.set(0, device_layout(namespace)?, 0)?;
-    for name in TRACEPOINTS {
-        let program: &mut RawTracePoint = ebpf.program_mut(name).ok_or_else(|| missing(name))?.try_into()?;
-        program.load().map_err(|error| Error::load(&error))?;
-        let id = program.attach(name)?;
-        FdLink::from(program.take_link(id)?).pin(links.join(name))?;
+    let map = ebpf.map_mut(LAYOUT).ok_or_else(|| no_such(LAYOUT))?;
+    Array::<_, DeviceLayout>::try_from(map)?.set(0, layout, 0)?;
+    let attached = TRACEPOINTS.map(|(tracepoint, programs)| {
+        let mut attempts = programs.iter().map(|name| attach(&mut ebpf, name, tracepoint, links));
+        let first = attempts.next()?.err()?;
+        attempts.all(|attempt| attempt.is_err()).then(|| first.context(tracepoint))
+    });
+    let mut failures = attached.into_iter().flatten().collect::<Vec<_>>();
+    match failures.len() {
+        0 => Ok(None),
+        few if few < TRACEPOINTS.len() => Ok(failures.pop()),
+        _ => Err(failures.remove(0)),
     }
+}
+
+fn attach(ebpf: &mut Ebpf, name: &'static str, tracepoint: &str, links: &Path) -> anyhow::Result<()> {
+    let program: &mut RawTracePoint = ebpf.program_mut(name).ok_or_else(|| no_such(name))?.try_into()?;
+    program.load().map_err(|error| Error::load(&error))?;
+    let id = program.attach(tracepoint)?;
+    FdLink::from(program.take_link(id)?).pin(links.join(tracepoint))?;
+    Ok(())
+}
+
+fn no_such(name: &'static str) -> anyhow::Error {
+    anyhow::anyhow!("the object has no {name}")
+}
+
+/// Takes the programs of other versions away.
+fn remove_others(directory: &Path, links: &Path) -> anyhow::Result<()> {
     for other in names(directory)? {
         let other: PathBuf = directory.join(other);
         if other != links && other.is_dir() {

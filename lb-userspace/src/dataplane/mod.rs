@@ -44,7 +44,7 @@ pub use self::{
     flows::{FlowTable, FlowTables},
     interface::named as interface_named,
     links::{Attachment, Links, Mode, Pinned, ProgramRef, detach_pinned, pinned},
-    losses::{LossCounts, Losses, LossesError, LostFrames},
+    losses::{Interfaces as LossInterfaces, LossCounts, Losses, LossesError, LostFrames},
     maps::{MapUsage, Table},
     own_macs::{LeftOut, OwnMacs},
     place::{detach_everything, detach_interface, interface_of, make_directories, mount_if_missing, names, pin_name},
