@@ -1188,10 +1188,23 @@ fn a_listener_for_metrics_that_fails_is_begun_anew() {
     bed.scrape();
     let fault = bed.faults().join("panic");
     fs::write(&fault, "accept").unwrap();
-    eventually("the listener fails", || !bed.has_metrics(), || bed.log());
+    let start = "metrics on http://127.0.0.1:9100/metrics";
+    let fails = |times| {
+        // Who connects is what it fails at.
+        let has_failed = || !bed.has_metrics() && bed.log().matches(start).count() > times;
+        eventually("the listener fails and is begun anew", has_failed, || bed.log());
+    };
+    fails(1);
+    let told = || bed.has_metrics() || bed.json("status")["problems"][0]["kind"] == "metrics";
+    eventually("that is told while it lasts", told, || bed.log());
+    fails(3);
+    let log = bed.log();
+    let told = ["/metrics on 127.0.0.1:9100 has failed", "mended:"].map(|said| log.matches(said).count());
+    assert_eq!(told, [1, 0], "{log}");
     bed.done("backend drain web 10.0.1.12");
     fs::remove_file(fault).unwrap();
     bed.wait_for_problems("metrics", 0);
+    bed.scrape();
     let log = bed.log();
     for said in ["the listener for /metrics on 127.0.0.1:9100 has failed", "mended: metrics 127.0.0.1:9100"] {
         assert!(log.contains(said), "{log}");

@@ -708,13 +708,17 @@ impl Controller {
         }
     }
 
-    /// Serves metrics where the config wants them and they are not served, or not any more.
+    /// Serves metrics where the config wants them and they are not served, or not any more. What has failed once, and
+    /// may fail again as soon as somebody connects, is mended only when it is found alive at the next try.
     async fn retry_metrics(&mut self) {
         let has_failed = self.metrics.take_if(|server| server.has_ended()).is_some();
-        let Some(address) = self.applied.config.node.metrics.filter(|_| self.metrics.is_none()) else {
+        let Some(address) = self.applied.config.node.metrics else {
             return self.problems.follow(ProblemKind::Metrics, &BTreeMap::new());
         };
         let what = address.to_string();
+        if self.metrics.is_some() {
+            return self.problems.mend(ProblemKind::Metrics, &what);
+        }
         if has_failed {
             let reason =
                 format!("the listener for /metrics on {address} has failed: this is a bug, see the log before");
@@ -723,7 +727,9 @@ impl Controller {
         match self.serve_metrics(address).await {
             Ok(server) => {
                 self.metrics = Some(server);
-                self.problems.mend(ProblemKind::Metrics, &what);
+                if !has_failed {
+                    self.problems.mend(ProblemKind::Metrics, &what);
+                }
             }
             Err(error) => self.problems.note(ProblemKind::Metrics, &what, &error.to_string()),
         }
