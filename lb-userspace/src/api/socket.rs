@@ -43,6 +43,9 @@ const MODE: u32 = 0o660;
 /// Where others may read: to connect takes write permission.
 const MODE_READERS: u32 = 0o666;
 
+/// Of a directory that is made for the socket, whatever the umask is: who may connect is the socket's to say.
+const MODE_DIR: u32 = 0o755;
+
 /// How often it is looked whether the socket and the group are there.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -68,7 +71,7 @@ pub enum SocketError {
         path: PathBuf,
     },
     /// The kernel refused.
-    #[error("cannot {what} {}: {source}; set another `socket` in [node] or correct the directory", path.display())]
+    #[error("cannot {what} {}: {source}; {}", path.display(), remedy(source))]
     Io {
         /// What was tried.
         what: &'static str,
@@ -263,12 +266,37 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 async fn listen(path: &Path) -> Result<UnixListener, SocketError> {
     let failed = |what| move |source| SocketError::Io { what, path: path.to_owned(), source };
     if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir).map_err(failed("make the directory of"))?;
+        make_dir(dir).map_err(failed("make the directory of"))?;
     }
     remove_stale(path).await?;
     let listener = UnixListener::bind(path).map_err(failed("listen on"))?;
     fs::set_permissions(path, fs::Permissions::from_mode(MODE)).map_err(failed("set the mode of"))?;
     Ok(listener)
+}
+
+/// Makes a directory where it is missing, and those above it, so that everybody can get through.
+fn make_dir(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    match (fs::create_dir(dir), dir.parent()) {
+        (Err(error), Some(above)) if error.kind() == ErrorKind::NotFound => {
+            make_dir(above)?;
+            fs::create_dir(dir)?;
+        }
+        (made, _) => made?,
+    }
+    fs::set_permissions(dir, fs::Permissions::from_mode(MODE_DIR))
+}
+
+/// What to do where the kernel refused.
+fn remedy(error: &io::Error) -> &'static str {
+    if error.kind() == ErrorKind::ReadOnlyFilesystem {
+        // Under systemd only the directory that it made can be written to, and that one is no longer there.
+        return "if somebody has removed the directory that systemd made for it, `systemctl restart naru` makes it anew and \
+                interrupts nothing; else set another `socket` in [node]";
+    }
+    "set another `socket` in [node] or correct the directory"
 }
 
 /// Gives the socket its group and mode; what stands in the way of somebody who should be able to use it.
@@ -328,7 +356,14 @@ async fn remove_stale(path: &Path) -> Result<(), SocketError> {
 pub(super) mod tests {
     use std::os::fd::{AsRawFd as _, OwnedFd};
 
-    use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, socket};
+    use nix::{
+        mount::{MsFlags, mount, umount},
+        sched::{CloneFlags, unshare},
+        sys::{
+            socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, socket},
+            stat::{Mode, umask},
+        },
+    };
 
     use super::*;
 
@@ -358,6 +393,47 @@ pub(super) mod tests {
         assert_eq!(mode(), 0o666);
         assert_eq!(admit(&path, None, &Readers::Groups(Vec::new())), None);
         assert_eq!(mode(), 0o660);
+    }
+
+    /// Does something on a thread with mounts and a umask of its own.
+    fn apart(work: impl FnOnce() + Send + 'static) {
+        let apart = move || {
+            unshare(CloneFlags::CLONE_NEWNS).expect("root runs this test");
+            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_PRIVATE | MsFlags::MS_REC, None::<&str>).unwrap();
+            work();
+        };
+        std::thread::spawn(apart).join().unwrap();
+    }
+
+    fn listen_here(path: &Path) -> Result<(), SocketError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(listen(path)).map(drop)
+    }
+
+    #[test]
+    fn a_directory_that_is_made_lets_others_through() {
+        apart(|| {
+            umask(Mode::from_bits_truncate(0o077));
+            let dir = tempfile::tempdir().unwrap();
+            listen_here(&dir.path().join("made/here/naru.sock")).unwrap();
+            for made in ["made", "made/here"] {
+                let mode = fs::metadata(dir.path().join(made)).unwrap().permissions().mode() & 0o777;
+                assert_eq!(mode, 0o755, "{made}");
+            }
+        });
+    }
+
+    #[test]
+    fn where_nothing_may_be_written_a_restart_is_what_helps() {
+        apart(|| {
+            let dir = tempfile::tempdir().unwrap();
+            mount(None::<&str>, dir.path(), Some("tmpfs"), MsFlags::MS_RDONLY, None::<&str>).unwrap();
+            for path in ["naru.sock", "naru/naru.sock"] {
+                let error = listen_here(&dir.path().join(path)).unwrap_err().to_string();
+                assert!(error.contains("Read-only") && error.contains("`systemctl restart naru`"), "{error}");
+            }
+            umount(dir.path()).unwrap();
+        });
     }
 
     #[tokio::test]
