@@ -185,6 +185,10 @@ impl Socket {
             });
             let Ok((group, problem)) = admitted.await else { continue };
             self.group.store(group.map_or(NO_GROUP, Gid::as_raw), Ordering::Relaxed);
+            if !self.place.lock().await.is_own(&self.path) {
+                // It went meanwhile, and so did what stood in the way of it.
+                continue;
+            }
             controller.note(ProblemKind::Socket, what.clone(), problem).await;
             kept = Some(readers);
         }
