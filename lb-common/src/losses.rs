@@ -54,3 +54,6 @@ impl DeviceLayout {
 }
 
 super::pod!(Losses, DeviceLayout);
+
+const _: () = assert!(size_of::<Losses>() == 24);
+const _: () = assert!(size_of::<DeviceLayout>() == 16);

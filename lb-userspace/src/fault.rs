@@ -1,5 +1,5 @@
-//! Places at which a test has the process die, a part of it panic, or a disk be slow. Only builds with debug assertions have them: in a
-//! release they are nothing.
+//! Places at which a test has the process die, a part of it panic, or a disk be slow. Only builds with debug assertions
+//! have them: in a release they are nothing.
 //!
 //! `NARU_FAULTS` names a directory. While that has a file `armed`, every place that is passed adds a line to `passed`, and
 //! the one whose number is in `armed` is where the process is killed by SIGKILL; 0 kills at none. While it has a file

@@ -1,5 +1,7 @@
 //! The eBPF objects that the build made of `lb-ebpf`, embedded.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use aya::include_bytes_aligned;
 
 /// The forwarder.
@@ -10,3 +12,10 @@ pub static DECAP: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/deca
 pub static LOSSES: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/losses"));
 /// Programs for tests and benchmarks; the linker leaves them out of the `naru` binary.
 pub static LAB: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/lab"));
+
+/// Tells an object from that of another version.
+pub fn fingerprint(object: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    object.hash(&mut hasher);
+    hasher.finish()
+}

@@ -48,7 +48,7 @@ pub fn xdp_bulk_tx(context: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "xdp_devmap_xmit")]
 pub fn xdp_devmap_xmit(context: RawTracePointContext) -> i32 {
     let drops = context.arg::<i32>(3);
-    if drops <= 0 || !is_ingress(context.arg(0)) {
+    if drops <= 0 || ingress(context.arg(0)).is_none() {
         return 0;
     }
     index(context.arg(1)).map_or(0, |ifindex| count(ifindex, drops, LossCause::Transmit))
@@ -73,7 +73,7 @@ pub fn xdp_redirect_err_of_six(context: RawTracePointContext) -> i32 {
 /// `target`: the index in the map of devices is that of the interface.
 #[inline(always)]
 fn not_redirected(device: *const u8, target: u32) -> i32 {
-    if is_ingress(device) { count(target, 1, LossCause::Redirect) } else { 0 }
+    ingress(device).map_or(0, |_| count(target, 1, LossCause::Redirect))
 }
 
 /// Counts at the device that frames came in by.
@@ -82,15 +82,13 @@ fn lost_at(device: *const u8, frames: i32, cause: LossCause) -> i32 {
     if frames <= 0 {
         return 0;
     }
-    match index(device) {
-        Some(ifindex) if INGRESS.get_ptr(ifindex).is_some() => count(ifindex, frames, cause),
-        _ => 0,
-    }
+    ingress(device).map_or(0, |ifindex| count(ifindex, frames, cause))
 }
 
+/// The index of a device that frames of the data plane come in by.
 #[inline(always)]
-fn is_ingress(device: *const u8) -> bool {
-    index(device).is_some_and(|ifindex| INGRESS.get_ptr(ifindex).is_some())
+fn ingress(device: *const u8) -> Option<u32> {
+    index(device).filter(|ifindex| INGRESS.get_ptr(*ifindex).is_some())
 }
 
 /// The index of a device of the daemon's namespace.

@@ -38,8 +38,8 @@ pub struct Contents {
 }
 
 impl ConfigFile {
-    /// Reads and parses the file as it is just now. Spares the parsing where the text is that of `known`. The hash seed is that of `known`,
-    /// whatever its file holds meanwhile.
+    /// Reads and parses the file as it is just now. Spares the parsing where the text is that of `known`. The hash seed is
+    /// that of `known`, whatever its file holds meanwhile.
     pub fn read(&self, known: Option<&Contents>) -> Result<Contents, ReadError> {
         self.parse(self.text()?, known).map_err(ReadError::from)
     }
@@ -58,12 +58,16 @@ impl ConfigFile {
 
     /// What the file holds, once nobody is writing to it.
     pub fn settled_text(&self) -> Result<String, ReadError> {
-        read_settled(&self.path).map_err(|error| ReadError::Unreadable { path: self.path.clone(), error })
+        read_settled(&self.path).map_err(|error| self.unreadable(error))
     }
 
     /// What the file holds, which may be half a save: to be shown, and not to be applied.
     pub fn text(&self) -> Result<String, ReadError> {
-        std::fs::read_to_string(&self.path).map_err(|error| ReadError::Unreadable { path: self.path.clone(), error })
+        std::fs::read_to_string(&self.path).map_err(|error| self.unreadable(error))
+    }
+
+    fn unreadable(&self, error: std::io::Error) -> ReadError {
+        ReadError::Unreadable { path: self.path.clone(), error }
     }
 
     /// Parses `text` as if it were in the file; of what differs little from `known` only what differs. A text without

@@ -162,18 +162,17 @@ impl Interfaces {
         barred.map(|link| (link.ifindex, reason(link))).collect()
     }
 
-    /// Tells the data plane the MAC addresses that frames for this host have.
-    pub fn follow_macs(&mut self, dataplane: &mut Dataplane) {
-        let attached: Vec<_> = dataplane.attachments().iter().map(|attachment| attachment.ifindex).collect();
+    /// Tells the data plane the MAC addresses that frames for this host have on the interfaces that they come in by.
+    pub fn follow_macs(&mut self, dataplane: &mut Dataplane, ingress: &BTreeSet<u32>) {
         let links: Vec<_> = self.links.values().collect();
-        self.left_out = dataplane.set_own_macs(&own_macs(&links, &attached));
+        self.left_out = dataplane.set_own_macs(&own_macs(&links, ingress));
     }
 
     /// The interfaces that frames come in by, by index.
-    pub fn ingress(&self, dataplane: &Dataplane) -> impl Iterator<Item = u32> + use<> {
+    pub fn ingress(&self, dataplane: &Dataplane) -> BTreeSet<u32> {
         let attached: Vec<_> = dataplane.attachments().iter().map(|attachment| attachment.ifindex).collect();
         let links: Vec<_> = self.links.values().collect();
-        ingress(&links, &attached).into_iter()
+        ingress(&links, &attached)
     }
 
     /// Whether there is an interface with this index.

@@ -26,7 +26,7 @@ mod sweeper;
 mod view;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     mem,
     net::SocketAddr,
     path::Path,
@@ -849,19 +849,17 @@ impl Controller {
     }
 
     /// Counts losses at the interfaces that packets come in and leave by.
-    fn follow_losses(&mut self) {
-        let interfaces = LossInterfaces {
-            ingress: self.interfaces.ingress(&self.dataplane).collect(),
-            egress: self.next_hops.interfaces(),
-        };
+    fn follow_losses(&mut self, ingress: BTreeSet<u32>) {
+        let interfaces = LossInterfaces { ingress, egress: self.next_hops.interfaces() };
         block_in_place(|| self.losses.follow(&interfaces, |ifindex| self.interfaces.exists(ifindex)));
     }
 
     /// Takes frames for the addresses, and uses the ways that packets can leave by, as the data plane is attached now;
     /// and no others.
     fn follow_attachments(&mut self) {
-        self.interfaces.follow_macs(&mut self.dataplane);
-        self.follow_losses();
+        let ingress = self.interfaces.ingress(&self.dataplane);
+        self.interfaces.follow_macs(&mut self.dataplane, &ingress);
+        self.follow_losses(ingress);
         let news = Arc::make_mut(&mut self.next_hops).bar(self.interfaces.barred(&self.dataplane));
         self.tell(news.into_iter().map(|(target, next_hop)| (destination(&target), next_hop)).collect());
     }

@@ -13,19 +13,20 @@ const MASTERS: [&str; 3] = ["bridge", "bond", "team"];
 /// Those of them whose ports run the program in their stead.
 const BUNDLES: [&str; 2] = ["bond", "team"];
 
-/// The addresses by interface, its own first. `attached`: the interfaces with the program. Interfaces without an
+/// The addresses by interface, its own first, of those that frames come in by ([`ingress`]). Interfaces without an
 /// address have none here.
-pub fn own_macs(links: &[&InterfaceInfo], attached: &[u32]) -> OwnMacs {
+pub fn own_macs(links: &[&InterfaceInfo], ingress: &BTreeSet<u32>) -> OwnMacs {
     let macs = |ifindex: u32| {
         let mut macs = Vec::new();
         let mut seen = BTreeSet::new();
         collect(links, ifindex, &mut seen, &mut macs);
         (ifindex, macs)
     };
-    ingress(links, attached).into_iter().map(macs).filter(|(_, macs)| !macs.is_empty()).collect()
+    ingress.iter().copied().map(macs).filter(|(_, macs)| !macs.is_empty()).collect()
 }
 
-/// The interfaces that frames come in by, by index: those with the program, and the ports of those that are bundles.
+/// The interfaces that frames come in by, by index: `attached`, which have the program, and the ports of those of them that
+/// are bundles.
 pub fn ingress(links: &[&InterfaceInfo], attached: &[u32]) -> BTreeSet<u32> {
     let at = |ifindex: u32| links.iter().copied().find(|link| link.ifindex == ifindex);
     let is_port = |link: &&&InterfaceInfo| {
@@ -83,7 +84,7 @@ mod tests {
     /// The indices of the interfaces whose addresses frames by `of` are for.
     fn known(links: &[InterfaceInfo], attached: &[u32], of: u32) -> Vec<u8> {
         let links: Vec<_> = links.iter().collect();
-        own_macs(&links, attached).remove(&of).unwrap_or_default().iter().map(|mac| mac[5]).collect()
+        own_macs(&links, &ingress(&links, attached)).remove(&of).unwrap_or_default().iter().map(|mac| mac[5]).collect()
     }
 
     #[test]

@@ -7,7 +7,6 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use lb_common::ABI;
 use nix::{
     net::if_::if_nametoindex,
     sched::{CloneFlags, setns, unshare},
@@ -36,7 +35,7 @@ impl Pins {
 
     /// What is pinned in a directory of this ABI.
     pub fn names(&self, below: &str) -> Vec<String> {
-        place::names(&self.0.join(format!("v{ABI}")).join(below)).unwrap()
+        place::names(&place::root(&self.0).join(below)).unwrap()
     }
 }
 

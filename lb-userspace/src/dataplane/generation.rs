@@ -6,7 +6,6 @@
 
 use std::{
     fs,
-    hash::{DefaultHasher, Hash as _, Hasher as _},
     os::fd::AsFd,
     path::{Path, PathBuf},
 };
@@ -230,9 +229,7 @@ pub(super) fn parse(
     Ok(Loaded { ebpf, program })
 }
 
-/// Tells the embedded object from that of another version.
+/// Which object is embedded.
 fn object() -> u64 {
-    let mut hasher = DefaultHasher::new();
-    objects::FORWARDER.hash(&mut hasher);
-    hasher.finish()
+    objects::fingerprint(objects::FORWARDER)
 }

@@ -6,9 +6,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
-    hash::{DefaultHasher, Hash as _, Hasher as _},
-    io,
+    fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -20,12 +18,12 @@ use aya::{
     programs::{RawTracePoint, links::FdLink},
     util::nr_cpus,
 };
-use lb_common::{ABI, DeviceLayout, LossCause};
+use lb_common::{DeviceLayout, LossCause};
 
 use super::{
     Error,
     btf::Btf,
-    place::{make_directories, names, remove, remove_tree},
+    place::{make_directories, names, remove, remove_tree, root},
 };
 use crate::{memory, objects};
 
@@ -86,7 +84,7 @@ impl Losses {
     ///
     /// The kernel does not have or allow what this needs.
     pub fn open(bpffs: &Path) -> Result<Self, LossesError> {
-        Ok(Self::take(&bpffs.join(format!("v{ABI}")).join("losses"))?)
+        Ok(Self::take(&root(bpffs).join("losses"))?)
     }
 
     /// Counts at these interfaces too; forgets those that do not exist any more.
@@ -109,7 +107,7 @@ impl Losses {
     }
 
     fn take(directory: &Path) -> anyhow::Result<Self> {
-        let links = directory.join(format!("{:016x}", object()));
+        let links = directory.join(format!("{:016x}", objects::fingerprint(objects::LOSSES)));
         let namespace = namespace()?;
         let missing = if is_in_place(directory, &links, namespace) {
             None
@@ -256,11 +254,4 @@ fn device_layout(namespace: u32) -> anyhow::Result<DeviceLayout> {
 fn namespace() -> io::Result<u32> {
     let inode = fs::metadata("/proc/thread-self/ns/net")?.ino();
     u32::try_from(inode).map_err(io::Error::other)
-}
-
-/// Tells the embedded object from that of another version.
-fn object() -> u64 {
-    let mut hasher = DefaultHasher::new();
-    objects::LOSSES.hash(&mut hasher);
-    hasher.finish()
 }

@@ -38,7 +38,7 @@ impl Place {
     /// Another process has it, or `bpffs` is not on a bpf file system.
     pub fn take(bpffs: &Path) -> Result<Self, Error> {
         mount_if_missing(bpffs)?;
-        let root = bpffs.join(format!("v{ABI}"));
+        let root = root(bpffs);
         let links = root.join("links");
         make_directories(&links)?;
         let lock = lock(&root)?;
@@ -128,6 +128,11 @@ pub fn link_pins(bpffs: &Path) -> Result<Vec<PathBuf>, Error> {
 pub fn root_of<'a>(bpffs: &Path, pin: &'a Path) -> Option<&'a Path> {
     let root = pin.parent()?.parent()?;
     (root.parent()? == bpffs && is_abi(root.file_name()?.to_str()?)).then_some(root)
+}
+
+/// The directory of all pins of this ABI below `bpffs`.
+pub fn root(bpffs: &Path) -> PathBuf {
+    bpffs.join(format!("v{ABI}"))
 }
 
 /// The name of an interface's pin. Names on a bpf file system have no dots, names of interfaces have no colons.
