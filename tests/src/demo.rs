@@ -164,6 +164,7 @@ impl Stage {
         println!("\n$ naru stats\n{}", self.naru.cli(&["stats"])?);
         let stats: Stats = self.naru.read(&["stats"])?;
         println!("The client's side:");
+        let mut in_all = (0, 0);
         for (vip, report) in &stopped {
             let Report { requests, failed, retried, connections, backends, slowest, .. } = report;
             let (failed, retried) = (failed.len(), retried.len());
@@ -173,10 +174,17 @@ impl Stage {
             );
             let counted = stats.vips.iter().find(|counted| counted.name == vip.name);
             let counted = counted.map_or(0, |counted| counted.counts.new_flows);
+            in_all = (in_all.0 + connections, in_all.1 + counted);
             println!("          {connections} connections by the client's count, {counted} by naru's");
             let shares = backends.keys().map(|name| format!("{name} {:.1} %", 100.0 * report.share(name)));
             println!("          answered by {}", shares.collect::<Vec<_>>().join(", "));
         }
+        // A SYN that is repeated is a new flow by naru's count.
+        let (connections, counted) = in_all;
+        let repeated = self.lab.client().repeated_syns()?;
+        println!("  in all  {connections} connections, and {repeated} SYNs that the client's kernel sent again:");
+        let sent = connections + repeated;
+        println!("          {sent} by the client's count, {counted} by naru's");
         let all = |of: fn(&Report) -> &Vec<Failure>| stopped.iter().flat_map(move |(_, report)| of(report));
         self.explain("Retried on a new connection, and then answered", all(|report| &report.retried));
         self.explain("FAILED", all(|report| &report.failed));

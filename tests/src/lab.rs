@@ -447,11 +447,27 @@ impl Host {
     ///
     /// When the kernel's statistics are not in the form that we know.
     pub fn retransmitted(&self) -> anyhow::Result<u64> {
-        let text = self.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp"))?;
-        let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
-        let (names, values) = lines.next().zip(lines.next()).context("no TCP statistics")?;
+        self.statistic("snmp", "Tcp: ", "RetransSegs")
+    }
+
+    /// SYNs that the kernel of the host has sent again. Not only for a loss: where a new connection has the port of one that
+    /// has just ended, and nobody listens any more, the server's kernel speaks for the old one, and the SYN is repeated
+    /// (RFC 5961 §4.2).
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::retransmitted`].
+    pub fn repeated_syns(&self) -> anyhow::Result<u64> {
+        self.statistic("netstat", "TcpExt: ", "TCPSynRetrans")
+    }
+
+    /// A count from one of the kernel's files of statistics, which have a line of names and a line of values.
+    fn statistic(&self, file: &str, prefix: &str, name: &str) -> anyhow::Result<u64> {
+        let text = self.run(|| std::fs::read_to_string(format!("/proc/thread-self/net/{file}")))?;
+        let mut lines = text.lines().filter_map(|line| line.strip_prefix(prefix));
+        let (names, values) = lines.next().zip(lines.next()).with_context(|| format!("no {prefix}in {file}"))?;
         let mut pairs = names.split(' ').zip(values.split(' '));
-        let (_, value) = pairs.find(|(name, _)| *name == "RetransSegs").context("no RetransSegs in the statistics")?;
+        let (_, value) = pairs.find(|(other, _)| *other == name).with_context(|| format!("no {name} in {file}"))?;
         Ok(value.parse()?)
     }
 
