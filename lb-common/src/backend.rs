@@ -160,10 +160,11 @@ impl NextHop {
     /// Whether a frame that begins with these words comes from where frames to this next hop go.
     #[inline(always)]
     pub const fn is_source_of(&self, frame: [u32; 3]) -> bool {
+        // Both with their first byte lowest, as the words of a little-endian machine are already.
         let [_, second, third] = frame;
         let [to_first, to_second, _] = self.macs;
-        let source = ((u32::from_be(second) & 0xffff) as u64) << 32 | u32::from_be(third) as u64;
-        let destination = (u32::from_be(to_first) as u64) << 16 | (u32::from_be(to_second) >> 16) as u64;
+        let source = u32::from_le(second) as u64 >> 16 | (u32::from_le(third) as u64) << 16;
+        let destination = u32::from_le(to_first) as u64 | (u32::from_le(to_second) as u64 & 0xffff) << 32;
         source == destination
     }
 
