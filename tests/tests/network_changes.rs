@@ -15,7 +15,7 @@ use aya::{
     programs::{ProgramInfo, loaded_programs},
 };
 use etherparse::{Icmpv4Header, Icmpv4Type, IpNumber, Ipv4Header, icmpv4::DestUnreachableHeader};
-use lb_userspace::api::types::{Backend, Interface, NextHop, Status};
+use lb_userspace::api::types::{Backend, Interface, NextHop, Stats, Status};
 use naru_tests::{
     lab::{Host, Lab, Legs, MTU, Placement},
     load::{Load, Options},
@@ -163,6 +163,9 @@ fn an_interface_by_another_of_its_names_is_attached_again_when_it_returns() {
     let link = pinned_link(&site, "eth0");
     call_interface(&site, "eth0", name);
     assert_eq!((pinned_link(&site, name), pinned_link(&site, "eth0")), (link, None), "it is the same link");
+    let stats: Stats = site.read(&["stats"]).unwrap();
+    assert!(stats.losses.iter().all(|loss| loss.interface == name), "as the config calls it: {:?}", stats.losses);
+    assert!(!stats.losses.is_empty());
     until_served(&site, &vip, 200);
     finish(&site, load);
 

@@ -1,7 +1,7 @@
 //! What is lost behind the data plane, followed: at which interfaces it is counted, and what to say when it grows.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     time::{Duration, Instant},
 };
@@ -20,6 +20,8 @@ const FRESH: Duration = Duration::from_secs(600);
 #[derive(Default)]
 pub struct Losses {
     losses: Option<dataplane::Losses>,
+    /// Where [`Self::follow`] last had it counted.
+    interfaces: LossInterfaces,
     found: Found,
 }
 
@@ -39,7 +41,7 @@ impl Losses {
             Ok(losses) => {
                 let mut found = Found { counts: Some(losses.counts().clone()), ..Found::default() };
                 found.tell(losses.missing());
-                Self { losses: Some(losses), found }
+                Self { losses: Some(losses), found, ..Self::default() }
             }
             Err(error) => {
                 let mut losses = Self::default();
@@ -55,14 +57,22 @@ impl Losses {
     }
 
     /// Counts at these interfaces, and looks what has grown.
-    pub fn follow(&mut self, interfaces: &LossInterfaces, exists: impl Fn(u32) -> bool) {
+    pub fn follow(&mut self, interfaces: LossInterfaces, exists: impl Fn(u32) -> bool) {
         let Some(losses) = &mut self.losses else { return };
-        match losses.follow(interfaces, exists).and_then(|()| losses.counts().frames()) {
+        self.interfaces = interfaces;
+        match losses.follow(&self.interfaces, exists).and_then(|()| losses.counts().frames()) {
             Ok(frames) => {
                 self.found.look(&frames);
                 self.found.tell(losses.missing());
             }
             Err(error) => self.found.tell(Some(&error)),
+        }
+    }
+
+    /// Counts where packets are about to leave by as well, if it does not yet.
+    pub fn follow_egress(&mut self, egress: BTreeSet<u32>, exists: impl Fn(u32) -> bool) {
+        if !egress.is_subset(&self.interfaces.egress) {
+            self.follow(LossInterfaces { ingress: self.interfaces.ingress.clone(), egress }, exists);
         }
     }
 }

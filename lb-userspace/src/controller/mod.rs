@@ -851,7 +851,7 @@ impl Controller {
     /// Counts losses at the interfaces that packets come in and leave by.
     fn follow_losses(&mut self, ingress: BTreeSet<u32>) {
         let interfaces = LossInterfaces { ingress, egress: self.next_hops.interfaces() };
-        block_in_place(|| self.losses.follow(&interfaces, |ifindex| self.interfaces.exists(ifindex)));
+        block_in_place(|| self.losses.follow(interfaces, |ifindex| self.interfaces.exists(ifindex)));
     }
 
     /// Takes frames for the addresses, and uses the ways that packets can leave by, as the data plane is attached now;
@@ -865,9 +865,12 @@ impl Controller {
     }
 
     fn tell(&mut self, news: HashMap<Destination, Option<NextHop>>) {
-        if !news.is_empty()
-            && let Err(error) = block_in_place(|| self.dataplane.set_next_hops(news))
-        {
+        if news.is_empty() {
+            return;
+        }
+        let egress = self.next_hops.interfaces();
+        block_in_place(|| self.losses.follow_egress(egress, |ifindex| self.interfaces.exists(ifindex)));
+        if let Err(error) = block_in_place(|| self.dataplane.set_next_hops(news)) {
             log::error!("next hops could not be written: {error}");
         }
     }

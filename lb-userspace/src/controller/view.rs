@@ -107,7 +107,7 @@ impl View {
     pub(super) fn warnings(&self) -> Vec<String> {
         let egress = self.interfaces.warnings(&self.attachments, self.config(), &self.next_hops);
         let left_out = self.interfaces.left_out();
-        let losses = self.losses.warnings(|ifindex| self.interfaces.name(ifindex));
+        let losses = self.losses.warnings(|ifindex| self.interface_name(ifindex));
         self.config().warnings().iter().map(ToString::to_string).chain(left_out).chain(egress).chain(losses).collect()
     }
 
@@ -171,7 +171,7 @@ impl View {
             .into_iter()
             .map(|(reason, packets)| DropStats { reason: reason.name().to_owned(), packets })
             .collect();
-        stats.losses = self.losses.counted(|ifindex| self.interfaces.name(ifindex));
+        stats.losses = self.losses.counted(|ifindex| self.interface_name(ifindex));
         stats.tracked = flow_packets
             .into_iter()
             .map(|(outcome, packets)| TrackedStats { outcome: outcome.name().to_owned(), packets })
@@ -199,6 +199,12 @@ impl View {
 
     pub(super) fn interfaces_view(&self) -> Vec<Interface> {
         self.interfaces.view(&self.attachments, &self.config().node)
+    }
+
+    /// What an interface is called: as the config calls it, where that attaches it.
+    fn interface_name(&self, ifindex: u32) -> String {
+        let attached = self.attachments.iter().find(|attachment| attachment.ifindex == ifindex);
+        attached.map_or_else(|| self.interfaces.name(ifindex), |attachment| attachment.name.clone())
     }
 
     /// What a scrape shows. Counters of backends that the config wants no series of are not read.
