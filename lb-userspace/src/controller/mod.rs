@@ -305,7 +305,10 @@ impl Controller {
     /// `state` is the directory of what the daemon before left word of.
     pub async fn open(file: ConfigFile, state: &Path) -> Result<Self, Error> {
         let mut history = block_in_place(|| History::open(state, &file.path));
-        let Start { mut contents, because, is_known } = block_in_place(|| Start::choose(&file, &mut history))?;
+        // What cannot be told ends the start when the data plane is opened.
+        let attached = |bpffs: &Path| dataplane::attached(bpffs).unwrap_or_default();
+        let Start { mut contents, because, is_known } =
+            block_in_place(|| Start::choose(&file, &mut history, attached))?;
         let seed = block_in_place(|| file.seed(&contents.config));
         contents.config.node.hash_seed = seed.as_ref().copied().unwrap_or_default();
         let dataplane = block_in_place(|| Dataplane::open(&contents.config.node.bpffs, &contents.config))?;

@@ -3,7 +3,7 @@
 //! A file that nobody applied may be half an edit. A start applies it only if somebody meant that: after a clean stop,
 //! or where there is nothing else to begin from. A config that was in force once is better than none.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use super::{
     file::{ConfigFile, Contents},
@@ -27,16 +27,26 @@ pub struct Start {
 }
 
 impl Start {
-    /// Chooses. Fails where the file is not valid and nothing was applied before.
-    pub fn choose(file: &ConfigFile, history: &mut History) -> Result<Self, ReadError> {
-        let kept = history.applied().and_then(|text| kept(file, text));
+    /// Chooses; `attached` says which interfaces the data plane below a directory runs on. Fails where the file is not
+    /// valid and nothing was applied before.
+    pub fn choose(
+        file: &ConfigFile,
+        history: &mut History,
+        attached: impl FnOnce(&Path) -> Vec<String>,
+    ) -> Result<Self, ReadError> {
+        let mut kept = history.applied().and_then(|text| kept(file, text));
+        if let Some(Contents { config: Config { node, .. }, .. }) = &mut kept
+            && !node.names_interfaces
+        {
+            node.interfaces = attached(&node.bpffs);
+        }
         let wanted = file.settled_text().and_then(|text| Ok(file.parse(text, kept.as_ref())?));
         let Some(kept) = kept else { return Ok(Self { contents: wanted?, because: None, is_known: false }) };
         let because = match wanted {
             Ok(wanted) if wanted.text == kept.text => None,
-            Ok(wanted) if history.was_stopped_cleanly() => match taken_away(&kept.config, &wanted.config) {
+            Ok(wanted) if history.was_stopped_cleanly() => match Removal::between(&kept.config, &wanted.config) {
                 None => return Ok(Self { contents: wanted, because: None, is_known: true }),
-                removal => removal,
+                Some(removal) => Some(removal.to_string()),
             },
             Ok(_) => {
                 Some("the daemon before did not stop cleanly, and the file has changes that nobody applied".to_owned())
@@ -48,15 +58,6 @@ impl Start {
         });
         Ok(Self { contents: kept, because, is_known: true })
     }
-}
-
-/// What the file would take away from what was applied last that is too much. Where that does not name interfaces, those
-/// that are attached were to stay, and it is not known yet which those are.
-fn taken_away(kept: &Config, wanted: &Config) -> Option<String> {
-    let takes_interfaces =
-        !kept.node.names_interfaces && wanted.node.names_interfaces && wanted.node.interfaces.is_empty();
-    let of_interfaces = || takes_interfaces.then(|| "it would take away every interface that is attached".to_owned());
-    Removal::between(kept, wanted).map(|removal| removal.to_string()).or_else(of_interfaces)
 }
 
 /// Removes what an edit left beside the file whose daemon was killed, where that is certain to be nobody's save.
@@ -105,7 +106,8 @@ mod tests {
         if clean {
             history.end();
         }
-        Start::choose(&file, &mut history).map(|Start { contents, because, .. }| (contents.text, because))
+        let attached = |_: &Path| vec!["eth7".to_owned()];
+        Start::choose(&file, &mut history, attached).map(|Start { contents, because, .. }| (contents.text, because))
     }
 
     #[test]
@@ -125,7 +127,11 @@ mod tests {
         let none = format!("[node]\ninterfaces = []\n{vip}");
         let (text, because) = begins(Some(&none), Some(vip), true).unwrap();
         assert_eq!(text, vip);
-        assert!(because.unwrap().contains("every interface that is attached"));
+        assert!(because.unwrap().contains("every interface (eth7)"));
+        // What does not name them lets none go.
+        assert_eq!(begins(Some(vip), Some(vip), true).unwrap(), (vip.to_owned(), None));
+        let other = vip.replace("\"a\"", "\"b\"");
+        assert_eq!(begins(Some(&other), Some(vip), true).unwrap(), (other, None));
     }
 
     #[test]

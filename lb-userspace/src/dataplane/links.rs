@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Error,
     interface::{name_of, program_name, running},
-    place::{DECAP, interface_of, link_pins, lock, names, pin_name, remove, remove_tree, root_of},
+    place::{DECAP, interface_of, link_pins, links_of, lock, names, pin_name, remove, remove_tree, root, root_of},
     sys::{LinkInfo, XdpLink},
 };
 use crate::{config::XdpMode, fault};
@@ -245,7 +245,7 @@ impl Links {
         info!("interface {} is taken over from the data plane pinned under {}", attachment.name, root.display());
         self.attached.insert(attachment.name.clone(), (link, attachment));
         // What no interface runs any more goes.
-        if names(&root.join("links"))?.is_empty() { remove_tree(root) } else { Ok(()) }
+        if names(&links_of(root))?.is_empty() { remove_tree(root) } else { Ok(()) }
     }
 
     /// Index of the interface that is attached under a name; `None` where it is gone, or none is.
@@ -302,6 +302,16 @@ pub fn pinned(directory: &Path) -> Result<BTreeMap<String, Pinned>, Error> {
         Ok((interface_of(pin), look_at(&open_pin(&path)?, &path)?))
     };
     names(directory)?.iter().map(state).collect()
+}
+
+/// Names of the interfaces that the data plane pinned below `bpffs` runs on. Changes nothing.
+///
+/// # Errors
+///
+/// As [`pinned`].
+pub fn attached(bpffs: &Path) -> Result<Vec<String>, Error> {
+    let running = |(name, state)| matches!(state, Pinned::Running { .. }).then_some(name);
+    Ok(pinned(&links_of(&root(bpffs)))?.into_iter().filter_map(running).collect())
 }
 
 /// Detaches a pinned link and removes the pin; `false` if there is none.

@@ -43,7 +43,7 @@ pub use self::{
     error::Error,
     flows::{FlowTable, FlowTables},
     interface::named as interface_named,
-    links::{Attachment, Links, Mode, Pinned, ProgramRef, detach_pinned, pinned},
+    links::{Attachment, Links, Mode, Pinned, ProgramRef, attached, detach_pinned, pinned},
     losses::{Interfaces as LossInterfaces, LossCounts, Losses, LossesError, LostFrames},
     maps::{MapUsage, Table},
     own_macs::{LeftOut, OwnMacs},

@@ -39,7 +39,7 @@ impl Place {
     pub fn take(bpffs: &Path) -> Result<Self, Error> {
         mount_if_missing(bpffs)?;
         let root = root(bpffs);
-        let links = root.join("links");
+        let links = links_of(&root);
         make_directories(&links)?;
         let lock = lock(&root)?;
         Ok(Self { root, _lock: lock })
@@ -47,7 +47,7 @@ impl Place {
 
     /// Directory of the link pins.
     pub fn links(&self) -> PathBuf {
-        self.root.join("links")
+        links_of(&self.root)
     }
 
     /// Directory of a generation.
@@ -78,7 +78,7 @@ pub fn detach_everything(bpffs: &Path) -> Result<Vec<String>, Error> {
         let root = bpffs.join(name);
         let _lock = lock(&root)?;
         // Links first: no packet may meet a program whose maps go away.
-        let links = root.join("links");
+        let links = links_of(&root);
         for pin in names(&links)? {
             detach_pinned(&links.join(&pin))?;
             interfaces.push(interface_of(&pin));
@@ -100,7 +100,7 @@ pub fn detach_interface(bpffs: &Path, interface: &str) -> Result<bool, Error> {
     for name in names(bpffs)?.into_iter().filter(|name| is_abi(name)) {
         let root = bpffs.join(name);
         let _lock = lock(&root)?;
-        found |= detach_pinned(&root.join("links").join(pin_name(interface)))?;
+        found |= detach_pinned(&links_of(&root).join(pin_name(interface)))?;
     }
     Ok(found)
 }
@@ -111,9 +111,9 @@ pub fn link_pins(bpffs: &Path) -> Result<Vec<PathBuf>, Error> {
     for name in names(bpffs)? {
         let root = bpffs.join(&name);
         if is_abi(&name) {
-            directories.push(root.join("links"));
+            directories.push(links_of(&root));
         } else if name.starts_with(DECAP) {
-            directories.extend(names(&root)?.iter().map(|interface| root.join(interface).join("links")));
+            directories.extend(names(&root)?.iter().map(|interface| links_of(&root.join(interface))));
         }
     }
     let mut pins = Vec::new();
@@ -133,6 +133,11 @@ pub fn root_of<'a>(bpffs: &Path, pin: &'a Path) -> Option<&'a Path> {
 /// The directory of all pins of this ABI below `bpffs`.
 pub fn root(bpffs: &Path) -> PathBuf {
     bpffs.join(format!("v{ABI}"))
+}
+
+/// The directory of the links in a directory of pins.
+pub fn links_of(root: &Path) -> PathBuf {
+    root.join("links")
 }
 
 /// The name of an interface's pin. Names on a bpf file system have no dots, names of interfaces have no colons.
