@@ -8,15 +8,17 @@
 
 use std::{
     fmt,
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, Read as _, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
 use hkdf::Hkdf;
 use lb_common::HashKey;
 use sha2::Sha256;
+
+use crate::disk;
 
 /// Where a seed is unless told otherwise.
 pub const DEFAULT_FILE: &str = "/etc/naru/hash_seed";
@@ -157,13 +159,9 @@ impl HashSeed {
 
     fn read(path: &Path) -> Result<Self, SeedError> {
         let unreadable = |error| SeedError::Unreadable { path: path.to_owned(), error };
-        // Not to hang on a FIFO.
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(unreadable)?;
+        let file = disk::open(path).map_err(unreadable)?;
         let metadata = file.metadata().map_err(unreadable)?;
         let malformed = |what: String| SeedError::Malformed { path: path.to_owned(), what };
-        if !metadata.is_file() {
-            return Err(malformed("is not a file".to_owned()));
-        }
         let (mode, owner) = (metadata.mode() & 0o7777, metadata.uid());
         if mode & 0o077 != 0 {
             return Err(SeedError::Exposed { path: path.to_owned(), mode });

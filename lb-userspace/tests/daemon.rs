@@ -16,8 +16,11 @@ use std::{
 use nix::{
     mount::{MsFlags, mount, umount},
     sched::{CloneFlags, unshare},
-    sys::signal::{Signal, kill},
-    unistd::Pid,
+    sys::{
+        signal::{Signal, kill},
+        stat::Mode,
+    },
+    unistd::{Pid, mkfifo},
 };
 use patience::LIMIT;
 use serde_json::Value;
@@ -1117,6 +1120,26 @@ fn connections_to_the_socket_that_say_nothing_are_in_nobodys_way() {
     let descriptors = fs::read_dir(format!("/proc/{}/fd", bed.daemon.as_ref().unwrap().id())).unwrap().count();
     assert!(descriptors < 250, "{descriptors} descriptors are open in the daemon");
     drop(silent);
+}
+
+#[test]
+fn a_config_that_is_no_file_is_refused_and_not_waited_for() {
+    let mut bed = Bed::new(VIPS);
+    bed.start(&[]);
+    let text = bed.read();
+    fs::remove_file(bed.file()).unwrap();
+    mkfifo(&bed.file(), Mode::from_bits_truncate(0o600)).unwrap();
+    let on_socket = |line: &str| format!("{line} --socket {}", bed.socket().display());
+    let says = format!("cannot read the config {}: it is not a file", bed.file().display());
+    assert!(bed.done(&on_socket("status")).contains(&says), "{}", bed.done(&on_socket("status")));
+    for line in ["diff", "apply", "backend drain web 10.0.1.12"] {
+        bed.refused(&on_socket(line), 4, &says);
+    }
+    // The command looks there for the socket, and takes the one that is usual.
+    bed.naru("vip list");
+    fs::remove_file(bed.file()).unwrap();
+    bed.write(&text);
+    assert_eq!(bed.done("diff"), "The file is what runs.\n");
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub use self::{
     exit::{EXIT_CODES, Exit, Failure},
     table::Output,
 };
-use crate::{api::client::Client, config::Node};
+use crate::{api::client::Client, config::Node, disk};
 
 /// Does what the process's arguments say.
 pub fn main() -> ExitCode {
@@ -88,7 +88,7 @@ fn socket(global: &Global) -> PathBuf {
 /// Where a daemon of this config file is to be found. Reads no more of the file than that, so that a file with a
 /// mistake elsewhere still leads to its daemon, and thousands of VIPs cost nothing.
 fn places(config: &Path) -> Node {
-    let text = std::fs::read_to_string(config).unwrap_or_default();
+    let text = disk::read(config).unwrap_or_default();
     let head = text.find("\n[[").map_or(text.as_str(), |end| &text[..end]);
     let Section { socket, bpffs, state } = node_section(head).or_else(|| node_section(&text)).unwrap_or_default();
     let default = Node::default();

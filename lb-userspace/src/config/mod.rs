@@ -66,7 +66,7 @@ impl Config {
         }
     }
 
-    /// Reads the config file at `path`.
+    /// Reads the config file at `path`, which may be a pipe: whoever checks a config may make it on the way.
     pub fn read(path: &Path) -> Result<Self, ReadError> {
         let text = std::fs::read_to_string(path);
         let text = text.map_err(|error| ReadError::Unreadable { path: path.to_owned(), error })?;

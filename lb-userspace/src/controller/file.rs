@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     config::{Config, ConfigErrors, ReadError},
-    disk::read_settled,
+    disk,
     seed::HashSeed,
 };
 
@@ -58,12 +58,12 @@ impl ConfigFile {
 
     /// What the file holds, once nobody is writing to it.
     pub fn settled_text(&self) -> Result<String, ReadError> {
-        read_settled(&self.path).map_err(|error| self.unreadable(error))
+        disk::read_settled(&self.path).map_err(|error| self.unreadable(error))
     }
 
     /// What the file holds, which may be half a save: to be shown, and not to be applied.
     pub fn text(&self) -> Result<String, ReadError> {
-        std::fs::read_to_string(&self.path).map_err(|error| self.unreadable(error))
+        disk::read(&self.path).map_err(|error| self.unreadable(error))
     }
 
     fn unreadable(&self, error: std::io::Error) -> ReadError {

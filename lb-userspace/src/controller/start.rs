@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config::{Config, ReadError},
-    disk::leftovers,
+    disk::{self, leftovers},
     plan::Removal,
 };
 
@@ -64,7 +64,7 @@ impl Start {
 pub fn remove_leftovers(file: &ConfigFile, applied: &str) {
     let current = file.text().ok();
     for path in leftovers(&file.path) {
-        let text = fs::read_to_string(&path).ok();
+        let text = disk::read(&path).ok();
         let is_known = text.is_some() && [Some(applied), current.as_deref()].contains(&text.as_deref());
         if !is_known {
             log::warn!(

@@ -6,11 +6,13 @@
 //! none of it belongs on the task that follows the network.
 
 mod lease;
+mod plain;
 mod replace;
 mod settled;
 mod staged;
 
 pub use self::{
+    plain::{open, read},
     replace::{ReplaceError, Replaced, Rescue},
     settled::read_settled,
     staged::{Staged, WriteError, leftovers},

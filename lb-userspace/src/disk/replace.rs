@@ -31,6 +31,7 @@ use tempfile::TempPath;
 
 use super::{
     lease::{Lease, Taken},
+    plain,
     staged::{Staged, WriteError, flush_directory},
 };
 use crate::fault;
@@ -105,7 +106,7 @@ struct Look {
 
 impl Look {
     fn at(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
+        let file = plain::open(path)?;
         let identity = identity(&file.metadata()?);
         Ok(Self { file, identity })
     }

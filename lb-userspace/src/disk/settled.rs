@@ -2,14 +2,16 @@
 //! nothing.
 
 use std::{
-    fs::File,
     io::{self, ErrorKind, Read as _},
     path::Path,
     thread::sleep,
     time::{Duration, Instant},
 };
 
-use super::lease::{Lease, Taken};
+use super::{
+    lease::{Lease, Taken},
+    plain,
+};
 
 /// How long a save may take. Editors that keep a file open keep it open for reading.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -29,28 +31,41 @@ pub fn read_settled(path: &Path) -> io::Result<String> {
 fn read_within(path: &Path, patience: Duration) -> io::Result<String> {
     let deadline = Instant::now() + patience;
     loop {
-        // Anew each time: a save by rename makes it another file.
-        let file = File::open(path)?;
-        match Lease::take(&file) {
-            Taken::Busy if Instant::now() < deadline => sleep(REST),
-            Taken::Busy => {
+        match read_now(path)? {
+            Some(text) => return Ok(text),
+            None if Instant::now() < deadline => sleep(REST),
+            None => {
                 let message = "a program has it open for writing; try again when it is saved (`fuser` tells which)";
                 return Err(io::Error::new(ErrorKind::ResourceBusy, message));
-            }
-            // Where there are no leases nobody can tell.
-            lease => {
-                let mut text = String::new();
-                let read = (&file).read_to_string(&mut text);
-                drop(lease);
-                return read.map(|_| text);
             }
         }
     }
 }
 
+/// The text of the file that is at `path` now, if nobody writes to that. A save by rename makes it another file.
+fn read_now(path: &Path) -> io::Result<Option<String>> {
+    let file = match plain::open(path) {
+        // Whoever has a write lease on it has been told to give that back.
+        Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+        file => file?,
+    };
+    let lease = Lease::take(&file);
+    if matches!(lease, Taken::Busy) {
+        return Ok(None);
+    }
+    // Where there are no leases nobody can tell.
+    let mut text = String::new();
+    (&file).read_to_string(&mut text)?;
+    Ok(Some(text))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{fs, io::Write as _, thread};
+    use std::{
+        fs::{self, File},
+        io::Write as _,
+        thread,
+    };
 
     use super::*;
 
