@@ -4,10 +4,11 @@
 //! `NARU_FAULTS` names a directory. While that has a file `armed`, every place that is passed adds a line to `passed`, and
 //! the one whose number is in `armed` is where the process is killed by SIGKILL; 0 kills at none. While it has a file
 //! `slow`, flushing takes as many milliseconds as that says longer, and makes a file `flushing` when it begins; while it has
-//! a file `held`, flushing waits for that to go. While it has a file `panic`, the place whose name is in it panics.
+//! a file `held`, flushing waits for that to go; while it has a file `unread`, reading the config to show it does. While it
+//! has a file `panic`, the place whose name is in it panics.
 
 #[cfg(debug_assertions)]
-pub use self::armed::{flush, part, point};
+pub use self::armed::{flush, part, point, read};
 
 /// A place that the process may die at.
 #[cfg(not(debug_assertions))]
@@ -18,6 +19,11 @@ pub fn point(_: &str) {}
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub fn flush(_: &str) {}
+
+/// A place where a file is read that a read of the API asks for.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub fn read() {}
 
 /// A place where a part of the process may fail that the rest is to survive.
 #[cfg(not(debug_assertions))]
@@ -65,9 +71,13 @@ mod armed {
             fs::write(faults.join("flushing"), name).expect("a test gives a directory that can be written");
         }
         sleep(Duration::from_millis(slow.unwrap_or_default()));
-        while held.exists() {
-            sleep(Duration::from_millis(5));
-        }
+        wait_for_end(&held);
+    }
+
+    /// A place where a file is read that a read of the API asks for.
+    pub fn read() {
+        let Some(faults) = FAULTS.as_deref() else { return };
+        wait_for_end(&faults.join("unread"));
     }
 
     /// A place where a part of the process may fail that the rest is to survive.
@@ -75,6 +85,12 @@ mod armed {
         let Some(faults) = FAULTS.as_deref() else { return };
         let wanted = fs::read_to_string(faults.join("panic")).unwrap_or_default();
         assert!(wanted.trim() != name, "a test has {name} fail");
+    }
+
+    fn wait_for_end(file: &Path) {
+        while file.exists() {
+            sleep(Duration::from_millis(5));
+        }
     }
 
     fn number(path: &Path) -> Option<u64> {

@@ -52,6 +52,9 @@ fn vips() -> String {
     (0..VIPS).map(vip).collect()
 }
 
+const WEB: &str = "[[vip]]\nname = \"web\"\naddress = \"203.0.113.10\"\nports = [\"tcp/80\"]\nforward = \"ipip\"\n\
+                   backends = [{ address = \"10.0.1.11\", weight = 100 }]\n";
+
 /// How long a command takes.
 fn time(naru: &Naru, command: &[&str]) -> Duration {
     let begun = Instant::now();
@@ -193,9 +196,7 @@ fn answer_to(user: u32, lab: &Lab, path: &str) -> io::Result<String> {
 #[test]
 fn connections_to_the_socket_are_made_at_no_operators_expense() {
     let lab = Lab::builder().backends(1).build().unwrap();
-    let vip = "[[vip]]\nname = \"web\"\naddress = \"203.0.113.10\"\nports = [\"tcp/80\"]\nforward = \"ipip\"\n\
-               backends = [{ address = \"10.0.1.11\", weight = 100 }]\n";
-    let naru = open_to_all(&lab, vip);
+    let naru = open_to_all(&lab, WEB);
     let (held, flushing) = (lab.dir().join("faults/held"), lab.dir().join("faults/flushing"));
     naru.write_config(&naru.config().unwrap().replacen("weight = 100", "weight = 50", 1)).unwrap();
     fs::write(&held, "").unwrap();
@@ -258,6 +259,49 @@ fn slow_readers_of_large_answers_are_in_nobodys_way() {
     });
 }
 
+/// Whether no answer comes for the time being.
+fn is_unanswered(mut asked: UnixStream) -> bool {
+    asked.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    asked.read(&mut [0]).is_err()
+}
+
+/// Threads of the daemon.
+fn threads(naru: &Naru) -> usize {
+    fs::read_dir(format!("/proc/{}/task", naru.pid().unwrap())).unwrap().count()
+}
+
+#[test]
+fn readers_who_ask_and_hang_up_hold_up_no_operator() {
+    let lab = Lab::builder().backends(1).build().unwrap();
+    let naru = open_to_all(&lab, WEB);
+    let before = threads(&naru);
+    // From now on a read of the config file does not end.
+    let unread = lab.dir().join("faults/unread");
+    fs::write(&unread, "").unwrap();
+    let ask_and_hang_up = || {
+        let asked = [1, 1, 2, 2].map(|user| ask_as(STRANGER + user, &lab, "/v1/diff"));
+        sleep(Duration::from_millis(20));
+        drop(asked);
+    };
+    let third = || ask_as(STRANGER + 3, &lab, "/v1/vips");
+    let has_no_turn = |_: &Naru| {
+        ask_and_hang_up();
+        Ok(is_unanswered(third()))
+    };
+    naru.wait_for("all turns of readers are taken", LIMIT, has_no_turn).unwrap();
+    (0..50).for_each(|_| ask_and_hang_up());
+    for command in [&["vip", "list"][..], &["stats"], &["flows"], &["backend", "drain", "web", "10.0.1.11"]] {
+        naru.cli(command).unwrap();
+    }
+    assert!(naru.metrics().unwrap().ends_with("# EOF\n"));
+    let threads = threads(&naru);
+    assert!(threads < before + 20, "{before} threads became {threads}");
+    assert!(is_unanswered(third()), "readers had turns left: this proves nothing");
+    fs::remove_file(&unread).unwrap();
+    let vips = answer_to(STRANGER + 3, &lab, "/v1/vips").unwrap();
+    assert!(vips.starts_with("HTTP/1.1 200") && vips.contains("\"web\""), "{vips}");
+}
+
 /// Has looking up users and groups take for ever, for this thread and the daemons that it has started.
 fn without_a_directory(lab: &Lab) {
     let fifo = lab.dir().join("fifo");
@@ -273,8 +317,7 @@ fn root_waits_for_no_directory_of_users() {
     unshare(CloneFlags::CLONE_NEWNS).unwrap();
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_PRIVATE | MsFlags::MS_REC, None::<&str>).unwrap();
     let naru = open_to_all(&lab, "");
-    let threads = || fs::read_dir(format!("/proc/{}/task", naru.pid().unwrap())).unwrap().count();
-    let before = threads();
+    let before = threads(&naru);
     without_a_directory(&lab);
     for _ in 0..3 {
         let asked: Vec<_> = (0..60).map(|user| ask_as(STRANGER + user % 20, &lab, "/v1/status")).collect();
@@ -283,9 +326,7 @@ fn root_waits_for_no_directory_of_users() {
         // Whoever goes leaves no room for the next one: what was begun for him goes on.
         drop(asked);
     }
-    let threads = threads();
+    let threads = threads(&naru);
     assert!(threads < before + 30, "{before} threads became {threads}");
-    let unanswered = ask_as(STRANGER, &lab, "/v1/status");
-    unanswered.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-    assert!((&unanswered).read(&mut [0]).is_err(), "nobody was looked up: this proves nothing");
+    assert!(is_unanswered(ask_as(STRANGER, &lab, "/v1/status")), "nobody was looked up: this proves nothing");
 }

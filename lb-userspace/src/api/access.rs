@@ -9,7 +9,7 @@
 use nix::unistd::{Gid, Group};
 
 use super::peer::Peer;
-use crate::config::Readers;
+use crate::{config::Readers, server::Class};
 
 /// Members of this group may change things, where the group exists.
 pub const GROUP: &str = "naru";
@@ -26,6 +26,14 @@ pub enum Access {
 }
 
 impl Access {
+    /// Whose turns somebody has who may do this.
+    pub fn class(self) -> Class {
+        match self {
+            Self::Change => Class::Operator,
+            Self::Nothing | Self::Read => Class::Anybody,
+        }
+    }
+
     /// What `peer` may do. May ask the network, where groups come from there, but not for root or the daemon's own user.
     pub fn of(peer: &Peer, readers: &Readers) -> Self {
         Self::by(peer, readers, |name| Group::from_name(name).ok().flatten().map(|group| group.gid))

@@ -1,5 +1,7 @@
-//! Answers to those who may only read. An answer is in memory until it is read: a few are made at a time, and a few that
-//! are large given out, in pieces, of which each user has one. Who may change things waits for no turn.
+//! Answers to those who may only read. An answer is in memory until it is read: a few are made at a time
+//! ([`super::reading`]), and a few that are large given out, in pieces, of which each user has one. A large answer keeps the
+//! turn at which it was made until it has one at which it is given out, or is let go of: no more of them are in memory than
+//! there are turns of both sorts. Who may change things is given answers of any size at once.
 //!
 //! What somebody can do who may read: read slowly, or not at all. Small answers wait for no slow reader; large ones do,
 //! for [`PATIENCE`], without being in memory. A slow reader has his turn until the server ends his connection
@@ -24,15 +26,13 @@ use super::{
     ApiError,
     access::Access,
     peer::Peer,
+    reading::Made,
     turns::{Turn, Turns},
     types::{ErrorBody, ErrorKind},
 };
 
 /// From this size on an answer is large, in bytes.
 const LARGE: usize = 1 << 20;
-
-/// Answers that are made at a time, and of one user.
-const MADE: (usize, usize) = (4, 2);
 
 /// Large answers that are given out at a time, and to one user.
 const GIVEN_OUT: (usize, usize) = (4, 1);
@@ -43,24 +43,19 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Size of the pieces, in bytes.
 const PIECE: usize = 64 << 10;
 
-/// The turns at answers.
+/// The turns at large answers.
 pub struct Answers {
-    making: Turns,
     giving_out: Turns,
     patience: Duration,
 }
 
 impl Default for Answers {
     fn default() -> Self {
-        Self {
-            making: Turns::new(MADE.0, MADE.1),
-            giving_out: Turns::new(GIVEN_OUT.0, GIVEN_OUT.1),
-            patience: PATIENCE,
-        }
+        Self { giving_out: Turns::new(GIVEN_OUT.0, GIVEN_OUT.1), patience: PATIENCE }
     }
 }
 
-/// Makes an answer at its turn, and gives it out at another one where it is large.
+/// Gives out an answer, at a turn where it is large.
 pub async fn bounded(
     State(answers): State<Arc<Answers>>,
     Extension(access): Extension<Access>,
@@ -86,7 +81,7 @@ struct Question {
 
 impl Question {
     async fn answer(&self) -> Result<Response, ApiError> {
-        let (making, answer) = self.make().await;
+        let (made, answer) = self.make().await;
         if answer.body().len() < LARGE {
             return Ok(answer.map(Body::from));
         }
@@ -94,21 +89,21 @@ impl Question {
             return Ok(in_pieces(answer, turn));
         }
         // What waits is not in memory; it is made anew.
-        drop((making, answer));
+        drop((answer, made));
         let turn = tokio::time::timeout(self.answers.patience, self.answers.giving_out.take(self.user)).await;
         let turn = turn.map_err(|_| self.crowded())?;
-        let (_making, answer) = self.make().await;
+        let (_made, answer) = self.make().await;
         Ok(in_pieces(answer, turn))
     }
 
-    /// The whole answer, and the turn at which it was made.
-    async fn make(&self) -> (Turn, Response<Bytes>) {
-        let turn = self.answers.making.take(self.user).await;
+    /// The whole answer, and the turn at which it was made, where it took one.
+    async fn make(&self) -> (Option<Made>, Response<Bytes>) {
         let request = Request::from_parts(self.head.clone(), Body::empty());
-        let (head, body) = self.next.clone().run(request).await.into_parts();
+        let (mut head, body) = self.next.clone().run(request).await.into_parts();
+        let made = head.extensions.remove();
         // It is in memory already: nothing is waited for.
         let body = to_bytes(body, usize::MAX).await.unwrap_or_default();
-        (turn, Response::from_parts(head, body))
+        (made, Response::from_parts(head, body))
     }
 
     fn crowded(&self) -> ApiError {
@@ -138,8 +133,9 @@ mod tests {
     use axum::{Router, middleware, routing::get};
     use hyper::service::Service as _;
     use hyper_util::service::TowerToHyperService;
+    use serde_json::Value;
 
-    use super::*;
+    use super::{super::reading::made, *};
 
     /// Routes with a small and a large answer, for users who may only read.
     struct Bench {
@@ -149,9 +145,15 @@ mod tests {
     impl Bench {
         fn new(patience: Duration) -> Self {
             let answers = Arc::new(Answers { patience, ..Answers::default() });
+            let making = Arc::new(Turns::new(4, 2));
+            let make = |answer: fn() -> Value| {
+                let making = Arc::clone(&making);
+                get(async move |Extension(peer): Extension<Peer>| made(&making, peer.uid, move || Ok(answer())).await)
+            };
             let router = Router::new()
-                .route("/small", get(|| async { "x" }))
-                .route("/large", get(|| async { "x".repeat(2 * LARGE) }))
+                .route("/small", make(|| 1.into()))
+                // In quotation marks.
+                .route("/large", make(|| "x".repeat(2 * LARGE - 2).into()))
                 .layer(middleware::from_fn_with_state(answers, bounded))
                 .layer(Extension(Access::Read));
             Self { router }
@@ -166,6 +168,20 @@ mod tests {
                 .expect("an answer comes, whatever it is");
             asked.unwrap()
         }
+    }
+
+    /// Small answers are made at four turns, of which a user has two.
+    #[tokio::test]
+    async fn who_waits_for_large_answers_is_given_small_ones() {
+        let bench = Bench::new(Duration::from_secs(60));
+        let unread = bench.ask(1, "/large").await;
+        let read = async || size(bench.ask(1, "/large").await).await;
+        let (first, second, ()) = tokio::join!(read(), read(), async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert_eq!(size(bench.ask(1, "/small").await).await, 1);
+            drop(unread);
+        });
+        assert_eq!((first, second), (2 * LARGE, 2 * LARGE));
     }
 
     async fn size(answer: Response) -> usize {

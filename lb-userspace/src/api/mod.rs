@@ -3,15 +3,17 @@
 //! What a local user can do who may not change things: connect, where the mode of the socket lets him (see [`access`]),
 //! and be refused. He takes places of [`LIMITS`] from himself and his like only, and none from who may change things
 //! ([`socket::Socket`], [`crate::server`]); what he is refused is logged once in a while and not each time. To know who he
-//! is may take the network: few are looked up at a time ([`LOOKED_UP`]), for each user fewer, and root never, so that root
-//! waits for no directory. Who may read can have a few answers made at a time, of which [`answer`] bounds those that are
-//! large; no change waits for them. A body may have [`BODY`] bytes, and must be there within [`PATIENCE`].
+//! is may take the network: few are looked up at a time ([`LOOKED_UP`]), for each user fewer, of who may change things apart
+//! from others, and root never, so that root waits for no directory. Who may only read can have a few answers made at a time
+//! ([`reading`]), of which [`answer`] bounds those that are large; nothing that others ask who may do more waits for them. A
+//! body may have [`BODY`] bytes, and must be there within [`PATIENCE`].
 
 pub mod access;
 mod answer;
 pub mod client;
 pub mod flows;
 pub mod peer;
+mod reading;
 pub mod socket;
 mod turns;
 pub mod types;
@@ -40,15 +42,16 @@ use serde::Deserialize;
 use self::{
     access::Access,
     answer::Answers,
-    flows::{FlowCount, FlowQuery, Flows},
+    flows::FlowQuery,
     peer::Peer,
+    reading::{Reading, Reads},
     socket::Socket,
-    turns::Turns,
-    types::{Applied, Apply, Backend, Diff, ErrorBody, ErrorKind, Interface, Stats, Status, Vip},
+    turns::{ByClass, Turns},
+    types::{Applied, Apply, Backend, ErrorBody, ErrorKind},
 };
 use crate::{
     config::edit::Edit,
-    controller::{self, Handle, Origin},
+    controller::{self, Handle, Origin, View},
     server::{self, Limits},
 };
 
@@ -67,8 +70,8 @@ const BODY: usize = 1 << 20;
 /// How long the body of a request may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Requests of others than root whose users and groups are looked up at a time, and of one user. Each takes a thread of
-/// those that changes use too.
+/// Requests of others than root whose users and groups are looked up at a time, and of one user; of who may change things,
+/// and as many of others. Each takes a thread of those that changes use too.
 const LOOKED_UP: (usize, usize) = (8, 2);
 
 /// How often refusals are logged.
@@ -77,19 +80,14 @@ const TELL: Duration = Duration::from_secs(10);
 /// Answers on `socket`, and keeps it, until this is dropped.
 pub async fn serve(socket: Arc<Socket>, controller: Handle) -> Infallible {
     tokio::select! {
-        never = server::serve(Arc::clone(&socket), router(controller.clone(), &socket), LIMITS) => never,
+        never = server::serve(Arc::clone(&socket), router(controller.clone(), Arc::clone(&socket)), LIMITS) => never,
         never = socket.keep(controller) => never,
     }
 }
 
 /// The routes of the API on `socket`. Requests carry their [`Peer`] as an extension.
-fn router(controller: Handle, socket: &Socket) -> Router {
-    let guard = Arc::new(Guard {
-        controller: controller.clone(),
-        socket: socket.path().display().to_string(),
-        look_ups: Turns::new(LOOKED_UP.0, LOOKED_UP.1),
-        refusals: Mutex::default(),
-    });
+fn router(controller: Handle, socket: Arc<Socket>) -> Router {
+    let guard = Arc::new(Guard::new(controller.clone(), socket));
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/stats", get(stats))
@@ -106,14 +104,14 @@ fn router(controller: Handle, socket: &Socket) -> Router {
         .method_not_allowed_fallback(no_such_method)
         .layer(middleware::from_fn_with_state(Arc::<Answers>::default(), answer::bounded))
         .layer(middleware::from_fn_with_state(guard, judged))
-        .with_state(controller)
+        .with_state(Reads::of(controller))
 }
 
 /// Judges who may do what.
 struct Guard {
     controller: Handle,
-    socket: String,
-    look_ups: Turns,
+    socket: Arc<Socket>,
+    look_ups: ByClass,
     refusals: Mutex<Refusals>,
 }
 
@@ -125,6 +123,15 @@ struct Refusals {
 }
 
 impl Guard {
+    fn new(controller: Handle, socket: Arc<Socket>) -> Self {
+        Self { controller, socket, look_ups: ByClass::new(LOOKED_UP), refusals: Mutex::default() }
+    }
+
+    /// The turns at look-ups that `peer` has to wait for. What he may do is not known yet, but by numbers.
+    fn look_ups(&self, peer: &Peer) -> &Turns {
+        self.look_ups.of(self.socket.class(peer))
+    }
+
     /// Logs that somebody was refused, unless that was done a moment ago.
     fn tell(&self, origin: &Origin, what: &str) {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
@@ -146,7 +153,7 @@ impl Guard {
             // Nobody is asked about root, so that this waits for nothing.
             return self.judge(&peer, &method, &uri);
         }
-        let turn = self.look_ups.take(peer.uid).await;
+        let turn = self.look_ups(&peer).take(peer.uid).await;
         let judged = tokio::task::spawn_blocking(move || {
             // With the look-up, which goes on when whoever asked has gone.
             let _turn = turn;
@@ -160,7 +167,7 @@ impl Guard {
         let readers = self.controller.readers()?;
         let (has, needs) =
             (Access::of(peer, &readers), if method == Method::GET { Access::Read } else { Access::Change });
-        let origin = peer.origin(&self.socket);
+        let origin = peer.origin(&self.socket.path().display().to_string());
         if has >= needs {
             return Ok((has, origin));
         }
@@ -200,22 +207,20 @@ async fn judged(
     Ok(next.run(Request::from_parts(head, Body::from(body))).await)
 }
 
-type Answer<T> = Result<Json<T>, ApiError>;
-
-async fn status(State(controller): State<Handle>) -> Answer<Status> {
-    Ok(Json(controller.status().await?))
+async fn status(reading: Reading) -> Response {
+    reading.read(View::status).await
 }
 
-async fn stats(State(controller): State<Handle>) -> Answer<Stats> {
-    Ok(Json(controller.stats().await?))
+async fn stats(reading: Reading) -> Response {
+    reading.read(View::stats).await
 }
 
-async fn vips(State(controller): State<Handle>) -> Answer<Vec<Vip>> {
-    Ok(Json(controller.vips().await?))
+async fn vips(reading: Reading) -> Response {
+    reading.read(|view| Ok(view.vips())).await
 }
 
-async fn vip(State(controller): State<Handle>, Path(name): Path<String>) -> Answer<Vip> {
-    Ok(Json(controller.vip(name).await?))
+async fn vip(reading: Reading, Path(name): Path<String>) -> Response {
+    reading.read(move |view| view.vip(&name)).await
 }
 
 /// What `GET /v1/backends` may be narrowed to.
@@ -224,24 +229,29 @@ struct BackendsOf {
     vip: Option<String>,
 }
 
-async fn backends(State(controller): State<Handle>, Query(of): Query<BackendsOf>) -> Answer<Vec<Backend>> {
-    let vips = match of.vip {
-        Some(name) => vec![controller.vip(name).await?],
-        None => controller.vips().await?,
+async fn backends(reading: Reading, Query(of): Query<BackendsOf>) -> Response {
+    let backends = move |view: &View| {
+        let vips = match of.vip {
+            Some(name) => vec![view.vip(&name)?],
+            None => view.vips(),
+        };
+        Ok(vips.into_iter().flat_map(|vip| vip.backends).collect::<Vec<Backend>>())
     };
-    Ok(Json(vips.into_iter().flat_map(|vip| vip.backends).collect()))
+    reading.read(backends).await
 }
 
-async fn interfaces(State(controller): State<Handle>) -> Answer<Vec<Interface>> {
-    Ok(Json(controller.interfaces().await?))
+async fn interfaces(reading: Reading) -> Response {
+    reading.read(|view| Ok(view.interfaces_view())).await
 }
 
-async fn flows(State(controller): State<Handle>, query: FlowsOf) -> Answer<Flows> {
-    Ok(Json(controller.flows(understood(query)?).await?))
+async fn flows(reading: Reading, query: FlowsOf) -> Result<Response, ApiError> {
+    let query = understood(query)?;
+    Ok(reading.walk(|view| view.flows(query)).await)
 }
 
-async fn flow_counts(State(controller): State<Handle>, query: FlowsOf) -> Answer<Vec<FlowCount>> {
-    Ok(Json(controller.flow_counts(understood(query)?).await?))
+async fn flow_counts(reading: Reading, query: FlowsOf) -> Result<Response, ApiError> {
+    let query = understood(query)?;
+    Ok(reading.walk(|view| view.flow_counts(query)).await)
 }
 
 type FlowsOf = Result<Query<FlowQuery>, QueryRejection>;
@@ -254,15 +264,15 @@ fn understood(query: FlowsOf) -> Result<FlowQuery, ApiError> {
     Ok(query)
 }
 
-async fn diff(State(controller): State<Handle>) -> Answer<Diff> {
-    Ok(Json(controller.diff().await?))
+async fn diff(reading: Reading) -> Response {
+    reading.read(View::diff).await
 }
 
 async fn apply(
     State(controller): State<Handle>,
     Extension(origin): Extension<Origin>,
     apply: Result<Option<Json<Apply>>, JsonRejection>,
-) -> Answer<Applied> {
+) -> Result<Json<Applied>, ApiError> {
     let Json(Apply { force }) =
         apply.map_err(|rejection| not_a("what an apply may say", &rejection))?.unwrap_or_default();
     Ok(Json(controller.apply(force, origin).await?))
@@ -272,7 +282,7 @@ async fn edit(
     State(controller): State<Handle>,
     Extension(origin): Extension<Origin>,
     edit: Result<Json<Edit>, JsonRejection>,
-) -> Answer<Applied> {
+) -> Result<Json<Applied>, ApiError> {
     let Json(edit) = edit.map_err(|rejection| not_a("an edit", &rejection))?;
     Ok(Json(controller.edit(edit, origin).await?))
 }
@@ -315,5 +325,33 @@ impl From<controller::Error> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         (self.status, Json(self.body)).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::unistd::{Gid, Uid};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn look_ups_of_who_may_change_things_wait_for_no_strangers() {
+        const MEMBERS: u32 = 900;
+        let socket = socket::tests::with_group("/nowhere", MEMBERS);
+        let guard = Arc::new(Guard::new(Handle::of_nobody(), Arc::new(socket)));
+        let peer = |uid, group| Peer { uid: Uid::from_raw(uid), groups: vec![Gid::from_raw(group)], pid: 1 };
+        let stranger = |number| peer(4_000_000 + number, 5);
+        let busy: Vec<_> =
+            (0..20).filter_map(|number| guard.look_ups(&stranger(number)).try_take(Uid::from_raw(number))).collect();
+        assert!(busy.len() < 20, "strangers have turns without end");
+        let admitted = async |peer, patience| {
+            let admit = Arc::clone(&guard).admit(peer, Method::GET, Uri::from_static("/v1/status"));
+            tokio::time::timeout(patience, admit).await
+        };
+        assert!(admitted(stranger(30), Duration::from_millis(20)).await.is_err(), "there was a turn left");
+        let answer = admitted(peer(4_000_031, MEMBERS), Duration::from_secs(30)).await;
+        let answer = answer.expect("a member of the group waits for no stranger");
+        // It is that there is no controller.
+        assert_eq!(answer.err().unwrap().body.kind, ErrorKind::Failed);
     }
 }

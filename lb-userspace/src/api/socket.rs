@@ -195,7 +195,7 @@ impl Socket {
     }
 
     /// What connections of `peer` count for: as much as he may do, by what the kernel knows.
-    fn class(&self, peer: &Peer) -> Class {
+    pub(super) fn class(&self, peer: &Peer) -> Class {
         let is_member = self.group().is_some_and(|group| peer.groups.contains(&group));
         if peer.is_above() || is_member { Class::Operator } else { Class::Anybody }
     }
@@ -370,6 +370,11 @@ pub(super) mod tests {
     };
 
     use super::*;
+
+    /// A socket that nobody listens on, where the group [`GROUP`] has this number.
+    pub fn with_group(path: &str, group: u32) -> Socket {
+        Socket { group: AtomicU32::new(group), ..Socket::new(path.into()) }
+    }
 
     fn at(dir: &tempfile::TempDir) -> PathBuf {
         dir.path().join("naru.sock")

@@ -1,4 +1,5 @@
-//! Turns at what is costly: a few at a time, of which no user has more than his share.
+//! Turns at what is costly: a few at a time, of which no user has more than his share; who may change things and others
+//! have turns apart.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -7,6 +8,30 @@ use std::{
 
 use nix::unistd::Uid;
 use tokio::sync::Notify;
+
+use crate::server::Class;
+
+/// Turns of who may change things, and as many of others: neither waits for the other, however many they are.
+#[derive(Debug)]
+pub struct ByClass {
+    operators: Turns,
+    others: Turns,
+}
+
+impl ByClass {
+    /// At most `all` at a time of either class, and `each` of a user.
+    pub fn new((all, each): (usize, usize)) -> Self {
+        Self { operators: Turns::new(all, each), others: Turns::new(all, each) }
+    }
+
+    /// Those of this class.
+    pub fn of(&self, class: Class) -> &Turns {
+        match class {
+            Class::Operator => &self.operators,
+            Class::Anybody => &self.others,
+        }
+    }
+}
 
 /// Gives out turns. Whoever waits for one stands in nobody's way but his own: there is no queue, and who has had his
 /// share is passed over.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     config::{Config, ConfigErrors, ReadError},
-    disk,
+    disk, fault,
     seed::HashSeed,
 };
 
@@ -63,6 +63,7 @@ impl ConfigFile {
 
     /// What the file holds, which may be half a save: to be shown, and not to be applied.
     pub fn text(&self) -> Result<String, ReadError> {
+        fault::read();
         disk::read(&self.path).map_err(|error| self.unreadable(error))
     }
 

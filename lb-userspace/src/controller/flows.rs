@@ -1,5 +1,5 @@
-//! What the flow tables hold, by the names of the config. The controller gives the names and the tables; the walk over
-//! a million entries is made beside it.
+//! What the flow tables hold, by the names of the config. The controller publishes the names and the tables; the walk over
+//! a million entries is made beside it, on a thread that may block.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -16,8 +16,8 @@ use crate::{
     dataplane::{self, FlowTables, Table},
 };
 
-/// A walk over the flow tables to be made, on a thread that may block.
-pub struct Walk {
+/// A walk over the flow tables to be made.
+struct Walk {
     tables: FlowTables,
     /// Names of the VIPs whose flows are wanted, by id.
     vips: HashMap<u32, String>,
@@ -27,9 +27,22 @@ pub struct Walk {
 }
 
 impl View {
+    /// Entries of the flow tables.
+    pub fn flows(&self, query: FlowQuery) -> Result<Flows, Error> {
+        if let Some(limit) = query.limit.filter(|limit| *limit > FlowQuery::MAX_LIMIT) {
+            return Err(Error::LimitTooHigh { limit, max: FlowQuery::MAX_LIMIT });
+        }
+        Ok(self.walk(query)?.list()?)
+    }
+
+    /// How many entries the flow tables have.
+    pub fn flow_counts(&self, query: FlowQuery) -> Result<Vec<FlowCount>, Error> {
+        Ok(self.walk(query)?.count()?)
+    }
+
     /// A walk that finds what `query` asks for. The names are those of now: a flow of a VIP or backend that comes later
     /// is not found.
-    pub(super) fn walk(&self, query: FlowQuery) -> Result<Walk, Error> {
+    fn walk(&self, query: FlowQuery) -> Result<Walk, Error> {
         let state = self.dataplane().state();
         let names = state.vips.iter().map(|(id, record)| (*id, record.name.as_str().to_owned()));
         let vips: HashMap<_, _> = names.filter(|(_, name)| query.vip.as_ref().is_none_or(|vip| vip == name)).collect();
@@ -49,7 +62,7 @@ impl View {
 
 impl Walk {
     /// Lists what it finds, up to the query's limit.
-    pub fn list(self) -> Result<Flows, dataplane::Error> {
+    fn list(self) -> Result<Flows, dataplane::Error> {
         let limit = self.query.limit.unwrap_or(FlowQuery::DEFAULT_LIMIT) as usize;
         let mut flows: HashMap<FlowKey, Flow> = HashMap::new();
         let mut matched = 0;
@@ -70,7 +83,7 @@ impl Walk {
     }
 
     /// Counts what it finds.
-    pub fn count(self) -> Result<Vec<FlowCount>, dataplane::Error> {
+    fn count(self) -> Result<Vec<FlowCount>, dataplane::Error> {
         let mut counts: BTreeMap<(&str, IpAddr), [u64; 2]> = BTreeMap::new();
         self.each(|found| counts.entry((found.vip, found.backend)).or_default()[found.table as usize] += 1)?;
         let count = |((vip, backend), [established, embryonic]): ((&str, IpAddr), [u64; 2])| FlowCount {

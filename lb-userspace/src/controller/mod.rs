@@ -5,7 +5,8 @@
 //! An apply that fails anywhere leaves what ran before.
 //!
 //! What is only read is read beside it, from a [`View`] that the task publishes before it answers a change, and soon
-//! after anything else: reads wait for no change and hold none up, however many there are.
+//! after anything else: reads wait for no change and hold none up. How many there are at a time is for those who read to
+//! bound ([`crate::api`], [`crate::metrics`]).
 
 mod error;
 mod file;
@@ -36,7 +37,7 @@ use std::{
 
 use lb_common::NextHop;
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     task::{JoinHandle, block_in_place, spawn_blocking},
     time::{Interval, MissedTickBehavior},
 };
@@ -47,10 +48,10 @@ pub use self::{
     history::applied_last,
     interfaces::existing as existing_interfaces,
     origin::Origin,
+    view::View,
 };
 use self::{
     file::Contents,
-    flows::Walk,
     history::History,
     interfaces::Interfaces,
     log_reader::LogReader,
@@ -61,19 +62,15 @@ use self::{
     record::{Order, Record},
     start::{Start, remove_leftovers},
     sweeper::{Sweeper, Turn},
-    view::View,
 };
 use crate::{
-    api::{
-        flows::{FlowCount, FlowQuery, Flows},
-        types::{Applied, Diff, Interface, ProblemKind, Stats, Status, Vip},
-    },
+    api::types::{Applied, ProblemKind},
     config::{
         Config, Node, ReadError, Readers,
         edit::{self, Edit},
     },
     dataplane::{self, Dataplane, LossInterfaces},
-    metrics::{self, Applies, Snapshot},
+    metrics::{self, Applies},
     netlink::{self, Event, Target},
     plan::{Change, Destination, Removal, Served},
 };
@@ -87,12 +84,6 @@ const RETRY: Duration = Duration::from_secs(5);
 /// How long a change waits for the next answer about the ways to new backends: neighbours on a link that works answer
 /// in milliseconds.
 const RESOLVE: Duration = Duration::from_millis(500);
-
-/// Reads that are made at a time; the others wait for their turn. Each takes a thread, and memory for its answer.
-const READS: usize = 4;
-
-/// Walks over the flow tables that are made at a time.
-const WALKS: usize = 2;
 
 /// How soon what events have changed is published: not at each of thousands.
 const PUBLISH: Duration = Duration::from_millis(100);
@@ -108,8 +99,6 @@ const EVENTS: usize = 4096;
 pub struct Handle {
     requests: mpsc::Sender<Request>,
     views: Views,
-    reads: Arc<Semaphore>,
-    walks: Arc<Semaphore>,
 }
 
 type Views = watch::Receiver<Option<Arc<View>>>;
@@ -132,56 +121,15 @@ impl Request {
 
 impl Handle {
     fn new(requests: mpsc::Sender<Request>, views: Views) -> Self {
-        let turns = |count| Arc::new(Semaphore::new(count));
-        Self { requests, views, reads: turns(READS), walks: turns(WALKS) }
+        Self { requests, views }
     }
 
-    /// What the daemon is, does and misses.
-    pub async fn status(&self) -> Result<Status, Error> {
-        self.read(View::status).await
-    }
-
-    /// Counters.
-    pub async fn stats(&self) -> Result<Stats, Error> {
-        self.read(View::stats).await
-    }
-
-    /// VIPs with their backends, in the order of the config.
-    pub async fn vips(&self) -> Result<Vec<Vip>, Error> {
-        self.read(|view| Ok(view.vips())).await
-    }
-
-    /// One VIP with its backends.
-    pub async fn vip(&self, name: String) -> Result<Vip, Error> {
-        self.read(move |view| view.vip(&name)).await
-    }
-
-    /// Interfaces that are configured or attached.
-    pub async fn interfaces(&self) -> Result<Vec<Interface>, Error> {
-        self.read(|view| Ok(view.interfaces_view())).await
-    }
-
-    /// Entries of the flow tables.
-    pub async fn flows(&self, query: FlowQuery) -> Result<Flows, Error> {
-        if let Some(limit) = query.limit.filter(|limit| *limit > FlowQuery::MAX_LIMIT) {
-            return Err(Error::LimitTooHigh { limit, max: FlowQuery::MAX_LIMIT });
+    /// What was last published. To be read on a thread that may block: it reads maps and the config file.
+    pub(crate) fn view(&self) -> Result<Arc<View>, Error> {
+        if self.requests.is_closed() {
+            return Err(Error::Stopped);
         }
-        self.walk(query, Walk::list).await
-    }
-
-    /// How many entries the flow tables have.
-    pub async fn flow_counts(&self, query: FlowQuery) -> Result<Vec<FlowCount>, Error> {
-        self.walk(query, Walk::count).await
-    }
-
-    /// What a scrape shows.
-    pub async fn snapshot(&self) -> Result<Snapshot, Error> {
-        self.read(View::snapshot).await
-    }
-
-    /// What an apply of the file would change.
-    pub async fn diff(&self) -> Result<Diff, Error> {
-        self.read(View::diff).await
+        self.views.borrow().clone().ok_or(Error::Stopped)
     }
 
     /// Makes the file what runs; with `force`, whatever it takes away.
@@ -221,43 +169,6 @@ impl Handle {
     #[cfg(test)]
     pub(crate) fn of_nobody() -> Self {
         Self::new(mpsc::channel(1).0, watch::channel(None).1)
-    }
-
-    /// Makes a walk over the flow tables, a few at a time: each reads millions of entries.
-    async fn walk<T: Send + 'static>(
-        &self,
-        query: FlowQuery,
-        make: fn(Walk) -> Result<T, dataplane::Error>,
-    ) -> Result<T, Error> {
-        let turn = Arc::clone(&self.walks).acquire_owned().await;
-        let view = self.view()?;
-        blocking(move || {
-            // With the work, which goes on when whoever asked has gone.
-            let _turn = turn;
-            Ok(make(view.walk(query)?)?)
-        })
-        .await
-    }
-
-    /// Reads from what was last published.
-    async fn read<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&View) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        let turn = Arc::clone(&self.reads).acquire_owned().await;
-        let view = self.view()?;
-        blocking(move || {
-            let _turn = turn;
-            read(&view)
-        })
-        .await
-    }
-
-    fn view(&self) -> Result<Arc<View>, Error> {
-        if self.requests.is_closed() {
-            return Err(Error::Stopped);
-        }
-        self.views.borrow().clone().ok_or(Error::Stopped)
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Error> {
@@ -932,11 +843,6 @@ async fn due(at: Option<tokio::time::Instant>) {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
-}
-
-/// Does what may take long on a thread that may block.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Stopped)?
 }
 
 /// Says why the hash seed in the file is not in force, and which one is. A later apply tries again: a start that did

@@ -1,5 +1,6 @@
 //! The controller's state as the API and the metrics show it: a [`View`] of a moment, which whoever reads asks instead of
-//! the controller. So no read waits for a change, and no change for a read.
+//! the controller. So no read waits for a change, and no change for a read. What is asked may wait for a disk or walk over
+//! maps: it belongs on a thread that may block.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, btree_map::Entry},
@@ -88,7 +89,7 @@ impl View {
     }
 
     /// What an apply of the file would change.
-    pub(super) fn diff(&self) -> Result<Diff, Error> {
+    pub fn diff(&self) -> Result<Diff, Error> {
         let wanted = self.file.with_seed(self.file.read(Some(&self.applied))?)?.config;
         let refused = Removal::between(self.config(), &wanted).map(|removal| removal.to_string());
         Ok(Diff { changes: self.changes_to(&wanted)?, refused })
@@ -111,7 +112,8 @@ impl View {
         self.config().warnings().iter().map(ToString::to_string).chain(left_out).chain(egress).chain(losses).collect()
     }
 
-    pub(super) fn status(&self) -> Result<Status, Error> {
+    /// What the daemon is, does and misses.
+    pub fn status(&self) -> Result<Status, Error> {
         let config = self.config();
         let backends = || config.vips.iter().flat_map(|vip| &vip.backends);
         let maps = self.map_usage()?;
@@ -134,7 +136,8 @@ impl View {
         })
     }
 
-    pub(super) fn stats(&self) -> Result<Stats, Error> {
+    /// Counters.
+    pub fn stats(&self) -> Result<Stats, Error> {
         self.stats_of(|_| true)
     }
 
@@ -179,13 +182,15 @@ impl View {
         Ok(stats)
     }
 
-    pub(super) fn vips(&self) -> Vec<Vip> {
+    /// VIPs with their backends, in the order of the config.
+    pub fn vips(&self) -> Vec<Vip> {
         let mut running = self.running();
         let vips = self.config().vips.iter();
         vips.map(|vip| self.vip_view(vip, running.remove(&vip.name).unwrap_or_default())).collect()
     }
 
-    pub(super) fn vip(&self, name: &str) -> Result<Vip, Error> {
+    /// One VIP with its backends.
+    pub fn vip(&self, name: &str) -> Result<Vip, Error> {
         let mut running = self.running();
         match self.config().vips.iter().find(|vip| vip.name == name) {
             Some(vip) => Ok(self.vip_view(vip, running.remove(name).unwrap_or_default())),
@@ -197,7 +202,8 @@ impl View {
         Error::NoSuchVip { name: name.to_owned(), remedy: remedy(name, &self.config().vips) }
     }
 
-    pub(super) fn interfaces_view(&self) -> Vec<Interface> {
+    /// Interfaces that are configured or attached.
+    pub fn interfaces_view(&self) -> Vec<Interface> {
         self.interfaces.view(&self.attachments, &self.config().node)
     }
 
@@ -208,7 +214,7 @@ impl View {
     }
 
     /// What a scrape shows. Counters of backends that the config wants no series of are not read.
-    pub(super) fn snapshot(&self) -> Result<Snapshot, Error> {
+    pub fn snapshot(&self) -> Result<Snapshot, Error> {
         let Config { node, vips } = self.config();
         let shown = vips.iter().filter(|vip| vip.metrics_backends.unwrap_or(node.metrics_backends));
         let shown: HashSet<_> = shown.map(|vip| vip.name.as_str()).collect();

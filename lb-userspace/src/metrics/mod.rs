@@ -1,7 +1,7 @@
 //! `/metrics` in the OpenMetrics text format, for whoever can reach its address.
 //!
-//! A scrape never meets the controller: it reads counters from what the controller published ([`Handle::snapshot`]), and
-//! scrapes within a second share what was read. What a stranger who can connect can do: take all [`LIMITS`] connections
+//! A scrape never meets the controller: it reads counters from what the controller published
+//! ([`View::snapshot`](crate::controller::View::snapshot)), one at a time and beside the reads of the API, and scrapes within a second share what was read. What a stranger who can connect can do: take all [`LIMITS`] connections
 //! and read nothing, or little. They are ended after that, and drive each other out before. Each costs a thread that waits
 //! and [`page::CHUNK`] bytes of text, and all of them together [`SNAPSHOTS`] snapshots of some hundred bytes a backend; while
 //! they hold these, others get the last of them. Text is made for one scrape at a time, and nobody's while a reader is
@@ -25,7 +25,11 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use tokio::{net::TcpListener, sync::Mutex, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::Mutex,
+    task::{JoinHandle, spawn_blocking},
+};
 
 pub use self::snapshot::{Applies, BackendSample, Snapshot, VipSample};
 use self::{encode::CONTENT_TYPE, page::Pen};
@@ -135,7 +139,9 @@ impl Scrapes {
         {
             return Ok(Arc::clone(snapshot));
         }
-        let snapshot = Arc::new(self.controller.snapshot().await?);
+        let view = self.controller.view()?;
+        let snapshot = spawn_blocking(move || view.snapshot()).await.map_err(|_| Error::Stopped)?;
+        let snapshot = Arc::new(snapshot?);
         let before = read.last.replace((Instant::now(), Arc::clone(&snapshot)));
         read.before.extend(before.map(|(_, snapshot)| Arc::downgrade(&snapshot)));
         Ok(snapshot)
