@@ -4,11 +4,11 @@
 //! What somebody can do who only connects, or connects and never reads: take all places of [`Limits::connections`] that
 //! no [`Class`] above his has. When one more comes, one of the lowest class goes, and none of a class above the
 //! newcomer's: of the owner who has most of them, one that waits for no answer, the one that was silent for longest.
-//! Whoever has the most himself, and waits for an answer on each of those that could go, gets no further one. So whoever
-//! floods drives out himself; others only where they share his address, or are of his class or below and have as many
-//! connections as he: with many addresses, or users, he has many shares. A request head must be there within
-//! [`Limits::idle`], an answer must make progress within [`Limits::stall`] and be read within [`Limits::answer`], and
-//! neither is buffered beyond [`BUFFER`]. Nothing is logged per connection.
+//! Whoever has the most himself, and waits for an answer on each of those that could go, gets no further one; he may be
+//! told so ([`Listener::refuse`]), and is not waited for. So whoever floods drives out himself; others only where they share
+//! his address, or are of his class or below and have as many connections as he: with many addresses, or users, he has many
+//! shares. A request head must be there within [`Limits::idle`], an answer must make progress within [`Limits::stall`] and
+//! be read within [`Limits::answer`], and neither is buffered beyond [`BUFFER`]. Nothing is logged per connection.
 
 mod activity;
 
@@ -98,6 +98,9 @@ pub trait Listener: Send {
     /// Whose connection it is.
     fn owner(&self, peer: &Self::Peer) -> Self::Owner;
 
+    /// Closes a connection that is one too many. May say so on it first, but waits for nobody.
+    fn refuse(stream: Self::Stream);
+
     /// Has the kernel let go at once of what the peer has not read, where it would keep that.
     fn cut(stream: &Self::Stream);
 }
@@ -119,6 +122,10 @@ impl Listener for TcpListener {
             IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
             v4 => v4,
         }
+    }
+
+    fn refuse(stream: TcpStream) {
+        drop(stream);
     }
 
     fn cut(stream: &TcpStream) {
@@ -145,7 +152,11 @@ pub async fn serve<L: Listener>(listener: L, router: Router, limits: Limits) -> 
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
-                    connections.add(listener.owner(&peer), stream, L::cut, router.clone().layer(Extension(peer)));
+                    let owner = listener.owner(&peer);
+                    let router = router.clone().layer(Extension(peer));
+                    if let Err(stream) = connections.add(owner, stream, L::cut, router) {
+                        L::refuse(stream);
+                    }
                 }
                 // That one has gone already.
                 Err(error) if matches!(error.kind(), ConnectionAborted | ConnectionReset | NotConnected) => {}
@@ -185,13 +196,15 @@ impl<O: Owner> Connections<O> {
         Self { limits, all: HashMap::new(), tasks: JoinSet::new() }
     }
 
-    /// Serves a connection, and ends another one for it where there are too many. Closes it where none is to give way.
-    fn add<S>(&mut self, owner: O, stream: S, cut: fn(&S), router: Router)
+    /// Serves a connection, and ends another one for it where there are too many. Gives it back where none is to give way.
+    fn add<S>(&mut self, owner: O, stream: S, cut: fn(&S), router: Router) -> Result<(), S>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         if self.all.len() >= self.limits.connections {
-            let Some(connection) = self.least_missed(&owner).and_then(|id| self.all.remove(&id)) else { return };
+            let Some(connection) = self.least_missed(&owner).and_then(|id| self.all.remove(&id)) else {
+                return Err(stream);
+            };
             connection.end();
         }
         let activity = Arc::new(Activity::default());
@@ -204,6 +217,7 @@ impl<O: Owner> Connections<O> {
         // What goes wrong with a connection is its peer's affair.
         let task = self.tasks.spawn(async move { drop(connection.await) });
         self.all.insert(task.id(), Connection { owner, activity, task });
+        Ok(())
     }
 
     /// The connection that gives way to one of `newcomer`'s, if any does.
@@ -313,7 +327,8 @@ mod tests {
             // So that each was silent for another time.
             tokio::time::sleep(Duration::from_millis(2)).await;
             let (near, far) = tokio::io::duplex(1024);
-            self.connections.add(owner, near, |_| {}, self.router.clone());
+            // One that is given back is closed.
+            drop(self.connections.add(owner, near, |_| {}, self.router.clone()));
             self.far.push(far);
             self.far.last_mut().unwrap()
         }

@@ -1123,6 +1123,29 @@ fn connections_to_the_socket_that_say_nothing_are_in_nobodys_way() {
 }
 
 #[test]
+fn who_has_all_connections_is_told_so() {
+    let mut bed = Bed::new(VIPS);
+    bed.start(&[]);
+    let unread = bed.faults().join("unread");
+    fs::write(&unread, "").unwrap();
+    let mut waiting = Vec::new();
+    let is_refused = || {
+        let mut stream = UnixStream::connect(bed.socket()).unwrap();
+        // It may be closed already.
+        let _ = stream.write_all(b"GET /v1/diff HTTP/1.1\r\nHost: naru\r\n\r\n");
+        stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let mut answer = [0; 1000];
+        let read = stream.read(&mut answer).unwrap_or_default();
+        waiting.push(stream);
+        answer[..read].starts_with(b"HTTP/1.1 503 ")
+    };
+    eventually("all connections wait for answers", is_refused, || bed.log());
+    bed.refused("vip list", 4, "none of them gives way to one more of this user: try again");
+    fs::remove_file(&unread).unwrap();
+    eventually("connections are free again", || bed.naru("vip list").code == 0, || bed.log());
+}
+
+#[test]
 fn a_config_that_is_no_file_is_refused_and_not_waited_for() {
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);

@@ -14,6 +14,7 @@ use tokio::net::UnixStream;
 
 use super::{
     flows::{FlowCount, FlowQuery, Flows},
+    line::Line,
     types::{Applied, Apply, Backend, Diff, ErrorBody, ErrorKind, Interface, Stats, Status, Vip},
 };
 use crate::config::edit::Edit;
@@ -62,6 +63,9 @@ pub enum ClientError {
         /// What happened.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The daemon has its hands full (503): the same may be done a moment later.
+    #[error("{}", .0.error)]
+    Busy(ErrorBody),
     /// The daemon answered with an error.
     #[error("{}", .0.error)]
     Daemon(ErrorBody),
@@ -167,16 +171,31 @@ impl Client {
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(|error| self.broken(error));
         }
-        Err(ClientError::Daemon(serde_json::from_slice(&body).unwrap_or_else(|_| ErrorBody {
+        let error = serde_json::from_slice(&body).unwrap_or_else(|_| ErrorBody {
             error: format!("the daemon answered {status} to {path}: is it another version of naru?"),
             kind: ErrorKind::Failed,
-        })))
+        });
+        Err(if status == StatusCode::SERVICE_UNAVAILABLE {
+            ClientError::Busy(error)
+        } else {
+            ClientError::Daemon(error)
+        })
     }
 
     async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes), ClientError> {
-        let stream = self.connect().await?;
+        let line = Line::new(self.connect().await?);
+        self.exchange_over(line, method, path, body).await
+    }
+
+    async fn exchange_over(
+        &self,
+        line: Line,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
         let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(error))?;
+            hyper::client::conn::http1::handshake(TokioIo::new(line)).await.map_err(|error| self.broken(error))?;
         // The connection only has to be driven; what goes wrong with it shows in the request's own result.
         let driver = tokio::spawn(connection);
         let request = Request::builder()
@@ -271,6 +290,32 @@ mod tests {
         tokio::task::spawn_blocking(let_in).await.unwrap();
         let ended = tokio::time::timeout(Duration::from_secs(30), asked).await.expect("it connects").unwrap();
         assert!(matches!(ended.unwrap_err(), ClientError::Broken { .. }));
+    }
+
+    /// What a client makes of a daemon that answers and closes before it is asked, or before it reads what it is asked.
+    #[tokio::test]
+    async fn an_answer_that_comes_unasked_is_heard() {
+        const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
+        for body in ["", &"x".repeat(1 << 20)] {
+            let (near, far) = UnixStream::pair().unwrap();
+            far.writable().await.unwrap();
+            assert_eq!(far.try_write(ANSWER).unwrap(), ANSWER.len());
+            drop(far);
+            near.readable().await.unwrap();
+            let client = Client::new("/nonexistent");
+            let exchange = client.exchange_over(Line::new(near), Method::POST, "/v1/edit", body.to_owned().into());
+            let heard = tokio::time::timeout(Duration::from_secs(30), exchange).await.expect("it ends");
+            assert_eq!(heard.unwrap(), (StatusCode::SERVICE_UNAVAILABLE, "{}".into()));
+        }
+        let (near, far) = UnixStream::pair().unwrap();
+        let client = Client::new("/nonexistent");
+        let exchange = client.exchange_over(Line::new(near), Method::GET, "/v1/status", Bytes::new());
+        let (heard, ()) = tokio::join!(exchange, async {
+            far.readable().await.unwrap();
+            assert_eq!(far.try_write(ANSWER).unwrap(), ANSWER.len());
+            drop(far);
+        });
+        assert_eq!(heard.unwrap().0, StatusCode::SERVICE_UNAVAILABLE, "what it was asked lay unread");
     }
 
     #[tokio::test]

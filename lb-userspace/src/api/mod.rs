@@ -12,6 +12,7 @@ pub mod access;
 mod answer;
 pub mod client;
 pub mod flows;
+mod line;
 pub mod peer;
 mod reading;
 pub mod socket;
@@ -306,6 +307,28 @@ async fn no_such_method(uri: Uri) -> ApiError {
 struct ApiError {
     status: StatusCode,
     body: ErrorBody,
+}
+
+impl ApiError {
+    /// As it goes over a connection on which nobody has asked yet, with which that ends.
+    fn unasked(&self) -> String {
+        let body = serde_json::to_string(&self.body).unwrap_or_default();
+        format!(
+            "HTTP/1.1 {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            self.status,
+            body.len()
+        )
+    }
+}
+
+/// The answer on a connection that is one too many.
+fn too_many_connections() -> ApiError {
+    let error = format!(
+        "the daemon has {} connections, which is all that it takes, and none of them gives way to one more of this user: \
+         try again once a command that waits for its answer is done",
+        LIMITS.connections
+    );
+    ApiError { status: StatusCode::SERVICE_UNAVAILABLE, body: ErrorBody { error, kind: ErrorKind::Failed } }
 }
 
 impl From<controller::Error> for ApiError {

@@ -14,16 +14,22 @@ use std::{
     convert::Infallible,
     fs,
     io::{self, ErrorKind},
-    os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown},
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown},
+    },
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
 
-use nix::unistd::{Gid, Group, Uid};
+use nix::{
+    sys::socket::{MsgFlags, send},
+    unistd::{Gid, Group, Uid},
+};
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::{Mutex, watch},
@@ -243,6 +249,12 @@ impl Listener for Arc<Socket> {
         Account { user: peer.uid, class: self.class(peer) }
     }
 
+    fn refuse(stream: UnixStream) {
+        static ANSWER: LazyLock<String> = LazyLock::new(|| super::too_many_connections().unasked());
+        // A new connection has room for it. Who has gone already wants no answer.
+        let _ = send(stream.as_raw_fd(), ANSWER.as_bytes(), MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+    }
+
     fn cut(_: &UnixStream) {
         // What is not read of a unix socket goes with it.
     }
@@ -358,7 +370,7 @@ async fn remove_stale(path: &Path) -> Result<(), SocketError> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::os::fd::{AsRawFd as _, OwnedFd};
+    use std::os::fd::OwnedFd;
 
     use nix::{
         mount::{MsFlags, mount, umount},

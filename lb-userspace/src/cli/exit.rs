@@ -66,7 +66,7 @@ impl From<ClientError> for Failure {
             ClientError::NoDaemon { .. } => Exit::NoDaemon,
             ClientError::Permission { .. } => Exit::Forbidden,
             ClientError::Timeout { .. } | ClientError::Broken { .. } => Exit::Failed,
-            ClientError::Daemon(body) => body.kind.into(),
+            ClientError::Busy(body) | ClientError::Daemon(body) => body.kind.into(),
         };
         Self::new(exit, error)
     }

@@ -102,7 +102,9 @@ impl Watch {
     /// How far it is. `heard`: when the daemon last answered.
     async fn look(&self, client: &Client, heard: &mut Instant) -> Result<Progress, Failure> {
         let backends = match client.backends(Some(&self.vip)).await {
-            Err(ClientError::NoDaemon { .. } | ClientError::Broken { .. }) if heard.elapsed() < RESTART => {
+            Err(ClientError::NoDaemon { .. } | ClientError::Broken { .. } | ClientError::Busy(_))
+                if heard.elapsed() < RESTART =>
+            {
                 return Ok(Progress::Waits("nobody to ask: the daemon does not answer".to_owned()));
             }
             answer => answer?,
