@@ -71,8 +71,17 @@ struct State {
 #[derive(Debug)]
 struct Pair {
     case: Case,
-    other: Sample,
-    this: Sample,
+    other: Runs,
+    this: Runs,
+}
+
+/// What the runs of one build say of a case, in nanoseconds per packet.
+#[derive(Debug)]
+struct Runs {
+    /// Without the entry program.
+    net: Sample,
+    /// The fastest with the entry program, and that program's own fastest.
+    fastest: [f64; 2],
 }
 
 /// A line of the report, in nanoseconds per packet.
@@ -84,6 +93,8 @@ struct Row {
     this: Summary,
     /// What this build takes more, run by run.
     difference: Summary,
+    /// What the other and this one took at their fastest.
+    fastest: [f64; 2],
 }
 
 /// Measures both builds and reports.
@@ -133,10 +144,10 @@ fn measure(bench: &Path, Run { repeat, rounds, .. }: &Run<'_>, only: &str) -> an
 fn add(pairs: &mut Vec<Pair>, theirs: &[Line], ours: &[Line]) {
     // Floors are measured with every mode: what they take is no case of its own.
     for Line { case, .. } in ours.iter().filter(|line| line.case.state.is_some()) {
-        let (Some(other), Some(this)) = (net(theirs, case), net(ours, case)) else { continue };
+        let (Some(other), Some(this)) = (times(theirs, case), times(ours, case)) else { continue };
         let case = case.clone();
         let index = pairs.iter().position(|pair| pair.case == case).unwrap_or_else(|| {
-            pairs.push(Pair { case, other: Sample::default(), this: Sample::default() });
+            pairs.push(Pair { case, other: Runs::default(), this: Runs::default() });
             pairs.len() - 1
         });
         pairs[index].other.add(other);
@@ -144,24 +155,57 @@ fn add(pairs: &mut Vec<Pair>, theirs: &[Line], ours: &[Line]) {
     }
 }
 
-/// What a case took in the faster rounds, without the entry program.
-fn net(lines: &[Line], case: &Case) -> Option<f64> {
+/// What a case took in the faster rounds, with the entry program, and what that took alone.
+fn times(lines: &[Line], case: &Case) -> Option<[f64; 2]> {
     let total = |case: &Case| lines.iter().find(|line| line.case == *case).map(|line| line.total.low);
     let nothing = Case { program: NOTHING.name.to_owned(), state: None, ..case.clone() };
-    Some(total(case)? - total(&nothing)?)
+    Some([total(case)?, total(&nothing)?])
+}
+
+impl Default for Runs {
+    fn default() -> Self {
+        Self { net: Sample::default(), fastest: [f64::INFINITY; 2] }
+    }
+}
+
+impl Runs {
+    fn add(&mut self, [total, nothing]: [f64; 2]) {
+        self.net.add(total - nothing);
+        self.fastest = [self.fastest[0].min(total), self.fastest[1].min(nothing)];
+    }
+
+    /// What the case took at its fastest without what the entry program took at its fastest.
+    fn fastest(&self) -> f64 {
+        let [total, nothing] = self.fastest;
+        total - nothing
+    }
 }
 
 impl From<Pair> for Row {
     fn from(Pair { case, other, this }: Pair) -> Self {
-        let difference = this.less(&other).summary();
-        Self { case, other: other.summary(), this: this.summary(), difference }
+        let difference = this.net.less(&other.net).summary();
+        let fastest = [other.fastest(), this.fastest()];
+        Self { case, other: other.net.summary(), this: this.net.summary(), difference, fastest }
     }
 }
 
 fn print(rows: &[Row], options: &Options, run: &Run<'_>) {
-    let header = ["PROGRAM", "TRACKING", "SLOTS", "PACKETS", "", "FLOWS", "OTHER", "THIS", "MORE", "QUARTILES"];
+    let header = [
+        "PROGRAM",
+        "TRACKING",
+        "SLOTS",
+        "PACKETS",
+        "",
+        "FLOWS",
+        "OTHER",
+        "THIS",
+        "MORE",
+        "QUARTILES",
+        "FASTEST",
+        "MORE",
+    ];
     let mut table = table(header, 5);
-    for Row { case, other, this, difference } in rows {
+    for Row { case, other, this, difference, fastest: [theirs, ours] } in rows {
         let Case { program, state, family, packets, flows } = case;
         let (tracking, slots) = state
             .as_ref()
@@ -177,12 +221,15 @@ fn print(rows: &[Row], options: &Options, run: &Run<'_>) {
             format!("{:.1}", this.median),
             format!("{:+.1}", difference.median),
             format!("{:+.1} to {:+.1}", difference.low, difference.high),
+            format!("{theirs:.1} and {ours:.1}"),
+            format!("{:+.1}", ours - theirs),
         ]);
     }
     println!("{table}");
     println!(
         "\nNanoseconds per packet without the entry program: medians of {} runs of each build, in turn, and of each run the \
-         first quartile of {} rounds of {} packets.\nMORE: what this build takes more than the other, run by run.\nMachine: {}",
+         first quartile of {} rounds of {} packets.\nMORE: what this build takes more than the other, run by run; FASTEST: the \
+         fastest runs of both, which say more where other guests of the processor make runs slower.\nMachine: {}",
         options.turns,
         run.rounds,
         run.repeat,
@@ -218,5 +265,6 @@ mod tests {
         assert_eq!(rows.len(), 1, "{rows:?}");
         assert_eq!((rows[0].case.program.as_str(), rows[0].case.flows), ("ipip 4in4", Some(1)));
         assert_eq!((rows[0].other.median, rows[0].this.median, rows[0].difference.median), (30.0, 32.5, 2.5));
+        assert_eq!(rows[0].fastest, [30.0, 32.0]);
     }
 }
