@@ -1,11 +1,12 @@
-//! Nanoseconds per packet of this build beside those of another: `bench packet` of both in turn, a few cases at a time and
-//! several times, so that what the machine does meanwhile happens to both. Of each run the faster rounds count: whatever
-//! else runs on the machine can only slow one down.
+//! Nanoseconds per packet of this build beside those of another: `bench packet` of both at once on one CPU, a few cases at
+//! a time and several times. The kernel lets the two run in turn, some milliseconds each, and what it says that packets took
+//! is without the other's turns (`bpf_test_timer_continue`, net/bpf/test_run.c): whatever else happens on the machine, or on
+//! others of the same processor, happens to both. Of each run the faster rounds count.
 
 use std::{
     env::current_exe,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use anyhow::{Context as _, ensure};
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     packet::NOTHING,
-    sample::{Sample, Summary, machine},
+    sample::{Sample, Summary, machine, stay_on_this_cpu},
     table::table,
 };
 
@@ -27,7 +28,7 @@ pub struct Options {
     /// which `cargo xtask bench` checks out and builds; to `naru-bench` itself, the path of another `naru-bench`
     #[arg(long, value_name = "REVISION")]
     pub against: Option<PathBuf>,
-    /// With `--against`: how often each build is run, this one and the other in turn
+    /// With `--against`: how often both builds are run
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..), value_name = "TIMES")]
     turns: u32,
 }
@@ -104,17 +105,19 @@ struct Row {
 /// One of the two cannot be run or understood, or they have no case in common.
 pub fn run(other: &Path, options: &Options, run: &Run<'_>, json: bool) -> anyhow::Result<()> {
     let this = current_exe().context("this program does not know where it lies")?;
+    // And whatever is started from here.
+    stay_on_this_cpu()?;
     let mut pairs = Vec::new();
     for turn in 1..=options.turns {
         eprintln!("turn {turn} of {} …", options.turns);
         for only in run.only {
             // Each of the two goes first as often as the other.
             let (theirs, ours) = if turn % 2 == 1 {
-                let theirs = measure(other, run, only)?;
-                (theirs, measure(&this, run, only)?)
+                let (theirs, ours) = (start(other, run, only)?, start(&this, run, only)?);
+                (theirs.report()?, ours.report()?)
             } else {
-                let ours = measure(&this, run, only)?;
-                (measure(other, run, only)?, ours)
+                let (ours, theirs) = (start(&this, run, only)?, start(other, run, only)?);
+                (theirs.report()?, ours.report()?)
             };
             add(&mut pairs, &theirs, &ours);
         }
@@ -129,15 +132,31 @@ pub fn run(other: &Path, options: &Options, run: &Run<'_>, json: bool) -> anyhow
     Ok(())
 }
 
-/// What one run of this bench says.
-fn measure(bench: &Path, Run { repeat, rounds, .. }: &Run<'_>, only: &str) -> anyhow::Result<Vec<Line>> {
+/// A run of a bench that was started.
+struct Started {
+    command: Command,
+    child: Child,
+}
+
+fn start(bench: &Path, Run { repeat, rounds, .. }: &Run<'_>, only: &str) -> anyhow::Result<Started> {
     let mut command = Command::new(bench);
     command.args(["packet", "--json", "--only", only]);
     command.args(["--repeat", &repeat.to_string(), "--rounds", &rounds.to_string()]);
-    let output = command.stderr(Stdio::piped()).output().with_context(|| format!("cannot run {command:?}"))?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command:?} failed ({}):\n{}", output.status, errors.trim_end());
-    serde_json::from_slice(&output.stdout).with_context(|| format!("{command:?} printed what is no report"))
+    // What it prints fits into a pipe: it waits for no reader.
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
+    Ok(Started { command, child })
+}
+
+impl Started {
+    /// What it says when it has ended.
+    fn report(self) -> anyhow::Result<Vec<Line>> {
+        let Self { command, child } = self;
+        let output = child.wait_with_output().with_context(|| format!("cannot wait for {command:?}"))?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{command:?} failed ({}):\n{}", output.status, errors.trim_end());
+        serde_json::from_slice(&output.stdout).with_context(|| format!("{command:?} printed what is no report"))
+    }
 }
 
 /// Adds the cases that both have.
@@ -227,9 +246,9 @@ fn print(rows: &[Row], options: &Options, run: &Run<'_>) {
     }
     println!("{table}");
     println!(
-        "\nNanoseconds per packet without the entry program: medians of {} runs of each build, in turn, and of each run the \
-         first quartile of {} rounds of {} packets.\nMORE: what this build takes more than the other, run by run; FASTEST: the \
-         fastest runs of both, which say more where other guests of the processor make runs slower.\nMachine: {}",
+        "\nNanoseconds per packet without the entry program: medians of {} runs of each build, both at once on one CPU, and of \
+         each run the first quartile of {} rounds of {} packets.\nMORE: what this build takes more than the other, run by run; \
+         FASTEST: the fastest runs of both.\nMachine: {}",
         options.turns,
         run.rounds,
         run.repeat,
