@@ -1,7 +1,9 @@
 //! Nanoseconds per packet of this build beside those of another: `bench packet` of both at once on one CPU, a few cases at
-//! a time and several times. The kernel lets the two run in turn, some milliseconds each, and what it says that packets took
-//! is without the other's turns (`bpf_test_timer_continue`, net/bpf/test_run.c): whatever else happens on the machine, or on
-//! others of the same processor, happens to both. Of each run the faster rounds count.
+//! a time and several times. The kernel lets the two run in turn, some milliseconds each: whatever else happens on the machine,
+//! or on others of the same processor, happens to both. What it says that packets took is without the other's turns where
+//! tasks are preempted at their own word only (`bpf_test_timer_continue`, net/bpf/test_run.c); a kernel that preempts them
+//! anywhere (`/sys/kernel/debug/sched/preempt` says `full` or `lazy`) would count these in, for both. Of each run the faster
+//! rounds count, those included in which the other one had not begun or had ended.
 
 use std::{
     env::current_exe,
@@ -111,7 +113,7 @@ pub fn run(other: &Path, options: &Options, run: &Run<'_>, json: bool) -> anyhow
     for turn in 1..=options.turns {
         eprintln!("turn {turn} of {} …", options.turns);
         for only in run.only {
-            // Each of the two goes first as often as the other.
+            // Each of the two goes first as often as the other, or nearly.
             let (theirs, ours) = if turn % 2 == 1 {
                 let (theirs, ours) = (start(other, run, only)?, start(&this, run, only)?);
                 (theirs.report()?, ours.report()?)
@@ -132,10 +134,20 @@ pub fn run(other: &Path, options: &Options, run: &Run<'_>, json: bool) -> anyhow
     Ok(())
 }
 
-/// A run of a bench that was started.
+/// A run of a bench that was started; ended when this goes.
 struct Started {
     command: Command,
-    child: Child,
+    child: Option<Child>,
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
 }
 
 fn start(bench: &Path, Run { repeat, rounds, .. }: &Run<'_>, only: &str) -> anyhow::Result<Started> {
@@ -145,13 +157,14 @@ fn start(bench: &Path, Run { repeat, rounds, .. }: &Run<'_>, only: &str) -> anyh
     // What it prints fits into a pipe: it waits for no reader.
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
-    Ok(Started { command, child })
+    Ok(Started { command, child: Some(child) })
 }
 
 impl Started {
     /// What it says when it has ended.
-    fn report(self) -> anyhow::Result<Vec<Line>> {
-        let Self { command, child } = self;
+    fn report(mut self) -> anyhow::Result<Vec<Line>> {
+        let command = &self.command;
+        let child = self.child.take().context("it was waited for before")?;
         let output = child.wait_with_output().with_context(|| format!("cannot wait for {command:?}"))?;
         let errors = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{command:?} failed ({}):\n{}", output.status, errors.trim_end());

@@ -1,7 +1,7 @@
 //! Answers to those who may only read. An answer is in memory until it is read: a few are made at a time
 //! ([`super::reading`]), and a few that are large given out, in pieces, of which each user has one. A large answer keeps the
 //! turn at which it was made until it has one at which it is given out, or is let go of: no more of them are in memory than
-//! there are turns of both sorts. Who may change things is given answers of any size at once.
+//! there are turns of both sorts. To who may change things answers of any size are given out at once.
 //!
 //! What somebody can do who may read: read slowly, or not at all. Small answers wait for no slow reader; large ones do,
 //! for [`PATIENCE`], without being in memory. A slow reader has his turn until the server ends his connection

@@ -40,7 +40,7 @@ impl AsyncRead for Line {
 impl AsyncWrite for Line {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = match ready!(Pin::new(&mut self.stream).poll_write(cx, bytes)) {
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => bytes.len(),
+            Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => bytes.len(),
             written => written?,
         };
         if !mem::replace(&mut self.has_asked, true) {

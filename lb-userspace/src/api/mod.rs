@@ -209,7 +209,7 @@ async fn judged(
 }
 
 async fn status(reading: Reading) -> Response {
-    reading.read(View::status).await
+    reading.read_file(View::status).await
 }
 
 async fn stats(reading: Reading) -> Response {
@@ -266,7 +266,7 @@ fn understood(query: FlowsOf) -> Result<FlowQuery, ApiError> {
 }
 
 async fn diff(reading: Reading) -> Response {
-    reading.read(View::diff).await
+    reading.read_file(View::diff).await
 }
 
 async fn apply(
@@ -325,7 +325,7 @@ impl ApiError {
 fn too_many_connections() -> ApiError {
     let error = format!(
         "the daemon has {} connections, which is all that it takes, and none of them gives way to one more of this user: \
-         try again once a command that waits for its answer is done",
+         try again in a moment",
         LIMITS.connections
     );
     ApiError { status: StatusCode::SERVICE_UNAVAILABLE, body: ErrorBody { error, kind: ErrorKind::Failed } }

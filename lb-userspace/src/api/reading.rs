@@ -1,8 +1,8 @@
 //! Reads: answers that are made of what the controller published last, and written as JSON, on threads that may block.
 //! The runtime's own threads, on which the daemon decides, do neither.
 //!
-//! What somebody can do who may only read: have answers made, [`READS`] at a time and [`WALKS`] over the flow tables, of
-//! which each user has fewer. That keeps as many threads busy, and others waiting who may only read. Nobody else waits: who
+//! What somebody can do who may only read: have answers made, [`READS`] at a time, [`FILES`] that look at the config file
+//! and [`WALKS`] over the flow tables, of which each user has fewer. That keeps as many threads busy, and others waiting who may only read. Nobody else waits: who
 //! may change things has turns apart, and scrapes take none. A turn goes with the work, which goes on when whoever asked
 //! has hung up, and then with the answer: who asks and hangs up in a loop has no more than his share. Where reads do not
 //! end, as on a file system that hangs, no more threads hang than there are turns.
@@ -33,6 +33,10 @@ use crate::{
 /// Reads that are made at a time, and of one user.
 const READS: (usize, usize) = (4, 2);
 
+/// Reads that look at the config file, made at a time, and of one user: they hang where its file system does, and have turns
+/// apart so that the others do not.
+const FILES: (usize, usize) = (4, 2);
+
 /// Walks over the flow tables that are made at a time, and of one user: each reads millions of entries.
 const WALKS: (usize, usize) = (2, 1);
 
@@ -46,13 +50,15 @@ pub struct Reads {
 /// Turns, by what a read costs.
 struct Costs {
     reads: ByClass,
+    files: ByClass,
     walks: ByClass,
 }
 
 impl Reads {
     /// Reads from what `controller` publishes.
     pub fn of(controller: Handle) -> Self {
-        Self { controller, turns: Arc::new(Costs { reads: ByClass::new(READS), walks: ByClass::new(WALKS) }) }
+        let [reads, files, walks] = [READS, FILES, WALKS].map(ByClass::new);
+        Self { controller, turns: Arc::new(Costs { reads, files, walks }) }
     }
 }
 
@@ -91,6 +97,14 @@ impl Reading {
     /// The answer that `read` makes of what was published last.
     pub async fn read<T: Serialize>(self, read: impl FnOnce(&View) -> Result<T, Error> + Send + 'static) -> Response {
         self.at_turn(|costs| &costs.reads, read).await
+    }
+
+    /// The same, where `read` looks at the config file.
+    pub async fn read_file<T: Serialize>(
+        self,
+        read: impl FnOnce(&View) -> Result<T, Error> + Send + 'static,
+    ) -> Response {
+        self.at_turn(|costs| &costs.files, read).await
     }
 
     /// The same, where `walk` walks over the flow tables.
@@ -223,7 +237,7 @@ mod tests {
     #[tokio::test]
     async fn who_may_change_things_waits_for_nobody_who_may_only_read() {
         let Reads { turns: costs, .. } = Reads::of(Handle::of_nobody());
-        for turns in [&costs.reads, &costs.walks] {
+        for turns in [&costs.reads, &costs.files, &costs.walks] {
             let taken: Vec<_> =
                 (0..100).filter_map(|number| turns.of(Access::Read.class()).try_take(user(number))).collect();
             assert!(taken.len() < 100);

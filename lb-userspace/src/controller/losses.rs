@@ -59,9 +59,9 @@ impl Losses {
     /// Counts at these interfaces, and looks what has grown.
     pub fn follow(&mut self, interfaces: LossInterfaces, exists: impl Fn(u32) -> bool) {
         let Some(losses) = &mut self.losses else { return };
-        self.interfaces = interfaces;
-        match losses.follow(&self.interfaces, exists).and_then(|()| losses.counts().frames()) {
+        match losses.follow(&interfaces, exists).and_then(|()| losses.counts().frames()) {
             Ok(frames) => {
+                self.interfaces = interfaces;
                 self.found.look(&frames);
                 self.found.tell(losses.missing());
             }

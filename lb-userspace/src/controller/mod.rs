@@ -216,10 +216,18 @@ impl Controller {
     /// `state` is the directory of what the daemon before left word of.
     pub async fn open(file: ConfigFile, state: &Path) -> Result<Self, Error> {
         let mut history = block_in_place(|| History::open(state, &file.path));
-        // What cannot be told ends the start when the data plane is opened.
-        let attached = |bpffs: &Path| dataplane::attached(bpffs).unwrap_or_default();
+        let mut untold = None;
+        let attached = |bpffs: &Path| {
+            dataplane::attached(bpffs).unwrap_or_else(|error| {
+                untold = Some(error);
+                Vec::new()
+            })
+        };
         let Start { mut contents, because, is_known } =
             block_in_place(|| Start::choose(&file, &mut history, attached))?;
+        if let Some(error) = untold {
+            return Err(error.into());
+        }
         let seed = block_in_place(|| file.seed(&contents.config));
         contents.config.node.hash_seed = seed.as_ref().copied().unwrap_or_default();
         let dataplane = block_in_place(|| Dataplane::open(&contents.config.node.bpffs, &contents.config))?;

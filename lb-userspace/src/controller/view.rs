@@ -207,9 +207,11 @@ impl View {
         self.interfaces.view(&self.attachments, &self.config().node)
     }
 
-    /// What an interface is called: as the config calls it, where that attaches it.
+    /// What an interface is called: as the config calls it, where it does and the data plane is attached to it; else as the
+    /// kernel does.
     fn interface_name(&self, ifindex: u32) -> String {
-        let attached = self.attachments.iter().find(|attachment| attachment.ifindex == ifindex);
+        let named = |attachment: &&Attachment| self.config().node.interfaces.contains(&attachment.name);
+        let attached = self.attachments.iter().filter(named).find(|attachment| attachment.ifindex == ifindex);
         attached.map_or_else(|| self.interfaces.name(ifindex), |attachment| attachment.name.clone())
     }
 

@@ -1,7 +1,7 @@
 //! The links between interfaces and the program: attached once, pinned, and handed from program to program.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, fs, io,
     os::fd::BorrowedFd,
     path::{Path, PathBuf},
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Error,
     interface::{name_of, program_name, running},
-    place::{DECAP, interface_of, link_pins, links_of, lock, names, pin_name, remove, remove_tree, root, root_of},
+    place::{DECAP, interface_of, link_pins, links_of, lock, names, pin_name, remove, remove_tree, root_of, roots},
     sys::{LinkInfo, XdpLink},
 };
 use crate::{config::XdpMode, fault};
@@ -304,14 +304,18 @@ pub fn pinned(directory: &Path) -> Result<BTreeMap<String, Pinned>, Error> {
     names(directory)?.iter().map(state).collect()
 }
 
-/// Names of the interfaces that the data plane pinned below `bpffs` runs on. Changes nothing.
+/// Names of the interfaces that a data plane pinned below `bpffs`, of whatever ABI, runs on. Changes nothing.
 ///
 /// # Errors
 ///
 /// As [`pinned`].
 pub fn attached(bpffs: &Path) -> Result<Vec<String>, Error> {
     let running = |(name, state)| matches!(state, Pinned::Running { .. }).then_some(name);
-    Ok(pinned(&links_of(&root(bpffs)))?.into_iter().filter_map(running).collect())
+    let mut attached = BTreeSet::new();
+    for root in roots(bpffs)? {
+        attached.extend(pinned(&links_of(&root))?.into_iter().filter_map(running));
+    }
+    Ok(attached.into_iter().collect())
 }
 
 /// Detaches a pinned link and removes the pin; `false` if there is none.

@@ -74,8 +74,7 @@ impl Place {
 /// A daemon runs, or a pin cannot be removed.
 pub fn detach_everything(bpffs: &Path) -> Result<Vec<String>, Error> {
     let mut interfaces = Vec::new();
-    for name in names(bpffs)?.into_iter().filter(|name| is_abi(name)) {
-        let root = bpffs.join(name);
+    for root in roots(bpffs)? {
         let _lock = lock(&root)?;
         // Links first: no packet may meet a program whose maps go away.
         let links = links_of(&root);
@@ -97,8 +96,7 @@ pub fn detach_everything(bpffs: &Path) -> Result<Vec<String>, Error> {
 /// A daemon runs, or the pin cannot be removed.
 pub fn detach_interface(bpffs: &Path, interface: &str) -> Result<bool, Error> {
     let mut found = false;
-    for name in names(bpffs)?.into_iter().filter(|name| is_abi(name)) {
-        let root = bpffs.join(name);
+    for root in roots(bpffs)? {
         let _lock = lock(&root)?;
         found |= detach_pinned(&links_of(&root).join(pin_name(interface)))?;
     }
@@ -128,6 +126,11 @@ pub fn link_pins(bpffs: &Path) -> Result<Vec<PathBuf>, Error> {
 pub fn root_of<'a>(bpffs: &Path, pin: &'a Path) -> Option<&'a Path> {
     let root = pin.parent()?.parent()?;
     (root.parent()? == bpffs && is_abi(root.file_name()?.to_str()?)).then_some(root)
+}
+
+/// The directories of the data planes below `bpffs`, of whatever ABI.
+pub fn roots(bpffs: &Path) -> Result<Vec<PathBuf>, Error> {
+    Ok(names(bpffs)?.into_iter().filter(|name| is_abi(name)).map(|name| bpffs.join(name)).collect())
 }
 
 /// The directory of all pins of this ABI below `bpffs`.
