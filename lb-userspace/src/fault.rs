@@ -4,8 +4,8 @@
 //! `NARU_FAULTS` names a directory. While that has a file `armed`, every place that is passed adds a line to `passed`, and
 //! the one whose number is in `armed` is where the process is killed by SIGKILL; 0 kills at none. While it has a file
 //! `slow`, flushing takes as many milliseconds as that says longer, and makes a file `flushing` when it begins; while it has
-//! a file `held`, flushing waits for that to go; while it has a file `unread`, reading the config to show it does. While it
-//! has a file `panic`, the place whose name is in it panics.
+//! a file `held`, flushing waits for that to go; while it has a file `unread`, what of the API's reads is named in it does. While
+//! it has a file `panic`, the place whose name is in it panics.
 
 #[cfg(debug_assertions)]
 pub use self::armed::{flush, part, point, read};
@@ -20,10 +20,10 @@ pub fn point(_: &str) {}
 #[inline(always)]
 pub fn flush(_: &str) {}
 
-/// A place where a file is read that a read of the API asks for.
+/// A place where something is read that a read of the API asks for.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
-pub fn read() {}
+pub fn read(_: &str) {}
 
 /// A place where a part of the process may fail that the rest is to survive.
 #[cfg(not(debug_assertions))]
@@ -74,10 +74,13 @@ mod armed {
         wait_for_end(&held);
     }
 
-    /// A place where a file is read that a read of the API asks for.
-    pub fn read() {
+    /// A place where something is read that a read of the API asks for.
+    pub fn read(name: &str) {
         let Some(faults) = FAULTS.as_deref() else { return };
-        wait_for_end(&faults.join("unread"));
+        let unread = faults.join("unread");
+        if fs::read_to_string(&unread).is_ok_and(|named| named.trim() == name) {
+            wait_for_end(&unread);
+        }
     }
 
     /// A place where a part of the process may fail that the rest is to survive.

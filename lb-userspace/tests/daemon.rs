@@ -1127,7 +1127,7 @@ fn who_has_all_connections_is_told_so() {
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);
     let unread = bed.faults().join("unread");
-    fs::write(&unread, "").unwrap();
+    fs::write(&unread, "config").unwrap();
     let mut waiting = Vec::new();
     let is_refused = || {
         let mut stream = UnixStream::connect(bed.socket()).unwrap();

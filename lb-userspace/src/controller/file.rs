@@ -63,7 +63,7 @@ impl ConfigFile {
 
     /// What the file holds, which may be half a save: to be shown, and not to be applied.
     pub fn text(&self) -> Result<String, ReadError> {
-        fault::read();
+        fault::read("config");
         disk::read(&self.path).map_err(|error| self.unreadable(error))
     }
 

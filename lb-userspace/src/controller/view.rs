@@ -26,6 +26,7 @@ use crate::{
     config::{self, Config, ReadError, Readers, Vrf, Word as _},
     controller::ConfigFile,
     dataplane::{self, Attachment, BackendCounts, BackendSlots},
+    fault,
     metrics::{Applies, BackendSample, Snapshot, VipSample},
     plan::{Change, Removal},
 };
@@ -138,6 +139,7 @@ impl View {
 
     /// Counters.
     pub fn stats(&self) -> Result<Stats, Error> {
+        fault::read("stats");
         self.stats_of(|_| true)
     }
 
