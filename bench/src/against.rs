@@ -115,13 +115,13 @@ pub fn run(other: &Path, options: &Options, run: &Run<'_>, json: bool) -> anyhow
         for only in run.only {
             // Each of the two goes first as often as the other, or nearly.
             let (theirs, ours) = if turn % 2 == 1 {
-                let (theirs, ours) = (start(other, run, only)?, start(&this, run, only)?);
-                (theirs.report()?, ours.report()?)
+                let theirs = start(other, run, only)?;
+                (theirs, start(&this, run, only)?)
             } else {
-                let (ours, theirs) = (start(&this, run, only)?, start(other, run, only)?);
-                (theirs.report()?, ours.report()?)
+                let ours = start(&this, run, only)?;
+                (start(other, run, only)?, ours)
             };
-            add(&mut pairs, &theirs, &ours);
+            add(&mut pairs, &theirs.report()?, &ours.report()?);
         }
     }
     ensure!(!pairs.is_empty(), "the two builds have no case in common that {} names", run.only.join(" or "));

@@ -70,9 +70,10 @@ impl Losses {
     }
 
     /// Counts where packets are about to leave by as well, if it does not yet.
-    pub fn follow_egress(&mut self, egress: BTreeSet<u32>, exists: impl Fn(u32) -> bool) {
-        if !egress.is_subset(&self.interfaces.egress) {
-            self.follow(LossInterfaces { ingress: self.interfaces.ingress.clone(), egress }, exists);
+    pub fn follow_egress(&mut self, egress: &BTreeSet<u32>, exists: impl Fn(u32) -> bool) {
+        let LossInterfaces { ingress, egress: known } = &self.interfaces;
+        if !egress.is_subset(known) {
+            self.follow(LossInterfaces { ingress: ingress.clone(), egress: known | egress }, exists);
         }
     }
 }

@@ -216,18 +216,8 @@ impl Controller {
     /// `state` is the directory of what the daemon before left word of.
     pub async fn open(file: ConfigFile, state: &Path) -> Result<Self, Error> {
         let mut history = block_in_place(|| History::open(state, &file.path));
-        let mut untold = None;
-        let attached = |bpffs: &Path| {
-            dataplane::attached(bpffs).unwrap_or_else(|error| {
-                untold = Some(error);
-                Vec::new()
-            })
-        };
         let Start { mut contents, because, is_known } =
-            block_in_place(|| Start::choose(&file, &mut history, attached))?;
-        if let Some(error) = untold {
-            return Err(error.into());
-        }
+            block_in_place(|| Start::choose(&file, &mut history, dataplane::attached))?;
         let seed = block_in_place(|| file.seed(&contents.config));
         contents.config.node.hash_seed = seed.as_ref().copied().unwrap_or_default();
         let dataplane = block_in_place(|| Dataplane::open(&contents.config.node.bpffs, &contents.config))?;
@@ -790,8 +780,8 @@ impl Controller {
         if news.is_empty() {
             return;
         }
-        let egress = self.next_hops.interfaces();
-        block_in_place(|| self.losses.follow_egress(egress, |ifindex| self.interfaces.exists(ifindex)));
+        let egress = news.values().flatten().map(|next_hop| next_hop.ifindex).collect();
+        block_in_place(|| self.losses.follow_egress(&egress, |ifindex| self.interfaces.exists(ifindex)));
         if let Err(error) = block_in_place(|| self.dataplane.set_next_hops(news)) {
             log::error!("next hops could not be written: {error}");
         }

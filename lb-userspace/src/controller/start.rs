@@ -6,11 +6,13 @@
 use std::{fs, path::Path};
 
 use super::{
+    Error,
     file::{ConfigFile, Contents},
     history::History,
 };
 use crate::{
-    config::{Config, ReadError},
+    config::Config,
+    dataplane,
     disk::{self, leftovers},
     plan::Removal,
 };
@@ -28,17 +30,17 @@ pub struct Start {
 
 impl Start {
     /// Chooses; `attached` says which interfaces the data plane below a directory runs on. Fails where the file is not
-    /// valid and nothing was applied before.
+    /// valid and nothing was applied before, and where that cannot be told.
     pub fn choose(
         file: &ConfigFile,
         history: &mut History,
-        attached: impl FnOnce(&Path) -> Vec<String>,
-    ) -> Result<Self, ReadError> {
+        attached: impl FnOnce(&Path) -> Result<Vec<String>, dataplane::Error>,
+    ) -> Result<Self, Error> {
         let mut kept = history.applied().and_then(|text| kept(file, text));
         if let Some(Contents { config: Config { node, .. }, .. }) = &mut kept
             && !node.names_interfaces
         {
-            node.interfaces = attached(&node.bpffs);
+            node.interfaces = attached(&node.bpffs)?;
         }
         let wanted = file.settled_text().and_then(|text| Ok(file.parse(text, kept.as_ref())?));
         let Some(kept) = kept else { return Ok(Self { contents: wanted?, because: None, is_known: false }) };
@@ -87,13 +89,13 @@ fn kept(file: &ConfigFile, text: String) -> Option<Contents> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controller::Overrides;
+    use crate::{config::ReadError, controller::Overrides};
 
     const OLD: &str = "[node]\ninterfaces = [\"eth0\"]\n";
     const NEW: &str = "[node]\ninterfaces = [\"eth1\"]\n";
 
     /// What a start begins from, and why not from the file.
-    fn begins(text: Option<&str>, applied: Option<&str>, clean: bool) -> Result<(String, Option<String>), ReadError> {
+    fn begins(text: Option<&str>, applied: Option<&str>, clean: bool) -> Result<(String, Option<String>), Error> {
         let directory = tempfile::tempdir().unwrap();
         let file = ConfigFile { path: directory.path().join("naru.toml"), overrides: Overrides::default() };
         let mut history = History::open(&directory.path().join("state"), &file.path);
@@ -106,7 +108,7 @@ mod tests {
         if clean {
             history.end();
         }
-        let attached = |_: &Path| vec!["eth7".to_owned()];
+        let attached = |_: &Path| Ok(vec!["eth7".to_owned()]);
         Start::choose(&file, &mut history, attached).map(|Start { contents, because, .. }| (contents.text, because))
     }
 
@@ -172,8 +174,8 @@ mod tests {
     fn the_first_start_has_only_the_file() {
         for clean in [false, true] {
             assert_eq!(begins(Some(NEW), None, clean).unwrap(), (NEW.to_owned(), None));
-            assert!(matches!(begins(Some("[node"), None, clean), Err(ReadError::Invalid(_))));
-            assert!(matches!(begins(None, None, clean), Err(ReadError::Unreadable { .. })));
+            assert!(matches!(begins(Some("[node"), None, clean), Err(Error::Read(ReadError::Invalid(_)))));
+            assert!(matches!(begins(None, None, clean), Err(Error::Read(ReadError::Unreadable { .. }))));
         }
         assert_eq!(begins(Some(NEW), Some("of = \"another version\""), false).unwrap(), (NEW.to_owned(), None));
     }
