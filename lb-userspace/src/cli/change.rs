@@ -132,7 +132,10 @@ impl From<BackendEdit> for Edit {
 
 /// Takes the data plane out of the kernel by its pins, because no daemon runs that could.
 fn detach_pins(global: &Global, options: &Detach) -> Result<Exit, Failure> {
-    let bpffs = options.bpffs.clone().unwrap_or_else(|| places(&global.config).bpffs);
+    let bpffs = match &options.bpffs {
+        Some(bpffs) => bpffs.clone(),
+        None => places(&global.config)?.bpffs,
+    };
     let failed = |error: dataplane::Error| Failure::new(Exit::Failed, error);
     let place = bpffs.display();
     let detached = match &options.interface {

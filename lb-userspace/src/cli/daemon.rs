@@ -43,7 +43,10 @@ async fn serve(global: &Global, options: Run) -> Result<Exit, Failure> {
     // First of all: a signal that comes early must not end the process by its default action.
     let signals = Signals::new().map_err(|error| Failure::new(Exit::Failed, error))?;
     // Where the daemon before left word must be known even if the file is not valid.
-    let state = options.state_dir.clone().unwrap_or_else(|| places(&global.config).state);
+    let state = match &options.state_dir {
+        Some(state) => state.clone(),
+        None => places(&global.config)?.state,
+    };
     let overrides = Overrides { bpffs: options.bpffs, socket: global.socket.clone(), state: options.state_dir };
     let controller = Controller::open(ConfigFile { path: global.config.clone(), overrides }, &state).await?;
     let bpffs = controller.config().node.bpffs.clone();

@@ -13,6 +13,7 @@ mod table;
 mod wait;
 
 use std::{
+    io::ErrorKind,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -25,7 +26,11 @@ pub use self::{
     exit::{EXIT_CODES, Exit, Failure},
     table::Output,
 };
-use crate::{api::client::Client, config::Node, disk};
+use crate::{
+    api::client::Client,
+    config::{Node, ReadError},
+    disk,
+};
 
 /// Does what the process's arguments say.
 pub fn main() -> ExitCode {
@@ -43,23 +48,23 @@ pub fn main() -> ExitCode {
 pub fn run(cli: Cli) -> Result<Exit, Failure> {
     let Cli { global, command } = cli;
     let output = global.output;
-    let client = || Client::new(socket(&global));
+    let client = || socket(&global).map(Client::new);
     match command {
         Command::Run(run) => daemon::run(&global, run),
         Command::Check { file } => check::check(output, file.as_deref().unwrap_or(&global.config)),
-        Command::Diff => wait(show::diff(client(), output)),
-        Command::Apply { force } => wait(change::apply(client(), output, force)),
-        Command::Status => wait(show::status(client(), output)),
-        Command::Stats { watch } => wait(show::stats(client(), output, watch)),
-        Command::Vip(Vip::List) => wait(show::vips(client(), output)),
-        Command::Vip(Vip::Show { name }) => wait(show::vip(client(), output, &name)),
-        Command::Vip(Vip::Edit(edit)) => wait(change::edit(client(), output, edit.into())),
-        Command::Backend(Backend::List { vip }) => wait(show::backends(client(), output, vip.as_deref())),
-        Command::Backend(Backend::Edit(edit)) => wait(change::edit_backend(client(), output, edit)),
-        Command::Flows(options) => wait(flows::flows(client(), output, options)),
-        Command::Interface(Interface::List) => wait(show::interfaces(client(), output)),
-        Command::Interface(Interface::Attach { interface }) => wait(change::attach(client(), output, interface)),
-        Command::Interface(Interface::Detach(detach)) => wait(change::detach(client(), &global, detach)),
+        Command::Diff => wait(show::diff(client()?, output)),
+        Command::Apply { force } => wait(change::apply(client()?, output, force)),
+        Command::Status => wait(show::status(client()?, output)),
+        Command::Stats { watch } => wait(show::stats(client()?, output, watch)),
+        Command::Vip(Vip::List) => wait(show::vips(client()?, output)),
+        Command::Vip(Vip::Show { name }) => wait(show::vip(client()?, output, &name)),
+        Command::Vip(Vip::Edit(edit)) => wait(change::edit(client()?, output, edit.into())),
+        Command::Backend(Backend::List { vip }) => wait(show::backends(client()?, output, vip.as_deref())),
+        Command::Backend(Backend::Edit(edit)) => wait(change::edit_backend(client()?, output, edit)),
+        Command::Flows(options) => wait(flows::flows(client()?, output, options)),
+        Command::Interface(Interface::List) => wait(show::interfaces(client()?, output)),
+        Command::Interface(Interface::Attach { interface }) => wait(change::attach(client()?, output, interface)),
+        Command::Interface(Interface::Detach(detach)) => wait(change::detach(client()?, &global, detach)),
         Command::Decap(command) => decap::decap(output, command),
         Command::Seed(command) => seed::seed(output, &command),
         Command::Completions { shell } => {
@@ -78,26 +83,36 @@ fn wait(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Fa
 }
 
 /// The daemon's socket: as the command line says, else the config file, else the default.
-fn socket(global: &Global) -> PathBuf {
+fn socket(global: &Global) -> Result<PathBuf, Failure> {
     match &global.socket {
-        Some(socket) => socket.clone(),
-        None => places(&global.config).socket,
+        Some(socket) => Ok(socket.clone()),
+        None => Ok(places(&global.config)?.socket),
     }
 }
 
 /// Where a daemon of this config file is to be found. Reads no more of the file than that, so that a file with a
-/// mistake elsewhere still leads to its daemon, and thousands of VIPs cost nothing.
-fn places(config: &Path) -> Node {
-    let text = disk::read(config).unwrap_or_default();
+/// mistake elsewhere still leads to its daemon, and thousands of VIPs cost nothing. A file that is not there, or that
+/// this user may not read, leads to the daemon of the default config.
+///
+/// # Errors
+///
+/// The file cannot be read for another reason: what it says would be passed over without a word.
+fn places(config: &Path) -> Result<Node, Failure> {
+    let text = match disk::read(config) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => String::new(),
+        text => {
+            text.map_err(|error| Failure::new(Exit::Failed, ReadError::Unreadable { path: config.to_owned(), error }))?
+        }
+    };
     let head = text.find("\n[[").map_or(text.as_str(), |end| &text[..end]);
     let Section { socket, bpffs, state } = node_section(head).or_else(|| node_section(&text)).unwrap_or_default();
     let default = Node::default();
-    Node {
+    Ok(Node {
         socket: socket.unwrap_or(default.socket),
         bpffs: bpffs.unwrap_or(default.bpffs),
         state: state.unwrap_or(default.state),
         ..Node::default()
-    }
+    })
 }
 
 /// What of `[node]` must be known even if the rest is not valid.
@@ -125,11 +140,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("naru.toml");
         std::fs::write(&path, "[node]\nsocket = \"/run/x.sock\"\nxdp_mode = \"wrong\"\n[[vip]]\nnaem = 1\n").unwrap();
-        let node = places(&path);
+        let node = places(&path).unwrap();
         assert_eq!(node.socket, Path::new("/run/x.sock"));
         assert_eq!(node.bpffs, Node::default().bpffs);
         std::fs::write(&path, "[[vip]]\nname = 1\n[[vip]]\n[node]\nbpffs = \"/sys/fs/bpf/x\"\n").unwrap();
-        assert_eq!(places(&path).bpffs, Path::new("/sys/fs/bpf/x"), "[node] may stand last");
-        assert_eq!(places(&dir.path().join("missing")).socket, Node::default().socket);
+        assert_eq!(places(&path).unwrap().bpffs, Path::new("/sys/fs/bpf/x"), "[node] may stand last");
+        assert_eq!(places(&dir.path().join("missing")).unwrap().socket, Node::default().socket);
+        let error = places(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("it is not a file"), "{error}");
     }
 }

@@ -76,6 +76,15 @@ fn control(fd: RawFd, command: i32, argument: i32) -> io::Result<i32> {
     }
 }
 
+/// The file at `path` with a write lease, as a file server takes one. It lasts until the file is dropped.
+#[cfg(test)]
+pub(super) fn lease_for_writing(path: &std::path::Path) -> File {
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    control(file.as_raw_fd(), F_SETSIG, libc::SIGURG).unwrap();
+    control(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK).unwrap();
+    file
+}
+
 #[cfg(test)]
 mod tests {
     use std::{fs, thread, time::Duration};

@@ -132,6 +132,9 @@ impl Staged {
         let old = match Look::at(&self.target) {
             // Some editors move the file away before they write it anew.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(self.was_saved(None)),
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                return Err(ReplaceError::Busy { path: self.path });
+            }
             old => old.map_err(failed("opening the old file"))?,
         };
         let new = Look::at(&self.temporary).map_err(failed("opening the new file"))?;

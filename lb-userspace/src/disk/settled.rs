@@ -2,10 +2,9 @@
 //! nothing.
 
 use std::{
-    io::{self, ErrorKind, Read as _},
+    io::{self, Read as _},
     path::Path,
-    thread::sleep,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::{
@@ -13,42 +12,22 @@ use super::{
     plain,
 };
 
-/// How long a save may take. Editors that keep a file open keep it open for reading.
-const PATIENCE: Duration = Duration::from_secs(2);
-
-/// Between two tries.
-const REST: Duration = Duration::from_millis(10);
-
 /// The text of the file at `path`, which nobody writes to while it is read; waits a little for who does.
 ///
 /// # Errors
 ///
 /// It cannot be read, or somebody keeps it open for writing ([`ErrorKind::ResourceBusy`]).
 pub fn read_settled(path: &Path) -> io::Result<String> {
-    read_within(path, PATIENCE)
+    read_within(path, plain::PATIENCE)
 }
 
 fn read_within(path: &Path, patience: Duration) -> io::Result<String> {
-    let deadline = Instant::now() + patience;
-    loop {
-        match read_now(path)? {
-            Some(text) => return Ok(text),
-            None if Instant::now() < deadline => sleep(REST),
-            None => {
-                let message = "a program has it open for writing; try again when it is saved (`fuser` tells which)";
-                return Err(io::Error::new(ErrorKind::ResourceBusy, message));
-            }
-        }
-    }
+    plain::patiently(patience, || read_now(path))
 }
 
 /// The text of the file that is at `path` now, if nobody writes to that. A save by rename makes it another file.
 fn read_now(path: &Path) -> io::Result<Option<String>> {
-    let file = match plain::open(path) {
-        // Whoever has a write lease on it has been told to give that back.
-        Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
-        file => file?,
-    };
+    let Some(file) = plain::open_now(path)? else { return Ok(None) };
     let lease = Lease::take(&file);
     if matches!(lease, Taken::Busy) {
         return Ok(None);
@@ -63,8 +42,8 @@ fn read_now(path: &Path) -> io::Result<Option<String>> {
 mod tests {
     use std::{
         fs::{self, File},
-        io::Write as _,
-        thread,
+        io::{ErrorKind, Write as _},
+        thread::{self, sleep},
     };
 
     use super::*;

@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::*;
+use crate::disk::lease::lease_for_writing;
 
 const OLD: &str = "weight = 1\n";
 const NEW: &str = "weight = 2\n";
@@ -66,6 +67,18 @@ fn a_file_that_nobody_touches_is_replaced() {
     assert_eq!(place.text(), NEW);
     assert_eq!(look_back(replaced), None);
     assert_eq!(place.others(), [""; 0]);
+}
+
+#[test]
+fn a_file_that_a_server_has_a_write_lease_on_is_left() {
+    let place = Place::new();
+    let staged = place.staged();
+    let server = lease_for_writing(&place.file());
+    assert!(matches!(staged.replace(OLD), Err(ReplaceError::Busy { .. })));
+    drop(server);
+    assert_eq!((place.text().as_str(), place.others().len()), (OLD, 0));
+    place.staged().replace(OLD).unwrap();
+    assert_eq!(place.text(), NEW);
 }
 
 #[test]
