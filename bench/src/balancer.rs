@@ -97,7 +97,7 @@ impl Balancer {
             if state.moving {
                 forwarder.apply(&config(mode, state, Half::Second))?;
             }
-            let tracked = forwarder.dataplane().tracking()?;
+            let tracked = forwarder.usage();
             let (some, none) = match state.moving {
                 true => (tracked.moving_slots, tracked.settled_slots),
                 false => (tracked.settled_slots, tracked.moving_slots),

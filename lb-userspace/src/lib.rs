@@ -1,6 +1,7 @@
 //! naru's daemon and CLI: keeps the maps of the data plane equal to a config file.
 //!
-//! One config change walks these rooms in one direction: `config` → `plan` → `dataplane`. `controller` is the one that
+//! One config change walks these rooms in one direction: `config` → `plan` → `dataplane`. `tracking` keeps in order what
+//! packets leave in its maps. `controller` is the one that
 //! sends it on its way, `disk` is how it keeps it; `netlink` tells it where backends are, `api` and `metrics` ask it over
 //! connections that `server` bounds, `cli` asks `api`.
 
@@ -21,3 +22,4 @@ pub mod plan;
 pub mod privileges;
 pub mod seed;
 pub mod server;
+pub mod tracking;

@@ -16,6 +16,7 @@ use lb_userspace::{
     config::{Config, XdpMode},
     dataplane::{Backend, Dataplane, OwnMacs},
     seed::HashSeed,
+    tracking::{Upkeep, Usage},
 };
 use nix::net::if_::if_nametoindex;
 
@@ -29,6 +30,7 @@ pub const INGRESS: u32 = 1;
 /// A loaded forwarder with the maps of a config.
 pub struct Forwarder {
     dataplane: Dataplane,
+    upkeep: Upkeep,
     program: Xdp,
     next_hop: Option<NextHop>,
     /// Interfaces that frames come in by, all with the address [`BALANCER_MAC`].
@@ -81,12 +83,14 @@ impl Forwarder {
         let own_macs = OwnMacs::from([(INGRESS, vec![BALANCER_MAC])]);
         dataplane.set_own_macs(&own_macs);
         let program = pins.program()?;
-        Ok(Self { dataplane, program, next_hop, own_macs, pins })
+        let upkeep = Upkeep::of(&mut dataplane);
+        Ok(Self { dataplane, upkeep, program, next_hop, own_macs, pins })
     }
 
     /// Changes to another config, as a running daemon would.
     pub fn apply(&mut self, config: &str) -> anyhow::Result<()> {
         apply(&mut self.dataplane, &parse(config)?, self.next_hop)?;
+        self.upkeep.follow(&mut self.dataplane);
         self.program = self.pins.program()?;
         Ok(())
     }
@@ -99,8 +103,13 @@ impl Forwarder {
 
     /// Sweeps the flow tables once, as a running daemon does every second.
     pub fn sweep(&mut self) -> anyhow::Result<()> {
-        let swept = self.dataplane.sweep()?.run()?;
-        Ok(self.dataplane.take_in(swept)?)
+        let swept = self.upkeep.sweep(&mut self.dataplane)?.run()?;
+        Ok(self.upkeep.apply_sweep(&mut self.dataplane, swept)?)
+    }
+
+    /// How the flow tables and the slots are used, as of the last sweep.
+    pub fn usage(&self) -> Usage {
+        self.upkeep.view().usage(&self.dataplane.view())
     }
 
     /// Attaches the program to an interface of this thread's network namespace, in the driver.

@@ -247,7 +247,7 @@ fn udp_flows_stay_until_the_idle_time_and_known_ones_for_good() {
     // Once all of it has ended nothing is asked any more.
     let mut forwarder = site.moved("udp_idle = \"1s\"\ntcp_idle = \"1s\"");
     assert_eq!(site.all(&forwarder, [site.datagram(1), site.ack(2), site.syn(3)]), [0, 0, 1]);
-    sweep_until(&mut forwarder, |forwarder| forwarder.dataplane().tracking().unwrap().moving_slots == 0);
+    sweep_until(&mut forwarder, |forwarder| forwarder.usage().moving_slots == 0);
     assert_eq!(site.all(&forwarder, [site.datagram(1), site.ack(2)]), [1, 1]);
 }
 

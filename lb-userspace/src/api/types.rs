@@ -7,8 +7,8 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::dataplane::{MapUsage, TableUsage};
 use crate::plan::Change;
+pub use crate::{dataplane::MapUsage, tracking::TableUsage};
 
 /// Answer of `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

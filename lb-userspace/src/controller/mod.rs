@@ -23,7 +23,6 @@ mod own_macs;
 mod problems;
 mod record;
 mod start;
-mod sweeper;
 mod view;
 
 use std::{
@@ -61,7 +60,6 @@ use self::{
     problems::Problems,
     record::{Order, Record},
     start::{Start, remove_leftovers},
-    sweeper::{Sweeper, Turn},
 };
 use crate::{
     api::types::{Applied, ProblemKind},
@@ -73,6 +71,7 @@ use crate::{
     metrics::{self, Applies},
     netlink::{self, Event, Target},
     plan::{Change, Destination, Removal, Served},
+    tracking::{Sweeper, Turn, Upkeep},
 };
 
 /// Requests that may wait for the controller.
@@ -194,6 +193,7 @@ pub struct Controller {
     metrics: Option<metrics::Server>,
     problems: Problems,
     log_reader: Option<LogReader>,
+    upkeep: Upkeep,
     sweeper: Sweeper,
     views: watch::Sender<Option<Arc<View>>>,
     /// When what has changed since is published.
@@ -220,7 +220,7 @@ impl Controller {
             block_in_place(|| Start::choose(&file, &mut history, dataplane::attached))?;
         let seed = block_in_place(|| file.seed(&contents.config));
         contents.config.node.hash_seed = seed.as_ref().copied().unwrap_or_default();
-        let dataplane = block_in_place(|| Dataplane::open(&contents.config.node.bpffs, &contents.config))?;
+        let mut dataplane = block_in_place(|| Dataplane::open(&contents.config.node.bpffs, &contents.config))?;
         if !is_known && let Some(removal) = taken_away(&dataplane, &contents.config) {
             return Err(Error::TakesAwayAtStart { path: file.path, removal });
         }
@@ -244,6 +244,7 @@ impl Controller {
             .backends()
             .into_iter()
             .filter_map(|backend| Some((target(backend.destination()), backend.next_hop?)));
+        let upkeep = block_in_place(|| Upkeep::of(&mut dataplane));
         let next_hops = Arc::new(NextHops::adopted(adopted));
         let mut retry = tokio::time::interval(RETRY);
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -262,6 +263,7 @@ impl Controller {
             metrics: None,
             problems,
             log_reader: None,
+            upkeep,
             sweeper: Sweeper::default(),
             views,
             publish_at: None,
@@ -406,6 +408,7 @@ impl Controller {
 
     /// Shows those who read what is so now.
     fn publish(&mut self) {
+        self.upkeep.follow(&mut self.dataplane);
         self.note_problems();
         self.views.send_replace(Some(Arc::new(self.view())));
         self.publish_at = None;
@@ -714,8 +717,13 @@ impl Controller {
     fn sweep(&mut self, turn: Turn) {
         let lingering = self.dataplane.removed_destinations().count();
         let done = match turn {
-            Turn::Begin => block_in_place(|| self.dataplane.sweep()).map(|sweep| self.sweeper.begin(sweep)),
-            Turn::End(result) => (*result).and_then(|swept| block_in_place(|| self.dataplane.take_in(swept))),
+            Turn::Begin => {
+                let sweep = block_in_place(|| self.upkeep.sweep(&mut self.dataplane));
+                sweep.map(|sweep| self.sweeper.begin(sweep))
+            }
+            Turn::End(result) => {
+                (*result).and_then(|swept| block_in_place(|| self.upkeep.apply_sweep(&mut self.dataplane, swept)))
+            }
         };
         if let Err(error) = done {
             self.sweeper.put_off(&error);

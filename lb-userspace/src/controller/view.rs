@@ -29,6 +29,7 @@ use crate::{
     fault,
     metrics::{Applies, BackendSample, Snapshot, VipSample},
     plan::{Change, Removal},
+    tracking,
 };
 
 /// What the controller knew at a moment.
@@ -39,6 +40,7 @@ pub struct View {
     applies: Applies,
     started: Instant,
     dataplane: dataplane::View,
+    tracking: tracking::View,
     attachments: Vec<Attachment>,
     next_hops: Arc<NextHops>,
     interfaces: Interfaces,
@@ -50,7 +52,7 @@ pub struct View {
 /// What runs of a backend, over all entries of the same real server: one that was reached in another way before has
 /// several.
 struct Running {
-    backend: dataplane::Backend,
+    backend: tracking::Backend,
     slots: u32,
 }
 
@@ -64,6 +66,7 @@ impl Controller {
             applies: self.applies,
             started: self.started,
             dataplane: self.dataplane.view(),
+            tracking: self.upkeep.view(),
             attachments: self.dataplane.attachments(),
             next_hops: Arc::clone(&self.next_hops),
             interfaces: self.interfaces.clone(),
@@ -129,7 +132,7 @@ impl View {
             backends: backends().count(),
             backends_active: backends().filter(|backend| backend.effective_weight() > 0).count(),
             unreachable: self.unreachable(),
-            tracking: self.tracking()?,
+            tracking: self.tracking(),
             map_memory_bytes: maps.iter().map(|map| map.memory_bytes).sum(),
             maps,
             problems: self.problems.clone(),
@@ -236,7 +239,7 @@ impl View {
             tracked,
             losses,
             interfaces: self.interfaces_view(),
-            tracking: self.tracking()?,
+            tracking: self.tracking(),
             maps: self.map_usage()?,
             problems: self.problems.clone(),
             netlink_restarts: self.netlink_restarts,
@@ -249,7 +252,7 @@ impl View {
         let BackendStats { address, removed, counts } = *counted;
         let configured = vip.backends.iter().find(|backend| backend.address == address);
         let target = match (running, configured) {
-            (Some(running), _) if removed => Some(super::target(running.backend.destination())),
+            (Some(running), _) if removed => Some(super::target(running.backend.entry.destination())),
             (_, configured) => configured.map(|backend| target(&self.config().node, vip, backend)),
         };
         BackendSample {
@@ -295,22 +298,22 @@ impl View {
     }
 
     fn map_usage(&self) -> Result<Vec<MapUsage>, Error> {
-        Ok(self.dataplane.map_usage()?)
+        Ok(self.dataplane.map_usage(self.tracking.entries())?)
     }
 
-    fn tracking(&self) -> Result<Tracking, Error> {
-        let dataplane::Tracking { established, embryonic, settled_slots, moving_slots, sweep } =
-            self.dataplane.tracking()?;
+    fn tracking(&self) -> Tracking {
+        let tracking::Usage { established, embryonic, settled_slots, moving_slots, sweep } =
+            self.tracking.usage(&self.dataplane);
         let sweep_us = sweep.map(|sweep| u64::try_from(sweep.as_micros()).unwrap_or(u64::MAX));
-        Ok(Tracking { established, embryonic, settled_slots, moving_slots, sweep_us })
+        Tracking { established, embryonic, settled_slots, moving_slots, sweep_us }
     }
 
     /// What runs of each backend, by the names of the VIPs and the addresses of their backends.
     fn running(&self) -> HashMap<String, BTreeMap<IpAddr, Running>> {
         let mut running: HashMap<String, BTreeMap<IpAddr, Running>> = HashMap::new();
-        for backend in self.dataplane.backends() {
-            let of_vip = running.entry(backend.vip.clone()).or_default();
-            match of_vip.entry(backend.address) {
+        for backend in self.tracking.backends(&self.dataplane) {
+            let of_vip = running.entry(backend.entry.vip.clone()).or_default();
+            match of_vip.entry(backend.entry.address) {
                 Entry::Vacant(vacant) => drop(vacant.insert(Running { backend, slots: 0 })),
                 Entry::Occupied(mut occupied) => occupied.get_mut().add(backend),
             }
@@ -331,8 +334,8 @@ impl View {
         });
         let mut backends: Vec<_> = configured.collect();
         backends.extend(running.values().map(|running| {
-            let dataplane::Backend { address, weight, state, mac, .. } = running.backend;
-            let way = self.next_hops.way_to(&super::target(running.backend.destination()));
+            let dataplane::Backend { address, weight, state, mac, .. } = running.backend.entry;
+            let way = self.next_hops.way_to(&super::target(running.backend.entry.destination()));
             let last = config::Backend { address, weight, state, mac: mac.map(Into::into) };
             self.backend_view(&vip.name, last, Backend::REMOVED, way, Some(running))
         }));
@@ -389,15 +392,15 @@ impl View {
 
 impl Running {
     /// Adds another entry of the same real server.
-    fn add(&mut self, other: dataplane::Backend) {
+    fn add(&mut self, other: tracking::Backend) {
         let all = &mut self.backend;
         let (flows, held_slots) = (all.flows + other.flows, all.held_slots + other.held_slots);
         let (held_for, drained) = (all.held_for.max(other.held_for), all.drained && other.drained);
         // The one that the config has says how it is reached; among others, the one that came last.
-        if all.removed {
+        if all.entry.removed {
             *all = other;
         }
-        *all = dataplane::Backend { flows, held_slots, held_for, drained, ..all.clone() };
+        *all = tracking::Backend { flows, held_slots, held_for, drained, ..all.clone() };
     }
 }
 

@@ -76,9 +76,6 @@ pub enum Error {
         /// What it said.
         reason: String,
     },
-    /// A sweep over the flow tables ended without a result.
-    #[error("the thread of a sweep ended without a result, which is a bug: what it said before tells more")]
-    SweepBrokeOff,
     /// The config does not fit.
     #[error(transparent)]
     Plan(#[from] PlanError),

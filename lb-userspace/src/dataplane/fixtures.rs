@@ -14,7 +14,23 @@ use nix::{
 };
 
 use super::{Dataplane, detach_everything, place};
-use crate::config::Config;
+use crate::{
+    config::Config,
+    plan::fixtures::{config, vip},
+};
+
+/// Two VIPs, one of each family, with backends of both.
+pub fn web() -> Config {
+    config([
+        vip("web", "203.0.113.10", &["tcp/80", "tcp/443"], &["10.0.1.11", "10.0.1.12", "2001:db8::13"]),
+        vip("dns", "2001:db8::53", &["udp/any"], &["10.0.1.11"]),
+    ])
+}
+
+/// The mirror is what a daemon would read that starts now.
+pub fn assert_mirrors(dataplane: &Dataplane) {
+    assert_eq!(dataplane.generation.maps.read().unwrap(), *dataplane.state);
+}
 
 /// A directory of pins that goes with the test.
 pub struct Pins(pub PathBuf);

@@ -78,7 +78,7 @@ impl FlowTable {
     }
 
     /// Deletes entries; those that are gone already are no failure. Returns how many this deleted.
-    pub(super) fn delete(&self, keys: &[FlowKey]) -> Result<usize, Error> {
+    pub fn delete(&self, keys: &[FlowKey]) -> Result<usize, Error> {
         let (mut rest, mut deleted) = (keys, 0);
         while !rest.is_empty() {
             let (count, result) = sys::delete_batch(self.map.fd().as_fd(), rest);
@@ -96,13 +96,13 @@ impl FlowTable {
     }
 
     /// Replaces an entry; one that is gone stays so.
-    pub(super) fn replace(&self, key: &FlowKey, entry: FlowEntry) -> Result<(), Error> {
+    pub fn replace(&self, key: &FlowKey, entry: FlowEntry) -> Result<(), Error> {
         self.write(key, entry, BPF_EXIST.into())
     }
 
     /// Enters a flow as a packet does.
     #[cfg(test)]
-    pub(super) fn enter(&self, key: &FlowKey, entry: FlowEntry) {
+    pub(crate) fn enter(&self, key: &FlowKey, entry: FlowEntry) {
         self.write(key, entry, BPF_NOEXIST.into()).unwrap();
     }
 

@@ -133,7 +133,7 @@ impl Slots {
     }
 
     /// How many there are.
-    pub fn len(&self) -> u32 {
+    pub fn entries(&self) -> u32 {
         self.0.entries
     }
 
@@ -181,30 +181,6 @@ impl Sweeps {
     pub fn note_evicted(&self, table: Table, count: u64) {
         self.0.store(2 + table as u32, count.max(self.evicted(table)));
     }
-}
-
-/// The slots of one table that move.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct MovingSlots {
-    /// How many.
-    pub count: u32,
-    /// How many of them only flows in the tables keep from being settled.
-    pub settling: u32,
-    /// Whether UDP flows without an entry belong to the settled owner on some.
-    pub keep_udp: bool,
-    /// When the first of the others ceased to be its settled owner's own.
-    pub since: Tick,
-    /// Backend id → slots on which flows without an entry still belong to it, although it is not their current owner.
-    pub held: StdHashMap<u32, Held>,
-}
-
-/// Slots that are held for a backend's flows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Held {
-    /// How many.
-    pub slots: u32,
-    /// When the last of them ceased to be its own.
-    pub since: Tick,
 }
 
 /// The maps that the object declares, with the entries that they get; `None` for as many as the object says.
@@ -297,7 +273,7 @@ impl Maps {
             keys4: self.readings.max_entries(maps::VIPS4)?,
             keys6: self.readings.max_entries(maps::VIPS6)?,
             backends: self.backends.entries,
-            slots: self.slots.len(),
+            slots: self.slots.entries(),
             flows: self.readings.max_entries(maps::FLOWS)?,
         };
         let journal = self.journal();
@@ -396,7 +372,7 @@ impl Maps {
 
     /// The slot at `index`, which must be one.
     pub fn slot(&self, index: u32) -> Slot {
-        self.slots.at(index).unwrap_or_else(|| panic!("slot {index} of {}", self.slots.len()))
+        self.slots.at(index).unwrap_or_else(|| panic!("slot {index} of {}", self.slots.entries()))
     }
 
     /// Writes a slot; whether it was another one before.
@@ -409,33 +385,9 @@ impl Maps {
         differs
     }
 
-    /// The slots of a table that move.
-    pub fn moving_slots(&self, base: u32, slots: u32) -> MovingSlots {
-        let mut moving = MovingSlots::default();
-        let now = sys::now();
-        for slot in (base..base + slots).map(|index| self.slot(index)).filter(|slot| slot.is_moving()) {
-            moving.count += 1;
-            if slot.is_settling() {
-                moving.settling += 1;
-                continue;
-            }
-            let since = slot.since();
-            moving.keep_udp |= slot.keeps_udp();
-            if moving.held.is_empty() || now.since(since) > now.since(moving.since) {
-                moving.since = since;
-            }
-            let held = moving.held.entry(slot.settled_owner()).or_insert(Held { slots: 0, since });
-            held.slots += 1;
-            if now.since(since) < now.since(held.since) {
-                held.since = since;
-            }
-        }
-        moving
-    }
-
     /// The slots, for who reads them at leisure.
-    pub fn slots(&self) -> Arc<Slots> {
-        Arc::clone(&self.slots)
+    pub fn slots(&self) -> &Arc<Slots> {
+        &self.slots
     }
 
     /// The flow tables.

@@ -18,8 +18,6 @@ mod losses;
 mod maps;
 mod own_macs;
 mod place;
-pub(crate) mod rules;
-pub(crate) mod sweep;
 mod sys;
 #[cfg(test)]
 mod tests;
@@ -27,6 +25,7 @@ mod view;
 
 use std::{
     collections::{HashMap, HashSet},
+    mem,
     path::Path,
     sync::Arc,
     thread,
@@ -34,7 +33,7 @@ use std::{
 };
 
 use aya_log::EbpfLogger;
-use lb_common::{Features, FlowOutcome, NextHop, NextHopCell, VipFlags};
+use lb_common::{Features, NextHop, NextHopCell, VipFlags};
 use log::{Log, debug, info};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
@@ -45,17 +44,15 @@ pub use self::{
     interface::named as interface_named,
     links::{Attachment, Links, Mode, Pinned, ProgramRef, attached, detach_pinned, pinned},
     losses::{Interfaces as LossInterfaces, LossCounts, Losses, LossesError, LostFrames},
-    maps::{MapUsage, Table},
+    maps::{MapUsage, Slots, Sweeps, Table},
     own_macs::{LeftOut, OwnMacs},
     place::{detach_everything, detach_interface, interface_of, make_directories, mount_if_missing, names, pin_name},
-    rules::after_sweep,
-    sweep::{GIVEN_UP_AFTER, Sweep, Swept},
     sys::now,
-    view::{Backend, BackendCounts, BackendSlots, Counts, TableUsage, Tracking, View},
+    view::{Backend, BackendCounts, BackendSlots, Counts, View},
 };
 use self::{
     generation::{Draft, Generation, Globals},
-    maps::{Maps, MovingSlots},
+    maps::Maps,
     place::Place,
     view::SlotCounts,
 };
@@ -86,24 +83,21 @@ pub struct Dataplane {
     flips: HashMap<u32, Option<u32>>,
     /// Slots by backend, of the tables that were counted since they were written.
     counted: Arc<SlotCounts>,
-    /// First slot of every table with slots that move.
-    moving: Arc<HashMap<u32, Moving>>,
-    /// Sweeps that were begun.
-    sweeps: u64,
-    /// As many as had been begun when a VIP or a backend was last removed.
-    removal: u64,
-    /// What the last one found.
-    swept: Option<Arc<Swept>>,
-    /// Backends that are down, and when a sweep first met them so.
-    downs: Arc<HashMap<u32, Instant>>,
+    /// What was written since it was last taken.
+    writes: Writes,
 }
 
-/// A table with slots that move.
-#[derive(Clone)]
-struct Moving {
-    /// Sweeps that had been begun when the table was last written.
-    since: u64,
-    slots: MovingSlots,
+/// What was written to the maps, as far as it concerns who keeps the flow tables and the slots that move in order.
+#[derive(Debug, Default)]
+pub struct Writes {
+    /// First slots of the tables that were written.
+    pub tables: HashSet<u32>,
+    /// A VIP or a backend was removed.
+    pub removed: bool,
+    /// Another hash seed has put flows on other slots.
+    pub rehashed: bool,
+    /// Everything is in the maps of another generation.
+    pub generation: bool,
 }
 
 /// What an apply did.
@@ -153,13 +147,8 @@ impl Dataplane {
             settled: None,
             flips: HashMap::new(),
             counted: Arc::default(),
-            moving: Arc::default(),
-            sweeps: 0,
-            removal: 0,
-            swept: None,
-            downs: Arc::default(),
+            writes: Writes::default(),
         };
-        dataplane.find_moving();
         dataplane.resume(config)?;
         Ok(dataplane)
     }
@@ -168,15 +157,13 @@ impl Dataplane {
     pub fn view(&self) -> View {
         let maps = &self.generation.maps;
         View {
+            generation: self.generation.number(),
             state: Arc::clone(&self.state),
             settled: self.settled.clone(),
             next_hops: Arc::clone(&self.next_hops),
-            moving: Arc::clone(&self.moving),
-            swept: self.swept.clone(),
-            downs: Arc::clone(&self.downs),
             counted: Arc::clone(&self.counted),
             readings: Arc::clone(maps.readings()),
-            slots: maps.slots(),
+            slots: Arc::clone(maps.slots()),
             sweeps: Arc::clone(maps.sweeps()),
             flows: maps.flows().clone(),
         }
@@ -205,18 +192,24 @@ impl Dataplane {
         self.view().counters()
     }
 
-    /// What is tracked at present.
-    ///
-    /// # Errors
-    ///
-    /// The kernel does not say how large the tables are.
-    pub fn tracking(&self) -> Result<Tracking, Error> {
-        self.view().tracking()
-    }
-
     /// The flow tables, to be read at leisure.
     pub fn flow_tables(&self) -> FlowTables {
         self.generation.maps.flows().clone()
+    }
+
+    /// The slots of all tables, as they are when they are read.
+    pub fn slots(&self) -> Arc<Slots> {
+        Arc::clone(self.generation.maps.slots())
+    }
+
+    /// Which generation of the maps is in use.
+    pub fn generation(&self) -> u32 {
+        self.generation.number()
+    }
+
+    /// What was written since the last call.
+    pub fn take_writes(&mut self) -> Writes {
+        mem::take(&mut self.writes)
     }
 
     /// What the maps hold.
@@ -321,34 +314,20 @@ impl Dataplane {
         self.links.attachments().cloned().collect()
     }
 
-    /// A sweep to be run on whichever thread, and then to be taken in.
-    ///
-    /// # Errors
-    ///
-    /// The kernel does not let counters be read.
-    pub fn sweep(&mut self) -> Result<Sweep, Error> {
-        self.sweeps += 1;
-        self.note_downs();
-        let is_given_up = |id| self.is_given_up(id);
-        Sweep::new(self.generation.number(), self.sweeps, &self.generation.maps, &self.state, is_given_up)
-    }
-
-    /// Acts on what a sweep found: settles slots on which no flow is that could break, and frees removed VIPs and
-    /// backends that have no flow any more.
+    /// Does steps that no config asks for: settles slots, and frees what the config does not have any more. Nobody
+    /// follows the ways to what was freed from now on.
     ///
     /// # Errors
     ///
     /// The kernel refuses a write.
-    pub fn take_in(&mut self, swept: Swept) -> Result<(), Error> {
-        // Other tables than those that were swept.
-        if swept.generation != self.generation.number() {
-            return Ok(());
-        }
-        self.free(&swept)?;
-        self.settle_slots(&swept);
-        self.note_evictions(&swept)?;
-        self.swept = Some(Arc::new(swept));
-        Ok(())
+    pub fn carry_out(&mut self, steps: &[Step]) -> Result<(), Error> {
+        let freed = steps.iter().filter_map(|step| match step {
+            Step::FreeBackend { id, .. } => self.state.destination(self.state.backends.get(id)?),
+            _ => None,
+        });
+        let freed = freed.collect();
+        execute(&mut self.generation.maps, Arc::make_mut(&mut self.state), steps, None)?;
+        self.forget(freed)
     }
 
     /// What reads the messages of the loaded program, until an apply loads another one.
@@ -416,8 +395,7 @@ impl Dataplane {
         state.features = globals.features;
         if state.seed != globals.seed {
             state.seed = globals.seed;
-            // A sweep that is under way looks for flows on slots that they are no longer on.
-            Arc::make_mut(&mut self.moving).values_mut().for_each(|moving| moving.since = self.sweeps);
+            self.writes.rehashed = true;
         }
         self.links.hand_to(self.generation.program()?).map(drop)
     }
@@ -454,18 +432,15 @@ impl Dataplane {
     fn note_steps(&mut self, steps: &[Step]) {
         for step in steps {
             match step {
-                Step::PutTable { base, slots, .. } => {
+                Step::PutTable { base, .. } => {
                     self.counted.forget(*base);
-                    self.look_for_moving(*base, *slots);
+                    self.writes.tables.insert(*base);
                 }
-                Step::PutVip { record, .. } if record.flags.contains(VipFlags::REMOVED) => self.removal = self.sweeps,
-                Step::PutBackend { entry, .. } if entry.is_removed() => self.removal = self.sweeps,
+                Step::PutVip { record, .. } => self.writes.removed |= record.flags.contains(VipFlags::REMOVED),
+                Step::PutBackend { entry, .. } => self.writes.removed |= entry.is_removed(),
                 _ => {}
             }
         }
-        // Tables that lie elsewhere now, or that no VIP has any more.
-        let tables: HashSet<u32> = self.state.served_vips().map(|(_, record)| record.slot_base).collect();
-        Arc::make_mut(&mut self.moving).retain(|base, _| tables.contains(base));
     }
 
     /// In the journal and in the mirror: a state in between is not to be built on.
@@ -494,9 +469,7 @@ impl Dataplane {
         self.state = Arc::new(state);
         self.flips.clear();
         self.counted = Arc::default();
-        self.swept = None;
-        self.moving = Arc::default();
-        self.find_moving();
+        self.writes.generation = true;
         self.settle().map(|()| writes)
     }
 
@@ -534,116 +507,6 @@ impl Dataplane {
             entry.next_hop = turned(entry.next_hop, *next_hop);
             self.generation.maps.put_backend(*id, *entry);
         }
-    }
-
-    /// Finds every table with slots that move.
-    fn find_moving(&mut self) {
-        let tables: Vec<_> = self.state.served_vips().map(|(_, record)| (record.slot_base, record.slots)).collect();
-        for (base, slots) in tables {
-            self.look_for_moving(base, slots);
-        }
-    }
-
-    /// Takes note of the slots of a table that move, if any.
-    fn look_for_moving(&mut self, base: u32, slots: u32) {
-        let moving = self.generation.maps.moving_slots(base, slots);
-        if moving == MovingSlots::default() {
-            Arc::make_mut(&mut self.moving).remove(&base);
-        } else {
-            Arc::make_mut(&mut self.moving).insert(base, Moving { since: self.sweeps, slots: moving });
-        }
-    }
-
-    /// Frees what was removed before a sweep that found no flow of it, and what no slot holds for flows without an
-    /// entry.
-    fn free(&mut self, swept: &Swept) -> Result<(), Error> {
-        // What was served or in use again meanwhile may have flows that the sweep could not find.
-        if self.removal >= swept.number || !self.state.has_removed() {
-            return Ok(());
-        }
-        let holds = |slot_base, id| {
-            let holds = |moving: &Moving| moving.since >= swept.number || moving.slots.held.contains_key(&id);
-            self.moving.get(&slot_base).is_some_and(holds)
-        };
-        let (vips, backends) = rules::freeable(&self.state, swept, holds);
-        if vips.is_empty() && backends.is_empty() {
-            return Ok(());
-        }
-        let entries = backends.iter().filter_map(|id| self.state.backends.get(id));
-        let freed = entries.filter_map(|entry| self.state.destination(entry)).collect();
-        let steps = self.state.frees(&vips, &backends);
-        execute(&mut self.generation.maps, Arc::make_mut(&mut self.state), &steps, None)?;
-        self.forget(freed)
-    }
-
-    /// Lets slots age, and settles those that only flows in the tables kept from it, of which there are none.
-    fn settle_slots(&mut self, swept: &Swept) {
-        if self.moving.is_empty() {
-            return;
-        }
-        let now = sys::now();
-        let idle = rules::idle_times(&self.state);
-        let given_up: HashSet<u32> = self.downs.keys().copied().filter(|id| self.is_given_up(*id)).collect();
-        let is_given_up = |id: u32| given_up.contains(&id);
-        let all_moving = Arc::make_mut(&mut self.moving);
-        for (id, record) in self.state.served_vips() {
-            let (base, slots) = (record.slot_base, record.slots);
-            let Some(moving) = all_moving.get_mut(&base) else { continue };
-            let idle = idle.get(&id).copied().unwrap_or_default();
-            // What was found is not about the table as it is now; or there is nothing to do yet, and most of the time
-            // there is not.
-            if moving.since >= swept.number || !rules::is_due(&moving.slots, now, idle, is_given_up) {
-                continue;
-            }
-            let mut changed = false;
-            for index in base..base + slots {
-                let slot = self.generation.maps.slot(index);
-                if slot.is_moving() {
-                    let given_up = !slot.is_settling() && is_given_up(slot.settled_owner());
-                    let after = after_sweep(slot, swept.is_pinned(index), now, idle, given_up);
-                    changed |= self.generation.maps.put_slot(index, after);
-                }
-            }
-            if !changed {
-                continue;
-            }
-            let holders = moving.slots.held.len();
-            moving.slots = self.generation.maps.moving_slots(base, slots);
-            if moving.slots.held.len() < holders {
-                // Until this moment flows could be entered for whoever held slots: the sweep may have missed them.
-                moving.since = swept.number;
-            }
-        }
-        all_moving.retain(|_, moving| moving.slots.count > 0);
-    }
-
-    /// Takes note of who is down, and since when.
-    fn note_downs(&mut self) {
-        let now = Instant::now();
-        let is_down = |id: &u32| self.state.backends.get(id).is_some_and(lb_common::Backend::is_down);
-        let downs = Arc::make_mut(&mut self.downs);
-        downs.retain(|id, _| is_down(id));
-        for (id, _) in self.state.backends.iter().filter(|(_, entry)| entry.is_down()) {
-            downs.entry(*id).or_insert(now);
-        }
-    }
-
-    /// Whether a backend's flows are over for good: it has been down for long, or was removed while it was.
-    fn is_given_up(&self, id: u32) -> bool {
-        let Some(entry) = self.state.backends.get(&id).filter(|entry| entry.is_down()) else { return false };
-        entry.is_removed() || self.downs.get(&id).is_some_and(|since| since.elapsed() >= GIVEN_UP_AFTER)
-    }
-
-    /// Entries that were made, are not there and were not taken out have given way to others.
-    fn note_evictions(&self, swept: &Swept) -> Result<(), Error> {
-        let maps = &self.generation.maps;
-        let sweeps = maps.sweeps();
-        let promoted = maps.readings().flow_packets(FlowOutcome::Promoted)?;
-        for (table, moved_on) in [(Table::Established, 0), (Table::Embryonic, promoted)] {
-            let accounted = sweeps.deleted(table) + swept.entries[table as usize] + moved_on;
-            sweeps.note_evicted(table, swept.inserted[table as usize].saturating_sub(accounted));
-        }
-        Ok(())
     }
 
     /// Forgets the way to those of `destinations` where no backend is any more: nobody follows it from now on.
@@ -715,8 +578,8 @@ fn execute(maps: &mut Maps, state: &mut State, steps: &[Step], before: Option<&M
     let mut writes = 0;
     let is_table = |step: &Step| matches!(step, Step::PutTable { .. });
     for run in steps.chunk_by(|a, b| is_table(a) && is_table(b)) {
-        // What a sweep frees comes when it comes, and is no step of a change.
-        if !matches!(run, [Step::FreeVip { .. } | Step::FreeBackend { .. }]) {
+        // What follows from a sweep comes when it comes, and is no step of a change.
+        if !matches!(run, [Step::PutSlots { .. } | Step::FreeVip { .. } | Step::FreeBackend { .. }]) {
             fault::point("map write");
         }
         match run {
@@ -742,6 +605,9 @@ fn execute_one(maps: &mut Maps, step: &Step, before: Option<&Maps>) -> Result<us
         }
         Step::PutTable { base, slots, owners, flows } => {
             return Ok(maps.put_table(*base, *slots, owners, flows.as_ref(), before.unwrap_or(maps)));
+        }
+        Step::PutSlots { slots } => {
+            return Ok(slots.iter().filter(|(index, slot)| maps.put_slot(*index, *slot)).count());
         }
         Step::PutVip { id, record, fresh } => {
             if *fresh {
@@ -781,7 +647,7 @@ fn raise_memory_limit() {
 }
 
 /// Returns when no packet is on its way through the program any more that may have read something from before the call.
-fn grace() {
+pub(crate) fn grace() {
     if let Err(error) = sys::wait_for_readers() {
         debug!("the kernel offers no grace period ({error}): waiting {GRACE:?} instead");
         thread::sleep(GRACE);

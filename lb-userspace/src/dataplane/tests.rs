@@ -15,28 +15,22 @@ use aya::{
     maps::{Array, MapData, ProgramArray},
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
-use lb_common::{ABI, Address, BackendState, Counters, FlowEntry, FlowKey, FlowState, Position};
+use lb_common::{ABI, Counters};
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
 };
 
 use super::{
-    fixtures::{Namespace, Pins, ip, veth},
+    fixtures::{Namespace, Pins, assert_mirrors, ip, veth, web},
     *,
 };
 use crate::{
     config::{FlowHash, ForwardMode, Tracking, Vip},
     objects,
     plan::fixtures::{SLOTS, backend, config, many, vip},
+    tracking::Upkeep,
 };
-
-fn web() -> Config {
-    config([
-        vip("web", "203.0.113.10", &["tcp/80", "tcp/443"], &["10.0.1.11", "10.0.1.12", "2001:db8::13"]),
-        vip("dns", "2001:db8::53", &["udp/any"], &["10.0.1.11"]),
-    ])
-}
 
 /// Where frames to every backend of `dataplane` go in these tests.
 fn resolve(dataplane: &mut Dataplane, next_hop: Option<NextHop>) -> usize {
@@ -46,12 +40,7 @@ fn resolve(dataplane: &mut Dataplane, next_hop: Option<NextHop>) -> usize {
 
 /// Number of interfaces that packets can be redirected to.
 fn devices(dataplane: &Dataplane) -> u64 {
-    dataplane.view().map_usage().unwrap().into_iter().find(|map| map.name == "DEVICES").unwrap().entries
-}
-
-/// The mirror is what a daemon would read that starts now.
-fn assert_mirrors(dataplane: &Dataplane) {
-    assert_eq!(dataplane.generation.maps.read().unwrap(), *dataplane.state);
+    dataplane.view().map_usage([0; 2]).unwrap().into_iter().find(|map| map.name == "DEVICES").unwrap().entries
 }
 
 #[test]
@@ -71,174 +60,6 @@ fn an_applied_config_is_in_the_maps_and_is_applied_once() {
     let slots = dataplane.view().slots_per_backend();
     assert_eq!(slots.iter().map(|backend| backend.slots).sum::<u32>(), 2 * SLOTS);
     assert!(slots.iter().all(|backend| backend.slots >= SLOTS / 4), "{slots:?}");
-}
-
-#[test]
-fn a_drained_backend_has_no_slots_and_a_removed_one_no_entry() {
-    let pins = Pins::new();
-    let mut config = web();
-    let mut dataplane = pins.open(&config);
-    dataplane.apply(&config).unwrap();
-
-    config.vips[0].backends[0].state = BackendState::Drain;
-    let applied = dataplane.apply(&config).unwrap();
-    assert_eq!(
-        applied.changes.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        ["vip web: backend 10.0.1.11 state active → drain"]
-    );
-    let drained = |slots: Vec<BackendSlots>| slots.into_iter().find(|own| own.vip == "web").unwrap();
-    assert_eq!(drained(dataplane.view().slots_per_backend()).slots, 0);
-
-    config.vips[0].backends.remove(0);
-    assert_eq!(dataplane.apply(&config).unwrap().writes, 1);
-    assert_mirrors(&dataplane);
-    assert_eq!(dataplane.backends().iter().filter(|backend| backend.removed).count(), 1);
-    assert!(dataplane.backends()[0].held_slots > 0, "connections that are open and silent still belong to it");
-    sweep(&mut dataplane);
-    assert_eq!(dataplane.backends().len(), 4);
-
-    // Once it counts as idle what is silent for a second, the slots settle and the backend goes.
-    config.vips[0].tcp_idle = Duration::from_secs(1);
-    dataplane.apply(&config).unwrap();
-    let deadline = Instant::now() + patience::LIMIT;
-    while dataplane.backends().len() > 3 {
-        assert!(Instant::now() < deadline, "{:?}", dataplane.backends());
-        thread::sleep(Duration::from_millis(100));
-        sweep(&mut dataplane);
-    }
-    sweep(&mut dataplane);
-    assert_eq!(dataplane.tracking().unwrap().moving_slots, 0);
-    assert_mirrors(&dataplane);
-}
-
-/// Enters an established flow of a client that is about just now.
-fn enter(dataplane: &Dataplane, client: u16, vip: u32, backend: u32) {
-    let key = FlowKey::new(Address::default(), client.to_be().into(), vip, 6);
-    let entry = FlowEntry::new(backend, FlowState::Open, now(), Position::default());
-    dataplane.flow_tables().established.enter(&key, entry);
-}
-
-/// Ids of the backends of all established flows.
-fn tracked(dataplane: &Dataplane) -> Vec<u32> {
-    let entries = dataplane.flow_tables().established.batches().flat_map(Result::unwrap).collect::<Vec<_>>();
-    let mut backends: Vec<_> = entries.iter().map(|(_, entry)| entry.backend()).collect();
-    backends.sort_unstable();
-    backends
-}
-
-#[test]
-fn a_sweep_leaves_the_flows_of_what_came_after_it_began() {
-    let pins = Pins::new();
-    let mut config = many(8, 8, SLOTS);
-    let mut dataplane = pins.open(&config);
-    dataplane.apply(&config).unwrap();
-
-    let begun = dataplane.sweep().unwrap();
-    config.vips[0].backends.push(backend("10.0.0.100", 100));
-    config.vips.push(vip("new", "192.0.2.1", &["tcp/80"], &["10.0.1.1"]));
-    dataplane.apply(&config).unwrap();
-    let (old, new) = (64, [65, 66]);
-    enter(&dataplane, 1, 8, old);
-    enter(&dataplane, 2, 1, new[0]);
-    enter(&dataplane, 3, 9, new[1]);
-    let swept = begun.run().unwrap();
-    dataplane.take_in(swept).unwrap();
-    assert_eq!(tracked(&dataplane), [old, new[0], new[1]]);
-
-    // The same where maps grow: the tables of flows stay, and have flows of ids that there were none of.
-    let begun = dataplane.sweep().unwrap();
-    dataplane.apply(&many(300, 8, SLOTS)).unwrap();
-    assert_eq!(pins.names(""), ["g2", "links"]);
-    enter(&dataplane, 4, 300, 2400);
-    let swept = begun.run().unwrap();
-    dataplane.take_in(swept).unwrap();
-    assert!(tracked(&dataplane).contains(&2400));
-}
-
-#[test]
-fn slots_that_no_vip_has_any_more_are_not_counted() {
-    let pins = Pins::new();
-    let mut config = web();
-    let mut dataplane = pins.open(&config);
-    dataplane.apply(&config).unwrap();
-    config.vips[0].backends[0].state = BackendState::Drain;
-    dataplane.apply(&config).unwrap();
-    assert!(dataplane.tracking().unwrap().moving_slots > 0);
-    let counted = |dataplane: &Dataplane| {
-        let tracking = dataplane.tracking().unwrap();
-        (tracking.moving_slots, tracking.settled_slots)
-    };
-    // Another number of slots puts the table elsewhere.
-    config.vips[0].slots = 211;
-    dataplane.apply(&config).unwrap();
-    assert_eq!(counted(&dataplane), (0, 211 + u64::from(SLOTS)));
-
-    config.vips[0].backends[0].state = BackendState::Active;
-    dataplane.apply(&config).unwrap();
-    assert!(dataplane.tracking().unwrap().moving_slots > 0);
-    config.vips.remove(0);
-    dataplane.apply(&config).unwrap();
-    assert_eq!(counted(&dataplane), (0, SLOTS.into()));
-    sweep(&mut dataplane);
-    assert_eq!(counted(&dataplane), (0, SLOTS.into()));
-}
-
-#[test]
-fn an_id_is_not_free_while_another_entry_leads_to_it() {
-    let pins = Pins::new();
-    let mut config = config([vip("web", "203.0.113.10", &["tcp/80"], &["10.0.1.11", "2001:db8::13"])]);
-    let mut dataplane = pins.open(&config);
-    dataplane.apply(&config).unwrap();
-    // Slots are held for it, then it is reached in another way, which is none for the owners of slots, then it is
-    // removed.
-    config.vips[0].backends[0].state = BackendState::Drain;
-    dataplane.apply(&config).unwrap();
-    config.node.encap_source4 = "172.20.0.0/16".parse().unwrap();
-    dataplane.apply(&config).unwrap();
-    config.vips[0].backends.remove(0);
-    dataplane.apply(&config).unwrap();
-    for _ in 0..3 {
-        sweep(&mut dataplane);
-        let backends = &dataplane.state.backends;
-        for (id, entry) in backends {
-            let heir = entry.heir;
-            assert!(heir == lb_common::NO_ID || backends.contains_key(&heir), "{id} leads to {heir}, which is free");
-        }
-    }
-}
-
-#[test]
-fn what_was_removed_again_during_a_sweep_stays_until_the_next() {
-    let pins = Pins::new();
-    let config = web();
-    let mut without = web();
-    without.vips.remove(0);
-    let mut dataplane = pins.open(&config);
-    dataplane.apply(&config).unwrap();
-    dataplane.apply(&without).unwrap();
-
-    let begun = dataplane.sweep().unwrap();
-    let swept = begun.run().unwrap();
-    dataplane.apply(&config).unwrap();
-    enter(&dataplane, 1, 1, 2);
-    dataplane.apply(&without).unwrap();
-    dataplane.take_in(swept).unwrap();
-    assert_eq!(dataplane.state.removed_vips().count(), 1, "a flow was entered that the sweep has not seen");
-    // Within two ticks that flow is one of before the sweep.
-    let deadline = Instant::now() + patience::LIMIT;
-    while dataplane.state.removed_vips().count() > 0 {
-        assert!(Instant::now() < deadline, "{:?}", dataplane.state.vips);
-        sweep(&mut dataplane);
-        thread::sleep(Duration::from_millis(100));
-    }
-    assert!(tracked(&dataplane).is_empty());
-    assert_mirrors(&dataplane);
-}
-
-/// Sweeps once.
-fn sweep(dataplane: &mut Dataplane) {
-    let swept = dataplane.sweep().unwrap().run().unwrap();
-    dataplane.take_in(swept).unwrap();
 }
 
 #[test]
@@ -606,9 +427,11 @@ fn a_backend_that_takes_over_an_id_starts_from_zero_and_a_new_outer_header_keeps
     // Nothing keeps what is removed.
     config.vips[0].tracking = Tracking::Never;
     let mut dataplane = pins.open(&config);
-    let apply = |dataplane: &mut Dataplane, config: &Config| {
+    let mut upkeep = Upkeep::of(&mut dataplane);
+    let mut apply = |dataplane: &mut Dataplane, config: &Config| {
         let applied = dataplane.apply(config).unwrap();
-        sweep(dataplane);
+        let swept = upkeep.sweep(dataplane).unwrap().run().unwrap();
+        upkeep.apply_sweep(dataplane, swept).unwrap();
         applied
     };
     apply(&mut dataplane, &config);

@@ -8,38 +8,31 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
 };
 
-use lb_common::{BackendState, Counters, DropReason, FlowOutcome, Forward, NextHop, Tick, Via};
+use lb_common::{BackendState, Counters, DropReason, FlowOutcome, Forward, NextHop, Via};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Error, GIVEN_UP_AFTER, Moving, Swept,
+    Error,
     flows::FlowTables,
-    maps::{MapUsage, Readings, Slots, Sweeps, Table},
-    now, rules,
+    maps::{MapUsage, Readings, Slots, Sweeps},
 };
 use crate::{
     config::Config,
-    plan::{Destination, NextHops, Plan, PlanError, State, effective_weight},
+    plan::{Destination, NextHops, Plan, PlanError, State},
 };
 
 /// The data plane as it is at a moment.
 #[derive(Clone)]
 pub struct View {
+    pub(super) generation: u32,
     /// The maps, mirrored.
     pub(super) state: Arc<State>,
     /// The config that they hold, once this daemon has applied one.
     pub(super) settled: Option<Arc<Config>>,
     /// What was said of destinations that some backend has.
     pub(super) next_hops: Arc<NextHops>,
-    /// First slot of every table with slots that move.
-    pub(super) moving: Arc<HashMap<u32, Moving>>,
-    /// What the last sweep found.
-    pub(super) swept: Option<Arc<Swept>>,
-    /// Backends that are down, and when a sweep first met them so.
-    pub(super) downs: Arc<HashMap<u32, Instant>>,
     pub(super) counted: Arc<SlotCounts>,
     pub(super) readings: Arc<Readings>,
     pub(super) slots: Arc<Slots>,
@@ -64,15 +57,6 @@ pub struct Backend {
     pub state: BackendState,
     /// The config does not have it any more; its flows may go on.
     pub removed: bool,
-    /// Entries of its flows in the flow tables, as of the last sweep.
-    pub flows: u64,
-    /// Slots on which flows without an entry still belong to it although it is not their current owner.
-    pub held_slots: u32,
-    /// How much longer they are held at most.
-    pub held_for: Duration,
-    /// No packet has gone to it since a sweep that found nothing of it: it takes no new flows, and the last one has
-    /// ended.
-    pub drained: bool,
     /// By which routing tables it is reached.
     pub via: Via,
     /// Its MAC address, where that is pinned.
@@ -100,34 +84,6 @@ pub struct Counts {
     pub drops: Vec<(DropReason, u64)>,
     /// Packets that the flow tables were asked for, by outcome, in the order of [`FlowOutcome::ALL`].
     pub flow_packets: Vec<(FlowOutcome, u64)>,
-}
-
-/// What is tracked at present.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tracking {
-    /// The table of established flows.
-    pub established: TableUsage,
-    /// The table of flows of which one packet was seen.
-    pub embryonic: TableUsage,
-    /// Slots of VIPs that are served, on which every flow belongs to one backend.
-    pub settled_slots: u64,
-    /// Slots on which flows of several backends may be.
-    pub moving_slots: u64,
-    /// How long the last sweep took; `None` before the first.
-    pub sweep: Option<Duration>,
-}
-
-/// How a flow table is used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TableUsage {
-    /// Entries, as of the last sweep.
-    pub entries: u64,
-    /// Entries that it has room for.
-    pub max_entries: u64,
-    /// Entries that sweeps have taken out, because their flows had ended.
-    pub expired: u64,
-    /// Entries that gave way to newer ones, as of the last sweep.
-    pub evicted: u64,
 }
 
 /// What was counted for a backend.
@@ -204,23 +160,7 @@ impl View {
 
     /// The backends that run, those included that were removed and have flows.
     pub fn backends(&self) -> Vec<Backend> {
-        let idle = rules::idle_times(&self.state);
-        let now = now();
         let backend = |(id, entry): (&u32, &lb_common::Backend)| {
-            let flows = self.swept.as_ref().and_then(|swept| swept.by_backend.get(*id as usize)).copied();
-            let moving = self.state.vips.get(&entry.vip).and_then(|record| self.moving.get(&record.slot_base));
-            let held = moving.and_then(|moving| moving.slots.held.get(id));
-            let held_slots = held.map_or(0, |held| held.slots);
-            let (tcp_idle, udp_idle) = idle.get(&entry.vip).copied().unwrap_or_default();
-            let ticks = held.map_or(0, |held| tcp_idle.max(udp_idle).saturating_sub(now.since(held.since)));
-            let held_for = Duration::from_nanos(u64::from(ticks) * Tick::NANOSECONDS);
-            let given_up_in = match self.downs.get(id) {
-                Some(since) => GIVEN_UP_AFTER.saturating_sub(since.elapsed()),
-                None if entry.is_down() => GIVEN_UP_AFTER,
-                None => Duration::MAX,
-            };
-            let swept_since = moving.is_none_or(|moving| self.has_swept_since(moving.since));
-            let takes_none = effective_weight(entry) == 0;
             Some(Backend {
                 id: *id,
                 vip: self.vip_name(entry.vip),
@@ -229,10 +169,6 @@ impl View {
                 weight: entry.weight,
                 state: entry.backend_state(),
                 removed: entry.is_removed(),
-                flows: flows.unwrap_or(0),
-                held_slots,
-                held_for: held_for.min(given_up_in),
-                drained: takes_none && (held_slots == 0 || entry.is_down()) && flows == Some(0) && swept_since,
                 via: self.state.vips.get(&entry.vip).map(|record| record.via).unwrap_or_default(),
                 mac: entry.pin.mac(),
                 next_hop: entry.next_hop.current().copied(),
@@ -276,34 +212,33 @@ impl View {
         })
     }
 
-    /// What is tracked at present.
-    ///
-    /// # Errors
-    ///
-    /// The kernel does not say how large the tables are.
-    pub fn tracking(&self) -> Result<Tracking, Error> {
-        let entries = self.flow_entries();
-        let usage = |table: Table, max_entries: u32| TableUsage {
-            entries: entries[table as usize],
-            max_entries: max_entries.into(),
-            expired: self.sweeps.deleted(table),
-            evicted: self.sweeps.evicted(table),
-        };
-        let slots: u64 = self.state.served_vips().map(|(_, record)| u64::from(record.slots)).sum();
-        let moving_slots = self.moving.values().map(|moving| u64::from(moving.slots.count)).sum();
-        let capacity = self.state.capacity;
-        Ok(Tracking {
-            established: usage(Table::Established, capacity.flows),
-            embryonic: usage(Table::Embryonic, capacity.embryos()),
-            settled_slots: slots.saturating_sub(moving_slots),
-            moving_slots,
-            sweep: self.swept.as_ref().map(|swept| swept.elapsed),
-        })
-    }
-
     /// The flow tables, to be read at leisure.
     pub fn flow_tables(&self) -> FlowTables {
         self.flows.clone()
+    }
+
+    /// The slots of all tables, as they are when they are read.
+    pub fn slots(&self) -> &Arc<Slots> {
+        &self.slots
+    }
+
+    /// The counts that sweeps keep.
+    pub fn sweeps(&self) -> &Arc<Sweeps> {
+        &self.sweeps
+    }
+
+    /// How many packets the flow tables were asked for, with this outcome.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not let the counters be read.
+    pub fn flow_packets(&self, outcome: FlowOutcome) -> Result<u64, Error> {
+        self.readings.flow_packets(outcome)
+    }
+
+    /// Which generation of the maps this is of.
+    pub fn generation(&self) -> u32 {
+        self.generation
     }
 
     /// How many slots each backend has.
@@ -331,13 +266,13 @@ impl View {
         self.state.backends.iter().map(slots).collect()
     }
 
-    /// Fill and memory of every map.
+    /// Fill and memory of every map; `flows` are the entries of the established and of the embryonic table.
     ///
     /// # Errors
     ///
     /// The kernel does not say.
-    pub fn map_usage(&self) -> Result<Vec<MapUsage>, Error> {
-        self.readings.usage(&self.state, self.flow_entries())
+    pub fn map_usage(&self, flows: [u64; 2]) -> Result<Vec<MapUsage>, Error> {
+        self.readings.usage(&self.state, flows)
     }
 
     /// What the maps hold.
@@ -345,17 +280,7 @@ impl View {
         &self.state
     }
 
-    pub(super) fn vip_name(&self, id: u32) -> String {
+    fn vip_name(&self, id: u32) -> String {
         self.state.vips.get(&id).map(|record| record.name.as_str().to_owned()).unwrap_or_default()
-    }
-
-    /// Entries of the established and of the embryonic table, as of the last sweep.
-    pub(super) fn flow_entries(&self) -> [u64; 2] {
-        self.swept.as_ref().map_or([0; 2], |swept| swept.entries)
-    }
-
-    /// Whether a sweep has been taken in that began after as many.
-    fn has_swept_since(&self, sweeps: u64) -> bool {
-        self.swept.as_ref().is_some_and(|swept| swept.number > sweeps)
     }
 }

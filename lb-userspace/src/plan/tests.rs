@@ -15,11 +15,12 @@ use super::{
 };
 use crate::{
     config::{ForwardMode, Vip},
-    dataplane::{
-        Swept, Table,
+    dataplane::Table,
+    maglev,
+    tracking::{
+        Swept,
         rules::{self, Rules},
     },
-    maglev,
 };
 
 /// Simulated maps.
@@ -115,6 +116,7 @@ impl World {
             | Step::FreeBackend { .. }
             | Step::PutKey { .. }
             | Step::RemoveKey { .. }
+            | Step::PutSlots { .. }
             | Step::Grace => {}
         }
         self.state.record(step);

@@ -5,7 +5,7 @@ use lb_ebpf::{
     parse::{TCP, TcpFlags, Transport},
     tracking,
 };
-use lb_userspace::dataplane::{GIVEN_UP_AFTER, after_sweep};
+use lb_userspace::tracking::{GIVEN_UP_AFTER, after_sweep};
 
 use super::fleet::{Fleet, State, Tables};
 

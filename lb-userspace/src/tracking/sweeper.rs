@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use crate::dataplane::{Error, Sweep, Swept};
+use super::{Error, Sweep, Swept};
 
 /// Least time between two sweeps.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -47,7 +47,7 @@ impl Sweeper {
             tokio::time::sleep_until(self.due.into()).await;
             return Turn::Begin;
         };
-        let result = running.await.unwrap_or(Err(Error::SweepBrokeOff));
+        let result = running.await.unwrap_or(Err(Error::BrokeOff));
         self.running = None;
         self.due = Instant::now() + INTERVAL.max(self.begun.elapsed() * REST);
         Turn::End(Box::new(result))

@@ -2,7 +2,7 @@
 //! which backends the rest still needs, all by [`Rules`].
 //!
 //! A sweep works on a copy of what it must know ([`Sweep`]), on any thread, and changes nothing but flow entries. What
-//! it found ([`Swept`]) is taken in by the data plane's owner between two changes: slots age and are settled, and what
+//! it found ([`Swept`]) is applied between two changes ([`Upkeep`](super::Upkeep)): slots age and are settled, and what
 //! the config no longer has is freed. All that it needs is in the maps, so that it makes no difference which daemon
 //! began.
 
@@ -12,15 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    Error,
-    flows::{FlowTable, FlowTables},
-    grace,
-    maps::{Maps, Slots, Sweeps, Table},
-    rules::Rules,
-    sys,
-};
-use crate::plan::State;
+use lb_common::FlowOutcome::{Kept, Opened, Promoted};
+
+use super::{Error, rules::Rules};
+use crate::dataplane::{self, FlowTable, FlowTables, Slots, Sweeps, Table};
 
 /// How long a backend is down before its silent connections are given up: should it come back later, its own side of
 /// them is most likely gone.
@@ -90,25 +85,22 @@ impl Swept {
 }
 
 impl Sweep {
-    /// A walk over the tables of `maps`, which hold `state`.
+    /// A walk over the tables of `dataplane`.
     pub(super) fn new(
-        generation: u32,
         number: u64,
-        maps: &Maps,
-        state: &State,
+        dataplane: &dataplane::View,
         is_given_up: impl Fn(u32) -> bool,
     ) -> Result<Self, Error> {
-        use lb_common::FlowOutcome::{Kept, Opened, Promoted};
-        let counted = maps.readings();
+        let (state, counted) = (dataplane.state(), |outcome| dataplane.flow_packets(outcome));
         Ok(Self {
-            generation,
+            generation: dataplane.generation(),
             number,
-            tables: maps.flows().clone(),
-            slots: maps.slots(),
-            sweeps: Arc::clone(maps.sweeps()),
-            rules: Rules::new(state, is_given_up, sys::now()),
+            tables: dataplane.flow_tables(),
+            slots: Arc::clone(dataplane.slots()),
+            sweeps: Arc::clone(dataplane.sweeps()),
+            rules: Rules::new(state, is_given_up, dataplane::now()),
             frees: state.has_removed(),
-            inserted: [counted.flow_packets(Promoted)?, counted.flow_packets(Opened)? + counted.flow_packets(Kept)?],
+            inserted: [counted(Promoted)?, counted(Opened)? + counted(Kept)?],
         })
     }
 
@@ -119,23 +111,23 @@ impl Sweep {
     /// The kernel does not let a table be read or written.
     pub fn run(self) -> Result<Swept, Error> {
         // Packets that were on their way when slots were last written have entered their flows.
-        grace();
+        dataplane::grace();
         let started = Instant::now();
-        let mut swept = Swept::new(self.generation, self.number, self.inserted, self.slots.len(), &self.rules);
+        let mut swept = Swept::new(self.generation, self.number, self.inserted, self.slots.entries(), &self.rules);
         // Flows go from the embryonic table to the other one: in this order none is overlooked.
         self.walk(Table::Embryonic, &self.tables.embryonic, &mut swept)?;
         self.walk(Table::Established, &self.tables.established, &mut swept)?;
         swept.elapsed = started.elapsed();
         if self.frees {
             // Packets that found an entry before it was taken out have left.
-            grace();
+            dataplane::grace();
         }
         Ok(swept)
     }
 
     fn walk(&self, which: Table, table: &FlowTable, swept: &mut Swept) -> Result<(), Error> {
         for batch in table.batches() {
-            let now = sys::now();
+            let now = dataplane::now();
             let mut ended = Vec::new();
             for (key, entry) in batch? {
                 match self.rules.entry_after(&key, entry, now) {

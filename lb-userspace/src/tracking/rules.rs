@@ -6,11 +6,8 @@ use std::collections::{HashMap, HashSet};
 use lb_common::{Address, FlowEntry, FlowKey, FlowState, HashKey, NO_ID, Slot, Tick, VipFlags, VipRecord};
 use lb_ebpf::{flow_hash::FlowHash, parse::TCP};
 
-use super::{
-    maps::{MovingSlots, Table},
-    sweep::Swept,
-};
-use crate::plan::State;
+use super::{MovingSlots, Swept};
+use crate::{dataplane::Table, plan::State};
 
 /// Seconds after which the entry of a TCP connection that has sent nothing but a SYN, or has sent FIN or RST, is taken
 /// out: an unanswered SYN is repeated for about that long (RFC 6298 §5, backing off from 1 s), and IPVS gives a
@@ -235,7 +232,7 @@ pub fn ticks(seconds: u16) -> u16 {
 mod tests {
     use std::collections::HashMap;
 
-    use super::{super::maps::Held, *};
+    use super::{super::Held, *};
 
     #[test]
     fn idle_times_are_never_shorter_than_said() {

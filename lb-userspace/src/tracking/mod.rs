@@ -1,0 +1,25 @@
+//! Flow tracking: keeps the flow tables and the slots that move in order, beside the packets that use them.
+//!
+//! [`Sweeper`] says when a [`Sweep`] walks over the flow tables, by the pure [`rules`]. [`Upkeep`] applies what it found
+//! between two changes: slots age and settle, and ids that no flow needs any more are freed. Flow entries are written
+//! here; for all else this room hands steps to the data plane.
+
+mod error;
+mod moving;
+pub mod rules;
+mod sweep;
+mod sweeper;
+#[cfg(test)]
+mod tests;
+mod upkeep;
+mod view;
+
+pub use self::{
+    error::Error,
+    moving::{Held, MovingSlots},
+    rules::after_sweep,
+    sweep::{GIVEN_UP_AFTER, Sweep, Swept},
+    sweeper::{Sweeper, Turn},
+    upkeep::Upkeep,
+    view::{Backend, TableUsage, Usage, View},
+};

@@ -1,0 +1,136 @@
+//! What is tracked at a moment, beside the [data plane](dataplane::View) of that moment.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use lb_common::Tick;
+use serde::{Deserialize, Serialize};
+
+use super::{GIVEN_UP_AFTER, Swept, rules, upkeep::Moving};
+use crate::{
+    dataplane::{self, Table},
+    plan::effective_weight,
+};
+
+/// What is tracked at a moment.
+#[derive(Clone)]
+pub struct View {
+    /// First slot of every table with slots that move.
+    pub(super) moving: Arc<HashMap<u32, Moving>>,
+    /// What the last sweep found.
+    pub(super) swept: Option<Arc<Swept>>,
+    /// Backends that are down, and when a sweep first met them so.
+    pub(super) downs: Arc<HashMap<u32, Instant>>,
+}
+
+/// A backend as it runs, with its flows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// As the maps have it.
+    pub entry: dataplane::Backend,
+    /// Entries of its flows in the flow tables, as of the last sweep.
+    pub flows: u64,
+    /// Slots on which flows without an entry still belong to it although it is not their current owner.
+    pub held_slots: u32,
+    /// How much longer they are held at most.
+    pub held_for: Duration,
+    /// No packet has gone to it since a sweep that found nothing of it: it takes no new flows, and the last one has
+    /// ended.
+    pub drained: bool,
+}
+
+/// How the flow tables and the slots are used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// The table of established flows.
+    pub established: TableUsage,
+    /// The table of flows of which one packet was seen.
+    pub embryonic: TableUsage,
+    /// Slots of VIPs that are served, on which every flow belongs to one backend.
+    pub settled_slots: u64,
+    /// Slots on which flows of several backends may be.
+    pub moving_slots: u64,
+    /// How long the last sweep took; `None` before the first.
+    pub sweep: Option<Duration>,
+}
+
+/// How a flow table is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableUsage {
+    /// Entries, as of the last sweep.
+    pub entries: u64,
+    /// Entries that it has room for.
+    pub max_entries: u64,
+    /// Entries that sweeps have taken out, because their flows had ended.
+    pub expired: u64,
+    /// Entries that gave way to newer ones, as of the last sweep.
+    pub evicted: u64,
+}
+
+impl View {
+    /// The backends of `dataplane`, those included that were removed and have flows.
+    pub fn backends(&self, dataplane: &dataplane::View) -> Vec<Backend> {
+        let state = dataplane.state();
+        let idle = rules::idle_times(state);
+        let now = dataplane::now();
+        let backend = |entry: dataplane::Backend| {
+            let id = entry.id;
+            let in_maps = &state.backends[&id];
+            let flows = self.swept.as_ref().and_then(|swept| swept.by_backend.get(id as usize)).copied();
+            let moving = state.vips.get(&in_maps.vip).and_then(|record| self.moving.get(&record.slot_base));
+            let held = moving.and_then(|moving| moving.slots.held.get(&id));
+            let held_slots = held.map_or(0, |held| held.slots);
+            let (tcp_idle, udp_idle) = idle.get(&in_maps.vip).copied().unwrap_or_default();
+            let ticks = held.map_or(0, |held| tcp_idle.max(udp_idle).saturating_sub(now.since(held.since)));
+            let held_for = Duration::from_nanos(u64::from(ticks) * Tick::NANOSECONDS);
+            let given_up_in = match self.downs.get(&id) {
+                Some(since) => GIVEN_UP_AFTER.saturating_sub(since.elapsed()),
+                None if in_maps.is_down() => GIVEN_UP_AFTER,
+                None => Duration::MAX,
+            };
+            let swept_since = moving.is_none_or(|moving| self.has_swept_since(moving.since));
+            let takes_none = effective_weight(in_maps) == 0;
+            Backend {
+                flows: flows.unwrap_or(0),
+                held_slots,
+                held_for: held_for.min(given_up_in),
+                drained: takes_none && (held_slots == 0 || in_maps.is_down()) && flows == Some(0) && swept_since,
+                entry,
+            }
+        };
+        dataplane.backends().into_iter().map(backend).collect()
+    }
+
+    /// How the flow tables and the slots of `dataplane` are used.
+    pub fn usage(&self, dataplane: &dataplane::View) -> Usage {
+        let (state, sweeps, entries) = (dataplane.state(), dataplane.sweeps(), self.entries());
+        let usage = |table: Table, max_entries: u32| TableUsage {
+            entries: entries[table as usize],
+            max_entries: max_entries.into(),
+            expired: sweeps.deleted(table),
+            evicted: sweeps.evicted(table),
+        };
+        let slots: u64 = state.served_vips().map(|(_, record)| u64::from(record.slots)).sum();
+        let moving_slots = self.moving.values().map(|moving| u64::from(moving.slots.count)).sum();
+        Usage {
+            established: usage(Table::Established, state.capacity.flows),
+            embryonic: usage(Table::Embryonic, state.capacity.embryos()),
+            settled_slots: slots.saturating_sub(moving_slots),
+            moving_slots,
+            sweep: self.swept.as_ref().map(|swept| swept.elapsed),
+        }
+    }
+
+    /// Entries of the established and of the embryonic table, as of the last sweep.
+    pub fn entries(&self) -> [u64; 2] {
+        self.swept.as_ref().map_or([0; 2], |swept| swept.entries)
+    }
+
+    /// Whether a sweep has been applied that began after as many.
+    fn has_swept_since(&self, sweeps: u64) -> bool {
+        self.swept.as_ref().is_some_and(|swept| swept.number > sweeps)
+    }
+}
