@@ -14,8 +14,9 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering, fence},
     },
+    thread,
 };
 
 use aya::{
@@ -119,6 +120,8 @@ pub struct Readings {
     flow_carried: Mapped<u64, 1>,
     own_macs: Mapped<OwnMac, 1>,
     devices: HashMap<MapData, u32, u32>,
+    /// How often counts began or ended to go from one backend to another: odd while some do.
+    moves: AtomicU64,
     /// Descriptors of all maps once more, for their usage.
     all: Vec<(&'static str, MapData)>,
 }
@@ -494,6 +497,20 @@ impl Maps {
         zero(&mut self.backend_counters, id).map_err(Error::map("write to", maps::BACKEND_COUNTERS))
     }
 
+    /// Adds what a backend counted, on which no packet counts any more, to what another one did. Whoever reads meanwhile
+    /// finds it at one of them, also if he does not know yet that the first is gone.
+    pub fn move_backend_counters(&mut self, from: u32, to: u32) -> Result<(), Error> {
+        let readings = Arc::clone(&self.readings);
+        let counted = readings.backend_counters(from)?;
+        readings.moves.fetch_add(1, Ordering::AcqRel);
+        let emptied = self.reset_backend_counters(from);
+        if emptied.is_ok() {
+            self.add_backend_counters(to, counted);
+        }
+        readings.moves.fetch_add(1, Ordering::AcqRel);
+        emptied
+    }
+
     /// Adds to what a backend counted.
     pub fn add_backend_counters(&self, id: u32, counters: Counters) {
         let carried = &self.readings.backend_carried;
@@ -561,8 +578,22 @@ impl Readings {
             flow_carried: Mapped::open(maps::FLOW_CARRIED, data(maps::FLOW_CARRIED)?)?,
             own_macs: Mapped::open(maps::OWN_MACS, data(maps::OWN_MACS)?)?,
             devices: data(maps::DEVICES).map(Map::HashMap)?.try_into().map_err(layout(maps::DEVICES))?,
+            moves: AtomicU64::new(0),
             all,
         })
+    }
+
+    /// What `read` reads of backends' counters while none go from one to another: it may be called several times.
+    pub fn while_none_moves<T>(&self, read: impl Fn() -> T) -> T {
+        loop {
+            let before = self.moves.load(Ordering::Acquire);
+            let read = read();
+            fence(Ordering::Acquire);
+            if before.is_multiple_of(2) && self.moves.load(Ordering::Relaxed) == before {
+                return read;
+            }
+            thread::yield_now();
+        }
     }
 
     /// What a VIP counted.

@@ -624,7 +624,7 @@ fn execute_one(maps: &mut Maps, step: &Step, before: Option<&Maps>) -> Result<us
         Step::FreeVip { id } => maps.put_record(*id, Default::default()),
         Step::FreeBackend { id, heir } => {
             if let Some(heir) = heir {
-                maps.add_backend_counters(*heir, maps.readings().backend_counters(*id)?);
+                maps.move_backend_counters(*id, *heir)?;
             }
             maps.put_backend(*id, Default::default());
         }

@@ -419,10 +419,11 @@ fn without_a_daemon_everything_can_be_detached() {
 #[test]
 fn a_backend_that_takes_over_an_id_starts_from_zero_and_a_new_outer_header_keeps_the_counts() {
     let pins = Pins::new();
-    let counts = |dataplane: &Dataplane| {
-        let counts = dataplane.counters().unwrap().backends.into_iter();
+    let counts_of = |view: &View| {
+        let counts = view.counters().unwrap().backends.into_iter();
         counts.map(|own| (own.address.to_string(), own.counters.packets)).collect::<Vec<_>>()
     };
+    let counts = |dataplane: &Dataplane| counts_of(&dataplane.view());
     let mut config = config([vip("web", "203.0.113.10", &["tcp/80"], &["10.0.1.11", "10.0.1.12"])]);
     // Nothing keeps what is removed.
     config.vips[0].tracking = Tracking::Never;
@@ -452,7 +453,13 @@ fn a_backend_that_takes_over_an_id_starts_from_zero_and_a_new_outer_header_keeps
 
     // Another way of forwarding, first in the maps in use and then in new ones.
     config.vips[0].forward = ForwardMode::L2;
+    dataplane.apply(&config).unwrap();
+    let before = dataplane.view();
+    assert_eq!(before.backends().len(), 4, "those of the way before are there still");
     apply(&mut dataplane, &config);
+    assert_eq!(dataplane.backends().len(), 2);
+    let counted_before = counts_of(&before).iter().map(|(_, packets)| packets).sum::<u64>();
+    assert_eq!(counted_before, 2, "who does not know yet that they are freed counts nothing twice");
     assert_eq!(counts(&dataplane), [("10.0.1.12".to_owned(), 2), ("10.0.1.13".to_owned(), 0)]);
     config.vips[0].forward = ForwardMode::Ipip;
     Arc::make_mut(&mut dataplane.state).suspect = true;

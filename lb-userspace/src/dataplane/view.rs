@@ -197,16 +197,17 @@ impl View {
             self.state.vips.iter().map(|(id, record)| Ok((record.name.as_str().to_owned(), maps.vip_counters(*id)?)));
         let names = self.state.vips.iter().map(|(id, record)| (*id, record.name.as_str()));
         let names: HashMap<_, _> = names.filter(|(_, name)| with_backends(name)).collect();
-        let backends = self.state.backends.iter().filter_map(|(id, entry)| {
+        let backend = |(id, entry): (&u32, &lb_common::Backend)| {
             let vip = (*names.get(&entry.vip)?).to_owned();
             let counted = maps.backend_counters(*id);
             Some(counted.map(|counters| BackendCounts { vip, address: entry.address.into(), counters }))
-        });
+        };
+        let backends = || self.state.backends.iter().filter_map(backend).collect::<Result<_, Error>>();
         let drops = DropReason::ALL.into_iter().map(|reason| Ok((reason, maps.drops(reason)?)));
         let flow_packets = FlowOutcome::ALL.into_iter().map(|outcome| Ok((outcome, maps.flow_packets(outcome)?)));
         Ok(Counts {
             vips: vips.collect::<Result<_, Error>>()?,
-            backends: backends.collect::<Result<_, Error>>()?,
+            backends: maps.while_none_moves(backends)?,
             drops: drops.collect::<Result<_, Error>>()?,
             flow_packets: flow_packets.collect::<Result<_, Error>>()?,
         })
