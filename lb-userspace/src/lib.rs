@@ -1,9 +1,8 @@
 //! naru's daemon and CLI: keeps the maps of the data plane equal to a config file.
 //!
 //! One config change walks these rooms in one direction: `config` → `plan` → `dataplane`. `tracking` keeps in order what
-//! packets leave in its maps. `controller` is the one that
-//! sends it on its way, `disk` is how it keeps it; `netlink` tells it where backends are, `api` and `metrics` ask it over
-//! connections that `server` bounds, `cli` asks `api`.
+//! packets leave in its maps. `controller` is the one that sends it on its way, `disk` is how it keeps it; `netlink` tells
+//! it where backends are. `server` answers over HTTP what it knows, `cli` asks by the client in `api`.
 
 pub mod api;
 pub mod cli;
@@ -15,7 +14,6 @@ pub mod disk;
 pub mod fault;
 pub mod maglev;
 pub mod memory;
-pub mod metrics;
 pub mod netlink;
 pub mod objects;
 pub mod plan;

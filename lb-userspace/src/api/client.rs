@@ -250,7 +250,8 @@ mod tests {
 
     use nix::{sys::socket::accept, unistd::close};
 
-    use super::{super::socket::tests::full, *};
+    use super::*;
+    use crate::server::api::socket::tests::full;
 
     #[test]
     fn only_unreserved_characters_stand_for_themselves() {

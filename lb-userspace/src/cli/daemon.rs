@@ -11,12 +11,12 @@ use super::{
     places,
 };
 use crate::{
-    api::{
+    controller::{ConfigFile, Controller, Error, Handle, Origin, Overrides},
+    dataplane, memory, privileges,
+    server::api::{
         self, access,
         socket::{Socket, SocketError},
     },
-    controller::{ConfigFile, Controller, Error, Handle, Origin, Overrides},
-    dataplane, memory, privileges,
 };
 
 /// How long the end may wait for a change that is under way. What is cut short is completed by the next start.

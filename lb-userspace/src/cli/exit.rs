@@ -3,8 +3,9 @@
 use std::fmt;
 
 use crate::{
-    api::{client::ClientError, socket::SocketError, types::ErrorKind},
+    api::{client::ClientError, types::ErrorKind},
     controller,
+    server::api::socket::SocketError,
 };
 
 /// How a command ended, as the process's exit code.

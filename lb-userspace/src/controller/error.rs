@@ -7,8 +7,9 @@ use crate::{
     config::{ConfigErrors, ReadError, edit::EditError},
     dataplane,
     disk::{ReplaceError, WriteError},
-    metrics, netlink,
+    netlink,
     plan::{self, Removal},
+    server::metrics,
 };
 
 /// Why a request to the controller was not done.

@@ -6,7 +6,7 @@
 //!
 //! What is only read is read beside it, from a [`View`] that the task publishes before it answers a change, and soon
 //! after anything else: reads wait for no change and hold none up. How many there are at a time is for those who read to
-//! bound ([`crate::api`], [`crate::metrics`]).
+//! bound ([`crate::server`]).
 
 mod error;
 mod file;
@@ -68,9 +68,9 @@ use crate::{
         edit::{self, Edit},
     },
     dataplane::{self, Dataplane, LossInterfaces},
-    metrics::{self, Applies},
     netlink::{self, Event, Target},
     plan::{Change, Destination, Removal, Served},
+    server::metrics::{self, Applies},
     tracking::{Sweeper, Turn, Upkeep},
 };
 

@@ -27,8 +27,8 @@ use crate::{
     controller::ConfigFile,
     dataplane::{self, Attachment, BackendCounts, BackendSlots},
     fault,
-    metrics::{Applies, BackendSample, Snapshot, VipSample},
     plan::{Change, Removal},
+    server::metrics::{Applies, BackendSample, Snapshot, VipSample},
     tracking,
 };
 

@@ -28,8 +28,8 @@ use super::{
     peer::Peer,
     reading::Made,
     turns::{Turn, Turns},
-    types::{ErrorBody, ErrorKind},
 };
+use crate::api::types::{ErrorBody, ErrorKind};
 
 /// From this size on an answer is large, in bytes.
 const LARGE: usize = 1 << 20;

@@ -36,8 +36,9 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
-use super::{access::GROUP, peer::Peer, types::ProblemKind};
+use super::{access::GROUP, peer::Peer};
 use crate::{
+    api::types::ProblemKind,
     config::Readers,
     controller::Handle,
     server::{Class, Listener, Owner},
@@ -369,7 +370,7 @@ async fn remove_stale(path: &Path) -> Result<(), SocketError> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::os::fd::OwnedFd;
 
     use nix::{

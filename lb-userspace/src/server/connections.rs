@@ -10,8 +10,6 @@
 //! shares. A request head must be there within [`Limits::idle`], an answer must make progress within [`Limits::stall`] and
 //! be read within [`Limits::answer`], and neither is buffered beyond [`BUFFER`]. Nothing is logged per connection.
 
-mod activity;
-
 use std::{
     collections::HashMap,
     convert::Infallible,
@@ -40,7 +38,7 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
-use self::activity::{Activity, Watched};
+use super::activity::{Activity, Watched};
 use crate::fault;
 
 /// Most that is buffered of a request's head or of an answer, in bytes.

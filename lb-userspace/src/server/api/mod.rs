@@ -1,0 +1,378 @@
+//! The HTTP/JSON API on the unix socket: routes, and errors as JSON. It asks the controller and knows nothing itself.
+//!
+//! What a local user can do who may not change things: connect, where the mode of the socket lets him (see [`access`]),
+//! and be refused. He takes places of [`LIMITS`] from himself and his like only, and none from who may change things
+//! ([`socket::Socket`], [`crate::server`]); what he is refused is logged once in a while and not each time. To know who he
+//! is may take the network: few are looked up at a time ([`LOOKED_UP`]), for each user fewer, of who may change things apart
+//! from others, and root never, so that root waits for no directory. Who may only read can have a few answers made at a time
+//! ([`reading`]), of which [`answer`] bounds those that are large; nothing that others ask who may do more waits for them. A
+//! body may have [`BODY`] bytes, and must be there within [`PATIENCE`].
+
+pub mod access;
+mod answer;
+pub mod peer;
+mod reading;
+pub mod socket;
+mod turns;
+
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Extension, Json, Router,
+    body::{Body, to_bytes},
+    extract::{
+        Path, Query, Request, State,
+        rejection::{JsonRejection, QueryRejection},
+    },
+    http::{Method, StatusCode, Uri},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use hyper::body::Body as _;
+use serde::Deserialize;
+
+use self::{
+    access::Access,
+    answer::Answers,
+    peer::Peer,
+    reading::{Reading, Reads},
+    socket::Socket,
+    turns::{ByClass, Turns},
+};
+use crate::{
+    api::{
+        flows::FlowQuery,
+        types::{Applied, Apply, Backend, ErrorBody, ErrorKind},
+    },
+    config::edit::Edit,
+    controller::{self, Handle, Origin, View},
+    server::{self, Limits},
+};
+
+/// What the socket bears. A change may take its time: only silence before a request counts, and an answer that is not
+/// read, or too slowly.
+const LIMITS: Limits = Limits {
+    connections: 64,
+    idle: Duration::from_secs(30),
+    stall: Duration::from_secs(10),
+    answer: Duration::from_secs(30),
+};
+
+/// Largest body of a request, in bytes: a VIP with some ten thousand backends.
+const BODY: usize = 1 << 20;
+
+/// How long the body of a request may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Requests of others than root whose users and groups are looked up at a time, and of one user; of who may change things,
+/// and as many of others. Each takes a thread of those that changes use too.
+const LOOKED_UP: (usize, usize) = (8, 2);
+
+/// How often refusals are logged.
+const TELL: Duration = Duration::from_secs(10);
+
+/// Answers on `socket`, and keeps it, until this is dropped.
+pub async fn serve(socket: Arc<Socket>, controller: Handle) -> Infallible {
+    tokio::select! {
+        never = server::serve(Arc::clone(&socket), router(controller.clone(), Arc::clone(&socket)), LIMITS) => never,
+        never = socket.keep(controller) => never,
+    }
+}
+
+/// The routes of the API on `socket`. Requests carry their [`Peer`] as an extension.
+fn router(controller: Handle, socket: Arc<Socket>) -> Router {
+    let guard = Arc::new(Guard::new(controller.clone(), socket));
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/stats", get(stats))
+        .route("/v1/vips", get(vips))
+        .route("/v1/vips/{name}", get(vip))
+        .route("/v1/backends", get(backends))
+        .route("/v1/interfaces", get(interfaces))
+        .route("/v1/flows", get(flows))
+        .route("/v1/flows/counts", get(flow_counts))
+        .route("/v1/diff", get(diff))
+        .route("/v1/apply", post(apply))
+        .route("/v1/edit", post(edit))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(middleware::from_fn_with_state(Arc::<Answers>::default(), answer::bounded))
+        .layer(middleware::from_fn_with_state(guard, judged))
+        .with_state(Reads::of(controller))
+}
+
+/// Judges who may do what.
+struct Guard {
+    controller: Handle,
+    socket: Arc<Socket>,
+    look_ups: ByClass,
+    refusals: Mutex<Refusals>,
+}
+
+/// Refusals since one was logged.
+#[derive(Default)]
+struct Refusals {
+    told: Option<Instant>,
+    untold: u64,
+}
+
+impl Guard {
+    fn new(controller: Handle, socket: Arc<Socket>) -> Self {
+        Self { controller, socket, look_ups: ByClass::new(LOOKED_UP), refusals: Mutex::default() }
+    }
+
+    /// The turns at look-ups that `peer` has to wait for. What he may do is not known yet, but by numbers.
+    fn look_ups(&self, peer: &Peer) -> &Turns {
+        self.look_ups.of(self.socket.class(peer))
+    }
+
+    /// Logs that somebody was refused, unless that was done a moment ago.
+    fn tell(&self, origin: &Origin, what: &str) {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        if refusals.told.is_some_and(|told| told.elapsed() < TELL) {
+            refusals.untold += 1;
+            return;
+        }
+        let before = match std::mem::take(&mut refusals.untold) {
+            0 => String::new(),
+            untold => format!("; {untold} more were refused before"),
+        };
+        refusals.told = Some(Instant::now());
+        log::warn!("{what} by {origin} refused: not permitted{before}");
+    }
+
+    /// What somebody may do, and who they are, if they may ask for this.
+    async fn admit(self: Arc<Self>, peer: Peer, method: Method, uri: Uri) -> Result<(Access, Origin), ApiError> {
+        if peer.uid.is_root() {
+            // Nobody is asked about root, so that this waits for nothing.
+            return self.judge(&peer, &method, &uri);
+        }
+        let turn = self.look_ups(&peer).take(peer.uid).await;
+        let judged = tokio::task::spawn_blocking(move || {
+            // With the look-up, which goes on when whoever asked has gone.
+            let _turn = turn;
+            self.judge(&peer, &method, &uri)
+        });
+        judged.await.map_err(|_| controller::Error::Stopped)?
+    }
+
+    /// The same. Looks users and groups up, unless it is root.
+    fn judge(&self, peer: &Peer, method: &Method, uri: &Uri) -> Result<(Access, Origin), ApiError> {
+        let readers = self.controller.readers()?;
+        let (has, needs) =
+            (Access::of(peer, &readers), if method == Method::GET { Access::Read } else { Access::Change });
+        let origin = peer.origin(&self.socket.path().display().to_string());
+        if has >= needs {
+            return Ok((has, origin));
+        }
+        self.tell(&origin, &format!("{method} {}", uri.path()));
+        let error = access::refusal(&peer.user(), has, &readers);
+        Err(ApiError { status: StatusCode::FORBIDDEN, body: ErrorBody { error, kind: ErrorKind::Forbidden } })
+    }
+}
+
+/// Lets through what the peer may ask for, with a whole body, and with its [`Access`] and [`Origin`] as extensions.
+async fn judged(
+    State(guard): State<Arc<Guard>>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let (access, origin) = guard.admit(peer, request.method().clone(), request.uri().clone()).await?;
+    let (mut head, body) = request.into_parts();
+    head.extensions.insert(access);
+    head.extensions.insert(origin);
+    let unread = |status, error: String| ApiError { status, body: ErrorBody { error, kind: ErrorKind::Invalid } };
+    let too_large = || {
+        let error = format!("the body of the request has more than {BODY} bytes, or broke off");
+        unread(StatusCode::PAYLOAD_TOO_LARGE, error)
+    };
+    if body.size_hint().lower() > BODY as u64 {
+        return Err(too_large());
+    }
+    let body = match tokio::time::timeout(PATIENCE, to_bytes(body, BODY)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(_)) => return Err(too_large()),
+        Err(_) => {
+            let error = format!("the body of the request was not there within {} s", PATIENCE.as_secs());
+            return Err(unread(StatusCode::REQUEST_TIMEOUT, error));
+        }
+    };
+    Ok(next.run(Request::from_parts(head, Body::from(body))).await)
+}
+
+async fn status(reading: Reading) -> Response {
+    reading.read_file(View::status).await
+}
+
+async fn stats(reading: Reading) -> Response {
+    reading.read(View::stats).await
+}
+
+async fn vips(reading: Reading) -> Response {
+    reading.read(|view| Ok(view.vips())).await
+}
+
+async fn vip(reading: Reading, Path(name): Path<String>) -> Response {
+    reading.read(move |view| view.vip(&name)).await
+}
+
+/// What `GET /v1/backends` may be narrowed to.
+#[derive(Deserialize)]
+struct BackendsOf {
+    vip: Option<String>,
+}
+
+async fn backends(reading: Reading, Query(of): Query<BackendsOf>) -> Response {
+    let backends = move |view: &View| {
+        let vips = match of.vip {
+            Some(name) => vec![view.vip(&name)?],
+            None => view.vips(),
+        };
+        Ok(vips.into_iter().flat_map(|vip| vip.backends).collect::<Vec<Backend>>())
+    };
+    reading.read(backends).await
+}
+
+async fn interfaces(reading: Reading) -> Response {
+    reading.read(|view| Ok(view.interfaces_view())).await
+}
+
+async fn flows(reading: Reading, query: FlowsOf) -> Result<Response, ApiError> {
+    let query = understood(query)?;
+    Ok(reading.walk(|view| view.flows(query)).await)
+}
+
+async fn flow_counts(reading: Reading, query: FlowsOf) -> Result<Response, ApiError> {
+    let query = understood(query)?;
+    Ok(reading.walk(|view| view.flow_counts(query)).await)
+}
+
+type FlowsOf = Result<Query<FlowQuery>, QueryRejection>;
+
+fn understood(query: FlowsOf) -> Result<FlowQuery, ApiError> {
+    let Query(query) = query.map_err(|rejection| ApiError {
+        status: rejection.status(),
+        body: ErrorBody { error: rejection.body_text(), kind: ErrorKind::Invalid },
+    })?;
+    Ok(query)
+}
+
+async fn diff(reading: Reading) -> Response {
+    reading.read_file(View::diff).await
+}
+
+async fn apply(
+    State(controller): State<Handle>,
+    Extension(origin): Extension<Origin>,
+    apply: Result<Option<Json<Apply>>, JsonRejection>,
+) -> Result<Json<Applied>, ApiError> {
+    let Json(Apply { force }) =
+        apply.map_err(|rejection| not_a("what an apply may say", &rejection))?.unwrap_or_default();
+    Ok(Json(controller.apply(force, origin).await?))
+}
+
+async fn edit(
+    State(controller): State<Handle>,
+    Extension(origin): Extension<Origin>,
+    edit: Result<Json<Edit>, JsonRejection>,
+) -> Result<Json<Applied>, ApiError> {
+    let Json(edit) = edit.map_err(|rejection| not_a("an edit", &rejection))?;
+    Ok(Json(controller.edit(edit, origin).await?))
+}
+
+fn not_a(what: &str, rejection: &JsonRejection) -> ApiError {
+    let error = format!("this is not {what}: {}", rejection.body_text());
+    ApiError { status: rejection.status(), body: ErrorBody { error, kind: ErrorKind::Invalid } }
+}
+
+async fn no_such_path(uri: Uri) -> ApiError {
+    let error = format!("there is no {} in this version of the API", uri.path());
+    ApiError { status: StatusCode::NOT_FOUND, body: ErrorBody { error, kind: ErrorKind::NotFound } }
+}
+
+async fn no_such_method(uri: Uri) -> ApiError {
+    let error = format!("{} is read with GET; /v1/apply and /v1/edit are called with POST", uri.path());
+    ApiError { status: StatusCode::METHOD_NOT_ALLOWED, body: ErrorBody { error, kind: ErrorKind::Invalid } }
+}
+
+/// An answer that is not a success.
+struct ApiError {
+    status: StatusCode,
+    body: ErrorBody,
+}
+
+impl ApiError {
+    /// As it goes over a connection on which nobody has asked yet, with which that ends.
+    fn unasked(&self) -> String {
+        let body = serde_json::to_string(&self.body).unwrap_or_default();
+        format!(
+            "HTTP/1.1 {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            self.status,
+            body.len()
+        )
+    }
+}
+
+/// The answer on a connection that is one too many.
+fn too_many_connections() -> ApiError {
+    let error = format!(
+        "the daemon has {} connections, which is all that it takes, and none of them gives way to one more of this user: \
+         try again in a moment",
+        LIMITS.connections
+    );
+    ApiError { status: StatusCode::SERVICE_UNAVAILABLE, body: ErrorBody { error, kind: ErrorKind::Failed } }
+}
+
+impl From<controller::Error> for ApiError {
+    fn from(error: controller::Error) -> Self {
+        let kind = error.kind();
+        let status = match kind {
+            ErrorKind::NotFound => StatusCode::NOT_FOUND,
+            ErrorKind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
+            ErrorKind::Forbidden => StatusCode::FORBIDDEN,
+            ErrorKind::Refused => StatusCode::CONFLICT,
+            ErrorKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self { status, body: ErrorBody { error: error.to_string(), kind } }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body)).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::unistd::{Gid, Uid};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn look_ups_of_who_may_change_things_wait_for_no_strangers() {
+        const MEMBERS: u32 = 900;
+        let socket = socket::tests::with_group("/nowhere", MEMBERS);
+        let guard = Arc::new(Guard::new(Handle::of_nobody(), Arc::new(socket)));
+        let peer = |uid, group| Peer { uid: Uid::from_raw(uid), groups: vec![Gid::from_raw(group)], pid: 1 };
+        let stranger = |number| peer(4_000_000 + number, 5);
+        let busy: Vec<_> =
+            (0..20).filter_map(|number| guard.look_ups(&stranger(number)).try_take(Uid::from_raw(number))).collect();
+        assert!(busy.len() < 20, "strangers have turns without end");
+        let admitted = async |peer, patience| {
+            let admit = Arc::clone(&guard).admit(peer, Method::GET, Uri::from_static("/v1/status"));
+            tokio::time::timeout(patience, admit).await
+        };
+        assert!(admitted(stranger(30), Duration::from_millis(20)).await.is_err(), "there was a turn left");
+        let answer = admitted(peer(4_000_031, MEMBERS), Duration::from_secs(30)).await;
+        let answer = answer.expect("a member of the group waits for no stranger");
+        // It is that there is no controller.
+        assert_eq!(answer.err().unwrap().body.kind, ErrorKind::Failed);
+    }
+}
