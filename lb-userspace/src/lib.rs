@@ -14,6 +14,7 @@ pub mod disk;
 pub mod fault;
 pub mod maglev;
 pub mod memory;
+pub mod model;
 pub mod netlink;
 pub mod objects;
 pub mod plan;

@@ -6,8 +6,6 @@ use clap::ValueEnum;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::dataplane;
-
 /// What `GET /v1/flows` and `GET /v1/flows/counts` are narrowed to; each that is given must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -87,15 +85,6 @@ impl FlowTable {
         match self {
             Self::Established => "established",
             Self::Embryonic => "embryonic",
-        }
-    }
-}
-
-impl From<dataplane::Table> for FlowTable {
-    fn from(table: dataplane::Table) -> Self {
-        match table {
-            dataplane::Table::Established => Self::Established,
-            dataplane::Table::Embryonic => Self::Embryonic,
         }
     }
 }

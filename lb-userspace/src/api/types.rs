@@ -7,8 +7,8 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::model::ProblemKind;
 use crate::plan::Change;
-pub use crate::{dataplane::MapUsage, tracking::TableUsage};
 
 /// Answer of `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,56 +59,6 @@ pub struct Problem {
     pub since: u64,
 }
 
-/// What sort of thing a problem concerns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ProblemKind {
-    /// An interface that the data plane is not attached to although the config names it.
-    Interface,
-    /// `/metrics` is not served.
-    Metrics,
-    /// The data plane's messages are not read although `log_packets` is on.
-    PacketLog,
-    /// A start that did not begin from the config file although there is one.
-    Config,
-    /// The state directory, so that the next start may not know what was applied last.
-    State,
-    /// Not everybody can use the socket who should.
-    Socket,
-    /// Next hops and interfaces are not followed.
-    Netlink,
-    /// The hash seed that the config names cannot be had; the one before is in force.
-    HashSeed,
-}
-
-impl ProblemKind {
-    /// Every kind.
-    pub const ALL: [Self; 8] = [
-        Self::Interface,
-        Self::Metrics,
-        Self::PacketLog,
-        Self::Config,
-        Self::State,
-        Self::Socket,
-        Self::Netlink,
-        Self::HashSeed,
-    ];
-
-    /// As the API and the metrics spell it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Interface => "interface",
-            Self::Metrics => "metrics",
-            Self::PacketLog => "packet-log",
-            Self::Config => "config",
-            Self::State => "state",
-            Self::Socket => "socket",
-            Self::Netlink => "netlink",
-            Self::HashSeed => "hash-seed",
-        }
-    }
-}
-
 /// What the data plane remembers of flows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tracking {
@@ -122,6 +72,32 @@ pub struct Tracking {
     pub moving_slots: u64,
     /// How long the last sweep over the tables took, in microseconds; absent before the first.
     pub sweep_us: Option<u64>,
+}
+
+/// How a flow table is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableUsage {
+    /// Entries, as of the last sweep.
+    pub entries: u64,
+    /// Entries that it has room for.
+    pub max_entries: u64,
+    /// Entries that sweeps have taken out, because their flows had ended.
+    pub expired: u64,
+    /// Entries that gave way to newer ones, as of the last sweep.
+    pub evicted: u64,
+}
+
+/// How full a map is and what it costs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapUsage {
+    /// Name of the map.
+    pub name: String,
+    /// Entries in use.
+    pub entries: u64,
+    /// Entries that it has room for.
+    pub max_entries: u64,
+    /// What the kernel keeps for it, in bytes.
+    pub memory_bytes: u64,
 }
 
 /// The config file and how it relates to what runs.
@@ -457,10 +433,4 @@ impl From<lb_common::Counters> for Counts {
     fn from(lb_common::Counters { packets, bytes, new_flows }: lb_common::Counters) -> Self {
         Self { packets, bytes, new_flows }
     }
-}
-
-/// The usual spelling of a MAC address.
-pub fn mac_name(mac: [u8; 6]) -> String {
-    let [a, b, c, d, e, f] = mac;
-    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }

@@ -13,9 +13,12 @@ use super::{
 use crate::{
     controller::{ConfigFile, Controller, Error, Handle, Origin, Overrides},
     dataplane, memory, privileges,
-    server::api::{
-        self, access,
-        socket::{Socket, SocketError},
+    server::{
+        api::{
+            self, access,
+            socket::{Socket, SocketError},
+        },
+        metrics::Listener,
     },
 };
 
@@ -48,7 +51,8 @@ async fn serve(global: &Global, options: Run) -> Result<Exit, Failure> {
         None => places(&global.config)?.state,
     };
     let overrides = Overrides { bpffs: options.bpffs, socket: global.socket.clone(), state: options.state_dir };
-    let controller = Controller::open(ConfigFile { path: global.config.clone(), overrides }, &state).await?;
+    let file = ConfigFile { path: global.config.clone(), overrides };
+    let controller = Controller::open(file, &state, Box::<Listener>::default()).await?;
     let bpffs = controller.config().node.bpffs.clone();
     let socket = Arc::new(Socket::new(controller.config().node.socket.clone()));
     listen(&socket).await?;

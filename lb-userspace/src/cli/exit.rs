@@ -5,7 +5,7 @@ use std::fmt;
 use crate::{
     api::{client::ClientError, types::ErrorKind},
     controller,
-    server::api::socket::SocketError,
+    server::api::{kind, socket::SocketError},
 };
 
 /// How a command ended, as the process's exit code.
@@ -75,7 +75,7 @@ impl From<ClientError> for Failure {
 
 impl From<controller::Error> for Failure {
     fn from(error: controller::Error) -> Self {
-        Self::new(error.kind().into(), error)
+        Self::new(kind(&error).into(), error)
     }
 }
 

@@ -3,13 +3,11 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use crate::{
-    api::types::ErrorKind,
     config::{ConfigErrors, ReadError, edit::EditError},
     dataplane,
     disk::{ReplaceError, WriteError},
     netlink,
     plan::{self, Removal},
-    server::metrics,
 };
 
 /// Why a request to the controller was not done.
@@ -124,38 +122,11 @@ pub enum Error {
     #[error(transparent)]
     Netlink(#[from] netlink::NetlinkError),
     /// No `/metrics`.
-    #[error(transparent)]
-    Metrics(#[from] metrics::MetricsError),
+    #[error("{0}")]
+    Metrics(String),
     /// The controller has ended.
     #[error("the daemon is stopping")]
     Stopped,
-}
-
-impl Error {
-    /// What sort of failure this is.
-    pub fn kind(&self) -> ErrorKind {
-        match self {
-            Self::Read(ReadError::Invalid(_))
-            | Self::Edited(_)
-            | Self::NoSuchInterface { .. }
-            | Self::LimitTooHigh { .. }
-            | Self::Plan(_) => ErrorKind::Invalid,
-            Self::Edit(error) => edit_kind(error),
-            Self::Dataplane(error) => dataplane_kind(error),
-            Self::NoSuchVip { .. } | Self::NoSuchBackend { .. } => ErrorKind::NotFound,
-            Self::FileAhead { .. }
-            | Self::NeedsRestart { .. }
-            | Self::TakesAway { .. }
-            | Self::TakesAwayAtStart { .. } => ErrorKind::Refused,
-            Self::Unreplaced { error: ReplaceError::Saved { .. } | ReplaceError::Busy { .. } } => ErrorKind::Refused,
-            Self::Read(ReadError::Unreadable { .. } | ReadError::Seed { .. })
-            | Self::Unwritten(_)
-            | Self::Unreplaced { error: ReplaceError::Write(_) }
-            | Self::Netlink(_)
-            | Self::Metrics(_)
-            | Self::Stopped => ErrorKind::Failed,
-        }
-    }
 }
 
 /// What to do about a file that was not replaced.
@@ -164,23 +135,5 @@ fn again(error: &ReplaceError) -> &'static str {
         ReplaceError::Write(_) => "",
         ReplaceError::Saved { .. } => ": see `naru diff`, then `naru apply`, and try again",
         ReplaceError::Busy { .. } => ": try again once that is done",
-    }
-}
-
-fn edit_kind(error: &EditError) -> ErrorKind {
-    match error {
-        EditError::UnknownVip { .. } | EditError::UnknownBackend { .. } | EditError::UnknownInterface { .. } => {
-            ErrorKind::NotFound
-        }
-        EditError::VipExists(_) | EditError::BackendExists { .. } | EditError::InterfaceExists(_) => ErrorKind::Refused,
-        EditError::Syntax(_) | EditError::Shape(_) | EditError::NothingToSet => ErrorKind::Invalid,
-    }
-}
-
-fn dataplane_kind(error: &dataplane::Error) -> ErrorKind {
-    match error {
-        dataplane::Error::Plan(_) => ErrorKind::Invalid,
-        dataplane::Error::Held { .. } | dataplane::Error::Occupied { .. } => ErrorKind::Refused,
-        _ => ErrorKind::Failed,
     }
 }

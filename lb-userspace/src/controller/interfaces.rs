@@ -17,8 +17,7 @@ use super::{
     own_macs::{ingress, own_macs},
 };
 use crate::{
-    api::types,
-    config::{Config, Node, XdpMode},
+    config::{Config, Mac, Node, XdpMode},
     dataplane::{self, Attachment, Dataplane, LeftOut, Mode},
     netlink::{InterfaceChange, InterfaceInfo, Unresolved},
 };
@@ -32,6 +31,21 @@ pub struct Interfaces {
     problems: BTreeMap<String, String>,
     /// MAC addresses of this host that the data plane has no room for.
     left_out: Vec<LeftOut>,
+}
+
+/// An interface that is configured or attached.
+#[derive(Clone, Debug)]
+pub struct Interface {
+    /// Its name, as the config has it.
+    pub name: String,
+    /// Whether the config names it.
+    pub configured: bool,
+    /// What the kernel says of it; absent while there is no such interface.
+    pub link: Option<InterfaceInfo>,
+    /// How the data plane is attached to it; absent while it is not.
+    pub attached: Option<Attachment>,
+    /// Why the data plane is not attached although the config names the interface.
+    pub problem: Option<String>,
 }
 
 impl Interfaces {
@@ -183,7 +197,7 @@ impl Interfaces {
     /// What to say of MAC addresses that the data plane has no room for.
     pub fn left_out(&self) -> impl Iterator<Item = String> {
         self.left_out.iter().map(|(ifindex, mac)| {
-            let (interface, mac) = (self.name(*ifindex), types::mac_name(*mac));
+            let (interface, mac) = (self.name(*ifindex), Mac::from(*mac));
             format!(
                 "packets for VIPs that come in by {interface} for the MAC address {mac} go to the stack: the interface \
                  and those on top of it have more than {} addresses; let VIPs share some",
@@ -212,28 +226,20 @@ impl Interfaces {
         leaving.into_iter().map(warning).collect()
     }
 
-    /// The interfaces that are configured or attached, as the API shows them.
-    pub fn view(&self, attachments: &[Attachment], node: &Node) -> Vec<types::Interface> {
+    /// The interfaces that are configured, and those that are attached besides.
+    pub fn list(&self, attachments: &[Attachment], node: &Node) -> Vec<Interface> {
         let mut attached: BTreeMap<_, _> = attachments.iter().map(|a| (a.name.clone(), a.clone())).collect();
         let configured = node.interfaces.iter().map(|name| (name.clone(), attached.remove(name), true));
         let configured: Vec<_> = configured.collect();
         let others = attached.into_iter().map(|(name, attachment)| (name, Some(attachment), false));
-        configured
-            .into_iter()
-            .chain(others)
-            .map(|(name, attachment, configured)| {
-                let link = self.link(&name, attachment.as_ref()).map(|link| types::Link {
-                    ifindex: link.ifindex,
-                    mac: link.mac.map(types::mac_name),
-                    mtu: link.mtu,
-                    up: link.up && link.carrier,
-                });
-                let attached = attachment
-                    .map(|attachment| types::Attached { mode: attachment.mode.to_string(), reason: attachment.reason });
-                let problem = self.problems.get(&name).cloned();
-                types::Interface { name, configured, link, attached, problem }
-            })
-            .collect()
+        let interface = |(name, attached, configured): (String, Option<Attachment>, bool)| Interface {
+            link: self.link(&name, attached.as_ref()).cloned(),
+            problem: self.problems.get(&name).cloned(),
+            name,
+            configured,
+            attached,
+        };
+        configured.into_iter().chain(others).map(interface).collect()
     }
 
     fn attach(&mut self, dataplane: &mut Dataplane, node: &Node, name: &str, ifindex: u32) -> Result<(), Error> {

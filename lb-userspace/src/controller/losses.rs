@@ -6,12 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_common::LossCause;
-
-use crate::{
-    api::types,
-    dataplane::{self, LossCounts, LossInterfaces, LostFrames},
-};
+use crate::dataplane::{self, LossCounts, LossInterfaces, LostFrames};
 
 /// For how long after a loss there is something to say.
 const FRESH: Duration = Duration::from_secs(600);
@@ -79,18 +74,9 @@ impl Losses {
 }
 
 impl Found {
-    /// What was lost, each cause at each interface.
-    pub fn counted(&self, name: impl Fn(u32) -> String) -> Vec<types::LossStats> {
-        let frames = self.counts.as_ref().and_then(|counts| counts.frames().ok()).unwrap_or_default();
-        let of_interface = |lost: LostFrames| {
-            let interface = name(lost.ifindex);
-            LossCause::ALL.into_iter().zip(lost.frames).map(move |(cause, packets)| types::LossStats {
-                interface: interface.clone(),
-                cause: cause.name().to_owned(),
-                packets,
-            })
-        };
-        frames.into_iter().flat_map(of_interface).collect()
+    /// What was lost, by interface.
+    pub fn frames(&self) -> Vec<LostFrames> {
+        self.counts.as_ref().and_then(|counts| counts.frames().ok()).unwrap_or_default()
     }
 
     /// What the operator should look at.

@@ -10,15 +10,16 @@
 
 mod error;
 mod file;
-mod flows;
 mod history;
 mod interfaces;
 mod log_reader;
 mod look_back;
 mod losses;
+mod metrics;
 mod next_hops;
 mod node;
 mod origin;
+mod outcome;
 mod own_macs;
 mod problems;
 mod record;
@@ -28,7 +29,6 @@ mod view;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     mem,
-    net::SocketAddr,
     path::Path,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -45,9 +45,12 @@ pub use self::{
     error::Error,
     file::{ConfigFile, Overrides},
     history::applied_last,
-    interfaces::existing as existing_interfaces,
+    interfaces::{Interface, existing as existing_interfaces},
+    metrics::MetricsListener,
     origin::Origin,
-    view::View,
+    outcome::{Applied, Applies},
+    problems::Problem,
+    view::{FileState, View},
 };
 use self::{
     file::Contents,
@@ -62,15 +65,14 @@ use self::{
     start::{Start, remove_leftovers},
 };
 use crate::{
-    api::types::{Applied, ProblemKind},
     config::{
         Config, Node, ReadError, Readers,
         edit::{self, Edit},
     },
     dataplane::{self, Dataplane, LossInterfaces},
+    model::ProblemKind,
     netlink::{self, Event, Target},
     plan::{Change, Destination, Removal, Served},
-    server::metrics::{self, Applies},
     tracking::{Sweeper, Turn, Upkeep},
 };
 
@@ -190,7 +192,7 @@ pub struct Controller {
     next_hops: Arc<NextHops>,
     interfaces: Interfaces,
     losses: Losses,
-    metrics: Option<metrics::Server>,
+    metrics: Box<dyn MetricsListener>,
     problems: Problems,
     log_reader: Option<LogReader>,
     upkeep: Upkeep,
@@ -214,7 +216,7 @@ pub struct Controller {
 impl Controller {
     /// Reads the config and takes the data plane's lock; nothing is changed yet. Fails where another daemon has it.
     /// `state` is the directory of what the daemon before left word of.
-    pub async fn open(file: ConfigFile, state: &Path) -> Result<Self, Error> {
+    pub async fn open(file: ConfigFile, state: &Path, metrics: Box<dyn MetricsListener>) -> Result<Self, Error> {
         let mut history = block_in_place(|| History::open(state, &file.path));
         let Start { mut contents, because, is_known } =
             block_in_place(|| Start::choose(&file, &mut history, dataplane::attached))?;
@@ -260,7 +262,7 @@ impl Controller {
             next_hops,
             interfaces: Interfaces::default(),
             losses: Losses::default(),
-            metrics: None,
+            metrics,
             problems,
             log_reader: None,
             upkeep,
@@ -491,17 +493,11 @@ impl Controller {
         if new.metrics == old.metrics {
             return self.resolve_and_switch(wanted, before, from).await;
         }
-        let (address, old_address) = (new.metrics, self.metrics.as_ref().map(metrics::Server::address));
-        let moved = self.move_metrics(address).await?;
+        self.metrics.prepare(new.metrics, &self.handle).await.map_err(Error::Metrics)?;
         let result = self.resolve_and_switch(wanted, before, from).await;
+        self.metrics.finish(result.is_ok(), &self.handle).await;
         if result.is_ok() {
-            self.metrics = moved;
             self.problems.follow(ProblemKind::Metrics, &BTreeMap::new());
-        } else {
-            if let Some(moved) = moved {
-                moved.stop().await;
-            }
-            self.restore_metrics(old_address).await;
         }
         result
     }
@@ -537,9 +533,8 @@ impl Controller {
         let warnings = self.view().warnings().into_iter().filter(|warning| !known.contains(warning));
         let warnings = warnings.chain(self.next_hops.missing(&self.applied.config, &new));
         let warnings = warnings.chain(self.history.problem()).collect();
-        let elapsed_us = u64::try_from(from.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let maps_us = u64::try_from(done.finished.saturating_duration_since(from).as_micros()).unwrap_or(u64::MAX);
-        Ok(Applied { changes, writes: done.writes, maps_us, elapsed_us, warnings })
+        let to_maps = done.finished.saturating_duration_since(from);
+        Ok(Applied { changes, writes: done.writes, to_maps, elapsed: from.elapsed(), warnings })
     }
 
     /// Writes to disk what [`Self::put`] will put in place: `text` for the config file if that is to be replaced, whose
@@ -597,65 +592,15 @@ impl Controller {
         self.follow_attachments();
     }
 
-    async fn serve_metrics(&self, address: SocketAddr) -> Result<metrics::Server, Error> {
-        let server = metrics::Server::start(address, self.handle.clone()).await?;
-        log::info!("metrics on http://{}/metrics", server.address());
-        Ok(server)
-    }
-
-    /// Serves metrics on `address`, beside the listener before where both can be. One on the same port may be in the
-    /// way, as 127.0.0.1 and 0.0.0.0 are of each other: then that one ends first.
-    async fn move_metrics(&mut self, address: Option<SocketAddr>) -> Result<Option<metrics::Server>, Error> {
-        let Some(address) = address else { return Ok(None) };
-        let in_the_way = |old: &mut metrics::Server| old.address().port() == address.port();
-        match self.serve_metrics(address).await {
-            Err(Error::Metrics(error)) if error.is_taken() => {
-                let Some(old) = self.metrics.take_if(in_the_way) else { return Err(error.into()) };
-                let old_address = old.address();
-                old.stop().await;
-                let moved = self.serve_metrics(address).await;
-                if moved.is_err() {
-                    self.restore_metrics(Some(old_address)).await;
-                }
-                moved.map(Some)
-            }
-            result => result.map(Some),
-        }
-    }
-
-    /// Serves metrics where the config wants them and they are not served, or not any more. What has failed once, and
-    /// may fail again as soon as somebody connects, is mended only when it is found alive at the next try.
+    /// Serves metrics where the config wants them and they are not served, or not any more.
     async fn retry_metrics(&mut self) {
-        let has_failed = self.metrics.take_if(|server| server.has_ended()).is_some();
         let Some(address) = self.applied.config.node.metrics else {
             return self.problems.follow(ProblemKind::Metrics, &BTreeMap::new());
         };
         let what = address.to_string();
-        if self.metrics.is_some() {
-            return self.problems.mend(ProblemKind::Metrics, &what);
-        }
-        if has_failed {
-            let reason =
-                format!("the listener for /metrics on {address} has failed: this is a bug, see the log before");
-            self.problems.note(ProblemKind::Metrics, &what, &reason);
-        }
-        match self.serve_metrics(address).await {
-            Ok(server) => {
-                self.metrics = Some(server);
-                if !has_failed {
-                    self.problems.mend(ProblemKind::Metrics, &what);
-                }
-            }
-            Err(error) => self.problems.note(ProblemKind::Metrics, &what, &error.to_string()),
-        }
-    }
-
-    /// Serves metrics on the address before again, where [`Self::move_metrics`] ended that.
-    async fn restore_metrics(&mut self, address: Option<SocketAddr>) {
-        let Some(address) = address.filter(|_| self.metrics.is_none()) else { return };
-        match self.serve_metrics(address).await {
-            Ok(server) => self.metrics = Some(server),
-            Err(error) => log::error!("the address before is lost: {error}"),
+        match self.metrics.serve(address, &self.handle).await {
+            Ok(()) => self.problems.mend(ProblemKind::Metrics, &what),
+            Err(reason) => self.problems.note(ProblemKind::Metrics, &what, &reason),
         }
     }
 
@@ -824,8 +769,9 @@ impl Controller {
         match &result {
             Ok(applied) => {
                 self.applies.succeeded += 1;
-                let Applied { changes, writes, elapsed_us, .. } = applied;
-                log::info!("{what} done in {elapsed_us} µs: changes {}, writes {writes}", changes.len());
+                let Applied { changes, writes, elapsed, .. } = applied;
+                let elapsed = elapsed.as_micros();
+                log::info!("{what} done in {elapsed} µs: changes {}, writes {writes}", changes.len());
                 for change in changes.iter().take(TOLD) {
                     log_change(change);
                 }

@@ -3,14 +3,27 @@
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
-    time::{SystemTime, UNIX_EPOCH},
+    time::SystemTime,
 };
 
-use crate::api::types::{Problem, ProblemKind};
+use crate::model::ProblemKind;
 
 /// The problems of the moment.
 #[derive(Clone, Debug, Default)]
 pub struct Problems(BTreeMap<(ProblemKind, String), Noted>);
+
+/// Something that is not as the config wants it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// What sort of thing it concerns.
+    pub kind: ProblemKind,
+    /// Which of them: the name of the interface, the address of the listener.
+    pub what: String,
+    /// What is wrong with it, and what to do.
+    pub reason: String,
+    /// Since when.
+    pub since: SystemTime,
+}
 
 #[derive(Clone, Debug)]
 struct Noted {
@@ -47,7 +60,7 @@ impl Problems {
             kind: *kind,
             what: what.clone(),
             reason: reason.clone(),
-            since: since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+            since: *since,
         };
         self.0.iter().map(problem).collect()
     }

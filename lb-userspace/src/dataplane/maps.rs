@@ -30,7 +30,6 @@ use lb_common::{
     VipRecord, VipRoute, maps,
 };
 use memmap2::{MmapOptions, MmapRaw};
-use serde::{Deserialize, Serialize};
 
 use super::{
     Error,
@@ -57,7 +56,7 @@ const SWEEPS: &str = "SWEEPS";
 const DEVICES: u32 = 1024;
 
 /// How full a map is and what it costs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapUsage {
     /// Name of the map.
     pub name: String,

@@ -11,7 +11,6 @@ use std::{
 };
 
 use lb_common::{BackendState, Counters, DropReason, FlowOutcome, Forward, NextHop, Via};
-use serde::{Deserialize, Serialize};
 
 use super::{
     Error,
@@ -98,7 +97,7 @@ pub struct BackendCounts {
 }
 
 /// How many slots of its VIP's table give new flows to a backend.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendSlots {
     /// Name of the VIP.
     pub vip: String,

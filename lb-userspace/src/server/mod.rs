@@ -5,5 +5,6 @@ mod activity;
 pub mod api;
 pub mod connections;
 pub mod metrics;
+pub mod show;
 
 pub use self::connections::{Class, Limits, Listener, Owner, serve};

@@ -7,7 +7,6 @@ use std::{
 };
 
 use lb_common::Tick;
-use serde::{Deserialize, Serialize};
 
 use super::{GIVEN_UP_AFTER, Swept, rules, upkeep::Moving};
 use crate::{
@@ -58,7 +57,7 @@ pub struct Usage {
 }
 
 /// How a flow table is used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TableUsage {
     /// Entries, as of the last sweep.
     pub entries: u64,

@@ -10,6 +10,8 @@
 
 pub mod access;
 mod answer;
+mod failure;
+mod listing;
 pub mod peer;
 mod reading;
 pub mod socket;
@@ -36,6 +38,7 @@ use axum::{
 use hyper::body::Body as _;
 use serde::Deserialize;
 
+pub use self::failure::kind;
 use self::{
     access::Access,
     answer::Answers,
@@ -51,7 +54,7 @@ use crate::{
     },
     config::edit::Edit,
     controller::{self, Handle, Origin, View},
-    server::{self, Limits},
+    server::{self, Limits, show},
 };
 
 /// What the socket bears. A change may take its time: only silence before a request counts, and an answer that is not
@@ -207,19 +210,19 @@ async fn judged(
 }
 
 async fn status(reading: Reading) -> Response {
-    reading.read_file(View::status).await
+    reading.read_file(show::status).await
 }
 
 async fn stats(reading: Reading) -> Response {
-    reading.read(View::stats).await
+    reading.read(show::stats).await
 }
 
 async fn vips(reading: Reading) -> Response {
-    reading.read(|view| Ok(view.vips())).await
+    reading.read(|view| Ok(show::vips(view))).await
 }
 
 async fn vip(reading: Reading, Path(name): Path<String>) -> Response {
-    reading.read(move |view| view.vip(&name)).await
+    reading.read(move |view| show::vip(view, &name)).await
 }
 
 /// What `GET /v1/backends` may be narrowed to.
@@ -231,8 +234,8 @@ struct BackendsOf {
 async fn backends(reading: Reading, Query(of): Query<BackendsOf>) -> Response {
     let backends = move |view: &View| {
         let vips = match of.vip {
-            Some(name) => vec![view.vip(&name)?],
-            None => view.vips(),
+            Some(name) => vec![show::vip(view, &name)?],
+            None => show::vips(view),
         };
         Ok(vips.into_iter().flat_map(|vip| vip.backends).collect::<Vec<Backend>>())
     };
@@ -240,17 +243,17 @@ async fn backends(reading: Reading, Query(of): Query<BackendsOf>) -> Response {
 }
 
 async fn interfaces(reading: Reading) -> Response {
-    reading.read(|view| Ok(view.interfaces_view())).await
+    reading.read(|view| Ok(show::interfaces(view))).await
 }
 
 async fn flows(reading: Reading, query: FlowsOf) -> Result<Response, ApiError> {
     let query = understood(query)?;
-    Ok(reading.walk(|view| view.flows(query)).await)
+    Ok(reading.walk(|view| listing::flows(view, query)).await)
 }
 
 async fn flow_counts(reading: Reading, query: FlowsOf) -> Result<Response, ApiError> {
     let query = understood(query)?;
-    Ok(reading.walk(|view| view.flow_counts(query)).await)
+    Ok(reading.walk(|view| listing::counts(view, query)).await)
 }
 
 type FlowsOf = Result<Query<FlowQuery>, QueryRejection>;
@@ -264,7 +267,7 @@ fn understood(query: FlowsOf) -> Result<FlowQuery, ApiError> {
 }
 
 async fn diff(reading: Reading) -> Response {
-    reading.read_file(View::diff).await
+    reading.read_file(show::diff).await
 }
 
 async fn apply(
@@ -274,7 +277,7 @@ async fn apply(
 ) -> Result<Json<Applied>, ApiError> {
     let Json(Apply { force }) =
         apply.map_err(|rejection| not_a("what an apply may say", &rejection))?.unwrap_or_default();
-    Ok(Json(controller.apply(force, origin).await?))
+    Ok(Json(show::applied(controller.apply(force, origin).await?)))
 }
 
 async fn edit(
@@ -283,7 +286,7 @@ async fn edit(
     edit: Result<Json<Edit>, JsonRejection>,
 ) -> Result<Json<Applied>, ApiError> {
     let Json(edit) = edit.map_err(|rejection| not_a("an edit", &rejection))?;
-    Ok(Json(controller.edit(edit, origin).await?))
+    Ok(Json(show::applied(controller.edit(edit, origin).await?)))
 }
 
 fn not_a(what: &str, rejection: &JsonRejection) -> ApiError {
@@ -331,7 +334,7 @@ fn too_many_connections() -> ApiError {
 
 impl From<controller::Error> for ApiError {
     fn from(error: controller::Error) -> Self {
-        let kind = error.kind();
+        let kind = kind(&error);
         let status = match kind {
             ErrorKind::NotFound => StatusCode::NOT_FOUND,
             ErrorKind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,

@@ -10,12 +10,15 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::snapshot::{Applies, BackendSample, Snapshot, VipSample};
-use crate::api::{
-    flows::FlowTable,
-    types::{
-        Counts, DropStats, Interface, LossStats, MapUsage, Problem, ProblemKind, TableUsage, TrackedStats, Tracking,
+use super::snapshot::{BackendSample, Snapshot, VipSample};
+use crate::{
+    api::{
+        flows::FlowTable,
+        types::{
+            Counts, DropStats, Interface, LossStats, MapUsage, Problem, ProblemKind, TableUsage, TrackedStats, Tracking,
+        },
     },
+    controller::Applies,
 };
 
 /// Content type of the OpenMetrics text format.

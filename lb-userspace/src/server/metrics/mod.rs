@@ -1,7 +1,7 @@
 //! `/metrics` in the OpenMetrics text format, for whoever can reach its address.
 //!
 //! A scrape never meets the controller: it reads counters from what the controller published
-//! ([`View::snapshot`](crate::controller::View::snapshot)), one at a time and beside the reads of the API, and scrapes
+//! ([`Snapshot::of`]), one at a time and beside the reads of the API, and scrapes
 //! within a second share what was read. What a stranger who can connect can do: take all [`LIMITS`] connections and read
 //! nothing, or little. They are ended after that, and drive each other out before. Each costs a thread that waits
 //! and [`page::CHUNK`] bytes of text, and all of them together [`SNAPSHOTS`] snapshots of some hundred bytes a backend; while
@@ -9,12 +9,11 @@
 //! waited for, so that scrapes keep at most one CPU busy and none waits for another's reader. Nothing is logged.
 
 mod encode;
+mod listener;
 mod page;
 mod snapshot;
 
 use std::{
-    io,
-    net::SocketAddr,
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
@@ -26,17 +25,13 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use tokio::{
-    net::TcpListener,
-    sync::Mutex,
-    task::{JoinHandle, spawn_blocking},
-};
+use tokio::{sync::Mutex, task::spawn_blocking};
 
-pub use self::snapshot::{Applies, BackendSample, Snapshot, VipSample};
-use self::{encode::CONTENT_TYPE, page::Pen};
+pub use self::listener::Listener;
+use self::{encode::CONTENT_TYPE, page::Pen, snapshot::Snapshot};
 use crate::{
     controller::{Error, Handle},
-    server::{self, Limits},
+    server::Limits,
 };
 
 /// What the listener bears: a few scrapers, which hold their connections between two scrapes that are seldom more than
@@ -55,66 +50,6 @@ const FRESH: Duration = Duration::from_secs(1);
 /// an answer may take.
 const SNAPSHOTS: usize = 3;
 
-/// Why there is no `/metrics`.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot serve /metrics on {address}: {source}; set another address as `metrics` in [node]")]
-pub struct MetricsError {
-    /// The address.
-    address: SocketAddr,
-    /// What the kernel said.
-    source: io::Error,
-}
-
-impl MetricsError {
-    /// Whether somebody listens there already, or on an address that overlaps.
-    pub fn is_taken(&self) -> bool {
-        self.source.kind() == io::ErrorKind::AddrInUse
-    }
-}
-
-/// The listener for scrapes, until it is dropped.
-#[derive(Debug)]
-pub struct Server {
-    address: SocketAddr,
-    task: JoinHandle<()>,
-}
-
-impl Server {
-    /// Serves `GET /metrics` on `address`. Scrapes ask `controller`.
-    pub async fn start(address: SocketAddr, controller: Handle) -> Result<Self, MetricsError> {
-        let failed = |source| MetricsError { address, source };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
-        let scrapes = Arc::new(Scrapes { controller, pen: Pen::default(), read: Mutex::default() });
-        let router = Router::new().route("/metrics", get(scrape)).with_state(scrapes);
-        let task = tokio::spawn(async move { match server::serve(listener, router, LIMITS).await {} });
-        Ok(Self { address, task })
-    }
-
-    /// The address that is listened on, with the port that the kernel chose where the config says 0.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Whether nobody listens any more although nobody stopped it: what it is made of has a fault.
-    pub fn has_ended(&self) -> bool {
-        self.task.is_finished()
-    }
-
-    /// Ends the listener; the address is free when this returns.
-    pub async fn stop(mut self) {
-        self.task.abort();
-        // Either it had ended or it was aborted, which is what was wanted.
-        let _ = (&mut self.task).await;
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 /// What all scrapes share.
 struct Scrapes {
     controller: Handle,
@@ -130,6 +65,12 @@ struct Read {
     before: Vec<Weak<Snapshot>>,
 }
 
+/// The routes of the listener. Scrapes ask `controller`.
+fn router(controller: Handle) -> Router {
+    let scrapes = Arc::new(Scrapes { controller, pen: Pen::default(), read: Mutex::default() });
+    Router::new().route("/metrics", get(scrape)).with_state(scrapes)
+}
+
 impl Scrapes {
     /// What is so now, or was a moment ago.
     async fn snapshot(&self) -> Result<Arc<Snapshot>, Error> {
@@ -141,7 +82,7 @@ impl Scrapes {
             return Ok(Arc::clone(snapshot));
         }
         let view = self.controller.view()?;
-        let snapshot = spawn_blocking(move || view.snapshot()).await.map_err(|_| Error::Stopped)?;
+        let snapshot = spawn_blocking(move || Snapshot::of(&view)).await.map_err(|_| Error::Stopped)?;
         let snapshot = Arc::new(snapshot?);
         let before = read.last.replace((Instant::now(), Arc::clone(&snapshot)));
         read.before.extend(before.map(|(_, snapshot)| Arc::downgrade(&snapshot)));

@@ -1,9 +1,21 @@
 //! What a scrape shows: numbers by VIP and backend, small enough to be kept while a slow reader reads. The text is made as
 //! it is read.
 
-use std::{net::IpAddr, time::SystemTime};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    time::SystemTime,
+};
 
-use crate::api::types::{Counts, DropStats, Interface, LossStats, MapUsage, Problem, TrackedStats, Tracking};
+use crate::{
+    api::types::{
+        BackendStats, Counts, DropStats, Interface, LossStats, MapUsage, Problem, Stats, TrackedStats, Tracking,
+        VipStats,
+    },
+    config::{self, Config},
+    controller::{Applies, Error, View},
+    server::show::{self, Running},
+};
 
 /// What a scrape shows.
 #[derive(Clone, Debug)]
@@ -62,11 +74,50 @@ pub struct BackendSample {
     pub held_slots: u32,
 }
 
-/// How many applies there were.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Applies {
-    /// That did what they should.
-    pub succeeded: u64,
-    /// That changed nothing because something was wrong.
-    pub failed: u64,
+impl Snapshot {
+    /// What a scrape shows. Counters of backends that the config wants no series of are not read.
+    pub fn of(view: &View) -> Result<Self, Error> {
+        let Config { node, vips } = view.config();
+        let shown = vips.iter().filter(|vip| vip.metrics_backends.unwrap_or(node.metrics_backends));
+        let shown: HashSet<_> = shown.map(|vip| vip.name.as_str()).collect();
+        let Stats { vips: counted, drops, tracked, losses } = show::stats_of(view, |vip| shown.contains(vip))?;
+        let mut running = if shown.is_empty() { HashMap::new() } else { show::running(view) };
+        let samples = vips.iter().zip(counted).map(|(vip, VipStats { name, counts, backends })| {
+            let running = running.remove(&name).unwrap_or_default();
+            let backends =
+                backends.into_iter().map(|counted| sample(view, vip, &counted, running.get(&counted.address)));
+            VipSample { backends: backends.collect(), name, counts }
+        });
+        Ok(Self {
+            vips: samples.collect(),
+            drops,
+            tracked,
+            losses,
+            interfaces: show::interfaces(view),
+            tracking: show::tracking(view),
+            maps: show::maps(view)?,
+            problems: show::problems(view),
+            netlink_restarts: view.netlink_restarts,
+            applied_at: view.applied_at,
+            applies: view.applies,
+        })
+    }
+}
+
+fn sample(view: &View, vip: &config::Vip, counted: &BackendStats, running: Option<&Running>) -> BackendSample {
+    let BackendStats { address, removed, counts } = *counted;
+    let configured = vip.backends.iter().find(|backend| backend.address == address);
+    let way = match (running, configured) {
+        (Some(running), _) if removed => Some(view.way_of(running.backend.entry.destination())),
+        (_, configured) => configured.map(|backend| view.way_to(vip, backend)),
+    };
+    BackendSample {
+        address,
+        counts,
+        weight: configured.map(|backend| backend.weight),
+        slots: running.map_or(0, |running| running.slots),
+        next_hop_up: way.is_some_and(|way| way.is_ok()),
+        flows: running.map_or(0, |running| running.backend.flows),
+        held_slots: running.map_or(0, |running| running.backend.held_slots),
+    }
 }

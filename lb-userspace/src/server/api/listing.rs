@@ -9,10 +9,10 @@ use std::{
 use lb_common::{FlowEntry, FlowKey, Tick};
 use lb_ebpf::parse::TCP;
 
-use super::{Error, view::View};
 use crate::{
     api::flows::{Flow, FlowCount, FlowQuery, FlowTable, Flows},
     config::{Port, Protocol},
+    controller::{Error, View},
     dataplane::{self, FlowTables, Table},
 };
 
@@ -26,28 +26,28 @@ struct Walk {
     query: FlowQuery,
 }
 
-impl View {
-    /// Entries of the flow tables.
-    pub fn flows(&self, query: FlowQuery) -> Result<Flows, Error> {
-        if let Some(limit) = query.limit.filter(|limit| *limit > FlowQuery::MAX_LIMIT) {
-            return Err(Error::LimitTooHigh { limit, max: FlowQuery::MAX_LIMIT });
-        }
-        Ok(self.walk(query)?.list()?)
+/// Entries of the flow tables.
+pub fn flows(view: &View, query: FlowQuery) -> Result<Flows, Error> {
+    if let Some(limit) = query.limit.filter(|limit| *limit > FlowQuery::MAX_LIMIT) {
+        return Err(Error::LimitTooHigh { limit, max: FlowQuery::MAX_LIMIT });
     }
+    Ok(Walk::of(view, query)?.list()?)
+}
 
-    /// How many entries the flow tables have.
-    pub fn flow_counts(&self, query: FlowQuery) -> Result<Vec<FlowCount>, Error> {
-        Ok(self.walk(query)?.count()?)
-    }
+/// How many entries the flow tables have.
+pub fn counts(view: &View, query: FlowQuery) -> Result<Vec<FlowCount>, Error> {
+    Ok(Walk::of(view, query)?.count()?)
+}
 
+impl Walk {
     /// A walk that finds what `query` asks for. The names are those of now: a flow of a VIP or backend that comes later
     /// is not found.
-    fn walk(&self, query: FlowQuery) -> Result<Walk, Error> {
-        let state = self.dataplane().state();
+    fn of(view: &View, query: FlowQuery) -> Result<Self, Error> {
+        let state = view.dataplane.state();
         let names = state.vips.iter().map(|(id, record)| (*id, record.name.as_str().to_owned()));
         let vips: HashMap<_, _> = names.filter(|(_, name)| query.vip.as_ref().is_none_or(|vip| vip == name)).collect();
         if let Some(name) = query.vip.as_deref().filter(|_| vips.is_empty()) {
-            return Err(self.no_such_vip(name));
+            return Err(view.no_such_vip(name));
         }
         let of_vips = state.backends.iter().filter(|(_, entry)| vips.contains_key(&entry.vip));
         let addresses = of_vips.map(|(id, entry)| (*id, IpAddr::from(entry.address)));
@@ -56,11 +56,9 @@ impl View {
         if let Some(address) = query.backend.filter(|_| backends.is_empty()) {
             return Err(Error::NoSuchBackend { address, vip: query.vip });
         }
-        Ok(Walk { tables: self.dataplane().flow_tables(), vips, backends, query })
+        Ok(Self { tables: view.dataplane.flow_tables(), vips, backends, query })
     }
-}
 
-impl Walk {
     /// Lists what it finds, up to the query's limit.
     fn list(self) -> Result<Flows, dataplane::Error> {
         let limit = self.query.limit.unwrap_or(FlowQuery::DEFAULT_LIMIT) as usize;
@@ -100,7 +98,7 @@ impl Walk {
     fn each<'a>(&'a self, mut visit: impl FnMut(Found<'a>)) -> Result<(), dataplane::Error> {
         let FlowTables { established, embryonic } = &self.tables;
         for (name, table) in [(Table::Embryonic, embryonic), (Table::Established, established)] {
-            if self.query.table.is_some_and(|wanted| wanted != name.into()) {
+            if self.query.table.is_some_and(|wanted| wanted != shown(name)) {
                 continue;
             }
             for batch in table.batches() {
@@ -145,9 +143,16 @@ impl Found<'_> {
             vip: (*vip).to_owned(),
             port: port.to_string(),
             backend: *backend,
-            table: FlowTable::from(*table),
+            table: shown(*table),
             state: entry.state().into(),
             idle_seconds: u64::from(now.since(entry.seen())) * Tick::NANOSECONDS / 1_000_000_000,
         }
+    }
+}
+
+fn shown(table: Table) -> FlowTable {
+    match table {
+        Table::Established => FlowTable::Established,
+        Table::Embryonic => FlowTable::Embryonic,
     }
 }

@@ -1,0 +1,309 @@
+//! What the API answers, made from what the [controller](crate::controller) has published.
+
+use std::{
+    collections::{BTreeMap, HashMap, btree_map::Entry},
+    net::IpAddr,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use lb_common::LossCause;
+
+use crate::{
+    api::types::{
+        Applied, Attached, Backend, BackendStats, ConfigStatus, Counts, Diff, DropStats, FileState, Interface, Link,
+        LossStats, MapUsage, NextHop, Problem, Stats, Status, TableUsage, TrackedStats, Tracking, UnreachableBackend,
+        Vip, VipStats,
+    },
+    config::{self, Mac, Vrf, Word as _},
+    controller::{self, Error, View},
+    dataplane::{self, BackendCounts, BackendSlots, LostFrames},
+    fault, tracking,
+};
+
+/// What runs of a backend, over all entries of the same real server: one that was reached in another way before has
+/// several.
+pub struct Running {
+    /// The entry that says how it is reached.
+    pub backend: tracking::Backend,
+    /// Slots of the VIP's table that are its own.
+    pub slots: u32,
+}
+
+/// What an apply of the file would change.
+pub fn diff(view: &View) -> Result<Diff, Error> {
+    let (changes, refused) = view.diff()?;
+    Ok(Diff { changes, refused: refused.map(|removal| removal.to_string()) })
+}
+
+/// What was done.
+pub fn applied(applied: controller::Applied) -> Applied {
+    let controller::Applied { changes, writes, to_maps, elapsed, warnings } = applied;
+    Applied { changes, writes, maps_us: microseconds(to_maps), elapsed_us: microseconds(elapsed), warnings }
+}
+
+/// What the daemon is, does and misses.
+pub fn status(view: &View) -> Result<Status, Error> {
+    let config = view.config();
+    let backends = || config.vips.iter().flat_map(|vip| &vip.backends);
+    let maps = maps(view)?;
+    Ok(Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        uptime_seconds: view.started.elapsed().as_secs(),
+        config: config_status(view),
+        interfaces: interfaces(view),
+        hash_seed: view.dataplane.state().seed.is_secret().then(|| view.dataplane.state().seed.to_string()),
+        vips: config.vips.len(),
+        backends: backends().count(),
+        backends_active: backends().filter(|backend| backend.effective_weight() > 0).count(),
+        unreachable: unreachable(view),
+        tracking: tracking(view),
+        map_memory_bytes: maps.iter().map(|map| map.memory_bytes).sum(),
+        maps,
+        problems: problems(view),
+        warnings: view.warnings(),
+    })
+}
+
+/// Counters.
+pub fn stats(view: &View) -> Result<Stats, Error> {
+    fault::read("stats");
+    stats_of(view, |_| true)
+}
+
+/// Counters, those of backends only for some VIPs, by name.
+pub fn stats_of(view: &View, shown: impl Fn(&str) -> bool) -> Result<Stats, Error> {
+    let dataplane::Counts { vips, backends, drops, flow_packets } = view.dataplane.counters_of(&shown)?;
+    let mut of_vips: HashMap<_, Counts> = HashMap::new();
+    for (name, counters) in vips {
+        *of_vips.entry(name).or_default() += counters.into();
+    }
+    // A server that was reached in another way before has several entries.
+    let mut of_backends: HashMap<_, BTreeMap<_, Counts>> = HashMap::new();
+    for BackendCounts { vip, address, counters } in backends {
+        *of_backends.entry(vip).or_default().entry(address).or_default() += counters.into();
+    }
+    let mut stats = Stats::default();
+    for vip in &view.config().vips {
+        let all = if shown(&vip.name) { vip.backends.as_slice() } else { &[] };
+        let mut counted = of_backends.remove(&vip.name).unwrap_or_default();
+        let configured = all.iter().map(|config::Backend { address, .. }| {
+            let counts = counted.remove(address).unwrap_or_default();
+            BackendStats { address: *address, removed: false, counts }
+        });
+        let mut backends: Vec<_> = configured.collect();
+        backends.extend(counted.into_iter().map(|(address, counts)| BackendStats { address, removed: true, counts }));
+        let counts = of_vips.get(&vip.name).copied().unwrap_or_default();
+        stats.vips.push(VipStats { name: vip.name.clone(), counts, backends });
+    }
+    stats.drops =
+        drops.into_iter().map(|(reason, packets)| DropStats { reason: reason.name().to_owned(), packets }).collect();
+    stats.losses = view.lost_frames().into_iter().flat_map(|lost| losses(view, lost)).collect();
+    stats.tracked = flow_packets
+        .into_iter()
+        .map(|(outcome, packets)| TrackedStats { outcome: outcome.name().to_owned(), packets })
+        .collect();
+    Ok(stats)
+}
+
+/// VIPs with their backends, in the order of the config.
+pub fn vips(view: &View) -> Vec<Vip> {
+    let mut running = running(view);
+    let vips = view.config().vips.iter();
+    vips.map(|vip| vip_of(view, vip, running.remove(&vip.name).unwrap_or_default())).collect()
+}
+
+/// One VIP with its backends.
+pub fn vip(view: &View, name: &str) -> Result<Vip, Error> {
+    let mut running = running(view);
+    match view.config().vips.iter().find(|vip| vip.name == name) {
+        Some(vip) => Ok(vip_of(view, vip, running.remove(name).unwrap_or_default())),
+        None => Err(view.no_such_vip(name)),
+    }
+}
+
+/// Interfaces that are configured or attached.
+pub fn interfaces(view: &View) -> Vec<Interface> {
+    let interface = |interface: controller::Interface| {
+        let controller::Interface { name, configured, link, attached, problem } = interface;
+        let link = link.map(|link| Link {
+            ifindex: link.ifindex,
+            mac: link.mac.map(mac),
+            mtu: link.mtu,
+            up: link.up && link.carrier,
+        });
+        let attached =
+            attached.map(|attachment| Attached { mode: attachment.mode.to_string(), reason: attachment.reason });
+        Interface { name, configured, link, attached, problem }
+    };
+    view.interfaces().into_iter().map(interface).collect()
+}
+
+/// What is not as the config wants it.
+pub fn problems(view: &View) -> Vec<Problem> {
+    let problem = |problem: &controller::Problem| {
+        let controller::Problem { kind, what, reason, since } = problem.clone();
+        let since = since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Problem { kind, what, reason, since }
+    };
+    view.problems.iter().map(problem).collect()
+}
+
+/// Fill and memory of the data plane's maps.
+pub fn maps(view: &View) -> Result<Vec<MapUsage>, Error> {
+    let usage = |usage| {
+        let dataplane::MapUsage { name, entries, max_entries, memory_bytes } = usage;
+        MapUsage { name, entries, max_entries, memory_bytes }
+    };
+    Ok(view.dataplane.map_usage(view.tracking.entries())?.into_iter().map(usage).collect())
+}
+
+/// What the data plane remembers of flows.
+pub fn tracking(view: &View) -> Tracking {
+    let usage = |usage| {
+        let tracking::TableUsage { entries, max_entries, expired, evicted } = usage;
+        TableUsage { entries, max_entries, expired, evicted }
+    };
+    let tracking::Usage { established, embryonic, settled_slots, moving_slots, sweep } =
+        view.tracking.usage(&view.dataplane);
+    let sweep_us = sweep.map(microseconds);
+    Tracking { established: usage(established), embryonic: usage(embryonic), settled_slots, moving_slots, sweep_us }
+}
+
+/// What runs of each backend, by the names of the VIPs and the addresses of their backends.
+pub fn running(view: &View) -> HashMap<String, BTreeMap<IpAddr, Running>> {
+    let mut running: HashMap<String, BTreeMap<IpAddr, Running>> = HashMap::new();
+    for backend in view.tracking.backends(&view.dataplane) {
+        let of_vip = running.entry(backend.entry.vip.clone()).or_default();
+        match of_vip.entry(backend.entry.address) {
+            Entry::Vacant(vacant) => drop(vacant.insert(Running { backend, slots: 0 })),
+            Entry::Occupied(mut occupied) => occupied.get_mut().add(backend),
+        }
+    }
+    for BackendSlots { vip, address, slots } in view.dataplane.slots_per_backend() {
+        if let Some(running) = running.get_mut(&vip).and_then(|of_vip| of_vip.get_mut(&address)) {
+            running.slots += slots;
+        }
+    }
+    running
+}
+
+fn config_status(view: &View) -> ConfigStatus {
+    let file = match view.file_state() {
+        controller::FileState::Applied => FileState::Applied,
+        controller::FileState::Changed => FileState::Changed,
+        controller::FileState::Invalid(error) => FileState::Invalid { error: error.to_string() },
+        controller::FileState::Unreadable(error) => FileState::Unreadable { error: error.to_string() },
+    };
+    let applied_at = view.applied_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    ConfigStatus {
+        path: view.file().path.clone(),
+        file,
+        applied_at: applied_at.as_secs(),
+        applied_at_us: microseconds(applied_at),
+    }
+}
+
+fn unreachable(view: &View) -> Vec<UnreachableBackend> {
+    let backends = view.config().vips.iter().flat_map(|vip| vip.backends.iter().map(move |backend| (vip, backend)));
+    let unreachable = backends.filter_map(|(vip, backend)| {
+        let reason = view.way_to(vip, backend).err()?;
+        Some(UnreachableBackend { vip: vip.name.clone(), address: backend.address, reason })
+    });
+    unreachable.collect()
+}
+
+/// What an interface lost, by cause.
+fn losses(view: &View, lost: LostFrames) -> impl Iterator<Item = LossStats> {
+    let interface = view.interface_name(lost.ifindex);
+    LossCause::ALL.into_iter().zip(lost.frames).map(move |(cause, packets)| LossStats {
+        interface: interface.clone(),
+        cause: cause.name().to_owned(),
+        packets,
+    })
+}
+
+fn vip_of(view: &View, vip: &config::Vip, mut running: BTreeMap<IpAddr, Running>) -> Vip {
+    let configured = vip.backends.iter().map(|backend| {
+        let way = view.way_to(vip, backend);
+        let running = running.remove(&backend.address);
+        backend_of(view, &vip.name, *backend, backend.state.word(), way, running.as_ref())
+    });
+    let mut backends: Vec<_> = configured.collect();
+    backends.extend(running.values().map(|running| {
+        let dataplane::Backend { address, weight, state, mac, .. } = running.backend.entry;
+        let way = view.way_of(running.backend.entry.destination());
+        let last = config::Backend { address, weight, state, mac: mac.map(Into::into) };
+        backend_of(view, &vip.name, last, Backend::REMOVED, way, Some(running))
+    }));
+    let via = vip.via(&view.config().node);
+    Vip {
+        name: vip.name.clone(),
+        address: vip.address,
+        ports: vip.ports.iter().map(ToString::to_string).collect(),
+        forward: vip.forward.to_string(),
+        hash: vip.hash.to_string(),
+        slots: vip.slots,
+        tracking: vip.tracking.to_string(),
+        tcp_idle: humantime::format_duration(vip.tcp_idle).to_string(),
+        udp_idle: humantime::format_duration(vip.udp_idle).to_string(),
+        vrf: Vrf::from(via.vrf).to_string(),
+        mark: via.mark,
+        backends,
+    }
+}
+
+fn backend_of(
+    view: &View,
+    vip: &str,
+    backend: config::Backend,
+    state: &str,
+    way: Result<&lb_common::NextHop, String>,
+    running: Option<&Running>,
+) -> Backend {
+    let runs = running.map(|running| &running.backend);
+    Backend {
+        vip: vip.to_owned(),
+        address: backend.address,
+        weight: backend.weight,
+        state: state.to_owned(),
+        slots: running.map_or(0, |running| running.slots),
+        flows: runs.map_or(0, |runs| runs.flows),
+        held_slots: runs.map_or(0, |runs| runs.held_slots),
+        // Rounded up: they are let go by the first sweep after that.
+        held_seconds: runs.filter(|runs| runs.held_slots > 0).map_or(0, |runs| runs.held_for.as_secs() + 1),
+        drained: runs.is_some_and(|runs| runs.drained),
+        mac: backend.mac.map(|mac| mac.to_string()),
+        next_hop: match way {
+            Ok(next_hop) => NextHop::Known {
+                interface: view.link_name(next_hop.ifindex),
+                mac: mac(next_hop.destination()),
+                vlan: next_hop.vlan,
+                mtu: next_hop.mtu,
+            },
+            Err(reason) => NextHop::Unknown { reason },
+        },
+    }
+}
+
+fn mac(mac: [u8; 6]) -> String {
+    Mac::from(mac).to_string()
+}
+
+fn microseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+impl Running {
+    /// Adds another entry of the same real server.
+    fn add(&mut self, other: tracking::Backend) {
+        let all = &mut self.backend;
+        let (flows, held_slots) = (all.flows + other.flows, all.held_slots + other.held_slots);
+        let (held_for, drained) = (all.held_for.max(other.held_for), all.drained && other.drained);
+        // The one that the config has says how it is reached; among others, the one that came last.
+        if all.entry.removed {
+            *all = other;
+        }
+        *all = tracking::Backend { flows, held_slots, held_for, drained, ..all.clone() };
+    }
+}
