@@ -9,10 +9,10 @@ use std::{
 
 use super::{
     Applies, Controller, Error,
+    change::merged,
     file::{ConfigFile, Contents},
     interfaces::{Interface, Interfaces},
     losses::Found,
-    merged,
     next_hops::{NextHops, target},
     node,
     problems::Problem,
@@ -161,7 +161,7 @@ impl View {
 
     /// The way to where frames to a backend go, or why there is none.
     pub fn way_of(&self, destination: Destination) -> Result<&lb_common::NextHop, String> {
-        self.next_hops.way_to(&super::target(destination))
+        self.next_hops.way_to(&super::network::target(destination))
     }
 
     /// What an interface is called: as the config calls it, where it does and the data plane is attached to it; else as the

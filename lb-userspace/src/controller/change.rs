@@ -1,0 +1,232 @@
+//! One change: read, judge, stage on disk, resolve, write maps, put the file in place; or back to what was.
+
+use std::{
+    collections::BTreeMap,
+    mem,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use tokio::task::{block_in_place, spawn_blocking};
+
+use super::{
+    Applied, Controller, Error,
+    file::Contents,
+    interfaces::Interfaces,
+    node,
+    record::{Order, Record},
+};
+use crate::{
+    config::{
+        Node, ReadError,
+        edit::{self, Edit},
+    },
+    dataplane,
+    model::ProblemKind,
+    plan::{Change, Removal},
+};
+
+/// Changes of an apply that are logged one by one.
+const TOLD: usize = 50;
+
+impl Controller {
+    pub(super) async fn apply(&mut self, force: bool) -> Result<Applied, Error> {
+        let from = Instant::now();
+        let wanted = self.read_file().await?;
+        if let Some(removal) = Removal::between(&self.applied.config, &wanted.config).filter(|_| !force) {
+            return Err(Error::TakesAway { path: self.file.path.clone(), removal });
+        }
+        let wanted = block_in_place(|| self.file.with_seed(wanted))?;
+        let applied = self.change_to(wanted, None, from).await?;
+        self.problems.follow(ProblemKind::HashSeed, &BTreeMap::new());
+        Ok(applied)
+    }
+
+    pub(super) async fn edit(&mut self, edit: &Edit) -> Result<Applied, Error> {
+        let from = Instant::now();
+        // An edit leaves the hash seed alone: what moves every flow is applied by who asks for it.
+        let before = self.read_file().await?;
+        if !self.view().changes_to(&before.config)?.is_empty() {
+            return Err(Error::FileAhead { path: self.file.path.clone() });
+        }
+        let text = edit::apply_edit(&with_interfaces(&before, edit)?, edit)?;
+        let wanted = self.file.parse(text, Some(&before)).map_err(Error::Edited)?;
+        self.change_to(wanted, Some(before.text), from).await
+    }
+
+    pub(super) async fn read_file(&mut self) -> Result<Contents, Error> {
+        let file = self.file.clone();
+        let text = self.meanwhile(spawn_blocking(move || file.settled_text())).await??;
+        Ok(self.file.parse(text, Some(&self.applied)).map_err(ReadError::from)?)
+    }
+
+    /// Makes `wanted` what runs; with `before`, writes it to the file, whose text must still be that.
+    pub(super) async fn change_to(
+        &mut self,
+        wanted: Contents,
+        before: Option<String>,
+        from: Instant,
+    ) -> Result<Applied, Error> {
+        let (old, new) = (&self.applied.config.node, &wanted.config.node);
+        node::refuse_restart_keys(old, new)?;
+        Interfaces::refuse_missing(old, new)?;
+        if new.metrics == old.metrics {
+            return self.resolve_and_switch(wanted, before, from).await;
+        }
+        self.metrics.prepare(new.metrics, &self.handle).await.map_err(Error::Metrics)?;
+        let result = self.resolve_and_switch(wanted, before, from).await;
+        self.metrics.finish(result.is_ok(), &self.handle).await;
+        if result.is_ok() {
+            self.problems.follow(ProblemKind::Metrics, &BTreeMap::new());
+        }
+        result
+    }
+
+    pub(super) async fn resolve_and_switch(
+        &mut self,
+        wanted: Contents,
+        before: Option<String>,
+        from: Instant,
+    ) -> Result<Applied, Error> {
+        let record = self.stage(before, wanted.text.clone()).await?;
+        let known = self.view().warnings();
+        let new = self.resolve(&wanted.config, &self.targets()).await?;
+        let (done, old) = match block_in_place(|| self.switch(wanted)) {
+            Ok(done) => done,
+            Err(error) => {
+                self.resolve_only_applied();
+                return Err(error);
+            }
+        };
+        if let Err(error) = self.put(record).await {
+            block_in_place(|| self.switch_back(old));
+            self.resolve_only_applied();
+            return Err(error);
+        }
+        self.resolve_only_applied();
+        self.read_logs(self.applied.config.node.log_packets);
+        self.follow_moved(&done.changes);
+
+        self.because = None;
+        self.applied_at = SystemTime::now() - done.finished.elapsed();
+        let changes = merged(node::changes(&old.config, &self.applied.config), done.changes);
+        let warnings = self.view().warnings().into_iter().filter(|warning| !known.contains(warning));
+        let warnings = warnings.chain(self.next_hops.missing(&self.applied.config, &new));
+        let warnings = warnings.chain(self.history.problem()).collect();
+        let to_maps = done.finished.saturating_duration_since(from);
+        Ok(Applied { changes, writes: done.writes, to_maps, elapsed: from.elapsed(), warnings })
+    }
+
+    /// Writes to disk what [`Self::put`] will put in place: `text` for the config file if that is to be replaced, whose
+    /// text must be `before` then, and for the next start.
+    pub(super) async fn stage(&mut self, before: Option<String>, text: String) -> Result<Record, Error> {
+        let file = before.map(|before| (self.file.path.clone(), before));
+        let order = Order { file, page: self.history.page(&text), text };
+        Ok(self.meanwhile(spawn_blocking(|| order.stage())).await??)
+    }
+
+    pub(super) async fn put(&mut self, record: Record) -> Result<(), Error> {
+        if let Some(look) = self.look_back.end() {
+            self.meanwhile(look).await?;
+        }
+        let recorded = self.meanwhile(spawn_blocking(|| record.put())).await??;
+        if let Some(applied) = recorded.applied {
+            self.history.note(applied);
+        }
+        if let Some(replaced) = recorded.replaced {
+            self.look_back.begin(replaced);
+        }
+        Ok(())
+    }
+
+    /// Has the data plane run `wanted`, and gives back what it ran before; takes back what was done if a step fails.
+    pub(super) fn switch(&mut self, wanted: Contents) -> Result<(dataplane::Applied, Arc<Contents>), Error> {
+        let old = mem::replace(&mut self.applied, Arc::new(wanted));
+        let result = self.try_switch(&old.config.node);
+        match result {
+            Ok(done) => Ok((done, old)),
+            Err(error) => {
+                self.switch_back(old);
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn try_switch(&mut self, old: &Node) -> Result<dataplane::Applied, Error> {
+        let config = &self.applied.config;
+        let done = self.dataplane.apply(config)?;
+        self.interfaces.follow(&mut self.dataplane, Some(old), &config.node)?;
+        self.follow_attachments();
+        Ok(done)
+    }
+
+    pub(super) fn switch_back(&mut self, old: Arc<Contents>) {
+        let failed = mem::replace(&mut self.applied, old);
+        let config = &self.applied.config;
+        if let Err(error) = self.dataplane.apply(config) {
+            log::error!("the config before could not be put in force again: {error}; restart the daemon");
+        }
+        if let Err(error) = self.interfaces.follow(&mut self.dataplane, Some(&failed.config.node), &config.node) {
+            log::error!("the interfaces are not attached as before: {error}; restart the daemon");
+        }
+        self.follow_attachments();
+    }
+
+    /// Counts, publishes and logs what became of an apply, before whoever asked is told.
+    pub(super) fn count(&mut self, what: &str, result: Result<Applied, Error>) -> Result<Applied, Error> {
+        match &result {
+            Ok(applied) => {
+                self.applies.succeeded += 1;
+                let Applied { changes, writes, elapsed, .. } = applied;
+                let elapsed = elapsed.as_micros();
+                log::info!("{what} done in {elapsed} µs: changes {}, writes {writes}", changes.len());
+                for change in changes.iter().take(TOLD) {
+                    log_change(change);
+                }
+                if let more @ 1.. = changes.len().saturating_sub(TOLD) {
+                    log::info!("{more} more changes");
+                }
+            }
+            Err(error) => {
+                self.applies.failed += 1;
+                log::warn!("{what} refused: {error}");
+            }
+        }
+        self.publish();
+        result
+    }
+}
+
+/// Whether a change moves every flow.
+pub(super) fn moves_everything(change: &Change) -> bool {
+    matches!(change, Change::HashSeedChanged { .. })
+}
+
+/// What moves every flow is told however little is logged.
+pub(super) fn log_change(change: &Change) {
+    let level = if moves_everything(change) { log::Level::Warn } else { log::Level::Info };
+    log::log!(level, "{change}");
+}
+
+/// Changes of `[node]` and those that the data plane found, each once.
+pub(super) fn merged(mut node: Vec<Change>, dataplane: Vec<Change>) -> Vec<Change> {
+    let new: Vec<_> = dataplane.into_iter().filter(|change| !node.contains(change)).collect();
+    node.extend(new);
+    node
+}
+
+/// The text with its `interfaces` written out where an edit is about to name one, from when on they are all that there
+/// are, or removes the last VIP, without which a text must name them.
+pub(super) fn with_interfaces(before: &Contents, edit: &Edit) -> Result<String, edit::EditError> {
+    let mut text = before.text.clone();
+    let node = &before.config.node;
+    let is_last_vip = matches!(edit, Edit::VipRemove { .. }) && before.config.vips.len() == 1;
+    let names_one = matches!(edit, Edit::InterfaceAdd { .. } | Edit::InterfaceRemove { .. });
+    if node.names_interfaces || !(names_one || is_last_vip) {
+        return Ok(text);
+    }
+    for name in &node.interfaces {
+        text = edit::apply_edit(&text, &Edit::InterfaceAdd { name: name.clone() })?;
+    }
+    Ok(text)
+}

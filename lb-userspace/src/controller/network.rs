@@ -1,0 +1,156 @@
+//! What the network says, followed: ways to backends, interfaces, losses.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use lb_common::NextHop;
+use tokio::task::block_in_place;
+
+use super::{
+    Controller, Error,
+    next_hops::{self, Waiting},
+};
+use crate::{
+    config::Config,
+    dataplane::LossInterfaces,
+    netlink::{Event, Target},
+    plan::{Change, Destination},
+};
+
+/// How long a change waits for the next answer about the ways to new backends: neighbours on a link that works answer
+/// in milliseconds.
+const RESOLVE: Duration = Duration::from_millis(500);
+
+/// Events that are handled as one.
+pub(super) const EVENTS: usize = 4096;
+
+impl Controller {
+    /// Finds the ways to those backends of `config` that are not among `old` before any packet is sent to them; waits
+    /// for the answers as long as they keep coming. Gives back what it looked for, found or not.
+    pub(super) async fn resolve(&mut self, config: &Config, old: &HashSet<Target>) -> Result<HashSet<Target>, Error> {
+        let new: HashSet<_> = next_hops::targets(config).difference(old).copied().collect();
+        if new.is_empty() {
+            return Ok(new);
+        }
+        self.netlink.set_targets(new.union(old).copied().collect());
+        let mut waiting = self.next_hops.waiting(new.clone());
+        let mut events = Vec::new();
+        let mut deadline = tokio::time::Instant::now() + RESOLVE;
+        while waiting.unsettled() > 0 {
+            let unsettled = waiting.unsettled();
+            match tokio::time::timeout_at(deadline, self.events.recv_many(&mut events, EVENTS)).await {
+                Ok(1..) => self.learn(&mut events, &mut waiting),
+                // What is not found in time is found later: the backend is then without a way for as long.
+                Ok(0) | Err(_) => break,
+            }
+            if waiting.unsettled() < unsettled {
+                deadline = tokio::time::Instant::now() + RESOLVE;
+            }
+        }
+        let heard = new.iter().filter_map(|target| Some((destination(target), self.next_hops.heard(target)?)));
+        self.dataplane.set_next_hops(heard.collect::<Vec<_>>())?;
+        Ok(new)
+    }
+
+    /// Lets go of the ways that only a change needed that did not happen, or that the last change no longer needs.
+    pub(super) fn resolve_only_applied(&mut self) {
+        let targets = self.targets();
+        Arc::make_mut(&mut self.next_hops).prune(&targets);
+        self.netlink.set_targets(targets.into_iter().collect());
+    }
+
+    /// Puts the ways in use that a change has made others of backends that stay. One whose neighbour is still asked for
+    /// comes later, and until then the way before serves.
+    pub(super) fn follow_moved(&mut self, changes: &[Change]) {
+        if changes.iter().any(Change::moves_ways) {
+            let heard = |target: &Target| Some((destination(target), self.next_hops.heard(target)?));
+            let news = self.targets().iter().filter_map(heard).collect();
+            self.tell(news);
+        }
+    }
+
+    /// What ways are followed to: the backends of the config, and those that it does not have any more and that have
+    /// flows.
+    pub(super) fn targets(&self) -> HashSet<Target> {
+        next_hops::targets(&self.applied.config).into_iter().chain(self.lingering()).collect()
+    }
+
+    pub(super) fn lingering(&self) -> HashSet<Target> {
+        self.dataplane.removed_destinations().map(target).collect()
+    }
+
+    /// Takes note of what netlink says, and passes it to the data plane; what is said of `waiting` later. An adopted
+    /// data plane thereby keeps the ways that it has while their neighbours are asked again.
+    pub(super) fn learn(&mut self, events: &mut Vec<Event>, waiting: &mut Waiting) {
+        let mut news = HashMap::new();
+        let mut interfaces_changed = false;
+        for event in events.drain(..) {
+            match event {
+                // What was found out about it before it was let go of.
+                Event::NextHop { target, asking, .. } if !self.netlink.is_current(&target, asking) => {}
+                Event::NextHop { target, result, .. } => {
+                    let is_awaited = waiting.hear(&target, &result);
+                    if let Some(next_hop) = Arc::make_mut(&mut self.next_hops).learn(target, result)
+                        && !is_awaited
+                    {
+                        news.insert(destination(&target), next_hop);
+                    }
+                }
+                Event::Interface(change) => {
+                    interfaces_changed = true;
+                    let node = &self.applied.config.node;
+                    block_in_place(|| self.interfaces.learn(&mut self.dataplane, node, change));
+                }
+                Event::Restarted => {
+                    interfaces_changed = true;
+                    let (links, node) = (self.netlink.interfaces(), &self.applied.config.node);
+                    block_in_place(|| self.interfaces.learn_anew(&mut self.dataplane, node, links));
+                }
+            }
+        }
+        self.tell(news);
+        if interfaces_changed {
+            self.follow_attachments();
+        }
+    }
+
+    /// Counts losses at the interfaces that packets come in and leave by.
+    pub(super) fn follow_losses(&mut self, ingress: BTreeSet<u32>) {
+        let interfaces = LossInterfaces { ingress, egress: self.next_hops.interfaces() };
+        block_in_place(|| self.losses.follow(interfaces, |ifindex| self.interfaces.exists(ifindex)));
+    }
+
+    /// Takes frames for the addresses, and uses the ways that packets can leave by, as the data plane is attached now;
+    /// and no others.
+    pub(super) fn follow_attachments(&mut self) {
+        let ingress = self.interfaces.ingress(&self.dataplane);
+        self.interfaces.follow_macs(&mut self.dataplane, &ingress);
+        self.follow_losses(ingress);
+        let news = Arc::make_mut(&mut self.next_hops).bar(self.interfaces.barred(&self.dataplane));
+        self.tell(news.into_iter().map(|(target, next_hop)| (destination(&target), next_hop)).collect());
+    }
+
+    pub(super) fn tell(&mut self, news: HashMap<Destination, Option<NextHop>>) {
+        if news.is_empty() {
+            return;
+        }
+        let egress = news.values().flatten().map(|next_hop| next_hop.ifindex).collect();
+        block_in_place(|| self.losses.follow_egress(&egress, |ifindex| self.interfaces.exists(ifindex)));
+        if let Err(error) = block_in_place(|| self.dataplane.set_next_hops(news)) {
+            log::error!("next hops could not be written: {error}");
+        }
+    }
+}
+
+pub(super) fn destination(target: &Target) -> Destination {
+    let Target { address, on_link, via, mac } = *target;
+    Destination { address, on_link, via, mac }
+}
+
+pub(super) fn target(destination: Destination) -> Target {
+    let Destination { address, on_link, via, mac } = destination;
+    Target { address, on_link, via, mac }
+}

@@ -1,0 +1,131 @@
+//! How a controller begins: from the file or what was applied last, with the data plane that runs.
+
+use std::{
+    collections::VecDeque,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::block_in_place,
+    time::MissedTickBehavior,
+};
+
+use super::{
+    Applies, ConfigFile, Controller, Error, MetricsListener, handle::Handle, history::History, interfaces::Interfaces,
+    look_back::LookBack, losses::Losses, network::target, next_hops::NextHops, problems::Problems, start::Start,
+};
+use crate::{
+    config::{Config, Node},
+    dataplane::{self, Dataplane},
+    model::ProblemKind,
+    netlink,
+    plan::{Removal, Served},
+    tracking::{Sweeper, Upkeep},
+};
+
+/// Requests that may wait for the controller.
+const QUEUE: usize = 64;
+
+/// How often what could not be done is tried again: interfaces, listeners.
+const RETRY: Duration = Duration::from_secs(5);
+
+impl Controller {
+    /// Reads the config and takes the data plane's lock; nothing is changed yet. Fails where another daemon has it.
+    /// `state` is the directory of what the daemon before left word of.
+    pub async fn open(file: ConfigFile, state: &Path, metrics: Box<dyn MetricsListener>) -> Result<Self, Error> {
+        let mut history = block_in_place(|| History::open(state, &file.path));
+        let Start { mut contents, because, is_known } =
+            block_in_place(|| Start::choose(&file, &mut history, dataplane::attached))?;
+        let seed = block_in_place(|| file.seed(&contents.config));
+        contents.config.node.hash_seed = seed.as_ref().copied().unwrap_or_default();
+        let mut dataplane = block_in_place(|| Dataplane::open(&contents.config.node.bpffs, &contents.config))?;
+        if !is_known && let Some(removal) = taken_away(&dataplane, &contents.config) {
+            return Err(Error::TakesAwayAtStart { path: file.path, removal });
+        }
+        keep_attached(&mut contents.config.node, &dataplane);
+        let mut problems = Problems::default();
+        let adopted = dataplane.state().seed;
+        let refused = match seed {
+            Ok(seed) if seed == adopted || because.is_none() && history.was_stopped_cleanly() => None,
+            Ok(seed) => Some(format!("the hash seed is another one (fingerprint {seed}), which nobody applied")),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(reason) = refused {
+            contents.config.node.hash_seed = adopted;
+            note_seed(&mut problems, &contents.config.node, &reason);
+        }
+        let applied = Arc::new(contents);
+        let (netlink, events) = netlink::start()?;
+        let (sender, requests) = mpsc::channel(QUEUE);
+        let (views, viewer) = watch::channel(None);
+        let adopted = dataplane
+            .backends()
+            .into_iter()
+            .filter_map(|backend| Some((target(backend.destination()), backend.next_hop?)));
+        let upkeep = block_in_place(|| Upkeep::of(&mut dataplane));
+        let next_hops = Arc::new(NextHops::adopted(adopted));
+        let mut retry = tokio::time::interval(RETRY);
+        retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self {
+            file,
+            applied,
+            applied_at: SystemTime::now(),
+            applies: Applies::default(),
+            started: Instant::now(),
+            dataplane,
+            netlink,
+            events,
+            next_hops,
+            interfaces: Interfaces::default(),
+            losses: Losses::default(),
+            metrics,
+            problems,
+            log_reader: None,
+            upkeep,
+            sweeper: Sweeper::default(),
+            views,
+            publish_at: None,
+            handle: Handle::new(sender, viewer),
+            requests,
+            changes: VecDeque::new(),
+            retry,
+            is_retry_due: false,
+            history,
+            because,
+            look_back: LookBack::default(),
+        })
+    }
+}
+
+/// Says why the hash seed in the file is not in force, and which one is. A later apply tries again: a start that did
+/// so would move every flow at a time that nobody chose.
+pub(super) fn note_seed(problems: &mut Problems, node: &Node, reason: &str) {
+    let kept = match node.hash_seed {
+        seed if seed.is_secret() => format!("the seed with the fingerprint {seed} stays in force"),
+        _ => "packets are hashed without a seed".to_owned(),
+    };
+    let reason = format!("{reason}; {kept} until `naru apply`");
+    log::error!("{reason}");
+    let what = node.hash_seed_file.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+    problems.follow(ProblemKind::HashSeed, &[(what, reason)].into());
+}
+
+/// What `config` would take away from a data plane that an unknown daemon left.
+pub(super) fn taken_away(dataplane: &Dataplane, config: &Config) -> Option<Removal> {
+    Served::by_maps(dataplane.state()).lost_by(config, config.node.max_removed)
+}
+
+/// A file that does not name interfaces lets none go.
+pub(super) fn keep_attached(node: &mut Node, dataplane: &Dataplane) {
+    if node.names_interfaces {
+        return;
+    }
+    for attachment in dataplane.attachments() {
+        if !node.interfaces.contains(&attachment.name) {
+            node.interfaces.push(attachment.name);
+        }
+    }
+}
