@@ -1,7 +1,7 @@
 //! naru's daemon and CLI: keeps the maps of the data plane equal to a config file.
 //!
 //! One config change walks these rooms in one direction: `config` → `plan` → `dataplane`. `tracking` keeps in order what
-//! packets leave in its maps. `controller` is the one that sends it on its way, `disk` is how it keeps it; `netlink` tells
+//! packets leave in its maps. `controller` is the one that sends it on its way, `disk` is how it keeps it; `network` tells
 //! it where backends are. `server` answers over HTTP what it knows, `cli` asks by the client in `api`.
 
 pub mod api;
@@ -15,7 +15,7 @@ pub mod fault;
 pub mod maglev;
 pub mod memory;
 pub mod model;
-pub mod netlink;
+pub mod network;
 pub mod objects;
 pub mod plan;
 pub mod privileges;

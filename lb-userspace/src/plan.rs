@@ -26,7 +26,7 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::{Backend, Features, Forward, NextHop, Slot, VipName, VipRecord, VipRoute};
+use lb_common::{Backend, Features, Forward, NextHop, VipName, VipRecord, VipRoute};
 use thiserror::Error;
 
 use self::{
@@ -106,11 +106,6 @@ pub enum Step {
         owners: Vec<Owner>,
         /// The flows that go on under the new table; `None` where nothing is to be remembered of a table before.
         flows: Option<Continuation>,
-    },
-    /// Write slots as a sweep leaves them.
-    PutSlots {
-        /// Index of each, and what it becomes.
-        slots: Vec<(u32, Slot)>,
     },
     /// Write the record of a VIP.
     PutVip {

@@ -14,7 +14,7 @@ use std::{
 };
 
 use lb_common::{NextHop, Via, VrfName};
-use lb_userspace::netlink::{self, Event, Handle, InterfaceChange, InterfaceInfo, Pace, Target, Unresolved};
+use lb_userspace::network::{self, Event, Handle, InterfaceChange, InterfaceInfo, Pace, Target, Unresolved};
 use nix::{
     sched::{CloneFlags, setns, unshare},
     sys::socket::{
@@ -130,7 +130,7 @@ impl Lab {
         self.lb.run(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let (handle, events) = netlink::start_at(pace).unwrap();
+                let (handle, events) = network::start_at(pace).unwrap();
                 handle.set_targets(targets.to_vec());
                 test(&mut Follower { handle, events, next_hops: HashMap::new(), changes: Vec::new() }).await;
             });
@@ -939,7 +939,7 @@ fn the_task_follows_the_namespace_of_the_thread_that_starts_it() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (handle, mut events) = lab.lb.run(|| {
         let _guard = runtime.enter();
-        netlink::start().unwrap()
+        network::start().unwrap()
     });
     assert!(handle.interfaces().iter().any(|interface| interface.name == "eth0"));
     handle.set_targets(vec![l2("10.0.0.2")]);

@@ -6,7 +6,7 @@ use crate::{
     config::{ConfigErrors, ReadError, edit::EditError},
     dataplane,
     disk::{ReplaceError, WriteError},
-    netlink,
+    network,
     plan::{self, Removal},
 };
 
@@ -104,14 +104,6 @@ pub enum Error {
         /// The VIP that was named, if any.
         vip: Option<String>,
     },
-    /// More flows were asked for than an answer holds.
-    #[error("`limit` is {limit}, and at most {max} flows are listed at a time; narrow down which")]
-    LimitTooHigh {
-        /// As asked for.
-        limit: u32,
-        /// What is possible.
-        max: u32,
-    },
     /// The data plane refused.
     #[error(transparent)]
     Dataplane(#[from] dataplane::Error),
@@ -120,7 +112,7 @@ pub enum Error {
     Plan(#[from] plan::PlanError),
     /// Routes, neighbours and interfaces cannot be watched.
     #[error(transparent)]
-    Netlink(#[from] netlink::NetlinkError),
+    Netlink(#[from] network::NetlinkError),
     /// No `/metrics`.
     #[error("{0}")]
     Metrics(String),

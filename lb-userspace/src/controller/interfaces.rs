@@ -19,7 +19,7 @@ use super::{
 use crate::{
     config::{Config, Mac, Node, XdpMode},
     dataplane::{self, Attachment, Dataplane, LeftOut, Mode},
-    netlink::{InterfaceChange, InterfaceInfo, Unresolved},
+    network::{InterfaceChange, InterfaceInfo, Unresolved},
 };
 
 /// What the kernel says of the interfaces, and why some are not attached.

@@ -11,6 +11,7 @@
 mod change;
 mod error;
 mod file;
+mod follow;
 mod handle;
 mod history;
 mod interfaces;
@@ -18,7 +19,6 @@ mod log_reader;
 mod look_back;
 mod losses;
 mod metrics;
-mod network;
 mod next_hops;
 mod node;
 mod open;
@@ -40,6 +40,7 @@ use std::{
 
 use tokio::{
     sync::{mpsc, watch},
+    task::block_in_place,
     time::Interval,
 };
 
@@ -63,7 +64,7 @@ use crate::{
     config::Config,
     dataplane::Dataplane,
     model::ProblemKind,
-    netlink::{self, Event},
+    network::{self, Event},
     tracking::{Sweeper, Upkeep},
 };
 
@@ -75,7 +76,7 @@ pub struct Controller {
     applies: Applies,
     started: Instant,
     dataplane: Dataplane,
-    netlink: netlink::Handle,
+    netlink: network::Handle,
     events: mpsc::Receiver<Event>,
     next_hops: Arc<NextHops>,
     interfaces: Interfaces,
@@ -109,7 +110,7 @@ impl Controller {
 
     /// Shows those who read what is so now.
     fn publish(&mut self) {
-        self.upkeep.follow(&mut self.dataplane);
+        block_in_place(|| self.upkeep.follow(&mut self.dataplane));
         self.note_problems();
         self.views.send_replace(Some(Arc::new(self.view())));
         self.publish_at = None;

@@ -6,7 +6,7 @@ use lb_common::NextHop;
 
 use crate::{
     config::{Backend, Config, ForwardMode, Node, Vip},
-    netlink::{Target, Unresolved},
+    network::{Target, Unresolved},
 };
 
 /// Backends without a way that are told of one by one.

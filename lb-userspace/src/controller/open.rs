@@ -14,14 +14,14 @@ use tokio::{
 };
 
 use super::{
-    Applies, ConfigFile, Controller, Error, MetricsListener, handle::Handle, history::History, interfaces::Interfaces,
-    look_back::LookBack, losses::Losses, network::target, next_hops::NextHops, problems::Problems, start::Start,
+    Applies, ConfigFile, Controller, Error, MetricsListener, follow::target, handle::Handle, history::History,
+    interfaces::Interfaces, look_back::LookBack, losses::Losses, next_hops::NextHops, problems::Problems, start::Start,
 };
 use crate::{
     config::{Config, Node},
     dataplane::{self, Dataplane},
     model::ProblemKind,
-    netlink,
+    network,
     plan::{Removal, Served},
     tracking::{Sweeper, Upkeep},
 };
@@ -58,7 +58,7 @@ impl Controller {
             note_seed(&mut problems, &contents.config.node, &reason);
         }
         let applied = Arc::new(contents);
-        let (netlink, events) = netlink::start()?;
+        let (netlink, events) = network::start()?;
         let (sender, requests) = mpsc::channel(QUEUE);
         let (views, viewer) = watch::channel(None);
         let adopted = dataplane

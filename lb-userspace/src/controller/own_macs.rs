@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::{dataplane::OwnMacs, netlink::InterfaceInfo};
+use crate::{dataplane::OwnMacs, network::InterfaceInfo};
 
 /// Kinds of interfaces that take frames with addresses of their own off the one below them, for this host's stack. A
 /// macvtap takes them too, but for a guest. keepalived's `use_vmac` makes a macvlan.

@@ -11,10 +11,10 @@ use tokio::task::{JoinHandle, block_in_place};
 use super::{
     Controller, Error,
     change::{log_change, moves_everything},
+    follow::EVENTS,
     handle::{Handle, Reply, Request},
     log_reader::LogReader,
     losses::Losses,
-    network::EVENTS,
     next_hops::Waiting,
     start::remove_leftovers,
 };

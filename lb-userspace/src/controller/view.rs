@@ -161,7 +161,7 @@ impl View {
 
     /// The way to where frames to a backend go, or why there is none.
     pub fn way_of(&self, destination: Destination) -> Result<&lb_common::NextHop, String> {
-        self.next_hops.way_to(&super::network::target(destination))
+        self.next_hops.way_to(&super::follow::target(destination))
     }
 
     /// What an interface is called: as the config calls it, where it does and the data plane is attached to it; else as the

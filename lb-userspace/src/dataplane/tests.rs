@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    thread,
 };
 
 use aya::{
@@ -15,7 +16,7 @@ use aya::{
     maps::{Array, MapData, ProgramArray},
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
-use lb_common::{ABI, Counters};
+use lb_common::{ABI, Counters, NextHop};
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,

@@ -2,7 +2,8 @@
 //! what the kernel counts.
 //!
 //! A view costs a few reference counts. What its owner changes next is copied first, once, so that a view stays what it
-//! was; counters and slots are read from the maps when they are asked for. It never writes.
+//! was; counters and slots are read from the maps when they are asked for. Nothing of it writes but the handles that sweeps
+//! need: those of the flow tables and of what sweeps count.
 
 use std::{
     collections::HashMap,
@@ -14,8 +15,7 @@ use lb_common::{BackendState, Counters, DropReason, FlowOutcome, Forward, NextHo
 
 use super::{
     Error,
-    flows::FlowTables,
-    maps::{MapUsage, Readings, Slots, Sweeps},
+    maps::{FlowTables, MapUsage, Readings, Slots, Sweeps},
 };
 use crate::{
     config::Config,

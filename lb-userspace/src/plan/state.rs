@@ -49,7 +49,7 @@ impl State {
             Step::RemoveKey { key } => drop(self.keys.remove(key)),
             Step::FreeVip { id } => drop(self.vips.remove(id)),
             Step::FreeBackend { id, .. } => drop(self.backends.remove(id)),
-            Step::PutTable { .. } | Step::PutSlots { .. } | Step::Grace => {}
+            Step::PutTable { .. } | Step::Grace => {}
         }
     }
 

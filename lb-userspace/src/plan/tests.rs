@@ -116,7 +116,6 @@ impl World {
             | Step::FreeBackend { .. }
             | Step::PutKey { .. }
             | Step::RemoveKey { .. }
-            | Step::PutSlots { .. }
             | Step::Grace => {}
         }
         self.state.record(step);

@@ -2,7 +2,7 @@
 //!
 //! [`Sweeper`] says when a [`Sweep`] walks over the flow tables, by the pure [`rules`]. [`Upkeep`] applies what it found
 //! between two changes: slots age and settle, and ids that no flow needs any more are freed. Flow entries are written
-//! here; for all else this room hands steps to the data plane.
+//! here, and what sweeps count; slots and all else are the data plane's to write.
 
 mod error;
 mod moving;

@@ -218,3 +218,15 @@ fn what_was_removed_again_during_a_sweep_stays_until_the_next() {
     assert!(tracked(&bed.dataplane).is_empty());
     assert_mirrors(&bed.dataplane);
 }
+
+#[test]
+fn a_sweep_that_frees_nothing_copies_nothing_for_who_has_a_view() {
+    let mut config = web();
+    let mut bed = Bed::with(&config);
+    config.vips[0].backends.remove(0);
+    bed.apply(&config);
+    let view = bed.dataplane.view();
+    bed.sweep();
+    assert_eq!(bed.backends().len(), 4, "slots are held for what was removed");
+    assert!(std::ptr::eq(view.state(), bed.dataplane.state()));
+}

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     dataplane::{self, Dataplane, Table, Writes},
-    plan::{State, Step},
+    plan::State,
 };
 
 /// Keeps the flow tables and the slots that move in order. What it knows is of one data plane, which it follows: each
@@ -72,7 +72,7 @@ impl Upkeep {
         if generation || !tables.is_empty() {
             self.find_moving(dataplane, |base| generation || tables.contains(&base));
         }
-        if !self.moving.is_empty() {
+        if (removed || !tables.is_empty()) && !self.moving.is_empty() {
             // Tables that lie elsewhere now, or that no VIP has any more.
             let served: HashSet<u32> = dataplane.state().served_vips().map(|(_, record)| record.slot_base).collect();
             if self.moving.keys().any(|base| !served.contains(base)) {
@@ -107,7 +107,7 @@ impl Upkeep {
             return Ok(());
         }
         self.free(dataplane, &swept)?;
-        self.settle_slots(dataplane, &swept)?;
+        self.settle_slots(dataplane, &swept);
         note_evictions(&dataplane.view(), &swept)?;
         self.swept = Some(Arc::new(swept));
         Ok(())
@@ -146,9 +146,9 @@ impl Upkeep {
     }
 
     /// Lets slots age, and settles those that only flows in the tables kept from it, of which there are none.
-    fn settle_slots(&mut self, dataplane: &mut Dataplane, swept: &Swept) -> Result<(), Error> {
+    fn settle_slots(&mut self, dataplane: &mut Dataplane, swept: &Swept) {
         if self.moving.is_empty() {
-            return Ok(());
+            return;
         }
         let (slots, now) = (dataplane.slots(), dataplane::now());
         let idle = rules::idle_times(dataplane.state());
@@ -176,7 +176,7 @@ impl Upkeep {
             if changed.is_empty() {
                 continue;
             }
-            dataplane.carry_out(&[Step::PutSlots { slots: changed }])?;
+            dataplane.put_slots(&changed);
             let holders = moving.slots.held.len();
             moving.slots = MovingSlots::of(&slots, base, count, now);
             if moving.slots.held.len() < holders {
@@ -185,7 +185,6 @@ impl Upkeep {
             }
         }
         all_moving.retain(|_, moving| moving.slots.count > 0);
-        Ok(())
     }
 
     /// Takes note of who is down, and since when.

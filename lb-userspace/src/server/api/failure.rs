@@ -11,11 +11,9 @@ use crate::{
 /// What sort of failure this is.
 pub fn kind(error: &Error) -> ErrorKind {
     match error {
-        Error::Read(ReadError::Invalid(_))
-        | Error::Edited(_)
-        | Error::NoSuchInterface { .. }
-        | Error::LimitTooHigh { .. }
-        | Error::Plan(_) => ErrorKind::Invalid,
+        Error::Read(ReadError::Invalid(_)) | Error::Edited(_) | Error::NoSuchInterface { .. } | Error::Plan(_) => {
+            ErrorKind::Invalid
+        }
         Error::Edit(error) => edit_kind(error),
         Error::Dataplane(error) => dataplane_kind(error),
         Error::NoSuchVip { .. } | Error::NoSuchBackend { .. } => ErrorKind::NotFound,

@@ -28,9 +28,6 @@ struct Walk {
 
 /// Entries of the flow tables.
 pub fn flows(view: &View, query: FlowQuery) -> Result<Flows, Error> {
-    if let Some(limit) = query.limit.filter(|limit| *limit > FlowQuery::MAX_LIMIT) {
-        return Err(Error::LimitTooHigh { limit, max: FlowQuery::MAX_LIMIT });
-    }
     Ok(Walk::of(view, query)?.list()?)
 }
 

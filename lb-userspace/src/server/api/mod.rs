@@ -247,7 +247,7 @@ async fn interfaces(reading: Reading) -> Response {
 }
 
 async fn flows(reading: Reading, query: FlowsOf) -> Result<Response, ApiError> {
-    let query = understood(query)?;
+    let query = limited(understood(query)?)?;
     Ok(reading.walk(|view| listing::flows(view, query)).await)
 }
 
@@ -264,6 +264,19 @@ fn understood(query: FlowsOf) -> Result<FlowQuery, ApiError> {
         body: ErrorBody { error: rejection.body_text(), kind: ErrorKind::Invalid },
     })?;
     Ok(query)
+}
+
+/// Refuses to list more flows than an answer holds.
+fn limited(query: FlowQuery) -> Result<FlowQuery, ApiError> {
+    match query.limit {
+        Some(limit) if limit > FlowQuery::MAX_LIMIT => {
+            let most = FlowQuery::MAX_LIMIT;
+            let error = format!("`limit` is {limit}, and at most {most} flows are listed at a time; narrow down which");
+            let body = ErrorBody { error, kind: ErrorKind::Invalid };
+            Err(ApiError { status: StatusCode::UNPROCESSABLE_ENTITY, body })
+        }
+        _ => Ok(query),
+    }
 }
 
 async fn diff(reading: Reading) -> Response {
@@ -357,6 +370,15 @@ mod tests {
     use nix::unistd::{Gid, Uid};
 
     use super::*;
+
+    #[test]
+    fn a_limit_that_is_too_high_waits_for_no_turn() {
+        let query = |limit| FlowQuery { limit: Some(limit), ..FlowQuery::default() };
+        assert!(limited(query(FlowQuery::MAX_LIMIT)).is_ok());
+        let error = limited(query(FlowQuery::MAX_LIMIT + 1)).err().unwrap();
+        assert_eq!(error.body.kind, ErrorKind::Invalid);
+        assert!(error.body.error.contains("at most 100000 flows"), "{}", error.body.error);
+    }
 
     #[tokio::test]
     async fn look_ups_of_who_may_change_things_wait_for_no_strangers() {

@@ -15,6 +15,8 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Listener {
     serving: Option<Server>,
+    /// One has ended by itself, and nobody was told yet.
+    has_failed: bool,
     prepared: Option<Prepared>,
 }
 
@@ -61,11 +63,11 @@ impl MetricsListener for Listener {
 
     fn serve<'a>(&'a mut self, address: SocketAddr, controller: &'a Handle) -> BoxFuture<'a, Result<(), String>> {
         async move {
-            let has_failed = self.serving.take_if(|server| server.has_ended()).is_some();
+            self.has_failed |= self.serving.take_if(|server| server.has_ended()).is_some();
             if self.serving.is_none() {
                 self.serving = Some(start(address, controller).await.map_err(|error| error.to_string())?);
             }
-            if has_failed {
+            if std::mem::take(&mut self.has_failed) {
                 return Err(format!(
                     "the listener for /metrics on {address} has failed: this is a bug, see the log before"
                 ));

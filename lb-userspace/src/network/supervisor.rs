@@ -85,7 +85,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::netlink::{Handle, Target, Unresolved, task::Task};
+    use crate::network::{Handle, Target, Unresolved, task::Task};
 
     const SOON: Duration = Duration::from_secs(20);
 

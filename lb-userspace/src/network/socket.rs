@@ -413,7 +413,7 @@ mod tests {
     use nix::sched::unshare;
 
     use super::*;
-    use crate::netlink::message::{interfaces_request, route_request};
+    use crate::network::message::{interfaces_request, route_request};
 
     fn loopback(last: u8) -> IpAddr {
         [127, 0, 0, last].into()
@@ -452,7 +452,7 @@ mod tests {
 
     fn names(reading: &Reading) -> BTreeSet<String> {
         let interfaces = reading.entries.iter().filter_map(|entry| match entry {
-            RouteNetlinkMessage::NewLink(link) => crate::netlink::message::interface(link),
+            RouteNetlinkMessage::NewLink(link) => crate::network::message::interface(link),
             _ => None,
         });
         interfaces.map(|interface| interface.name).collect()

@@ -489,7 +489,7 @@ mod tests {
     use lb_common::VrfName;
 
     use super::*;
-    use crate::netlink::resolve::Hop;
+    use crate::network::resolve::Hop;
 
     const PEER: [u8; 6] = [2, 0, 0, 0, 0, 2];
     const OTHER: [u8; 6] = [2, 0, 0, 0, 0, 3];
@@ -838,7 +838,7 @@ mod tests {
     #[test]
     fn a_vlan_goes_down_with_the_device_below() {
         let mut table = resolved("10.0.0.2");
-        let vlan = Some(crate::netlink::Vlan { id: 7, provider: false });
+        let vlan = Some(crate::network::Vlan { id: 7, provider: false });
         let above = InterfaceInfo { lower: Some(2), vlan, ..interface(5, "eth0.7") };
         table.sync_interfaces(vec![interface(2, "eth0"), above], true);
         table.route_is(to("10.0.0.2"), Route::Hop(Hop { ifindex: 5, gateway: None, mtu: None }));

@@ -10,7 +10,7 @@ use aya::maps::{MapData, MapError};
 use aya_obj::generated::{BPF_EXIST, BPF_NOEXIST};
 use lb_common::{FlowEntry, FlowKey, maps};
 
-use super::{Error, sys};
+use crate::dataplane::{Error, sys};
 
 /// Entries that are read by one system call.
 const BATCH: usize = 4096;

@@ -439,7 +439,7 @@ mod tests {
     use lb_common::VrfName;
 
     use super::*;
-    use crate::netlink::Vlan;
+    use crate::network::Vlan;
 
     const OWN: [u8; 6] = [2, 0, 0, 0, 0, 1];
     const PEER: [u8; 6] = [2, 0, 0, 0, 0, 2];

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     config::Config,
     dataplane::LossInterfaces,
-    netlink::{Event, Target},
+    network::{Event, Target},
     plan::{Change, Destination},
 };
 

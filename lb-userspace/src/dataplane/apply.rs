@@ -1,0 +1,232 @@
+//! A plan, carried out: in the maps that are in use, or in those of a new generation, to which the links are handed.
+
+use std::{sync::Arc, time::Instant};
+
+use lb_common::{Slot, VipFlags};
+use log::{debug, info};
+
+use super::{
+    Applied, Dataplane, Error,
+    execute::{execute, grace},
+    generation::{Draft, Generation, Globals},
+    maps,
+    place::{Place, remove_tree},
+};
+use crate::{
+    config::Config,
+    fault,
+    plan::{Capacity, Plan, State, Step, required_features},
+};
+
+impl Dataplane {
+    /// Makes the maps hold `config`.
+    ///
+    /// # Errors
+    ///
+    /// The config does not fit, or the kernel refuses a write. After a write that failed half-way the maps hold part of
+    /// the change; the next apply, of this or any other config, starts from there in new maps.
+    pub fn apply(&mut self, config: &Config) -> Result<Applied, Error> {
+        let started = Instant::now();
+        self.settle()?;
+        self.forget_gone_devices()?;
+        let plan = self.plan(config)?;
+        self.settled = None;
+        let writes = match plan.rebuild() {
+            Some(capacity) => self.rebuild(&plan, capacity)?,
+            None => self.apply_in_place(&plan)?,
+        };
+        self.settled = Some(Arc::new(config.clone()));
+        self.forget_unused_ways();
+        let finished = Instant::now();
+        Ok(Applied { changes: plan.into_changes(), writes, elapsed: finished - started, finished })
+    }
+
+    /// Does steps that no config asks for: they free what the config does not have any more. Nobody follows the ways to that
+    /// from now on.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses a write.
+    pub fn carry_out(&mut self, steps: &[Step]) -> Result<(), Error> {
+        // The mirror is copied for whoever has a view of it.
+        if steps.is_empty() {
+            return Ok(());
+        }
+        let freed = steps.iter().filter_map(|step| match step {
+            Step::FreeBackend { id, .. } => self.state.destination(self.state.backends.get(id)?),
+            _ => None,
+        });
+        let freed = freed.collect();
+        execute(&mut self.generation.maps, Arc::make_mut(&mut self.state), steps, None)?;
+        self.forget(freed)
+    }
+
+    /// Writes slots as a sweep leaves them: each by its index.
+    pub fn put_slots(&mut self, slots: &[(u32, Slot)]) {
+        for (index, slot) in slots {
+            self.generation.maps.put_slot(*index, *slot);
+        }
+    }
+
+    /// Finishes what another daemon began, and puts the embedded program in place of another version's.
+    pub(super) fn resume(&mut self, config: &Config) -> Result<(), Error> {
+        if !self.generation.program_is_current() {
+            info!("the pinned program is another version's: it is replaced");
+            let features = self.state.features_in_use().with(required_features(config));
+            self.replace_program(Globals { features, seed: self.state.seed })?;
+        }
+        self.settle()
+    }
+
+    /// Everything runs this generation and nothing is left of others: what a handover ends with, and what is caught up
+    /// on if it did not.
+    pub(super) fn settle(&mut self) -> Result<(), Error> {
+        self.links.hand_to(self.generation.program()?)?;
+        self.finish_carrying()?;
+        remove_all_but(&self.place, self.generation.number())
+    }
+
+    /// Takes over the counts of the generation before, if that is still to be done.
+    pub(super) fn finish_carrying(&self) -> Result<(), Error> {
+        let journal = self.generation.maps.journal();
+        if !journal.carrying {
+            return Ok(());
+        }
+        let older = self.place.generations()?.into_iter().filter(|number| *number < self.generation.number());
+        for number in older {
+            if let Some(old) = Generation::open(&self.place, number)? {
+                // What was on its way when the links changed hands still counts there.
+                grace();
+                fault::point("carry counts");
+                self.generation.maps.carry_from(&old.maps)?;
+                fault::point("carry flows once more");
+                self.generation.maps.carry_flows_from(&old.maps)?;
+                break;
+            }
+        }
+        fault::point("note that all is carried");
+        self.generation.maps.note(maps::Journal { carrying: false, ..journal });
+        Ok(())
+    }
+
+    pub(super) fn replace_program(&mut self, globals: Globals) -> Result<(), Error> {
+        self.generation.replace_program(globals)?;
+        let state = Arc::make_mut(&mut self.state);
+        state.features = globals.features;
+        if state.seed != globals.seed {
+            state.seed = globals.seed;
+            self.writes.rehashed = true;
+        }
+        self.links.hand_to(self.generation.program()?).map(drop)
+    }
+
+    pub(super) fn apply_in_place(&mut self, plan: &Plan) -> Result<usize, Error> {
+        // A feature that is needed comes before what needs it, one that is not goes after what needed it.
+        if let Some(features) = plan.features().filter(|features| !self.state.features.contains(*features)) {
+            let features = self.state.features.with(features);
+            self.replace_program(Globals { features, seed: self.state.seed })?;
+        }
+        let mut writes = 0;
+        if !plan.steps().is_empty() {
+            self.note_applying(true);
+            let executed = execute(&mut self.generation.maps, Arc::make_mut(&mut self.state), plan.steps(), None);
+            // Even if it broke off: what a sweep found is not about tables that were written since.
+            self.note_steps(plan.steps());
+            writes = executed?;
+            self.note_applying(false);
+        }
+        let wanted = self.wanted_globals(plan);
+        if wanted != (Globals { features: self.state.features, seed: self.state.seed }) {
+            self.replace_program(wanted)?;
+        }
+        Ok(writes)
+    }
+
+    /// What the program is loaded with once a plan is carried out.
+    pub(super) fn wanted_globals(&self, plan: &Plan) -> Globals {
+        let features = plan.features().unwrap_or(self.state.features);
+        Globals { features, seed: plan.seed().unwrap_or(self.state.seed) }
+    }
+
+    /// Takes note of what the steps did to tables, and of what they removed.
+    pub(super) fn note_steps(&mut self, steps: &[Step]) {
+        for step in steps {
+            match step {
+                Step::PutTable { base, .. } => {
+                    self.counted.forget(*base);
+                    self.writes.tables.insert(*base);
+                }
+                Step::PutVip { record, .. } => self.writes.removed |= record.flags.contains(VipFlags::REMOVED),
+                Step::PutBackend { entry, .. } => self.writes.removed |= entry.is_removed(),
+                _ => {}
+            }
+        }
+    }
+
+    /// In the journal and in the mirror: a state in between is not to be built on.
+    pub(super) fn note_applying(&mut self, applying: bool) {
+        fault::point(if applying { "note that an apply begins" } else { "note that an apply has ended" });
+        let maps = &self.generation.maps;
+        maps.note(maps::Journal { applying, ..maps.journal() });
+        Arc::make_mut(&mut self.state).suspect = applying;
+    }
+
+    /// Makes the next generation, fills it, and hands the links over. Until then the old one is untouched.
+    pub(super) fn rebuild(&mut self, plan: &Plan, capacity: Capacity) -> Result<usize, Error> {
+        let globals = self.wanted_globals(plan);
+        let number = self.generation.number() + 1;
+        debug!("generation {number} is made for {capacity:?}");
+        let filled = self.fill(number, plan, capacity, globals);
+        let (generation, state, writes) = match filled {
+            Ok(filled) => filled,
+            Err(error) => {
+                // The error at hand says more than that of cleaning up would.
+                let _ = remove_tree(&self.place.generation(number));
+                return Err(error);
+            }
+        };
+        self.generation = generation;
+        self.state = Arc::new(state);
+        self.flips.clear();
+        self.counted = Arc::default();
+        self.writes.generation = true;
+        self.settle().map(|()| writes)
+    }
+
+    pub(super) fn fill(
+        &self,
+        number: u32,
+        plan: &Plan,
+        capacity: Capacity,
+        globals: Globals,
+    ) -> Result<(Generation, State, usize), Error> {
+        let before = &self.generation.maps;
+        let mut draft = Draft::new(&self.place, number, capacity, globals, Some(before))?;
+        let mut state = State::empty(capacity, globals.features);
+        state.seed = globals.seed;
+        let writes = execute(&mut draft.maps, &mut state, plan.steps(), Some(before))?;
+        draft.maps.carry_own_macs_from(before);
+        fault::point("carry flows");
+        draft.maps.carry_flows_from(before)?;
+        Ok((draft.finish(true)?, state, writes))
+    }
+}
+
+/// The newest whole generation. Those that were never finished are removed.
+pub(super) fn newest(place: &Place) -> Result<Option<Generation>, Error> {
+    for number in place.generations()? {
+        match Generation::open(place, number)? {
+            Some(generation) => return Ok(Some(generation)),
+            None => remove_tree(&place.generation(number))?,
+        }
+    }
+    Ok(None)
+}
+
+fn remove_all_but(place: &Place, number: u32) -> Result<(), Error> {
+    let mut others = place.generations()?.into_iter().filter(|other| *other != number);
+    others.try_for_each(|other| {
+        fault::point("remove a generation");
+        remove_tree(&place.generation(other))
+    })
+}

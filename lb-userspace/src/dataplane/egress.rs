@@ -1,0 +1,130 @@
+//! The ways that frames leave by: next hops in the entries of backends, and the interfaces that packets can be redirected
+//! to.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use lb_common::{NextHop, NextHopCell};
+use log::debug;
+
+use super::{Dataplane, Error, execute::grace};
+use crate::plan::Destination;
+
+impl Dataplane {
+    /// Says where frames to these destinations go from now on, `None` for nowhere; other destinations stay as they are.
+    /// Returns the number of backends that it concerned.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses an interface as the target of redirects.
+    pub fn set_next_hops(
+        &mut self,
+        next_hops: impl IntoIterator<Item = (Destination, Option<NextHop>)>,
+    ) -> Result<usize, Error> {
+        let mut known: HashMap<Destination, Option<NextHop>> = next_hops.into_iter().collect();
+        for (destination, next_hop) in &mut known {
+            if let Some(NextHop { ifindex, .. }) = *next_hop
+                && !self.generation.maps.put_device(ifindex)?
+            {
+                debug!("interface {ifindex} on the way to {} is gone", destination.address);
+                *next_hop = None;
+            }
+            match *next_hop {
+                Some(next_hop) if self.next_hops.get(destination) == Some(&next_hop) => {}
+                Some(next_hop) => drop(Arc::make_mut(&mut self.next_hops).insert(*destination, next_hop)),
+                None if !self.next_hops.contains_key(destination) => {}
+                None => drop(Arc::make_mut(&mut self.next_hops).remove(destination)),
+            }
+        }
+        let concerned = |(id, entry): (&u32, &lb_common::Backend)| {
+            let next_hop = *known.get(&self.state.destination(entry)?)?;
+            (entry.next_hop.current().copied() != next_hop).then_some((*id, next_hop))
+        };
+        let concerned: Vec<_> = self.state.backends.iter().filter_map(concerned).collect();
+        self.flip(&concerned);
+        self.keep_used_devices()?;
+        Ok(concerned.len())
+    }
+
+    /// Puts next hops in use. A half of a cell is overwritten only when no packet can be reading it any more.
+    pub(super) fn flip(&mut self, next_hops: &[(u32, Option<NextHop>)]) {
+        if next_hops.iter().any(|(id, _)| self.flips.contains_key(id)) {
+            grace();
+            self.flips.clear();
+        }
+        if next_hops.is_empty() {
+            return;
+        }
+        let state = Arc::make_mut(&mut self.state);
+        for (id, next_hop) in next_hops {
+            let Some(entry) = state.backends.get_mut(id) else { continue };
+            self.flips.insert(*id, egress(entry));
+            entry.next_hop = turned(entry.next_hop, *next_hop);
+            self.generation.maps.put_backend(*id, *entry);
+        }
+    }
+
+    /// Forgets the way to those of `destinations` where no backend is any more: nobody follows it from now on.
+    pub(super) fn forget(&mut self, mut destinations: HashSet<Destination>) -> Result<(), Error> {
+        if destinations.is_empty() {
+            return Ok(());
+        }
+        for destination in self.state.destinations() {
+            destinations.remove(&destination);
+        }
+        let known = self.next_hops.len();
+        Arc::make_mut(&mut self.next_hops).retain(|destination, _| !destinations.contains(destination));
+        if self.next_hops.len() == known { Ok(()) } else { self.keep_used_devices() }
+    }
+
+    /// Forgets the ways to where no backend is any more, because the same ones are reached in another way now.
+    pub(super) fn forget_unused_ways(&mut self) {
+        if self.next_hops.len() > self.state.backends.len() {
+            let used: HashSet<Destination> = self.state.destinations().collect();
+            Arc::make_mut(&mut self.next_hops).retain(|destination, _| used.contains(destination));
+        }
+    }
+
+    /// Next hops by an interface that is gone are none: what a plan takes from them would lead nowhere.
+    pub(super) fn forget_gone_devices(&mut self) -> Result<(), Error> {
+        let used: HashSet<u32> = self.next_hops.values().map(|next_hop| next_hop.ifindex).collect();
+        let mut gone = HashSet::new();
+        for ifindex in used {
+            if !self.generation.maps.put_device(ifindex)? {
+                gone.insert(ifindex);
+            }
+        }
+        let lost = self.next_hops.iter().filter(|(_, next_hop)| gone.contains(&next_hop.ifindex));
+        let lost: Vec<_> = lost.map(|(destination, _)| (*destination, None)).collect();
+        if lost.is_empty() { Ok(()) } else { self.set_next_hops(lost).map(drop) }
+    }
+
+    /// Interfaces that no next hop leaves by are no longer redirected to, except by packets that may be on their way:
+    /// those interfaces stay until a call after the next grace period.
+    pub(super) fn keep_used_devices(&mut self) -> Result<(), Error> {
+        let in_use = self.state.backends.values().filter_map(egress);
+        let used: HashSet<u32> = in_use.chain(self.flips.values().flatten().copied()).collect();
+        self.generation.maps.keep_devices(|ifindex| used.contains(&ifindex))
+    }
+}
+
+/// The interface that frames to a backend leave by.
+pub(super) fn egress(entry: &lb_common::Backend) -> Option<u32> {
+    entry.next_hop.current().map(|next_hop| next_hop.ifindex)
+}
+
+/// The cell with `next_hop` in its other half and in use.
+fn turned(cell: NextHopCell, next_hop: Option<NextHop>) -> NextHopCell {
+    let mut turned = cell;
+    match next_hop {
+        Some(next_hop) => {
+            let idle = usize::from(cell.in_use == 0);
+            turned.halves[idle] = next_hop;
+            turned.in_use = idle as u32;
+        }
+        None => turned.in_use = NextHopCell::NONE,
+    }
+    turned
+}

@@ -1,0 +1,99 @@
+//! Steps of a plan, done to maps.
+
+use std::{thread, time::Duration};
+
+use log::debug;
+
+use super::{Error, egress::egress, maps::Maps, sys};
+use crate::{
+    fault,
+    plan::{State, Step},
+};
+
+/// Stands in for a grace period where the kernel does not offer one: it bounds nothing, but the program takes
+/// microseconds, and an interrupted one resumes within a scheduler tick or two.
+const GRACE: Duration = Duration::from_millis(20);
+
+/// Does the steps to the maps and to their mirror; flows that go on are in tables of `before`, or of `maps` themselves.
+/// Returns the number of entries written.
+pub(super) fn execute(
+    maps: &mut Maps,
+    state: &mut State,
+    steps: &[Step],
+    before: Option<&Maps>,
+) -> Result<usize, Error> {
+    let mut writes = 0;
+    let is_table = |step: &Step| matches!(step, Step::PutTable { .. });
+    for run in steps.chunk_by(|a, b| is_table(a) && is_table(b)) {
+        // What a sweep frees comes when it comes, and is no step of a change.
+        if !matches!(run, [Step::FreeVip { .. } | Step::FreeBackend { .. }]) {
+            fault::point("map write");
+        }
+        match run {
+            [step] => writes += execute_one(maps, step, before)?,
+            tables => writes += put_tables(maps, tables, before.unwrap_or(maps)),
+        }
+        run.iter().for_each(|step| state.record(step));
+    }
+    Ok(writes)
+}
+
+fn execute_one(maps: &mut Maps, step: &Step, before: Option<&Maps>) -> Result<usize, Error> {
+    match step {
+        Step::PutBackend { id, entry, fresh } => {
+            if *fresh {
+                maps.reset_backend_counters(*id)?;
+            }
+            if let Some(ifindex) = egress(entry) {
+                // If it went this moment, packets are dropped and counted until netlink tells of it.
+                maps.put_device(ifindex)?;
+            }
+            maps.put_backend(*id, *entry);
+        }
+        Step::PutTable { base, slots, owners, flows } => {
+            return Ok(maps.put_table(*base, *slots, owners, flows.as_ref(), before.unwrap_or(maps)));
+        }
+        Step::PutVip { id, record, fresh } => {
+            if *fresh {
+                maps.reset_vip_counters(*id)?;
+            }
+            maps.put_record(*id, *record);
+        }
+        Step::PutKey { key, route } => maps.put_key(*key, *route)?,
+        Step::RemoveKey { key } => maps.remove_key(*key)?,
+        Step::Grace => {
+            grace();
+            return Ok(0);
+        }
+        Step::FreeVip { id } => maps.put_record(*id, Default::default()),
+        Step::FreeBackend { id, heir } => {
+            if let Some(heir) = heir {
+                maps.move_backend_counters(*id, *heir)?;
+            }
+            maps.put_backend(*id, Default::default());
+        }
+    }
+    Ok(1)
+}
+
+/// Tables are independent of each other and most of the work of a first load: every CPU takes a share.
+fn put_tables(maps: &Maps, tables: &[Step], before: &Maps) -> usize {
+    let put = |step: &Step| match step {
+        Step::PutTable { base, slots, owners, flows } => maps.put_table(*base, *slots, owners, flows.as_ref(), before),
+        _ => 0,
+    };
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        let shares = tables.chunks(tables.len().div_ceil(cpus));
+        let workers: Vec<_> = shares.map(|share| scope.spawn(move || share.iter().map(put).sum::<usize>())).collect();
+        workers.into_iter().map(|worker| worker.join().expect("writing tables does not panic")).sum()
+    })
+}
+
+/// Returns when no packet is on its way through the program any more that may have read something from before the call.
+pub(crate) fn grace() {
+    if let Err(error) = sys::wait_for_readers() {
+        debug!("the kernel offers no grace period ({error}): waiting {GRACE:?} instead");
+        thread::sleep(GRACE);
+    }
+}

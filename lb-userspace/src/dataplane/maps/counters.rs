@@ -1,0 +1,244 @@
+//! What is counted, and how full the maps are: read by many beside the one that writes.
+
+use std::{
+    collections::HashMap as StdHashMap,
+    fs, io,
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering, fence},
+    },
+    thread,
+};
+
+use aya::{
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
+    util::nr_cpus,
+};
+use lb_common::{Backend, Counters, DropReason, FlowOutcome, NO_ID, OwnMac, VipName, maps};
+
+use super::{JOURNAL, LOGS, Maps, SWEEPS, Table, mmap::Mapped, object_maps};
+use crate::{
+    dataplane::Error,
+    plan::{Capacity, State},
+};
+
+/// How full a map is and what it costs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapUsage {
+    /// Name of the map.
+    pub name: String,
+    /// Entries in use.
+    pub entries: u64,
+    /// Entries that it has room for.
+    pub max_entries: u64,
+    /// What the kernel keeps for it, in bytes.
+    pub memory_bytes: u64,
+}
+
+/// What is counted and how full the maps are: handles of their own, for any number of readers beside the one that
+/// writes.
+pub struct Readings {
+    pub(super) vip_counters: PerCpuArray<MapData, Counters>,
+    pub(super) backend_counters: PerCpuArray<MapData, Counters>,
+    pub(super) drop_counters: PerCpuArray<MapData, u64>,
+    pub(super) flow_counters: PerCpuArray<MapData, u64>,
+    pub(super) vip_carried: Mapped<Counters, 3>,
+    pub(super) backend_carried: Mapped<Counters, 3>,
+    pub(super) drop_carried: Mapped<u64, 1>,
+    pub(super) flow_carried: Mapped<u64, 1>,
+    pub(super) own_macs: Mapped<OwnMac, 1>,
+    pub(super) devices: HashMap<MapData, u32, u32>,
+    /// How often counts began or ended to go from one backend to another: odd while some do.
+    pub(super) moves: AtomicU64,
+    /// Descriptors of all maps once more, for their usage.
+    pub(super) all: Vec<(&'static str, MapData)>,
+}
+
+impl Readings {
+    pub(super) fn open(directory: &Path) -> Result<Self, Error> {
+        let data = |name: &str| MapData::from_pin(directory.join(name)).map_err(Error::map("open", name));
+        let names = Capacity::default();
+        let carried = [maps::VIP_CARRIED, maps::BACKEND_CARRIED, maps::DROP_CARRIED, maps::FLOW_CARRIED];
+        let own = carried.into_iter().chain([maps::VIP_RECORDS, SWEEPS, JOURNAL]);
+        let mut all = Vec::new();
+        for name in object_maps(names).map(|(name, _)| name).into_iter().chain(own) {
+            // An object without log statements has no map for them.
+            if name != LOGS || directory.join(name).exists() {
+                all.push((name, data(name)?));
+            }
+        }
+        let per_cpu = |name| data(name).map(Map::PerCpuArray);
+        let layout = |name| Error::map("use", name);
+        Ok(Self {
+            vip_counters: per_cpu(maps::VIP_COUNTERS)?.try_into().map_err(layout(maps::VIP_COUNTERS))?,
+            backend_counters: per_cpu(maps::BACKEND_COUNTERS)?.try_into().map_err(layout(maps::BACKEND_COUNTERS))?,
+            drop_counters: per_cpu(maps::DROP_COUNTERS)?.try_into().map_err(layout(maps::DROP_COUNTERS))?,
+            flow_counters: per_cpu(maps::FLOW_COUNTERS)?.try_into().map_err(layout(maps::FLOW_COUNTERS))?,
+            vip_carried: Mapped::open(maps::VIP_CARRIED, data(maps::VIP_CARRIED)?)?,
+            backend_carried: Mapped::open(maps::BACKEND_CARRIED, data(maps::BACKEND_CARRIED)?)?,
+            drop_carried: Mapped::open(maps::DROP_CARRIED, data(maps::DROP_CARRIED)?)?,
+            flow_carried: Mapped::open(maps::FLOW_CARRIED, data(maps::FLOW_CARRIED)?)?,
+            own_macs: Mapped::open(maps::OWN_MACS, data(maps::OWN_MACS)?)?,
+            devices: data(maps::DEVICES).map(Map::HashMap)?.try_into().map_err(layout(maps::DEVICES))?,
+            moves: AtomicU64::new(0),
+            all,
+        })
+    }
+
+    /// What `read` reads of backends' counters while none go from one to another: it may be called several times.
+    pub fn while_none_moves<T>(&self, read: impl Fn() -> T) -> T {
+        loop {
+            let before = self.moves.load(Ordering::Acquire);
+            let read = read();
+            fence(Ordering::Acquire);
+            if before.is_multiple_of(2) && self.moves.load(Ordering::Relaxed) == before {
+                return read;
+            }
+            thread::yield_now();
+        }
+    }
+
+    /// What a VIP counted.
+    pub fn vip_counters(&self, id: u32) -> Result<Counters, Error> {
+        let counted = sum(&self.vip_counters, id).map_err(Error::map("read", maps::VIP_COUNTERS))?;
+        Ok(counted.plus(self.vip_carried.load(id)))
+    }
+
+    /// What a backend counted.
+    pub fn backend_counters(&self, id: u32) -> Result<Counters, Error> {
+        let counted = sum(&self.backend_counters, id).map_err(Error::map("read", maps::BACKEND_COUNTERS))?;
+        Ok(counted.plus(self.backend_carried.load(id)))
+    }
+
+    /// How many packets were dropped for `reason`.
+    pub fn drops(&self, reason: DropReason) -> Result<u64, Error> {
+        let counted = total(&self.drop_counters, reason as u32).map_err(Error::map("read", maps::DROP_COUNTERS))?;
+        Ok(counted.wrapping_add(self.drop_carried.load(reason as u32)))
+    }
+
+    /// How many packets the flow tables were asked for, with this outcome.
+    pub fn flow_packets(&self, outcome: FlowOutcome) -> Result<u64, Error> {
+        let counted = total(&self.flow_counters, outcome as u32).map_err(Error::map("read", maps::FLOW_COUNTERS))?;
+        Ok(counted.wrapping_add(self.flow_carried.load(outcome as u32)))
+    }
+
+    pub(super) fn max_entries(&self, name: &str) -> Result<u32, Error> {
+        let map = self.all.iter().find(|(other, _)| *other == name).map(|(_, map)| map.info());
+        map.expect("every map is in the list").map(|info| info.max_entries()).map_err(Error::map("look at", name))
+    }
+
+    /// Fill and memory of every map; `state` knows how full those are that the daemon writes, `flows` the flow tables.
+    pub fn usage(&self, state: &State, flows: [u64; 2]) -> Result<Vec<MapUsage>, Error> {
+        let (vips, backends) = (state.vips.len() as u64, state.backends.len() as u64);
+        let keys = |v4: bool| state.keys.keys().filter(|key| key.address.is_ipv4() == v4).count() as u64;
+        let slots = state.vips.values().map(|record| u64::from(record.slots)).sum();
+        let mut usage = Vec::new();
+        for (name, map) in &self.all {
+            let max_entries = map.info().map_err(Error::map("look at", name))?.max_entries();
+            let entries = match *name {
+                maps::VIPS4 => keys(true),
+                maps::VIPS6 => keys(false),
+                maps::SLOTS => slots,
+                maps::VIP_RECORDS | maps::VIP_COUNTERS | maps::VIP_CARRIED => vips,
+                maps::BACKENDS | maps::BACKEND_COUNTERS | maps::BACKEND_CARRIED => backends,
+                maps::FLOWS => flows[Table::Established as usize],
+                maps::EMBRYOS => flows[Table::Embryonic as usize],
+                maps::OWN_MACS => self.own_macs.iter().filter(|(_, word)| *word != OwnMac::FREE).count() as u64,
+                maps::DEVICES => self.devices.keys().filter(Result::is_ok).count() as u64,
+                LOGS => continue,
+                _ => u64::from(max_entries),
+            };
+            let memory_bytes = memory(map).map_err(|error| Error::map("look at", name)(MapError::IoError(error)))?;
+            usage.push(MapUsage { name: (*name).to_owned(), entries, max_entries: max_entries.into(), memory_bytes });
+        }
+        Ok(usage)
+    }
+}
+
+impl Maps {
+    /// Sets what a VIP counted, where no packet counts on it.
+    pub fn reset_vip_counters(&mut self, id: u32) -> Result<(), Error> {
+        zero(&mut self.vip_counters, id).map_err(Error::map("write to", maps::VIP_COUNTERS))?;
+        self.readings.vip_carried.store(id, Counters::default());
+        Ok(())
+    }
+
+    /// Sets what a backend counted, where no packet counts on it.
+    pub fn reset_backend_counters(&mut self, id: u32) -> Result<(), Error> {
+        zero(&mut self.backend_counters, id).map_err(Error::map("write to", maps::BACKEND_COUNTERS))?;
+        self.readings.backend_carried.store(id, Counters::default());
+        Ok(())
+    }
+
+    /// Adds what a backend counted, on which no packet counts any more, to what another one did. Whoever reads meanwhile
+    /// finds it at one of them, also if he does not know yet that the first is gone.
+    pub fn move_backend_counters(&mut self, from: u32, to: u32) -> Result<(), Error> {
+        let readings = Arc::clone(&self.readings);
+        let counted = readings.backend_counters(from)?;
+        readings.moves.fetch_add(1, Ordering::AcqRel);
+        // The kernel's own stores to the first are not to be seen before that.
+        fence(Ordering::Release);
+        // In this order a daemon that is killed here, within a microsecond, has lost these counts; in the other one they
+        // would be there twice for good.
+        let emptied = self.reset_backend_counters(from);
+        if emptied.is_ok() {
+            self.add_backend_counters(to, counted);
+        }
+        readings.moves.fetch_add(1, Ordering::AcqRel);
+        emptied
+    }
+
+    /// Adds to what a backend counted.
+    pub fn add_backend_counters(&self, id: u32, counters: Counters) {
+        let carried = &self.readings.backend_carried;
+        carried.store(id, carried.load(id).plus(counters));
+    }
+
+    /// Takes over what `old` counted for the VIPs and backends that are here too. May be repeated: it sets, not adds.
+    pub fn carry_from(&self, old: &Self) -> Result<(), Error> {
+        let old_vips: StdHashMap<_, _> =
+            old.records.iter().map(|(id, record)| (record.name.as_str().to_owned(), id)).collect();
+        let old_backends: StdHashMap<u32, Backend> =
+            old.backends.iter().filter(|(_, entry)| entry.vip != NO_ID).collect();
+        for (id, record) in self.records.iter().filter(|(_, record)| record.name != VipName::default()) {
+            if let Some(old_id) = old_vips.get(record.name.as_str()) {
+                self.readings.vip_carried.store(id, old.readings.vip_counters(*old_id)?);
+            }
+        }
+        for (id, entry) in self.backends.iter().filter(|(_, entry)| entry.vip != NO_ID) {
+            // Ids are the same in both.
+            if old_backends.get(&id).is_some_and(|old| (old.vip, old.address) == (entry.vip, entry.address)) {
+                self.readings.backend_carried.store(id, old.readings.backend_counters(id)?);
+            }
+        }
+        for reason in DropReason::ALL {
+            self.readings.drop_carried.store(reason as u32, old.readings.drops(reason)?);
+        }
+        for outcome in FlowOutcome::ALL {
+            self.readings.flow_carried.store(outcome as u32, old.readings.flow_packets(outcome)?);
+        }
+        Ok(())
+    }
+}
+
+fn total(map: &PerCpuArray<MapData, u64>, index: u32) -> Result<u64, MapError> {
+    Ok(map.get(&index, 0)?.iter().fold(0, |sum: u64, value| sum.wrapping_add(*value)))
+}
+
+fn sum(map: &PerCpuArray<MapData, Counters>, index: u32) -> Result<Counters, MapError> {
+    Ok(map.get(&index, 0)?.iter().fold(Counters::default(), |sum, counters| sum.plus(*counters)))
+}
+
+fn zero(map: &mut PerCpuArray<MapData, Counters>, index: u32) -> Result<(), MapError> {
+    let cpus = nr_cpus().map_err(|(_, error)| MapError::IoError(error))?;
+    map.set(index, PerCpuValues::try_from(vec![Counters::default(); cpus])?, 0)
+}
+
+/// `memlock` in the descriptor's fdinfo: what the kernel keeps for the map, in bytes.
+fn memory(map: &MapData) -> io::Result<u64> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd()))?;
+    let bytes = info.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok());
+    bytes.ok_or_else(|| io::Error::other("fdinfo has no memlock"))
+}

@@ -1,0 +1,86 @@
+//! What the daemon notes about a generation, in a map of its own.
+
+use std::ops::Range;
+
+use lb_common::Features;
+
+use super::Maps;
+use crate::{dataplane::generation::Globals, seed::HashSeed};
+
+/// Words of the map.
+pub(super) const ENTRIES: u32 = 4 + 2 * HashSeed::WORDS as u32;
+
+/// What the daemon notes about a generation, so that another daemon knows what this one was doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Journal {
+    /// Id of the program that the rest is about.
+    pub program: u32,
+    /// Features that it was loaded with.
+    pub features: Features,
+    /// Seed that it was loaded with.
+    pub seed: HashSeed,
+    /// Hash of the object that it is from.
+    pub object: u64,
+    /// An apply is under way, or broke off.
+    pub applying: bool,
+    /// The counts of the generation before this one are not carried over yet.
+    pub carrying: bool,
+}
+
+impl Journal {
+    /// What the program was loaded with.
+    pub fn globals(self) -> Globals {
+        Globals { features: self.features, seed: self.seed }
+    }
+}
+
+impl Maps {
+    /// The daemon's notes.
+    pub fn journal(&self) -> Journal {
+        let [program, features, object, flags] = [0, 1, 2, 3].map(|index| self.journal.load(index));
+        Journal {
+            program: program as u32,
+            features: Features(features as u32),
+            seed: self.seed_in(half(program)),
+            object,
+            applying: flags & 1 != 0,
+            carrying: flags & 2 != 0,
+        }
+    }
+
+    /// Writes the daemon's notes. What they are about is written before they say so, and flags are raised first.
+    pub fn note(&self, journal: Journal) {
+        let Journal { program, features, seed, object, applying, carrying } = journal;
+        let mut in_use = half(self.journal.load(0));
+        if self.seed_in(in_use) != seed {
+            // The other half, which the word of the program puts in use together with the program.
+            in_use = 1 - in_use;
+            for (index, word) in (seed_words(in_use)).zip(seed.to_words()) {
+                self.journal.store(index, word);
+            }
+        }
+        let flags = u64::from(applying) | u64::from(carrying) << 1;
+        self.journal.store(3, flags | self.journal.load(3));
+        self.journal.store(1, u64::from(features.0));
+        self.journal.store(2, object);
+        self.journal.store(0, u64::from(program) | u64::from(in_use) << 32);
+        self.journal.store(3, flags);
+    }
+
+    fn seed_in(&self, half: u32) -> HashSeed {
+        let first = seed_words(half).start;
+        HashSeed::from_words(std::array::from_fn(|position| self.journal.load(first + position as u32)))
+    }
+}
+
+/// Which half of the journal's seeds is in use, by its first word.
+fn half(program: u64) -> u32 {
+    (program >> 32) as u32 & 1
+}
+
+/// Indexes of a half of the journal's seeds.
+fn seed_words(half: u32) -> Range<u32> {
+    let words = HashSeed::WORDS as u32;
+    let first = 4 + half * words;
+    first..first + words
+}

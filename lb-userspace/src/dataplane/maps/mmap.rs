@@ -1,0 +1,78 @@
+//! Arrays in memory that packets read at the same time: written word by word with atomic stores.
+
+use std::{
+    marker::PhantomData,
+    mem,
+    os::fd::{AsFd as _, AsRawFd as _},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use aya::{
+    Pod,
+    maps::{MapData, MapError},
+};
+use memmap2::{MmapOptions, MmapRaw};
+
+use crate::dataplane::Error;
+
+/// A memory-mapped array of values of `WORDS` 64-bit words.
+pub(super) struct Mapped<V, const WORDS: usize> {
+    memory: MmapRaw,
+    pub(super) entries: u32,
+    _values: PhantomData<V>,
+}
+
+impl<V: Pod, const WORDS: usize> Mapped<V, WORDS> {
+    const FITS: () = assert!(size_of::<V>() == WORDS * size_of::<u64>() && align_of::<V>() <= align_of::<u64>());
+
+    pub(super) fn open(name: &str, map: MapData) -> Result<Self, Error> {
+        let () = Self::FITS;
+        let info = map.info().map_err(Error::map("look at", name))?;
+        let expected = size_of::<V>() as u32;
+        if info.value_size() != expected {
+            return Err(Error::Layout { name: name.to_owned(), found: info.value_size(), expected });
+        }
+        let length = info.max_entries() as usize * size_of::<V>();
+        let memory = MmapOptions::new()
+            .len(length)
+            .map_raw(map.fd().as_fd().as_raw_fd())
+            .map_err(|error| Error::map("map into memory", name)(MapError::IoError(error)))?;
+        Ok(Self { memory, entries: info.max_entries(), _values: PhantomData })
+    }
+
+    /// The words of an entry, which the data plane may be reading.
+    pub(super) fn cell(&self, index: u32) -> &[AtomicU64; WORDS] {
+        assert!(index < self.entries, "entry {index} of a map of {}", self.entries);
+        let words = self.memory.as_mut_ptr().cast::<[AtomicU64; WORDS]>();
+        // SAFETY: the mapping has `entries` entries of this size, starts at a page, stays as long as `self`, and is
+        // accessed by atomic operations only.
+        unsafe { &*words.add(index as usize) }
+    }
+
+    pub(super) fn load(&self, index: u32) -> V {
+        let words = self.cell(index).each_ref().map(|word| word.load(Ordering::Acquire));
+        // SAFETY: of the same size (`FITS`), and any bytes are a value of a `Pod`.
+        unsafe { mem::transmute_copy(&words) }
+    }
+
+    pub(super) fn store(&self, index: u32, value: V) {
+        self.store_in_order(index, value, []);
+    }
+
+    /// Stores the words that differ: those at the positions `last` after all others, in their order.
+    pub(super) fn store_in_order<const N: usize>(&self, index: u32, value: V, last: [usize; N]) {
+        // SAFETY: of the same size (`FITS`), and a `Pod` has no padding.
+        let words: [u64; WORDS] = unsafe { mem::transmute_copy(&value) };
+        let cell = self.cell(index);
+        let first = (0..WORDS).filter(|position| !last.contains(position));
+        for position in first.chain(last) {
+            if cell[position].load(Ordering::Relaxed) != words[position] {
+                cell[position].store(words[position], Ordering::Release);
+            }
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, V)> {
+        (0..self.entries).map(|index| (index, self.load(index)))
+    }
+}

@@ -1,0 +1,223 @@
+//! Every map, opened from its pin; the one place that writes to them.
+//!
+//! Arrays that only the daemon writes are memory-mapped and written word by word with atomic stores, so that a table of
+//! slots costs no system call per slot and a packet sees a slot, or a next hop, before or after a change and never
+//! half of it. This module keeps the order within an entry; the order of entries is the plan's.
+
+mod counters;
+mod flows;
+mod interfaces;
+mod journal;
+mod keys;
+mod mmap;
+mod tables;
+
+use std::{mem::offset_of, path::Path, sync::Arc};
+
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
+use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type};
+use lb_common::{
+    Backend, Counters, DropReason, FlowOutcome, NO_ID, OwnMac, Vip4Key, Vip6Key, VipName, VipRecord, VipRoute, maps,
+};
+
+use self::mmap::Mapped;
+pub use self::{
+    counters::{MapUsage, Readings},
+    flows::{FlowTable, FlowTables},
+    journal::Journal,
+    tables::{Slots, Sweeps, Table},
+};
+use super::Error;
+use crate::plan::{Capacity, State};
+
+/// The ring buffer of aya-log.
+const LOGS: &str = "AYA_LOGS";
+/// The daemon's own notes: see [`Journal`].
+const JOURNAL: &str = "JOURNAL";
+/// What sweeps have done: see [`Sweeps`]. Like the flow tables it stays when other maps grow.
+const SWEEPS: &str = "SWEEPS";
+/// Interfaces that packets can be redirected to: a bound that no host comes near, for a map of a few bytes each.
+const DEVICES: u32 = 1024;
+
+/// The maps of one generation.
+pub struct Maps {
+    vips4: HashMap<MapData, Vip4Key, VipRoute>,
+    vips6: HashMap<MapData, Vip6Key, VipRoute>,
+    records: Mapped<VipRecord, 15>,
+    slots: Arc<Slots>,
+    backends: Mapped<Backend, 16>,
+    own_macs: Mapped<OwnMac, 1>,
+    /// A DEVMAP_HASH: aya's own type wants values with room for a program, and generic mode before 5.15 refuses those.
+    devices: HashMap<MapData, u32, u32>,
+    /// Handles to set counters by; they are read by those of `readings`.
+    vip_counters: PerCpuArray<MapData, Counters>,
+    backend_counters: PerCpuArray<MapData, Counters>,
+    flows: FlowTables,
+    sweeps: Arc<Sweeps>,
+    journal: Mapped<u64, 1>,
+    /// A write to the key maps has left an element to the next one: see [`Self::put_key`].
+    key_left: bool,
+    readings: Arc<Readings>,
+}
+
+/// The maps that the object declares, with the entries that they get; `None` for as many as the object says.
+pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 13] {
+    [
+        (maps::VIPS4, Some(capacity.keys4)),
+        (maps::VIPS6, Some(capacity.keys6)),
+        (maps::SLOTS, Some(capacity.slots)),
+        (maps::BACKENDS, Some(capacity.backends)),
+        (maps::FLOWS, Some(capacity.flows)),
+        (maps::EMBRYOS, Some(capacity.embryos())),
+        (maps::OWN_MACS, Some(OwnMac::PLACES)),
+        (maps::DEVICES, Some(DEVICES)),
+        (maps::VIP_COUNTERS, Some(capacity.vips)),
+        (maps::BACKEND_COUNTERS, Some(capacity.backends)),
+        (maps::DROP_COUNTERS, Some(DropReason::COUNT as u32)),
+        (maps::FLOW_COUNTERS, Some(FlowOutcome::COUNT as u32)),
+        (LOGS, None),
+    ]
+}
+
+/// Makes and pins the maps that the object does not declare; takes over from `before`, which has flow tables of the
+/// same size or other ones, what stays.
+pub fn create_own(directory: &Path, capacity: Capacity, before: Option<&Maps>) -> Result<(), Error> {
+    let own = [
+        (maps::VIP_RECORDS, size_of::<VipRecord>(), capacity.vips),
+        (maps::VIP_CARRIED, size_of::<Counters>(), capacity.vips),
+        (maps::BACKEND_CARRIED, size_of::<Counters>(), capacity.backends),
+        (maps::DROP_CARRIED, size_of::<u64>(), DropReason::COUNT as u32),
+        (maps::FLOW_CARRIED, size_of::<u64>(), FlowOutcome::COUNT as u32),
+        (JOURNAL, size_of::<u64>(), journal::ENTRIES),
+    ];
+    let array = (bpf_map_type::BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE);
+    let sweeps = before.is_none().then_some((SWEEPS, size_of::<u64>(), Sweeps::ENTRIES));
+    let own = own.into_iter().chain(sweeps).map(|(name, value_size, entries)| (name, array, value_size, entries));
+    // In the object as well, but with values of eight bytes, which generic mode refuses before 5.15.
+    let devices = (maps::DEVICES, (bpf_map_type::BPF_MAP_TYPE_DEVMAP_HASH, 0), size_of::<u32>(), DEVICES);
+    for (name, (kind, flags), value_size, entries) in own.chain([devices]) {
+        let map =
+            aya_obj::Map::new_from_params(kind as u32, size_of::<u32>() as u32, value_size as u32, entries, flags);
+        let map = MapData::create(map, name, None).map_err(Error::map("make", name))?;
+        map.pin(directory.join(name)).map_err(Error::pin(name))?;
+    }
+    let Some(before) = before else { return Ok(()) };
+    let (name, sweeps) =
+        before.readings.all.iter().find(|(name, _)| *name == SWEEPS).expect("every map is in the list");
+    sweeps.pin(directory.join(name)).map_err(Error::pin(name))?;
+    if before.readings.max_entries(maps::FLOWS)? == capacity.flows { before.flows.pin(directory) } else { Ok(()) }
+}
+
+impl Maps {
+    /// Opens the maps pinned in `directory`.
+    ///
+    /// # Errors
+    ///
+    /// One is missing or has values of another size.
+    pub fn open(directory: &Path) -> Result<Self, Error> {
+        let data = |name: &str| MapData::from_pin(directory.join(name)).map_err(Error::map("open", name));
+        let hash = |name| data(name).map(Map::HashMap);
+        let per_cpu = |name| data(name).map(Map::PerCpuArray);
+        let layout = |name| Error::map("use", name);
+        Ok(Self {
+            vips4: hash(maps::VIPS4)?.try_into().map_err(layout(maps::VIPS4))?,
+            vips6: hash(maps::VIPS6)?.try_into().map_err(layout(maps::VIPS6))?,
+            records: Mapped::open(maps::VIP_RECORDS, data(maps::VIP_RECORDS)?)?,
+            slots: Arc::new(Slots(Mapped::open(maps::SLOTS, data(maps::SLOTS)?)?)),
+            backends: Mapped::open(maps::BACKENDS, data(maps::BACKENDS)?)?,
+            own_macs: Mapped::open(maps::OWN_MACS, data(maps::OWN_MACS)?)?,
+            devices: hash(maps::DEVICES)?.try_into().map_err(layout(maps::DEVICES))?,
+            vip_counters: per_cpu(maps::VIP_COUNTERS)?.try_into().map_err(layout(maps::VIP_COUNTERS))?,
+            backend_counters: per_cpu(maps::BACKEND_COUNTERS)?.try_into().map_err(layout(maps::BACKEND_COUNTERS))?,
+            flows: FlowTables::open(directory)?,
+            sweeps: Arc::new(Sweeps(Mapped::open(SWEEPS, data(SWEEPS)?)?)),
+            journal: Mapped::open(JOURNAL, data(JOURNAL)?)?,
+            // Whoever wrote last may have done so a moment ago.
+            key_left: true,
+            readings: Arc::new(Readings::open(directory)?),
+        })
+    }
+
+    /// Takes the maps for new ones, which no packet reads.
+    pub fn unread(self) -> Self {
+        Self { key_left: false, ..self }
+    }
+
+    /// Everything that the maps hold.
+    pub fn read(&self) -> Result<State, Error> {
+        let capacity = Capacity {
+            vips: self.records.entries,
+            keys4: self.readings.max_entries(maps::VIPS4)?,
+            keys6: self.readings.max_entries(maps::VIPS6)?,
+            backends: self.backends.entries,
+            slots: self.slots.entries(),
+            flows: self.readings.max_entries(maps::FLOWS)?,
+        };
+        let journal = self.journal();
+        let mut state = State::empty(capacity, journal.features);
+        state.seed = journal.seed;
+        state.suspect = journal.applying;
+        let records = self.records.iter().filter(|(_, record)| record.name != VipName::default());
+        state.vips = records.collect();
+        state.backends = self.backends.iter().filter(|(_, entry)| entry.vip != NO_ID).collect();
+        for entry in self.vips4.iter() {
+            let (key, route) = entry.map_err(Error::map("read", maps::VIPS4))?;
+            state.keys.insert(key.into(), route);
+        }
+        for entry in self.vips6.iter() {
+            let (key, route) = entry.map_err(Error::map("read", maps::VIPS6))?;
+            state.keys.insert(key.into(), route);
+        }
+        Ok(state)
+    }
+
+    /// Writes a backend's entry; only words that differ.
+    pub fn put_backend(&self, id: u32, entry: Backend) {
+        // The VIP and the forward mode make the entry valid.
+        const VALID: usize = offset_of!(Backend, vip) / size_of::<u64>();
+        const IN_USE: usize = offset_of!(Backend, next_hop.in_use) / size_of::<u64>();
+        self.backends.store_in_order(id, entry, [IN_USE, VALID]);
+    }
+
+    /// Writes a VIP's record.
+    pub fn put_record(&self, id: u32, record: VipRecord) {
+        // The name makes the record valid.
+        const NAME: usize = offset_of!(VipRecord, name) / size_of::<u64>();
+        self.records.store_in_order(id, record, [NAME + 1, NAME]);
+    }
+
+    /// The slots, for who reads them at leisure.
+    pub fn slots(&self) -> &Arc<Slots> {
+        &self.slots
+    }
+
+    /// The flow tables.
+    pub fn flows(&self) -> &FlowTables {
+        &self.flows
+    }
+
+    /// The counts that sweeps keep.
+    pub fn sweeps(&self) -> &Arc<Sweeps> {
+        &self.sweeps
+    }
+
+    /// What is counted, for others to read.
+    pub fn readings(&self) -> &Arc<Readings> {
+        &self.readings
+    }
+
+    /// Takes over flows that are in the tables of `old` alone, where those are others. May be repeated.
+    pub fn carry_flows_from(&self, old: &Self) -> Result<(), Error> {
+        if self.readings.max_entries(maps::FLOWS)? == old.readings.max_entries(maps::FLOWS)? {
+            return Ok(());
+        }
+        old.flows.copy_to(&self.flows)
+    }
+}
+
+fn errno(error: &MapError) -> Option<i32> {
+    match error {
+        MapError::SyscallError(error) => error.io_error.raw_os_error(),
+        _ => None,
+    }
+}
