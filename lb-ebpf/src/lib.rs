@@ -7,10 +7,9 @@
 pub mod decap;
 pub mod ecn;
 pub mod flow_hash;
-pub mod frame;
 pub mod outer;
-pub mod parse;
 pub mod tracking;
+pub mod wire;
 
 /// What `bpf` programs share and other targets cannot build.
 #[cfg(feature = "bpf")]

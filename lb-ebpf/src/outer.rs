@@ -6,7 +6,7 @@ use network_types::ip::IpProto;
 
 use crate::{
     flow_hash::FlowHash,
-    parse::{ETHERTYPE_VLAN, IPV4_LEN, Ipv4, Ipv6},
+    wire::{ETHERTYPE_VLAN, IPV4_LEN, Ipv4, Ipv6},
 };
 
 /// What forwarding needs of the packet's own header, which an outer one makes the inner one.
@@ -146,7 +146,7 @@ mod tests {
     use lb_common::Address;
 
     use super::*;
-    use crate::frame::{byte_of, half_of};
+    use crate::wire::frame::{byte_of, half_of};
 
     fn backend(address: &str, source: &str, mask: u32, inner_protocol: u8) -> Backend {
         let address: Address = address.parse::<IpAddr>().unwrap().into();

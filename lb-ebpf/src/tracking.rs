@@ -16,7 +16,7 @@
 
 use lb_common::{FlowEntry, FlowOutcome, FlowState, NO_ID, Position, Slot, Tick};
 
-use crate::parse::{TCP, TcpFlags, Transport};
+use crate::wire::{TCP, TcpFlags, Transport};
 
 /// What becomes of a packet and of its flow's entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +133,7 @@ fn position_after(transport: &Transport) -> Position {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::parse::UDP;
+    use crate::wire::UDP;
 
     const A: u32 = 1;
     const B: u32 = 2;

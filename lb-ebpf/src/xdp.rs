@@ -9,7 +9,7 @@ use aya_ebpf::{
 
 use lb_common::{Address, Be32};
 
-use crate::frame::Frame;
+use crate::wire::Frame;
 
 /// The frame that an XDP program was called for.
 pub struct XdpFrame<'a> {

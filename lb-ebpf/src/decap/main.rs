@@ -21,8 +21,7 @@ use aya_ebpf::{
 use lb_common::{Address, Be16, DECAP_VIP_BITS, DECAP_VIPS, DecapCounters, DecapOutcome, DecapSource};
 use lb_ebpf::{
     decap::{Inner, Rewrite, Tunnel, tunnel},
-    frame::Frame as _,
-    parse::{ETHERNET_LEN, VLAN_LEN},
+    wire::{ETHERNET_LEN, Frame as _, VLAN_LEN},
     xdp::XdpFrame,
 };
 

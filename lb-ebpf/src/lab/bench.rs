@@ -13,8 +13,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use lb_ebpf::{
-    frame::Frame as _,
-    parse::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6},
+    wire::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame as _},
     xdp::XdpFrame,
 };
 

@@ -3,8 +3,7 @@
 
 use aya_ebpf::{Global, bindings::xdp_action, macros::map, maps::PerCpuArray, programs::XdpContext};
 use lb_ebpf::{
-    frame::Frame as _,
-    parse::{ETHERNET_LEN, ETHERTYPE_IPV4},
+    wire::{ETHERNET_LEN, ETHERTYPE_IPV4, Frame as _},
     xdp::XdpFrame,
 };
 

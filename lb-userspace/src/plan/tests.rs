@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use lb_common::{Address, BackendState, FlowEntry, FlowKey, FlowOutcome, NO_ID, NextHopCell, Slot, Tick, VipFlags};
 use lb_ebpf::{
     flow_hash::FlowHash,
-    parse::{TCP, TcpFlags, Transport},
     tracking::{self, Decision},
+    wire::{TCP, TcpFlags, Transport},
 };
 
 use super::{

@@ -2,8 +2,8 @@
 
 use lb_common::{FlowOutcome, Slot, Tick};
 use lb_ebpf::{
-    parse::{TCP, TcpFlags, Transport},
     tracking,
+    wire::{TCP, TcpFlags, Transport},
 };
 use lb_userspace::tracking::{GIVEN_UP_AFTER, after_sweep};
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use lb_common::{FlowEntry, FlowKey, Tick};
-use lb_ebpf::parse::TCP;
+use lb_ebpf::wire::TCP;
 
 use crate::{
     api::flows::{Flow, FlowCount, FlowQuery, FlowTable, Flows},

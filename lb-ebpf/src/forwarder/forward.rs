@@ -4,9 +4,8 @@ use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use lb_common::{Backend, Be16, DropReason, Features, Forward, NextHop};
 use lb_ebpf::{
     flow_hash::FlowHash,
-    frame::Frame as _,
     outer::{self, Inner},
-    parse::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, IPV4_LEN, IPV6_LEN, VLAN_LEN},
+    wire::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Frame as _, IPV4_LEN, IPV6_LEN, VLAN_LEN},
     xdp::XdpFrame,
 };
 

@@ -5,13 +5,15 @@ use aya_log_ebpf::info;
 use lb_common::{Address, DropReason, Features, FlowKey, VipFlags, VipRoute};
 use lb_ebpf::{
     flow_hash::FlowHash,
-    frame::Frame as _,
     outer::Inner,
-    parse::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, Transport},
+    wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Frame as _, Ipv4, Ipv6, Transport},
     xdp::XdpFrame,
 };
 
-use crate::{flow, forward, maps, own_mac, slot, stats, vip};
+use crate::{
+    forward, maps,
+    stage::{count, flow, own_mac, slot, vip},
+};
 
 /// What is left to do with a packet whose VIP is known.
 struct Flow {
@@ -29,7 +31,7 @@ pub fn run(context: &XdpContext) -> u32 {
     if !own_mac::is_destination(&frame) {
         return xdp_action::XDP_PASS;
     }
-    let Some(ethernet) = parse::ethernet(&frame) else { return xdp_action::XDP_PASS };
+    let Some(ethernet) = Ethernet::parse(&frame) else { return xdp_action::XDP_PASS };
     let flow = if ethernet.ethertype == ETHERTYPE_IPV4 && maps::uses(Features::VIP4) {
         ipv4_flow(&frame, &ethernet)
     } else if ethernet.ethertype == ETHERTYPE_IPV6 && maps::uses(Features::VIP6) {
@@ -100,14 +102,14 @@ fn hashed(route: &VipRoute, transport: &Transport) -> Result<(u32, u8), DropReas
 fn send(frame: &XdpFrame, ethernet: &Ethernet, flow: &Flow) -> Result<u32, DropReason> {
     let Flow { route, hash, inner, transport, .. } = flow;
     let opens = transport.opens();
-    stats::vip(route.id, inner.total_len, opens);
+    count::vip(route.id, inner.total_len, opens);
     if inner.is_expiring() {
         return Err(DropReason::TtlExceeded);
     }
     let id = owner(flow)?;
     let backend = slot::backend(id)?;
     let verdict = forward::send(frame, ethernet, backend, inner, *hash)?;
-    stats::backend(id, inner.total_len, opens);
+    count::backend(id, inner.total_len, opens);
     if maps::uses(Features::LOG) {
         log_sent(frame.context(), route.id, id, inner.total_len, verdict);
     }
@@ -131,7 +133,7 @@ fn owner(flow: &Flow) -> Result<u32, DropReason> {
 
 #[inline(always)]
 fn drop(frame: &XdpFrame, reason: DropReason) -> u32 {
-    stats::dropped(reason);
+    count::dropped(reason);
     if maps::uses(Features::LOG) {
         log_drop(frame.context(), reason, frame.len() as u32);
     }

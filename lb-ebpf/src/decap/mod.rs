@@ -5,8 +5,10 @@ use network_types::ip::IpProto;
 
 use crate::{
     ecn,
-    frame::{Frame, byte_of, half_of},
-    parse::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV6_LEN, Ipv4, Ipv6, ethernet},
+    wire::{
+        ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Frame, IPV6_LEN, Ipv4, Ipv6,
+        frame::{byte_of, half_of},
+    },
 };
 
 /// An IP packet in an IP packet (RFC 2003, 2473, 4213).
@@ -44,7 +46,7 @@ pub enum Rewrite {
 /// The tunnel packet in this frame; `None` for anything else, an outer IPv6 header with extensions included.
 #[inline(always)]
 pub fn tunnel<F: Frame + ?Sized>(frame: &F) -> Option<Tunnel> {
-    let ethernet = ethernet(frame)?;
+    let ethernet = Ethernet::parse(frame)?;
     let ethernet_len = ethernet.len;
     if ethernet.ethertype == ETHERTYPE_IPV4 {
         let outer = Ipv4::parse(frame, ethernet_len)?;

@@ -1,7 +1,7 @@
 //! Second stage: which VIP a packet is for.
 
 use lb_common::{Address, Be16, Be32, Features, MARKER, Vip4Key, Vip6Key, VipRoute};
-use lb_ebpf::parse::{TCP, Transport, UDP};
+use lb_ebpf::wire::{TCP, Transport, UDP};
 
 use crate::maps::{self, VIPS4, VIPS6};
 

@@ -5,7 +5,7 @@
 //! them. Neither are frames for groups: no client sends TCP or UDP for a unicast address to one.
 
 use lb_common::OwnMac;
-use lb_ebpf::{frame::Frame as _, xdp::XdpFrame};
+use lb_ebpf::{wire::Frame as _, xdp::XdpFrame};
 
 use crate::maps::OWN_MACS;
 

@@ -1,20 +1,16 @@
 //! The forwarder: an XDP program that sends each packet for a VIP to one of its backends.
 //!
 //! One packet walks the stages in one direction, and only [`pipeline`] calls them:
-//! `own_mac` → `parse` → `vip` → `slot` → (`flow`) → `stats` → `forward`.
+//! `own_mac` → `wire` → `vip` → `slot` → (`flow`) → `count` → `forward`.
 
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![no_main]
 #![expect(missing_docs, reason = "the `xdp` macro makes functions that carry no documentation")]
 
-mod flow;
 mod forward;
 mod maps;
-mod own_mac;
 mod pipeline;
-mod slot;
-mod stats;
-mod vip;
+mod stage;
 
 use aya_ebpf::{macros::xdp, programs::XdpContext};
 

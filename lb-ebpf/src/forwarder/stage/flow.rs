@@ -7,14 +7,12 @@
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_ns};
 use lb_common::{FlowEntry, FlowKey, FlowOutcome, NO_ID, Slot, Tick};
 use lb_ebpf::{
-    parse::Transport,
     tracking::{self, Decision},
+    wire::Transport,
 };
 
-use crate::{
-    maps::{BACKENDS, EMBRYOS, FLOWS},
-    stats,
-};
+use super::count;
+use crate::maps::{BACKENDS, EMBRYOS, FLOWS};
 
 /// Id of the backend that the packet goes to. `always`: the VIP tracks every flow.
 ///
@@ -56,7 +54,7 @@ fn follow(cell: *mut FlowEntry, slot: Slot, transport: &Transport, now: Tick) ->
 #[inline(always)]
 fn follow_established(cell: *mut FlowEntry, slot: Slot, transport: &Transport, now: Tick) -> u32 {
     let Decision { entry, outcome } = follow(cell, slot, transport, now);
-    stats::flow(outcome);
+    count::flow(outcome);
     entry.backend()
 }
 
@@ -65,7 +63,7 @@ fn follow_established(cell: *mut FlowEntry, slot: Slot, transport: &Transport, n
 #[inline(always)]
 fn follow_embryonic(key: &FlowKey, cell: *mut FlowEntry, slot: Slot, transport: &Transport, now: Tick) -> u32 {
     let Decision { entry, outcome } = follow(cell, slot, transport, now);
-    stats::flow(match outcome {
+    count::flow(match outcome {
         FlowOutcome::Known if !tracking::promotes(transport) => FlowOutcome::Repeated,
         FlowOutcome::Known if promote(key, entry) => FlowOutcome::Promoted,
         other => other,
@@ -92,21 +90,21 @@ fn enter(key: &FlowKey, slot: Slot, transport: &Transport, now: Tick, always: bo
     let is_settled_down = is_down(slot.settled_owner());
     let Decision { entry, outcome } = tracking::enter(slot, transport, now, always, is_settled_down);
     if outcome != FlowOutcome::Opened && outcome != FlowOutcome::Kept {
-        stats::flow(outcome);
+        count::flow(outcome);
         return entry.backend();
     }
     match EMBRYOS.insert(key, entry, BPF_NOEXIST.into()) {
-        Ok(()) => stats::flow(outcome),
+        Ok(()) => count::flow(outcome),
         // Another CPU was first, with another packet of the same flow: it says where they go.
         Err(EEXIST) => {
-            stats::flow(FlowOutcome::Repeated);
+            count::flow(FlowOutcome::Repeated);
             return EMBRYOS.get_ptr_mut(key).map_or(entry.backend(), |cell| {
                 // SAFETY: as in `follow`.
                 unsafe { cell.read() }.backend()
             });
         }
         Err(_) => {
-            stats::flow(FlowOutcome::Unentered);
+            count::flow(FlowOutcome::Unentered);
             return if is_settled_down { slot.current() } else { slot.settled_owner() };
         }
     }

@@ -1,0 +1,23 @@
+//! Headers, one a file: from the bytes of a frame to the addresses and ports that name its VIP and flow.
+//!
+//! Each layer says go on (`Ok(Some)`), not for a load balancer (`Ok(None)`, the frame passes untouched), or malformed
+//! (`Err`, which counts as a drop where the destination is a VIP's address and passes untouched otherwise). Nothing here
+//! decides what is a VIP.
+
+mod ethernet;
+pub mod frame;
+mod ipv4;
+mod ipv6;
+mod tcp;
+mod transport;
+mod udp;
+
+pub use self::{
+    ethernet::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, Ethernet, VLAN_LEN},
+    frame::Frame,
+    ipv4::{IPV4_LEN, Ipv4},
+    ipv6::{IPV6_LEN, Ipv6, MAX_EXTENSIONS},
+    tcp::{TCP, TcpFlags},
+    transport::Transport,
+    udp::UDP,
+};

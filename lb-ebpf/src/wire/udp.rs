@@ -1,0 +1,28 @@
+//! UDP.
+
+use lb_common::DropReason;
+use network_types::ip::IpProto;
+
+use super::{Frame, TcpFlags, Transport};
+
+/// IP protocol number of UDP.
+pub const UDP: u8 = IpProto::Udp as u8;
+
+/// Length of the header, in bytes.
+const LEN: usize = 8;
+
+/// The header at `offset`, with `len` bytes of the IP packet from there on.
+#[inline(always)]
+pub(super) fn parse<F: Frame + ?Sized>(
+    frame: &F,
+    offset: usize,
+    len: usize,
+    first_fragment: bool,
+) -> Result<Transport, DropReason> {
+    if len < LEN {
+        return Err(DropReason::Truncated);
+    }
+    let [ports] = frame.words(offset).ok_or(DropReason::Truncated)?;
+    let data_len = (len - LEN) as u32;
+    Ok(Transport { protocol: UDP, ports, flags: TcpFlags::default(), sequence: 0, data_len, first_fragment })
+}
