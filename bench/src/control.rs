@@ -15,8 +15,8 @@ use comfy_table::Table;
 use lb_common::{Address, Slot};
 use lb_userspace::{
     api::types::{Applied, Status},
-    config::Vip,
     maglev::{self, WeightedBackend},
+    model::Vip,
 };
 use naru_tests::{lab::Lab, naru::Naru};
 use serde::Serialize;

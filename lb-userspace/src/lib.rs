@@ -1,12 +1,11 @@
 //! naru's daemon and CLI: keeps the maps of the data plane equal to a config file.
 //!
-//! One config change walks these rooms in one direction: `config` → `plan` → `dataplane`. `tracking` keeps in order what
+//! One config change walks these rooms in one direction: `source` → `plan` → `dataplane`. `tracking` keeps in order what
 //! packets leave in its maps. `controller` is the one that sends it on its way, `disk` is how it keeps it; `network` tells
 //! it where backends are. `server` answers over HTTP what it knows, `cli` asks by the client in `api`.
 
 pub mod api;
 pub mod cli;
-pub mod config;
 pub mod controller;
 pub mod dataplane;
 pub mod decap;
@@ -21,4 +20,5 @@ pub mod plan;
 pub mod privileges;
 pub mod seed;
 pub mod server;
+pub mod source;
 pub mod tracking;

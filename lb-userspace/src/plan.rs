@@ -41,8 +41,8 @@ pub use self::{
     state::{Destination, FamilyKey, State, VipKey, effective_weight},
 };
 use crate::{
-    config::{Config, Tracking},
     maglev::WeightedBackend,
+    model::{Config, Tracking},
     seed::HashSeed,
 };
 

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use lb_userspace::config::{
-    Config,
-    edit::{Edit, apply_edit},
+use lb_userspace::{
+    model::Config,
+    source::file::edit::{Edit, apply_edit},
 };
 
 /// The errors of `text` as `line:column: message`.

@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use lb_userspace::config::{Backend, Config, FlowHash, Node, Tracking, Vip, Warning};
+use lb_userspace::{
+    model::{Backend, Config, FlowHash, Node, Tracking, Vip},
+    source::file::Warning,
+};
 
 fn configs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs")

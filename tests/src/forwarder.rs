@@ -13,8 +13,8 @@ use aya::programs::{ProgramFd, TestRun, TestRunOptions, Xdp};
 use aya_obj::programs::XdpAttachType;
 use lb_common::{ABI, NextHop};
 use lb_userspace::{
-    config::{Config, XdpMode},
     dataplane::{Backend, Dataplane, OwnMacs},
+    model::{Config, XdpMode},
     seed::HashSeed,
     tracking::{Upkeep, Usage},
 };

@@ -8,7 +8,7 @@ use std::{
 
 use lb_common::{Address, HashKey};
 use lb_ebpf::flow_hash::FlowHash;
-use lb_userspace::{config::Vip, seed};
+use lb_userspace::{model::Vip, seed};
 use naru_tests::{
     forwarder::{Forwarder, Verdict},
     frames::Packet,

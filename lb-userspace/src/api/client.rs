@@ -17,7 +17,7 @@ use super::{
     line::Line,
     types::{Applied, Apply, Backend, Diff, ErrorBody, ErrorKind, Interface, Stats, Status, Vip},
 };
-use crate::config::edit::Edit;
+use crate::source::file::edit::Edit;
 
 /// How long a request may take: an apply that loads thousands of VIPs takes seconds.
 const TIMEOUT: Duration = Duration::from_secs(60);

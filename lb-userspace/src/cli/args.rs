@@ -9,7 +9,7 @@ use lb_common::BackendState;
 use super::{exit, table::Output};
 use crate::{
     api::flows::{ClientRange, FlowQuery, FlowState, FlowTable},
-    config::{FlowHash, ForwardMode, IdleTime, Mac, MacChoice, Port, Tracking, Vrf, Word as _, XdpMode, parse_mark},
+    model::{FlowHash, ForwardMode, IdleTime, Mac, MacChoice, Port, Tracking, Vrf, Word as _, XdpMode, parse_mark},
     seed,
 };
 

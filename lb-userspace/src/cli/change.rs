@@ -14,8 +14,8 @@ use crate::{
         client::{Client, ClientError},
         types::Applied,
     },
-    config::edit::{Edit, NewBackend, NewVip, VipValues},
     dataplane,
+    source::file::edit::{Edit, NewBackend, NewVip, VipValues},
 };
 
 /// `naru apply`

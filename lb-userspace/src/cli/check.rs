@@ -10,10 +10,11 @@ use super::{
     table::Output,
 };
 use crate::{
-    config::{Config, ReadError},
     controller::{applied_last, existing_interfaces},
+    model::Config,
     plan::Removal,
     seed::HashSeed,
+    source::file::ReadError,
 };
 
 /// The oldest kernel that the data plane runs on: bpf_link for XDP and memory-mapped arrays are there.

@@ -26,11 +26,7 @@ pub use self::{
     exit::{EXIT_CODES, Exit, Failure},
     table::Output,
 };
-use crate::{
-    api::client::Client,
-    config::{Node, ReadError},
-    disk,
-};
+use crate::{api::client::Client, disk, model::Node, source::file::ReadError};
 
 /// Does what the process's arguments say.
 pub fn main() -> ExitCode {

@@ -13,7 +13,7 @@ use crate::api::{
         TableUsage, Tracking, Vip, VipStats,
     },
 };
-use crate::config::mark_word;
+use crate::model::mark_word;
 
 /// `naru status`
 pub async fn status(client: Client, output: Output) -> Result<Exit, Failure> {

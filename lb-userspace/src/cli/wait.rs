@@ -17,7 +17,7 @@ use crate::{
         client::{Client, ClientError},
         types::Backend,
     },
-    config::Word as _,
+    model::Word as _,
 };
 
 /// How often the daemon is asked: it sweeps the flow tables no more often than once a second.

@@ -17,13 +17,14 @@ use super::{
     record::{Order, Record},
 };
 use crate::{
-    config::{
-        Node, ReadError,
-        edit::{self, Edit},
-    },
     dataplane,
+    model::Node,
     model::ProblemKind,
     plan::{Change, Removal},
+    source::file::{
+        ReadError,
+        edit::{self, Edit},
+    },
 };
 
 /// Changes of an apply that are logged one by one.

@@ -3,11 +3,11 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use crate::{
-    config::{ConfigErrors, ReadError, edit::EditError},
     dataplane,
     disk::{ReplaceError, WriteError},
     network,
     plan::{self, Removal},
+    source::file::{ConfigErrors, ReadError, edit::EditError},
 };
 
 /// Why a request to the controller was not done.

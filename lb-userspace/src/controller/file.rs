@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
-    config::{Config, ConfigErrors, ReadError},
     disk, fault,
+    model::Config,
     seed::HashSeed,
+    source::file::{ConfigErrors, ReadError},
 };
 
 /// The config file, and what the command line says instead of it.

@@ -14,8 +14,8 @@ use super::{
     next_hops::{self, Waiting},
 };
 use crate::{
-    config::Config,
     dataplane::LossInterfaces,
+    model::Config,
     network::{Event, Target},
     plan::{Change, Destination},
 };

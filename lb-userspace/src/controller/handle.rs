@@ -5,10 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Applied, Error, Origin, View};
-use crate::{
-    config::{Readers, edit::Edit},
-    model::ProblemKind,
-};
+use crate::{model::ProblemKind, model::Readers, source::file::edit::Edit};
 
 /// Asks the controller. Any number of these may be about.
 #[derive(Clone)]

@@ -18,9 +18,9 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::{
-    config::Config,
     disk::{Staged, WriteError, leftovers},
     fault,
+    model::Config,
 };
 
 const APPLIED: &str = "applied.toml";

@@ -17,8 +17,8 @@ use super::{
     own_macs::{ingress, own_macs},
 };
 use crate::{
-    config::{Config, Mac, Node, XdpMode},
     dataplane::{self, Attachment, Dataplane, LeftOut, Mode},
+    model::{Config, Mac, Node, XdpMode},
     network::{InterfaceChange, InterfaceInfo, Unresolved},
 };
 

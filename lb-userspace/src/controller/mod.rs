@@ -61,8 +61,8 @@ use self::{
     look_back::LookBack, losses::Losses, next_hops::NextHops, problems::Problems,
 };
 use crate::{
-    config::Config,
     dataplane::Dataplane,
+    model::Config,
     model::ProblemKind,
     network::{self, Event},
     tracking::{Sweeper, Upkeep},

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use lb_common::NextHop;
 
 use crate::{
-    config::{Backend, Config, ForwardMode, Node, Vip},
+    model::{Backend, Config, ForwardMode, Node, Vip},
     network::{Target, Unresolved},
 };
 

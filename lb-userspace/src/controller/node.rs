@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt::Display, path::PathBuf};
 
 use super::Error;
 use crate::{
-    config::{self, Config, Node, Vrf},
+    model::{self, Config, Node, Vrf},
     plan::Change,
 };
 
@@ -77,7 +77,7 @@ fn keys(old: &Node, new: &Node) -> Vec<Key> {
     let prefix = |prefix: &Option<ipnet::Ipv6Net>| prefix.map_or("none".to_owned(), |prefix| prefix.to_string());
     let flows = |max: &Option<u32>| max.map_or("by memory".to_owned(), |max| max.to_string());
     let vrf_word = |vrf: &Option<Vrf>| vrf.map_or("default".to_owned(), |vrf| vrf.to_string());
-    let mark_word = |mark: &Option<u32>| config::mark_word(mark.unwrap_or(0));
+    let mark_word = |mark: &Option<u32>| model::mark_word(mark.unwrap_or(0));
     let path = |path: &Option<PathBuf>| path.as_ref().map_or("none".to_owned(), |path| path.display().to_string());
     vec![
         key("interfaces", &old.interfaces.join(","), &interfaces.join(",")),

@@ -18,9 +18,9 @@ use super::{
     interfaces::Interfaces, look_back::LookBack, losses::Losses, next_hops::NextHops, problems::Problems, start::Start,
 };
 use crate::{
-    config::{Config, Node},
     dataplane::{self, Dataplane},
     model::ProblemKind,
+    model::{Config, Node},
     network,
     plan::{Removal, Served},
     tracking::{Sweeper, Upkeep},

@@ -11,9 +11,9 @@ use super::{
     history::History,
 };
 use crate::{
-    config::Config,
     dataplane,
     disk::{self, leftovers},
+    model::Config,
     plan::Removal,
 };
 
@@ -89,7 +89,7 @@ fn kept(file: &ConfigFile, text: String) -> Option<Contents> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::ReadError, controller::Overrides};
+    use crate::{controller::Overrides, source::file::ReadError};
 
     const OLD: &str = "[node]\ninterfaces = [\"eth0\"]\n";
     const NEW: &str = "[node]\ninterfaces = [\"eth1\"]\n";

@@ -18,9 +18,10 @@ use super::{
     problems::Problem,
 };
 use crate::{
-    config::{self, Config, ReadError, Readers},
     dataplane::{self, Attachment, LostFrames},
+    model::{self, Config, Readers},
     plan::{Change, Destination, Removal},
+    source::file::ReadError,
     tracking,
 };
 
@@ -155,7 +156,7 @@ impl View {
     }
 
     /// The way to a backend of the config, or why there is none.
-    pub fn way_to(&self, vip: &config::Vip, backend: &config::Backend) -> Result<&lb_common::NextHop, String> {
+    pub fn way_to(&self, vip: &model::Vip, backend: &model::Backend) -> Result<&lb_common::NextHop, String> {
         self.next_hops.way_to(&target(&self.config().node, vip, backend))
     }
 
@@ -179,7 +180,7 @@ impl View {
 }
 
 /// What to say to somebody who named a VIP that there is not.
-fn remedy(name: &str, vips: &[config::Vip]) -> String {
+fn remedy(name: &str, vips: &[model::Vip]) -> String {
     let closest =
         vips.iter().max_by(|a, b| strsim::jaro_winkler(&a.name, name).total_cmp(&strsim::jaro_winkler(&b.name, name)));
     match closest {

@@ -13,8 +13,8 @@ use super::{
     place::{Place, remove_tree},
 };
 use crate::{
-    config::Config,
     fault,
+    model::Config,
     plan::{Capacity, Plan, State, Step, required_features},
 };
 

@@ -15,7 +15,7 @@ use nix::{
 
 use super::{Dataplane, detach_everything, place};
 use crate::{
-    config::Config,
+    model::Config,
     plan::fixtures::{config, vip},
 };
 

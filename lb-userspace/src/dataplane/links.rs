@@ -17,7 +17,7 @@ use super::{
     place::{DECAP, interface_of, link_pins, links_of, lock, names, pin_name, remove, remove_tree, root_of, roots},
     sys::{LinkInfo, XdpLink},
 };
-use crate::{config::XdpMode, fault};
+use crate::{fault, model::XdpMode};
 
 /// Why generic mode, where the operator wants it.
 const ASKED_FOR: &str = "`xdp_mode` in [node] asks for it";

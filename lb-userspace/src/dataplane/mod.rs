@@ -60,7 +60,7 @@ pub(crate) use self::{
     place::{DECAP, remove_tree},
 };
 use crate::{
-    config::{Config, XdpMode},
+    model::{Config, XdpMode},
     plan::{Capacity, Change, Destination, NextHops, Plan, PlanError, State, required_features},
 };
 

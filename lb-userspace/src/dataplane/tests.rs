@@ -27,7 +27,7 @@ use super::{
     *,
 };
 use crate::{
-    config::{FlowHash, ForwardMode, Tracking, Vip},
+    model::{FlowHash, ForwardMode, Tracking, Vip},
     objects,
     plan::fixtures::{SLOTS, backend, config, many, vip},
     tracking::Upkeep,
@@ -482,11 +482,11 @@ fn the_program_for_kernels_without_multi_buffer_xdp_loads() {
 #[test]
 fn one_change_among_thousands_of_vips_is_one_change() {
     let pins = Pins::new();
-    let mut config = many(5_000, 8, crate::config::Vip::DEFAULT_SLOTS);
+    let mut config = many(5_000, 8, crate::model::Vip::DEFAULT_SLOTS);
     let mut dataplane = pins.open(&config);
     dataplane.apply(&config).unwrap();
-    let table = crate::config::Vip::DEFAULT_SLOTS as usize;
-    let mut change = |change: &mut dyn FnMut(&mut Vec<crate::config::Backend>)| {
+    let table = crate::model::Vip::DEFAULT_SLOTS as usize;
+    let mut change = |change: &mut dyn FnMut(&mut Vec<crate::model::Backend>)| {
         change(&mut config.vips[2_500].backends);
         let applied = dataplane.apply(&config).unwrap();
         assert_eq!(applied.changes.len(), 1);

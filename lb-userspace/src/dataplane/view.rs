@@ -18,7 +18,7 @@ use super::{
     maps::{FlowTables, MapUsage, Readings, Slots, Sweeps},
 };
 use crate::{
-    config::Config,
+    model::Config,
     plan::{Destination, NextHops, Plan, PlanError, State},
 };
 

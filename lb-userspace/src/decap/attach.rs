@@ -23,11 +23,11 @@ use super::{
     place::Place,
 };
 use crate::{
-    config::XdpMode,
     dataplane::{
         Attachment, DECAP, Links, ProgramRef, detach_pinned, make_directories, mount_if_missing, names, pin_name,
         remove_tree,
     },
+    model::XdpMode,
     objects,
 };
 

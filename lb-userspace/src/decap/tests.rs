@@ -11,12 +11,12 @@ use super::{
     *,
 };
 use crate::{
-    config::{Config, XdpMode},
     dataplane::{
         DECAP, Mode,
         fixtures::{Namespace, Pins, ip, veth},
         names,
     },
+    model::{Config, XdpMode},
 };
 
 #[test]

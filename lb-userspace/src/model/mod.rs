@@ -1,5 +1,57 @@
-//! What operators want and what they are told, in words that every room shares.
+//! What operators want and what they are told, in types that every room shares. Made by the parser only, so that a
+//! [`Config`] in hand is a valid one.
 
+pub(crate) mod address;
+mod backend;
+mod config;
+pub(crate) mod idle;
+mod mac;
+mod node;
+mod port;
 mod problem;
+mod readers;
+mod share;
+pub(crate) mod suggest;
+mod via;
+mod vip;
+mod word;
 
-pub use self::problem::ProblemKind;
+pub use self::{
+    backend::{Backend, state_serde},
+    config::Config,
+    idle::{IdleTime, IdleTimeError},
+    mac::{Mac, MacChoice, MacError},
+    node::{Node, XdpMode},
+    port::{Port, PortError, Protocol},
+    problem::ProblemKind,
+    readers::Readers,
+    share::{Share, ShareError},
+    via::{Vrf, mark_word, parse_mark},
+    vip::{FlowHash, ForwardMode, Tracking, Vip},
+    word::{UnknownValue, Word},
+};
+
+#[cfg(test)]
+mod tests {
+    use std::fmt;
+
+    use lb_common::BackendState;
+
+    use super::*;
+
+    #[test]
+    fn words_are_read_as_they_are_written() {
+        fn check<T: Word + fmt::Debug>(all: &[T]) {
+            assert_eq!(T::WORDS.len(), all.len());
+            for value in all {
+                assert_eq!(T::from_word(value.word()).as_ref(), Ok(value));
+            }
+        }
+        check(&[BackendState::Active, BackendState::Drain, BackendState::Down]);
+        check(&[Protocol::Tcp, Protocol::Udp]);
+        check(&[ForwardMode::L2, ForwardMode::Ipip]);
+        check(&[FlowHash::FiveTuple, FlowHash::SourceIp]);
+        check(&[Tracking::Adaptive, Tracking::Always, Tracking::Never]);
+        check(&[XdpMode::Auto, XdpMode::Native, XdpMode::Generic]);
+    }
+}

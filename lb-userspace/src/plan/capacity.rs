@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{PlanError, VipKey, wanted::keys};
-use crate::config::{Config, Node};
+use crate::model::{Config, Node};
 
 /// Entries of the maps. Entry 0 of the VIPs and of the backends is never used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

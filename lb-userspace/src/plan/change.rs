@@ -14,7 +14,7 @@ use super::{
     State,
     wanted::{Index, Wanted, WantedVip, keys},
 };
-use crate::config::{Mac, Tracking, Vrf, Word as _, mark_word};
+use crate::model::{Mac, Tracking, Vrf, Word as _, mark_word};
 
 /// One difference between what runs and what a config wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

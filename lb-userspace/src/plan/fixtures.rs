@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use lb_common::BackendState;
 
-use crate::config::{Backend, Config, FlowHash, ForwardMode, Tracking, Vip};
+use crate::model::{Backend, Config, FlowHash, ForwardMode, Tracking, Vip};
 
 /// Slots of a VIP in tests: few, so that simulating every slot is quick.
 pub const SLOTS: u32 = 101;

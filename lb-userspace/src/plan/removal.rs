@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{State, VipKey, wanted::keys};
-use crate::config::{Config, Share, Vip};
+use crate::model::{Config, Share, Vip};
 
 /// What is served, as far as losing it is concerned.
 #[derive(Clone, Debug, Default)]

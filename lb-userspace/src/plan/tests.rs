@@ -14,9 +14,9 @@ use super::{
     *,
 };
 use crate::{
-    config::{ForwardMode, Vip},
     dataplane::Table,
     maglev,
+    model::{ForwardMode, Vip},
     tracking::{
         Swept,
         rules::{self, Rules},
@@ -402,7 +402,7 @@ fn every_kind_of_change_is_told_in_words() {
     );
     let web = &mut config.vips[0];
     web.forward = ForwardMode::L2;
-    web.hash = crate::config::FlowHash::SourceIp;
+    web.hash = crate::model::FlowHash::SourceIp;
     web.ports.remove(0);
     web.slots = 211;
     web.address = "203.0.113.11".parse().unwrap();

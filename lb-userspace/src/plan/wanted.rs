@@ -17,14 +17,14 @@ use super::{
     effective_weight,
 };
 use crate::{
-    config::{self, Config, FlowHash, ForwardMode, Node, Protocol, Tracking},
     maglev::WeightedBackend,
+    model::{self, Config, FlowHash, ForwardMode, Node, Protocol, Tracking},
 };
 
 /// What of a config and of a state a plan looks at: everything, or what can differ.
 pub(super) struct Scope<'a> {
     /// VIPs of the config.
-    pub(super) vips: Vec<&'a config::Vip>,
+    pub(super) vips: Vec<&'a model::Vip>,
     /// Ids of the VIPs of the state; `None` for all.
     ids: Option<HashSet<u32>>,
 }
@@ -41,7 +41,7 @@ pub(super) struct Wanted<'a> {
 
 /// A VIP as the config wants it.
 pub(super) struct WantedVip<'a> {
-    pub(super) config: &'a config::Vip,
+    pub(super) config: &'a model::Vip,
     pub(super) id: u32,
     /// What is there under its name.
     pub(super) known: Option<&'a VipRecord>,
@@ -61,7 +61,7 @@ pub(super) struct LeavingVip {
 
 /// A backend as the config wants it.
 pub(super) struct WantedBackend<'a> {
-    pub(super) config: &'a config::Backend,
+    pub(super) config: &'a model::Backend,
     pub(super) id: u32,
     /// What is there of it, and the id that it has there: another one where its constant part changes.
     pub(super) known: Option<(u32, &'a Backend)>,
@@ -93,7 +93,7 @@ impl<'a> Scope<'a> {
         let Some(settled) = settled.filter(|settled| common(&settled.node) == common(&config.node)) else {
             return Self::all(config);
         };
-        let running: HashMap<&str, &config::Vip> = settled.vips.iter().map(|vip| (vip.name.as_str(), vip)).collect();
+        let running: HashMap<&str, &model::Vip> = settled.vips.iter().map(|vip| (vip.name.as_str(), vip)).collect();
         let (same, vips): (Vec<_>, Vec<_>) =
             config.vips.iter().partition(|vip| running.get(vip.name.as_str()) == Some(vip));
         let same: HashSet<&str> = same.into_iter().map(|vip| vip.name.as_str()).collect();
@@ -130,7 +130,7 @@ impl<'a> Wanted<'a> {
 
 impl<'a> WantedVip<'a> {
     fn assign(
-        config: &'a config::Vip,
+        config: &'a model::Vip,
         node: &Node,
         index: &Index<'a>,
         next_hops: &NextHops,
@@ -156,7 +156,7 @@ impl<'a> WantedVip<'a> {
             via: config.via(node),
             reserved: 0,
         };
-        let backend = |backend: &'a config::Backend| {
+        let backend = |backend: &'a model::Backend| {
             let mut entry = entry(id, config, backend, node);
             let known = known.and_then(|_| index.backend(&entry));
             let id = match known {
@@ -272,7 +272,7 @@ fn removed(there: &Backend, heir: Option<&WantedBackend<'_>>, keep_tables: bool)
     }
 }
 
-fn flags(vip: &config::Vip) -> VipFlags {
+fn flags(vip: &model::Vip) -> VipFlags {
     let hash = match vip.hash {
         FlowHash::FiveTuple => VipFlags::default(),
         FlowHash::SourceIp => VipFlags::HASH_SOURCE_IP,
@@ -340,7 +340,7 @@ impl<'a> Index<'a> {
 }
 
 /// The keys of a VIP's ports.
-pub(super) fn keys(vip: &config::Vip) -> impl Iterator<Item = VipKey> {
+pub(super) fn keys(vip: &model::Vip) -> impl Iterator<Item = VipKey> {
     vip.ports.iter().map(|port| VipKey {
         address: vip.address,
         protocol: match port.protocol {
@@ -361,7 +361,7 @@ pub(super) fn forward(mode: ForwardMode, backend: IpAddr) -> Forward {
 }
 
 /// A backend's entry, as yet without next hop.
-fn entry(vip_id: u32, vip: &config::Vip, backend: &config::Backend, node: &Node) -> Backend {
+fn entry(vip_id: u32, vip: &model::Vip, backend: &model::Backend, node: &Node) -> Backend {
     let forward = forward(vip.forward, backend.address);
     let (outer_source, outer_source_mask) = match forward {
         Forward::L2 => Default::default(),

@@ -14,10 +14,11 @@ use crate::{
         LossStats, MapUsage, NextHop, Problem, Stats, Status, TableUsage, TrackedStats, Tracking, UnreachableBackend,
         Vip, VipStats,
     },
-    config::{self, Mac, Vrf, Word as _},
     controller::{self, Error, View},
     dataplane::{self, BackendCounts, BackendSlots, LostFrames},
-    fault, tracking,
+    fault,
+    model::{self, Mac, Vrf, Word as _},
+    tracking,
 };
 
 /// What runs of a backend, over all entries of the same real server: one that was reached in another way before has
@@ -87,7 +88,7 @@ pub fn stats_of(view: &View, shown: impl Fn(&str) -> bool) -> Result<Stats, Erro
     for vip in &view.config().vips {
         let all = if shown(&vip.name) { vip.backends.as_slice() } else { &[] };
         let mut counted = of_backends.remove(&vip.name).unwrap_or_default();
-        let configured = all.iter().map(|config::Backend { address, .. }| {
+        let configured = all.iter().map(|model::Backend { address, .. }| {
             let counts = counted.remove(address).unwrap_or_default();
             BackendStats { address: *address, removed: false, counts }
         });
@@ -223,7 +224,7 @@ fn losses(view: &View, lost: LostFrames) -> impl Iterator<Item = LossStats> {
     })
 }
 
-fn vip_of(view: &View, vip: &config::Vip, mut running: BTreeMap<IpAddr, Running>) -> Vip {
+fn vip_of(view: &View, vip: &model::Vip, mut running: BTreeMap<IpAddr, Running>) -> Vip {
     let configured = vip.backends.iter().map(|backend| {
         let way = view.way_to(vip, backend);
         let running = running.remove(&backend.address);
@@ -233,7 +234,7 @@ fn vip_of(view: &View, vip: &config::Vip, mut running: BTreeMap<IpAddr, Running>
     backends.extend(running.values().map(|running| {
         let dataplane::Backend { address, weight, state, mac, .. } = running.backend.entry;
         let way = view.way_of(running.backend.entry.destination());
-        let last = config::Backend { address, weight, state, mac: mac.map(Into::into) };
+        let last = model::Backend { address, weight, state, mac: mac.map(Into::into) };
         backend_of(view, &vip.name, last, Backend::REMOVED, way, Some(running))
     }));
     let via = vip.via(&view.config().node);
@@ -256,7 +257,7 @@ fn vip_of(view: &View, vip: &config::Vip, mut running: BTreeMap<IpAddr, Running>
 fn backend_of(
     view: &View,
     vip: &str,
-    backend: config::Backend,
+    backend: model::Backend,
     state: &str,
     way: Result<&lb_common::NextHop, String>,
     running: Option<&Running>,

@@ -9,12 +9,12 @@ use lb_common::{Address, BackendState, FlowEntry, FlowKey, FlowState, Position};
 
 use super::*;
 use crate::{
-    config::Config,
     dataplane::{
         Applied, BackendSlots, Dataplane,
         fixtures::{Pins, assert_mirrors, web},
         now,
     },
+    model::Config,
     plan::fixtures::{SLOTS, backend, config, many, vip},
 };
 

@@ -9,7 +9,7 @@
 use nix::unistd::{Gid, Group};
 
 use super::peer::Peer;
-use crate::{config::Readers, server::Class};
+use crate::{model::Readers, server::Class};
 
 /// Members of this group may change things, where the group exists.
 pub const GROUP: &str = "naru";

@@ -2,10 +2,10 @@
 
 use crate::{
     api::types::ErrorKind,
-    config::{ReadError, edit::EditError},
     controller::Error,
     dataplane,
     disk::ReplaceError,
+    source::file::{ReadError, edit::EditError},
 };
 
 /// What sort of failure this is.

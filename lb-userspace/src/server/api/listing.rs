@@ -11,9 +11,9 @@ use lb_ebpf::wire::TCP;
 
 use crate::{
     api::flows::{Flow, FlowCount, FlowQuery, FlowTable, Flows},
-    config::{Port, Protocol},
     controller::{Error, View},
     dataplane::{self, FlowTables, Table},
+    model::{Port, Protocol},
 };
 
 /// A walk over the flow tables to be made.

@@ -52,9 +52,9 @@ use crate::{
         flows::FlowQuery,
         types::{Applied, Apply, Backend, ErrorBody, ErrorKind},
     },
-    config::edit::Edit,
     controller::{self, Handle, Origin, View},
     server::{self, Limits, show},
+    source::file::edit::Edit,
 };
 
 /// What the socket bears. A change may take its time: only silence before a request counts, and an answer that is not

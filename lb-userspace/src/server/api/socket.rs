@@ -39,8 +39,8 @@ use tokio::{
 use super::{access::GROUP, peer::Peer};
 use crate::{
     api::types::ProblemKind,
-    config::Readers,
     controller::Handle,
+    model::Readers,
     server::{Class, Listener, Owner},
 };
 

@@ -12,8 +12,8 @@ use crate::{
         BackendStats, Counts, DropStats, Interface, LossStats, MapUsage, Problem, Stats, TrackedStats, Tracking,
         VipStats,
     },
-    config::{self, Config},
     controller::{Applies, Error, View},
+    model::{self, Config},
     server::show::{self, Running},
 };
 
@@ -104,7 +104,7 @@ impl Snapshot {
     }
 }
 
-fn sample(view: &View, vip: &config::Vip, counted: &BackendStats, running: Option<&Running>) -> BackendSample {
+fn sample(view: &View, vip: &model::Vip, counted: &BackendStats, running: Option<&Running>) -> BackendSample {
     let BackendStats { address, removed, counts } = *counted;
     let configured = vip.backends.iter().find(|backend| backend.address == address);
     let way = match (running, configured) {

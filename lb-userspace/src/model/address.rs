@@ -6,7 +6,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// What an address is for.
 #[derive(Clone, Copy)]
-pub(super) enum Role {
+pub(crate) enum Role {
     /// Address of a VIP.
     Vip,
     /// Address of a backend.
@@ -23,7 +23,7 @@ impl Role {
 }
 
 /// A unicast address that packets can be routed to.
-pub(super) fn unicast(text: &str, role: Role) -> Result<IpAddr, String> {
+pub(crate) fn unicast(text: &str, role: Role) -> Result<IpAddr, String> {
     let address = parse(text)?;
     let refused = match address {
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
@@ -40,7 +40,7 @@ pub(super) fn unicast(text: &str, role: Role) -> Result<IpAddr, String> {
 }
 
 /// An address and a port to listen on.
-pub(super) fn listener(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn listener(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| match text.parse::<IpAddr>() {
         Ok(address) => format!("`{text}` has no port; write `{}`", SocketAddr::new(address, 9100)),
         Err(_) => format!("`{text}` is not an address and a port; write for instance `127.0.0.1:9100` or `[::]:9100`"),
@@ -48,7 +48,7 @@ pub(super) fn listener(text: &str) -> Result<SocketAddr, String> {
 }
 
 /// A prefix for the outer source addresses of IPv4 encapsulation.
-pub(super) fn source4(text: &str) -> Result<Ipv4Net, String> {
+pub(crate) fn source4(text: &str) -> Result<Ipv4Net, String> {
     match source(text, "an IPv4 prefix such as `172.16.0.0/16`", 8)? {
         IpNet::V4(net) => Ok(net),
         IpNet::V6(_) => Err(format!("`{text}` is an IPv6 prefix; it belongs in `encap_source6`")),
@@ -56,7 +56,7 @@ pub(super) fn source4(text: &str) -> Result<Ipv4Net, String> {
 }
 
 /// A prefix for the outer source addresses of IPv6 encapsulation.
-pub(super) fn source6(text: &str) -> Result<Ipv6Net, String> {
+pub(crate) fn source6(text: &str) -> Result<Ipv6Net, String> {
     match source(text, "an IPv6 prefix of your own such as `fd12:3456:789a:e::/64`", 16)? {
         IpNet::V6(net) if DISCARDED.contains(&net) => Err(format!(
             "`{text}` is of the discard prefix (RFC 6666), from which networks let no packet through; write a prefix of your \
@@ -71,7 +71,7 @@ pub(super) fn source6(text: &str) -> Result<Ipv6Net, String> {
 const DISCARDED: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0), 64);
 
 /// Checks what Linux asks of an interface name.
-pub(super) fn interface(name: &str) -> Result<(), String> {
+pub(crate) fn interface(name: &str) -> Result<(), String> {
     let wrong = match name {
         "" => "is empty",
         "." | ".." => "is not a name",
@@ -85,7 +85,7 @@ pub(super) fn interface(name: &str) -> Result<(), String> {
 }
 
 /// Checks what every system takes for the name of a group (`shadow`'s `is_valid_group_name`, less strict on case).
-pub(super) fn group(name: &str) -> Result<(), String> {
+pub(crate) fn group(name: &str) -> Result<(), String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '$' | '@' | '\\');
     if !name.is_empty() && name.len() <= 256 && name.chars().all(allowed) {
         return Ok(());

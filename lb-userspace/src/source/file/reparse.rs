@@ -2,7 +2,8 @@
 
 use toml::de::DeTable;
 
-use super::{Config, error::Problems, read, section, validate};
+use super::{error::Problems, read, section, validate};
+use crate::model::Config;
 
 /// The config that `text` holds, where that is quick to tell: it differs from `before`, the text of `config`, in whole
 /// VIPs only, and is valid. `None` says nothing about the text.
@@ -48,7 +49,7 @@ fn is_vips(text: &str) -> bool {
 }
 
 /// The VIPs in a text that has nothing else, if each of them is sound.
-fn vips(text: &str) -> Option<Vec<super::Vip>> {
+fn vips(text: &str) -> Option<Vec<crate::model::Vip>> {
     let root = DeTable::parse(text).ok()?;
     if root.get_ref().keys().any(|key| key.get_ref() != "vip") {
         return None;

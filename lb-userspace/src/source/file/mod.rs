@@ -6,21 +6,15 @@
 //!
 //! Nothing here looks at the running system: whether an interface exists is not this module's question.
 
-mod address;
 pub mod edit;
 mod error;
-mod idle;
-mod mac;
-mod model;
 mod prime;
 mod read;
 mod reparse;
 mod section;
-mod suggest;
 mod syntax;
 mod tree;
 mod validate;
-mod via;
 mod warning;
 
 use std::path::Path;
@@ -30,15 +24,9 @@ use toml::de::DeTable;
 use self::error::Problems;
 pub use self::{
     error::{ConfigError, ConfigErrors, ReadError},
-    idle::{IdleTime, IdleTimeError},
-    mac::{Mac, MacChoice, MacError},
-    model::{
-        Backend, Config, FlowHash, ForwardMode, Node, Port, PortError, Protocol, Readers, Share, ShareError, Tracking,
-        UnknownValue, Vip, Word, XdpMode, state_serde,
-    },
-    via::{Vrf, mark_word, parse_mark},
     warning::Warning,
 };
+use crate::model::Config;
 
 impl Config {
     /// Reads a config from its text. `file` is what errors call the text.

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use lb_common::VrfName;
 
-use super::{address, model::text_serde};
+use super::{address, word::text_serde};
 
 /// A VRF by its name, or `default`, the host's main routing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

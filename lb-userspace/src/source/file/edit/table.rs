@@ -4,13 +4,8 @@ use std::{cmp::Ordering, net::IpAddr};
 
 use toml_edit::{Array, ArrayOfTables, InlineTable, Item, RawString, Table, Value};
 
-use super::{
-    super::{
-        model::{Port, Word},
-        via::mark_word,
-    },
-    EditError, NewBackend, NewVip, VipValues, array,
-};
+use super::{EditError, NewBackend, NewVip, VipValues, array};
+use crate::model::{Port, Word, mark_word};
 
 /// A table that can be changed in place.
 pub(super) enum TableMut<'d> {
@@ -218,7 +213,7 @@ pub(super) fn list(item: &mut Item) -> Option<Vec<TableMut<'_>>> {
 
 /// Those of `known` that `text` may be a misspelling of.
 pub(super) fn near(text: &str, known: &[String]) -> Vec<String> {
-    let near = super::super::suggest::near(text, known.iter().map(String::as_str));
+    let near = crate::model::suggest::near(text, known.iter().map(String::as_str));
     near.into_iter().map(str::to_owned).collect()
 }
 

@@ -6,14 +6,14 @@ use lb_common::{BackendState, Slot};
 use toml::{Spanned, de::DeTable};
 
 use super::{
-    address::{self, Role},
     error::Problems,
-    idle::{self, IdleTime},
-    mac::Mac,
-    model::{Backend, FlowHash, ForwardMode, Node, Port, Readers, Tracking, Vip, Word},
     prime,
     tree::{self, Key, Section, Value},
-    via::Vrf,
+};
+use crate::model::{
+    Backend, FlowHash, ForwardMode, Mac, Node, Port, Readers, Tracking, Vip, Vrf, Word,
+    address::{self, Role},
+    idle::{self, IdleTime},
 };
 
 /// A config whose values are right one by one, with `None` for those that are not.

@@ -4,10 +4,8 @@ use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
 
-use super::{
-    model::{Config, ForwardMode, Protocol, Tracking, Vip},
-    prime,
-};
+use super::prime;
+use crate::model::{Config, ForwardMode, Protocol, Tracking, Vip};
 use crate::seed;
 
 /// A doubt about a valid config.

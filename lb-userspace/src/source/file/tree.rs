@@ -10,7 +10,8 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{error::Problems, suggest};
+use super::error::Problems;
+use crate::model::suggest;
 
 /// A value of the tree and the bytes that it was read from.
 pub(super) type Value<'t> = Spanned<DeValue<'t>>;

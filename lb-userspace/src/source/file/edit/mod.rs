@@ -14,13 +14,8 @@ use lb_common::BackendState;
 use serde::{Deserialize, Serialize};
 
 use self::document::Document;
-use super::{
-    idle::IdleTime,
-    mac::{Mac, MacChoice},
-    model::{FlowHash, ForwardMode, Port, Tracking, state_serde},
-    section, suggest,
-    via::Vrf,
-};
+use super::section;
+use crate::model::{FlowHash, ForwardMode, Mac, MacChoice, Port, Tracking, Vrf, idle::IdleTime, state_serde, suggest};
 
 /// A change of a config file. What a `…Set` has no value for stays as it is, in an `…Add` it gets its default.
 ///
@@ -291,7 +286,7 @@ fn edit_document(text: &str, edit: &Edit) -> Result<String, EditError> {
             let mut vip_table = document.vip(vip)?;
             let mut backend = vip_table.backend(vip, *address)?;
             backend.set_some("weight", weight.map(i64::from));
-            backend.set_some("state", state.map(super::model::Word::word));
+            backend.set_some("state", state.map(crate::model::Word::word));
             match mac {
                 Some(MacChoice::Pinned(mac)) => backend.set("mac", mac.to_string().into()),
                 Some(MacChoice::None) => backend.unset("mac"),

@@ -7,10 +7,10 @@ use std::{
 
 use super::{
     error::Problems,
-    model::{Backend, Config, FlowHash, ForwardMode, Node, Port, Protocol, Tracking, Vip},
     prime,
     read::{Draft, VipDraft},
 };
+use crate::model::{Backend, Config, FlowHash, ForwardMode, Node, Port, Protocol, Tracking, Vip};
 
 /// Notes every contradiction in `draft`, which was read from `text`.
 pub(super) fn check(text: &str, draft: &Draft, problems: &mut Problems) {

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use super::model::text_serde;
+use super::word::text_serde;
 
 /// A unicast MAC address, written as `02:00:00:00:00:01`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,7 +1,7 @@
 //! "Did you mean": the known word that a mistyped one is closest to.
 
 /// The candidate that `text` most likely stands for, where one is near enough to be worth naming.
-pub(super) fn nearest<'c>(text: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+pub(crate) fn nearest<'c>(text: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let lower = text.to_lowercase();
     // One edit in three letters: `adress` is near `address`, `health` is near nothing.
     let near_enough = (lower.chars().count() / 3).max(1);
@@ -14,7 +14,7 @@ pub(super) fn nearest<'c>(text: &str, candidates: impl IntoIterator<Item = &'c s
 }
 
 /// Every candidate within reach of `text`, nearest first, at most three.
-pub(super) fn near<'c>(text: &str, candidates: impl IntoIterator<Item = &'c str>) -> Vec<&'c str> {
+pub(crate) fn near<'c>(text: &str, candidates: impl IntoIterator<Item = &'c str>) -> Vec<&'c str> {
     let mut scored: Vec<_> = candidates
         .into_iter()
         .map(|candidate| (strsim::jaro_winkler(text, candidate), candidate))
@@ -25,7 +25,7 @@ pub(super) fn near<'c>(text: &str, candidates: impl IntoIterator<Item = &'c str>
 }
 
 /// What to write instead of `text`: the nearest candidate, or else all of them.
-pub(super) fn remedy<'c>(text: &str, candidates: impl Iterator<Item = &'c str> + Clone) -> String {
+pub(crate) fn remedy<'c>(text: &str, candidates: impl Iterator<Item = &'c str> + Clone) -> String {
     match nearest(text, candidates.clone()) {
         Some(candidate) => format!("did you mean `{candidate}`?"),
         None => format!("use one of {}", list(candidates)),
@@ -33,7 +33,7 @@ pub(super) fn remedy<'c>(text: &str, candidates: impl Iterator<Item = &'c str> +
 }
 
 /// `` `a`, `b`, `c` ``.
-pub(super) fn list<'c>(words: impl Iterator<Item = &'c str>) -> String {
+pub(crate) fn list<'c>(words: impl Iterator<Item = &'c str>) -> String {
     words.map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use super::model::text_serde;
+use super::word::text_serde;
 
 /// The time without a packet after which a flow counts as ended: whole seconds, `1s..=12h`, written as `15m` or
 /// `1h 30m`.
@@ -58,7 +58,7 @@ impl From<IdleTime> for Duration {
 }
 
 /// What to write for a number without a unit, which most likely means seconds, between `quotes`.
-pub(super) fn remedy(number: &str, quotes: &str) -> String {
+pub(crate) fn remedy(number: &str, quotes: &str) -> String {
     let seconds = format!("{number}s");
     match seconds.parse::<IdleTime>() {
         Ok(_) => format!("write `{quotes}{seconds}{quotes}`"),

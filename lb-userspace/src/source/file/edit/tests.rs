@@ -437,7 +437,7 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
         let name = format!("n{serial}");
         let backends = vec![NewBackend { address, weight: Some(3), state: None, mac: None }; dice.roll(2)];
         let ports: Vec<Port> = vec!["udp/9000".parse().unwrap()];
-        after.vips.push(super::super::Vip {
+        after.vips.push(crate::model::Vip {
             name: name.clone(),
             address,
             ports: ports.clone(),
@@ -445,7 +445,7 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
             hash: FlowHash::SourceIp,
             slots: 16_381,
             tracking: Tracking::Always,
-            tcp_idle: super::super::Vip::DEFAULT_TCP_IDLE,
+            tcp_idle: crate::model::Vip::DEFAULT_TCP_IDLE,
             udp_idle: UDP_IDLE,
             metrics_backends: None,
             vrf: None,
@@ -483,7 +483,7 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
         }
         (1, _) => {
             vip.slots = if vip.slots == 997 { 1009 } else { 997 };
-            vip.ports.push(Port { protocol: super::super::Protocol::Udp, port: Some(1 + serial as u16) });
+            vip.ports.push(Port { protocol: crate::model::Protocol::Udp, port: Some(1 + serial as u16) });
             vip.tracking = Tracking::Never;
             vip.udp_idle = UDP_IDLE;
             Edit::VipSet(VipValues {
@@ -510,8 +510,8 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
     (edit, after)
 }
 
-fn backend(address: IpAddr, weight: Option<u32>, state: Option<BackendState>) -> super::super::Backend {
-    use super::super::Backend;
+fn backend(address: IpAddr, weight: Option<u32>, state: Option<BackendState>) -> crate::model::Backend {
+    use crate::model::Backend;
     Backend { address, weight: weight.unwrap_or(Backend::DEFAULT_WEIGHT), state: state.unwrap_or_default(), mac: None }
 }
 
