@@ -1,9 +1,9 @@
-//! Nanoseconds per packet of this build beside those of another: `bench packet` of both at once on one CPU, a few cases at
-//! a time and several times. The kernel lets the two run in turn, some milliseconds each: whatever else happens on the machine,
-//! or on others of the same processor, happens to both. What it says that packets took is without the other's turns where
-//! tasks are preempted at their own word only (`bpf_test_timer_continue`, net/bpf/test_run.c); a kernel that preempts them
-//! anywhere (`/sys/kernel/debug/sched/preempt` says `full` or `lazy`) would count these in, for both. Of each run the faster
-//! rounds count, those included in which the other one had not begun or had ended.
+//! Nanoseconds per packet of this build beside those of another: `bench packet` of both at once on one CPU, a few cases
+//! at a time and several times. The kernel lets the two run in turn, some milliseconds each: whatever else happens on
+//! the machine, or on others of the same processor, happens to both. What it says that packets took is without the
+//! other's turns where tasks are preempted at their own word only (`bpf_test_timer_continue`, net/bpf/test_run.c); a
+//! kernel that preempts them anywhere (`/sys/kernel/debug/sched/preempt` says `full` or `lazy`) would count these in,
+//! for both. Of each run the faster rounds count, those included in which the other one had not begun or had ended.
 
 use std::{
     env::current_exe,
@@ -26,8 +26,9 @@ use crate::{
 // The bench that takes these has a group of that name already.
 #[group(skip)]
 pub struct Options {
-    /// Put another build's figures beside these, by default those of plain forwarding: a git revision of this repository,
-    /// which `cargo xtask bench` checks out and builds; to `naru-bench` itself, the path of another `naru-bench`
+    /// Put another build's figures beside these, by default those of plain forwarding: a git revision of this
+    /// repository, which `cargo xtask bench` checks out and builds; to `naru-bench` itself, the path of another
+    /// `naru-bench`
     #[arg(long, value_name = "REVISION")]
     pub against: Option<PathBuf>,
     /// With `--against`: how often both builds are run

@@ -1,6 +1,6 @@
 //! Control-plane speed, through the real daemon and its CLI: from the start of `naru run` over a config until the maps
-//! are written, and from a command that changes one backend to its end. Beside it what a table costs: time to compute it,
-//! memory, and how evenly it shares.
+//! are written, and from a command that changes one backend to its end. Beside it what a table costs: time to compute
+//! it, memory, and how evenly it shares.
 
 use std::{
     fmt::Write as _,
@@ -98,7 +98,8 @@ struct Row {
     apply: Summary,
     /// The whole `naru backend set`, in milliseconds.
     command: Summary,
-    /// From the restart of a killed daemon until what runs is what the config says, as the daemon says, in milliseconds.
+    /// From the restart of a killed daemon until what runs is what the config says, as the daemon says, in
+    /// milliseconds.
     adopt: Summary,
     /// Memory of all maps in bytes, as `naru status` says.
     map_memory: u64,
@@ -245,7 +246,8 @@ fn equal(count: u32) -> Vec<WeightedBackend> {
     (0..count).map(|host| WeightedBackend { key: address(host), weight: 100 }).collect()
 }
 
-/// Milliseconds from the start of the daemon until the last map is written. The socket may listen sooner and answers later.
+/// Milliseconds from the start of the daemon until the last map is written. The socket may listen sooner and answers
+/// later.
 fn started(naru: &mut Naru) -> anyhow::Result<f64> {
     let begun = SystemTime::now();
     naru.restart()?;

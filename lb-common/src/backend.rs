@@ -124,11 +124,12 @@ impl NextHopCell {
     /// The daemon writes a half, then stores `in_use` with release. What is read of the half must not be older than
     /// that: here the address that is read from is computed from `in_use`, and reads are ordered behind the one that
     /// their address depends on by every architecture that Linux runs on (Linux memory model, "address dependency"; on
-    /// arm64 "dependency-ordered-before", Arm ARM B2.3.3). A branch on `in_use` would order nothing: arm64 reads ahead of
-    /// branches. (BPF has an acquire load only since Linux 6.15.)
+    /// arm64 "dependency-ordered-before", Arm ARM B2.3.3). A branch on `in_use` would order nothing: arm64 reads ahead
+    /// of branches. (BPF has an acquire load only since Linux 6.15.)
     #[inline(always)]
     pub fn current(&self) -> Option<&NextHop> {
-        // SAFETY: aligned, and as long-lived as `self`. Volatile, so that it is read once: the daemon may store another.
+        // SAFETY: aligned, and as long-lived as `self`. Volatile, so that it is read once: the daemon may store
+        // another.
         let in_use = unsafe { (&raw const self.in_use).read_volatile() };
         self.halves.get(in_use as usize)
     }

@@ -48,8 +48,8 @@ pub enum DecapOutcome {
     /// The outer header says congestion was experienced, the inner one says its transport knows no ECN: dropped
     /// (RFC 6040 §4.2).
     EcnDropped = 4,
-    /// Its inner destination is none that may be delivered: dropped, so that no tunnel interface of the host delivers it
-    /// after all.
+    /// Its inner destination is none that may be delivered: dropped, so that no tunnel interface of the host delivers
+    /// it after all.
     InnerRefused = 5,
 }
 

@@ -4,8 +4,8 @@ use core::fmt;
 
 use super::pod;
 
-/// What makes the flow hash of one site another than that of all others: words that nobody else knows, read-only data of
-/// the loaded program.
+/// What makes the flow hash of one site another than that of all others: words that nobody else knows, read-only data
+/// of the loaded program.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct HashKey(pub [u64; Self::WORDS]);

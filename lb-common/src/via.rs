@@ -1,7 +1,7 @@
 //! By which of the host's routing tables a backend is reached. For the daemon only; the data plane never reads it.
 
-/// The name of a VRF in a map: at most [`VrfName::MAX`] bytes of UTF-8, padded with zeros. Empty: no VRF, the host's main
-/// routing.
+/// The name of a VRF in a map: at most [`VrfName::MAX`] bytes of UTF-8, padded with zeros. Empty: no VRF, the host's
+/// main routing.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VrfName([u8; Self::SIZE]);

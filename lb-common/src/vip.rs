@@ -6,8 +6,8 @@ use crate::{Address, Be16, Be32, Via};
 /// what a packet is looked up by whose ports cannot be read.
 pub const MARKER: u8 = 0x80;
 
-/// Key of an IPv4 VIP. One 64-bit word: the kernel compares keys by such words, and a processor that must put one together
-/// from smaller ones that were written just before waits until those have left its store buffer.
+/// Key of an IPv4 VIP. One 64-bit word: the kernel compares keys by such words, and a processor that must put one
+/// together from smaller ones that were written just before waits until those have left its store buffer.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Vip4Key(u64);

@@ -2,10 +2,11 @@
 //! seed, today and after an upgrade.
 //!
 //! It is keyed, so that nobody outside can compute which flows meet on one slot. First a sum of products, each word of
-//! the flow in one of them beside a secret word of its own: "multilinear-HM" (Lemire and Kaser, "Strongly universal string
-//! hashing is fast", The Computer Journal 2014), whose upper 33 bits are pairwise independent over the keys. Then the
-//! finalizer of SplitMix64, a permutation, with one more secret word within: it gives the lower half the same quality, and
-//! hides that the sum grows by equal steps along the ports of one client. ADR 13 says what this keeps from whom.
+//! the flow in one of them beside a secret word of its own: "multilinear-HM" (Lemire and Kaser, "Strongly universal
+//! string hashing is fast", The Computer Journal 2014), whose upper 33 bits are pairwise independent over the keys.
+//! Then the finalizer of SplitMix64, a permutation, with one more secret word within: it gives the lower half the same
+//! quality, and hides that the sum grows by equal steps along the ports of one client. ADR 13 says what this keeps from
+//! whom.
 
 use lb_common::{Address, Be32, HashKey};
 
@@ -56,8 +57,8 @@ impl FlowHash {
     }
 }
 
-/// What the last or only words of the addresses, ports and protocol add up to. A client chooses its address and its port:
-/// they share a product, so that what he learns of one port says nothing of another.
+/// What the last or only words of the addresses, ports and protocol add up to. A client chooses its address and its
+/// port: they share a product, so that what he learns of one port says nothing of another.
 #[inline(always)]
 fn sum(key: &impl Key, source: Be32, destination: Be32, ports: u32, protocol: u8) -> u64 {
     key.word(0).wrapping_add(product(key, 1, source.wire(), ports)).wrapping_add(product(
@@ -141,8 +142,8 @@ mod tests {
         counts.iter().map(|n| (f64::from(*n) - expected).powi(2) / expected).sum()
     }
 
-    /// Counter-like inputs are what clients send; their counts per slot must look like those of random numbers, by either
-    /// half of the hash and under any key.
+    /// Counter-like inputs are what clients send; their counts per slot must look like those of random numbers, by
+    /// either half of the hash and under any key.
     #[test]
     fn counting_clients_and_ports_spread_evenly() {
         let hosts: fn(u32) -> (u32, u32) = |index| (index, 0);

@@ -36,8 +36,8 @@ impl Inner {
     }
 
     /// The word with the TTL or hop limit less one, and its offset in the header; only of a packet that is not
-    /// [expiring](Self::is_expiring). Forwarding takes one off (RFC 1812 §5.3.1, RFC 8200 §3), and so does encapsulation
-    /// on the way (RFC 2003 §3.1, RFC 2473 §3.1). The IPv4 checksum follows (RFC 1624 §3).
+    /// [expiring](Self::is_expiring). Forwarding takes one off (RFC 1812 §5.3.1, RFC 8200 §3), and so does
+    /// encapsulation on the way (RFC 2003 §3.1, RFC 2473 §3.1). The IPv4 checksum follows (RFC 1624 §3).
     #[inline(always)]
     pub const fn aged(&self) -> (usize, u32) {
         let lifetime = u32::from_be(self.lifetime);

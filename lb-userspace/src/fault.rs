@@ -1,11 +1,11 @@
 //! Places at which a test has the process die, a part of it panic, or a disk be slow. Only builds with debug assertions
 //! have them: in a release they are nothing.
 //!
-//! `NARU_FAULTS` names a directory. While that has a file `armed`, every place that is passed adds a line to `passed`, and
-//! the one whose number is in `armed` is where the process is killed by SIGKILL; 0 kills at none. While it has a file
-//! `slow`, flushing takes as many milliseconds as that says longer, and makes a file `flushing` when it begins; while it has
-//! a file `held`, flushing waits for that to go; while it has a file `unread`, what of the API's reads is named in it does. While
-//! it has a file `panic`, the place whose name is in it panics.
+//! `NARU_FAULTS` names a directory. While that has a file `armed`, every place that is passed adds a line to `passed`,
+//! and the one whose number is in `armed` is where the process is killed by SIGKILL; 0 kills at none. While it has a
+//! file `slow`, flushing takes as many milliseconds as that says longer, and makes a file `flushing` when it begins;
+//! while it has a file `held`, flushing waits for that to go; while it has a file `unread`, what of the API's reads is
+//! named in it does. While it has a file `panic`, the place whose name is in it panics.
 
 #[cfg(debug_assertions)]
 pub use self::armed::{flush, part, point, read};

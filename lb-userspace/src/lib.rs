@@ -1,8 +1,8 @@
 //! naru's daemon and CLI: keeps the maps of the data plane equal to a config file.
 //!
-//! One config change walks these rooms in one direction: `source` → `plan` → `dataplane`. `tracking` keeps in order what
-//! packets leave in its maps. `controller` is the one that sends it on its way, `disk` is how it keeps it; `network` tells
-//! it where backends are. `server` answers over HTTP what it knows, `cli` asks by the client in `api`.
+//! One config change walks these rooms in one direction: `source` → `plan` → `dataplane`. `tracking` keeps in order
+//! what packets leave in its maps. `controller` is the one that sends it on its way, `disk` is how it keeps it;
+//! `network` tells it where backends are. `server` answers over HTTP what it knows, `cli` asks by the client in `api`.
 
 pub mod api;
 pub mod cli;

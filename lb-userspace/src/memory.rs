@@ -1,8 +1,8 @@
 //! How the daemon's memory is managed.
 
-/// Has all threads share one arena of the C library's allocator. By default glibc gives many threads an arena each, and keeps
-/// in every one of them the room that changes and reads have needed there: with a thousand VIPs that is several times what
-/// the daemon needs, and it grows with each burst of work until all arenas had their share.
+/// Has all threads share one arena of the C library's allocator. By default glibc gives many threads an arena each, and
+/// keeps in every one of them the room that changes and reads have needed there: with a thousand VIPs that is several
+/// times what the daemon needs, and it grows with each burst of work until all arenas had their share.
 ///
 /// To be called while there is one thread. Allocators that know no arenas are left as they are.
 pub fn share_one_arena() {
@@ -13,8 +13,8 @@ pub fn share_one_arena() {
     }
 }
 
-/// Gives memory that is free back to the kernel, after work that needed far more than there is to do later. The allocator
-/// keeps it otherwise.
+/// Gives memory that is free back to the kernel, after work that needed far more than there is to do later. The
+/// allocator keeps it otherwise.
 pub fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: gives back pages of the allocator's that nobody uses, under its own lock.

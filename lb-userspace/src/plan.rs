@@ -46,8 +46,8 @@ use crate::{
     seed::HashSeed,
 };
 
-/// Most keys whose routes are replaced in the maps in use. Each costs the wait for packets on their way, about 10 ms; new maps
-/// replace none.
+/// Most keys whose routes are replaced in the maps in use. Each costs the wait for packets on their way, about 10 ms;
+/// new maps replace none.
 const MAX_REPLACED: usize = 32;
 
 /// The next hops that are known.

@@ -2,8 +2,8 @@
 //!
 //! Root starts it, and it stays uid 0, for config, pins and socket are root's. But it gives every other capability up
 //! before it opens anything: it then loads no kernel module, mounts nothing, reads no file that is closed to root as an
-//! ordinary user, gives no file away, traces and signals nobody, and no program that it might be made to start gets more
-//! (bounding set, `no_new_privs`). Whoever takes it over can still make the network of this host do anything
+//! ordinary user, gives no file away, traces and signals nobody, and no program that it might be made to start gets
+//! more (bounding set, `no_new_privs`). Whoever takes it over can still make the network of this host do anything
 //! (CAP_NET_ADMIN) and read kernel memory (CAP_PERFMON, CAP_BPF); see docs/adr/0009-privileges.md.
 //!
 //! Capabilities belong to threads: all of this is called while there is only one.
@@ -36,8 +36,8 @@ pub enum PrivilegeError {
 }
 
 /// Makes this process a member of `group`, if there is one, so that later it can give files to that group without
-/// CAP_CHOWN. Where that is not allowed, whoever started the daemon has to have seen to it (`SupplementaryGroups` in the
-/// unit).
+/// CAP_CHOWN. Where that is not allowed, whoever started the daemon has to have seen to it (`SupplementaryGroups` in
+/// the unit).
 pub fn join_group(group: &str) {
     let Ok(Some(group)) = Group::from_name(group) else { return };
     let Ok(mut groups) = getgroups() else { return };

@@ -1,10 +1,11 @@
 //! The seed of the flow hash: a secret in a file of its own, the same on all load balancers of a site.
 //!
 //! What leaves this module is the key that the data plane hashes with, and a fingerprint by which two hosts can be
-//! compared. Neither `Debug` nor `Display` of anything here shows a secret, and nothing here goes into the config's text,
-//! the API or a log.
+//! compared. Neither `Debug` nor `Display` of anything here shows a secret, and nothing here goes into the config's
+//! text, the API or a log.
 //!
-//! Both are expanded from the seed by HKDF-SHA256 (RFC 5869) without salt; ADR 13 has the derivation, which never changes.
+//! Both are expanded from the seed by HKDF-SHA256 (RFC 5869) without salt; ADR 13 has the derivation, which never
+//! changes.
 
 use std::{
     fmt,
@@ -277,7 +278,8 @@ mod tests {
         (directory, path)
     }
 
-    /// Two versions of naru with one seed must agree: these values, computed by another implementation of HKDF, never change.
+    /// Two versions of naru with one seed must agree: these values, computed by another implementation of HKDF, never
+    /// change.
     #[test]
     fn seeds_expand_to_what_they_always_did() {
         let seed: Vec<u8> = (0..32).collect();

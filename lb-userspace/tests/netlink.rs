@@ -247,7 +247,8 @@ fn send_icmp6(from: &Namespace, interface: &str, source: Ipv6Addr, to: Ipv6Addr,
     });
 }
 
-/// The echo reply that the load balancer is said to have sent, of which a forged error complains: header and eight bytes.
+/// The echo reply that the load balancer is said to have sent, of which a forged error complains: header and eight
+/// bytes.
 fn echo_reply(from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
     let head = [0x45, 0, 0x05, 0xdc, 0, 0, 0x40, 0, 64, 1, 0, 0];
     [&head[..], &from.octets(), &to.octets(), &[0; 8]].concat()

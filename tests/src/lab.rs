@@ -450,9 +450,9 @@ impl Host {
         self.statistic("snmp", "Tcp: ", "RetransSegs")
     }
 
-    /// SYNs that the kernel of the host has sent again. Not only for a loss: where a new connection has the port of one that
-    /// has just ended, and nobody listens any more, the server's kernel speaks for the old one, and the SYN is repeated
-    /// (RFC 5961 §4.2).
+    /// SYNs that the kernel of the host has sent again. Not only for a loss: where a new connection has the port of one
+    /// that has just ended, and nobody listens any more, the server's kernel speaks for the old one, and the SYN is
+    /// repeated (RFC 5961 §4.2).
     ///
     /// # Errors
     ///
@@ -489,8 +489,8 @@ impl Host {
             self.sysctl(&format!("net/ipv4/conf/{scope}/arp_notify"), "1")?;
             self.sysctl(&format!("net/ipv6/conf/{scope}/ndisc_notify"), "1")?;
         }
-        // What is sent again has been lost: a machine that is busy for a moment is no reason to send a probe (RFC 8985) or
-        // to repeat anything. Kernels before 6.11 repeat what is not acknowledged within 0.2 s all the same.
+        // What is sent again has been lost: a machine that is busy for a moment is no reason to send a probe (RFC 8985)
+        // or to repeat anything. Kernels before 6.11 repeat what is not acknowledged within 0.2 s all the same.
         self.sysctl("net/ipv4/tcp_early_retrans", "0")?;
         if let Err(error) = self.sysctl("net/ipv4/tcp_rto_min_us", "1000000") {
             let is_missing = error.root_cause().downcast_ref::<io::Error>().map(io::Error::kind);

@@ -310,7 +310,8 @@ impl Naru {
         })
     }
 
-    /// What `/metrics` serves now. Scrapes within a second show the same, so that this waits if it was asked just before.
+    /// What `/metrics` serves now. Scrapes within a second show the same, so that this waits if it was asked just
+    /// before.
     ///
     /// # Errors
     ///

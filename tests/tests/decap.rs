@@ -136,8 +136,8 @@ fn only_vips_are_delivered_to() {
     assert_eq!(decap.counts(), [("decapsulated", 1), ("inner_refused", 16)]);
 }
 
-/// Without a list of VIPs it is the addresses of the host, as they are when a packet comes; what the stack would send on
-/// to other hosts is refused.
+/// Without a list of VIPs it is the addresses of the host, as they are when a packet comes; what the stack would send
+/// on to other hosts is refused.
 #[test]
 fn without_vips_what_is_local_is_delivered_to() {
     let name = format!("naru-decap-{}", std::process::id());
@@ -224,8 +224,8 @@ fn malformed_and_fragmented_tunnels_do_not_reach_the_stack_as_packets() {
     assert_eq!(decap.counts(), [("fragment", 2), ("malformed", 5)]);
 }
 
-/// The loaded decapsulation; accepts 172.16.0.0/16 and `SOURCE6` as sources, the two backends as destinations, and delivers
-/// to the VIPs.
+/// The loaded decapsulation; accepts 172.16.0.0/16 and `SOURCE6` as sources, the two backends as destinations, and
+/// delivers to the VIPs.
 struct Decap(Ebpf);
 
 impl Decap {

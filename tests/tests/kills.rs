@@ -74,8 +74,8 @@ struct Change {
     /// The file is written by hand before the command, and not by the command.
     by_hand: bool,
     command: &'static [&'static str],
-    /// It is made once more at each place, and what was applied is lost with the daemon: the start has only the file, and
-    /// maps that are half-way to it.
+    /// It is made once more at each place, and what was applied is lost with the daemon: the start has only the file,
+    /// and maps that are half-way to it.
     loses_history: bool,
     /// Places that must be among those that it passes.
     passes: &'static [&'static str],

@@ -183,8 +183,8 @@ fn an_interface_by_another_of_its_names_is_attached_again_when_it_returns() {
     until_served(&site, &vip, 200);
 }
 
-/// Sends the load balancer an ICMP error from `host`: that a packet of its own to `backend` was too large for a link with
-/// an MTU of 68.
+/// Sends the load balancer an ICMP error from `host`: that a packet of its own to `backend` was too large for a link
+/// with an MTU of 68.
 fn forge_fragmentation_needed(host: &Host, balancer: Ipv4Addr, backend: Ipv4Addr) {
     let quoted = Ipv4Header::new(1400, 64, IpNumber::ICMP, balancer.octets(), backend.octets()).unwrap();
     let echo_reply = [0; 8];

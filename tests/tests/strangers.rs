@@ -1,5 +1,5 @@
-//! What strangers do to the daemon who can reach `/metrics`, and other users of its host who can reach its socket, and mean
-//! no good: it goes on reading and changing for those who may.
+//! What strangers do to the daemon who can reach `/metrics`, and other users of its host who can reach its socket, and
+//! mean no good: it goes on reading and changing for those who may.
 
 use std::{
     fs,
@@ -222,8 +222,8 @@ fn connections_to_the_socket_are_made_at_no_operators_expense() {
     assert!(backends.contains("50"), "{backends}");
 }
 
-/// Asks for something large and reads it so slowly that it takes minutes; how much that was when the daemon had enough of
-/// it.
+/// Asks for something large and reads it so slowly that it takes minutes; how much that was when the daemon had enough
+/// of it.
 fn read_slowly(user: u32, lab: &Lab) -> usize {
     let mut stream = ask_as(user, lab, "/v1/backends");
     let mut total = 0;
@@ -281,7 +281,8 @@ fn ask_and_hang_up(lab: &Lab, path: &str) {
     drop(asked);
 }
 
-/// An operator is served, and scrapes are, while readers who ask and hang up keep reads of `path` under way that do not end.
+/// An operator is served, and scrapes are, while readers who ask and hang up keep reads of `path` under way that do not
+/// end.
 fn serves_operators_beside(lab: &Lab, naru: &Naru, path: &str, commands: &[&[&str]], before: usize) {
     (0..50).for_each(|_| ask_and_hang_up(lab, path));
     for command in commands {

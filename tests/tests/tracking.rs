@@ -206,8 +206,8 @@ fn a_flow_is_opened_anew_only_after_its_own_end() {
     assert_eq!(end(1, &[fin, site.segment(1, 1400, "A", &[1; 1400])]), (FlowState::Open, 1));
 }
 
-/// SYN with FIN or RST opens no connection: it goes where an unknown packet goes, is entered nowhere, moves nothing, and
-/// is no new flow.
+/// SYN with FIN or RST opens no connection: it goes where an unknown packet goes, is entered nowhere, moves nothing,
+/// and is no new flow.
 #[test]
 fn a_syn_that_contradicts_itself_is_no_new_flow() {
     for site in [SITE4, SITE6] {

@@ -1,11 +1,11 @@
 //! Backend side: an XDP program that takes the outer IP header off the packets that a load balancer sent, and passes
 //! them to the stack as the client sent them.
 //!
-//! It accepts only the outer addresses that it was told, and delivers only to VIPs: whoever can forge an outer source from
-//! an accepted range would otherwise reach, past every filter that looks at one header, whatever the stack delivers or
-//! forwards to. The VIPs are those that it was told, or, where it was told none, whatever is local to this host at that
-//! moment: the kernel is asked for each packet, so that a VIP that is added later is served, and one that is removed no
-//! longer. The range of forged sources is for the network's border to filter; README.md says how.
+//! It accepts only the outer addresses that it was told, and delivers only to VIPs: whoever can forge an outer source
+//! from an accepted range would otherwise reach, past every filter that looks at one header, whatever the stack
+//! delivers or forwards to. The VIPs are those that it was told, or, where it was told none, whatever is local to this
+//! host at that moment: the kernel is asked for each packet, so that a VIP that is added later is served, and one that
+//! is removed no longer. The range of forged sources is for the network's border to filter; README.md says how.
 
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![no_main]

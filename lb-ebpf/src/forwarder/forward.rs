@@ -35,8 +35,8 @@ pub fn send(
 }
 
 /// New Ethernet addresses and the next hop's tag; of the IP packet the lifetime alone changes. Two load balancers that
-/// are each other's backend would send a packet to and fro: what the backend itself sent does not go back to it, and rings
-/// of more end with the packet's lifetime.
+/// are each other's backend would send a packet to and fro: what the backend itself sent does not go back to it, and
+/// rings of more end with the packet's lifetime.
 #[inline(always)]
 fn l2(frame: &XdpFrame, ethernet: &Ethernet, next_hop: &NextHop, inner: &Inner) -> Result<(), DropReason> {
     let Some(sender) = frame.words(0) else { return Err(DropReason::Truncated) };
@@ -80,8 +80,8 @@ fn encapsulate<const N: usize>(
     written.then_some(()).ok_or(DropReason::Truncated)
 }
 
-/// What forwarding does to the packet itself: one is taken off its lifetime, and what lies behind it in the frame is cut
-/// off.
+/// What forwarding does to the packet itself: one is taken off its lifetime, and what lies behind it in the frame is
+/// cut off.
 #[inline(always)]
 fn prepare(frame: &XdpFrame, ethernet: &Ethernet, inner: &Inner) -> Result<(), DropReason> {
     let end = ethernet.len as u32 + inner.total_len;

@@ -2,10 +2,10 @@
 //! programs are not told; the kernel's tracepoints are, and these programs sit on them.
 //!
 //! They see every device of every network namespace, and every program's frames. They count those that came in by an
-//! interface that the daemon named in [`INGRESS`], at interfaces that it named in [`LOSSES`]; in [`LAYOUT`] it says which
-//! namespace its indices are of. They read the kernel's structures at offsets that the daemon takes from the kernel's own
-//! type information. The tracepoints of transmissions are met once for every bundle of frames, lost or not, where the
-//! program ends with its first instructions.
+//! interface that the daemon named in [`INGRESS`], at interfaces that it named in [`LOSSES`]; in [`LAYOUT`] it says
+//! which namespace its indices are of. They read the kernel's structures at offsets that the daemon takes from the
+//! kernel's own type information. The tracepoints of transmissions are met once for every bundle of frames, lost or
+//! not, where the program ends with its first instructions.
 
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![no_main]
@@ -63,8 +63,8 @@ pub fn xdp_redirect_err(context: RawTracePointContext) -> i32 {
     if kind as u32 != DEVMAP_HASH { 0 } else { not_redirected(context.arg(0), index as u32) }
 }
 
-/// `xdp_redirect_err(dev, prog, target, err, map, index)`, before. The kernel refuses a program that reads more arguments
-/// than a tracepoint has.
+/// `xdp_redirect_err(dev, prog, target, err, map, index)`, before. The kernel refuses a program that reads more
+/// arguments than a tracepoint has.
 #[raw_tracepoint(tracepoint = "xdp_redirect_err")]
 pub fn xdp_redirect_err_of_six(context: RawTracePointContext) -> i32 {
     not_redirected(context.arg(0), context.arg::<u64>(5) as u32)
@@ -102,8 +102,8 @@ fn index(device: *const u8) -> Option<u32> {
 
 #[inline(always)]
 fn read<T>(structure: *const u8, offset: u32) -> Option<T> {
-    // SAFETY: the helper reads nothing that is not there, and whatever bytes it finds are a number or an address that is
-    // given to the helper again.
+    // SAFETY: the helper reads nothing that is not there, and whatever bytes it finds are a number or an address that
+    // is given to the helper again.
     unsafe { bpf_probe_read_kernel(structure.wrapping_add(offset as usize).cast()) }.ok()
 }
 

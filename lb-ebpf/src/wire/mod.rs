@@ -1,8 +1,8 @@
 //! Headers, one a file: from the bytes of a frame to the addresses and ports that name its VIP and flow.
 //!
 //! Each layer says go on (`Ok(Some)`), not for a load balancer (`Ok(None)`, the frame passes untouched), or malformed
-//! (`Err`, which counts as a drop where the destination is a VIP's address and passes untouched otherwise). Nothing here
-//! decides what is a VIP.
+//! (`Err`, which counts as a drop where the destination is a VIP's address and passes untouched otherwise). Nothing
+//! here decides what is a VIP.
 
 mod ethernet;
 pub mod frame;

@@ -1,6 +1,6 @@
-//! The client's end of a connection on which the daemon may answer before it is asked: where it has too many, it says so
-//! and closes at once. HTTP clients know no such answer, so it is not read before a request is written; and that nobody takes
-//! the request any more is no error, since the answer says why.
+//! The client's end of a connection on which the daemon may answer before it is asked: where it has too many, it says
+//! so and closes at once. HTTP clients know no such answer, so it is not read before a request is written; and that
+//! nobody takes the request any more is no error, since the answer says why.
 
 use std::{
     io::{self, ErrorKind},

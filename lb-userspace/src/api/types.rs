@@ -23,8 +23,8 @@ pub struct Status {
     pub config: ConfigStatus,
     /// Interfaces that the config names, attached or not, and those attached besides.
     pub interfaces: Vec<Interface>,
-    /// Fingerprint of the flow hash's seed that is in force; absent where there is none. Load balancers of one site have
-    /// the same.
+    /// Fingerprint of the flow hash's seed that is in force; absent where there is none. Load balancers of one site
+    /// have the same.
     pub hash_seed: Option<String>,
     /// Number of VIPs.
     pub vips: usize,

@@ -103,8 +103,8 @@ pub enum Command {
 pub enum Seed {
     /// Make a random seed and write it to a file that root alone may read
     ///
-    /// All load balancers of a site need the same file: make it once, and copy it. A change of the seed moves every flow of
-    /// every VIP to another slot, and breaks most of those that are open.
+    /// All load balancers of a site need the same file: make it once, and copy it. A change of the seed moves every
+    /// flow of every VIP to another slot, and breaks most of those that are open.
     Generate {
         /// The file.
         #[arg(long, value_name = "FILE", default_value = seed::DEFAULT_FILE, value_hint = ValueHint::FilePath)]
@@ -282,7 +282,8 @@ pub enum BackendEdit {
         /// active, drain (no new flows) or down
         #[arg(long, group = "what", value_parser = BackendState::from_word)]
         state: Option<BackendState>,
-        /// Its MAC address, with l2: nobody's answer to ARP or neighbour discovery counts then; `none` to trust those again
+        /// Its MAC address, with l2: nobody's answer to ARP or neighbour discovery counts then; `none` to trust those
+        /// again
         #[arg(long, group = "what")]
         mac: Option<MacChoice>,
     },

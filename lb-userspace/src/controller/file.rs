@@ -39,8 +39,8 @@ pub struct Contents {
 }
 
 impl ConfigFile {
-    /// Reads and parses the file as it is just now. Spares the parsing where the text is that of `known`. The hash seed is
-    /// that of `known`, whatever its file holds meanwhile.
+    /// Reads and parses the file as it is just now. Spares the parsing where the text is that of `known`. The hash seed
+    /// is that of `known`, whatever its file holds meanwhile.
     pub fn read(&self, known: Option<&Contents>) -> Result<Contents, ReadError> {
         self.parse(self.text()?, known).map_err(ReadError::from)
     }

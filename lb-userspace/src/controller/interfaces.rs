@@ -1,7 +1,7 @@
 //! The interfaces that the data plane is attached to: those of the config, as they come, go and change their names.
 //!
-//! The config may call an interface by any of its names (`altname`). One that is attached stays so when it loses that name:
-//! a rename is no wish to stop serving. Only when another interface gets the name, that one is attached as well.
+//! The config may call an interface by any of its names (`altname`). One that is attached stays so when it loses that
+//! name: a rename is no wish to stop serving. Only when another interface gets the name, that one is attached as well.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -253,8 +253,8 @@ impl Interfaces {
         Ok(())
     }
 
-    /// Takes note of an interface, and attaches it under a name that the config calls it by. One that is attached under a
-    /// name of the config stays so, with a word about it where it does not have that name any more.
+    /// Takes note of an interface, and attaches it under a name that the config calls it by. One that is attached under
+    /// a name of the config stays so, with a word about it where it does not have that name any more.
     fn attach_named(&mut self, dataplane: &mut Dataplane, node: &Node, link: InterfaceInfo) {
         self.links.insert(link.ifindex, link.clone());
         let attached = dataplane.attachments().into_iter().filter(|attachment| attachment.ifindex == link.ifindex);

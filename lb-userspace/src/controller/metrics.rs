@@ -8,8 +8,8 @@ use super::Handle;
 
 /// The listener for scrapes, which ask `controller`.
 pub trait MetricsListener: Send {
-    /// Begins to serve on another address, or nowhere: beside the listener before where both can be. What becomes of the
-    /// two is said by [`Self::finish`]. Where it cannot be served, with the reason, everything is as before.
+    /// Begins to serve on another address, or nowhere: beside the listener before where both can be. What becomes of
+    /// the two is said by [`Self::finish`]. Where it cannot be served, with the reason, everything is as before.
     fn prepare<'a>(
         &'a mut self,
         address: Option<SocketAddr>,

@@ -1,12 +1,12 @@
 //! The daemon's one decision maker: config in, map writes out.
 //!
-//! One task owns the config, the data plane and what netlink says. Whatever is to be changed comes as a [request](handle::Handle).
-//! Changes are done one after the other and never interleave; while one waits for a disk, the task follows the network.
-//! An apply that fails anywhere leaves what ran before.
+//! One task owns the config, the data plane and what netlink says. Whatever is to be changed comes as a
+//! [request](handle::Handle). Changes are done one after the other and never interleave; while one waits for a disk,
+//! the task follows the network. An apply that fails anywhere leaves what ran before.
 //!
 //! What is only read is read beside it, from a [`View`] that the task publishes before it answers a change, and soon
-//! after anything else: reads wait for no change and hold none up. How many there are at a time is for those who read to
-//! bound ([`crate::server`]).
+//! after anything else: reads wait for no change and hold none up. How many there are at a time is for those who read
+//! to bound ([`crate::server`]).
 
 mod change;
 mod error;

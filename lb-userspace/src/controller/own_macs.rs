@@ -25,8 +25,8 @@ pub fn own_macs(links: &[&InterfaceInfo], ingress: &BTreeSet<u32>) -> OwnMacs {
     ingress.iter().copied().map(macs).filter(|(_, macs)| !macs.is_empty()).collect()
 }
 
-/// The interfaces that frames come in by, by index: `attached`, which have the program, and the ports of those of them that
-/// are bundles.
+/// The interfaces that frames come in by, by index: `attached`, which have the program, and the ports of those of them
+/// that are bundles.
 pub fn ingress(links: &[&InterfaceInfo], attached: &[u32]) -> BTreeSet<u32> {
     let at = |ifindex: u32| links.iter().copied().find(|link| link.ifindex == ifindex);
     let is_port = |link: &&&InterfaceInfo| {

@@ -25,7 +25,8 @@ const PUBLISH: Duration = Duration::from_millis(100);
 
 impl Controller {
     /// Makes the config what runs, attaches the interfaces, and serves whoever has the handle. What cannot be had, an
-    /// interface or the address of `/metrics`, is a problem that is told and tried again, and in the way of nothing else.
+    /// interface or the address of `/metrics`, is a problem that is told and tried again, and in the way of nothing
+    /// else.
     pub async fn start(mut self) -> Result<(Handle, JoinHandle<()>), Error> {
         let config = self.applied.config.clone();
         block_in_place(|| {

@@ -1,6 +1,6 @@
-//! The controller's state at a moment: a [`View`], which whoever reads asks instead of the controller. So no read waits for
-//! a change, and no change for a read. What is asked may wait for a disk or walk over maps: it belongs on a thread that
-//! may block.
+//! The controller's state at a moment: a [`View`], which whoever reads asks instead of the controller. So no read waits
+//! for a change, and no change for a read. What is asked may wait for a disk or walk over maps: it belongs on a thread
+//! that may block.
 
 use std::{
     sync::Arc,
@@ -165,8 +165,8 @@ impl View {
         self.next_hops.way_to(&super::follow::target(destination))
     }
 
-    /// What an interface is called: as the config calls it, where it does and the data plane is attached to it; else as the
-    /// kernel does.
+    /// What an interface is called: as the config calls it, where it does and the data plane is attached to it; else as
+    /// the kernel does.
     pub fn interface_name(&self, ifindex: u32) -> String {
         let named = |attachment: &&Attachment| self.config().node.interfaces.contains(&attachment.name);
         let attached = self.attachments.iter().filter(named).find(|attachment| attachment.ifindex == ifindex);

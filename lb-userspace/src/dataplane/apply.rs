@@ -41,8 +41,8 @@ impl Dataplane {
         Ok(Applied { changes: plan.into_changes(), writes, elapsed: finished - started, finished })
     }
 
-    /// Does steps that no config asks for: they free what the config does not have any more. Nobody follows the ways to that
-    /// from now on.
+    /// Does steps that no config asks for: they free what the config does not have any more. Nobody follows the ways to
+    /// that from now on.
     ///
     /// # Errors
     ///

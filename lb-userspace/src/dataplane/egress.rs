@@ -1,5 +1,5 @@
-//! The ways that frames leave by: next hops in the entries of backends, and the interfaces that packets can be redirected
-//! to.
+//! The ways that frames leave by: next hops in the entries of backends, and the interfaces that packets can be
+//! redirected to.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -77,8 +77,8 @@ pub struct LostFrames {
 }
 
 impl Losses {
-    /// Counts in the network namespace of the calling thread from now on, if that is not done already. The data plane of
-    /// `bpffs` must be this process's.
+    /// Counts in the network namespace of the calling thread from now on, if that is not done already. The data plane
+    /// of `bpffs` must be this process's.
     ///
     /// # Errors
     ///

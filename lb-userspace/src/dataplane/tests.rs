@@ -535,8 +535,8 @@ impl SlowReader {
         Self { stop, reads, thread }
     }
 
-    /// Changes what it reads, until it has read often enough; what a packet found at first and read at last, where those
-    /// are two VIPs.
+    /// Changes what it reads, until it has read often enough; what a packet found at first and read at last, where
+    /// those are two VIPs.
     fn while_changing(self, mut change: impl FnMut()) -> Vec<[u32; 2]> {
         run_on(0);
         let limit = Instant::now() + Duration::from_secs(120);

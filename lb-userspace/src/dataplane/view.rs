@@ -2,8 +2,8 @@
 //! what the kernel counts.
 //!
 //! A view costs a few reference counts. What its owner changes next is copied first, once, so that a view stays what it
-//! was; counters and slots are read from the maps when they are asked for. Nothing of it writes but the handles that sweeps
-//! need: those of the flow tables and of what sweeps count.
+//! was; counters and slots are read from the maps when they are asked for. Nothing of it writes but the handles that
+//! sweeps need: those of the flow tables and of what sweeps count.
 
 use std::{
     collections::HashMap,

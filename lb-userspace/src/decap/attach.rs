@@ -151,8 +151,8 @@ pub fn detach(interface: &str, bpffs: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is local is asked of the kernel, which of IPv6 answers by whether this interface forwards, where its stack goes by
-/// whether the host does. Where the two differ, packets for other hosts would be taken for local ones.
+/// What is local is asked of the kernel, which of IPv6 answers by whether this interface forwards, where its stack goes
+/// by whether the host does. Where the two differ, packets for other hosts would be taken for local ones.
 fn check_forwarding(interface: &str) -> anyhow::Result<()> {
     let forwards = |scope: &str| {
         let value = fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{scope}/forwarding"));

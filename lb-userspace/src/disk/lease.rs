@@ -1,9 +1,9 @@
 //! A read lease on a file (`F_SETLEASE`, fcntl(2)): while it lasts, nobody has the file open for writing, and whoever
 //! opens it for that or truncates it waits until it ends, 45 seconds at most (`/proc/sys/fs/lease-break-time`).
 //!
-//! The file's owner may take one, everybody else needs CAP_LEASE. Some file systems know none. NFS and CIFS give one only
-//! while their server has promised the file to this client, and otherwise say what others say of a file that is open for
-//! writing: of them it is taken for no answer.
+//! The file's owner may take one, everybody else needs CAP_LEASE. Some file systems know none. NFS and CIFS give one
+//! only while their server has promised the file to this client, and otherwise say what others say of a file that is
+//! open for writing: of them it is taken for no answer.
 
 use std::{
     fs::File,

@@ -1,5 +1,5 @@
-//! Reads files that are files: whoever opens a FIFO or a terminal waits for its other end, maybe for ever. Whoever opens
-//! a file that another program has a write lease on (Samba, an NFS server) waits as well, and here not for long.
+//! Reads files that are files: whoever opens a FIFO or a terminal waits for its other end, maybe for ever. Whoever
+//! opens a file that another program has a write lease on (Samba, an NFS server) waits as well, and here not for long.
 
 use std::{
     fs::{File, OpenOptions},

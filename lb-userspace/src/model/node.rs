@@ -40,8 +40,8 @@ pub struct Node {
     pub max_removed: Share,
     /// Outer source addresses of encapsulated IPv4 packets; the host bits come from the flow hash.
     pub encap_source4: Ipv4Net,
-    /// Outer source addresses of packets that are encapsulated in IPv6; of the host bits, the last 32 come from the flow
-    /// hash. There is no default: no prefix is free in every network. Always there where some backend needs it.
+    /// Outer source addresses of packets that are encapsulated in IPv6; of the host bits, the last 32 come from the
+    /// flow hash. There is no default: no prefix is free in every network. Always there where some backend needs it.
     pub encap_source6: Option<Ipv6Net>,
     /// VIPs that the maps have room for.
     pub max_vips: u32,
@@ -57,8 +57,8 @@ pub struct Node {
     pub mark: Option<u32>,
     /// The file of the flow hash's seed; absent for the hash that everybody knows.
     pub hash_seed_file: Option<PathBuf>,
-    /// What that file holds. The parser reads no other file and leaves the default; whoever reads config files from disk
-    /// fills it in.
+    /// What that file holds. The parser reads no other file and leaves the default; whoever reads config files from
+    /// disk fills it in.
     pub hash_seed: HashSeed,
     /// Whether the data plane logs what it does with each packet.
     pub log_packets: bool,

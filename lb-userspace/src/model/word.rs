@@ -1,5 +1,5 @@
-//! Types whose values are words: each value has one spelling, the one of the config file. It is what `Display` prints and
-//! `FromStr` reads, and what the API carries.
+//! Types whose values are words: each value has one spelling, the one of the config file. It is what `Display` prints
+//! and `FromStr` reads, and what the API carries.
 
 use super::suggest;
 

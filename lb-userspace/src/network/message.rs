@@ -64,8 +64,8 @@ pub(super) enum Found {
 /// Asks which entry of the routing tables leads to `address` (`ip route get fibmatch`, kernel 4.13, for IPv6 4.16).
 ///
 /// Not for the route that a packet would take: that one has what the kernel has learnt from ICMP since, and anybody may
-/// send that. One forged "fragmentation needed" lowers its MTU to 552 for ten minutes, one forged redirect makes it lead
-/// to another router. The entry is what the operator, or his routing daemon, has configured.
+/// send that. One forged "fragmentation needed" lowers its MTU to 552 for ten minutes, one forged redirect makes it
+/// lead to another router. The entry is what the operator, or his routing daemon, has configured.
 ///
 /// `vrf` is the index of the VRF whose tables are meant, `mark` what policy rules compare with.
 pub(super) fn route_request(address: IpAddr, vrf: Option<u32>, mark: u32) -> Request {

@@ -5,10 +5,10 @@
 //! entries in use from growing stale, which nobody else does for packets that never pass through the kernel's stack.
 //! What it finds comes as [`Event`]s. It changes nothing in the kernel but what resolving a neighbour changes.
 //!
-//! Whom it believes: the kernel alone; what other processes send to its sockets is not looked at. Nobody off the path moves
-//! a next hop, since the routing tables are asked and not what ICMP has made of them. Whoever is on a backend's segment
-//! may: by answering ARP or neighbour discovery for it, unless its MAC address is pinned, and by router advertisements,
-//! where the kernel accepts those. Without privileges a process on this host can do nothing here.
+//! Whom it believes: the kernel alone; what other processes send to its sockets is not looked at. Nobody off the path
+//! moves a next hop, since the routing tables are asked and not what ICMP has made of them. Whoever is on a backend's
+//! segment may: by answering ARP or neighbour discovery for it, unless its MAC address is pinned, and by router
+//! advertisements, where the kernel accepts those. Without privileges a process on this host can do nothing here.
 
 mod interface;
 mod message;

@@ -1,5 +1,6 @@
 //! Next-hop objects (`ip nexthop`). A route that names one usually says as well where it leads, but not where
-//! `net.ipv4.nexthop_compat_mode` is 0: then the objects are asked for. Knows the wire (`linux/nexthop.h`), keeps nothing.
+//! `net.ipv4.nexthop_compat_mode` is 0: then the objects are asked for. Knows the wire (`linux/nexthop.h`), keeps
+//! nothing.
 
 use std::{
     collections::HashMap,

@@ -1,5 +1,5 @@
-//! Keeps the task running that follows the kernel: one that fails, or panics, is started anew with nothing in its memory
-//! but the targets and the interfaces that the daemon knows of. Says so in the log and in [`Health`].
+//! Keeps the task running that follows the kernel: one that fails, or panics, is started anew with nothing in its
+//! memory but the targets and the interfaces that the daemon knows of. Says so in the log and in [`Health`].
 
 use std::{any::Any, future::Future, io, sync::Arc, time::Duration};
 
@@ -33,8 +33,8 @@ impl Clone for Shared {
     }
 }
 
-/// Runs the tasks that `start` makes, the next where one ends, until nobody listens. `start` is told whether the task is
-/// the first.
+/// Runs the tasks that `start` makes, the next where one ends, until nobody listens. `start` is told whether the task
+/// is the first.
 pub(super) async fn keep_running<T>(shared: Shared, mut start: impl FnMut(&Shared, bool) -> T)
 where
     T: Future<Output = io::Result<()>> + Send + 'static,

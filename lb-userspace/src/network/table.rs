@@ -73,8 +73,8 @@ impl Manner {
 }
 
 impl Table {
-    /// Replaces the set of targets. New ones are looked up, and those that are asked for anew; what is known of the others
-    /// stays.
+    /// Replaces the set of targets. New ones are looked up, and those that are asked for anew; what is known of the
+    /// others stays.
     pub fn set_targets(&mut self, wanted: &HashMap<Target, Asking>) {
         let mut fewer = Vec::new();
         for (lookup, way) in &mut self.targets {
@@ -312,7 +312,8 @@ impl Table {
         if old.as_ref() == Some(&interface) {
             return;
         }
-        // Routes by an interface come and go with these, partly without a word of their own. A VRF is asked for by name.
+        // Routes by an interface come and go with these, partly without a word of their own. A VRF is asked for by
+        // name.
         let vrf = |interface: &InterfaceInfo| interface.is_vrf().then(|| interface.name.clone());
         let routing = |interface: &InterfaceInfo| (interface.up, interface.carrier, interface.master, vrf(interface));
         if old.as_ref().map_or((false, false, None, None), routing) != routing(&interface) {

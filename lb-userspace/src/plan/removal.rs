@@ -1,8 +1,8 @@
 //! What a config would take away from what runs: more than somebody may mean who did not say so.
 //!
-//! An empty file, one that was cut off, or the wrong one is a valid config that serves nothing. So a config that is read
-//! from a file may take away a share of the VIPs, and of the backends, and not more, unless it is forced. What a command
-//! removes by name is meant.
+//! An empty file, one that was cut off, or the wrong one is a valid config that serves nothing. So a config that is
+//! read from a file may take away a share of the VIPs, and of the backends, and not more, unless it is forced. What a
+//! command removes by name is meant.
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -5,10 +5,11 @@
 //! no [`Class`] above his has. When one more comes, one of the lowest class goes, and none of a class above the
 //! newcomer's: of the owner who has most of them, one that waits for no answer, the one that was silent for longest.
 //! Whoever has the most himself, and waits for an answer on each of those that could go, gets no further one; he may be
-//! told so ([`Listener::refuse`]), and is not waited for. So whoever floods drives out himself; others only where they share
-//! his address, or are of his class or below and have as many connections as he: with many addresses, or users, he has many
-//! shares. A request head must be there within [`Limits::idle`], an answer must make progress within [`Limits::stall`] and
-//! be read within [`Limits::answer`], and neither is buffered beyond [`BUFFER`]. Nothing is logged per connection.
+//! told so ([`Listener::refuse`]), and is not waited for. So whoever floods drives out himself; others only where they
+//! share his address, or are of his class or below and have as many connections as he: with many addresses, or users,
+//! he has many shares. A request head must be there within [`Limits::idle`], an answer must make progress within
+//! [`Limits::stall`] and be read within [`Limits::answer`], and neither is buffered beyond [`BUFFER`]. Nothing is
+//! logged per connection.
 
 use std::{
     collections::HashMap,
@@ -194,7 +195,8 @@ impl<O: Owner> Connections<O> {
         Self { limits, all: HashMap::new(), tasks: JoinSet::new() }
     }
 
-    /// Serves a connection, and ends another one for it where there are too many. Gives it back where none is to give way.
+    /// Serves a connection, and ends another one for it where there are too many. Gives it back where none is to give
+    /// way.
     fn add<S>(&mut self, owner: O, stream: S, cut: fn(&S), router: Router) -> Result<(), S>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,

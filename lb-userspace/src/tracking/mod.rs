@@ -1,8 +1,8 @@
 //! Flow tracking: keeps the flow tables and the slots that move in order, beside the packets that use them.
 //!
-//! [`Sweeper`] says when a [`Sweep`] walks over the flow tables, by the pure [`rules`]. [`Upkeep`] applies what it found
-//! between two changes: slots age and settle, and ids that no flow needs any more are freed. Flow entries are written
-//! here, and what sweeps count; slots and all else are the data plane's to write.
+//! [`Sweeper`] says when a [`Sweep`] walks over the flow tables, by the pure [`rules`]. [`Upkeep`] applies what it
+//! found between two changes: slots age and settle, and ids that no flow needs any more are freed. Flow entries are
+//! written here, and what sweeps count; slots and all else are the data plane's to write.
 
 mod error;
 mod moving;

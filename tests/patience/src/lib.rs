@@ -1,5 +1,6 @@
-//! How tests wait, and how they say what they did not test. Every wait has a limit, that of a wait for a process too; what
-//! was waited for is named when it is over. The limit is no measure of anything: it only ends what would never end.
+//! How tests wait, and how they say what they did not test. Every wait has a limit, that of a wait for a process too;
+//! what was waited for is named when it is over. The limit is no measure of anything: it only ends what would never
+//! end.
 
 use std::{
     env,
@@ -108,8 +109,8 @@ pub fn within<R: Send + 'static>(what: &str, work: impl FnOnce() -> R + Send + '
     receiver.recv_timeout(LIMIT).with_context(|| format!("not within {} s: {what}", LIMIT.as_secs()))
 }
 
-/// Says that `what` was not tested here, and why. That is no success: without `cargo xtask test --allow-untested`, which
-/// collects what is said and says it at its end, the test fails.
+/// Says that `what` was not tested here, and why. That is no success: without `cargo xtask test --allow-untested`,
+/// which collects what is said and says it at its end, the test fails.
 ///
 /// # Panics
 ///

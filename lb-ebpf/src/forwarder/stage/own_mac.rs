@@ -1,8 +1,8 @@
 //! Before the first stage: whether a frame is addressed to this host.
 //!
-//! A port in promiscuous mode (a bridge's, a mirror's, one that somebody captures on) shows the frames of its neighbours
-//! too. They are not this load balancer's to forward, which would double them: the stack gets them as they are, and drops
-//! them. Neither are frames for groups: no client sends TCP or UDP for a unicast address to one.
+//! A port in promiscuous mode (a bridge's, a mirror's, one that somebody captures on) shows the frames of its
+//! neighbours too. They are not this load balancer's to forward, which would double them: the stack gets them as they
+//! are, and drops them. Neither are frames for groups: no client sends TCP or UDP for a unicast address to one.
 
 use lb_common::OwnMac;
 use lb_ebpf::{wire::Frame as _, xdp::XdpFrame};

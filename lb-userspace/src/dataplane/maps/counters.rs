@@ -172,16 +172,16 @@ impl Maps {
         Ok(())
     }
 
-    /// Adds what a backend counted, on which no packet counts any more, to what another one did. Whoever reads meanwhile
-    /// finds it at one of them, also if he does not know yet that the first is gone.
+    /// Adds what a backend counted, on which no packet counts any more, to what another one did. Whoever reads
+    /// meanwhile finds it at one of them, also if he does not know yet that the first is gone.
     pub fn move_backend_counters(&mut self, from: u32, to: u32) -> Result<(), Error> {
         let readings = Arc::clone(&self.readings);
         let counted = readings.backend_counters(from)?;
         readings.moves.fetch_add(1, Ordering::AcqRel);
         // The kernel's own stores to the first are not to be seen before that.
         fence(Ordering::Release);
-        // In this order a daemon that is killed here, within a microsecond, has lost these counts; in the other one they
-        // would be there twice for good.
+        // In this order a daemon that is killed here, within a microsecond, has lost these counts; in the other one
+        // they would be there twice for good.
         let emptied = self.reset_backend_counters(from);
         if emptied.is_ok() {
             self.add_backend_counters(to, counted);

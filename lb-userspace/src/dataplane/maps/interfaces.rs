@@ -1,4 +1,5 @@
-//! What the maps say of interfaces: which MAC addresses frames for this host have, and where packets can be redirected to.
+//! What the maps say of interfaces: which MAC addresses frames for this host have, and where packets can be redirected
+//! to.
 
 use aya::maps::MapError;
 use lb_common::maps;

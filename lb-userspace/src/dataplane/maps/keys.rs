@@ -15,11 +15,11 @@ use crate::{
 impl Maps {
     /// Inserts a VIP key or replaces its route: packets find the one or the other, and never another VIP's.
     ///
-    /// The kernel does not change an element in place, but it hands the element of a key that was replaced or deleted to
-    /// the next write at once (`htab_map_update_elem`, kernel/bpf/hashtab.c; without preallocation as well, since 6.1), while
-    /// a packet that found the element before may be reading it. So a write that was left such an element first waits until
-    /// no packet is on its way that may have found it: about 10 ms after each replacement, nothing where keys are only inserted
-    /// or only removed.
+    /// The kernel does not change an element in place, but it hands the element of a key that was replaced or deleted
+    /// to the next write at once (`htab_map_update_elem`, kernel/bpf/hashtab.c; without preallocation as well, since
+    /// 6.1), while a packet that found the element before may be reading it. So a write that was left such an element
+    /// first waits until no packet is on its way that may have found it: about 10 ms after each replacement, nothing
+    /// where keys are only inserted or only removed.
     pub fn put_key(&mut self, key: VipKey, route: VipRoute) -> Result<(), Error> {
         if mem::take(&mut self.key_left) {
             grace();

@@ -1,10 +1,10 @@
 //! What a peer may do on the socket.
 //!
 //! Root, the daemon's own user and members of the group [`GROUP`] may change things and read; `readers` in `[node]` may
-//! read; nobody else may anything. Whoever may read learns addresses of clients (`/v1/flows`) as well as the config. The
-//! mode of the socket lets in whoever may do something, and with `readers` set that is everybody: each request is judged
-//! here, by the credentials that the kernel has of the peer. Groups are looked up at each request, so that a change of
-//! `/etc/group` or of the config counts at once; credentials are those at the connection's beginning.
+//! read; nobody else may anything. Whoever may read learns addresses of clients (`/v1/flows`) as well as the config.
+//! The mode of the socket lets in whoever may do something, and with `readers` set that is everybody: each request is
+//! judged here, by the credentials that the kernel has of the peer. Groups are looked up at each request, so that a
+//! change of `/etc/group` or of the config counts at once; credentials are those at the connection's beginning.
 
 use nix::unistd::{Gid, Group};
 
@@ -34,7 +34,8 @@ impl Access {
         }
     }
 
-    /// What `peer` may do. May ask the network, where groups come from there, but not for root or the daemon's own user.
+    /// What `peer` may do. May ask the network, where groups come from there, but not for root or the daemon's own
+    /// user.
     pub fn of(peer: &Peer, readers: &Readers) -> Self {
         Self::by(peer, readers, |name| Group::from_name(name).ok().flatten().map(|group| group.gid))
     }

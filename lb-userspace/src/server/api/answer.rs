@@ -1,12 +1,12 @@
 //! Answers to those who may only read. An answer is in memory until it is read: a few are made at a time
-//! ([`super::reading`]), and a few that are large given out, in pieces, of which each user has one. A large answer keeps the
-//! turn at which it was made until it has one at which it is given out, or is let go of: no more of them are in memory than
-//! there are turns of both sorts. To who may change things answers of any size are given out at once.
+//! ([`super::reading`]), and a few that are large given out, in pieces, of which each user has one. A large answer
+//! keeps the turn at which it was made until it has one at which it is given out, or is let go of: no more of them are
+//! in memory than there are turns of both sorts. To who may change things answers of any size are given out at once.
 //!
 //! What somebody can do who may read: read slowly, or not at all. Small answers wait for no slow reader; large ones do,
 //! for [`PATIENCE`], without being in memory. A slow reader has his turn until the server ends his connection
-//! ([`crate::server::Limits::answer`]). With more users than there are turns he can have large answers of others refused
-//! for as long as he goes on, and nothing else.
+//! ([`crate::server::Limits::answer`]). With more users than there are turns he can have large answers of others
+//! refused for as long as he goes on, and nothing else.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,5 +1,5 @@
-//! What the flow tables hold, by the names of the config. The controller publishes the names and the tables; the walk over
-//! a million entries is made beside it, on a thread that may block.
+//! What the flow tables hold, by the names of the config. The controller publishes the names and the tables; the walk
+//! over a million entries is made beside it, on a thread that may block.
 
 use std::{
     collections::{BTreeMap, HashMap},

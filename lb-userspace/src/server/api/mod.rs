@@ -2,11 +2,11 @@
 //!
 //! What a local user can do who may not change things: connect, where the mode of the socket lets him (see [`access`]),
 //! and be refused. He takes places of [`LIMITS`] from himself and his like only, and none from who may change things
-//! ([`socket::Socket`], [`crate::server`]); what he is refused is logged once in a while and not each time. To know who he
-//! is may take the network: few are looked up at a time ([`LOOKED_UP`]), for each user fewer, of who may change things apart
-//! from others, and root never, so that root waits for no directory. Who may only read can have a few answers made at a time
-//! ([`reading`]), of which [`answer`] bounds those that are large; nothing that others ask who may do more waits for them. A
-//! body may have [`BODY`] bytes, and must be there within [`PATIENCE`].
+//! ([`socket::Socket`], [`crate::server`]); what he is refused is logged once in a while and not each time. To know who
+//! he is may take the network: few are looked up at a time ([`LOOKED_UP`]), for each user fewer, of who may change
+//! things apart from others, and root never, so that root waits for no directory. Who may only read can have a few
+//! answers made at a time ([`reading`]), of which [`answer`] bounds those that are large; nothing that others ask who
+//! may do more waits for them. A body may have [`BODY`] bytes, and must be there within [`PATIENCE`].
 
 pub mod access;
 mod answer;
@@ -72,8 +72,8 @@ const BODY: usize = 1 << 20;
 /// How long the body of a request may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Requests of others than root whose users and groups are looked up at a time, and of one user; of who may change things,
-/// and as many of others. Each takes a thread of those that changes use too.
+/// Requests of others than root whose users and groups are looked up at a time, and of one user; of who may change
+/// things, and as many of others. Each takes a thread of those that changes use too.
 const LOOKED_UP: (usize, usize) = (8, 2);
 
 /// How often refusals are logged.

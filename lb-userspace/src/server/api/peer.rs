@@ -35,7 +35,8 @@ impl Peer {
         self.uid.is_root() || self.uid == Uid::effective()
     }
 
-    /// The user's name, or number where they have none. May ask the network, where users come from there, but not of root.
+    /// The user's name, or number where they have none. May ask the network, where users come from there, but not of
+    /// root.
     pub fn user(&self) -> String {
         if self.uid.is_root() {
             return "root".to_owned();
@@ -58,8 +59,8 @@ fn peer_groups(stream: &UnixStream) -> io::Result<Vec<Gid>> {
     let mut groups: Vec<libc::gid_t> = vec![0; 64];
     loop {
         let mut length = libc::socklen_t::try_from(size_of_val(groups.as_slice())).map_err(io::Error::other)?;
-        // SAFETY: the descriptor is the stream's, which is borrowed; the kernel writes at most `length` bytes of numbers
-        // to the vector, which has as many, and to `length` how many there are.
+        // SAFETY: the descriptor is the stream's, which is borrowed; the kernel writes at most `length` bytes of
+        // numbers to the vector, which has as many, and to `length` how many there are.
         let result = unsafe {
             libc::getsockopt(
                 stream.as_fd().as_raw_fd(),

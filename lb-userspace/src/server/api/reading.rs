@@ -1,11 +1,12 @@
 //! Reads: answers that are made of what the controller published last, and written as JSON, on threads that may block.
 //! The runtime's own threads, on which the daemon decides, do neither.
 //!
-//! What somebody can do who may only read: have answers made, [`READS`] at a time, [`FILES`] that look at the config file
-//! and [`WALKS`] over the flow tables, of which each user has fewer. That keeps as many threads busy, and others waiting who may only read. Nobody else waits: who
-//! may change things has turns apart, and scrapes take none. A turn goes with the work, which goes on when whoever asked
-//! has hung up, and then with the answer: who asks and hangs up in a loop has no more than his share. Where reads do not
-//! end, as on a file system that hangs, no more threads hang than there are turns.
+//! What somebody can do who may only read: have answers made, [`READS`] at a time, [`FILES`] that look at the config
+//! file and [`WALKS`] over the flow tables, of which each user has fewer. That keeps as many threads busy, and others
+//! waiting who may only read. Nobody else waits: who may change things has turns apart, and scrapes take none. A turn
+//! goes with the work, which goes on when whoever asked has hung up, and then with the answer: who asks and hangs up in
+//! a loop has no more than his share. Where reads do not end, as on a file system that hangs, no more threads hang than
+//! there are turns.
 
 use std::sync::Arc;
 
@@ -33,8 +34,8 @@ use crate::{
 /// Reads that are made at a time, and of one user.
 const READS: (usize, usize) = (4, 2);
 
-/// Reads that look at the config file, made at a time, and of one user: they hang where its file system does, and have turns
-/// apart so that the others do not.
+/// Reads that look at the config file, made at a time, and of one user: they hang where its file system does, and have
+/// turns apart so that the others do not.
 const FILES: (usize, usize) = (4, 2);
 
 /// Walks over the flow tables that are made at a time, and of one user: each reads millions of entries.

@@ -2,8 +2,8 @@
 //! they may then ask for is [`super::access`]'s matter.
 //!
 //! A socket that a dead daemon left is replaced, that of a live one never is, nor is anything else that lies in its
-//! place. Where the daemon cannot listen it runs without, and tries again; the same where its socket is gone or is another
-//! one's, as when somebody has wiped `/run`. Connections from before go on.
+//! place. Where the daemon cannot listen it runs without, and tries again; the same where its socket is gone or is
+//! another one's, as when somebody has wiped `/run`. Connections from before go on.
 //!
 //! What somebody can do who may connect: see [`crate::server`]. Root, the daemon's own user and members of the group
 //! [`GROUP`] are a class above others there, which is seen by numbers that the kernel has, and takes no look-up. What

@@ -1,12 +1,12 @@
 //! `/metrics` in the OpenMetrics text format, for whoever can reach its address.
 //!
-//! A scrape never meets the controller: it reads counters from what the controller published
-//! ([`Snapshot::of`]), one at a time and beside the reads of the API, and scrapes
-//! within a second share what was read. What a stranger who can connect can do: take all [`LIMITS`] connections and read
-//! nothing, or little. They are ended after that, and drive each other out before. Each costs a thread that waits
-//! and [`page::CHUNK`] bytes of text, and all of them together [`SNAPSHOTS`] snapshots of some hundred bytes a backend; while
-//! they hold these, others get the last of them. Text is made for one scrape at a time, and nobody's while a reader is
-//! waited for, so that scrapes keep at most one CPU busy and none waits for another's reader. Nothing is logged.
+//! A scrape never meets the controller: it reads counters from what the controller published ([`Snapshot::of`]), one at
+//! a time and beside the reads of the API, and scrapes within a second share what was read. What a stranger who can
+//! connect can do: take all [`LIMITS`] connections and read nothing, or little. They are ended after that, and drive
+//! each other out before. Each costs a thread that waits and [`page::CHUNK`] bytes of text, and all of them together
+//! [`SNAPSHOTS`] snapshots of some hundred bytes a backend; while they hold these, others get the last of them. Text is
+//! made for one scrape at a time, and nobody's while a reader is waited for, so that scrapes keep at most one CPU busy
+//! and none waits for another's reader. Nothing is logged.
 
 mod encode;
 mod listener;

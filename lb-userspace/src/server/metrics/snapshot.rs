@@ -1,5 +1,5 @@
-//! What a scrape shows: numbers by VIP and backend, small enough to be kept while a slow reader reads. The text is made as
-//! it is read.
+//! What a scrape shows: numbers by VIP and backend, small enough to be kept while a slow reader reads. The text is made
+//! as it is read.
 
 use std::{
     collections::{HashMap, HashSet},
