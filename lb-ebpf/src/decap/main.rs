@@ -5,7 +5,7 @@
 //! from an accepted range would otherwise reach, past every filter that looks at one header, whatever the stack
 //! delivers or forwards to. The VIPs are those that it was told, or, where it was told none, whatever is local to this
 //! host at that moment: the kernel is asked for each packet, so that a VIP that is added later is served, and one that
-//! is removed no longer. The range of forged sources is for the network's border to filter; README.md says how.
+//! is removed no longer. The range of forged sources is for the network's border to filter; docs/backends.md says how.
 
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![no_main]
