@@ -15,8 +15,8 @@ use comfy_table::Table;
 use lb_common::{Address, Slot};
 use lb_userspace::{
     api::types::{Applied, Status},
-    maglev::{self, WeightedBackend},
     model::Vip,
+    plan::maglev::{self, WeightedBackend},
 };
 use naru_tests::{lab::Lab, naru::Naru};
 use serde::Serialize;

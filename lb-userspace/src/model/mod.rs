@@ -8,6 +8,7 @@ pub(crate) mod idle;
 mod mac;
 mod node;
 mod port;
+pub(crate) mod prime;
 mod problem;
 mod readers;
 mod share;

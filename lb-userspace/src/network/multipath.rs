@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use crate::maglev::mix;
+use crate::mix::mix;
 
 /// What of a hop decides how many addresses take it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,7 +15,6 @@ use super::{
 };
 use crate::{
     dataplane::Table,
-    maglev,
     model::{ForwardMode, Vip},
     tracking::{
         Swept,

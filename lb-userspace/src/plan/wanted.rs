@@ -15,11 +15,9 @@ use super::{
     Continuation, Destination, NextHops, Owner, State, Step, VipKey,
     allocate::{KeptIds, Pools},
     effective_weight,
-};
-use crate::{
     maglev::WeightedBackend,
-    model::{self, Config, FlowHash, ForwardMode, Node, Protocol, Tracking},
 };
+use crate::model::{self, Config, FlowHash, ForwardMode, Node, Protocol, Tracking};
 
 /// What of a config and of a state a plan looks at: everything, or what can differ.
 pub(super) struct Scope<'a> {

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use lb_common::NO_ID;
-use lb_userspace::maglev::{self, WeightedBackend};
+use lb_userspace::plan::maglev::{self, WeightedBackend};
 use rand::{Rng as _, rngs::SmallRng, seq::IndexedRandom as _};
 
 /// Backends in rotation at the beginning.

@@ -5,8 +5,7 @@ use lb_common::{NO_ID, Slot, Tick};
 use super::{Maps, mmap::Mapped};
 use crate::{
     dataplane::sys,
-    maglev,
-    plan::{Continuation, Owner},
+    plan::{Continuation, Owner, maglev},
 };
 
 /// The slots of all tables, which sweeps read while the data plane's owner writes.

@@ -8,7 +8,6 @@
 
 pub mod edit;
 mod error;
-mod prime;
 mod read;
 mod reparse;
 mod section;

@@ -7,13 +7,13 @@ use toml::{Spanned, de::DeTable};
 
 use super::{
     error::Problems,
-    prime,
     tree::{self, Key, Section, Value},
 };
 use crate::model::{
     Backend, FlowHash, ForwardMode, Mac, Node, Port, Readers, Tracking, Vip, Vrf, Word,
     address::{self, Role},
     idle::{self, IdleTime},
+    prime,
 };
 
 /// A config whose values are right one by one, with `None` for those that are not.

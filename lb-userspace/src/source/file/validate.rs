@@ -7,10 +7,9 @@ use std::{
 
 use super::{
     error::Problems,
-    prime,
     read::{Draft, VipDraft},
 };
-use crate::model::{Backend, Config, FlowHash, ForwardMode, Node, Port, Protocol, Tracking, Vip};
+use crate::model::{Backend, Config, FlowHash, ForwardMode, Node, Port, Protocol, Tracking, Vip, prime};
 
 /// Notes every contradiction in `draft`, which was read from `text`.
 pub(super) fn check(text: &str, draft: &Draft, problems: &mut Problems) {

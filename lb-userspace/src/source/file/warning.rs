@@ -4,8 +4,7 @@ use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
 
-use super::prime;
-use crate::model::{Config, ForwardMode, Protocol, Tracking, Vip};
+use crate::model::{Config, ForwardMode, Protocol, Tracking, Vip, prime};
 use crate::seed;
 
 /// A doubt about a valid config.

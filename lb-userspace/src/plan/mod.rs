@@ -14,6 +14,7 @@ mod capacity;
 mod change;
 #[cfg(test)]
 pub(crate) mod fixtures;
+pub mod maglev;
 mod removal;
 mod state;
 mod steps;
@@ -31,6 +32,7 @@ use thiserror::Error;
 
 use self::{
     allocate::Pools,
+    maglev::WeightedBackend,
     state::forward_feature,
     wanted::{Index, Scope, Wanted, forward, keys},
 };
@@ -41,7 +43,6 @@ pub use self::{
     state::{Destination, FamilyKey, State, VipKey, effective_weight},
 };
 use crate::{
-    maglev::WeightedBackend,
     model::{Config, Tracking},
     seed::HashSeed,
 };

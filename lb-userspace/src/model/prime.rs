@@ -1,20 +1,24 @@
 //! Sizes of Maglev tables: primes, so that every stride walks over every slot.
 
-pub(super) use crate::maglev::is_prime;
-
 /// Smallest table.
-pub(super) const SMALLEST: u32 = 5;
+pub(crate) const SMALLEST: u32 = 5;
 /// Largest table: the largest prime below 2^20.
-pub(super) const LARGEST: u32 = 1_048_573;
+pub(crate) const LARGEST: u32 = 1_048_573;
+
+/// Whether `number` is a prime, and so can be the size of a table.
+pub(crate) fn is_prime(number: u32) -> bool {
+    let mut divisors = (3..).step_by(2).take_while(|divisor| divisor * divisor <= u64::from(number));
+    number == 2 || (number > 2 && number % 2 == 1 && !divisors.any(|divisor| u64::from(number).is_multiple_of(divisor)))
+}
 
 /// The primes next below and above `number`, within the sizes of tables.
-pub(super) fn around(number: u32) -> (u32, u32) {
+pub(crate) fn around(number: u32) -> (u32, u32) {
     let below = (SMALLEST..=number.min(LARGEST)).rev().find(|candidate| is_prime(*candidate));
     (below.unwrap_or(SMALLEST), at_least(number))
 }
 
 /// The smallest size of a table that is not below `number`; the largest one where there is none.
-pub(super) fn at_least(number: u32) -> u32 {
+pub(crate) fn at_least(number: u32) -> u32 {
     (number.max(SMALLEST)..=LARGEST).find(|candidate| is_prime(*candidate)).unwrap_or(LARGEST)
 }
 

@@ -12,6 +12,8 @@
 
 use lb_common::Address;
 
+use crate::{mix::mix, model::prime::is_prime};
+
 /// What stands in a table of which no backend has weight.
 pub const NO_BACKEND: u32 = u32::MAX;
 
@@ -48,12 +50,6 @@ pub fn table(backends: &[WeightedBackend], slots: u32) -> Vec<u32> {
             table[turn.take(&mut free, slots) as usize] = turn.backend;
         }
     }
-}
-
-/// Whether `number` is a prime, and so can be the size of a table.
-pub fn is_prime(number: u32) -> bool {
-    let mut divisors = (3..).step_by(2).take_while(|divisor| divisor * divisor <= u64::from(number));
-    number == 2 || (number > 2 && number % 2 == 1 && !divisors.any(|divisor| u64::from(number).is_multiple_of(divisor)))
 }
 
 /// A backend on its way through its permutation.
@@ -111,15 +107,6 @@ const STRIDE_SEED: u64 = 0xbb67_ae85_84ca_a73b;
 fn hash(key: Address, seed: u64) -> u64 {
     let [a, b, c, d] = key.0.map(|word| u64::from(word.host()));
     mix(mix(seed ^ (a << 32 | b)) ^ (c << 32 | d))
-}
-
-/// The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014, in Stafford's variant 13): each bit of the input
-/// moves each bit of the output with a probability of about one half.
-pub(crate) const fn mix(mut word: u64) -> u64 {
-    word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    word ^ (word >> 31)
 }
 
 /// Which slots are free: a bit each, so that even large tables fit the first-level cache.
