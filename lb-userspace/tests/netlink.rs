@@ -1,5 +1,5 @@
 //! Next hops against a real kernel: each test makes network namespaces of its own, joined by veth pairs, and changes
-//! routes, neighbours and links under a running `netlink` task. The namespaces have no names and go with their test.
+//! routes, neighbours and links under a running `network` task. The namespaces have no names and go with their test.
 //!
 //! Needs root.
 

@@ -1,4 +1,4 @@
-//! Before the first stage: whether a frame is addressed to this host.
+//! First stage: whether a frame is addressed to this host.
 //!
 //! A port in promiscuous mode (a bridge's, a mirror's, one that somebody captures on) shows the frames of its
 //! neighbours too. They are not this load balancer's to forward, which would double them: the stack gets them as they
