@@ -284,12 +284,23 @@ fn give_back(temporary: &Path, target: &Path, new: Identity, exchange: Exchange)
     let mut inside = Some(new);
     loop {
         let back = identity_at(temporary);
-        exchange(temporary, target)?;
+        match exchange(temporary, target) {
+            // An editor has moved away what was in place, and has not written it anew yet.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match put_where_nothing_is(temporary, target) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                put => return put.and_then(|()| flush_directory(target)),
+            },
+            exchanged => exchanged?,
+        }
         if identity_at(temporary) == inside {
             return flush_directory(target);
         }
         inside = back;
     }
+}
+
+fn put_where_nothing_is(from: &Path, to: &Path) -> io::Result<()> {
+    Ok(renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE)?)
 }
 
 fn exchange(one: &Path, other: &Path) -> io::Result<()> {

@@ -227,6 +227,22 @@ fn where_files_cannot_be_exchanged_they_are_renamed() {
     assert_eq!((place.text().as_str(), place.others().len()), ("saved\n", 0));
 }
 
+#[test]
+fn a_file_that_is_moved_away_while_an_edit_is_taken_back_is_there_again() {
+    static EXCHANGES: AtomicU32 = AtomicU32::new(0);
+    fn met(one: &Path, other: &Path) -> io::Result<()> {
+        match EXCHANGES.fetch_add(1, Ordering::Relaxed) {
+            0 => by_rename(other, "saved\n"),
+            1 => fs::rename(other, other.with_extension("toml~"))?,
+            _ => {}
+        }
+        exchange(one, other)
+    }
+    let place = Place::new();
+    assert!(matches!(place.staged().replace_by(OLD, met), Err(ReplaceError::Saved { kept: None, .. })));
+    assert_eq!((place.text().as_str(), place.others()), ("saved\n", vec!["naru.toml~".to_owned()]));
+}
+
 /// How an editor saves.
 type Save = fn(&Path, &str);
 
