@@ -1123,6 +1123,26 @@ fn connections_to_the_socket_that_say_nothing_are_in_nobodys_way() {
 }
 
 #[test]
+fn what_is_asked_wrongly_is_answered_like_everything_else() {
+    let mut bed = Bed::new(VIPS);
+    bed.start(&[]);
+    for (path, kind) in [
+        ("/v1/backends?vip=a&vip=b", "invalid"),
+        ("/v1/vips/%FF", "invalid"),
+        ("/v1/flows?limit=many", "invalid"),
+        ("/v1/nothing", "not-found"),
+    ] {
+        let mut stream = UnixStream::connect(bed.socket()).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: naru\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        let body: Value = serde_json::from_str(body).unwrap_or_else(|error| panic!("{path}: {error}: {answer}"));
+        assert_eq!(body["kind"], kind, "{path}: {body}");
+    }
+}
+
+#[test]
 fn who_has_all_connections_is_told_so() {
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);

@@ -381,6 +381,7 @@ fn the_link_of_another_abi_is_taken_over_once_its_daemon_has_ended() {
     let mut old = pins.open(&web());
     old.attach("lb0", ifindex, XdpMode::Generic).unwrap();
     std::fs::rename(pins.0.join(format!("v{ABI}")), pins.0.join("v0")).unwrap();
+    assert_eq!(attached(&pins.0).unwrap(), ["lb0"], "whichever version attached it");
 
     let mut dataplane = pins.open(&web());
     let error = dataplane.attach("lb0", ifindex, XdpMode::Auto).unwrap_err().to_string();

@@ -28,7 +28,7 @@ use axum::{
     body::{Body, to_bytes},
     extract::{
         Path, Query, Request, State,
-        rejection::{JsonRejection, QueryRejection},
+        rejection::{JsonRejection, PathRejection, QueryRejection},
     },
     http::{Method, StatusCode, Uri},
     middleware::{self, Next},
@@ -190,7 +190,7 @@ async fn judged(
     let (mut head, body) = request.into_parts();
     head.extensions.insert(access);
     head.extensions.insert(origin);
-    let unread = |status, error: String| ApiError { status, body: ErrorBody { error, kind: ErrorKind::Invalid } };
+    let unread = ApiError::invalid;
     let too_large = || {
         let error = format!("the body of the request has more than {BODY} bytes, or broke off");
         unread(StatusCode::PAYLOAD_TOO_LARGE, error)
@@ -221,8 +221,9 @@ async fn vips(reading: Reading) -> Response {
     reading.read(|view| Ok(show::vips(view))).await
 }
 
-async fn vip(reading: Reading, Path(name): Path<String>) -> Response {
-    reading.read(move |view| show::vip(view, &name)).await
+async fn vip(reading: Reading, name: Result<Path<String>, PathRejection>) -> Result<Response, ApiError> {
+    let Path(name) = name.map_err(|rejection| ApiError::invalid(rejection.status(), rejection.body_text()))?;
+    Ok(reading.read(move |view| show::vip(view, &name)).await)
 }
 
 /// What `GET /v1/backends` may be narrowed to.
@@ -231,7 +232,8 @@ struct BackendsOf {
     vip: Option<String>,
 }
 
-async fn backends(reading: Reading, Query(of): Query<BackendsOf>) -> Response {
+async fn backends(reading: Reading, of: Result<Query<BackendsOf>, QueryRejection>) -> Result<Response, ApiError> {
+    let of = understood(of)?;
     let backends = move |view: &View| {
         let vips = match of.vip {
             Some(name) => vec![show::vip(view, &name)?],
@@ -239,7 +241,7 @@ async fn backends(reading: Reading, Query(of): Query<BackendsOf>) -> Response {
         };
         Ok(vips.into_iter().flat_map(|vip| vip.backends).collect::<Vec<Backend>>())
     };
-    reading.read(backends).await
+    Ok(reading.read(backends).await)
 }
 
 async fn interfaces(reading: Reading) -> Response {
@@ -258,12 +260,11 @@ async fn flow_counts(reading: Reading, query: FlowsOf) -> Result<Response, ApiEr
 
 type FlowsOf = Result<Query<FlowQuery>, QueryRejection>;
 
-fn understood(query: FlowsOf) -> Result<FlowQuery, ApiError> {
-    let Query(query) = query.map_err(|rejection| ApiError {
-        status: rejection.status(),
-        body: ErrorBody { error: rejection.body_text(), kind: ErrorKind::Invalid },
-    })?;
-    Ok(query)
+fn understood<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
+    match query {
+        Ok(Query(query)) => Ok(query),
+        Err(rejection) => Err(ApiError::invalid(rejection.status(), rejection.body_text())),
+    }
 }
 
 /// Refuses to list more flows than an answer holds.
@@ -272,8 +273,7 @@ fn limited(query: FlowQuery) -> Result<FlowQuery, ApiError> {
         Some(limit) if limit > FlowQuery::MAX_LIMIT => {
             let most = FlowQuery::MAX_LIMIT;
             let error = format!("`limit` is {limit}, and at most {most} flows are listed at a time; narrow down which");
-            let body = ErrorBody { error, kind: ErrorKind::Invalid };
-            Err(ApiError { status: StatusCode::UNPROCESSABLE_ENTITY, body })
+            Err(ApiError::invalid(StatusCode::UNPROCESSABLE_ENTITY, error))
         }
         _ => Ok(query),
     }
@@ -303,8 +303,7 @@ async fn edit(
 }
 
 fn not_a(what: &str, rejection: &JsonRejection) -> ApiError {
-    let error = format!("this is not {what}: {}", rejection.body_text());
-    ApiError { status: rejection.status(), body: ErrorBody { error, kind: ErrorKind::Invalid } }
+    ApiError::invalid(rejection.status(), format!("this is not {what}: {}", rejection.body_text()))
 }
 
 async fn no_such_path(uri: Uri) -> ApiError {
@@ -314,7 +313,7 @@ async fn no_such_path(uri: Uri) -> ApiError {
 
 async fn no_such_method(uri: Uri) -> ApiError {
     let error = format!("{} is read with GET; /v1/apply and /v1/edit are called with POST", uri.path());
-    ApiError { status: StatusCode::METHOD_NOT_ALLOWED, body: ErrorBody { error, kind: ErrorKind::Invalid } }
+    ApiError::invalid(StatusCode::METHOD_NOT_ALLOWED, error)
 }
 
 /// An answer that is not a success.
@@ -324,6 +323,11 @@ struct ApiError {
 }
 
 impl ApiError {
+    /// That a request is not valid.
+    fn invalid(status: StatusCode, error: String) -> Self {
+        Self { status, body: ErrorBody { error, kind: ErrorKind::Invalid } }
+    }
+
     /// As it goes over a connection on which nobody has asked yet, with which that ends.
     fn unasked(&self) -> String {
         let body = serde_json::to_string(&self.body).unwrap_or_default();
