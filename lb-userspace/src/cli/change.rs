@@ -5,7 +5,7 @@ use lb_common::BackendState;
 use super::{
     args::{BackendEdit, BackendName, Detach, Global, VipEdit},
     exit::{Exit, Failure},
-    places,
+    place,
     table::Output,
     wait::Watch,
 };
@@ -132,10 +132,7 @@ impl From<BackendEdit> for Edit {
 
 /// Takes the data plane out of the kernel by its pins, because no daemon runs that could.
 fn detach_pins(global: &Global, options: &Detach) -> Result<Exit, Failure> {
-    let bpffs = match &options.bpffs {
-        Some(bpffs) => bpffs.clone(),
-        None => places(&global.config)?.bpffs,
-    };
+    let bpffs = place(&options.bpffs, &global.config, |node| node.bpffs)?;
     let failed = |error: dataplane::Error| Failure::new(Exit::Failed, error);
     let place = bpffs.display();
     let detached = match &options.interface {

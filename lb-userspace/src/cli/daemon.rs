@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{
     args::{Global, Run},
     exit::{Exit, Failure},
-    places,
+    place,
 };
 use crate::{
     controller::{ConfigFile, Controller, Error, Handle, Origin, Overrides},
@@ -46,10 +46,7 @@ async fn serve(global: &Global, options: Run) -> Result<Exit, Failure> {
     // First of all: a signal that comes early must not end the process by its default action.
     let signals = Signals::new().map_err(|error| Failure::new(Exit::Failed, error))?;
     // Where the daemon before left word must be known even if the file is not valid.
-    let state = match &options.state_dir {
-        Some(state) => state.clone(),
-        None => places(&global.config)?.state,
-    };
+    let state = place(&options.state_dir, &global.config, |node| node.state)?;
     let overrides = Overrides { bpffs: options.bpffs, socket: global.socket.clone(), state: options.state_dir };
     let file = ConfigFile { path: global.config.clone(), overrides };
     let controller = Controller::open(file, &state, Box::<Listener>::default()).await?;

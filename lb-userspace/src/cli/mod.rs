@@ -80,9 +80,14 @@ fn wait(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Fa
 
 /// The daemon's socket: as the command line says, else the config file, else the default.
 fn socket(global: &Global) -> Result<PathBuf, Failure> {
-    match &global.socket {
-        Some(socket) => Ok(socket.clone()),
-        None => Ok(places(&global.config)?.socket),
+    place(&global.socket, &global.config, |node| node.socket)
+}
+
+/// A place of the daemon: as the command line says, else as [`places`] says.
+fn place(said: &Option<PathBuf>, config: &Path, of: impl FnOnce(Node) -> PathBuf) -> Result<PathBuf, Failure> {
+    match said {
+        Some(place) => Ok(place.clone()),
+        None => places(config).map(of),
     }
 }
 
@@ -95,10 +100,9 @@ fn socket(global: &Global) -> Result<PathBuf, Failure> {
 /// The file cannot be read for another reason: what it says would be passed over without a word.
 fn places(config: &Path) -> Result<Node, Failure> {
     let text = match disk::read(config) {
+        Ok(text) => text,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => String::new(),
-        text => {
-            text.map_err(|error| Failure::new(Exit::Failed, ReadError::Unreadable { path: config.to_owned(), error }))?
-        }
+        Err(error) => return Err(Failure::new(Exit::Failed, ReadError::Unreadable { path: config.to_owned(), error })),
     };
     let head = text.find("\n[[").map_or(text.as_str(), |end| &text[..end]);
     let Section { socket, bpffs, state } = node_section(head).or_else(|| node_section(&text)).unwrap_or_default();

@@ -55,19 +55,14 @@ impl Controller {
         self.change_to(wanted, Some(before.text), from).await
     }
 
-    pub(super) async fn read_file(&mut self) -> Result<Contents, Error> {
+    async fn read_file(&mut self) -> Result<Contents, Error> {
         let file = self.file.clone();
         let text = self.meanwhile(spawn_blocking(move || file.settled_text())).await??;
         Ok(self.file.parse(text, Some(&self.applied)).map_err(ReadError::from)?)
     }
 
     /// Makes `wanted` what runs; with `before`, writes it to the file, whose text must still be that.
-    pub(super) async fn change_to(
-        &mut self,
-        wanted: Contents,
-        before: Option<String>,
-        from: Instant,
-    ) -> Result<Applied, Error> {
+    async fn change_to(&mut self, wanted: Contents, before: Option<String>, from: Instant) -> Result<Applied, Error> {
         let (old, new) = (&self.applied.config.node, &wanted.config.node);
         node::refuse_restart_keys(old, new)?;
         Interfaces::refuse_missing(old, new)?;
@@ -83,7 +78,7 @@ impl Controller {
         result
     }
 
-    pub(super) async fn resolve_and_switch(
+    async fn resolve_and_switch(
         &mut self,
         wanted: Contents,
         before: Option<String>,
@@ -141,7 +136,7 @@ impl Controller {
     }
 
     /// Has the data plane run `wanted`, and gives back what it ran before; takes back what was done if a step fails.
-    pub(super) fn switch(&mut self, wanted: Contents) -> Result<(dataplane::Applied, Arc<Contents>), Error> {
+    fn switch(&mut self, wanted: Contents) -> Result<(dataplane::Applied, Arc<Contents>), Error> {
         let old = mem::replace(&mut self.applied, Arc::new(wanted));
         let result = self.try_switch(&old.config.node);
         match result {
@@ -153,7 +148,7 @@ impl Controller {
         }
     }
 
-    pub(super) fn try_switch(&mut self, old: &Node) -> Result<dataplane::Applied, Error> {
+    fn try_switch(&mut self, old: &Node) -> Result<dataplane::Applied, Error> {
         let config = &self.applied.config;
         let done = self.dataplane.apply(config)?;
         self.interfaces.follow(&mut self.dataplane, Some(old), &config.node)?;
@@ -161,7 +156,7 @@ impl Controller {
         Ok(done)
     }
 
-    pub(super) fn switch_back(&mut self, old: Arc<Contents>) {
+    fn switch_back(&mut self, old: Arc<Contents>) {
         let failed = mem::replace(&mut self.applied, old);
         let config = &self.applied.config;
         if let Err(error) = self.dataplane.apply(config) {
@@ -218,7 +213,7 @@ pub(super) fn merged(mut node: Vec<Change>, dataplane: Vec<Change>) -> Vec<Chang
 
 /// The text with its `interfaces` written out where an edit is about to name one, from when on they are all that there
 /// are, or removes the last VIP, without which a text must name them.
-pub(super) fn with_interfaces(before: &Contents, edit: &Edit) -> Result<String, edit::EditError> {
+fn with_interfaces(before: &Contents, edit: &Edit) -> Result<String, edit::EditError> {
     let mut text = before.text.clone();
     let node = &before.config.node;
     let is_last_vip = matches!(edit, Edit::VipRemove { .. }) && before.config.vips.len() == 1;

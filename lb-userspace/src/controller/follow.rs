@@ -118,7 +118,7 @@ impl Controller {
     }
 
     /// Counts losses at the interfaces that packets come in and leave by.
-    pub(super) fn follow_losses(&mut self, ingress: BTreeSet<u32>) {
+    fn follow_losses(&mut self, ingress: BTreeSet<u32>) {
         let interfaces = LossInterfaces { ingress, egress: self.next_hops.interfaces() };
         block_in_place(|| self.losses.follow(interfaces, |ifindex| self.interfaces.exists(ifindex)));
     }

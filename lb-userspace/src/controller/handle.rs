@@ -5,7 +5,10 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Applied, Error, Origin, View};
-use crate::{model::ProblemKind, model::Readers, source::file::edit::Edit};
+use crate::{
+    model::{ProblemKind, Readers},
+    source::file::edit::Edit,
+};
 
 /// Asks the controller. Any number of these may be about.
 #[derive(Clone)]

@@ -102,7 +102,7 @@ impl Controller {
 
 /// Says why the hash seed in the file is not in force, and which one is. A later apply tries again: a start that did
 /// so would move every flow at a time that nobody chose.
-pub(super) fn note_seed(problems: &mut Problems, node: &Node, reason: &str) {
+fn note_seed(problems: &mut Problems, node: &Node, reason: &str) {
     let kept = match node.hash_seed {
         seed if seed.is_secret() => format!("the seed with the fingerprint {seed} stays in force"),
         _ => "packets are hashed without a seed".to_owned(),
@@ -114,12 +114,12 @@ pub(super) fn note_seed(problems: &mut Problems, node: &Node, reason: &str) {
 }
 
 /// What `config` would take away from a data plane that an unknown daemon left.
-pub(super) fn taken_away(dataplane: &Dataplane, config: &Config) -> Option<Removal> {
+fn taken_away(dataplane: &Dataplane, config: &Config) -> Option<Removal> {
     Served::by_maps(dataplane.state()).lost_by(config, config.node.max_removed)
 }
 
 /// A file that does not name interfaces lets none go.
-pub(super) fn keep_attached(node: &mut Node, dataplane: &Dataplane) {
+fn keep_attached(node: &mut Node, dataplane: &Dataplane) {
     if node.names_interfaces {
         return;
     }

@@ -86,7 +86,7 @@ impl Controller {
     }
 
     /// Does what is to be done next that is no change: answers, takes a change into the queue, follows the network.
-    pub(super) async fn attend(&mut self) {
+    async fn attend(&mut self) {
         let mut events = Vec::new();
         tokio::select! {
             Some(request) = self.requests.recv() => match request {
@@ -175,7 +175,7 @@ impl Controller {
     }
 
     /// Serves metrics where the config wants them and they are not served, or not any more.
-    pub(super) async fn retry_metrics(&mut self) {
+    async fn retry_metrics(&mut self) {
         let Some(address) = self.applied.config.node.metrics else {
             return self.problems.follow(ProblemKind::Metrics, &BTreeMap::new());
         };
@@ -211,7 +211,7 @@ impl Controller {
     }
 
     /// Begins a sweep over the flow tables, or acts on what one found.
-    pub(super) fn sweep(&mut self, turn: Turn) {
+    fn sweep(&mut self, turn: Turn) {
         let lingering = self.dataplane.removed_destinations().count();
         let done = match turn {
             Turn::Begin => {
@@ -232,7 +232,7 @@ impl Controller {
 }
 
 /// Waits for a moment, if there is one.
-pub(super) async fn due(at: Option<tokio::time::Instant>) {
+async fn due(at: Option<tokio::time::Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,

@@ -80,14 +80,14 @@ impl Dataplane {
 
     /// Everything runs this generation and nothing is left of others: what a handover ends with, and what is caught up
     /// on if it did not.
-    pub(super) fn settle(&mut self) -> Result<(), Error> {
+    fn settle(&mut self) -> Result<(), Error> {
         self.links.hand_to(self.generation.program()?)?;
         self.finish_carrying()?;
         remove_all_but(&self.place, self.generation.number())
     }
 
     /// Takes over the counts of the generation before, if that is still to be done.
-    pub(super) fn finish_carrying(&self) -> Result<(), Error> {
+    fn finish_carrying(&self) -> Result<(), Error> {
         let journal = self.generation.maps.journal();
         if !journal.carrying {
             return Ok(());
@@ -120,7 +120,7 @@ impl Dataplane {
         self.links.hand_to(self.generation.program()?).map(drop)
     }
 
-    pub(super) fn apply_in_place(&mut self, plan: &Plan) -> Result<usize, Error> {
+    fn apply_in_place(&mut self, plan: &Plan) -> Result<usize, Error> {
         // A feature that is needed comes before what needs it, one that is not goes after what needed it.
         if let Some(features) = plan.features().filter(|features| !self.state.features.contains(*features)) {
             let features = self.state.features.with(features);
@@ -149,7 +149,7 @@ impl Dataplane {
     }
 
     /// Takes note of what the steps did to tables, and of what they removed.
-    pub(super) fn note_steps(&mut self, steps: &[Step]) {
+    fn note_steps(&mut self, steps: &[Step]) {
         for step in steps {
             match step {
                 Step::PutTable { base, .. } => {

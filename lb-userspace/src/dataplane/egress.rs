@@ -49,7 +49,7 @@ impl Dataplane {
     }
 
     /// Puts next hops in use. A half of a cell is overwritten only when no packet can be reading it any more.
-    pub(super) fn flip(&mut self, next_hops: &[(u32, Option<NextHop>)]) {
+    fn flip(&mut self, next_hops: &[(u32, Option<NextHop>)]) {
         if next_hops.iter().any(|(id, _)| self.flips.contains_key(id)) {
             grace();
             self.flips.clear();
@@ -103,7 +103,7 @@ impl Dataplane {
 
     /// Interfaces that no next hop leaves by are no longer redirected to, except by packets that may be on their way:
     /// those interfaces stay until a call after the next grace period.
-    pub(super) fn keep_used_devices(&mut self) -> Result<(), Error> {
+    fn keep_used_devices(&mut self) -> Result<(), Error> {
         let in_use = self.state.backends.values().filter_map(egress);
         let used: HashSet<u32> = in_use.chain(self.flips.values().flatten().copied()).collect();
         self.generation.maps.keep_devices(|ifindex| used.contains(&ifindex))

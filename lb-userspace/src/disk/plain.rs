@@ -24,11 +24,7 @@ const REST: Duration = Duration::from_millis(10);
 /// It cannot be opened, or it is something else than a file, such as a directory or a FIFO. Where the write lease is
 /// still there, [`ErrorKind::ResourceBusy`].
 pub fn open(path: &Path) -> io::Result<File> {
-    open_within(path, PATIENCE)
-}
-
-fn open_within(path: &Path, patience: Duration) -> io::Result<File> {
-    patiently(patience, || open_now(path))
+    patiently(PATIENCE, || open_now(path))
 }
 
 /// Opens the file at `path`, unless another program has a write lease on it. That is asked to give it back.
@@ -100,7 +96,7 @@ mod tests {
         let path = directory.path().join("file");
         fs::write(&path, "text").unwrap();
         let server = lease_for_writing(&path);
-        let error = open_within(&path, Duration::from_millis(30)).unwrap_err();
+        let error = patiently(Duration::from_millis(30), || open_now(&path)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ResourceBusy, "{error}");
         let reader = thread::spawn({
             let path = path.clone();

@@ -155,10 +155,10 @@ impl Upkeep {
         let down = self.downs.keys().copied().filter(|id| self.is_given_up(dataplane.state(), *id));
         let given_up: HashSet<u32> = down.collect();
         let is_given_up = |id: u32| given_up.contains(&id);
-        let served: Vec<_> = dataplane.state().served_vips().map(|(id, record)| (id, *record)).collect();
         let all_moving = Arc::make_mut(&mut self.moving);
-        for (id, record) in served {
-            let (base, count) = (record.slot_base, record.slots);
+        let tables = dataplane.state().served_vips().map(|(id, record)| (id, record.slot_base, record.slots));
+        let tables: Vec<_> = tables.filter(|(_, base, _)| all_moving.contains_key(base)).collect();
+        for (id, base, count) in tables {
             let Some(moving) = all_moving.get_mut(&base) else { continue };
             let idle = idle.get(&id).copied().unwrap_or_default();
             // What was found is not about the table as it is now; or there is nothing to do yet, and most of the time

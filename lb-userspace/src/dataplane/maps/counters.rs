@@ -42,12 +42,12 @@ pub struct MapUsage {
 pub struct Readings {
     pub(super) vip_counters: PerCpuArray<MapData, Counters>,
     pub(super) backend_counters: PerCpuArray<MapData, Counters>,
-    pub(super) drop_counters: PerCpuArray<MapData, u64>,
-    pub(super) flow_counters: PerCpuArray<MapData, u64>,
-    pub(super) vip_carried: Mapped<Counters, 3>,
-    pub(super) backend_carried: Mapped<Counters, 3>,
-    pub(super) drop_carried: Mapped<u64, 1>,
-    pub(super) flow_carried: Mapped<u64, 1>,
+    drop_counters: PerCpuArray<MapData, u64>,
+    flow_counters: PerCpuArray<MapData, u64>,
+    vip_carried: Mapped<Counters, 3>,
+    backend_carried: Mapped<Counters, 3>,
+    drop_carried: Mapped<u64, 1>,
+    flow_carried: Mapped<u64, 1>,
     pub(super) own_macs: Mapped<OwnMac, 1>,
     pub(super) devices: HashMap<MapData, u32, u32>,
     /// How often counts began or ended to go from one backend to another: odd while some do.

@@ -140,7 +140,7 @@ fn node(value: &Value<'_>, problems: &mut Problems) -> Option<Node> {
 fn node_value(node: &mut Node, key: &str, value: &Value<'_>, problems: &mut Problems) -> Option<()> {
     let what = &format!("`{key}`");
     match key {
-        "interfaces" => node.interfaces = interfaces(what, value, problems)?,
+        "interfaces" => node.interfaces = names(what, value, ("an", "interface"), address::interface, problems)?,
         "xdp_mode" => node.xdp_mode = tree::parsed(what, value, problems)?,
         "metrics" => node.metrics = Some(with(what, value, address::listener, problems)?),
         "metrics_backends" => node.metrics_backends = tree::boolean(what, value, problems)?,
@@ -164,14 +164,21 @@ fn node_value(node: &mut Node, key: &str, value: &Value<'_>, problems: &mut Prob
     Some(())
 }
 
-fn interfaces(what: &str, value: &Value<'_>, problems: &mut Problems) -> Option<Vec<String>> {
+/// A list of different names, each of which `check` allows; each is `a` such thing.
+fn names(
+    what: &str,
+    value: &Value<'_>,
+    (a, thing): (&str, &str),
+    check: fn(&str) -> Result<(), String>,
+    problems: &mut Problems,
+) -> Option<Vec<String>> {
     let mut names: Vec<String> = Vec::new();
     for element in tree::array(what, value, problems)? {
-        let Some(name) = tree::text("an interface", element, problems) else { continue };
-        if let Err(message) = address::interface(name) {
+        let Some(name) = tree::text(&format!("{a} {thing}"), element, problems) else { continue };
+        if let Err(message) = check(name) {
             problems.add(element.span(), message);
         } else if names.iter().any(|known| known == name) {
-            problems.add(element.span(), format!("interface `{name}` is listed twice; remove one of the two"));
+            problems.add(element.span(), format!("{thing} `{name}` is listed twice; remove one of the two"));
         } else {
             names.push(name.to_owned());
         }
@@ -189,18 +196,7 @@ fn readers(what: &str, value: &Value<'_>, problems: &mut Problems) -> Option<Rea
         problems.add(value.span(), message);
         return None;
     }
-    let mut groups: Vec<String> = Vec::new();
-    for element in tree::array(what, value, problems)? {
-        let Some(name) = tree::text("a group", element, problems) else { continue };
-        if let Err(message) = address::group(name) {
-            problems.add(element.span(), message);
-        } else if groups.iter().any(|known| known == name) {
-            problems.add(element.span(), format!("group `{name}` is listed twice; remove one of the two"));
-        } else {
-            groups.push(name.to_owned());
-        }
-    }
-    Some(Readers::Groups(groups))
+    names(what, value, ("a", "group"), address::group, problems).map(Readers::Groups)
 }
 
 fn path(what: &str, value: &Value<'_>, max: usize, problems: &mut Problems) -> Option<PathBuf> {
