@@ -129,7 +129,7 @@ impl VipFlags {
 
 /// The name of a VIP in a map: UTF-8, at most [`VipName::MAX`] bytes, padded with zeros.
 #[repr(transparent)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct VipName([u8; Self::MAX]);
 
 impl VipName {

@@ -180,7 +180,7 @@ impl View {
 }
 
 /// What to say to somebody who named a VIP that there is not.
-fn remedy(name: &str, vips: &[model::Vip]) -> String {
+fn remedy(name: &str, vips: &[Arc<model::Vip>]) -> String {
     let closest =
         vips.iter().max_by(|a, b| strsim::jaro_winkler(&a.name, name).total_cmp(&strsim::jaro_winkler(&b.name, name)));
     match closest {

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     fault,
     model::Config,
-    plan::{Capacity, Plan, State, Step, required_features},
+    plan::{Capacity, InForce, Plan, State, Step, required_features},
 };
 
 impl Dataplane {
@@ -30,12 +30,12 @@ impl Dataplane {
         self.settle()?;
         self.forget_gone_devices()?;
         let plan = self.plan(config)?;
-        self.settled = None;
+        self.in_force = None;
         let writes = match plan.rebuild() {
             Some(capacity) => self.rebuild(&plan, capacity)?,
             None => self.apply_in_place(&plan)?,
         };
-        self.settled = Some(Arc::new(config.clone()));
+        self.in_force = Some(Arc::new(InForce::by(&plan, config.clone())));
         self.forget_unused_ways();
         let finished = Instant::now();
         Ok(Applied { changes: plan.into_changes(), writes, elapsed: finished - started, finished })
@@ -53,7 +53,7 @@ impl Dataplane {
             return Ok(());
         }
         let freed = steps.iter().filter_map(|step| match step {
-            Step::FreeBackend { id, .. } => self.state.destination(self.state.backends.get(id)?),
+            Step::FreeBackend { id, .. } => self.state.destination(self.state.backends().get(id)?),
             _ => None,
         });
         let freed = freed.collect();

@@ -42,7 +42,7 @@ impl Dataplane {
             let next_hop = *known.get(&self.state.destination(entry)?)?;
             (entry.next_hop.current().copied() != next_hop).then_some((*id, next_hop))
         };
-        let concerned: Vec<_> = self.state.backends.iter().filter_map(concerned).collect();
+        let concerned: Vec<_> = self.state.backends().iter().filter_map(concerned).collect();
         self.flip(&concerned);
         self.keep_used_devices()?;
         Ok(concerned.len())
@@ -59,10 +59,11 @@ impl Dataplane {
         }
         let state = Arc::make_mut(&mut self.state);
         for (id, next_hop) in next_hops {
-            let Some(entry) = state.backends.get_mut(id) else { continue };
-            self.flips.insert(*id, egress(entry));
+            let Some(mut entry) = state.backends().get(id).copied() else { continue };
+            self.flips.insert(*id, egress(&entry));
             entry.next_hop = turned(entry.next_hop, *next_hop);
-            self.generation.maps.put_backend(*id, *entry);
+            self.generation.maps.put_backend(*id, entry);
+            state.put_backend(*id, entry);
         }
     }
 
@@ -81,7 +82,7 @@ impl Dataplane {
 
     /// Forgets the ways to where no backend is any more, because the same ones are reached in another way now.
     pub(super) fn forget_unused_ways(&mut self) {
-        if self.next_hops.len() > self.state.backends.len() {
+        if self.next_hops.len() > self.state.backends().len() {
             let used: HashSet<Destination> = self.state.destinations().collect();
             Arc::make_mut(&mut self.next_hops).retain(|destination, _| used.contains(destination));
         }
@@ -104,7 +105,7 @@ impl Dataplane {
     /// Interfaces that no next hop leaves by are no longer redirected to, except by packets that may be on their way:
     /// those interfaces stay until a call after the next grace period.
     fn keep_used_devices(&mut self) -> Result<(), Error> {
-        let in_use = self.state.backends.values().filter_map(egress);
+        let in_use = self.state.backends().values().filter_map(egress);
         let used: HashSet<u32> = in_use.chain(self.flips.values().flatten().copied()).collect();
         self.generation.maps.keep_devices(|ifindex| used.contains(&ifindex))
     }

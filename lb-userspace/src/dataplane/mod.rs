@@ -61,7 +61,7 @@ pub(crate) use self::{
 };
 use crate::{
     model::{Config, XdpMode},
-    plan::{Capacity, Change, Destination, NextHops, Plan, PlanError, State, required_features},
+    plan::{Capacity, Change, Destination, InForce, NextHops, Plan, PlanError, State, required_features},
 };
 
 /// The data plane, held by this process.
@@ -73,7 +73,7 @@ pub struct Dataplane {
     /// first if a view has it.
     state: Arc<State>,
     /// The config that they hold, once this daemon has applied one.
-    settled: Option<Arc<Config>>,
+    in_force: Option<Arc<InForce>>,
     /// What [`Self::set_next_hops`] said of destinations that some backend has.
     next_hops: Arc<NextHops>,
     /// Backends whose next hop changed since the last grace period, and the interface that frames left by until then:
@@ -132,7 +132,7 @@ impl Dataplane {
         };
         let state = generation.maps.read()?;
         let next_hops = state
-            .backends
+            .backends()
             .values()
             .filter_map(|entry| state.destination(entry).zip(entry.next_hop.current().copied()))
             .collect();
@@ -142,7 +142,7 @@ impl Dataplane {
             generation,
             links,
             state: Arc::new(state),
-            settled: None,
+            in_force: None,
             flips: HashMap::new(),
             counted: Arc::default(),
             writes: Writes::default(),
@@ -157,7 +157,7 @@ impl Dataplane {
         View {
             generation: self.generation.number(),
             state: Arc::clone(&self.state),
-            settled: self.settled.clone(),
+            in_force: self.in_force.clone(),
             next_hops: Arc::clone(&self.next_hops),
             counted: Arc::clone(&self.counted),
             readings: Arc::clone(maps.readings()),

@@ -106,7 +106,7 @@ fn next_hops_change_in_place_and_outlive_the_daemon() {
     drop(dataplane);
     let mut config = web();
     // The new backend is reached like the one of another VIP with the same address.
-    config.vips[1].backends.push(backend("10.0.1.12", 1));
+    config.vip_mut(1).backends.push(backend("10.0.1.12", 1));
     let mut dataplane = pins.open(&config);
     dataplane.apply(&config).unwrap();
     assert_eq!(dataplane.backends().iter().filter(|backend| backend.next_hop == hop(one)).count(), 5);
@@ -114,7 +114,7 @@ fn next_hops_change_in_place_and_outlive_the_daemon() {
 
     // An interface that went unheard of is no way to new backends, nor to old ones.
     ip(&["link", "del", "one"]);
-    config.vips[1].backends.push(backend("10.0.1.13", 1));
+    config.vip_mut(1).backends.push(backend("10.0.1.13", 1));
     dataplane.apply(&config).unwrap();
     assert!(dataplane.backends().iter().all(|backend| backend.next_hop.is_none()));
     assert_mirrors(&dataplane);
@@ -428,7 +428,7 @@ fn a_backend_that_takes_over_an_id_starts_from_zero_and_a_new_outer_header_keeps
     let counts = |dataplane: &Dataplane| counts_of(&dataplane.view());
     let mut config = config([vip("web", "203.0.113.10", &["tcp/80"], &["10.0.1.11", "10.0.1.12"])]);
     // Nothing keeps what is removed.
-    config.vips[0].tracking = Tracking::Never;
+    config.vip_mut(0).tracking = Tracking::Never;
     let mut dataplane = pins.open(&config);
     let mut upkeep = Upkeep::of(&mut dataplane);
     let mut apply = |dataplane: &mut Dataplane, config: &Config| {
@@ -441,9 +441,9 @@ fn a_backend_that_takes_over_an_id_starts_from_zero_and_a_new_outer_header_keeps
     for id in [1, 2] {
         dataplane.generation.maps.add_backend_counters(id, Counters { packets: id.into(), ..Counters::default() });
     }
-    config.vips[0].backends.remove(0);
+    config.vip_mut(0).backends.remove(0);
     apply(&mut dataplane, &config);
-    config.vips[0].backends.push(backend("10.0.1.13", 1));
+    config.vip_mut(0).backends.push(backend("10.0.1.13", 1));
     apply(&mut dataplane, &config);
     assert_eq!(counts(&dataplane), [("10.0.1.13".to_owned(), 0), ("10.0.1.12".to_owned(), 2)]);
 
@@ -454,7 +454,7 @@ fn a_backend_that_takes_over_an_id_starts_from_zero_and_a_new_outer_header_keeps
     assert_eq!(counts(&dataplane), [("10.0.1.12".to_owned(), 2), ("10.0.1.13".to_owned(), 0)]);
 
     // Another way of forwarding, first in the maps in use and then in new ones.
-    config.vips[0].forward = ForwardMode::L2;
+    config.vip_mut(0).forward = ForwardMode::L2;
     dataplane.apply(&config).unwrap();
     let before = dataplane.view();
     assert_eq!(before.backends().len(), 4, "those of the way before are there still");
@@ -463,7 +463,7 @@ fn a_backend_that_takes_over_an_id_starts_from_zero_and_a_new_outer_header_keeps
     let counted_before = counts_of(&before).iter().map(|(_, packets)| packets).sum::<u64>();
     assert_eq!(counted_before, 2, "who does not know yet that they are freed counts nothing twice");
     assert_eq!(counts(&dataplane), [("10.0.1.12".to_owned(), 2), ("10.0.1.13".to_owned(), 0)]);
-    config.vips[0].forward = ForwardMode::Ipip;
+    config.vip_mut(0).forward = ForwardMode::Ipip;
     Arc::make_mut(&mut dataplane.state).suspect = true;
     apply(&mut dataplane, &config);
     assert_eq!(pins.names(""), ["g2", "links"]);
@@ -488,7 +488,7 @@ fn one_change_among_thousands_of_vips_is_one_change() {
     dataplane.apply(&config).unwrap();
     let table = crate::model::Vip::DEFAULT_SLOTS as usize;
     let mut change = |change: &mut dyn FnMut(&mut Vec<crate::model::Backend>)| {
-        change(&mut config.vips[2_500].backends);
+        change(&mut config.vip_mut(2_500).backends);
         let applied = dataplane.apply(&config).unwrap();
         assert_eq!(applied.changes.len(), 1);
         assert!(applied.writes < 2 * table, "{} writes for one table of {table} slots", applied.writes);
@@ -609,10 +609,10 @@ fn many_routes_are_replaced_in_new_maps() {
     let mut wanted = many(40, 2, SLOTS);
     let mut dataplane = pins.open(&wanted);
     dataplane.apply(&wanted).unwrap();
-    wanted.vips.iter_mut().take(3).for_each(|vip| vip.hash = FlowHash::SourceIp);
+    wanted.vips.iter_mut().take(3).for_each(|vip| Arc::make_mut(vip).hash = FlowHash::SourceIp);
     dataplane.apply(&wanted).unwrap();
     assert_eq!(pins.names(""), ["g1", "links"]);
-    wanted.vips.iter_mut().for_each(|vip| vip.tracking = Tracking::Always);
+    wanted.vips.iter_mut().for_each(|vip| Arc::make_mut(vip).tracking = Tracking::Always);
     dataplane.apply(&wanted).unwrap();
     assert_eq!(pins.names(""), ["g2", "links"]);
     assert_mirrors(&dataplane);

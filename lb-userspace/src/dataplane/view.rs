@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     model::Config,
-    plan::{Destination, NextHops, Plan, PlanError, State},
+    plan::{Destination, InForce, NextHops, Plan, PlanError, State},
 };
 
 /// The data plane as it is at a moment.
@@ -29,7 +29,7 @@ pub struct View {
     /// The maps, mirrored.
     pub(super) state: Arc<State>,
     /// The config that they hold, once this daemon has applied one.
-    pub(super) settled: Option<Arc<Config>>,
+    pub(super) in_force: Option<Arc<InForce>>,
     /// What was said of destinations that some backend has.
     pub(super) next_hops: Arc<NextHops>,
     pub(super) counted: Arc<SlotCounts>,
@@ -154,7 +154,7 @@ impl View {
     ///
     /// The config exceeds its own limits.
     pub fn plan(&self, config: &Config) -> Result<Plan, PlanError> {
-        Plan::new(&self.state, config, &self.next_hops, self.settled.as_deref())
+        Plan::new(&self.state, config, &self.next_hops, self.in_force.as_deref())
     }
 
     /// The backends that run, those included that were removed and have flows.
@@ -168,12 +168,12 @@ impl View {
                 weight: entry.weight,
                 state: entry.backend_state(),
                 removed: entry.is_removed(),
-                via: self.state.vips.get(&entry.vip).map(|record| record.via).unwrap_or_default(),
+                via: self.state.vips().get(&entry.vip).map(|record| record.via).unwrap_or_default(),
                 mac: entry.pin.mac(),
                 next_hop: entry.next_hop.current().copied(),
             })
         };
-        self.state.backends.iter().filter_map(backend).collect()
+        self.state.backends().iter().filter_map(backend).collect()
     }
 
     /// Everything that was counted.
@@ -193,15 +193,15 @@ impl View {
     pub fn counters_of(&self, with_backends: &impl Fn(&str) -> bool) -> Result<Counts, Error> {
         let maps = &self.readings;
         let vips =
-            self.state.vips.iter().map(|(id, record)| Ok((record.name.as_str().to_owned(), maps.vip_counters(*id)?)));
-        let names = self.state.vips.iter().map(|(id, record)| (*id, record.name.as_str()));
+            self.state.vips().iter().map(|(id, record)| Ok((record.name.as_str().to_owned(), maps.vip_counters(*id)?)));
+        let names = self.state.vips().iter().map(|(id, record)| (*id, record.name.as_str()));
         let names: HashMap<_, _> = names.filter(|(_, name)| with_backends(name)).collect();
         let backend = |(id, entry): (&u32, &lb_common::Backend)| {
             let vip = (*names.get(&entry.vip)?).to_owned();
             let counted = maps.backend_counters(*id);
             Some(counted.map(|counters| BackendCounts { vip, address: entry.address.into(), counters }))
         };
-        let backends = || self.state.backends.iter().filter_map(backend).collect::<Result<_, Error>>();
+        let backends = || self.state.backends().iter().filter_map(backend).collect::<Result<_, Error>>();
         let drops = DropReason::ALL.into_iter().map(|reason| Ok((reason, maps.drops(reason)?)));
         let flow_packets = FlowOutcome::ALL.into_iter().map(|outcome| Ok((outcome, maps.flow_packets(outcome)?)));
         Ok(Counts {
@@ -244,11 +244,11 @@ impl View {
     /// How many slots each backend has.
     pub fn slots_per_backend(&self) -> Vec<BackendSlots> {
         let mut of_vips: HashMap<u32, Vec<u32>> = HashMap::new();
-        for (id, entry) in &self.state.backends {
+        for (id, entry) in self.state.backends() {
             of_vips.entry(entry.vip).or_default().push(*id);
         }
         let mut slots = vec![0; self.state.capacity.backends as usize];
-        for (id, record) in &self.state.vips {
+        for (id, record) in self.state.vips() {
             let ids = of_vips.remove(id).unwrap_or_default();
             let counted = self.counted.of(record.slot_base, || {
                 ids.iter().for_each(|id| slots[*id as usize] = 0);
@@ -263,7 +263,7 @@ impl View {
             address: entry.address.into(),
             slots: slots[*id as usize],
         };
-        self.state.backends.iter().map(slots).collect()
+        self.state.backends().iter().map(slots).collect()
     }
 
     /// Fill and memory of every map; `flows` are the entries of the established and of the embryonic table.
@@ -281,6 +281,6 @@ impl View {
     }
 
     fn vip_name(&self, id: u32) -> String {
-        self.state.vips.get(&id).map(|record| record.name.as_str().to_owned()).unwrap_or_default()
+        self.state.vips().get(&id).map(|record| record.name.as_str().to_owned()).unwrap_or_default()
     }
 }

@@ -19,7 +19,7 @@ mod word;
 
 pub use self::{
     backend::{Backend, state_serde},
-    config::Config,
+    config::{Config, Difference},
     idle::{IdleTime, IdleTimeError},
     mac::{Mac, MacChoice, MacError},
     node::{Node, XdpMode},

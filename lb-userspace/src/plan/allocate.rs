@@ -28,8 +28,8 @@ impl<'a> Pools<'a> {
     pub(super) fn in_place(state: &'a State) -> Self {
         let Capacity { vips, backends, slots, .. } = state.capacity;
         Self {
-            vips: LazyCell::new(Box::new(move || Ids::new(vips, state.vips.keys().copied()))),
-            backends: LazyCell::new(Box::new(move || Ids::new(backends, state.backends.keys().copied()))),
+            vips: LazyCell::new(Box::new(move || Ids::new(vips, state.vips().keys().copied()))),
+            backends: LazyCell::new(Box::new(move || Ids::new(backends, state.backends().keys().copied()))),
             slots: LazyCell::new(Box::new(move || Ranges::new(slots, state.taken_slots()))),
             keep_tables: true,
         }

@@ -1,8 +1,6 @@
 //! How many entries the maps have, and how many a config needs.
 
-use std::collections::BTreeSet;
-
-use super::{PlanError, VipKey, wanted::keys};
+use super::{PlanError, totals::Totals};
 use crate::model::{Config, Node};
 
 /// Entries of the maps. Entry 0 of the VIPs and of the backends is never used.
@@ -29,29 +27,25 @@ impl Capacity {
     /// 64 tables of the default size: 8 MB.
     const MIN_SLOTS: u32 = 64 * 16_381;
 
-    /// Exactly what `config` needs.
+    /// What `config` needs.
     ///
     /// # Errors
     ///
     /// The config exceeds a limit of its own `[node]`.
     pub fn needed(config: &Config) -> Result<Self, PlanError> {
-        let vips = &config.vips;
-        // Each protocol on an address has a marker beside the keys of its ports.
-        let markers: BTreeSet<VipKey> = vips.iter().flat_map(keys).map(VipKey::marker).collect();
-        let keys = |v4: bool| {
-            let ports = vips.iter().filter(|vip| vip.address.is_ipv4() == v4).map(|vip| vip.ports.len());
-            let markers = markers.iter().filter(|marker| marker.address.is_ipv4() == v4).count();
-            u32::try_from(ports.sum::<usize>() + markers).unwrap_or(u32::MAX)
-        };
-        let backends: u64 = vips.iter().map(|vip| vip.backends.len() as u64).sum();
-        let slots: u64 = vips.iter().map(|vip| u64::from(vip.slots)).sum();
+        Self::for_totals(&Totals::of(config), &config.node)
+    }
+
+    /// What VIPs with these totals need.
+    pub(super) fn for_totals(totals: &Totals, node: &Node) -> Result<Self, PlanError> {
+        let keys = |keys: u64| u32::try_from(keys).unwrap_or(u32::MAX);
         Ok(Self {
-            vips: within("max_vips", "VIPs", vips.len() as u64, config.node.max_vips)? + 1,
-            keys4: keys(true),
-            keys6: keys(false),
-            backends: within("max_backends", "backends", backends, config.node.max_backends)? + 1,
-            slots: within("max_slots", "slots", slots, config.node.max_slots)?,
-            flows: Self::flows(&config.node),
+            vips: within("max_vips", "VIPs", totals.vips, node.max_vips)? + 1,
+            keys4: keys(totals.keys4),
+            keys6: keys(totals.keys6),
+            backends: within("max_backends", "backends", totals.backends, node.max_backends)? + 1,
+            slots: within("max_slots", "slots", totals.slots, node.max_slots)?,
+            flows: Self::flows(node),
         })
     }
 

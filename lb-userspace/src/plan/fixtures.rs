@@ -1,6 +1,6 @@
 //! Configs for tests, built without the parser.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use lb_common::BackendState;
 
@@ -11,7 +11,7 @@ pub const SLOTS: u32 = 101;
 
 /// A config of these VIPs.
 pub fn config(vips: impl IntoIterator<Item = Vip>) -> Config {
-    Config { vips: vips.into_iter().collect(), ..Config::default() }
+    Config { vips: vips.into_iter().map(Arc::new).collect(), ..Config::default() }
 }
 
 /// A VIP over `ipip` with backends of equal weight.

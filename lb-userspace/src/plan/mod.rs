@@ -20,6 +20,7 @@ mod state;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod totals;
 mod wanted;
 
 use std::{
@@ -27,14 +28,14 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::{Backend, Features, Forward, NextHop, VipName, VipRecord, VipRoute};
+use lb_common::{Backend, Features, NextHop, VipName, VipRecord, VipRoute};
 use thiserror::Error;
 
 use self::{
     allocate::Pools,
     maglev::WeightedBackend,
-    state::forward_feature,
-    wanted::{Index, Scope, Wanted, forward, keys},
+    totals::Totals,
+    wanted::{Index, Scope, Wanted, keys},
 };
 pub use self::{
     capacity::Capacity,
@@ -43,7 +44,7 @@ pub use self::{
     state::{Destination, FamilyKey, State, VipKey, effective_weight},
 };
 use crate::{
-    model::{Config, Tracking},
+    model::{Config, Node},
     seed::HashSeed,
 };
 
@@ -171,11 +172,26 @@ pub struct Plan {
     rebuild: Option<Capacity>,
     features: Option<Features>,
     seed: Option<HashSeed>,
+    totals: Totals,
+}
+
+/// A config that the maps are known to hold.
+#[derive(Clone, Debug)]
+pub struct InForce {
+    config: Config,
+    totals: Totals,
+}
+
+impl InForce {
+    /// `config`, for which `plan` was made and carried out.
+    pub fn by(plan: &Plan, config: Config) -> Self {
+        Self { config, totals: plan.totals }
+    }
 }
 
 impl Plan {
     /// From what the maps hold to what `config` wants; `next_hops` fills in entries of new backends. VIPs that are the
-    /// same in `settled`, a config that the maps are known to hold, are passed over.
+    /// same in the config that is known to be `in_force` are passed over.
     ///
     /// # Errors
     ///
@@ -184,12 +200,16 @@ impl Plan {
         state: &State,
         config: &Config,
         next_hops: &NextHops,
-        settled: Option<&Config>,
+        in_force: Option<&InForce>,
     ) -> Result<Self, PlanError> {
-        let needed = Capacity::needed(config)?;
-        check_names(config)?;
-        let features = required_features(config).with(features_of_backends(state));
-        let scope = Scope::new(state, config, settled);
+        let totals = match in_force {
+            Some(InForce { config: before, totals }) => totals.after(before, config),
+            None => Totals::of(config),
+        };
+        let needed = Capacity::for_totals(&totals, &config.node)?;
+        let scope = Scope::new(state, config, in_force.map(|in_force| &in_force.config));
+        check_names(state, &scope)?;
+        let features = features_for(&totals, &config.node).with(state.forward_features());
         let index = Index::of(state, &scope);
         let flows_fit = state.capacity.flows == Capacity::flows(&config.node);
         let in_place = if state.suspect || !flows_fit || !keys_fit(state, &scope) {
@@ -200,12 +220,12 @@ impl Plan {
         if let Some(wanted) = in_place {
             let steps = steps::steps(state, &index, &wanted);
             if steps::replaced_keys(state, &steps) > MAX_REPLACED {
-                return Ok(Self::rebuilt(state, config, next_hops, needed, features));
+                return Ok(Self::rebuilt(state, config, next_hops, needed, features).with(totals));
             }
             let changes = change::changes(state, &index, &wanted, features);
-            return Ok(Self::of(steps, changes, None, state, features, config.node.hash_seed));
+            return Ok(Self::of(steps, changes, None, state, features, config.node.hash_seed).with(totals));
         }
-        Ok(Self::rebuilt(state, config, next_hops, needed, features))
+        Ok(Self::rebuilt(state, config, next_hops, needed, features).with(totals))
     }
 
     /// The whole config in new maps.
@@ -232,7 +252,12 @@ impl Plan {
         seed: HashSeed,
     ) -> Self {
         let features = (features != state.features).then_some(features);
-        Self { steps, changes, rebuild, features, seed: (seed != state.seed).then_some(seed) }
+        let seed = (seed != state.seed).then_some(seed);
+        Self { steps, changes, rebuild, features, seed, totals: Totals::default() }
+    }
+
+    fn with(self, totals: Totals) -> Self {
+        Self { totals, ..self }
     }
 
     /// The map writes, in order.
@@ -267,46 +292,34 @@ impl Plan {
 
     /// Nothing to do.
     pub fn is_empty(&self) -> bool {
-        let Self { steps, changes, rebuild, features, seed } = self;
+        let Self { steps, changes, rebuild, features, seed, totals: _ } = self;
         steps.is_empty() && changes.is_empty() && rebuild.is_none() && features.is_none() && seed.is_none()
     }
 }
 
 /// The features that a program needs for `config`.
 pub fn required_features(config: &Config) -> Features {
-    let mut features = if config.node.log_packets { Features::LOG } else { Features::default() };
-    for vip in &config.vips {
-        features = features.with(if vip.address.is_ipv4() { Features::VIP4 } else { Features::VIP6 });
-        if vip.ports.iter().any(|port| port.port.is_none()) {
-            features = features.with(Features::ANY_PORT);
-        }
-        if vip.tracking != Tracking::Never {
-            features = features.with(Features::TRACKING);
-        }
-        for backend in &vip.backends {
-            features = features.with(forward_feature(forward(vip.forward, backend.address)));
-        }
-    }
-    features
+    features_for(&Totals::of(config), &config.node)
 }
 
-/// What reaches the backends that are there. A plan takes none of them away: flows may go on that began at them.
-fn features_of_backends(state: &State) -> Features {
-    let forwards = state.backends.values().filter_map(|entry| Forward::from_u32(entry.forward));
-    forwards.map(forward_feature).fold(Features::default(), Features::with)
+fn features_for(totals: &Totals, node: &Node) -> Features {
+    let own = if node.log_packets { Features::LOG } else { Features::default() };
+    totals.features().with(own)
 }
 
-/// Names that fit, no name twice, no service twice.
-fn check_names(config: &Config) -> Result<(), PlanError> {
+/// Names that fit, no name twice, no service twice: among the VIPs of the scope, and beside the VIPs that stay.
+fn check_names(state: &State, scope: &Scope<'_>) -> Result<(), PlanError> {
     let (mut names, mut services) = (HashSet::new(), HashSet::new());
-    for vip in &config.vips {
+    let stays = |id: &u32| !scope.has(*id);
+    for vip in &scope.vips {
         if VipName::new(&vip.name).is_none() {
             return Err(PlanError::Name(vip.name.clone()));
         }
-        if !names.insert(vip.name.as_str()) {
+        if !names.insert(vip.name.as_str()) || state.vip_id(&vip.name).as_ref().is_some_and(stays) {
             return Err(PlanError::DuplicateName(vip.name.clone()));
         }
-        if !keys(vip).all(|key| services.insert(key)) {
+        let is_served = |key: &VipKey| state.keys().get(key).is_some_and(|route| stays(&route.id));
+        if !keys(vip).all(|key| !is_served(&key) && services.insert(key)) {
             return Err(PlanError::DuplicateService { vip: vip.name.clone(), address: vip.address });
         }
     }
@@ -316,7 +329,10 @@ fn check_names(config: &Config) -> Result<(), PlanError> {
 /// Whether the key maps have room for new keys beside those that are there: new keys go in before old ones go out.
 fn keys_fit(state: &State, scope: &Scope<'_>) -> bool {
     let wanted = scope.vips.iter().flat_map(|vip| keys(vip).flat_map(|key| [key, key.marker()]));
-    let new: HashSet<VipKey> = wanted.filter(|key| !state.keys.contains_key(key)).collect();
-    let count = |v4: bool| new.iter().chain(state.keys.keys()).filter(|key| key.address.is_ipv4() == v4).count();
+    let new: HashSet<VipKey> = wanted.filter(|key| !state.keys().contains_key(key)).collect();
+    if new.is_empty() {
+        return true;
+    }
+    let count = |v4: bool| new.iter().chain(state.keys().keys()).filter(|key| key.address.is_ipv4() == v4).count();
     count(true) <= state.capacity.keys4 as usize && count(false) <= state.capacity.keys6 as usize
 }

@@ -4,15 +4,12 @@
 //! read from a file may take away a share of the VIPs, and of the backends, and not more, unless it is forced. What a
 //! command removes by name is meant.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
-};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use super::{State, VipKey, wanted::keys};
-use crate::model::{Config, Share, Vip};
+use crate::model::{Config, Difference, Share, Vip};
 
-/// What is served, as far as losing it is concerned.
+/// What a daemon that left no word of its config serves, as far as losing it is concerned.
 #[derive(Clone, Debug, Default)]
 pub struct Served(Vec<ServedVip>);
 
@@ -37,55 +34,66 @@ pub struct Removal {
 }
 
 impl Served {
-    /// By a config.
-    pub fn by(config: &Config) -> Self {
-        let vip =
-            |vip: &Vip| ServedVip { name: vip.name.clone(), keys: keys(vip).collect(), backends: vip.backends.len() };
-        Self(config.vips.iter().map(vip).collect())
-    }
-
     /// By maps that another daemon left.
     pub fn by_maps(state: &State) -> Self {
-        let mut of_vips: BTreeMap<u32, Vec<VipKey>> = BTreeMap::new();
-        for (key, route) in state.keys.iter().filter(|(key, _)| !key.is_marker()) {
-            of_vips.entry(route.id).or_default().push(*key);
-        }
-        let backends = |id| state.backends.values().filter(|entry| entry.vip == id && !entry.is_removed()).count();
         let vip = |(id, record): (u32, &lb_common::VipRecord)| ServedVip {
             name: record.name.as_str().to_owned(),
-            keys: of_vips.remove(&id).unwrap_or_default(),
-            backends: backends(id),
+            keys: state.keys_of(id).collect(),
+            backends: state.backends_of(id).filter(|(_, entry)| !entry.is_removed()).count(),
         };
         Self(state.served_vips().map(vip).collect())
     }
 
-    /// What of it `config`, which was not forced, would take away if that is more than `max`, or everything. A VIP that
-    /// only gets another name is none that goes.
+    /// What of it `config`, which was not forced, would take away if that is more than `max`, or everything.
     pub fn lost_by(&self, config: &Config, max: Share) -> Option<Removal> {
-        let stay: HashMap<VipKey, usize> =
-            config.vips.iter().flat_map(|vip| keys(vip).map(|key| (key, vip.backends.len()))).collect();
-        let (mut vips, mut backends) = (Vec::new(), 0);
-        for vip in &self.0 {
-            let stays = vip.keys.iter().find_map(|key| stay.get(key)).copied();
-            backends += vip.backends.saturating_sub(stays.unwrap_or(0));
-            if stays.is_none() || (stays == Some(0) && vip.backends > 0) {
-                vips.push(vip.name.clone());
-            }
-        }
-        let (all_vips, all_backends) = (self.0.len(), self.0.iter().map(|vip| vip.backends).sum());
-        let too_much = |gone: usize, all: usize| gone > 0 && (gone == all || max.is_exceeded(gone, all));
-        if !too_much(vips.len(), all_vips) && !too_much(backends, all_backends) {
-            return None;
-        }
-        Some(Removal { vips, all_vips, backends, all_backends, interfaces: Vec::new(), max })
+        let all_backends = || self.0.iter().map(|vip| vip.backends).sum();
+        lost(self.0.iter(), config.vips.iter(), (self.0.len(), all_backends), max)
     }
+}
+
+impl ServedVip {
+    fn of(vip: &Vip) -> Self {
+        Self { name: vip.name.clone(), keys: keys(vip).collect(), backends: vip.backends.len() }
+    }
+}
+
+/// What of `served`, beside which other VIPs stay, is not among `come`, if that is more than `max` of all, or
+/// everything. `all` are VIPs and backends. A VIP that only gets another name is none that goes.
+fn lost<'a>(
+    served: impl Iterator<Item = &'a ServedVip>,
+    come: impl Iterator<Item = &'a Arc<Vip>>,
+    all: (usize, impl FnOnce() -> usize),
+    max: Share,
+) -> Option<Removal> {
+    let stay: HashMap<VipKey, usize> = come.flat_map(|vip| keys(vip).map(|key| (key, vip.backends.len()))).collect();
+    let (mut vips, mut backends) = (Vec::new(), 0);
+    for vip in served {
+        let stays = vip.keys.iter().find_map(|key| stay.get(key)).copied();
+        backends += vip.backends.saturating_sub(stays.unwrap_or(0));
+        if stays.is_none() || (stays == Some(0) && vip.backends > 0) {
+            vips.push(vip.name.clone());
+        }
+    }
+    if vips.is_empty() && backends == 0 {
+        return None;
+    }
+    let (all_vips, all_backends) = (all.0, all.1());
+    let too_much = |gone: usize, all: usize| gone > 0 && (gone == all || max.is_exceeded(gone, all));
+    if !too_much(vips.len(), all_vips) && !too_much(backends, all_backends) {
+        return None;
+    }
+    Some(Removal { vips, all_vips, backends, all_backends, interfaces: Vec::new(), max })
 }
 
 impl Removal {
     /// What `new`, which was not forced, would take away from `old` if that is too much.
     pub fn between(old: &Config, new: &Config) -> Option<Self> {
         let max = old.node.max_removed;
-        let lost = Served::by(old).lost_by(new, max);
+        // A VIP that stays as it is has its keys to itself: only what differs can be lost.
+        let Difference { gone, come } = old.difference(new);
+        let gone: Vec<ServedVip> = gone.into_iter().map(|vip| ServedVip::of(vip)).collect();
+        let all_backends = || old.vips.iter().map(|vip| vip.backends.len()).sum();
+        let lost = lost(gone.iter(), come.into_iter(), (old.vips.len(), all_backends), max);
         let (before, after) = (&old.node.interfaces, &new.node.interfaces);
         if before.is_empty() || !after.is_empty() {
             return lost;
@@ -170,9 +178,9 @@ mod tests {
     #[test]
     fn a_vip_by_another_name_stays() {
         let (old, mut new) = (config(&[(1, 2)]), config(&[(1, 2)]));
-        new.vips[0].name = "renamed".to_owned();
+        new.vip_mut(0).name = "renamed".to_owned();
         assert_eq!(Removal::between(&old, &new), None);
-        new.vips[0].backends.iter_mut().for_each(|backend| backend.address = "10.9.9.9".parse().unwrap());
+        new.vip_mut(0).backends.iter_mut().for_each(|backend| backend.address = "10.9.9.9".parse().unwrap());
         assert_eq!(Removal::between(&old, &new), None, "new servers in the place of old ones");
     }
 

@@ -2,14 +2,19 @@
 //!
 //! Read from the maps once, when the daemon adopts them, and kept equal to them by applying to it every step that is
 //! applied to them. Of the slots it knows which ranges are taken, not what is in them: that follows from the backends.
+//!
+//! To copy it costs a few reference counts, and a change of the copy as much as what is changed: whoever reads keeps a
+//! copy, and a plan finds what is there of one VIP without looking at the others.
 
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
 };
 
+use imbl::{OrdMap, OrdSet};
 use lb_common::{
-    Backend, BackendState, Be16, Features, Forward, MARKER, NO_ID, Via, Vip4Key, Vip6Key, VipFlags, VipRecord, VipRoute,
+    Backend, BackendState, Be16, Features, Forward, MARKER, NO_ID, Via, Vip4Key, Vip6Key, VipFlags, VipName, VipRecord,
+    VipRoute,
 };
 
 use super::{Capacity, Step};
@@ -27,11 +32,23 @@ pub struct State {
     /// An apply broke off half-way: names and ids hold, nothing else is to be trusted.
     pub suspect: bool,
     /// VIP id → its record.
-    pub vips: BTreeMap<u32, VipRecord>,
+    vips: OrdMap<u32, VipRecord>,
     /// Every VIP key, markers included.
-    pub keys: BTreeMap<VipKey, VipRoute>,
+    keys: OrdMap<VipKey, VipRoute>,
     /// Backend id → its entry.
-    pub backends: BTreeMap<u32, Backend>,
+    backends: OrdMap<u32, Backend>,
+    /// Name of a VIP → its id.
+    names: OrdMap<VipName, u32>,
+    /// VIP id and key, without markers.
+    keys_by_vip: OrdSet<(u32, VipKey)>,
+    /// VIP id and backend id.
+    backends_by_vip: OrdSet<(u32, u32)>,
+    /// Ids of VIPs that no config has any more.
+    removed_vips: OrdSet<u32>,
+    /// Ids of backends that no config has any more.
+    removed_backends: OrdSet<u32>,
+    /// Way of forwarding → backends that have it.
+    forwards: BTreeMap<u32, u32>,
 }
 
 impl State {
@@ -43,35 +60,121 @@ impl State {
     /// Does to the mirror what `step` does to the maps.
     pub fn record(&mut self, step: &Step) {
         match step {
-            Step::PutBackend { id, entry, .. } => drop(self.backends.insert(*id, *entry)),
-            Step::PutVip { id, record, .. } => drop(self.vips.insert(*id, *record)),
-            Step::PutKey { key, route } => drop(self.keys.insert(*key, *route)),
-            Step::RemoveKey { key } => drop(self.keys.remove(key)),
-            Step::FreeVip { id } => drop(self.vips.remove(id)),
-            Step::FreeBackend { id, .. } => drop(self.backends.remove(id)),
+            Step::PutBackend { id, entry, .. } => self.put_backend(*id, *entry),
+            Step::PutVip { id, record, .. } => self.put_vip(*id, *record),
+            Step::PutKey { key, route } => self.put_key(*key, *route),
+            Step::RemoveKey { key } => self.remove_key(key),
+            Step::FreeVip { id } => self.free_vip(*id),
+            Step::FreeBackend { id, .. } => self.free_backend(*id),
             Step::PutTable { .. } | Step::Grace => {}
         }
     }
 
+    /// Takes note of a VIP's record.
+    pub fn put_vip(&mut self, id: u32, record: VipRecord) {
+        self.free_vip(id);
+        self.names.insert(record.name, id);
+        if record.flags.contains(VipFlags::REMOVED) {
+            self.removed_vips.insert(id);
+        }
+        self.vips.insert(id, record);
+    }
+
+    /// Takes note of a key, or of a marker.
+    pub fn put_key(&mut self, key: VipKey, route: VipRoute) {
+        self.remove_key(&key);
+        if !key.is_marker() {
+            self.keys_by_vip.insert((route.id, key));
+        }
+        self.keys.insert(key, route);
+    }
+
+    /// Takes note of a backend's entry.
+    pub fn put_backend(&mut self, id: u32, entry: Backend) {
+        self.free_backend(id);
+        self.backends_by_vip.insert((entry.vip, id));
+        if entry.is_removed() {
+            self.removed_backends.insert(id);
+        }
+        *self.forwards.entry(entry.forward).or_default() += 1;
+        self.backends.insert(id, entry);
+    }
+
+    fn free_vip(&mut self, id: u32) {
+        let Some(VipRecord { name, .. }) = self.vips.remove(&id) else { return };
+        self.removed_vips.remove(&id);
+        // Another id may have the name by now.
+        if self.names.get(&name) == Some(&id) {
+            self.names.remove(&name);
+        }
+    }
+
+    fn remove_key(&mut self, key: &VipKey) {
+        if let Some(route) = self.keys.remove(key) {
+            self.keys_by_vip.remove(&(route.id, *key));
+        }
+    }
+
+    fn free_backend(&mut self, id: u32) {
+        let Some(Backend { vip, forward, .. }) = self.backends.remove(&id) else { return };
+        self.backends_by_vip.remove(&(vip, id));
+        self.removed_backends.remove(&id);
+        self.forwards.entry(forward).and_modify(|count| *count -= 1);
+        self.forwards.retain(|_, count| *count > 0);
+    }
+
+    /// VIP id → its record.
+    pub fn vips(&self) -> &OrdMap<u32, VipRecord> {
+        &self.vips
+    }
+
+    /// Every VIP key, markers included, and what it leads to.
+    pub fn keys(&self) -> &OrdMap<VipKey, VipRoute> {
+        &self.keys
+    }
+
+    /// Backend id → its entry.
+    pub fn backends(&self) -> &OrdMap<u32, Backend> {
+        &self.backends
+    }
+
+    /// The id of the VIP of that name.
+    pub fn vip_id(&self, name: &str) -> Option<u32> {
+        self.names.get(&VipName::new(name)?).copied()
+    }
+
+    /// The keys of a VIP without markers, in their order.
+    pub fn keys_of(&self, vip: u32) -> impl Iterator<Item = VipKey> {
+        let from_here = self.keys_by_vip.range((vip, VipKey::FIRST)..);
+        from_here.take_while(move |(id, _)| *id == vip).map(|(_, key)| *key)
+    }
+
+    /// The backends of a VIP, in the order of their ids.
+    pub fn backends_of(&self, vip: u32) -> impl Iterator<Item = (u32, &Backend)> {
+        let ids = self.backends_by_vip.range((vip, 0)..=(vip, u32::MAX));
+        ids.filter_map(|(_, id)| Some((*id, self.backends.get(id)?)))
+    }
+
+    /// What reaches the backends that are there.
+    pub(super) fn forward_features(&self) -> Features {
+        let forwards = self.forwards.keys().filter_map(|forward| Forward::from_u32(*forward));
+        forwards.map(forward_feature).fold(Features::default(), Features::with)
+    }
+
     /// The VIPs of the config.
     pub fn served_vips(&self) -> impl Iterator<Item = (u32, &VipRecord)> {
-        self.vips
-            .iter()
-            .filter(|(_, record)| !record.flags.contains(VipFlags::REMOVED))
-            .map(|(id, record)| (*id, record))
+        let all = self.vips.iter().map(|(id, record)| (*id, record));
+        all.filter(|(_, record)| !record.flags.contains(VipFlags::REMOVED))
     }
 
     /// The VIPs that no config has any more: they stay until nothing in the flow tables is of them.
     pub fn removed_vips(&self) -> impl Iterator<Item = (u32, &VipRecord)> {
-        self.vips
-            .iter()
-            .filter(|(_, record)| record.flags.contains(VipFlags::REMOVED))
-            .map(|(id, record)| (*id, record))
+        self.removed_vips.iter().filter_map(|id| Some((*id, self.vips.get(id)?)))
     }
 
     /// The backends that no config has any more: they stay until their last flow has ended.
     pub fn removed_backends(&self) -> impl Iterator<Item = (u32, &Backend)> {
-        self.backends.iter().filter(|(_, entry)| entry.is_removed()).map(|(id, entry)| (*id, entry))
+        self.removed_backends.iter().filter_map(|id| Some((*id, self.backends.get(id)?)))
     }
 
     /// Where frames to a backend go; `None` where its entry is free.
@@ -87,7 +190,7 @@ impl State {
 
     /// Whether any VIP or backend was removed and is still there.
     pub fn has_removed(&self) -> bool {
-        self.removed_vips().next().is_some() || self.removed_backends().next().is_some()
+        !self.removed_vips.is_empty() || !self.removed_backends.is_empty()
     }
 
     /// What frees these VIPs and backends, of which nothing is left in slots and flow tables, nor any packet on its
@@ -102,9 +205,9 @@ impl State {
     /// The features that packets need while the maps hold this.
     pub fn features_in_use(&self) -> Features {
         let keys = self.keys.keys().map(|key| key.features());
-        let backends = self.backends.values().filter_map(|entry| Forward::from_u32(entry.forward)).map(forward_feature);
         let tracks = self.vips.values().any(|record| !record.flags.contains(VipFlags::TRACK_NEVER));
-        keys.chain(backends).chain(tracks.then_some(Features::TRACKING)).fold(Features::default(), Features::with)
+        let features = keys.chain(tracks.then_some(Features::TRACKING)).fold(Features::default(), Features::with);
+        features.with(self.forward_features())
     }
 
     /// Ranges of slots that some packet may look into: first slot and number.
@@ -147,6 +250,9 @@ pub struct VipKey {
 }
 
 impl VipKey {
+    /// What comes before every other key.
+    const FIRST: Self = Self { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), protocol: 0, port: 0 };
+
     /// The marker beside this key: some VIP serves this protocol on this address.
     #[must_use]
     pub fn marker(self) -> Self {

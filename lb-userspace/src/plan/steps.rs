@@ -33,7 +33,7 @@ pub(super) fn steps(state: &State, index: &Index<'_>, wanted: &Wanted<'_>) -> Ve
 impl WantedVip<'_> {
     /// Whether `state` has this VIP; the empty state of a rebuild has none, whatever was known before.
     fn is_in(&self, state: &State) -> bool {
-        state.vips.contains_key(&self.id)
+        state.vips().contains_key(&self.id)
     }
 
     fn table_stays_in(&self, state: &State, index: &Index<'_>) -> bool {
@@ -47,12 +47,12 @@ fn put_backends(vip: &WantedVip<'_>, state: &State) -> impl Iterator<Item = Step
 }
 
 fn put_backend(id: u32, entry: Backend, state: &State) -> Option<Step> {
-    let there = state.backends.get(&id);
+    let there = state.backends().get(&id);
     (there != Some(&entry)).then(|| Step::PutBackend { id, entry, fresh: there.is_none() })
 }
 
 fn put_record(id: u32, record: VipRecord, state: &State) -> Option<Step> {
-    let there = state.vips.get(&id);
+    let there = state.vips().get(&id);
     (there != Some(&record)).then(|| Step::PutVip { id, record, fresh: there.is_none() })
 }
 
@@ -66,8 +66,8 @@ fn routes(wanted: &Wanted<'_>) -> BTreeMap<VipKey, VipRoute> {
 /// Markers behind what they are for: they say that something is served. What is replaced, and has its marker, comes
 /// last: it is what each further write has to wait for.
 fn put_keys(state: &State, routes: &BTreeMap<VipKey, VipRoute>) -> Vec<Step> {
-    let differing = routes.iter().filter(|(key, route)| state.keys.get(key) != Some(*route));
-    let (replaced, new): (Vec<_>, Vec<_>) = differing.partition(|(key, _)| state.keys.contains_key(key));
+    let differing = routes.iter().filter(|(key, route)| state.keys().get(*key) != Some(*route));
+    let (replaced, new): (Vec<_>, Vec<_>) = differing.partition(|(key, _)| state.keys().contains_key(*key));
     let (markers, services): (Vec<_>, Vec<_>) = new.into_iter().partition(|(key, _)| key.is_marker());
     let puts = services.into_iter().chain(markers).chain(replaced);
     puts.map(|(key, route)| Step::PutKey { key: *key, route: *route }).collect()
@@ -75,7 +75,7 @@ fn put_keys(state: &State, routes: &BTreeMap<VipKey, VipRoute>) -> Vec<Step> {
 
 /// How many keys get another route.
 pub(super) fn replaced_keys(state: &State, steps: &[Step]) -> usize {
-    steps.iter().filter(|step| matches!(step, Step::PutKey { key, .. } if state.keys.contains_key(key))).count()
+    steps.iter().filter(|step| matches!(step, Step::PutKey { key, .. } if state.keys().contains_key(key))).count()
 }
 
 /// Markers first, for the same reason; one that any VIP of the config needs stays.
@@ -87,8 +87,9 @@ fn remove_keys(
 ) -> Vec<Step> {
     let there = index.all_keys();
     let markers: BTreeSet<VipKey> = there.iter().map(|key| key.marker()).collect();
-    let markers =
-        markers.into_iter().filter(|marker| !wanted.markers.contains(marker) && state.keys.contains_key(marker));
+    let unrouted =
+        markers.into_iter().filter(|marker| !routes.contains_key(marker) && state.keys().contains_key(marker));
+    let markers = wanted.unneeded(unrouted.collect()).into_iter();
     let services = there.into_iter().filter(|key| !routes.contains_key(key));
     markers.chain(services).map(|key| Step::RemoveKey { key }).collect()
 }

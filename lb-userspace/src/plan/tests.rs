@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     dataplane::Table,
-    model::{ForwardMode, Vip},
+    model::{ForwardMode, Tracking, Vip},
     tracking::{
         Swept,
         rules::{self, Rules},
@@ -36,7 +36,7 @@ struct World {
     /// Backends that were down when the last sweep began.
     downs: BTreeSet<u32>,
     /// The config that they hold.
-    settled: Option<Config>,
+    in_force: Option<InForce>,
 }
 
 /// A connection, and what the flow tables know of it.
@@ -59,7 +59,7 @@ impl World {
     /// Plans, carries out, checks; returns the changes.
     fn apply(&mut self, config: &Config) -> Vec<String> {
         let plan = Plan::new(&self.state, config, &NextHops::new(), None).unwrap();
-        let scoped = Plan::new(&self.state, config, &NextHops::new(), self.settled.as_ref()).unwrap();
+        let scoped = Plan::new(&self.state, config, &NextHops::new(), self.in_force.as_ref()).unwrap();
         assert_eq!(scoped, plan, "what has not changed is passed over, and nothing else");
         let before = self.identities();
         if let Some(capacity) = plan.rebuild() {
@@ -67,7 +67,7 @@ impl World {
                 state: State::empty(capacity, self.state.features),
                 slots: BTreeMap::new(),
                 slots_before: Some(std::mem::take(&mut self.slots)),
-                settled: self.settled.take(),
+                in_force: self.in_force.take(),
                 now: self.now,
                 flows: std::mem::take(&mut self.flows),
                 downs: std::mem::take(&mut self.downs),
@@ -89,14 +89,14 @@ impl World {
         }
         let again = Plan::new(&self.state, config, &NextHops::new(), None).unwrap();
         assert!(again.is_empty(), "{again:?}");
-        self.settled = Some(config.clone());
+        self.in_force = Some(InForce::by(&plan, config.clone()));
         plan.changes().iter().map(ToString::to_string).collect()
     }
 
     fn step(&mut self, step: &Step) {
         match step {
-            Step::PutBackend { id, fresh, .. } => assert_ne!(*fresh, self.state.backends.contains_key(id)),
-            Step::PutVip { id, fresh, .. } => assert_ne!(*fresh, self.state.vips.contains_key(id)),
+            Step::PutBackend { id, fresh, .. } => assert_ne!(*fresh, self.state.backends().contains_key(id)),
+            Step::PutVip { id, fresh, .. } => assert_ne!(*fresh, self.state.vips().contains_key(id)),
             Step::PutTable { base, slots, owners, flows } => {
                 let backends: Vec<_> = owners.iter().map(|owner| owner.backend).collect();
                 for (offset, owner) in (0..).zip(maglev::table(&backends, *slots)) {
@@ -123,17 +123,17 @@ impl World {
     /// Whatever key a packet finds leads to written slots of that VIP's backends; an address is a VIP's while something
     /// is served on it.
     fn assert_sound(&self) {
-        for (key, route) in &self.state.keys {
+        for (key, route) in self.state.keys() {
             if key.is_marker() {
-                assert!(self.state.keys.keys().any(|other| !other.is_marker() && other.marker() == *key));
+                assert!(self.state.keys().keys().any(|other| !other.is_marker() && other.marker() == *key));
                 continue;
             }
-            assert!(self.state.vips.contains_key(&route.id), "{key:?} leads to a VIP that is not there");
+            assert!(self.state.vips().contains_key(&route.id), "{key:?} leads to a VIP that is not there");
             assert!(route.slot_base + route.slots <= self.state.capacity.slots);
             for index in route.slot_base..route.slot_base + route.slots {
                 let slot = self.slots.get(&index).expect("a slot that was never written");
                 for id in [slot.current(), slot.settled_owner()] {
-                    let owner = self.state.backends.get(&id).map(|entry| entry.vip);
+                    let owner = self.state.backends().get(&id).map(|entry| entry.vip);
                     assert!(
                         id == NO_ID || owner == Some(route.id),
                         "{key:?}: slot {index} names backend {id} of {owner:?}"
@@ -146,12 +146,12 @@ impl World {
     /// The maps hold `config` and nothing else but what was removed and has flows.
     fn assert_holds(&self, config: &Config) {
         let removed = (self.state.removed_vips().count(), self.state.removed_backends().count());
-        assert_eq!(self.state.vips.len() - removed.0, config.vips.len());
+        assert_eq!(self.state.vips().len() - removed.0, config.vips.len());
         let backends: usize = config.vips.iter().map(|vip| vip.backends.len()).sum();
-        assert_eq!(self.state.backends.len() - removed.1, backends);
-        let markers: BTreeSet<VipKey> = config.vips.iter().flat_map(keys).map(VipKey::marker).collect();
+        assert_eq!(self.state.backends().len() - removed.1, backends);
+        let markers: BTreeSet<VipKey> = config.vips.iter().flat_map(|vip| keys(vip)).map(VipKey::marker).collect();
         let ports: usize = config.vips.iter().map(|vip| vip.ports.len()).sum();
-        assert_eq!(self.state.keys.len(), markers.len() + ports);
+        assert_eq!(self.state.keys().len(), markers.len() + ports);
         for vip in &config.vips {
             let (id, record) = self.vip(&vip.name);
             let weighted = vip
@@ -161,12 +161,12 @@ impl World {
             let weighted: Vec<_> = weighted.collect();
             let table = maglev::table(&weighted, vip.slots);
             for (index, owner) in (record.slot_base..).zip(table) {
-                let entry = self.state.backends.get(&self.slots[&index].current());
+                let entry = self.state.backends().get(&self.slots[&index].current());
                 let expected = weighted.get(owner as usize).map(|weighted| (id, weighted.key));
                 assert_eq!(entry.map(|entry| (entry.vip, entry.address)), expected);
             }
             for key in keys(vip) {
-                let route = self.state.keys[&key];
+                let route = self.state.keys()[&key];
                 assert_eq!((route.id, route.slot_base, route.slots), (id, record.slot_base, vip.slots));
             }
         }
@@ -180,12 +180,12 @@ impl World {
             let Some((record, slot)) = self.slot_of(flow) else { return false };
             let id = self.send(flow, &record, slot, TcpFlags::ACK);
             let is_lost = |(_, entry): (&u32, &Backend)| {
-                entry.is_down() && self.state.vips.get(&entry.vip) == Some(&record) && entry.address == flow.server
+                entry.is_down() && self.state.vips().get(&entry.vip) == Some(&record) && entry.address == flow.server
             };
-            if self.state.backends.iter().any(is_lost) {
+            if self.state.backends().iter().any(is_lost) {
                 return false;
             }
-            assert_eq!(self.state.backends[&id].address, flow.server, "{slot:?} {:?}", flow.entry);
+            assert_eq!(self.state.backends()[&id].address, flow.server, "{slot:?} {:?}", flow.entry);
             true
         });
         self.flows = flows;
@@ -194,14 +194,14 @@ impl World {
     /// Opens connections to every VIP, and ends every third of those that there are.
     fn open_flows(&mut self, random: &mut Random) {
         self.flows.retain(|_| random.below(3) > 0);
-        let names: Vec<String> = self.state.vips.values().map(|record| record.name.as_str().to_owned()).collect();
+        let names: Vec<String> = self.state.vips().values().map(|record| record.name.as_str().to_owned()).collect();
         for vip in names.into_iter().cycle().take(60) {
             let record = self.vip(&vip).1;
             let (address, slots, client) = (record.address, record.slots, random.below(1 << 32) as u32);
             let mut flow = Flow { vip, client, address, slots, server: Address::default(), entry: None };
             let Some((record, slot)) = self.slot_of(&flow) else { continue };
             let id = self.send(&mut flow, &record, slot, TcpFlags::SYN);
-            if let Some(backend) = self.state.backends.get(&id) {
+            if let Some(backend) = self.state.backends().get(&id) {
                 flow.server = backend.address;
                 self.flows.push(flow);
             }
@@ -215,10 +215,10 @@ impl World {
         self.traffic();
         self.now = Tick(self.now.0.wrapping_add(half));
 
-        let downs = self.state.backends.iter().filter(|(_, entry)| entry.is_down()).map(|(id, _)| *id);
+        let downs = self.state.backends().iter().filter(|(_, entry)| entry.is_down()).map(|(id, _)| *id);
         let downs: BTreeSet<u32> = downs.collect();
         let before = std::mem::replace(&mut self.downs, downs);
-        let is_removed = |id: &u32| self.state.backends.get(id).is_some_and(Backend::is_removed);
+        let is_removed = |id: &u32| self.state.backends().get(id).is_some_and(Backend::is_removed);
         let given_up = self.downs.iter().copied().filter(|id| is_removed(id) || before.contains(id));
         let given_up: BTreeSet<u32> = given_up.collect();
 
@@ -247,12 +247,12 @@ impl World {
 
     fn free(&mut self, swept: &Swept) {
         let holds = |base, id| {
-            let Some(record) = self.state.vips.values().find(|record| record.slot_base == base) else { return false };
+            let Some(record) = self.state.vips().values().find(|record| record.slot_base == base) else { return false };
             let mut slots = (base..base + record.slots).map(|index| self.slots[&index]);
             slots.any(|slot| slot.is_moving() && !slot.is_settling() && slot.settled_owner() == id)
         };
         let (vips, backends) = rules::freeable(&self.state, swept, holds);
-        let is_served = |id: &u32| self.state.keys.values().any(|route| route.id == *id);
+        let is_served = |id: &u32| self.state.keys().values().any(|route| route.id == *id);
         assert!(!vips.iter().any(is_served));
         for step in self.state.frees(&vips, &backends) {
             self.step(&step);
@@ -277,7 +277,7 @@ impl World {
             return slot.current();
         }
         let transport = Transport { protocol: TCP, ports: 0, flags, sequence: 1, data_len: 0, first_fragment: false };
-        let is_down = |id: u32| self.state.backends.get(&id).is_none_or(Backend::is_down);
+        let is_down = |id: u32| self.state.backends().get(&id).is_none_or(Backend::is_down);
         let Decision { entry, outcome } = match flow.entry {
             Some(entry) => tracking::follow(entry, slot, &transport, self.now, is_down(entry.backend())),
             None => tracking::enter(slot, &transport, self.now, always, is_down(slot.settled_owner())),
@@ -298,8 +298,8 @@ impl World {
     /// Where the data plane looks for its slot.
     fn index_of(&self, flow: &Flow) -> Option<u32> {
         let key = self.key_of(flow)?;
-        let record = self.state.vips.get(&key.vip()).filter(|record| record.address == flow.address)?;
-        let route = self.state.keys.values().find(|route| route.id == key.vip())?;
+        let record = self.state.vips().get(&key.vip()).filter(|record| record.address == flow.address)?;
+        let route = self.state.keys().values().find(|route| route.id == key.vip())?;
         let hash = match (key.source.v4(), flow.address.v4()) {
             (Some(source), Some(destination)) => {
                 FlowHash::v4(self.state.seed.key(), source, destination, key.ports, TCP)
@@ -311,7 +311,7 @@ impl World {
 
     /// Its key in the flow tables.
     fn key_of(&self, flow: &Flow) -> Option<FlowKey> {
-        let (id, _) = self.state.vips.iter().find(|(_, record)| record.name.as_str() == flow.vip)?;
+        let (id, _) = self.state.vips().iter().find(|(_, record)| record.name.as_str() == flow.vip)?;
         let source = match flow.address.v4() {
             Some(_) => IpAddr::from(flow.client.to_be_bytes()),
             None => IpAddr::from(std::net::Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(flow.client))),
@@ -328,28 +328,28 @@ impl World {
         });
         let (removed, heirs): (Vec<u32>, Vec<u32>) = heirs.unzip();
         assert_eq!(removed, old);
-        assert!(heirs.iter().all(|heir| !self.state.backends.contains_key(heir)), "{heirs:?}");
+        assert!(heirs.iter().all(|heir| !self.state.backends().contains_key(heir)), "{heirs:?}");
     }
 
     fn slots_in_use(&self) -> impl Iterator<Item = Slot> {
-        let tables = self.state.vips.values().map(|record| record.slot_base..record.slot_base + record.slots);
+        let tables = self.state.vips().values().map(|record| record.slot_base..record.slot_base + record.slots);
         tables.flatten().map(|index| self.slots[&index])
     }
 
     fn vip(&self, name: &str) -> (u32, VipRecord) {
-        let found = self.state.vips.iter().find(|(_, record)| record.name.as_str() == name);
+        let found = self.state.vips().iter().find(|(_, record)| record.name.as_str() == name);
         found.map(|(id, record)| (*id, *record)).unwrap_or_else(|| panic!("no VIP {name}"))
     }
 
     /// Everything that keeps its id as long as it stays: names of VIPs, constant parts of backends.
     fn identities(&self) -> BTreeMap<String, u32> {
-        let name = |id: u32| self.state.vips[&id].name.as_str();
-        let vips = self.state.vips.keys().map(|id| (name(*id).to_owned(), *id));
+        let name = |id: u32| self.state.vips()[&id].name.as_str();
+        let vips = self.state.vips().keys().map(|id| (name(*id).to_owned(), *id));
         let backend = |entry: &Backend| {
             let Backend { address, outer_source, outer_sum, forward, .. } = *entry;
             format!("{} {address:?} {outer_source:?} {outer_sum} {forward}", name(entry.vip))
         };
-        vips.chain(self.state.backends.iter().map(|(id, entry)| (backend(entry), *id))).collect()
+        vips.chain(self.state.backends().iter().map(|(id, entry)| (backend(entry), *id))).collect()
     }
 }
 
@@ -386,10 +386,10 @@ fn every_kind_of_change_is_told_in_words() {
     let mut world = roomy();
     let mut config = web();
     world.apply(&config);
-    config.vips[0].backends[1].weight = 50;
-    config.vips[0].backends[0].state = BackendState::Drain;
-    config.vips[0].backends.push(backend("10.0.1.13", 7));
-    config.vips[1].backends.clear();
+    config.vip_mut(0).backends[1].weight = 50;
+    config.vip_mut(0).backends[0].state = BackendState::Drain;
+    config.vip_mut(0).backends.push(backend("10.0.1.13", 7));
+    config.vip_mut(1).backends.clear();
     assert_eq!(
         world.apply(&config),
         [
@@ -399,7 +399,7 @@ fn every_kind_of_change_is_told_in_words() {
             "vip dns: backend 10.0.1.11 removed",
         ]
     );
-    let web = &mut config.vips[0];
+    let web = config.vip_mut(0);
     web.forward = ForwardMode::L2;
     web.hash = crate::model::FlowHash::SourceIp;
     web.ports.remove(0);
@@ -427,8 +427,8 @@ fn the_order_of_a_config_means_nothing() {
     world.apply(&web());
     let mut reordered = web();
     reordered.vips.reverse();
-    reordered.vips[1].backends.reverse();
-    reordered.vips[1].ports.reverse();
+    reordered.vip_mut(1).backends.reverse();
+    reordered.vip_mut(1).ports.reverse();
     assert_eq!(world.apply(&reordered), Vec::<String>::new());
 }
 
@@ -437,7 +437,7 @@ fn only_the_table_of_the_vip_that_changed_is_written() {
     let mut world = roomy();
     let mut config = many(20, 2, SLOTS);
     world.apply(&config);
-    config.vips[7].backends[1].weight = 1;
+    config.vip_mut(7).backends[1].weight = 1;
     let plan = Plan::new(&world.state, &config, &NextHops::new(), None).unwrap();
     assert!(matches!(plan.steps(), [Step::PutBackend { fresh: false, .. }, Step::PutTable { .. }]), "{plan:?}");
 }
@@ -447,7 +447,7 @@ fn a_backend_without_weight_comes_and_goes_without_touching_slots() {
     let mut world = roomy();
     let mut config = web();
     world.apply(&config);
-    config.vips[0].backends.push(backend("10.0.1.14", 0));
+    config.vip_mut(0).backends.push(backend("10.0.1.14", 0));
     let plan = Plan::new(&world.state, &config, &NextHops::new(), None).unwrap();
     assert!(matches!(plan.steps(), [Step::PutBackend { fresh: true, .. }]), "{plan:?}");
 }
@@ -457,7 +457,7 @@ fn a_renamed_vip_is_replaced_without_a_gap() {
     let mut world = roomy();
     let mut config = web();
     world.apply(&config);
-    config.vips[0].name = "www".to_owned();
+    config.vip_mut(0).name = "www".to_owned();
     let plan = Plan::new(&world.state, &config, &NextHops::new(), None).unwrap();
     assert!(!plan.steps().iter().any(|step| matches!(step, Step::RemoveKey { .. })));
     world.apply(&config);
@@ -479,10 +479,10 @@ fn another_way_of_forwarding_makes_another_entry_that_continues_the_counts() {
     let mut config = web();
     world.apply(&config);
     let (ipip, l2) = (NextHop::new([2; 6], [4; 6], 1, 1500, 0), NextHop::new([2; 6], [6; 6], 2, 1500, 0));
-    for entry in world.state.backends.values_mut() {
-        entry.next_hop = NextHopCell::new(Some(ipip));
+    for (id, entry) in world.state.backends().clone() {
+        world.state.put_backend(id, Backend { next_hop: NextHopCell::new(Some(ipip)), ..entry });
     }
-    config.vips[0].forward = ForwardMode::L2;
+    config.vip_mut(0).forward = ForwardMode::L2;
     world.assert_heirs(&config, &[1, 2]);
     // The way to it through a tunnel says nothing of the way to it on the link.
     let address = "10.0.1.11".parse().unwrap();
@@ -494,7 +494,7 @@ fn another_way_of_forwarding_makes_another_entry_that_continues_the_counts() {
     });
     assert_eq!(next_hops.collect::<Vec<_>>(), [Some(l2), None]);
     assert_eq!(world.apply(&config), ["vip web: forward ipip → l2"]);
-    config.vips[0].forward = ForwardMode::Ipip;
+    config.vip_mut(0).forward = ForwardMode::Ipip;
     assert_eq!(world.apply(&config), ["vip web: forward l2 → ipip"]);
 }
 
@@ -567,9 +567,9 @@ fn limits_are_told_with_the_need() {
     );
     config.node.max_slots = 303;
     assert!(Plan::new(&State::default(), &config, &NextHops::new(), None).is_ok());
-    config.vips[2].name = "vip0".to_owned();
+    config.vip_mut(2).name = "vip0".to_owned();
     assert_eq!(refusal(&config), "two VIPs are named `vip0`; rename one");
-    config.vips[2] = vip("same", "198.18.0.0", &["tcp/80"], &[]);
+    *config.vip_mut(2) = vip("same", "198.18.0.0", &["tcp/80"], &[]);
     assert!(refusal(&config).starts_with("vip `same` serves a port of 198.18.0.0 that"));
 }
 
@@ -650,7 +650,7 @@ impl Random {
                     vip.backends.push(backend);
                 }
             }
-            config.vips.push(vip);
+            config.vips.push(vip.into());
         }
         config
     }

@@ -17,7 +17,7 @@ use super::{
     effective_weight,
     maglev::WeightedBackend,
 };
-use crate::model::{self, Config, FlowHash, ForwardMode, Node, Protocol, Tracking};
+use crate::model::{self, Config, Difference, FlowHash, ForwardMode, Node, Protocol, Tracking};
 
 /// What of a config and of a state a plan looks at: everything, or what can differ.
 pub(super) struct Scope<'a> {
@@ -33,8 +33,8 @@ pub(super) struct Wanted<'a> {
     pub(super) vips: Vec<WantedVip<'a>>,
     /// VIPs that the config does not have, while flows of theirs may be in the tables.
     pub(super) leaving: Vec<LeavingVip>,
-    /// The markers of all VIPs, those out of the scope included.
-    pub(super) markers: HashSet<VipKey>,
+    /// All VIPs, those out of the scope included.
+    all: &'a Config,
 }
 
 /// A VIP as the config wants it.
@@ -81,26 +81,31 @@ pub(super) struct Index<'a> {
 impl<'a> Scope<'a> {
     /// All of it.
     pub(super) fn all(config: &'a Config) -> Self {
-        Self { vips: config.vips.iter().collect(), ids: None }
+        Self { vips: config.vips.iter().map(|vip| &**vip).collect(), ids: None }
     }
 
-    /// What differs between `config` and `settled`, the config that `state` holds: all, where that is not known, or
-    /// where something differs that concerns every VIP.
-    pub(super) fn new(state: &State, config: &'a Config, settled: Option<&Config>) -> Self {
+    /// What differs between `config` and the config that `state` holds: all, where that is not known, or where
+    /// something differs that concerns every VIP.
+    pub(super) fn new(state: &State, config: &'a Config, in_force: Option<&'a Config>) -> Self {
         let common = |node: &Node| (node.encap_source4, node.encap_source6, node.vrf, node.mark);
-        let Some(settled) = settled.filter(|settled| common(&settled.node) == common(&config.node)) else {
+        let Some(before) = in_force.filter(|before| common(&before.node) == common(&config.node)) else {
             return Self::all(config);
         };
-        let running: HashMap<&str, &model::Vip> = settled.vips.iter().map(|vip| (vip.name.as_str(), vip)).collect();
-        let (same, vips): (Vec<_>, Vec<_>) =
-            config.vips.iter().partition(|vip| running.get(vip.name.as_str()) == Some(vip));
-        let same: HashSet<&str> = same.into_iter().map(|vip| vip.name.as_str()).collect();
-        let others = state.vips.iter().filter(|(_, record)| !same.contains(record.name.as_str()));
-        Self { vips, ids: Some(others.map(|(id, _)| *id).collect()) }
+        let Difference { gone, come } = before.difference(config);
+        let ids = gone.iter().chain(&come).filter_map(|vip| state.vip_id(&vip.name)).collect();
+        Self { vips: come.into_iter().map(|vip| &**vip).collect(), ids: Some(ids) }
     }
 
-    fn has(&self, vip: u32) -> bool {
+    pub(super) fn has(&self, vip: u32) -> bool {
         self.ids.as_ref().is_none_or(|ids| ids.contains(&vip))
+    }
+
+    /// The VIPs of the state in the scope: id and record.
+    fn vips_of<'s>(&self, state: &'s State) -> Vec<(u32, &'s VipRecord)> {
+        match &self.ids {
+            None => state.vips().iter().map(|(id, record)| (*id, record)).collect(),
+            Some(ids) => ids.iter().filter_map(|id| Some((*id, state.vips().get(id)?))).collect(),
+        }
     }
 }
 
@@ -121,8 +126,19 @@ impl<'a> Wanted<'a> {
             node: &config.node,
             leaving: leaving.map(|(id, record)| LeavingVip::new(id, record, index, pools.keep_tables)).collect(),
             vips,
-            markers: config.vips.iter().flat_map(keys).map(VipKey::marker).collect(),
+            all: config,
         })
+    }
+
+    /// Those of `markers` that no VIP needs, those out of the scope included.
+    pub(super) fn unneeded(&self, mut markers: BTreeSet<VipKey>) -> BTreeSet<VipKey> {
+        if !markers.is_empty() {
+            let needed = self.all.vips.iter().flat_map(|vip| keys(vip)).map(VipKey::marker);
+            needed.for_each(|marker| {
+                markers.remove(&marker);
+            });
+        }
+        markers
     }
 }
 
@@ -290,15 +306,14 @@ fn whole_seconds(idle: Duration) -> u16 {
 impl<'a> Index<'a> {
     pub(super) fn of(state: &'a State, scope: &Scope<'_>) -> Self {
         let mut index = Self::default();
-        for (id, record) in state.vips.iter().filter(|(id, _)| scope.has(**id)) {
-            index.vips.insert(record.name.as_str(), (*id, record));
-        }
-        for (id, entry) in state.backends.iter().filter(|(_, entry)| scope.has(entry.vip)) {
-            index.backends.entry((entry.vip, entry.address)).or_default().push((*id, entry));
-            index.members.entry(entry.vip).or_default().push((*id, entry));
-        }
-        for (key, route) in state.keys.iter().filter(|(key, route)| !key.is_marker() && scope.has(route.id)) {
-            index.keys.entry(route.id).or_default().push(*key);
+        for (id, record) in scope.vips_of(state) {
+            index.vips.insert(record.name.as_str(), (id, record));
+            index.keys.insert(id, state.keys_of(id).collect());
+            let members: Vec<_> = state.backends_of(id).collect();
+            for (backend, entry) in &members {
+                index.backends.entry((id, entry.address)).or_default().push((*backend, *entry));
+            }
+            index.members.insert(id, members);
         }
         index
     }

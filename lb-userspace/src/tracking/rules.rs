@@ -54,11 +54,11 @@ impl Rules {
     /// Those for maps that hold `state` when the sweep begins.
     pub fn new(state: &State, is_given_up: impl Fn(u32) -> bool, begun: Tick) -> Self {
         let mut services = vec![None; state.capacity.vips as usize];
-        for (id, record) in &state.vips {
+        for (id, record) in state.vips() {
             services[*id as usize] = Service::of(record);
         }
         let mut fates = vec![Fate::Go; state.capacity.backends as usize];
-        for (id, entry) in &state.backends {
+        for (id, entry) in state.backends() {
             fates[*id as usize] = match entry.heir {
                 _ if is_given_up(*id) => Fate::Go,
                 NO_ID => Fate::Stay,
@@ -183,9 +183,9 @@ pub fn after_sweep(slot: Slot, is_pinned: bool, now: Tick, idle: (u16, u16), is_
 pub fn freeable(state: &State, swept: &Swept, holds: impl Fn(u32, u32) -> bool) -> (Vec<u32>, Vec<u32>) {
     let removed = state.removed_vips().map(|(id, _)| id);
     let vips: Vec<u32> = removed.filter(|id| !swept.has_flows(*id)).collect();
-    let heirs: HashSet<u32> = state.backends.values().map(|entry| entry.heir).collect();
+    let heirs: HashSet<u32> = state.backends().values().map(|entry| entry.heir).collect();
     let is_free = |(id, entry): &(u32, &lb_common::Backend)| {
-        let Some(record) = state.vips.get(&entry.vip) else { return true };
+        let Some(record) = state.vips().get(&entry.vip) else { return true };
         // The table of a removed VIP, which may be served again, names its backends.
         if record.flags.contains(VipFlags::REMOVED) {
             return vips.contains(&entry.vip);
@@ -202,8 +202,8 @@ pub fn freeable(state: &State, swept: &Swept, holds: impl Fn(u32, u32) -> bool) 
 /// the VIP does not serve the protocol.
 pub fn idle_times(state: &State) -> HashMap<u32, (u16, u16)> {
     let mut idle: HashMap<u32, (u16, u16)> = HashMap::new();
-    for (key, route) in state.keys.iter().filter(|(key, _)| !key.is_marker()) {
-        let Some(record) = state.vips.get(&route.id) else { continue };
+    for (key, route) in state.keys().iter().filter(|(key, _)| !key.is_marker()) {
+        let Some(record) = state.vips().get(&route.id) else { continue };
         let (tcp, udp) = idle.entry(route.id).or_default();
         if key.protocol == TCP {
             *tcp = ticks(record.tcp_idle);

@@ -76,7 +76,7 @@ fn a_drained_backend_has_no_slots_and_a_removed_one_no_entry() {
     let mut config = web();
     let mut bed = Bed::with(&config);
 
-    config.vips[0].backends[0].state = BackendState::Drain;
+    config.vip_mut(0).backends[0].state = BackendState::Drain;
     let applied = bed.apply(&config);
     assert_eq!(
         applied.changes.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -85,7 +85,7 @@ fn a_drained_backend_has_no_slots_and_a_removed_one_no_entry() {
     let drained = |slots: Vec<BackendSlots>| slots.into_iter().find(|own| own.vip == "web").unwrap();
     assert_eq!(drained(bed.dataplane.view().slots_per_backend()).slots, 0);
 
-    config.vips[0].backends.remove(0);
+    config.vip_mut(0).backends.remove(0);
     assert_eq!(bed.apply(&config).writes, 1);
     assert_mirrors(&bed.dataplane);
     assert_eq!(bed.backends().iter().filter(|backend| backend.entry.removed).count(), 1);
@@ -94,7 +94,7 @@ fn a_drained_backend_has_no_slots_and_a_removed_one_no_entry() {
     assert_eq!(bed.backends().len(), 4);
 
     // Once it counts as idle what is silent for a second, the slots settle and the backend goes.
-    config.vips[0].tcp_idle = Duration::from_secs(1);
+    config.vip_mut(0).tcp_idle = Duration::from_secs(1);
     bed.apply(&config);
     let deadline = Instant::now() + patience::LIMIT;
     while bed.backends().len() > 3 {
@@ -128,8 +128,8 @@ fn a_sweep_leaves_the_flows_of_what_came_after_it_began() {
     let mut bed = Bed::with(&config);
 
     let begun = bed.begin();
-    config.vips[0].backends.push(backend("10.0.0.100", 100));
-    config.vips.push(vip("new", "192.0.2.1", &["tcp/80"], &["10.0.1.1"]));
+    config.vip_mut(0).backends.push(backend("10.0.0.100", 100));
+    config.vips.push(vip("new", "192.0.2.1", &["tcp/80"], &["10.0.1.1"]).into());
     bed.apply(&config);
     let (old, new) = (64, [65, 66]);
     enter(&bed.dataplane, 1, 8, old);
@@ -153,15 +153,15 @@ fn a_sweep_leaves_the_flows_of_what_came_after_it_began() {
 fn slots_that_no_vip_has_any_more_are_not_counted() {
     let mut config = web();
     let mut bed = Bed::with(&config);
-    config.vips[0].backends[0].state = BackendState::Drain;
+    config.vip_mut(0).backends[0].state = BackendState::Drain;
     bed.apply(&config);
     assert!(bed.usage().moving_slots > 0);
     // Another number of slots puts the table elsewhere.
-    config.vips[0].slots = 211;
+    config.vip_mut(0).slots = 211;
     bed.apply(&config);
     assert_eq!(bed.slots(), (0, 211 + u64::from(SLOTS)));
 
-    config.vips[0].backends[0].state = BackendState::Active;
+    config.vip_mut(0).backends[0].state = BackendState::Active;
     bed.apply(&config);
     assert!(bed.usage().moving_slots > 0);
     config.vips.remove(0);
@@ -177,15 +177,15 @@ fn an_id_is_not_free_while_another_entry_leads_to_it() {
     let mut bed = Bed::with(&config);
     // Slots are held for it, then it is reached in another way, which is none for the owners of slots, then it is
     // removed.
-    config.vips[0].backends[0].state = BackendState::Drain;
+    config.vip_mut(0).backends[0].state = BackendState::Drain;
     bed.apply(&config);
     config.node.encap_source4 = "172.20.0.0/16".parse().unwrap();
     bed.apply(&config);
-    config.vips[0].backends.remove(0);
+    config.vip_mut(0).backends.remove(0);
     bed.apply(&config);
     for _ in 0..3 {
         bed.sweep();
-        let backends = &bed.dataplane.state().backends;
+        let backends = bed.dataplane.state().backends();
         for (id, entry) in backends {
             let heir = entry.heir;
             assert!(heir == lb_common::NO_ID || backends.contains_key(&heir), "{id} leads to {heir}, which is free");
@@ -211,7 +211,7 @@ fn what_was_removed_again_during_a_sweep_stays_until_the_next() {
     // Within two ticks that flow is one of before the sweep.
     let deadline = Instant::now() + patience::LIMIT;
     while bed.dataplane.state().removed_vips().count() > 0 {
-        assert!(Instant::now() < deadline, "{:?}", bed.dataplane.state().vips);
+        assert!(Instant::now() < deadline, "{:?}", bed.dataplane.state().vips());
         bed.sweep();
         thread::sleep(Duration::from_millis(100));
     }
@@ -223,7 +223,7 @@ fn what_was_removed_again_during_a_sweep_stays_until_the_next() {
 fn a_sweep_that_frees_nothing_copies_nothing_for_who_has_a_view() {
     let mut config = web();
     let mut bed = Bed::with(&config);
-    config.vips[0].backends.remove(0);
+    config.vip_mut(0).backends.remove(0);
     bed.apply(&config);
     let view = bed.dataplane.view();
     bed.sweep();

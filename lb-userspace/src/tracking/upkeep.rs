@@ -190,17 +190,17 @@ impl Upkeep {
     /// Takes note of who is down, and since when.
     fn note_downs(&mut self, state: &State) {
         let now = Instant::now();
-        let is_down = |id: &u32| state.backends.get(id).is_some_and(lb_common::Backend::is_down);
+        let is_down = |id: &u32| state.backends().get(id).is_some_and(lb_common::Backend::is_down);
         let downs = Arc::make_mut(&mut self.downs);
         downs.retain(|id, _| is_down(id));
-        for (id, _) in state.backends.iter().filter(|(_, entry)| entry.is_down()) {
+        for (id, _) in state.backends().iter().filter(|(_, entry)| entry.is_down()) {
             downs.entry(*id).or_insert(now);
         }
     }
 
     /// Whether a backend's flows are over for good: it has been down for long, or was removed while it was.
     fn is_given_up(&self, state: &State, id: u32) -> bool {
-        let Some(entry) = state.backends.get(&id).filter(|entry| entry.is_down()) else { return false };
+        let Some(entry) = state.backends().get(&id).filter(|entry| entry.is_down()) else { return false };
         entry.is_removed() || self.downs.get(&id).is_some_and(|since| since.elapsed() >= GIVEN_UP_AFTER)
     }
 }

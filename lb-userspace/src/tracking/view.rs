@@ -77,9 +77,9 @@ impl View {
         let now = dataplane::now();
         let backend = |entry: dataplane::Backend| {
             let id = entry.id;
-            let in_maps = &state.backends[&id];
+            let in_maps = &state.backends()[&id];
             let flows = self.swept.as_ref().and_then(|swept| swept.by_backend.get(id as usize)).copied();
-            let moving = state.vips.get(&in_maps.vip).and_then(|record| self.moving.get(&record.slot_base));
+            let moving = state.vips().get(&in_maps.vip).and_then(|record| self.moving.get(&record.slot_base));
             let held = moving.and_then(|moving| moving.slots.held.get(&id));
             let held_slots = held.map_or(0, |held| held.slots);
             let (tcp_idle, udp_idle) = idle.get(&in_maps.vip).copied().unwrap_or_default();

@@ -131,9 +131,9 @@ impl Readings {
 
     /// Fill and memory of every map; `state` knows how full those are that the daemon writes, `flows` the flow tables.
     pub fn usage(&self, state: &State, flows: [u64; 2]) -> Result<Vec<MapUsage>, Error> {
-        let (vips, backends) = (state.vips.len() as u64, state.backends.len() as u64);
-        let keys = |v4: bool| state.keys.keys().filter(|key| key.address.is_ipv4() == v4).count() as u64;
-        let slots = state.vips.values().map(|record| u64::from(record.slots)).sum();
+        let (vips, backends) = (state.vips().len() as u64, state.backends().len() as u64);
+        let keys = |v4: bool| state.keys().keys().filter(|key| key.address.is_ipv4() == v4).count() as u64;
+        let slots = state.vips().values().map(|record| u64::from(record.slots)).sum();
         let mut usage = Vec::new();
         for (name, map) in &self.all {
             let max_entries = map.info().map_err(Error::map("look at", name))?.max_entries();

@@ -158,15 +158,16 @@ impl Maps {
         state.seed = journal.seed;
         state.suspect = journal.applying;
         let records = self.records.iter().filter(|(_, record)| record.name != VipName::default());
-        state.vips = records.collect();
-        state.backends = self.backends.iter().filter(|(_, entry)| entry.vip != NO_ID).collect();
+        records.for_each(|(id, record)| state.put_vip(id, record));
+        let backends = self.backends.iter().filter(|(_, entry)| entry.vip != NO_ID);
+        backends.for_each(|(id, entry)| state.put_backend(id, entry));
         for entry in self.vips4.iter() {
             let (key, route) = entry.map_err(Error::map("read", maps::VIPS4))?;
-            state.keys.insert(key.into(), route);
+            state.put_key(key.into(), route);
         }
         for entry in self.vips6.iter() {
             let (key, route) = entry.map_err(Error::map("read", maps::VIPS6))?;
-            state.keys.insert(key.into(), route);
+            state.put_key(key.into(), route);
         }
         Ok(state)
     }

@@ -41,12 +41,12 @@ impl Walk {
     /// is not found.
     fn of(view: &View, query: FlowQuery) -> Result<Self, Error> {
         let state = view.dataplane.state();
-        let names = state.vips.iter().map(|(id, record)| (*id, record.name.as_str().to_owned()));
+        let names = state.vips().iter().map(|(id, record)| (*id, record.name.as_str().to_owned()));
         let vips: HashMap<_, _> = names.filter(|(_, name)| query.vip.as_ref().is_none_or(|vip| vip == name)).collect();
         if let Some(name) = query.vip.as_deref().filter(|_| vips.is_empty()) {
             return Err(view.no_such_vip(name));
         }
-        let of_vips = state.backends.iter().filter(|(_, entry)| vips.contains_key(&entry.vip));
+        let of_vips = state.backends().iter().filter(|(_, entry)| vips.contains_key(&entry.vip));
         let addresses = of_vips.map(|(id, entry)| (*id, IpAddr::from(entry.address)));
         let backends: HashMap<_, _> =
             addresses.filter(|(_, address)| query.backend.is_none_or(|backend| backend == *address)).collect();

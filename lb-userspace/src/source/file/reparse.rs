@@ -1,9 +1,11 @@
 //! Reads a text that differs little from one that is known to be valid: only the VIPs that differ.
 
+use std::sync::Arc;
+
 use toml::de::DeTable;
 
 use super::{error::Problems, read, section, validate};
-use crate::model::Config;
+use crate::model::{Config, Vip};
 
 /// The config that `text` holds, where that is quick to tell: it differs from `before`, the text of `config`, in whole
 /// VIPs only, and is valid. `None` says nothing about the text.
@@ -49,7 +51,7 @@ fn is_vips(text: &str) -> bool {
 }
 
 /// The VIPs in a text that has nothing else, if each of them is sound.
-fn vips(text: &str) -> Option<Vec<crate::model::Vip>> {
+fn vips(text: &str) -> Option<Vec<Arc<Vip>>> {
     let root = DeTable::parse(text).ok()?;
     if root.get_ref().keys().any(|key| key.get_ref() != "vip") {
         return None;

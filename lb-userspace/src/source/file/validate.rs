@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use super::{
@@ -61,7 +62,7 @@ pub(super) fn go_together(config: &Config) -> bool {
 
 /// The config, where every part of the draft could be read.
 pub(super) fn finish(draft: Draft) -> Option<Config> {
-    let vips = draft.vips.into_iter().map(vip).collect::<Option<_>>()?;
+    let vips = draft.vips.into_iter().map(|draft| vip(draft).map(Arc::new)).collect::<Option<_>>()?;
     Some(Config { node: draft.node, vips })
 }
 

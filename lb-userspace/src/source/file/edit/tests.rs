@@ -1,6 +1,6 @@
 //! Each edit on texts as people write them: what changes, and that nothing else does.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{super::Config, *};
 
@@ -437,7 +437,7 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
         let name = format!("n{serial}");
         let backends = vec![NewBackend { address, weight: Some(3), state: None, mac: None }; dice.roll(2)];
         let ports: Vec<Port> = vec!["udp/9000".parse().unwrap()];
-        after.vips.push(crate::model::Vip {
+        after.vips.push(Arc::new(crate::model::Vip {
             name: name.clone(),
             address,
             ports: ports.clone(),
@@ -451,9 +451,9 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
             vrf: None,
             mark: Some(16),
             backends: Vec::new(),
-        });
+        }));
         let vip_address = IpAddr::from([10, 201, (serial / 250) as u8, (serial % 250) as u8]);
-        let vip = after.vips.last_mut().unwrap();
+        let vip = Arc::make_mut(after.vips.last_mut().unwrap());
         vip.address = vip_address;
         vip.backends.extend(backends.iter().map(|new| backend(new.address, new.weight, new.state)));
         let add = NewVip {
@@ -473,7 +473,7 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
         return (Edit::VipAdd(add), after);
     }
     let index = dice.roll(config.vips.len());
-    let vip = &mut after.vips[index];
+    let vip = after.vip_mut(index);
     let name = vip.name.clone();
     let chosen = dice.roll(vip.backends.len().max(1));
     let edit = match (dice.roll(7), vip.backends.get_mut(chosen)) {
