@@ -317,6 +317,7 @@ fn edits_are_applied_and_leave_the_files_comments() {
     assert_eq!((&drained["state"], &drained["slots"]), (&"drain".into(), &0.into()));
     assert_eq!(bed.backend("10.0.1.11")["slots"], 16_381);
 
+    bed.done("backend restore web 10.0.1.12");
     bed.done("backend set web 10.0.1.12 --state active --weight 1");
     bed.done("backend add web 10.0.1.13 --state down");
     bed.done("backend remove web 10.0.1.11");
@@ -380,7 +381,7 @@ fn the_file_is_the_truth() {
     let diff = bed.naru("diff");
     assert_eq!((diff.code, diff.out.as_str()), (1, "vip web: backend 10.0.1.11 weight 100 → 60\n"));
     assert_eq!(bed.json("status")["config"]["file"]["state"], "changed");
-    bed.refused("backend drain web 10.0.1.12", 4, "has changes that are not applied");
+    bed.refused("backend set web 10.0.1.12 --state drain", 4, "has changes that are not applied");
     bed.done("apply");
     assert_eq!(bed.backend("10.0.1.11")["weight"], 60);
     assert_eq!(bed.naru("diff").code, 0);
@@ -412,7 +413,7 @@ fn comments_and_order_are_no_differences() {
     assert_ne!(swapped, text);
     bed.write(&swapped);
     assert_eq!(bed.naru("diff").code, 0);
-    bed.done("backend drain web 10.0.1.12");
+    bed.done("backend set web 10.0.1.12 --state drain");
     assert!(bed.read().contains("# and a comment"));
 }
 
@@ -429,7 +430,7 @@ fn a_file_that_cannot_be_written_leaves_what_ran() {
     bed.start(&[]);
     mount_on(None, &directory, None, MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY).unwrap();
 
-    let said = bed.naru("backend drain web 10.0.1.12");
+    let said = bed.naru("backend set web 10.0.1.12 --state drain");
     assert_eq!(said.code, 4, "{}{}", said.out, said.err);
     assert!(said.err.contains("cannot write") && said.err.contains("nothing was changed"), "{}", said.err);
     assert_eq!(bed.read(), text);
@@ -797,7 +798,7 @@ fn a_drain_is_waited_for() {
     assert_eq!(bed.backend("10.0.1.12")["drained"], true);
     let moving = || bed.json("status")["tracking"]["moving_slots"].clone();
     eventually("every slot is settled", || moving() == 0, || bed.log());
-    assert!(bed.done("backend list web").lines().any(|line| line.ends_with("drained")));
+    assert!(bed.done("backend list web").lines().any(|line| line.contains("   drained; drain by root")));
 }
 
 #[test]
@@ -1057,8 +1058,8 @@ fn groups_say_who_reads_and_who_changes() {
     }
     outcome(&bed, "64002,64001", drain, 0, "state active → drain");
     let log = bed.log();
-    let by = log.lines().find(|line| line.contains("backend_set")).expect("the change is logged");
-    assert!(by.contains("INFO") && by.contains("\"drain\"") && by.contains("done in"), "{by}");
+    let by = log.lines().find(|line| line.contains("drain of backend")).expect("the change is logged");
+    assert!(by.contains("INFO") && by.contains("done in"), "{by}");
     assert!(by.contains(&format!("by #{USER} (uid {USER}, process ")) && by.contains(" \"naru\") on "), "{by}");
     assert!(log.contains("vip web: backend 10.0.1.12 state active → drain"), "{log}");
 
@@ -1175,7 +1176,7 @@ fn a_config_that_is_no_file_is_refused_and_not_waited_for() {
     let on_socket = |line: &str| format!("{line} --socket {}", bed.socket().display());
     let says = format!("cannot read the config {}: it is not a file", bed.file().display());
     assert!(bed.done(&on_socket("status")).contains(&says), "{}", bed.done(&on_socket("status")));
-    for line in ["diff", "apply", "backend drain web 10.0.1.12"] {
+    for line in ["diff", "apply", "backend set web 10.0.1.12 --state drain"] {
         bed.refused(&on_socket(line), 4, &says);
     }
     // The command looks there for the socket, and takes the one that is usual.

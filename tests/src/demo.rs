@@ -115,7 +115,7 @@ impl Stage {
         self.watch(2);
         self.step("the operator marks b3 down", 0);
         for vip in ["web", "direct", "web6"] {
-            self.naru(&["backend", "set", vip, "10.0.1.13", "--state", "down"])?;
+            self.naru(&["backend", "down", vip, "10.0.1.13"])?;
         }
         self.watch(4);
 
@@ -123,7 +123,7 @@ impl Stage {
         for vip in ["web", "direct", "web6"] {
             self.naru(&["backend", "add", vip, "10.0.1.14"])?;
         }
-        self.naru(&["backend", "set", "web", "10.0.1.12", "--state", "active"])?;
+        self.naru(&["backend", "restore", "web", "10.0.1.12"])?;
         self.watch(5);
 
         self.step("the daemon is killed by kill -9, and the kernel goes on forwarding", 0);

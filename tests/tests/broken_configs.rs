@@ -118,8 +118,9 @@ fn an_edit_over_a_file_with_other_changes_is_refused() {
     site.write_config(&edited).unwrap();
     let diff = site.try_cli(&["diff"]).unwrap();
     assert_eq!(diff.status.code(), Some(1), "`naru diff` sees no difference");
-    assert!(site.cli(&["backend", "drain", vip.name, "10.0.1.12"]).is_err());
+    let edit = ["backend", "set", vip.name, "10.0.1.12", "--state", "drain"];
+    assert!(site.cli(&edit).is_err());
     assert_eq!(site.config().unwrap(), edited);
     site.cli(&["apply"]).unwrap();
-    site.cli(&["backend", "drain", vip.name, "10.0.1.12"]).unwrap();
+    site.cli(&edit).unwrap();
 }

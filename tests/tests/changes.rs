@@ -59,7 +59,8 @@ fn backends_come_and_go_under_load() {
             vip.name
         );
 
-        site.cli(&["backend", "set", vip.name, &addresses[1], "--state", "active", "--weight", "25"]).unwrap();
+        site.cli(&["backend", "restore", vip.name, &addresses[1]]).unwrap();
+        site.cli(&["backend", "set", vip.name, &addresses[1], "--weight", "25"]).unwrap();
         assert_eq!(busy(&site, &vip, &load), [false, true, true, true], "{}: a backend did not come back", vip.name);
         finish(load);
     }

@@ -130,14 +130,14 @@ fn nothing_that_is_done_to_backends_breaks_a_connection() {
     site.check("drain");
     site.edit("remove", 2, &[]);
     site.check("removal");
-    site.edit("set", 1, &["--state", "active"]);
+    site.edit("restore", 1, &[]);
     site.check("recovery");
     site.edit("add", 2, &[]);
     site.check("adding again");
     for backend in 0..BACKENDS {
         site.edit("drain", backend, &[]);
         sleep(A_MOMENT);
-        site.edit("set", backend, &["--state", "active"]);
+        site.edit("restore", backend, &[]);
     }
     site.check("rolling restart");
     let tallies = site.end();
@@ -180,7 +180,7 @@ fn nothing_that_is_done_to_the_daemon_and_its_maps_breaks_a_connection() {
     site.naru.write_config(&resized).unwrap();
     site.naru.cli(&["apply", "--force"]).unwrap();
     site.check("flow tables of another size");
-    site.edit("set", 0, &["--state", "active"]);
+    site.edit("restore", 0, &[]);
     site.check("recovery afterwards");
     assert!(site.end()[..NEVER].iter().all(|tally| tally.failures.is_empty()));
 }
@@ -191,10 +191,10 @@ fn connections_of_a_backend_that_is_marked_down_end_at_once_and_no_others() {
     // Flows that the tables know of, beside those that they do not.
     site.edit("drain", 0, &[]);
     sleep(A_MOMENT);
-    site.edit("set", 0, &["--state", "active"]);
+    site.edit("restore", 0, &[]);
     sleep(A_MOMENT);
     site.check("before");
-    site.edit("set", 1, &["--state", "down"]);
+    site.edit("down", 1, &[]);
     site.wait_until_heard();
     for (vip, population) in VIPS[..NEVER].iter().zip(&site.populations) {
         let failures = population.tally().failures;

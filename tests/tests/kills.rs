@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_userspace::api::types::{FileState, ProblemKind, Status};
+use lb_userspace::api::types::{Backend, FileState, ProblemKind, Status};
 use naru_tests::{
     lab::Lab,
     maps::{Served, served},
@@ -291,4 +291,44 @@ fn a_daemon_killed_at_any_step_of_a_handover_serves_one_config_whole() {
         loses_history: false,
         passes: &["make maps", "pin the program", "hand a link over", "carry counts", "remove a generation"],
     });
+}
+
+#[test]
+fn a_daemon_killed_at_any_step_of_a_drain_has_drained_or_not_and_says_which() {
+    const DRAIN: [&str; 6] = ["backend", "drain", "web", "10.0.1.11", "--why", "disk"];
+    let mut bed = Bed::new();
+    let one = |bed: &Bed| <[Served; 1]>::try_from(bed.served()).expect("one generation is served")[0].clone();
+    bed.begin();
+    let before = one(&bed);
+    bed.arm(0);
+    bed.naru.cli(&DRAIN).unwrap();
+    let places = bed.passed();
+    bed.disarm();
+    let after = one(&bed);
+    assert_ne!(before, after, "the drain changes nothing");
+    for passes in ["stage a file", "map write", "rename a file"] {
+        assert!(places.iter().any(|place| place == passes), "{passes} is not among {places:?}");
+    }
+    for (index, name) in places.iter().enumerate() {
+        let place = format!("place {} of {} ({name})", index + 1, places.len());
+        bed.begin();
+        bed.arm(index + 1);
+        let is_answered = bed.naru.try_cli(&DRAIN).unwrap().status.success();
+        bed.wait_for_death(&place);
+        bed.disarm();
+        bed.check_alone(&place, &before, &after);
+        bed.restart();
+        let now = one(&bed);
+        assert!(now == before || now == after, "{place}: half a drain is served");
+        assert!(!is_answered || now == after, "{place}: what was answered is not in force");
+        let backends: Vec<Backend> = bed.naru.read(&["backend", "list", "web"]).unwrap();
+        assert_eq!(backends[0].operation.is_some(), now == after, "{place}: {:?}", backends[0]);
+        let status: Status = bed.naru.read(&["status"]).unwrap();
+        assert_eq!((status.config.file, status.problems.len()), (FileState::Applied, 0), "{place}");
+        assert_eq!(bed.naru.config().unwrap(), bed.text_before(), "{place}");
+        bed.naru.cli(&DRAIN).unwrap();
+        assert_eq!(one(&bed), after, "{place}");
+    }
+    bed.wipe();
+    println!("killed at {} places: {places:?}", places.len());
 }

@@ -17,7 +17,7 @@ use super::{
     line::Line,
     types::{Applied, Apply, Backend, Diff, ErrorBody, ErrorKind, Interface, Stats, Status, Vip},
 };
-use crate::source::file::edit::Edit;
+use crate::{model::Operate, source::file::edit::Edit};
 
 /// How long a request may take: an apply that loads thousands of VIPs takes seconds.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -144,6 +144,11 @@ impl Client {
     /// `POST /v1/edit`
     pub async fn edit(&self, edit: &Edit) -> Result<Applied, ClientError> {
         self.request(Method::POST, "/v1/edit", self.json(edit)?).await
+    }
+
+    /// `POST /v1/operate`
+    pub async fn operate(&self, operate: &Operate) -> Result<Applied, ClientError> {
+        self.request(Method::POST, "/v1/operate", self.json(operate)?).await
     }
 
     async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {

@@ -7,7 +7,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::model::ProblemKind;
+pub use crate::model::{Operation, ProblemKind};
 use crate::plan::Change;
 
 /// Answer of `GET /v1/status`.
@@ -32,6 +32,9 @@ pub struct Status {
     pub backends: usize,
     /// Number of backends that take new flows.
     pub backends_active: usize,
+    /// Number of backends whose state an operator has set by command, over the config file.
+    #[serde(default)]
+    pub operations: usize,
     /// Backends that no packet can be sent to.
     pub unreachable: Vec<UnreachableBackend>,
     /// What the data plane remembers of flows.
@@ -209,8 +212,15 @@ pub struct Backend {
     pub address: IpAddr,
     /// Its weight in the config, or the last that it had there.
     pub weight: u32,
-    /// `active`, `drain` or `down`, or `removed` where the config does not have it any more.
+    /// `active`, `drain` or `down`, or `removed` where the config does not have it any more. It is that of `operation`
+    /// where that is there, else that of the config file.
     pub state: String,
+    /// What an operator has done to it and not taken back: `naru backend drain`, `down` and `restore`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<Operation>,
+    /// Its state in the config file, where an operation goes before that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_state: Option<String>,
     /// Number of slots of the VIP's table that are its own.
     pub slots: u32,
     /// Entries of its flows in the flow tables, as of the last sweep.
@@ -369,7 +379,7 @@ pub struct Apply {
     pub force: bool,
 }
 
-/// Answer of `POST /v1/apply` and `POST /v1/edit`: what was done, all of it before the answer.
+/// Answer of `POST /v1/apply`, `POST /v1/edit` and `POST /v1/operate`: what was done, all of it before the answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {
     /// The changes; each prints as one line.

@@ -247,9 +247,55 @@ pub enum Backend {
         /// Only those of this VIP.
         vip: Option<String>,
     },
+    /// What is done in passing.
+    #[command(flatten)]
+    Operate(BackendOperation),
     /// A change.
     #[command(flatten)]
     Edit(BackendEdit),
+}
+
+/// What `naru backend` does without an edit of the config file
+#[derive(Debug, Subcommand)]
+pub enum BackendOperation {
+    /// Give a backend no new flows, whatever the config file says, until it is restored
+    Drain {
+        /// The backend.
+        #[command(flatten)]
+        backend: BackendName,
+        /// What for.
+        #[command(flatten)]
+        why: Why,
+        /// Whether to wait for its flows.
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Give a backend no packet, whatever the config file says, until it is restored; breaks its flows
+    Down {
+        /// The backend.
+        #[command(flatten)]
+        backend: BackendName,
+        /// What for.
+        #[command(flatten)]
+        why: Why,
+    },
+    /// Give a backend new flows again: take `drain` or `down` back, and go before such a state in the config file
+    Restore {
+        /// The backend.
+        #[command(flatten)]
+        backend: BackendName,
+        /// What for.
+        #[command(flatten)]
+        why: Why,
+    },
+}
+
+/// Why something is done.
+#[derive(Debug, Args)]
+pub struct Why {
+    /// What for, in one line: `naru backend list` shows it beside who did it and when
+    #[arg(long, value_name = "TEXT")]
+    pub why: Option<String>,
 }
 
 /// The changes of `naru backend`
@@ -279,22 +325,13 @@ pub enum BackendEdit {
         /// Its share in proportion to the others', 0 to 65535
         #[arg(long, group = "what")]
         weight: Option<u32>,
-        /// active, drain (no new flows) or down
+        /// active, drain (no new flows) or down: its state in the config file
         #[arg(long, group = "what", value_parser = BackendState::from_word)]
         state: Option<BackendState>,
         /// Its MAC address, with l2: nobody's answer to ARP or neighbour discovery counts then; `none` to trust those
         /// again
         #[arg(long, group = "what")]
         mac: Option<MacChoice>,
-    },
-    /// Give a backend no new flows: short for `set --state drain`
-    Drain {
-        /// The backend.
-        #[command(flatten)]
-        backend: BackendName,
-        /// Whether to wait for its flows.
-        #[command(flatten)]
-        wait: Wait,
     },
     /// Remove a backend from a VIP; its flows go on until they end
     Remove {
@@ -494,9 +531,10 @@ mod tests {
     #[test]
     fn a_drain_may_be_waited_for() {
         let wait = |line: &str| match parse(line).unwrap().command {
-            Command::Backend(Backend::Edit(BackendEdit::Drain { wait, .. } | BackendEdit::Remove { wait, .. })) => {
-                (wait.wait, wait.timeout)
-            }
+            Command::Backend(
+                Backend::Operate(BackendOperation::Drain { wait, .. })
+                | Backend::Edit(BackendEdit::Remove { wait, .. }),
+            ) => (wait.wait, wait.timeout),
             _ => panic!("another command"),
         };
         assert_eq!(wait("naru backend drain web 10.0.1.11"), (false, None));

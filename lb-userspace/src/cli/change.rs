@@ -1,9 +1,7 @@
 //! The commands that change: edits of the config file that the daemon applies before it answers.
 
-use lb_common::BackendState;
-
 use super::{
-    args::{BackendEdit, BackendName, Detach, Global, VipEdit},
+    args::{BackendEdit, BackendName, BackendOperation, Detach, Global, VipEdit, Why},
     exit::{Exit, Failure},
     place,
     table::Output,
@@ -15,6 +13,7 @@ use crate::{
         types::Applied,
     },
     dataplane,
+    model::{Operate, Verb},
     source::file::edit::{Edit, NewBackend, NewVip, VipValues},
 };
 
@@ -28,6 +27,16 @@ pub async fn apply(client: Client, output: Output, force: bool) -> Result<Exit, 
 pub async fn edit_backend(client: Client, output: Output, edit: BackendEdit) -> Result<Exit, Failure> {
     let watch = Watch::after(&edit);
     report(output, &client.edit(&edit.into()).await?);
+    match watch {
+        Some(watch) => watch.run(&client).await,
+        None => Ok(Exit::Ok),
+    }
+}
+
+/// `naru backend drain`, `down` and `restore`, and what is to be waited for after it.
+pub async fn operate(client: Client, output: Output, operation: BackendOperation) -> Result<Exit, Failure> {
+    let watch = Watch::after_operation(&operation);
+    report(output, &client.operate(&operation.into()).await?);
     match watch {
         Some(watch) => watch.run(&client).await,
         None => Ok(Exit::Ok),
@@ -122,11 +131,19 @@ impl From<BackendEdit> for Edit {
             BackendEdit::Set { backend: BackendName { vip, address }, weight, state, mac } => {
                 Self::BackendSet { vip, address, weight, state, mac }
             }
-            BackendEdit::Drain { backend: BackendName { vip, address }, .. } => {
-                Self::BackendSet { vip, address, weight: None, state: Some(BackendState::Drain), mac: None }
-            }
             BackendEdit::Remove { backend: BackendName { vip, address }, .. } => Self::BackendRemove { vip, address },
         }
+    }
+}
+
+impl From<BackendOperation> for Operate {
+    fn from(operation: BackendOperation) -> Self {
+        let (op, BackendName { vip, address }, Why { why }) = match operation {
+            BackendOperation::Drain { backend, why, wait: _ } => (Verb::Drain, backend, why),
+            BackendOperation::Down { backend, why } => (Verb::Down, backend, why),
+            BackendOperation::Restore { backend, why } => (Verb::Restore, backend, why),
+        };
+        Self { op, vip, address, why }
     }
 }
 

@@ -56,6 +56,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Vip(Vip::Show { name }) => wait(show::vip(client()?, output, &name)),
         Command::Vip(Vip::Edit(edit)) => wait(change::edit(client()?, output, edit.into())),
         Command::Backend(Backend::List { vip }) => wait(show::backends(client()?, output, vip.as_deref())),
+        Command::Backend(Backend::Operate(operation)) => wait(change::operate(client()?, output, operation)),
         Command::Backend(Backend::Edit(edit)) => wait(change::edit_backend(client()?, output, edit)),
         Command::Flows(options) => wait(flows::flows(client()?, output, options)),
         Command::Interface(Interface::List) => wait(show::interfaces(client()?, output)),

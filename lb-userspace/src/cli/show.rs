@@ -102,6 +102,10 @@ fn status_text(status: &Status) -> String {
         ("Flows", &format!("{} established, {} embryonic", usage_text(established), usage_text(embryonic))),
         ("Sweep", &sweep_text(tracking)),
     ]);
+    if status.operations > 0 {
+        let (count, verb) = (status.operations, if status.operations == 1 { "has" } else { "have" });
+        text += &format!("By hand:   {count} of them {verb} a state set by command: see `naru backend list`\n");
+    }
     if !status.problems.is_empty() {
         text += &format!("\n{}\n", problems_text(&status.problems));
     }
@@ -314,8 +318,12 @@ fn backends_text(backends: &[Backend]) -> String {
 
 fn note(backend: &Backend) -> String {
     let pinned = backend.mac.is_some().then(|| "MAC address pinned".to_owned());
-    let parts = pinned.into_iter().chain(Some(drain_note(backend)).filter(|note| !note.is_empty()));
-    parts.collect::<Vec<_>>().join("; ")
+    let operation = backend.operation.as_ref().map(|operation| {
+        let file = backend.file_state.as_deref().unwrap_or("nothing of it");
+        format!("{operation} (the file says {file})")
+    });
+    let parts = [pinned, Some(drain_note(backend)).filter(|note| !note.is_empty()), operation];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 /// How far a backend is that takes no new flows.
@@ -341,6 +349,7 @@ fn diff_text(diff: &Diff) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::types::Operation;
     use crate::api::types::{DropStats, LossStats, TrackedStats};
 
     fn stats(packets: u64, dropped: u64) -> Stats {
@@ -411,6 +420,8 @@ mod tests {
             address: "10.0.0.1".parse().unwrap(),
             weight: 100,
             state: state.into(),
+            operation: None,
+            file_state: None,
             slots,
             flows: 12,
             held_slots,
@@ -442,6 +453,18 @@ mod tests {
         assert_eq!(note(&Backend { mac, drained: true, ..backend("drain", 0, 0) }), "MAC address pinned; drained");
         assert_eq!(note(&backend("removed", 0, 0)), "", "its flows are in the column beside");
         assert_eq!(note(&Backend { drained: true, ..backend("drain", 0, 0) }), "drained");
+        let operation = Operation {
+            state: lb_common::BackendState::Drain,
+            by: "alice (uid 1000)".into(),
+            since: 1,
+            why: Some("disk".into()),
+        };
+        let file_state = Some("active".to_owned());
+        let by_command = Backend { operation: Some(operation), file_state, drained: true, ..backend("drain", 0, 0) };
+        assert_eq!(
+            note(&by_command),
+            "drained; drain by alice (uid 1000) since 1970-01-01T00:00:01Z: disk (the file says active)"
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    args::{BackendEdit, BackendName, Wait},
+    args::{BackendEdit, BackendName, BackendOperation, Wait},
     exit::{Exit, Failure},
 };
 use crate::{
@@ -61,14 +61,22 @@ enum Progress {
 impl Watch {
     /// What is to be waited for after a change, if anything.
     pub fn after(edit: &BackendEdit) -> Option<Self> {
-        let watch = |BackendName { vip, address }: &BackendName, until, Wait { wait, timeout }: &Wait| {
-            wait.then(|| Self { vip: vip.clone(), address: *address, until, timeout: *timeout })
-        };
         match edit {
-            BackendEdit::Drain { backend, wait } => watch(backend, Until::Drained, wait),
-            BackendEdit::Remove { backend, wait } => watch(backend, Until::Gone, wait),
+            BackendEdit::Remove { backend, wait } => Self::of(backend, Until::Gone, wait),
             BackendEdit::Add { .. } | BackendEdit::Set { .. } => None,
         }
+    }
+
+    /// The same after what is no edit.
+    pub fn after_operation(operation: &BackendOperation) -> Option<Self> {
+        match operation {
+            BackendOperation::Drain { backend, wait, .. } => Self::of(backend, Until::Drained, wait),
+            BackendOperation::Down { .. } | BackendOperation::Restore { .. } => None,
+        }
+    }
+
+    fn of(BackendName { vip, address }: &BackendName, until: Until, Wait { wait, timeout }: &Wait) -> Option<Self> {
+        wait.then(|| Self { vip: vip.clone(), address: *address, until, timeout: *timeout })
     }
 
     /// Waits until it is there; says on stderr what it waits for.
@@ -158,6 +166,8 @@ mod tests {
             address: "10.0.1.12".parse().unwrap(),
             weight: 100,
             state: state.into(),
+            operation: None,
+            file_state: None,
             slots: 0,
             flows: 12,
             held_slots,

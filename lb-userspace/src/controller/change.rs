@@ -4,22 +4,23 @@ use std::{
     collections::BTreeMap,
     mem,
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::task::{block_in_place, spawn_blocking};
 
 use super::{
-    Applied, Controller, Error,
+    Applied, Controller, Error, Origin,
+    desired::{Desired, Unheard},
     file::Contents,
+    handle::Reply,
     interfaces::Interfaces,
     node,
     record::{Order, Record},
 };
 use crate::{
     dataplane,
-    model::Node,
-    model::ProblemKind,
+    model::{Node, Operate, Operations, ProblemKind},
     plan::{Change, Removal},
     source::file::{
         ReadError,
@@ -34,11 +35,11 @@ impl Controller {
     pub(super) async fn apply(&mut self, force: bool) -> Result<Applied, Error> {
         let from = Instant::now();
         let wanted = self.read_file().await?;
-        if let Some(removal) = Removal::between(&self.applied.config, &wanted.config).filter(|_| !force) {
+        if let Some(removal) = Removal::between(&self.applied.file.config, &wanted.config).filter(|_| !force) {
             return Err(Error::TakesAway { path: self.file.path.clone(), removal });
         }
         let wanted = block_in_place(|| self.file.with_seed(wanted))?;
-        let applied = self.change_to(wanted, None, from).await?;
+        let applied = self.change_file_to(wanted, None, from).await?;
         self.problems.follow(ProblemKind::HashSeed, &BTreeMap::new());
         Ok(applied)
     }
@@ -47,22 +48,59 @@ impl Controller {
         let from = Instant::now();
         // An edit leaves the hash seed alone: what moves every flow is applied by who asks for it.
         let before = self.read_file().await?;
-        if !self.view().changes_to(&before.config)?.is_empty() {
+        if !self.view().changes_to(before.clone())?.is_empty() {
             return Err(Error::FileAhead { path: self.file.path.clone() });
         }
         let text = edit::apply_edit(&with_interfaces(&before, edit)?, edit)?;
         let wanted = self.file.parse(text, Some(&before)).map_err(Error::Edited)?;
-        self.change_to(wanted, Some(before.text), from).await
+        self.change_file_to(wanted, Some(before.text), from).await
+    }
+
+    /// Does something to a backend, over what the file says of it: the file is neither read nor written.
+    pub(super) async fn operate(&mut self, operate: &Operate, origin: &Origin) -> Result<Applied, Error> {
+        let from = Instant::now();
+        let mut operations = Operations::clone(&self.applied.operations);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        operations.operate(&self.applied.file.config, operate, origin.user(), now)?;
+        let wanted = self.applied.with(operations);
+        self.change_to(wanted, None, from).await
+    }
+
+    /// Does what is asked for, and answers.
+    pub(super) async fn serve_operation(&mut self, operate: &Operate, origin: &Origin, reply: Reply<Applied>) {
+        if reply.is_closed() {
+            return log::info!("{operate} by {origin} dropped: whoever asked for it has gone");
+        }
+        let result = self.operate(operate, origin).await;
+        drop(reply.send(self.count(&format!("{operate} by {origin}"), result)));
+    }
+
+    /// Makes `wanted` what the file says, and what comes of that what runs.
+    async fn change_file_to(
+        &mut self,
+        wanted: Contents,
+        before: Option<Arc<str>>,
+        from: Instant,
+    ) -> Result<Applied, Error> {
+        let (wanted, forgotten) = Desired::new(wanted, &self.applied.operations);
+        let unheard = self.applied.unheard(&wanted.file.config);
+        let changes: Vec<_> = unheard.iter().map(Unheard::change).collect();
+        let warnings: Vec<_> = unheard.iter().filter_map(Unheard::warning).chain(forgotten).collect();
+        let mut applied = self.change_to(wanted, before, from).await?;
+        applied.changes = merged(applied.changes, changes);
+        applied.warnings.extend(warnings);
+        Ok(applied)
     }
 
     async fn read_file(&mut self) -> Result<Contents, Error> {
         let file = self.file.clone();
-        let text = self.meanwhile(spawn_blocking(move || file.settled_text())).await??;
-        Ok(self.file.parse(text, Some(&self.applied)).map_err(ReadError::from)?)
+        // Nothing has begun yet: what is done to a backend does not wait for somebody's save.
+        let text = self.meanwhile_operating(spawn_blocking(move || file.settled_text())).await??;
+        Ok(self.file.parse(text, Some(&self.applied.file)).map_err(ReadError::from)?)
     }
 
     /// Makes `wanted` what runs; with `before`, writes it to the file, whose text must still be that.
-    async fn change_to(&mut self, wanted: Contents, before: Option<String>, from: Instant) -> Result<Applied, Error> {
+    async fn change_to(&mut self, wanted: Desired, before: Option<Arc<str>>, from: Instant) -> Result<Applied, Error> {
         let (old, new) = (&self.applied.config.node, &wanted.config.node);
         node::refuse_restart_keys(old, new)?;
         Interfaces::refuse_missing(old, new)?;
@@ -80,11 +118,11 @@ impl Controller {
 
     async fn resolve_and_switch(
         &mut self,
-        wanted: Contents,
-        before: Option<String>,
+        wanted: Desired,
+        before: Option<Arc<str>>,
         from: Instant,
     ) -> Result<Applied, Error> {
-        let record = self.stage(before, wanted.text.clone()).await?;
+        let record = self.stage(before, &wanted).await?;
         let known = self.view().warnings();
         let new = self.resolve(&wanted.config, &self.targets()).await?;
         let (done, old) = match block_in_place(|| self.switch(wanted)) {
@@ -113,11 +151,13 @@ impl Controller {
         Ok(Applied { changes, writes: done.writes, to_maps, elapsed: from.elapsed(), warnings })
     }
 
-    /// Writes to disk what [`Self::put`] will put in place: `text` for the config file if that is to be replaced, whose
-    /// text must be `before` then, and for the next start.
-    pub(super) async fn stage(&mut self, before: Option<String>, text: String) -> Result<Record, Error> {
+    /// Writes to disk what [`Self::put`] will put in place: the text of `wanted` for the config file if that is to be
+    /// replaced, whose text must be `before` then, and what the next start must know.
+    pub(super) async fn stage(&mut self, before: Option<Arc<str>>, wanted: &Desired) -> Result<Record, Error> {
         let file = before.map(|before| (self.file.path.clone(), before));
-        let order = Order { file, page: self.history.page(&text), text };
+        let text = Arc::clone(&wanted.file.text);
+        let operations = self.history.sheet(&wanted.operations);
+        let order = Order { file, page: self.history.page(&text), text, operations };
         Ok(self.meanwhile(spawn_blocking(|| order.stage())).await??)
     }
 
@@ -129,6 +169,9 @@ impl Controller {
         if let Some(applied) = recorded.applied {
             self.history.note(applied);
         }
+        if let Some(operations) = recorded.operations {
+            self.history.note_operations(operations, &self.applied.operations);
+        }
         if let Some(replaced) = recorded.replaced {
             self.look_back.begin(replaced);
         }
@@ -136,7 +179,7 @@ impl Controller {
     }
 
     /// Has the data plane run `wanted`, and gives back what it ran before; takes back what was done if a step fails.
-    fn switch(&mut self, wanted: Contents) -> Result<(dataplane::Applied, Arc<Contents>), Error> {
+    fn switch(&mut self, wanted: Desired) -> Result<(dataplane::Applied, Arc<Desired>), Error> {
         let old = mem::replace(&mut self.applied, Arc::new(wanted));
         let result = self.try_switch(&old.config.node);
         match result {
@@ -156,7 +199,7 @@ impl Controller {
         Ok(done)
     }
 
-    fn switch_back(&mut self, old: Arc<Contents>) {
+    fn switch_back(&mut self, old: Arc<Desired>) {
         let failed = mem::replace(&mut self.applied, old);
         let config = &self.applied.config;
         if let Err(error) = self.dataplane.apply(config) {
@@ -214,7 +257,7 @@ pub(super) fn merged(mut node: Vec<Change>, dataplane: Vec<Change>) -> Vec<Chang
 /// The text with its `interfaces` written out where an edit is about to name one, from when on they are all that there
 /// are, or removes the last VIP, without which a text must name them.
 fn with_interfaces(before: &Contents, edit: &Edit) -> Result<String, edit::EditError> {
-    let mut text = before.text.clone();
+    let mut text = before.text.to_string();
     let node = &before.config.node;
     let is_last_vip = matches!(edit, Edit::VipRemove { .. }) && before.config.vips.len() == 1;
     let names_one = matches!(edit, Edit::InterfaceAdd { .. } | Edit::InterfaceRemove { .. });

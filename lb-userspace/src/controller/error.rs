@@ -5,6 +5,7 @@ use std::{net::IpAddr, path::PathBuf};
 use crate::{
     dataplane,
     disk::{ReplaceError, WriteError},
+    model::OperateError,
     network,
     plan::{self, Removal},
     source::file::{ConfigErrors, ReadError, edit::EditError},
@@ -19,6 +20,9 @@ pub enum Error {
     /// The edit does not fit the config.
     #[error(transparent)]
     Edit(#[from] EditError),
+    /// Nothing can be done to that backend.
+    #[error(transparent)]
+    Operate(#[from] OperateError),
     /// The config would not be valid after the edit.
     #[error("with this change the config would not be valid:\n{0}")]
     Edited(ConfigErrors),

@@ -1,6 +1,9 @@
 //! The config file as the controller sees it: the truth, read again whenever it matters.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use crate::{
     disk, fault,
@@ -33,7 +36,7 @@ pub struct Overrides {
 #[derive(Clone, Debug)]
 pub struct Contents {
     /// The text.
-    pub text: String,
+    pub text: Arc<str>,
     /// What it says, with the overrides.
     pub config: Config,
 }
@@ -74,7 +77,8 @@ impl ConfigFile {
 
     /// Parses `text` as if it were in the file; of what differs little from `known` only what differs. A text without
     /// `interfaces` keeps those of `known`. The hash seed is that of `known` as well.
-    pub fn parse(&self, text: String, known: Option<&Contents>) -> Result<Contents, ConfigErrors> {
+    pub fn parse(&self, text: impl Into<Arc<str>>, known: Option<&Contents>) -> Result<Contents, ConfigErrors> {
+        let text = text.into();
         let mut config = match known {
             Some(known) if known.text == text => known.config.clone(),
             Some(known) => known.config.reparse(&known.text, &text, &self.path)?,

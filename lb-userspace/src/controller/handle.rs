@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Applied, Error, Origin, View};
 use crate::{
-    model::{ProblemKind, Readers},
+    model::{Operate, ProblemKind, Readers},
     source::file::edit::Edit,
 };
 
@@ -25,6 +25,7 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 pub(super) enum Request {
     Apply { force: bool, origin: Origin, reply: Reply<Applied> },
     Edit(Box<Edit>, Origin, Reply<Applied>),
+    Operate(Operate, Origin, Reply<Applied>),
     Problem { kind: ProblemKind, what: String, reason: Option<String> },
     Stop { detach: bool, reply: Reply<()> },
 }
@@ -32,7 +33,7 @@ pub(super) enum Request {
 impl Request {
     /// Whether it has to wait until the change before it is done.
     pub(super) fn is_change(&self) -> bool {
-        matches!(self, Self::Apply { .. } | Self::Edit(..) | Self::Stop { .. })
+        matches!(self, Self::Apply { .. } | Self::Edit(..) | Self::Operate(..) | Self::Stop { .. })
     }
 }
 
@@ -57,6 +58,11 @@ impl Handle {
     /// Edits the file and makes it what runs; refused while the file has changes that are not applied.
     pub async fn edit(&self, edit: Edit, origin: Origin) -> Result<Applied, Error> {
         self.ask(|reply| Request::Edit(Box::new(edit), origin, reply)).await
+    }
+
+    /// Does something to a backend, whatever the file says, and remembers that.
+    pub async fn operate(&self, operate: Operate, origin: Origin) -> Result<Applied, Error> {
+        self.ask(|reply| Request::Operate(operate, origin, reply)).await
     }
 
     /// Notes that something is not as the config wants it, or with no `reason` that it is.

@@ -3,27 +3,32 @@
 //! - `applied.toml`: the text that was applied last, replaced as a whole after the maps were written. Its first line is
 //!   a comment that says which config file it is of, and by its length and checksum whether the disk gave back what was
 //!   written.
+//! - `operations.json`: what operators have done over the config file and not taken back, replaced as a whole.
 //! - `clean`: there only between a clean stop and the next start.
 //!
 //! A state directory that is missing, damaged or in use by another daemon is told, and keeps nobody from forwarding.
-//! Names beside these two are left alone: numbered revisions will be in `revisions/`.
+//! Names beside these are left alone: numbered revisions will be in `revisions/`.
 
 use std::{
     fs::{self, DirBuilder, File},
     io,
+    net::IpAddr,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     disk::{Staged, WriteError, leftovers},
     fault,
-    model::Config,
+    model::{Config, Operation, Operations},
 };
 
 const APPLIED: &str = "applied.toml";
+const OPERATIONS: &str = "operations.json";
 const CLEAN: &str = "clean";
 
 /// The config that was applied last of `file`, as a daemon with this state directory noted it.
@@ -45,6 +50,10 @@ pub struct History {
     /// What is kept there.
     kept: Option<Print>,
     problem: Option<String>,
+    /// The operations that are kept there.
+    kept_operations: Option<Arc<Operations>>,
+    /// Why they cannot be kept, or could not be read.
+    operations_problem: Option<String>,
 }
 
 /// Length and checksum of a text.
@@ -58,7 +67,15 @@ impl History {
             Ok(lock) => (Some(lock), None),
             Err(reason) => (None, Some(format!("{}: {reason}; {REMEDY}", directory.display()))),
         };
-        Self { directory: directory.to_owned(), config, lock, kept: None, problem }
+        Self {
+            directory: directory.to_owned(),
+            config,
+            lock,
+            kept: None,
+            problem,
+            kept_operations: None,
+            operations_problem: None,
+        }
     }
 
     /// The text that was applied last, if that was a text of the same config file.
@@ -87,6 +104,65 @@ impl History {
                 None
             }
         }
+    }
+
+    /// What operators had done over the same config file.
+    pub fn operations(&mut self) -> Arc<Operations> {
+        let path = self.path(OPERATIONS);
+        let kept = match &self.lock {
+            Some(_) => fs::read_to_string(&path),
+            None => Err(io::ErrorKind::NotFound.into()),
+        };
+        let book = match kept {
+            Ok(kept) => serde_json::from_str::<Book>(&kept).map_err(|error| error.to_string()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Book::default()),
+            Err(error) => Err(error.to_string()),
+        };
+        let operations = match book {
+            Ok(book) if book.config == self.config => book.operations(),
+            // Of another config file, or there is none.
+            Ok(_) => Operations::default(),
+            Err(error) => {
+                let reason = format!(
+                    "{} cannot be read, and backends that were drained by command may take flows again: {error}; look at \
+                     it, and drain them again",
+                    path.display()
+                );
+                log::error!("{reason}");
+                self.operations_problem = Some(reason);
+                // It stays for who looks at it, until there is something else to keep.
+                self.kept_operations = Some(Arc::default());
+                return Arc::default();
+            }
+        };
+        let operations = Arc::new(operations);
+        self.kept_operations = Some(Arc::clone(&operations));
+        operations
+    }
+
+    /// How to keep `operations`; `None` where there is no need to, or no way.
+    pub fn sheet(&self, operations: &Arc<Operations>) -> Option<Sheet> {
+        let is_kept = self.kept_operations.as_ref() == Some(operations);
+        if self.lock.is_none() || is_kept {
+            return None;
+        }
+        let book = Book::of(self.config.clone(), operations);
+        Some(Sheet {
+            path: self.path(OPERATIONS),
+            text: serde_json::to_string_pretty(&book).unwrap_or_default() + "\n",
+        })
+    }
+
+    /// Takes note of what became of keeping `operations`.
+    pub fn note_operations(&mut self, written: Result<(), WriteError>, operations: &Arc<Operations>) {
+        let problem = written.err().map(|error| {
+            format!("{error}; until this is mended, a start would not know what was drained or taken down by command")
+        });
+        if let Some(problem) = problem.as_ref().filter(|_| self.operations_problem != problem) {
+            log::error!("{problem}");
+        }
+        self.kept_operations = problem.is_none().then(|| Arc::clone(operations));
+        self.operations_problem = problem;
     }
 
     /// Whether the daemon before this one stopped cleanly.
@@ -133,7 +209,7 @@ impl History {
 
     /// What keeps this from being of use, if anything does.
     pub fn problem(&self) -> Option<String> {
-        self.problem.clone()
+        self.problem.clone().or_else(|| self.operations_problem.clone())
     }
 
     /// Takes note of what became of writing to it.
@@ -172,6 +248,57 @@ impl Page {
     }
 }
 
+/// What operators have done, to be written to where it is kept.
+#[derive(Clone, Debug)]
+pub struct Sheet {
+    path: PathBuf,
+    text: String,
+}
+
+impl Sheet {
+    /// Writes it beside what is kept, to be put in its place once it is in force.
+    pub fn stage(&self) -> Result<Staged, WriteError> {
+        let _ = self.path.parent().map(make);
+        Staged::private(&self.path, &self.text)
+    }
+}
+
+/// What operators have done, as it is on disk.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Book {
+    /// The config file that it is about.
+    config: PathBuf,
+    operations: Vec<Entry>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    vip: String,
+    backend: IpAddr,
+    operation: Operation,
+}
+
+impl Book {
+    fn of(config: PathBuf, operations: &Operations) -> Self {
+        let entry = |(vip, backend, operation): (&str, IpAddr, &Operation)| Entry {
+            vip: vip.to_owned(),
+            backend,
+            operation: operation.clone(),
+        };
+        Self { config, operations: operations.iter().map(entry).collect() }
+    }
+
+    fn operations(self) -> Operations {
+        let mut operations = Operations::default();
+        for Entry { vip, backend, operation } in self.operations {
+            operations.set(&vip, backend, operation);
+        }
+        operations
+    }
+}
+
 const REMEDY: &str = "until this is mended, a start after a crash would not know what was applied last";
 
 fn make(directory: &Path) -> io::Result<()> {
@@ -189,6 +316,7 @@ fn lock(directory: &Path) -> Result<Flock<File>, String> {
 
 /// Nobody else writes here.
 fn remove_leftovers(directory: &Path) {
+    // All of its files are in this directory.
     for path in leftovers(&directory.join(APPLIED)) {
         if let Err(error) = fs::remove_file(&path) {
             log::warn!("cannot remove {}: {error}", path.display());
@@ -249,6 +377,39 @@ mod tests {
         fs::write(&path, whole).unwrap();
         let mut other = History::open(&state, Path::new("/etc/naru/other.toml"));
         assert_eq!((other.applied(), other.problem()), (None, None));
+    }
+
+    #[test]
+    fn what_operators_did_comes_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || History::open(directory.path(), Path::new("/etc/naru/naru.toml"));
+        let mut history = open();
+        assert_eq!((history.operations(), history.problem()), (Arc::default(), None));
+        assert!(history.sheet(&Arc::default()).is_none(), "nothing is no news");
+        let operation =
+            Operation { state: lb_common::BackendState::Drain, by: "alice".into(), since: 7, why: Some("disk".into()) };
+        let mut operations = Operations::default();
+        operations.set("web", "10.0.1.11".parse().unwrap(), operation);
+        let operations = Arc::new(operations);
+        let written = history.sheet(&operations).unwrap().stage().and_then(Staged::put);
+        history.note_operations(written, &operations);
+        assert!(history.sheet(&operations).is_none());
+        drop(history);
+
+        let mut history = open();
+        assert_eq!(history.operations(), operations);
+        assert!(history.sheet(&operations).is_none() && history.sheet(&Arc::default()).is_some());
+        drop(history);
+        let mut other = History::open(directory.path(), Path::new("/etc/naru/other.toml"));
+        assert_eq!(other.operations(), Arc::default(), "of another config file");
+        drop(other);
+
+        fs::write(directory.path().join(OPERATIONS), "{").unwrap();
+        let mut history = open();
+        assert_eq!(history.operations(), Arc::default());
+        assert!(history.problem().unwrap().contains("operations.json cannot be read"), "{history:?}");
+        history.note_operations(Ok(()), &operations);
+        assert_eq!(history.problem(), None);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! to bound ([`crate::server`]).
 
 mod change;
+mod desired;
 mod error;
 mod file;
 mod follow;
@@ -44,6 +45,10 @@ use tokio::{
     time::Interval,
 };
 
+use self::{
+    desired::Desired, handle::Request, history::History, interfaces::Interfaces, log_reader::LogReader,
+    look_back::LookBack, losses::Losses, next_hops::NextHops, problems::Problems,
+};
 pub use self::{
     error::Error,
     file::{ConfigFile, Overrides},
@@ -56,10 +61,6 @@ pub use self::{
     problems::Problem,
     view::{FileState, View},
 };
-use self::{
-    file::Contents, handle::Request, history::History, interfaces::Interfaces, log_reader::LogReader,
-    look_back::LookBack, losses::Losses, next_hops::NextHops, problems::Problems,
-};
 use crate::{
     dataplane::Dataplane,
     model::Config,
@@ -71,7 +72,7 @@ use crate::{
 /// The state behind a [`Handle`].
 pub struct Controller {
     file: ConfigFile,
-    applied: Arc<Contents>,
+    applied: Arc<Desired>,
     applied_at: SystemTime,
     applies: Applies,
     started: Instant,

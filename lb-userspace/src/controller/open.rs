@@ -14,13 +14,13 @@ use tokio::{
 };
 
 use super::{
-    Applies, ConfigFile, Controller, Error, MetricsListener, follow::target, handle::Handle, history::History,
-    interfaces::Interfaces, look_back::LookBack, losses::Losses, next_hops::NextHops, problems::Problems, start::Start,
+    Applies, ConfigFile, Controller, Error, MetricsListener, desired::Desired, follow::target, handle::Handle,
+    history::History, interfaces::Interfaces, look_back::LookBack, losses::Losses, next_hops::NextHops,
+    problems::Problems, start::Start,
 };
 use crate::{
     dataplane::{self, Dataplane},
-    model::ProblemKind,
-    model::{Config, Node},
+    model::{Config, Node, ProblemKind},
     network,
     plan::{Removal, Served},
     tracking::{Sweeper, Upkeep},
@@ -57,7 +57,10 @@ impl Controller {
             contents.config.node.hash_seed = adopted;
             note_seed(&mut problems, &contents.config.node, &reason);
         }
-        let applied = Arc::new(contents);
+        let operations = block_in_place(|| history.operations());
+        let (applied, forgotten) = Desired::new(contents, &operations);
+        forgotten.iter().for_each(|line| log::warn!("{line}"));
+        let applied = Arc::new(applied);
         let (netlink, events) = network::start()?;
         let (sender, requests) = mpsc::channel(QUEUE);
         let (views, viewer) = watch::channel(None);

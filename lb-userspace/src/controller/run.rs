@@ -3,10 +3,11 @@
 use std::{
     collections::BTreeMap,
     mem,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use tokio::task::{JoinHandle, block_in_place};
+use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
 
 use super::{
     Controller, Error,
@@ -18,7 +19,7 @@ use super::{
     next_hops::Waiting,
     start::remove_leftovers,
 };
-use crate::{dataplane, model::ProblemKind, tracking::Turn};
+use crate::{dataplane, disk::Staged, model::ProblemKind, tracking::Turn};
 
 /// How soon what events have changed is published: not at each of thousands.
 const PUBLISH: Duration = Duration::from_millis(100);
@@ -31,11 +32,11 @@ impl Controller {
         let config = self.applied.config.clone();
         block_in_place(|| {
             self.history.begin();
-            remove_leftovers(&self.file, &self.applied.text);
+            remove_leftovers(&self.file, &self.applied.file.text);
         });
         self.interfaces.learn_all(self.netlink.interfaces());
         self.follow_attachments();
-        let record = match self.stage(None, self.applied.text.clone()).await {
+        let record = match self.stage(None, &Arc::clone(&self.applied)).await {
             Err(Error::Unwritten(error)) => {
                 self.history.note(Err(error));
                 None
@@ -112,6 +113,21 @@ impl Controller {
         }
     }
 
+    /// As [`Self::meanwhile`], for work before anything has begun: operations are done beside it, and wait for no
+    /// change that was asked for before them.
+    pub(super) async fn meanwhile_operating<T>(&mut self, mut work: JoinHandle<T>) -> Result<T, Error> {
+        loop {
+            let first = self.changes.iter().position(|change| matches!(change, Request::Operate(..)));
+            if let Some(Request::Operate(operate, origin, reply)) = first.and_then(|at| self.changes.remove(at)) {
+                self.serve_operation(&operate, &origin, reply).await;
+            }
+            tokio::select! {
+                done = &mut work => return done.map_err(|_| Error::Stopped),
+                () = self.attend() => {}
+            }
+        }
+    }
+
     /// Makes a change; gives back the one to stop.
     pub(super) async fn serve(&mut self, change: Request) -> Option<(bool, Reply<()>)> {
         // Whoever asked may have gone: an answer that nobody waits for is no failure.
@@ -131,6 +147,7 @@ impl Controller {
                 let result = self.edit(&edit).await;
                 drop(reply.send(self.count(&format!("edit `{edit}` by {origin}"), result)));
             }
+            Request::Operate(operate, origin, reply) => self.serve_operation(&operate, &origin, reply).await,
             Request::Stop { detach, reply } => return Some((detach, reply)),
             other => self.answer(other),
         }
@@ -142,7 +159,7 @@ impl Controller {
         match request {
             Request::Problem { kind, what, reason: Some(reason) } => self.problems.note(kind, &what, &reason),
             Request::Problem { kind, what, reason: None } => self.problems.mend(kind, &what),
-            change @ (Request::Apply { .. } | Request::Edit(..) | Request::Stop { .. }) => {
+            change @ (Request::Apply { .. } | Request::Edit(..) | Request::Operate(..) | Request::Stop { .. }) => {
                 self.changes.push_back(change);
             }
         }
@@ -172,6 +189,17 @@ impl Controller {
             self.read_logs(self.applied.config.node.log_packets);
         }
         self.retry_metrics().await;
+        self.keep_operations().await;
+    }
+
+    /// Keeps what operators have done, where that could not be kept.
+    async fn keep_operations(&mut self) {
+        let operations = Arc::clone(&self.applied.operations);
+        let Some(sheet) = self.history.sheet(&operations) else { return };
+        let keep = spawn_blocking(move || sheet.stage().and_then(Staged::put));
+        if let Ok(kept) = self.meanwhile(keep).await {
+            self.history.note_operations(kept, &operations);
+        }
     }
 
     /// Serves metrics where the config wants them and they are not served, or not any more.

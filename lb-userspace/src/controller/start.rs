@@ -109,7 +109,8 @@ mod tests {
             history.end();
         }
         let attached = |_: &Path| Ok(vec!["eth7".to_owned()]);
-        Start::choose(&file, &mut history, attached).map(|Start { contents, because, .. }| (contents.text, because))
+        Start::choose(&file, &mut history, attached)
+            .map(|Start { contents, because, .. }| (contents.text.to_string(), because))
     }
 
     #[test]

@@ -3,13 +3,17 @@
 //! that may block.
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Instant, SystemTime},
 };
 
+use lb_common::BackendState;
+
 use super::{
     Applies, Controller, Error,
     change::merged,
+    desired::{Desired, Unheard},
     file::{ConfigFile, Contents},
     interfaces::{Interface, Interfaces},
     losses::Found,
@@ -19,7 +23,7 @@ use super::{
 };
 use crate::{
     dataplane::{self, Attachment, LostFrames},
-    model::{self, Config, Readers},
+    model::{self, Config, Operations, Readers},
     plan::{Change, Destination, Removal},
     source::file::ReadError,
     tracking,
@@ -28,7 +32,7 @@ use crate::{
 /// What the controller knew at a moment.
 pub struct View {
     file: ConfigFile,
-    applied: Arc<Contents>,
+    applied: Arc<Desired>,
     /// When a config was last applied.
     pub applied_at: SystemTime,
     /// How many applies there were.
@@ -84,9 +88,14 @@ impl Controller {
 }
 
 impl View {
-    /// The config that runs.
+    /// The config that runs: the file's as it was applied, and what operators have done over it.
     pub fn config(&self) -> &Config {
         &self.applied.config
+    }
+
+    /// What operators have done over the file.
+    pub fn operations(&self) -> &Operations {
+        &self.applied.operations
     }
 
     /// The config file.
@@ -105,24 +114,27 @@ impl View {
     ///
     /// The file cannot be read, or there is no way from what runs to what it says.
     pub fn diff(&self) -> Result<(Vec<Change>, Option<Removal>), Error> {
-        let wanted = self.file.with_seed(self.file.read(Some(&self.applied))?)?.config;
-        Ok((self.changes_to(&wanted)?, Removal::between(self.config(), &wanted)))
+        let wanted = self.file.with_seed(self.file.read(Some(&self.applied.file))?)?;
+        let removal = Removal::between(&self.applied.file.config, &wanted.config);
+        Ok((self.changes_to(wanted)?, removal))
     }
 
-    /// What differs between what runs and `wanted`; the order of VIPs and backends is no difference.
-    pub(super) fn changes_to(&self, wanted: &Config) -> Result<Vec<Change>, Error> {
-        if wanted == self.config() {
+    /// What an apply of `wanted` would change; the order of VIPs and backends is no difference.
+    pub(super) fn changes_to(&self, wanted: Contents) -> Result<Vec<Change>, Error> {
+        if wanted.config == self.applied.file.config {
             return Ok(Vec::new());
         }
-        let plan = self.dataplane.plan(wanted)?;
-        Ok(merged(node::changes(self.config(), wanted), plan.into_changes()))
+        let (wanted, _) = Desired::new(wanted, &self.applied.operations);
+        let plan = self.dataplane.plan(&wanted.config)?;
+        let changes = merged(node::changes(self.config(), &wanted.config), plan.into_changes());
+        Ok(merged(changes, self.applied.unheard(&wanted.file.config).iter().map(Unheard::change).collect()))
     }
 
     /// How the config file relates to what runs, as it is now.
     pub fn file_state(&self) -> FileState {
-        let read = self.file.read(Some(&self.applied)).and_then(|contents| self.file.with_seed(contents));
+        let read = self.file.read(Some(&self.applied.file)).and_then(|contents| self.file.with_seed(contents));
         match read {
-            Ok(contents) => match self.changes_to(&contents.config) {
+            Ok(contents) => match self.changes_to(contents) {
                 Ok(changes) if changes.is_empty() => FileState::Applied,
                 Ok(_) => FileState::Changed,
                 Err(error) => FileState::Invalid(error),
@@ -143,6 +155,12 @@ impl View {
     /// That there is no VIP of this name, and what there is.
     pub fn no_such_vip(&self, name: &str) -> Error {
         Error::NoSuchVip { name: name.to_owned(), remedy: remedy(name, &self.config().vips) }
+    }
+
+    /// The state of a backend in the file as it was applied.
+    pub fn file_state_of(&self, vip: &str, backend: IpAddr) -> Option<BackendState> {
+        let vip = self.applied.file.config.vip(vip)?;
+        vip.backends.iter().find(|known| known.address == backend).map(|known| known.state)
     }
 
     /// Interfaces that are configured or attached.

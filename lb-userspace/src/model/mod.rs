@@ -7,6 +7,7 @@ mod config;
 pub(crate) mod idle;
 mod mac;
 mod node;
+mod operation;
 mod port;
 pub(crate) mod prime;
 mod problem;
@@ -23,6 +24,7 @@ pub use self::{
     idle::{IdleTime, IdleTimeError},
     mac::{Mac, MacChoice, MacError},
     node::{Node, XdpMode},
+    operation::{Operate, OperateError, Operation, Operations, Verb},
     port::{Port, PortError, Protocol},
     problem::ProblemKind,
     readers::Readers,

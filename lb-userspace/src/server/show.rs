@@ -57,6 +57,7 @@ pub fn status(view: &View) -> Result<Status, Error> {
         vips: config.vips.len(),
         backends: backends().count(),
         backends_active: backends().filter(|backend| backend.effective_weight() > 0).count(),
+        operations: view.operations().iter().count(),
         unreachable: unreachable(view),
         tracking: tracking(view),
         map_memory_bytes: maps.iter().map(|map| map.memory_bytes).sum(),
@@ -263,11 +264,16 @@ fn backend_of(
     running: Option<&Running>,
 ) -> Backend {
     let runs = running.map(|running| &running.backend);
+    let operation = view.operations().of(vip, backend.address);
     Backend {
         vip: vip.to_owned(),
         address: backend.address,
         weight: backend.weight,
         state: state.to_owned(),
+        operation: operation.cloned(),
+        file_state: operation
+            .and_then(|_| view.file_state_of(vip, backend.address))
+            .map(|state| state.word().to_owned()),
         slots: running.map_or(0, |running| running.slots),
         flows: runs.map_or(0, |runs| runs.flows),
         held_slots: runs.map_or(0, |runs| runs.held_slots),

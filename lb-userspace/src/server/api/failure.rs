@@ -5,6 +5,7 @@ use crate::{
     controller::Error,
     dataplane,
     disk::ReplaceError,
+    model::OperateError,
     source::file::{ReadError, edit::EditError},
 };
 
@@ -16,7 +17,10 @@ pub fn kind(error: &Error) -> ErrorKind {
         }
         Error::Edit(error) => edit_kind(error),
         Error::Dataplane(error) => dataplane_kind(error),
-        Error::NoSuchVip { .. } | Error::NoSuchBackend { .. } => ErrorKind::NotFound,
+        Error::Operate(OperateError::UnknownVip { .. } | OperateError::UnknownBackend { .. })
+        | Error::NoSuchVip { .. }
+        | Error::NoSuchBackend { .. } => ErrorKind::NotFound,
+        Error::Operate(OperateError::Why) => ErrorKind::Invalid,
         Error::FileAhead { .. }
         | Error::NeedsRestart { .. }
         | Error::TakesAway { .. }

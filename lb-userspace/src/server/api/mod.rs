@@ -53,6 +53,7 @@ use crate::{
         types::{Applied, Apply, Backend, ErrorBody, ErrorKind},
     },
     controller::{self, Handle, Origin, View},
+    model::Operate,
     server::{self, Limits, show},
     source::file::edit::Edit,
 };
@@ -102,6 +103,7 @@ fn router(controller: Handle, socket: Arc<Socket>) -> Router {
         .route("/v1/diff", get(diff))
         .route("/v1/apply", post(apply))
         .route("/v1/edit", post(edit))
+        .route("/v1/operate", post(operate))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(middleware::from_fn_with_state(Arc::<Answers>::default(), answer::bounded))
@@ -302,6 +304,15 @@ async fn edit(
     Ok(Json(show::applied(controller.edit(edit, origin).await?)))
 }
 
+async fn operate(
+    State(controller): State<Handle>,
+    Extension(origin): Extension<Origin>,
+    operate: Result<Json<Operate>, JsonRejection>,
+) -> Result<Json<Applied>, ApiError> {
+    let Json(operate) = operate.map_err(|rejection| not_a("what can be done to a backend", &rejection))?;
+    Ok(Json(show::applied(controller.operate(operate, origin).await?)))
+}
+
 fn not_a(what: &str, rejection: &JsonRejection) -> ApiError {
     ApiError::invalid(rejection.status(), format!("this is not {what}: {}", rejection.body_text()))
 }
@@ -312,7 +323,7 @@ async fn no_such_path(uri: Uri) -> ApiError {
 }
 
 async fn no_such_method(uri: Uri) -> ApiError {
-    let error = format!("{} is read with GET; /v1/apply and /v1/edit are called with POST", uri.path());
+    let error = format!("{} is read with GET; /v1/apply, /v1/edit and /v1/operate are called with POST", uri.path());
     ApiError::invalid(StatusCode::METHOD_NOT_ALLOWED, error)
 }
 

@@ -50,7 +50,9 @@ impl Peer {
         let Self { uid, pid, .. } = self;
         // Whoever asks may call the process as they like: it is quoted, and cut.
         let command = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        Origin::new(format!("{} (uid {uid}, process {pid} {:?}) on {socket}", self.user(), command.trim_end()))
+        let (user, command) = (self.user(), command.trim_end());
+        let by = format!("{user} (uid {uid}, process {pid} {command:?}) on {socket}");
+        Origin::new(format!("{user} (uid {uid})"), by)
     }
 }
 

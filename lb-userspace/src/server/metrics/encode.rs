@@ -19,6 +19,7 @@ use crate::{
         },
     },
     controller::Applies,
+    model::Word as _,
 };
 
 /// Content type of the OpenMetrics text format.
@@ -51,6 +52,9 @@ impl Collector for Page {
         encode_interfaces(encoder, &snapshot.interfaces)?;
         encode_maps(encoder, &snapshot.maps)?;
         encode_problems(encoder, &snapshot.problems)?;
+        let help = "Backends whose state an operator has set by command, over the config file";
+        let mut metric = encoder.encode_descriptor("naru_operations", help, None, MetricType::Gauge)?;
+        metric.encode_gauge(&snapshot.operations)?;
         let help = "How often the following of next hops and interfaces has failed and was begun anew";
         let mut metric = encoder.encode_descriptor("naru_netlink_restarts", help, None, MetricType::Counter)?;
         metric.encode_counter::<NoLabelSet, u64, u64>(&snapshot.netlink_restarts, None)?;
@@ -92,6 +96,14 @@ fn encode_backends(encoder: &mut DescriptorEncoder, vips: &[VipSample]) -> fmt::
     gauge(encoder, "naru_backend_slots", help, None, of_backends(vips, |backend| backend.slots))?;
     let weights = of_backends(vips, |backend| backend.weight).filter_map(|(labels, weight)| Some((labels, weight?)));
     gauge(encoder, "naru_backend_weight", "Weight of a backend in the config", None, weights)?;
+    let states = vips.iter().flat_map(|vip| vip.backends.iter().map(|backend| (vip.name.as_str(), backend)));
+    let states = states.filter_map(|(vip, backend)| {
+        let [name, address] = labels(vip, backend.address);
+        let by = if backend.is_by_hand { "operator" } else { "file" };
+        Some(([name, address, ("state", backend.state?.word().into()), ("set_by", by.into())], 1))
+    });
+    let help = "1 with the state of a backend, and who has set it: the config file, or an operator by command";
+    gauge(encoder, "naru_backend_state", help, None, states)?;
     let help = "1 while the way to a backend is known";
     let ups = of_backends(vips, |backend| u32::from(backend.next_hop_up));
     gauge(encoder, "naru_backend_next_hop_up", help, None, ups)?;
@@ -229,6 +241,8 @@ mod tests {
             address: "10.0.0.1".parse().unwrap(),
             counts,
             weight: Some(100),
+            state: Some(lb_common::BackendState::Drain),
+            is_by_hand: true,
             slots: 10,
             next_hop_up: true,
             flows: 2,
@@ -238,6 +252,8 @@ mod tests {
             address: "2001:db8::1".parse().unwrap(),
             counts: Counts::default(),
             weight: None,
+            state: None,
+            is_by_hand: false,
             slots: 0,
             next_hop_up: false,
             ..known
@@ -275,6 +291,7 @@ mod tests {
                 reason: "it is taken".into(),
                 since: 1,
             }],
+            operations: 1,
             netlink_restarts: 2,
             applied_at: UNIX_EPOCH + Duration::from_millis(1500),
             applies: Applies { succeeded: 2, failed: 1 },
@@ -303,6 +320,7 @@ mod tests {
             "naru_backend_slots{vip=\"web\",backend=\"10.0.0.1\"} 10",
             "naru_backend_slots{vip=\"web\",backend=\"2001:db8::1\"} 0",
             "naru_backend_weight{vip=\"web\",backend=\"10.0.0.1\"} 100",
+            "naru_backend_state{vip=\"web\",backend=\"10.0.0.1\",state=\"drain\",set_by=\"operator\"} 1",
             "naru_backend_next_hop_up{vip=\"web\",backend=\"10.0.0.1\"} 1",
             "naru_backend_next_hop_up{vip=\"web\",backend=\"2001:db8::1\"} 0",
             "naru_backend_flows{vip=\"web\",backend=\"10.0.0.1\"} 2",
@@ -337,6 +355,7 @@ mod tests {
             "naru_problems{kind=\"socket\"} 0",
             "naru_problems{kind=\"netlink\"} 0",
             "naru_problems{kind=\"hash-seed\"} 0",
+            "naru_operations 1",
             "naru_netlink_restarts_total 2",
             "naru_config_applied_timestamp_seconds 1.5",
             "naru_applies_total{result=\"success\"} 2",

@@ -7,6 +7,8 @@ use std::{
     time::SystemTime,
 };
 
+use lb_common::BackendState;
+
 use crate::{
     api::types::{
         BackendStats, Counts, DropStats, Interface, LossStats, MapUsage, Problem, Stats, TrackedStats, Tracking,
@@ -34,6 +36,8 @@ pub struct Snapshot {
     pub tracking: Tracking,
     /// Maps.
     pub maps: Vec<MapUsage>,
+    /// Backends whose state an operator has set by command.
+    pub operations: u64,
     /// What is not as the config wants it.
     pub problems: Vec<Problem>,
     /// How often the task that follows next hops and interfaces was started anew.
@@ -64,6 +68,10 @@ pub struct BackendSample {
     pub counts: Counts,
     /// Its weight in the config; none where that does not have it any more.
     pub weight: Option<u32>,
+    /// Its state; none where the config does not have it any more.
+    pub state: Option<BackendState>,
+    /// Whether an operator has set that by command.
+    pub is_by_hand: bool,
     /// Slots of the VIP's table that are its own.
     pub slots: u32,
     /// Whether the way to it is known.
@@ -96,6 +104,7 @@ impl Snapshot {
             interfaces: show::interfaces(view),
             tracking: show::tracking(view),
             maps: show::maps(view)?,
+            operations: view.operations().iter().count() as u64,
             problems: show::problems(view),
             netlink_restarts: view.netlink_restarts,
             applied_at: view.applied_at,
@@ -115,6 +124,8 @@ fn sample(view: &View, vip: &model::Vip, counted: &BackendStats, running: Option
         address,
         counts,
         weight: configured.map(|backend| backend.weight),
+        state: configured.map(|backend| backend.state),
+        is_by_hand: view.operations().of(&vip.name, address).is_some(),
         slots: running.map_or(0, |running| running.slots),
         next_hop_up: way.is_some_and(|way| way.is_ok()),
         flows: running.map_or(0, |running| running.backend.flows),

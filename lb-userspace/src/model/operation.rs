@@ -1,0 +1,360 @@
+//! What operators do to backends in passing: an overlay over what the sources want, which edits none of them.
+//!
+//! A drain before a disk is changed is no wish for ever, and often nobody's who may edit the file: it is remembered
+//! beside the file, with who asked for it, when and why, and goes before the `state` of the file until it is taken back.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use lb_common::BackendState;
+use serde::{Deserialize, Serialize};
+
+use super::{Backend, Config, Vip, Word as _, state_serde, suggest};
+
+/// What is to be done to a backend.
+///
+/// As JSON: `{"op": "drain", "vip": "web", "address": "10.0.1.11", "why": "disk"}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Operate {
+    /// What.
+    pub op: Verb,
+    /// Name of the VIP.
+    pub vip: String,
+    /// The backend's address.
+    pub address: IpAddr,
+    /// What for, in one line, for whoever comes across it later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// What can be done to a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verb {
+    /// It takes no new flows.
+    Drain,
+    /// It takes nothing.
+    Down,
+    /// It takes new flows again: what was done before is taken back, and so is the `state` of the file until that says
+    /// `active` too.
+    Restore,
+}
+
+/// What an operator has done to a backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Operation {
+    /// Its state, whatever its source says.
+    #[serde(with = "state_serde")]
+    pub state: BackendState,
+    /// Who asked for that, and by which way.
+    pub by: String,
+    /// When, in seconds since 1970.
+    pub since: u64,
+    /// What for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// Everything that operators have done and not taken back, by VIP and backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Operations(BTreeMap<String, BTreeMap<IpAddr, Operation>>);
+
+/// Why nothing is done to a backend.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OperateError {
+    /// No VIP of that name.
+    #[error("no VIP is named `{name}`; {remedy}")]
+    UnknownVip {
+        /// The name asked for.
+        name: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// The VIP has no backend of that address.
+    #[error("VIP `{vip}` has no backend `{address}`; {remedy}")]
+    UnknownBackend {
+        /// Name of the VIP.
+        vip: String,
+        /// The address asked for.
+        address: IpAddr,
+        /// What to do.
+        remedy: String,
+    },
+    /// The reason is no line of text.
+    #[error("the reason is to be one line of at most {} characters, without control characters", Operate::MAX_WHY)]
+    Why,
+}
+
+impl Operate {
+    /// Longest reason, in characters.
+    pub const MAX_WHY: usize = 200;
+}
+
+impl fmt::Display for Operate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { op, vip, address, why } = self;
+        let op = match op {
+            Verb::Drain => "drain",
+            Verb::Down => "down",
+            Verb::Restore => "restore",
+        };
+        write!(f, "{op} of backend {address} of vip {vip}")?;
+        why.as_ref().map_or(Ok(()), |why| write!(f, " ({why})"))
+    }
+}
+
+impl Operations {
+    /// What was done to a backend and not taken back.
+    pub fn of(&self, vip: &str, backend: IpAddr) -> Option<&Operation> {
+        self.0.get(vip)?.get(&backend)
+    }
+
+    /// All of them: name of the VIP, address of the backend, and what was done to it.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, IpAddr, &Operation)> {
+        self.0.iter().flat_map(|(vip, backends)| {
+            backends.iter().map(move |(backend, operation)| (vip.as_str(), *backend, operation))
+        })
+    }
+
+    /// Remembers what was done to a backend; it goes before what was done to it earlier.
+    pub fn set(&mut self, vip: &str, backend: IpAddr, operation: Operation) {
+        self.0.entry(vip.to_owned()).or_default().insert(backend, operation);
+    }
+
+    /// Does to a backend of `base` what is asked for, by whom and at which second since 1970. Asked for the same again
+    /// and for no reason, what is remembered stays.
+    ///
+    /// # Errors
+    ///
+    /// `base` has no such backend, or the reason is no line of text.
+    pub fn operate(&mut self, base: &Config, asked: &Operate, by: &str, since: u64) -> Result<(), OperateError> {
+        let Operate { op, vip, address, why } = asked;
+        let is_line = |why: &String| why.chars().count() <= Operate::MAX_WHY && !why.contains(char::is_control);
+        if !why.as_ref().is_none_or(is_line) {
+            return Err(OperateError::Why);
+        }
+        let backend = find(base, vip, *address)?;
+        let state = match op {
+            Verb::Drain => BackendState::Drain,
+            Verb::Down => BackendState::Down,
+            Verb::Restore => BackendState::Active,
+        };
+        if self.of(vip, *address).is_some_and(|known| known.state == state && why.is_none()) {
+            return Ok(());
+        }
+        let operation = Operation { state, by: by.to_owned(), since, why: why.clone() };
+        if has_no_say(&operation, backend) {
+            self.forget(vip, *address);
+        } else {
+            self.set(vip, *address, operation);
+        }
+        Ok(())
+    }
+
+    /// Forgets what was done to backends that `base` does not have, and gives that back; forgets without a word what
+    /// says no more than `base` does.
+    pub fn prune(&mut self, base: &Config) -> Vec<(String, IpAddr, Operation)> {
+        let mut homeless = Vec::new();
+        if self.0.is_empty() {
+            return homeless;
+        }
+        let vips: BTreeMap<&str, &Arc<Vip>> = base.vips.iter().map(|vip| (vip.name.as_str(), vip)).collect();
+        self.0.retain(|name, backends| {
+            let vip = vips.get(name.as_str());
+            backends.retain(|address, operation| match vip.and_then(|vip| backend_of(vip, *address)) {
+                Some(backend) => !has_no_say(operation, backend),
+                None => {
+                    homeless.push((name.clone(), *address, operation.clone()));
+                    false
+                }
+            });
+            !backends.is_empty()
+        });
+        homeless
+    }
+
+    /// What is wanted: `base` with what was done over it.
+    pub fn over(&self, base: &Config) -> Config {
+        let mut config = base.clone();
+        if self.0.is_empty() {
+            return config;
+        }
+        for vip in &mut config.vips {
+            let Some(operations) = self.0.get(&vip.name) else { continue };
+            let state_of = |backend: &Backend| operations.get(&backend.address).map(|operation| operation.state);
+            if vip.backends.iter().all(|backend| state_of(backend).is_none_or(|state| state == backend.state)) {
+                continue;
+            }
+            for backend in &mut Arc::make_mut(vip).backends {
+                backend.state = state_of(backend).unwrap_or(backend.state);
+            }
+        }
+        config
+    }
+
+    fn forget(&mut self, vip: &str, backend: IpAddr) {
+        if let Some(backends) = self.0.get_mut(vip) {
+            backends.remove(&backend);
+            if backends.is_empty() {
+                self.0.remove(vip);
+            }
+        }
+    }
+}
+
+/// To give a backend back what its source gives it anyway is nothing to remember.
+fn has_no_say(operation: &Operation, backend: &Backend) -> bool {
+    (operation.state, backend.state) == (BackendState::Active, BackendState::Active)
+}
+
+fn backend_of(vip: &Vip, address: IpAddr) -> Option<&Backend> {
+    vip.backends.iter().find(|backend| backend.address == address)
+}
+
+fn find<'c>(config: &'c Config, name: &str, address: IpAddr) -> Result<&'c Backend, OperateError> {
+    let near_or = |near: Vec<&str>, otherwise: &str| match near.as_slice() {
+        [] => otherwise.to_owned(),
+        near => format!("did you mean {}?", suggest::list(near.iter().copied())),
+    };
+    let Some(vip) = config.vip(name) else {
+        let near = suggest::near(name, config.vips.iter().map(|vip| vip.name.as_str()));
+        let remedy = near_or(near, "`naru vip list` shows the VIPs");
+        return Err(OperateError::UnknownVip { name: name.to_owned(), remedy });
+    };
+    backend_of(vip, address).ok_or_else(|| {
+        let known: Vec<String> = vip.backends.iter().map(|backend| backend.address.to_string()).collect();
+        let near = suggest::near(&address.to_string(), known.iter().map(String::as_str));
+        let remedy = near_or(near, "`naru backend list` shows its backends");
+        OperateError::UnknownBackend { vip: name.to_owned(), address, remedy }
+    })
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { state, by, since, why } = self;
+        let since = UNIX_EPOCH + Duration::from_secs(*since);
+        write!(f, "{} by {by} since {}", state.word(), humantime::format_rfc3339_seconds(since))?;
+        why.as_ref().map_or(Ok(()), |why| write!(f, ": {why}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"
+        [[vip]]
+        name = "web"
+        address = "203.0.113.10"
+        ports = ["tcp/80"]
+        forward = "ipip"
+        backends = [{ address = "10.0.1.11" }, { address = "10.0.1.12", state = "drain" }]
+        [[vip]]
+        name = "dns"
+        address = "203.0.113.53"
+        ports = ["udp/53"]
+        forward = "ipip"
+        backends = [{ address = "10.0.1.11" }]
+    "#;
+    const ONE: &str = "10.0.1.11";
+    const TWO: &str = "10.0.1.12";
+
+    fn config(text: &str) -> Config {
+        Config::parse(text, "f".as_ref()).unwrap()
+    }
+
+    fn ask(op: Verb, vip: &str, address: &str, why: Option<&str>) -> Operate {
+        Operate { op, vip: vip.into(), address: address.parse().unwrap(), why: why.map(str::to_owned) }
+    }
+
+    fn done(operations: &mut Operations, op: Verb, address: &str) {
+        operations.operate(&config(TEXT), &ask(op, "web", address, None), "root", 7).unwrap();
+    }
+
+    /// States in the order of the text, as they are wanted.
+    fn states(operations: &Operations) -> Vec<BackendState> {
+        let config = operations.over(&config(TEXT));
+        config.vips.iter().flat_map(|vip| vip.backends.iter().map(|backend| backend.state)).collect()
+    }
+
+    #[test]
+    fn what_is_done_goes_before_the_file_until_it_is_taken_back() {
+        use BackendState::{Active, Down, Drain};
+        let mut operations = Operations::default();
+        assert_eq!(states(&operations), [Active, Drain, Active]);
+        done(&mut operations, Verb::Drain, ONE);
+        assert_eq!(states(&operations), [Drain, Drain, Active]);
+        done(&mut operations, Verb::Down, ONE);
+        assert_eq!(states(&operations), [Down, Drain, Active]);
+        done(&mut operations, Verb::Restore, ONE);
+        assert_eq!((states(&operations), operations.iter().count()), (vec![Active, Drain, Active], 0));
+        // What the file itself holds back serves as well, until the file says so too.
+        done(&mut operations, Verb::Restore, TWO);
+        assert_eq!(states(&operations), [Active, Active, Active]);
+        assert_eq!(operations.prune(&config(TEXT)), []);
+        assert_eq!(operations.iter().count(), 1);
+        assert_eq!(operations.prune(&config(&TEXT.replace(", state = \"drain\"", ""))), []);
+        assert_eq!(operations.iter().count(), 0);
+    }
+
+    #[test]
+    fn only_what_is_done_to_is_another_vip() {
+        let (base, mut operations) = (config(TEXT), Operations::default());
+        done(&mut operations, Verb::Drain, ONE);
+        done(&mut operations, Verb::Drain, TWO);
+        let wanted = operations.over(&base);
+        assert!(Arc::ptr_eq(&base.vips[1], &wanted.vips[1]));
+        assert_ne!(base.vips[0], wanted.vips[0]);
+    }
+
+    #[test]
+    fn the_same_again_stays_whose_it_was() {
+        let (base, mut operations) = (config(TEXT), Operations::default());
+        let mut operate = |why: Option<&str>, by: &str, since| {
+            operations.operate(&base, &ask(Verb::Drain, "web", ONE, why), by, since).unwrap();
+            operations.of("web", ONE.parse().unwrap()).cloned().unwrap()
+        };
+        let first = operate(Some("disk"), "alice", 1);
+        assert_eq!(first.to_string(), "drain by alice since 1970-01-01T00:00:01Z: disk");
+        assert_eq!(operate(None, "bob", 2), first);
+        assert_eq!(operate(Some("kernel"), "bob", 3).to_string(), "drain by bob since 1970-01-01T00:00:03Z: kernel");
+    }
+
+    #[test]
+    fn what_is_done_to_nobody_is_refused_with_a_remedy() {
+        let mut operations = Operations::default();
+        let mut refused = |vip: &str, address: &str, why: Option<&str>| {
+            let error = operations.operate(&config(TEXT), &ask(Verb::Drain, vip, address, why), "root", 7);
+            error.unwrap_err().to_string()
+        };
+        assert_eq!(refused("webb", ONE, None), "no VIP is named `webb`; did you mean `web`?");
+        let text = refused("dns", TWO, None);
+        assert_eq!(text, "VIP `dns` has no backend `10.0.1.12`; did you mean `10.0.1.11`?");
+        for why in ["two\nlines", "\x1b[2J", &"x".repeat(201)] {
+            assert!(refused("web", ONE, Some(why)).contains("one line of at most 200"), "{why}");
+        }
+        assert_eq!(operations, Operations::default());
+    }
+
+    #[test]
+    fn what_has_no_backend_any_more_is_given_back() {
+        let mut operations = Operations::default();
+        done(&mut operations, Verb::Drain, ONE);
+        done(&mut operations, Verb::Drain, TWO);
+        // The file's own drain of it is one more reason to remember this.
+        assert_eq!(operations.iter().count(), 2);
+        let left = TEXT.replace("{ address = \"10.0.1.11\" }, ", "");
+        let homeless = operations.prune(&config(&left));
+        let named: Vec<String> = homeless.iter().map(|(vip, address, _)| format!("{vip} {address}")).collect();
+        assert_eq!(named, ["web 10.0.1.11"]);
+        let homeless = operations.prune(&config("[node]\ninterfaces = []\n"));
+        assert_eq!((homeless.len(), operations.iter().count()), (1, 0));
+    }
+}
