@@ -1,5 +1,5 @@
 //! Control-plane speed, through the real daemon and its CLI: from the start of `naru run` over a config until the maps
-//! are written, and from a command that changes one backend to its end. Beside it what a table costs: time to compute
+//! are written, and from a command that changes one backend, by an edit of the file or an operation, to its end. Beside it what a table costs: time to compute
 //! it, memory, and how evenly it shares.
 
 use std::{
@@ -73,6 +73,7 @@ struct Case {
     maps: Sample,
     apply: Sample,
     command: Sample,
+    drain: Sample,
     adopt: Sample,
     map_memory: u64,
     daemon_memory: u64,
@@ -98,6 +99,9 @@ struct Row {
     apply: Summary,
     /// The whole `naru backend set`, in milliseconds.
     command: Summary,
+    /// From the request to drain a backend, or to restore it, to the last map write, as the daemon says, in
+    /// milliseconds.
+    drain: Summary,
     /// From the restart of a killed daemon until what runs is what the config says, as the daemon says, in
     /// milliseconds.
     adopt: Summary,
@@ -175,6 +179,13 @@ fn measure(size: Size, case: &mut Case, changes: u32) -> anyhow::Result<()> {
         case.maps.add(applied.maps_us as f64 / 1e3);
         case.apply.add(applied.elapsed_us as f64 / 1e3);
     }
+    for change in 1..=changes {
+        let operation = if change % 2 == 1 { "drain" } else { "restore" };
+        let answer = naru.cli(&["backend", operation, &vip, &backend, "--output", "json"])?;
+        let applied: Applied = serde_json::from_str(&answer).context("the answer is no change")?;
+        ensure!(applied.changes.len() == 1, "one change was asked for: {:?}", applied.changes);
+        case.drain.add(applied.maps_us as f64 / 1e3);
+    }
     let status: Status = naru.read(&["status"])?;
     ensure!(status.vips == size.vips && status.unreachable.is_empty(), "not all is well: {status:?}");
     case.map_memory = status.map_memory_bytes;
@@ -205,13 +216,14 @@ fn config(lab: &Lab, size: Size) -> String {
 
 impl Row {
     fn new(size: Size, case: &Case) -> Self {
-        let Case { load, maps, apply, command, adopt, map_memory, daemon_memory } = case;
+        let Case { load, maps, apply, command, drain, adopt, map_memory, daemon_memory } = case;
         Self {
             size,
             load: load.summary(),
             maps: maps.summary(),
             apply: apply.summary(),
             command: command.summary(),
+            drain: drain.summary(),
             adopt: adopt.summary(),
             map_memory: *map_memory,
             daemon_memory: *daemon_memory,
@@ -281,10 +293,21 @@ fn print(report: &Report, options: &Options) {
         mib if mib < 1.0 => format!("{:.0} KiB", 1024.0 * mib),
         mib => format!("{mib:.0} MiB"),
     };
-    let header =
-        ["VIPS", "BACKENDS", "SLOTS", "LOAD", "MAPS CHANGED", "FILE WRITTEN", "COMMAND", "ADOPT", "MAPS", "DAEMON"];
+    let header = [
+        "VIPS",
+        "BACKENDS",
+        "SLOTS",
+        "LOAD",
+        "MAPS CHANGED",
+        "FILE WRITTEN",
+        "COMMAND",
+        "DRAIN",
+        "ADOPT",
+        "MAPS",
+        "DAEMON",
+    ];
     let rows = report.configs.iter().map(|row| {
-        let Row { size, load, maps, apply, command, adopt, map_memory, daemon_memory } = row;
+        let Row { size, load, maps, apply, command, drain, adopt, map_memory, daemon_memory } = row;
         vec![
             size.vips.to_string(),
             size.backends.to_string(),
@@ -293,6 +316,7 @@ fn print(report: &Report, options: &Options) {
             time(*maps),
             time(*apply),
             time(*command),
+            time(*drain),
             time(*adopt),
             memory(*map_memory as f64),
             memory(*daemon_memory as f64),
@@ -314,7 +338,8 @@ fn print(report: &Report, options: &Options) {
     println!(
         "\nMedians and quartiles (in ms) of {} rounds with {} changes each. BACKENDS and SLOTS are those of each VIP.\n\
          LOAD: from `naru run` until every map is written. MAPS CHANGED: one backend's weight, from the request to \
-         the last map write; FILE WRITTEN: to the config file on the disk.\nCOMMAND: the whole `naru backend set`. ADOPT: from \
+         the last map write; FILE WRITTEN: to the config file on the disk.\nCOMMAND: the whole `naru backend set`. DRAIN: `naru backend drain` and `restore`, from the request to the last map \
+         write. ADOPT: from \
          `naru run` after kill -9 until the maps are those of the config.\nLARGEST SHARE: above the mean. DISPLACED: slots that change hands between \
          other backends when one is removed.\nMachine: {}",
         options.rounds,

@@ -1,4 +1,4 @@
-//! One change: read, judge, stage on disk, resolve, write maps, put the file in place; or back to what was.
+//! One change: read, judge, take room on disk, resolve, write maps, put the file in place; or back to what was.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use tokio::task::{block_in_place, spawn_blocking};
 use super::{
     Applied, Controller, Error, Origin,
     desired::{Desired, Unheard},
-    file::Contents,
+    file::{Contents, Text},
     handle::Reply,
     interfaces::Interfaces,
     node,
@@ -20,11 +20,11 @@ use super::{
 };
 use crate::{
     dataplane,
-    model::{Node, Operate, Operations, ProblemKind},
+    model::{Operate, Operations, ProblemKind},
     plan::{Change, Removal},
     source::file::{
         ReadError,
-        edit::{self, Edit},
+        edit::{self, Edit, EditError},
     },
 };
 
@@ -51,7 +51,7 @@ impl Controller {
         if !self.view().changes_to(before.clone())?.is_empty() {
             return Err(Error::FileAhead { path: self.file.path.clone() });
         }
-        let text = edit::apply_edit(&with_interfaces(&before, edit)?, edit)?;
+        let text = edited(&before, edit)?;
         let wanted = self.file.parse(text, Some(&before)).map_err(Error::Edited)?;
         self.change_file_to(wanted, Some(before.text), from).await
     }
@@ -79,7 +79,7 @@ impl Controller {
     async fn change_file_to(
         &mut self,
         wanted: Contents,
-        before: Option<Arc<str>>,
+        before: Option<Text>,
         from: Instant,
     ) -> Result<Applied, Error> {
         let (wanted, forgotten) = Desired::new(wanted, &self.applied.operations);
@@ -100,7 +100,7 @@ impl Controller {
     }
 
     /// Makes `wanted` what runs; with `before`, writes it to the file, whose text must still be that.
-    async fn change_to(&mut self, wanted: Desired, before: Option<Arc<str>>, from: Instant) -> Result<Applied, Error> {
+    async fn change_to(&mut self, wanted: Desired, before: Option<Text>, from: Instant) -> Result<Applied, Error> {
         let (old, new) = (&self.applied.config.node, &wanted.config.node);
         node::refuse_restart_keys(old, new)?;
         Interfaces::refuse_missing(old, new)?;
@@ -119,12 +119,13 @@ impl Controller {
     async fn resolve_and_switch(
         &mut self,
         wanted: Desired,
-        before: Option<Arc<str>>,
+        before: Option<Text>,
         from: Instant,
     ) -> Result<Applied, Error> {
-        let record = self.stage(before, &wanted).await?;
-        let known = self.view().warnings();
-        let new = self.resolve(&wanted.config, &self.targets()).await?;
+        let record = self.reserve(before, &wanted).await?;
+        let before_view = self.view();
+        let applied = Arc::clone(&self.applied);
+        let new = self.resolve(&applied.config, &wanted.config).await?;
         let (done, old) = match block_in_place(|| self.switch(wanted)) {
             Ok(done) => done,
             Err(error) => {
@@ -144,6 +145,8 @@ impl Controller {
         self.because = None;
         self.applied_at = SystemTime::now() - done.finished.elapsed();
         let changes = merged(node::changes(&old.config, &self.applied.config), done.changes);
+        // Packets follow the change by now: what takes a look at everything may take its time.
+        let known = before_view.warnings();
         let warnings = self.view().warnings().into_iter().filter(|warning| !known.contains(warning));
         let warnings = warnings.chain(self.next_hops.missing(&self.applied.config, &new));
         let warnings = warnings.chain(self.history.problem()).collect();
@@ -151,14 +154,14 @@ impl Controller {
         Ok(Applied { changes, writes: done.writes, to_maps, elapsed: from.elapsed(), warnings })
     }
 
-    /// Writes to disk what [`Self::put`] will put in place: the text of `wanted` for the config file if that is to be
+    /// Takes room on disk for what [`Self::put`] will write: the text of `wanted` for the config file if that is to be
     /// replaced, whose text must be `before` then, and what the next start must know.
-    pub(super) async fn stage(&mut self, before: Option<Arc<str>>, wanted: &Desired) -> Result<Record, Error> {
+    pub(super) async fn reserve(&mut self, before: Option<Text>, wanted: &Desired) -> Result<Record, Error> {
         let file = before.map(|before| (self.file.path.clone(), before));
         let text = Arc::clone(&wanted.file.text);
         let operations = self.history.sheet(&wanted.operations);
         let order = Order { file, page: self.history.page(&text), text, operations };
-        Ok(self.meanwhile(spawn_blocking(|| order.stage())).await??)
+        Ok(self.meanwhile(spawn_blocking(|| order.reserve())).await??)
     }
 
     pub(super) async fn put(&mut self, record: Record) -> Result<(), Error> {
@@ -181,7 +184,7 @@ impl Controller {
     /// Has the data plane run `wanted`, and gives back what it ran before; takes back what was done if a step fails.
     fn switch(&mut self, wanted: Desired) -> Result<(dataplane::Applied, Arc<Desired>), Error> {
         let old = mem::replace(&mut self.applied, Arc::new(wanted));
-        let result = self.try_switch(&old.config.node);
+        let result = self.try_switch(&old);
         match result {
             Ok(done) => Ok((done, old)),
             Err(error) => {
@@ -191,10 +194,11 @@ impl Controller {
         }
     }
 
-    fn try_switch(&mut self, old: &Node) -> Result<dataplane::Applied, Error> {
+    fn try_switch(&mut self, old: &Desired) -> Result<dataplane::Applied, Error> {
         let config = &self.applied.config;
+        self.targets.follow(&old.config, config);
         let done = self.dataplane.apply(config)?;
-        self.interfaces.follow(&mut self.dataplane, Some(old), &config.node)?;
+        self.interfaces.follow(&mut self.dataplane, Some(&old.config.node), &config.node)?;
         self.follow_attachments();
         Ok(done)
     }
@@ -202,6 +206,7 @@ impl Controller {
     fn switch_back(&mut self, old: Arc<Desired>) {
         let failed = mem::replace(&mut self.applied, old);
         let config = &self.applied.config;
+        self.targets.follow(&failed.config, config);
         if let Err(error) = self.dataplane.apply(config) {
             log::error!("the config before could not be put in force again: {error}; restart the daemon");
         }
@@ -254,18 +259,18 @@ pub(super) fn merged(mut node: Vec<Change>, dataplane: Vec<Change>) -> Vec<Chang
     node
 }
 
-/// The text with its `interfaces` written out where an edit is about to name one, from when on they are all that there
-/// are, or removes the last VIP, without which a text must name them.
-fn with_interfaces(before: &Contents, edit: &Edit) -> Result<String, edit::EditError> {
-    let mut text = before.text.to_string();
+/// The text after an edit. Its `interfaces` are written out where the edit is about to name one, from when on they are
+/// all that there are, or removes the last VIP, without which a text must name them.
+fn edited(before: &Contents, edit: &Edit) -> Result<String, EditError> {
     let node = &before.config.node;
     let is_last_vip = matches!(edit, Edit::VipRemove { .. }) && before.config.vips.len() == 1;
     let names_one = matches!(edit, Edit::InterfaceAdd { .. } | Edit::InterfaceRemove { .. });
     if node.names_interfaces || !(names_one || is_last_vip) {
-        return Ok(text);
+        return before.edited(edit);
     }
+    let mut text = before.text.to_string();
     for name in &node.interfaces {
         text = edit::apply_edit(&text, &Edit::InterfaceAdd { name: name.clone() })?;
     }
-    Ok(text)
+    edit::apply_edit(&text, edit)
 }

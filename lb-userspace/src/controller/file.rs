@@ -9,7 +9,10 @@ use crate::{
     disk, fault,
     model::Config,
     seed::HashSeed,
-    source::file::{ConfigErrors, ReadError},
+    source::file::{
+        ConfigErrors, ReadError, Sections,
+        edit::{self, Edit, EditError},
+    },
 };
 
 /// The config file, and what the command line says instead of it.
@@ -32,13 +35,24 @@ pub struct Overrides {
     pub state: Option<PathBuf>,
 }
 
+/// The text of a file, which several may hold.
+pub type Text = Arc<String>;
+
 /// What a file holds.
 #[derive(Clone, Debug)]
 pub struct Contents {
     /// The text.
-    pub text: Arc<str>,
+    pub text: Text,
     /// What it says, with the overrides.
     pub config: Config,
+    sections: Sections,
+}
+
+impl Contents {
+    /// The text after an edit.
+    pub fn edited(&self, edit: &Edit) -> Result<String, EditError> {
+        edit::apply_edit_to(&self.text, &self.sections, Some(&self.config), edit)
+    }
 }
 
 impl ConfigFile {
@@ -77,12 +91,12 @@ impl ConfigFile {
 
     /// Parses `text` as if it were in the file; of what differs little from `known` only what differs. A text without
     /// `interfaces` keeps those of `known`. The hash seed is that of `known` as well.
-    pub fn parse(&self, text: impl Into<Arc<str>>, known: Option<&Contents>) -> Result<Contents, ConfigErrors> {
+    pub fn parse(&self, text: impl Into<Text>, known: Option<&Contents>) -> Result<Contents, ConfigErrors> {
         let text = text.into();
-        let mut config = match known {
-            Some(known) if known.text == text => known.config.clone(),
-            Some(known) => known.config.reparse(&known.text, &text, &self.path)?,
-            None => Config::parse(&text, &self.path)?,
+        let (mut config, sections) = match known {
+            Some(known) if known.text == text => (known.config.clone(), known.sections.clone()),
+            Some(known) => known.config.reparse(&known.text, &known.sections, &text, &self.path)?,
+            None => (Config::parse(&text, &self.path)?, Sections::of(&text)),
         };
         if let Some(known) = known.filter(|_| !config.node.names_interfaces) {
             config.node.interfaces.clone_from(&known.config.node.interfaces);
@@ -92,7 +106,7 @@ impl ConfigFile {
         replace(&mut config.node.bpffs, bpffs.as_deref());
         replace(&mut config.node.socket, socket.as_deref());
         replace(&mut config.node.state, state.as_deref());
-        Ok(Contents { text, config })
+        Ok(Contents { text, config, sections })
     }
 }
 

@@ -9,10 +9,7 @@ use std::{
 use lb_common::NextHop;
 use tokio::task::block_in_place;
 
-use super::{
-    Controller, Error,
-    next_hops::{self, Waiting},
-};
+use super::{Controller, Error, next_hops::Waiting};
 use crate::{
     dataplane::LossInterfaces,
     model::Config,
@@ -28,14 +25,15 @@ const RESOLVE: Duration = Duration::from_millis(500);
 pub(super) const EVENTS: usize = 4096;
 
 impl Controller {
-    /// Finds the ways to those backends of `config` that are not among `old` before any packet is sent to them; waits
-    /// for the answers as long as they keep coming. Gives back what it looked for, found or not.
-    pub(super) async fn resolve(&mut self, config: &Config, old: &HashSet<Target>) -> Result<HashSet<Target>, Error> {
-        let new: HashSet<_> = next_hops::targets(config).difference(old).copied().collect();
+    /// Finds the ways to those backends of `config` that no way is followed to yet before any packet is sent to them;
+    /// waits for the answers as long as they keep coming. Ways are followed to those of `before`. Gives back what it
+    /// looked for, found or not.
+    pub(super) async fn resolve(&mut self, before: &Config, config: &Config) -> Result<HashSet<Target>, Error> {
+        let new = self.targets.new_in(before, config);
         if new.is_empty() {
             return Ok(new);
         }
-        self.netlink.set_targets(new.union(old).copied().collect());
+        self.netlink.set_targets(new.union(&self.targets.all()).copied().collect());
         let mut waiting = self.next_hops.waiting(new.clone());
         let mut events = Vec::new();
         let mut deadline = tokio::time::Instant::now() + RESOLVE;
@@ -57,7 +55,11 @@ impl Controller {
 
     /// Lets go of the ways that only a change needed that did not happen, or that the last change no longer needs.
     pub(super) fn resolve_only_applied(&mut self) {
-        let targets = self.targets();
+        let lingering = self.dataplane.removed_destinations().map(target).collect();
+        if !self.targets.follow_lingering(lingering) {
+            return;
+        }
+        let targets = self.targets.all();
         Arc::make_mut(&mut self.next_hops).prune(&targets);
         self.netlink.set_targets(targets.into_iter().collect());
     }
@@ -67,19 +69,9 @@ impl Controller {
     pub(super) fn follow_moved(&mut self, changes: &[Change]) {
         if changes.iter().any(Change::moves_ways) {
             let heard = |target: &Target| Some((destination(target), self.next_hops.heard(target)?));
-            let news = self.targets().iter().filter_map(heard).collect();
+            let news = self.targets.all().iter().filter_map(heard).collect();
             self.tell(news);
         }
-    }
-
-    /// What ways are followed to: the backends of the config, and those that it does not have any more and that have
-    /// flows.
-    pub(super) fn targets(&self) -> HashSet<Target> {
-        next_hops::targets(&self.applied.config).into_iter().chain(self.lingering()).collect()
-    }
-
-    pub(super) fn lingering(&self) -> HashSet<Target> {
-        self.dataplane.removed_destinations().map(target).collect()
     }
 
     /// Takes note of what netlink says, and passes it to the data plane; what is said of `waiting` later. An adopted

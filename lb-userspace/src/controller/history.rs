@@ -21,8 +21,9 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+use super::file::Text;
 use crate::{
-    disk::{Staged, WriteError, leftovers},
+    disk::{Reserved, Staged, WriteError, leftovers},
     fault,
     model::{Config, Operation, Operations},
 };
@@ -48,16 +49,13 @@ pub struct History {
     /// Whether it could be made and is this daemon's.
     lock: Option<Flock<File>>,
     /// What is kept there.
-    kept: Option<Print>,
+    kept: Option<Text>,
     problem: Option<String>,
     /// The operations that are kept there.
     kept_operations: Option<Arc<Operations>>,
     /// Why they cannot be kept, or could not be read.
     operations_problem: Option<String>,
 }
-
-/// Length and checksum of a text.
-pub type Print = (usize, u64);
 
 impl History {
     /// Takes the directory; what is wrong with it is a [problem](Self::problem) and no failure.
@@ -79,7 +77,7 @@ impl History {
     }
 
     /// The text that was applied last, if that was a text of the same config file.
-    pub fn applied(&mut self) -> Option<String> {
+    pub fn applied(&mut self) -> Option<Text> {
         self.lock.as_ref()?;
         let path = self.path(APPLIED);
         let kept = match fs::read_to_string(&path) {
@@ -92,8 +90,9 @@ impl History {
         };
         match unpack(&kept) {
             Some((config, text)) if Path::new(config) == self.config => {
-                self.kept = Some(print(text));
-                Some(text.to_owned())
+                let text = Text::new(text.to_owned());
+                self.kept = Some(Text::clone(&text));
+                Some(text)
             }
             Some((config, _)) => {
                 log::info!("{} is of {config} and not of {}: it is not used", path.display(), self.config.display());
@@ -198,8 +197,8 @@ impl History {
     }
 
     /// Where to keep `text` once it is applied, for a thread of its own; `None` where there is no need to, or no way.
-    pub fn page(&self, text: &str) -> Option<Page> {
-        let is_kept = self.problem.is_none() && self.kept == Some(print(text));
+    pub fn page(&self, text: &Text) -> Option<Page> {
+        let is_kept = self.problem.is_none() && self.kept.as_ref().is_some_and(|kept| is_same(kept, text));
         if self.lock.is_none() || is_kept {
             return None;
         }
@@ -213,7 +212,7 @@ impl History {
     }
 
     /// Takes note of what became of writing to it.
-    pub fn note(&mut self, written: Result<Print, WriteError>) {
+    pub fn note(&mut self, written: Result<Text, WriteError>) {
         self.problem = written.as_ref().err().map(|error| format!("{error}; {REMEDY}"));
         if let Some(problem) = &self.problem {
             log::error!("{problem}");
@@ -235,11 +234,18 @@ pub struct Page {
 }
 
 impl Page {
-    /// Writes `text` beside the one that is kept, to be put in its place once it is in force.
-    pub fn stage(&self, text: &str) -> Result<Staged, WriteError> {
+    /// Takes room beside the text that is kept for `text`, to be written and put in its place once it is in force.
+    pub fn reserve(&self, text: &str) -> Result<Reserved, WriteError> {
         // Somebody may have removed the directory; if it cannot be made, what follows says why.
         let _ = self.path.parent().map(make);
-        Staged::private(&self.path, &pack(&self.config, text))
+        let head = pack(&self.config, "").len();
+        // The length of a length in decimal digits.
+        Reserved::private(&self.path, head + 20 + text.len())
+    }
+
+    /// Keeps `text`, for which there is room.
+    pub fn put(&self, room: Reserved, text: &str) -> Result<(), WriteError> {
+        room.write(&pack(&self.config, text))?.put()
     }
 
     /// Whether a change is not to happen that cannot be kept: one could be before.
@@ -256,10 +262,10 @@ pub struct Sheet {
 }
 
 impl Sheet {
-    /// Writes it beside what is kept, to be put in its place once it is in force.
-    pub fn stage(&self) -> Result<Staged, WriteError> {
+    /// Puts it in the place of what is kept.
+    pub fn put(&self) -> Result<(), WriteError> {
         let _ = self.path.parent().map(make);
-        Staged::private(&self.path, &self.text)
+        Staged::private(&self.path, &self.text)?.put()
     }
 }
 
@@ -341,8 +347,13 @@ fn unpack(kept: &str) -> Option<(&str, &str)> {
 
 const HEAD: &str = "# What naru applied last, for the start after a crash; do not edit. ";
 
-/// The checksum is FNV-1a, 64 bits (draft-eastlake-fnv §2): against disks, not against people.
-pub fn print(text: &str) -> Print {
+/// Whether two texts are the same; mostly they are one.
+fn is_same(one: &Text, other: &Text) -> bool {
+    Arc::ptr_eq(one, other) || one == other
+}
+
+/// Length and checksum of a text: FNV-1a, 64 bits (draft-eastlake-fnv §2), against disks, not against people.
+fn print(text: &str) -> (usize, u64) {
     let sum = |sum: u64, byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     (text.len(), text.bytes().fold(0xcbf2_9ce4_8422_2325, sum))
 }
@@ -354,7 +365,8 @@ mod tests {
     const TEXT: &str = "[node]\ninterfaces = [\"eth0\"]\n";
 
     fn keep(history: &History, text: &str) {
-        history.page(text).unwrap().stage(text).unwrap().put().unwrap();
+        let page = history.page(&Text::new(text.to_owned())).unwrap();
+        page.put(page.reserve(text).unwrap(), text).unwrap();
     }
 
     #[test]
@@ -365,7 +377,7 @@ mod tests {
         let mut history = open();
         assert_eq!((history.applied(), history.problem()), (None, None));
         keep(&history, TEXT);
-        assert_eq!(history.applied().as_deref(), Some(TEXT));
+        assert_eq!(history.applied().as_deref().map(String::as_str), Some(TEXT));
         let path = state.join(APPLIED);
         let whole = fs::read_to_string(&path).unwrap();
         for damaged in [&whole[..whole.len() - 1], &whole.replace("eth0", "eth1"), "", "\n", TEXT] {
@@ -391,7 +403,7 @@ mod tests {
         let mut operations = Operations::default();
         operations.set("web", "10.0.1.11".parse().unwrap(), operation);
         let operations = Arc::new(operations);
-        let written = history.sheet(&operations).unwrap().stage().and_then(Staged::put);
+        let written = history.sheet(&operations).unwrap().put();
         history.note_operations(written, &operations);
         assert!(history.sheet(&operations).is_none());
         drop(history);
@@ -433,7 +445,10 @@ mod tests {
         let mut second = History::open(directory.path(), Path::new("naru.toml"));
         assert!(second.problem().unwrap().contains("another daemon uses this state directory"), "{second:?}");
         second.begin();
-        assert!((second.applied(), second.was_stopped_cleanly()) == (None, false) && second.page(TEXT).is_none());
+        assert!(
+            (second.applied(), second.was_stopped_cleanly()) == (None, false)
+                && second.page(&Text::new(TEXT.to_owned())).is_none()
+        );
         assert!(first.was_stopped_cleanly(), "the second daemon touched what is the first one's");
 
         let file = directory.path().join("file");

@@ -30,6 +30,7 @@ mod problems;
 mod record;
 mod run;
 mod start;
+mod targets;
 mod view;
 
 use std::{
@@ -47,7 +48,7 @@ use tokio::{
 
 use self::{
     desired::Desired, handle::Request, history::History, interfaces::Interfaces, log_reader::LogReader,
-    look_back::LookBack, losses::Losses, next_hops::NextHops, problems::Problems,
+    look_back::LookBack, losses::Losses, next_hops::NextHops, problems::Problems, targets::Targets,
 };
 pub use self::{
     error::Error,
@@ -80,6 +81,7 @@ pub struct Controller {
     netlink: network::Handle,
     events: mpsc::Receiver<Event>,
     next_hops: Arc<NextHops>,
+    targets: Targets,
     interfaces: Interfaces,
     losses: Losses,
     metrics: Box<dyn MetricsListener>,

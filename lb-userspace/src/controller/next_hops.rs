@@ -99,6 +99,9 @@ impl NextHops {
 
     /// The backends of `config` behind `targets` to which there is no way, one line each, at most [`TOLD`].
     pub fn missing(&self, config: &Config, targets: &HashSet<Target>) -> Vec<String> {
+        if targets.is_empty() {
+            return Vec::new();
+        }
         let backends = config.vips.iter().flat_map(|vip| vip.backends.iter().map(move |backend| (vip, backend)));
         let mut missing = backends.filter_map(|(vip, backend)| {
             let target = Some(target(&config.node, vip, backend)).filter(|target| targets.contains(target))?;
@@ -152,9 +155,9 @@ fn is_settled(way: &Way) -> bool {
 }
 
 /// What netlink must find the ways to, for every backend of `config`.
-pub fn targets(config: &Config) -> HashSet<Target> {
-    let of_vip = |vip| move |backend| target(&config.node, vip, backend);
-    config.vips.iter().flat_map(|vip| vip.backends.iter().map(of_vip(vip))).collect()
+pub fn targets_of(config: &Config) -> impl Iterator<Item = Target> {
+    let of_vip = move |vip| move |backend| target(&config.node, vip, backend);
+    config.vips.iter().flat_map(move |vip| vip.backends.iter().map(of_vip(vip)))
 }
 
 /// What netlink must find the way to for a backend. With `l2` the backend itself must be on the link.
@@ -203,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_backend_of_two_modes_is_two_targets() {
-        let targets = targets(&config());
+        let targets: HashSet<_> = targets_of(&config()).collect();
         let expected = [("10.0.0.1", false), ("10.0.0.2", false), ("10.0.0.1", true)];
         let expected = expected.map(|(address, on_link)| Target::new(ip(address), on_link));
         assert_eq!(targets, HashSet::from(expected));
@@ -234,7 +237,7 @@ mod tests {
         let plain = Target::new(ip("10.0.0.1"), true);
         let via = Via { vrf: VrfName::new("blue").unwrap(), mark: 0x10 };
         let by_vrf = Target { via, mac: Some([2, 0, 0, 0, 0, 7]), ..plain };
-        assert_eq!(targets(&config), HashSet::from([plain, by_vrf]));
+        assert_eq!(targets_of(&config).collect::<HashSet<_>>(), HashSet::from([plain, by_vrf]));
     }
 
     #[test]
@@ -272,7 +275,7 @@ mod tests {
         let one = ip("10.0.0.1");
         next_hops.learn(Target::new(one, false), Ok(next_hop(1)));
         next_hops.learn(Target::new(one, true), Err(Unresolved::NoRoute { address: one, via: Default::default() }));
-        let missing = next_hops.missing(&config, &targets(&config));
+        let missing = next_hops.missing(&config, &targets_of(&config).collect());
         let [web, dns] = missing.as_slice() else { panic!("{missing:?}") };
         assert!(web.contains("10.0.0.2 of VIP web") && web.contains("still being looked for"), "{web}");
         assert!(dns.contains("10.0.0.1 of VIP dns") && dns.contains("no route to 10.0.0.1"), "{dns}");

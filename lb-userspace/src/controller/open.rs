@@ -16,7 +16,7 @@ use tokio::{
 use super::{
     Applies, ConfigFile, Controller, Error, MetricsListener, desired::Desired, follow::target, handle::Handle,
     history::History, interfaces::Interfaces, look_back::LookBack, losses::Losses, next_hops::NextHops,
-    problems::Problems, start::Start,
+    problems::Problems, start::Start, targets::Targets,
 };
 use crate::{
     dataplane::{self, Dataplane},
@@ -82,6 +82,7 @@ impl Controller {
             netlink,
             events,
             next_hops,
+            targets: Targets::default(),
             interfaces: Interfaces::default(),
             losses: Losses::default(),
             metrics,

@@ -1,32 +1,38 @@
-//! What of a change goes to disk: written and flushed beside the files before a map is touched, put in their place once
-//! the maps are written. Both may wait for a disk, so both are for a thread of their own.
+//! What of a change goes to disk: room for it is taken before a map is touched, it is written, flushed and put in place
+//! once the maps are written. All of it may wait for a disk, so it is for a thread of its own.
+//!
+//! A crash of the machine takes the maps as well: to flush before they are written would save nothing, and cost each
+//! change the time of a disk.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
-use super::history::{Page, Print, Sheet, print};
-use crate::disk::{ReplaceError, Replaced, Staged, WriteError};
+use super::{
+    file::Text,
+    history::{Page, Sheet},
+};
+use crate::disk::{ReplaceError, Replaced, Reserved, WriteError};
 
 /// What is to be written.
 #[derive(Debug)]
 pub struct Order {
     /// The config file and its text so far, where it is to be replaced.
-    pub file: Option<(PathBuf, Arc<str>)>,
+    pub file: Option<(PathBuf, Text)>,
     /// Where to keep what was applied.
     pub page: Option<Page>,
     /// The new text of both.
-    pub text: Arc<str>,
+    pub text: Text,
     /// What operators have done, where that is to be kept.
     pub operations: Option<Sheet>,
 }
 
-/// A change that is on disk, but not in place. Dropped, it leaves nothing.
+/// A change that there is room for on disk. Dropped, it leaves nothing.
 #[derive(Debug)]
 pub struct Record {
-    /// The new text of the config file, and the one that it is to replace.
-    file: Option<(Staged, Arc<str>)>,
-    applied: Option<Result<Staged, WriteError>>,
-    print: Print,
-    operations: Option<Result<Staged, WriteError>>,
+    /// Room for the config file, and the text that it is to replace.
+    file: Option<(Reserved, Text)>,
+    applied: Option<(Page, Result<Reserved, WriteError>)>,
+    text: Text,
+    operations: Option<Sheet>,
 }
 
 /// A change that is in place.
@@ -35,41 +41,38 @@ pub struct Recorded {
     /// The config file that was replaced.
     pub replaced: Option<Replaced>,
     /// What became of keeping what was applied, where that was to be done.
-    pub applied: Option<Result<Print, WriteError>>,
+    pub applied: Option<Result<Text, WriteError>>,
     /// The same of what operators have done.
     pub operations: Option<Result<(), WriteError>>,
 }
 
 impl Order {
-    /// Writes it all. That nothing can be kept is a failure only if it could be before. That what operators have done
-    /// cannot be kept is none: it is done all the same, and kept once that is possible.
-    pub fn stage(self) -> Result<Record, WriteError> {
+    /// Takes room for it all. That nothing can be kept is a failure only if it could be before. That what operators
+    /// have done cannot be kept is none: it is done all the same, and kept once that is possible.
+    pub fn reserve(self) -> Result<Record, WriteError> {
         let Self { file, page, text, operations } = self;
         let file = match file {
-            Some((path, before)) => Some((Staged::beside(&path, &text)?, before)),
+            Some((path, before)) => Some((Reserved::beside(&path, text.len())?, before)),
             None => None,
         };
-        let applied = page.map(|page| (page.stage(&text), page.is_needed()));
-        let applied = match applied {
-            Some((Err(error), true)) => return Err(error),
-            Some((staged, _)) => Some(staged),
+        let applied = match page.map(|page| (page.reserve(&text), page)) {
+            Some((Err(error), page)) if page.is_needed() => return Err(error),
+            Some((room, page)) => Some((page, room)),
             None => None,
         };
-        let operations = operations.map(|sheet| sheet.stage());
-        Ok(Record { file, applied, print: print(&text), operations })
+        Ok(Record { file, applied, text, operations })
     }
 }
 
 impl Record {
-    /// Puts it all in place. If the config file cannot be replaced, nothing is.
+    /// Writes it all, and puts it in place. If the config file cannot be replaced, nothing is.
     pub fn put(self) -> Result<Recorded, ReplaceError> {
-        let replaced = match self.file {
-            Some((staged, before)) => Some(staged.replace(&before)?),
+        let Self { file, applied, text, operations } = self;
+        let replaced = match file {
+            Some((room, before)) => Some(room.write(&text)?.replace(&before)?),
             None => None,
         };
-        let put = |staged: Staged| staged.put().map(|()| self.print);
-        let applied = self.applied.map(|staged| staged.and_then(put));
-        let operations = self.operations.map(|staged| staged.and_then(Staged::put));
-        Ok(Recorded { replaced, applied, operations })
+        let applied = applied.map(|(page, room)| page.put(room?, &text).map(|()| text));
+        Ok(Recorded { replaced, applied, operations: operations.map(|sheet| sheet.put()) })
     }
 }

@@ -12,14 +12,19 @@ use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
 use super::{
     Controller, Error,
     change::{log_change, moves_everything},
-    follow::EVENTS,
+    follow::{EVENTS, target},
     handle::{Handle, Reply, Request},
     log_reader::LogReader,
     losses::Losses,
     next_hops::Waiting,
     start::remove_leftovers,
+    targets::Targets,
 };
-use crate::{dataplane, disk::Staged, model::ProblemKind, tracking::Turn};
+use crate::{
+    dataplane,
+    model::{Config, ProblemKind},
+    tracking::Turn,
+};
 
 /// How soon what events have changed is published: not at each of thousands.
 const PUBLISH: Duration = Duration::from_millis(100);
@@ -36,15 +41,17 @@ impl Controller {
         });
         self.interfaces.learn_all(self.netlink.interfaces());
         self.follow_attachments();
-        let record = match self.stage(None, &Arc::clone(&self.applied)).await {
+        let record = match self.reserve(None, &Arc::clone(&self.applied)).await {
             Err(Error::Unwritten(error)) => {
                 self.history.note(Err(error));
                 None
             }
-            staged => Some(staged?),
+            reserved => Some(reserved?),
         };
-        let targets = self.resolve(&config, &self.lingering()).await?;
+        self.targets = Targets::adopted(self.dataplane.removed_destinations().map(target).collect());
+        let targets = self.resolve(&Config::default(), &config).await?;
         let done = block_in_place(|| self.dataplane.apply(&config))?;
+        self.targets.follow(&Config::default(), &config);
         let path = self.file.path.display();
         let what = if self.because.is_some() { "what was applied last of " } else { "" };
         let (elapsed, changes) = (done.elapsed, done.changes.len());
@@ -196,7 +203,7 @@ impl Controller {
     async fn keep_operations(&mut self) {
         let operations = Arc::clone(&self.applied.operations);
         let Some(sheet) = self.history.sheet(&operations) else { return };
-        let keep = spawn_blocking(move || sheet.stage().and_then(Staged::put));
+        let keep = spawn_blocking(move || sheet.put());
         if let Ok(kept) = self.meanwhile(keep).await {
             self.history.note_operations(kept, &operations);
         }

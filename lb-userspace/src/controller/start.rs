@@ -7,7 +7,7 @@ use std::{fs, path::Path};
 
 use super::{
     Error,
-    file::{ConfigFile, Contents},
+    file::{ConfigFile, Contents, Text},
     history::History,
 };
 use crate::{
@@ -67,8 +67,10 @@ pub fn remove_leftovers(file: &ConfigFile, applied: &str) {
     let current = file.text().ok();
     for path in leftovers(&file.path) {
         let text = disk::read(&path).ok();
+        // Room that was taken, and not written to.
+        let is_room = text.as_deref() == Some("");
         let is_known = text.is_some() && [Some(applied), current.as_deref()].contains(&text.as_deref());
-        if !is_known {
+        if !is_known && !is_room {
             log::warn!(
                 "{} was left by a daemon that was killed: it is what the file was before its last edit, an edit that was \
                  not made, or a save; look, and remove it",
@@ -81,7 +83,7 @@ pub fn remove_leftovers(file: &ConfigFile, applied: &str) {
 }
 
 /// The text that was applied last, if this version can read it.
-fn kept(file: &ConfigFile, text: String) -> Option<Contents> {
+fn kept(file: &ConfigFile, text: Text) -> Option<Contents> {
     let kept = file.parse(text, None);
     kept.inspect_err(|errors| log::error!("what was applied last is no valid config any more: {errors}")).ok()
 }
@@ -103,7 +105,8 @@ mod tests {
             fs::write(&file.path, text).unwrap();
         }
         if let Some(applied) = applied {
-            history.page(applied).unwrap().stage(applied).unwrap().put().unwrap();
+            let page = history.page(&Text::new(applied.to_owned())).unwrap();
+            page.put(page.reserve(applied).unwrap(), applied).unwrap();
         }
         if clean {
             history.end();
@@ -162,13 +165,19 @@ mod tests {
         let file = ConfigFile { path: directory.path().join("naru.toml"), overrides: Overrides::default() };
         fs::write(&file.path, NEW).unwrap();
         let path = |name: &str| directory.path().join(name);
-        for (name, text) in [(".naru-1.tmp", OLD), (".naru-2.tmp", NEW), (".naru-3.tmp", "saved"), ("naru-4.tmp", OLD)]
-        {
+        let left = [
+            (".naru-1.tmp", OLD),
+            (".naru-2.tmp", NEW),
+            (".naru-3.tmp", "saved"),
+            ("naru-4.tmp", OLD),
+            (".naru-5.tmp", ""),
+        ];
+        for (name, text) in left {
             fs::write(path(name), text).unwrap();
         }
         remove_leftovers(&file, OLD);
-        let left = [".naru-1.tmp", ".naru-2.tmp", ".naru-3.tmp", "naru-4.tmp"].map(|name| path(name).exists());
-        assert_eq!(left, [false, false, true, true]);
+        let names = [".naru-1.tmp", ".naru-2.tmp", ".naru-3.tmp", "naru-4.tmp", ".naru-5.tmp"];
+        assert_eq!(names.map(|name| path(name).exists()), [false, false, true, true, false]);
     }
 
     #[test]

@@ -3,12 +3,16 @@
 
 use std::{
     fs::{self, File, Permissions},
-    io::{self, Write},
+    io::{self, Read as _, Seek as _, Write as _},
     os::unix::fs::{MetadataExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
 };
 
-use tempfile::TempPath;
+use nix::{
+    errno::Errno,
+    fcntl::{FallocateFlags, fallocate},
+};
+use tempfile::{NamedTempFile, TempPath};
 
 use crate::fault;
 
@@ -25,30 +29,28 @@ pub struct WriteError {
     pub error: io::Error,
 }
 
-/// A new text for a file: on disk beside it, and not yet in its place. Dropped, it leaves nothing.
+/// Room on the disk for a new text of a file, beside the file. Dropped, it leaves nothing.
 #[derive(Debug)]
-pub struct Staged {
-    /// The file as it was named.
-    pub(super) path: PathBuf,
-    /// The file itself, where that is a symbolic link.
-    pub(super) target: PathBuf,
-    pub(super) temporary: TempPath,
-    pub(super) text: String,
+pub struct Reserved {
+    path: PathBuf,
+    target: PathBuf,
+    temporary: NamedTempFile,
 }
 
-impl Staged {
-    /// Writes `text` beside the file at `path`, or beside the file that it is a symbolic link to, with that file's mode
-    /// and owner. A new file gets mode 0644. When this returns, the text is on disk.
-    pub fn beside(path: &Path, text: &str) -> Result<Self, WriteError> {
-        Self::new(path, text, 0o644)
+impl Reserved {
+    /// Takes room for `length` bytes beside the file at `path`, or beside the file that it is a symbolic link to, with
+    /// that file's mode and owner. A new file gets mode 0644. A full or read-only disk shows here: what is written
+    /// later has room.
+    pub fn beside(path: &Path, length: usize) -> Result<Self, WriteError> {
+        Self::new(path, length, 0o644)
     }
 
     /// As [`Self::beside`]; a new file is its owner's alone.
-    pub fn private(path: &Path, text: &str) -> Result<Self, WriteError> {
-        Self::new(path, text, 0o600)
+    pub fn private(path: &Path, length: usize) -> Result<Self, WriteError> {
+        Self::new(path, length, 0o600)
     }
 
-    fn new(path: &Path, text: &str, new_mode: u32) -> Result<Self, WriteError> {
+    fn new(path: &Path, length: usize, new_mode: u32) -> Result<Self, WriteError> {
         let failed = |step| WriteError::at(path, step);
         let (target, old) = match fs::canonicalize(path) {
             Ok(target) => {
@@ -64,17 +66,48 @@ impl Staged {
             .suffix(SUFFIX)
             .tempfile_in(directory(&target))
             .map_err(failed("making a temporary file beside it"))?;
-        temporary.write_all(text.as_bytes()).map_err(failed("writing a temporary file beside it"))?;
-        let file = temporary.as_file();
         let mode = old.as_ref().map_or(new_mode, MetadataExt::mode) & 0o7777;
         if let Some(old) = old {
-            keep_owner(file, &old).map_err(failed("giving the new file the old one's owner"))?;
+            keep_owner(temporary.as_file(), &old).map_err(failed("giving the new file the old one's owner"))?;
         }
         // After the owner: changing that clears the set-id bits.
-        file.set_permissions(Permissions::from_mode(mode)).map_err(failed("giving the new file the old one's mode"))?;
+        let permissions = Permissions::from_mode(mode);
+        temporary.as_file().set_permissions(permissions).map_err(failed("giving the new file the old one's mode"))?;
+        take_room(temporary.as_file_mut(), length).map_err(failed("taking room for the new file"))?;
+        Ok(Self { path: path.to_owned(), target, temporary })
+    }
+
+    /// Writes the text. When this returns, it is on disk.
+    pub fn write(self, text: &str) -> Result<Staged, WriteError> {
+        let Self { path, target, mut temporary } = self;
+        let failed = |step| WriteError::at(&path, step);
+        temporary.write_all(text.as_bytes()).map_err(failed("writing a temporary file beside it"))?;
         fault::flush("flush a file");
-        file.sync_all().map_err(failed("flushing the new file"))?;
-        Ok(Self { path: path.to_owned(), target, temporary: temporary.into_temp_path(), text: text.to_owned() })
+        temporary.as_file().sync_all().map_err(failed("flushing the new file"))?;
+        Ok(Staged { path, target, temporary: temporary.into_temp_path(), text: text.to_owned() })
+    }
+}
+
+/// A new text for a file: on disk beside it, and not yet in its place. Dropped, it leaves nothing.
+#[derive(Debug)]
+pub struct Staged {
+    /// The file as it was named.
+    pub(super) path: PathBuf,
+    /// The file itself, where that is a symbolic link.
+    pub(super) target: PathBuf,
+    pub(super) temporary: TempPath,
+    pub(super) text: String,
+}
+
+impl Staged {
+    /// Takes room and writes `text` there: see [`Reserved`].
+    pub fn beside(path: &Path, text: &str) -> Result<Self, WriteError> {
+        Reserved::beside(path, text.len())?.write(text)
+    }
+
+    /// As [`Self::beside`]; a new file is its owner's alone.
+    pub fn private(path: &Path, text: &str) -> Result<Self, WriteError> {
+        Reserved::private(path, text.len())?.write(text)
     }
 
     /// Puts the text in the file's place, whatever is there. When this returns, that is on disk.
@@ -104,6 +137,23 @@ pub fn leftovers(path: &Path) -> Vec<PathBuf> {
     let is_leftover = |name: &str| name.starts_with(PREFIX) && name.ends_with(SUFFIX);
     let entries = fs::read_dir(directory(&target)).into_iter().flatten().flatten();
     entries.filter(|entry| entry.file_name().to_str().is_some_and(is_leftover)).map(|entry| entry.path()).collect()
+}
+
+/// Takes room for `length` bytes, of which none is there yet. Where the file system cannot (`EOPNOTSUPP`), they are
+/// written, and the file is empty again: it is then known that there was room a moment ago.
+fn take_room(file: &mut File, length: usize) -> io::Result<()> {
+    if length == 0 {
+        return Ok(());
+    }
+    let bytes = i64::try_from(length).map_err(io::Error::other)?;
+    match fallocate(&*file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, bytes) {
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => {
+            io::copy(&mut io::repeat(0).take(length as u64), file)?;
+            file.set_len(0)?;
+            file.rewind()
+        }
+        taken => Ok(taken?),
+    }
 }
 
 /// A rename is on disk when the directory is.

@@ -23,6 +23,7 @@ use toml::de::DeTable;
 use self::error::Problems;
 pub use self::{
     error::{ConfigError, ConfigErrors, ReadError},
+    section::Sections,
     warning::Warning,
 };
 use crate::model::Config;
@@ -45,11 +46,17 @@ impl Config {
     }
 
     /// The same as [`Config::parse`], but much quicker where `text` differs little from `before`, which `self` was read
-    /// from: an edit of one VIP among thousands.
-    pub fn reparse(&self, before: &str, text: &str, file: &Path) -> Result<Self, ConfigErrors> {
-        match reparse::reparse(self, before, text) {
-            Some(config) => Ok(config),
-            None => Self::parse(text, file),
+    /// from and which has these `sections`: an edit of one VIP among thousands.
+    pub fn reparse(
+        &self,
+        before: &str,
+        sections: &Sections,
+        text: &str,
+        file: &Path,
+    ) -> Result<(Self, Sections), ConfigErrors> {
+        match reparse::reparse(self, before, sections, text) {
+            Some(reparsed) => Ok(reparsed),
+            None => Ok((Self::parse(text, file)?, Sections::of(text))),
         }
     }
 

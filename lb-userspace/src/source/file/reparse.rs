@@ -4,20 +4,34 @@ use std::sync::Arc;
 
 use toml::de::DeTable;
 
-use super::{error::Problems, read, section, validate};
+use super::{
+    error::Problems,
+    read,
+    section::{self, Sections},
+    validate,
+};
 use crate::model::{Config, Vip};
 
-/// The config that `text` holds, where that is quick to tell: it differs from `before`, the text of `config`, in whole
-/// VIPs only, and is valid. `None` says nothing about the text.
-pub(super) fn reparse(config: &Config, before: &str, text: &str) -> Option<Config> {
-    let (old, new) = (Parts::of(before)?, Parts::of(text)?);
+/// The config that `text` holds, and its sections, where that is quick to tell: it differs from `before`, the text of
+/// `config`, in whole VIPs only, and is valid. `None` says nothing about the text.
+pub(super) fn reparse(config: &Config, before: &str, sections: &Sections, text: &str) -> Option<(Config, Sections)> {
+    let starts = sections.starts()?;
     // Each part must be one VIP; `vip = [{ … }]` has none, and says so by its count.
-    if old.head != new.head || old.vips.len() != config.vips.len() {
+    if starts.len() != config.vips.len() {
         return None;
     }
+    let Middle { first, end, from, old_to, new_to } = Middle::of(before, starts, text)?;
+    let middle = &text[from..new_to];
+    let new_starts = section::starts(middle)?;
+    // What stands before the first header belongs to the part above.
+    if !middle.is_empty() && new_starts.first() != Some(&0) || has_long_quotes_at(text, [from, new_to]) {
+        return None;
+    }
+    let old_parts: Vec<&str> = parts(&before[..old_to], &starts[first..end]);
+    let new_parts: Vec<&str> = parts(middle, &new_starts);
     let same = |(old, new): &(&&str, &&str)| old == new;
-    let above = old.vips.iter().zip(&new.vips).take_while(same).count();
-    let (old_rest, new_rest) = (&old.vips[above..], &new.vips[above..]);
+    let above = old_parts.iter().zip(&new_parts).take_while(same).count();
+    let (old_rest, new_rest) = (&old_parts[above..], &new_parts[above..]);
     let below = old_rest.iter().rev().zip(new_rest.iter().rev()).take_while(same).count();
     let gone = &old_rest[..old_rest.len() - below];
     let come = &new_rest[..new_rest.len() - below];
@@ -25,24 +39,67 @@ pub(super) fn reparse(config: &Config, before: &str, text: &str) -> Option<Confi
         return None;
     }
     let changed = vips(&come.concat())?;
-    let mut config = config.clone();
-    config.vips.splice(above..above + gone.len(), changed);
-    (config.vips.len() == new.vips.len() && validate::go_together(&config)).then_some(config)
-}
-
-/// A text cut before each `[[vip]]`.
-struct Parts<'t> {
-    head: &'t str,
-    vips: Vec<&'t str>,
-}
-
-impl<'t> Parts<'t> {
-    fn of(text: &'t str) -> Option<Self> {
-        let starts = section::sections(text)?;
-        let ends = starts.iter().skip(1).copied().chain([text.len()]);
-        let vips = starts.iter().zip(ends).map(|(start, end)| &text[*start..end]).collect();
-        Some(Self { head: &text[..starts.first().copied().unwrap_or(text.len())], vips })
+    if changed.len() != come.len() {
+        return None;
     }
+    let mut after = config.clone();
+    after.vips.splice(first + above..first + above + gone.len(), changed);
+    let unchanged = starts[end..].iter().map(|start| start - old_to + new_to);
+    let starts = starts[..first].iter().copied().chain(new_starts.iter().map(|start| from + start)).chain(unchanged);
+    let sections = Sections::new(starts.collect());
+    validate::go_together(config, &after).then_some((after, sections))
+}
+
+/// The parts within which two texts differ, and one more, whose comments may begin elsewhere now.
+struct Middle {
+    /// Numbers of the first and behind the last of the parts of the text before.
+    first: usize,
+    end: usize,
+    /// Where they begin in both texts, and where they end in each.
+    from: usize,
+    old_to: usize,
+    new_to: usize,
+}
+
+impl Middle {
+    /// `None` where the heads differ.
+    fn of(before: &str, starts: &[usize], text: &str) -> Option<Self> {
+        let above = common_prefix(before.as_bytes(), text.as_bytes());
+        let below = common_suffix(&before.as_bytes()[above..], &text.as_bytes()[above..]);
+        let first = starts.partition_point(|start| *start < above).checked_sub(1)?;
+        let behind = starts.partition_point(|start| *start < before.len() - below);
+        let end = (behind + 1).min(starts.len());
+        let old_to = starts.get(end).copied().unwrap_or(before.len());
+        Some(Self { first, end, from: starts[first], old_to, new_to: text.len() - (before.len() - old_to) })
+    }
+}
+
+/// How many bytes are the same from the beginning.
+fn common_prefix(a: &[u8], b: &[u8]) -> usize {
+    // Whole blocks are compared many bytes at a time.
+    const BLOCK: usize = 4096;
+    let blocks = a.chunks_exact(BLOCK).zip(b.chunks_exact(BLOCK)).take_while(|(a, b)| a == b).count() * BLOCK;
+    blocks + a[blocks..].iter().zip(&b[blocks..]).take_while(|(a, b)| a == b).count()
+}
+
+/// How many bytes are the same from the end.
+fn common_suffix(a: &[u8], b: &[u8]) -> usize {
+    const BLOCK: usize = 4096;
+    let blocks = a.rchunks_exact(BLOCK).zip(b.rchunks_exact(BLOCK)).take_while(|(a, b)| a == b).count() * BLOCK;
+    let (a, b) = (&a[..a.len() - blocks], &b[..b.len() - blocks]);
+    blocks + a.iter().rev().zip(b.iter().rev()).take_while(|(a, b)| a == b).count()
+}
+
+/// Whether the quotes of a string of several lines may stand across one of these places.
+fn has_long_quotes_at(text: &str, places: [usize; 2]) -> bool {
+    let around = |place: usize| &text.as_bytes()[place.saturating_sub(2)..(place + 2).min(text.len())];
+    places.into_iter().any(|place| around(place).windows(3).any(|quotes| quotes == b"\"\"\"" || quotes == b"'''"))
+}
+
+/// `text` cut at each of `starts`.
+fn parts<'t>(text: &'t str, starts: &[usize]) -> Vec<&'t str> {
+    let ends = starts.iter().skip(1).copied().chain([text.len()]);
+    starts.iter().zip(ends).map(|(start, end)| &text[*start..end]).collect()
 }
 
 /// Whether nothing but VIPs is in the text.
@@ -96,6 +153,10 @@ forward = "ipip"
         TEXT.replace("[metadata]\n", "")
     }
 
+    fn quick(before: &str, text: &str) -> Option<(Config, Sections)> {
+        reparse(&config(before).unwrap(), before, &Sections::of(before), text)
+    }
+
     fn config(text: &str) -> Option<Config> {
         Config::parse(text, "f".as_ref()).ok()
     }
@@ -119,9 +180,9 @@ forward = "ipip"
             format!("{before}{d}"),
             before.replace(b, &d).replace("\"c\"", "\"e\""),
         ] {
-            let quick = reparse(&config(&before).unwrap(), &before, &text);
-            assert_eq!(quick, config(&text), "{text}");
-            assert!(quick.is_some(), "{text}");
+            let (quick, sections) = quick(&before, &text).unwrap_or_else(|| panic!("{text}"));
+            assert_eq!(Some(quick), config(&text), "{text}");
+            assert_eq!(sections, Sections::of(&text), "{text}");
         }
     }
 
@@ -147,7 +208,7 @@ forward = "ipip"
             TEXT.to_owned(),
             before.replace("  [[vip.backends]]", "[node]\n  [[vip.backends]]"),
         ] {
-            assert_eq!(reparse(&config(&before).unwrap(), &before, &text), None, "{text}");
+            assert_eq!(quick(&before, &text), None, "{text}");
         }
     }
 
@@ -156,7 +217,8 @@ forward = "ipip"
         let before = sound().replace("[node]\nmax_vips = 4\n", "") + "[node]\nmax_vips = 3\n";
         let known = config(&before).unwrap();
         for text in [before.replace("[node]\nmax_vips = 3\n", ""), before.replace("max_vips = 3", "max_vips = 9")] {
-            assert_eq!(known.reparse(&before, &text, "f".as_ref()).ok(), config(&text));
+            let reparsed = known.reparse(&before, &Sections::of(&before), &text, "f".as_ref());
+            assert_eq!(reparsed.ok().map(|(config, _)| config), config(&text));
             assert_ne!(config(&text), Some(known.clone()));
         }
     }

@@ -4,38 +4,64 @@
 //! Parts are given only where each is certain to be a TOML document of its own with the same meaning as within the
 //! whole; where that is not certain, the caller takes the whole text.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use toml::de::{DeTable, DeValue};
 
-/// The `[[vip]]` of that name, with the comments directly above its header.
-pub(super) fn vip(text: &str, name: &str) -> Option<Range<usize>> {
-    let sections = sections(text)?;
-    // Only sections in which the name stands in quotes can be it; nearly always there is one.
-    ['"', '\''].into_iter().flat_map(|quote| matches_of(text, format!("{quote}{name}{quote}"))).find_map(|place| {
-        let index = sections.partition_point(|start| *start <= place).checked_sub(1)?;
-        let end = sections.get(index + 1).copied().unwrap_or(text.len());
-        let range = sections[index]..end;
-        is_vip(&text[range.clone()], name).then_some(range)
-    })
-}
+use crate::model::Config;
 
-/// The last `[[vip]]` and what follows it.
-pub(super) fn last(text: &str) -> Option<Range<usize>> {
-    Some(*sections(text)?.last()?..text.len())
-}
+/// Where the parts of a text begin: each is a `[[vip]]` with the comments directly above it; what stands before the
+/// first is the head.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sections(Option<Arc<[usize]>>);
 
-/// What stands before the first `[[vip]]`, if `[node]` is there.
-pub(super) fn node(text: &str) -> Option<Range<usize>> {
-    let end = *sections(text)?.first()?;
-    let root = DeTable::parse(&text[..end]).ok()?;
-    (root.get_ref().contains_key("node") && !root.get_ref().contains_key("vip")).then_some(0..end)
+impl Sections {
+    /// Of any text.
+    pub fn of(text: &str) -> Self {
+        Self(starts(text).map(Arc::from))
+    }
+
+    /// Of a text with these parts.
+    pub(super) fn new(starts: Vec<usize>) -> Self {
+        Self(Some(starts.into()))
+    }
+
+    /// Where they begin; `None` where a line that looks like a header may be part of a string.
+    pub(super) fn starts(&self) -> Option<&[usize]> {
+        self.0.as_deref()
+    }
+
+    /// The VIP of that name in `text`, which these are of; where the parts are the VIPs of `config`, at its place there.
+    pub(super) fn vip(&self, text: &str, config: Option<&Config>, name: &str) -> Option<Range<usize>> {
+        let starts = self.starts()?;
+        let part = |index: usize| starts[index]..starts.get(index + 1).copied().unwrap_or(text.len());
+        let is_it = |range: &Range<usize>| is_vip(&text[range.clone()], name);
+        if let Some(config) = config.filter(|config| config.vips.len() == starts.len()) {
+            return config.vips.iter().position(|vip| vip.name == name).map(part).filter(is_it);
+        }
+        // Only parts in which the name stands in quotes can be it; nearly always there is one.
+        let places = ['"', '\''].into_iter().flat_map(|quote| matches_of(text, format!("{quote}{name}{quote}")));
+        let mut parts = places.filter_map(|place| starts.partition_point(|start| *start <= place).checked_sub(1));
+        parts.find_map(|index| Some(part(index)).filter(is_it))
+    }
+
+    /// The last VIP of `text` and what follows it.
+    pub(super) fn last(&self, text: &str) -> Option<Range<usize>> {
+        Some(*self.starts()?.last()?..text.len())
+    }
+
+    /// The head of `text`, if `[node]` is there.
+    pub(super) fn node(&self, text: &str) -> Option<Range<usize>> {
+        let end = *self.starts()?.first()?;
+        let root = DeTable::parse(&text[..end]).ok()?;
+        (root.get_ref().contains_key("node") && !root.get_ref().contains_key("vip")).then_some(0..end)
+    }
 }
 
 /// Where each `[[vip]]` begins, with the comments directly above it; `None` where a line that looks like a header may
 /// be part of a string.
-pub(super) fn sections(text: &str) -> Option<Vec<usize>> {
-    if text.contains("\"\"\"") || text.contains("'''") {
+pub(super) fn starts(text: &str) -> Option<Vec<usize>> {
+    if ["\"\"\"", "'''"].into_iter().any(|quotes| text.contains(quotes)) {
         return None;
     }
     let mut starts = Vec::new();
@@ -77,6 +103,18 @@ fn is_vip(section: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn vip(text: &str, name: &str) -> Option<Range<usize>> {
+        Sections::of(text).vip(text, None, name)
+    }
+
+    fn node(text: &str) -> Option<Range<usize>> {
+        Sections::of(text).node(text)
+    }
+
+    fn last(text: &str) -> Option<Range<usize>> {
+        Sections::of(text).last(text)
+    }
 
     #[test]
     fn a_vip_begins_at_the_comments_above_it() {

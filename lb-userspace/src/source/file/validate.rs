@@ -36,24 +36,35 @@ pub(super) fn check_each(text: &str, draft: &Draft, problems: &mut Problems) {
     }
 }
 
-/// Whether the VIPs of a config, each of them sound, go together: the part of [`check`] that [`check_each`] leaves out.
-/// Says neither what is wrong nor where.
-pub(super) fn go_together(config: &Config) -> bool {
+/// Whether the VIPs of a config, each of them sound, go together, where those of `before` did: the part of [`check`]
+/// that [`check_each`] leaves out. Says neither what is wrong nor where.
+pub(super) fn go_together(before: &Config, config: &Config) -> bool {
     let Config { node: Node { names_interfaces, max_vips, max_backends, max_slots, encap_source6, .. }, vips } = config;
     if vips.is_empty() && !names_interfaces {
         return false;
     }
-    let mut names = HashSet::with_capacity(vips.len());
-    let mut ports = HashSet::with_capacity(vips.len());
-    let (mut backends, mut slots) = (0, 0);
-    for vip in vips {
-        backends += vip.backends.len() as u64;
-        slots += u64::from(vip.slots);
+    let come = before.difference(config).come;
+    let (mut names, mut services) = (HashSet::new(), HashSet::new());
+    for vip in &come {
         let in_ipv6 = vip.forward == ForwardMode::Ipip && vip.backends.iter().any(|backend| backend.address.is_ipv6());
         if in_ipv6 && encap_source6.is_none() {
             return false;
         }
-        if !names.insert(&vip.name) || !vip.ports.iter().all(|port| ports.insert((vip.address, *port))) {
+        if !names.insert(vip.name.as_str()) || !vip.ports.iter().all(|port| services.insert((vip.address, *port))) {
+            return false;
+        }
+    }
+    let addresses: HashSet<IpAddr> = come.iter().map(|vip| vip.address).collect();
+    let come: HashSet<*const Vip> = come.into_iter().map(Arc::as_ptr).collect();
+    let (mut backends, mut slots) = (0, 0);
+    for vip in vips {
+        backends += vip.backends.len() as u64;
+        slots += u64::from(vip.slots);
+        if names.is_empty() || come.contains(&Arc::as_ptr(vip)) {
+            continue;
+        }
+        let serves = |port: &Port| services.contains(&(vip.address, *port));
+        if names.contains(vip.name.as_str()) || addresses.contains(&vip.address) && vip.ports.iter().any(serves) {
             return false;
         }
     }

@@ -14,8 +14,10 @@ use lb_common::BackendState;
 use serde::{Deserialize, Serialize};
 
 use self::document::Document;
-use super::section;
-use crate::model::{FlowHash, ForwardMode, Mac, MacChoice, Port, Tracking, Vrf, idle::IdleTime, state_serde, suggest};
+use super::section::Sections;
+use crate::model::{
+    Config, FlowHash, ForwardMode, Mac, MacChoice, Port, Tracking, Vrf, idle::IdleTime, state_serde, suggest,
+};
 
 /// A change of a config file. What a `…Set` has no value for stays as it is, in an `…Add` it gets its default.
 ///
@@ -251,16 +253,27 @@ impl Edit {
 
 /// The text of a config after `edit`.
 pub fn apply_edit(text: &str, edit: &Edit) -> Result<String, EditError> {
+    apply_edit_to(text, &Sections::of(text), None, edit)
+}
+
+/// The same for a text of which it is known what its `sections` are, and which `config` it holds.
+pub fn apply_edit_to(
+    text: &str,
+    sections: &Sections,
+    config: Option<&Config>,
+    edit: &Edit,
+) -> Result<String, EditError> {
+    let vip = |name: &str| sections.vip(text, config, name);
     let range = match edit {
-        Edit::VipAdd(NewVip { name, .. }) => match section::vip(text, name) {
+        Edit::VipAdd(NewVip { name, .. }) => match vip(name) {
             Some(_) => return Err(EditError::VipExists(name.clone())),
-            None => section::last(text),
+            None => sections.last(text),
         },
-        Edit::VipSet(VipValues { name, .. }) | Edit::VipRemove { name } => section::vip(text, name),
-        Edit::BackendAdd { vip, .. } | Edit::BackendSet { vip, .. } | Edit::BackendRemove { vip, .. } => {
-            section::vip(text, vip)
-        }
-        Edit::InterfaceAdd { .. } | Edit::InterfaceRemove { .. } => section::node(text),
+        Edit::VipSet(VipValues { name, .. }) | Edit::VipRemove { name } => vip(name),
+        Edit::BackendAdd { vip: name, .. }
+        | Edit::BackendSet { vip: name, .. }
+        | Edit::BackendRemove { vip: name, .. } => vip(name),
+        Edit::InterfaceAdd { .. } | Edit::InterfaceRemove { .. } => sections.node(text),
     };
     // A section is a whole document to TOML, and in a config of thousands of VIPs much quicker to edit.
     let range = range.unwrap_or(0..text.len());
