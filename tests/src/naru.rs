@@ -39,6 +39,7 @@ const SHARED: Duration = Duration::from_millis(1100);
 /// A daemon on the load balancer of a lab, with config, socket and pins of its own. Dropping it kills the daemon; the
 /// lab removes the rest. When a test fails, the daemon's log is printed.
 pub struct Naru {
+    binary: PathBuf,
     host: Host,
     config: PathBuf,
     socket: PathBuf,
@@ -88,6 +89,7 @@ impl Naru {
     /// When the config has no `[node]` or cannot be written.
     pub fn prepare(lab: &Lab, text: &str) -> anyhow::Result<Self> {
         let naru = Self {
+            binary: naru_binary()?.to_owned(),
             host: lab.balancer().clone(),
             config: lab.dir().join("naru.toml"),
             socket: lab.dir().join("naru.sock"),
@@ -150,6 +152,11 @@ impl Naru {
     /// From now on daemons are started with the privileges that this unit of systemd leaves them.
     pub fn confine(&mut self, unit: &Path) {
         self.unit = Some(unit.to_owned());
+    }
+
+    /// From now on daemons and commands are those of another build.
+    pub fn use_binary(&mut self, binary: &Path) {
+        self.binary = binary.to_owned();
     }
 
     /// Kills the daemon with SIGKILL.
@@ -249,7 +256,7 @@ impl Naru {
     ///
     /// When there is no `naru` binary.
     pub fn command(&self, args: &[&str]) -> anyhow::Result<Command> {
-        let mut command = self.host.command(naru_binary()?);
+        let mut command = self.host.command(&self.binary);
         // The socket as well: a config that is no TOML does not say where it is.
         command.args(args).arg("--config").arg(&self.config).arg("--socket").arg(&self.socket);
         Ok(command)
@@ -452,6 +459,11 @@ pub fn naru_binary() -> anyhow::Result<&'static Path> {
     static BINARY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let binary = BINARY.get_or_init(|| named_by("NARU_BIN", "naru"));
     binary.as_deref().map_err(|error| anyhow!("{error}"))
+}
+
+/// The `naru` binary of the version before this one, `NARU_BEFORE_BIN`: `cargo xtask test` builds it.
+pub fn naru_binary_before() -> Option<PathBuf> {
+    env::var_os("NARU_BEFORE_BIN").map(PathBuf::from)
 }
 
 /// The `naru-lab` binary: this one if it is, else `NARU_LAB_BIN` if set, else that of this build.

@@ -1,10 +1,21 @@
-//! `cargo xtask bench packet --against REVISION`: the bench of another commit, built in a work tree of its own.
+//! Binaries of another commit, built in a work tree of its own: the bench of `cargo xtask bench packet --against
+//! REVISION`, and the version before this one, from which `cargo xtask test` upgrades.
 
-use std::{ffi::OsString, os::unix::fs::symlink, path::PathBuf, process::Command};
+use std::{
+    ffi::OsString,
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, bail};
 
 const FLAG: &str = "--against";
+
+/// The version before this one: upgrades are from it. To be moved when a version is released, and never past a change
+/// of a map's layout that a released version does not have.
+const BEFORE: &str = "1a809a8";
 
 /// The arguments with the path of a built `naru-bench` in the place of the revision, where they name one.
 ///
@@ -15,38 +26,74 @@ pub fn resolve(mut arguments: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
     for index in 0..arguments.len() {
         let Some(argument) = arguments[index].to_str() else { continue };
         if let Some(revision) = argument.strip_prefix("--against=") {
-            arguments[index] = [FLAG.into(), build(revision)?.into_os_string()].join("=".as_ref());
+            arguments[index] = [FLAG.into(), bench(revision)?.into_os_string()].join("=".as_ref());
         } else if argument == FLAG
             && let Some(revision) = arguments.get(index + 1)
         {
             let revision = revision.to_str().context("the name of a revision is not UTF-8")?;
-            arguments[index + 1] = build(revision)?.into();
+            arguments[index + 1] = bench(revision)?.into();
         }
     }
     Ok(arguments)
 }
 
-/// Builds `naru-bench` of a revision. It lies in a work tree under the target directory, by the name of its commit, and
-/// is kept: a second run over the same commit has nothing to build.
-fn build(revision: &str) -> anyhow::Result<PathBuf> {
-    let commit = commit(revision)?;
-    let tree = xtask::target_dir().join("against").join(&commit);
+/// Builds `naru-bench` of a revision. It is kept: a second run over the same commit has nothing to build.
+fn bench(revision: &str) -> anyhow::Result<PathBuf> {
+    let tree = tree(&commit(revision)?)?;
+    let target = tree.join("target");
+    let options = ["--quiet", "--release", "--locked", "--bin", "naru-bench"];
+    build("naru-bench", &options, &tree, &target)?;
+    Ok(target.join("release/naru-bench"))
+}
+
+/// Builds `naru` of the version before this one, with the profile of the tests. It is kept.
+///
+/// # Errors
+///
+/// Git does not know the version, or it does not build.
+pub fn naru_before() -> anyhow::Result<PathBuf> {
+    let commit = commit(BEFORE)?;
+    let kept = xtask::target_dir().join("before").join(&commit);
+    if kept.exists() {
+        return Ok(kept);
+    }
+    // In a place of its own: cargo takes the crates of one workspace in two places for the same.
+    let tree = tree(&commit)?;
+    let target = tree.join("target");
+    build("naru", &["--quiet", "--locked", "--package", "lb-userspace", "--bin", "naru"], &tree, &target)?;
+    let directory = kept.parent().expect("it lies in a directory");
+    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let half = kept.with_extension("half");
+    let copied = fs::copy(target.join("debug/naru"), &half).and_then(|_| fs::rename(&half, &kept));
+    copied.with_context(|| format!("cannot make {}", kept.display()))?;
+    // A gigabyte that nobody needs any more.
+    fs::remove_dir_all(target.join("debug")).with_context(|| format!("cannot remove {}", target.display()))?;
+    Ok(kept)
+}
+
+/// A work tree of a commit, under the target directory.
+fn tree(commit: &str) -> anyhow::Result<PathBuf> {
+    let tree = xtask::target_dir().join("against").join(commit);
     if !tree.join("Cargo.toml").exists() {
         // Forced, as git may remember a tree that went with an earlier target directory.
         let mut add = git(&["worktree", "add", "--force", "--detach"]);
-        succeed(add.arg(&tree).arg(&commit))?;
+        succeed(add.arg(&tree).arg(commit))?;
     }
     let target = tree.join("target");
-    std::fs::create_dir_all(&target).with_context(|| format!("cannot make {}", target.display()))?;
+    fs::create_dir_all(&target).with_context(|| format!("cannot make {}", target.display()))?;
     // What setup built for itself serves both.
     let setup = target.join("setup");
     if !setup.exists() {
         symlink(xtask::setup_dir(), &setup).with_context(|| format!("cannot make {}", setup.display()))?;
     }
-    eprintln!("building naru-bench of {commit} in {} …", tree.display());
-    let mut build = super::cargo(&["build", "--quiet", "--release", "--locked", "--bin", "naru-bench", "--target-dir"]);
-    succeed(build.arg(&target).env_remove("CARGO_TARGET_DIR").current_dir(&tree))?;
-    Ok(target.join("release/naru-bench"))
+    Ok(tree)
+}
+
+fn build(what: &str, options: &[&str], tree: &Path, target: &Path) -> anyhow::Result<()> {
+    eprintln!("building {what} of {} …", tree.display());
+    let mut build = super::cargo(&["build"]);
+    let build = build.args(options).arg("--target-dir").arg(target);
+    succeed(build.env_remove("CARGO_TARGET_DIR").current_dir(tree))
 }
 
 /// The full name of the commit that a revision is.

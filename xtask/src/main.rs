@@ -86,11 +86,16 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
 
 /// Runs the tests; whatever they did not test stands at the end, where it is read.
 fn test(allow_untested: bool, arguments: &[OsString]) -> anyhow::Result<ExitCode> {
+    let before = against::naru_before();
     finish(&mut cargo(&["build", "--workspace", "--bins"]))?;
     // Named, so that no test asks cargo for them while others run.
     let built = xtask::target_dir().join("debug");
     let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"]);
     tests.args(arguments).env("NARU_BIN", built.join("naru")).env("NARU_LAB_BIN", built.join("naru-lab"));
+    match before {
+        Ok(before) => drop(tests.env("NARU_BEFORE_BIN", before)),
+        Err(error) => eprintln!("warning: no upgrade can be tested: {error:#}"),
+    }
     let untested = xtask::target_dir().join(format!("not-tested-{}", std::process::id()));
     if allow_untested {
         tests.env(NOT_TESTED, &untested)
