@@ -131,6 +131,8 @@ fn an_operation_is_done_while_the_file_is_ahead_and_stays_when_the_file_is_repla
     naru.write_config(&down).unwrap();
     assert_eq!(status(&naru).config.file, FileState::Changed);
     let diff = naru.try_cli(&["diff", "--output", "json"]).unwrap();
+    let told_before = String::from_utf8_lossy(&diff.stderr).into_owned();
+    assert!(told_before.contains("is drain all the same"), "{told_before}");
     let diff: Diff = serde_json::from_slice(&diff.stdout).unwrap();
     let change = format!("vip web: backend {ONE} state active → down");
     assert_eq!(diff.changes.iter().map(ToString::to_string).collect::<Vec<_>>(), [change]);
@@ -267,20 +269,104 @@ fn save_in_place(file: &Path, text: &str) {
     fs::write(file, text).unwrap();
 }
 
-/// Somebody's save takes its time, and an apply waits for it: an operation waits for neither.
+/// Somebody's save takes its time, and an apply waits for it: operations wait for neither, and what they did is in force
+/// while it waits.
 #[test]
-fn an_operation_does_not_wait_for_an_apply_that_waits_for_a_save() {
+fn operations_do_not_wait_for_an_apply_that_waits_for_a_save() {
     let (_lab, naru) = start();
     let saver = File::options().append(true).open(naru.config_path()).unwrap();
     thread::scope(|scope| {
         let apply = scope.spawn(|| naru.try_cli(&["apply"]).unwrap());
-        sleep(Duration::from_millis(300));
-        naru.cli(&["backend", "drain", "web", ONE]).unwrap();
-        assert!(!apply.is_finished(), "nothing was waited for");
-        assert_eq!(told(&naru, ONE), by_root("drain", "active"));
-        drop(saver);
+        // As many as there is time for: the apply gives up after two seconds.
+        let mut done = 0;
+        while !apply.is_finished() {
+            let operations = ["drain", "restore"].map(|verb| {
+                let naru = &naru;
+                scope.spawn(move || {
+                    naru.cli(&["backend", verb, "web", if verb == "drain" { ONE } else { TWO }]).unwrap()
+                })
+            });
+            operations.into_iter().for_each(|operation| drop(operation.join().unwrap()));
+            done += u32::from(!apply.is_finished());
+        }
+        assert!(done > 0, "nothing was done while the apply waited");
         let applied = apply.join().unwrap();
-        assert!(applied.status.success(), "{applied:?}");
+        assert!(!applied.status.success(), "nothing was waited for: {applied:?}");
     });
+    drop(saver);
+    assert_eq!((told(&naru, ONE), told(&naru, TWO)), (by_root("drain", "active"), by_root("active", "drain")));
+}
+
+/// That nobody has applied the file is told until somebody does: an operation is no apply.
+#[test]
+fn an_operation_leaves_it_told_that_nobody_applied_the_file() {
+    let (_lab, mut naru) = start();
+    naru.write_config(&naru.config().unwrap().replace("weight = 100 }", "weight = 7 }")).unwrap();
+    naru.kill9().unwrap();
+    naru.restart().unwrap();
+    let told_so = |naru: &Naru| status(naru).problems.iter().any(|problem| problem.kind == ProblemKind::Config);
+    let before = status(&naru).config.applied_at_us;
+    assert!(told_so(&naru));
+    naru.cli(&["backend", "drain", "web", ONE]).unwrap();
+    assert_eq!((told_so(&naru), status(&naru).config.applied_at_us), (true, before));
+    naru.cli(&["apply"]).unwrap();
+    assert!(!told_so(&naru) && status(&naru).config.applied_at_us > before);
+}
+
+/// A disk that does not answer holds no operation up for long, and none is lost once it does.
+#[test]
+fn operations_are_done_while_the_disk_hangs() {
+    let lab = Lab::builder().backends(2).build().unwrap();
+    let faults = lab.dir().join("faults");
+    fs::create_dir(&faults).unwrap();
+    let mut naru = Naru::prepare(&lab, &Naru::node(&lab, VIPS)).unwrap();
+    naru.restart_in(&[], &[("NARU_FAULTS", &faults)]).unwrap();
+    status(&naru);
+    fs::write(faults.join("held"), "").unwrap();
+    let drained = naru.try_cli(&["backend", "drain", "web", ONE]).unwrap();
+    let warning = String::from_utf8_lossy(&drained.stderr).into_owned();
+    assert!(drained.status.success() && warning.contains("the disk does not answer"), "{warning}");
+    naru.cli(&["backend", "restore", "web", TWO]).unwrap();
+    assert_eq!((told(&naru, ONE), told(&naru, TWO)), (by_root("drain", "active"), by_root("active", "drain")));
+    fs::remove_file(faults.join("held")).unwrap();
+    naru.wait_for("all is kept", LIMIT, |naru| Ok(status(naru).problems.is_empty())).unwrap();
+    naru.kill9().unwrap();
+    naru.restart().unwrap();
+    assert_eq!((told(&naru, ONE), told(&naru, TWO)), (by_root("drain", "active"), by_root("active", "drain")));
+}
+
+/// A state directory that is another daemon's at the start is taken once that has ended.
+#[test]
+fn a_state_directory_that_comes_late_keeps_what_was_done_before() {
+    let (_lab, mut naru) = start();
+    naru.stop().unwrap();
+    let state = File::open(naru.state()).unwrap();
+    let held = nix::fcntl::Flock::lock(state, nix::fcntl::FlockArg::LockExclusive).unwrap();
+    naru.restart().unwrap();
+    let drained = naru.try_cli(&["backend", "drain", "web", ONE]).unwrap();
+    let warning = String::from_utf8_lossy(&drained.stderr).into_owned();
+    assert!(drained.status.success() && warning.contains("nor what was drained"), "{warning}");
+    drop(held);
+    naru.wait_for("it is kept", LIMIT, |naru| Ok(status(naru).problems.is_empty())).unwrap();
+    naru.kill9().unwrap();
+    naru.restart().unwrap();
     assert_eq!(told(&naru, ONE), by_root("drain", "active"));
+}
+
+/// An operation does one thing to one backend, whatever else is not as the file says.
+#[test]
+fn an_operation_detaches_nothing() {
+    let (lab, mut naru) = start();
+    naru.stop().unwrap();
+    let [eth0, ..] = &lab.interfaces()[..] else { panic!("the lab has no interface") };
+    let text = naru.config().unwrap();
+    naru.write_config(&text.replacen(&format!("\"{eth0}\""), "\"absent\"", 1)).unwrap();
+    naru.restart().unwrap();
+    let attached = |naru: &Naru| {
+        let interfaces = status(naru).interfaces;
+        interfaces.iter().find(|interface| interface.name == *eth0).is_some_and(|found| found.attached.is_some())
+    };
+    assert!(attached(&naru), "{}", naru.log());
+    naru.cli(&["backend", "drain", "web", ONE]).unwrap();
+    assert!(attached(&naru), "{}", naru.log());
 }

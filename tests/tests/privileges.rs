@@ -82,6 +82,9 @@ fn three_capabilities_are_enough_for_a_whole_life() {
     let first = site.lab.backends()[0].ipv4().to_string();
     site.cli(&["backend", "drain", "web", &first]).unwrap();
     assert!(!site.config().unwrap().contains("drain"), "it is no edit");
+    assert!(std::fs::read_to_string(site.state().join("operations.json")).unwrap().contains("drain"));
+    site.cli(&["backend", "set", "web", &first, "--weight", "99"]).unwrap();
+    assert!(site.config().unwrap().contains("weight = 99"));
     site.cli(&["interface", "detach", "eth1"]).unwrap();
     site.cli(&["interface", "attach", "eth1"]).unwrap();
     let mut text = site.config().unwrap();

@@ -368,6 +368,9 @@ pub struct Diff {
     /// Why an apply without force would be refused, if it would.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
+    /// What of the file is not heard, because an operator has done something else, and what is forgotten of that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// What `POST /v1/apply` may say.

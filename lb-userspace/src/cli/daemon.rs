@@ -22,7 +22,8 @@ use crate::{
     },
 };
 
-/// How long the end may wait for a change that is under way. What is cut short is completed by the next start.
+/// How long the end may wait for a change that is under way. What is cut short is completed by the next start,
+/// or taken back.
 const STOP: Duration = Duration::from_secs(5);
 
 /// Runs the daemon until a signal ends it.
@@ -138,7 +139,7 @@ async fn stop(handle: &Handle, detach: Option<&PathBuf>) -> Result<(), Failure> 
             let message = "stopped amid a change, and not detached: run `naru interface detach --all`";
             return Err(Failure::new(Exit::Failed, message));
         }
-        (Err(_), None) => log::warn!("a change is under way: the next start completes it"),
+        (Err(_), None) => log::warn!("a change is under way: the next start completes it, or takes it back"),
     }
     log::info!("stopped; the data plane {}", if detach.is_some() { "is detached" } else { "goes on forwarding" });
     Ok(())

@@ -69,6 +69,9 @@ pub async fn diff(client: Client, output: Output) -> Result<Exit, Failure> {
     if let Some(refused) = &diff.refused {
         eprintln!("warning: `naru apply` would refuse this: {refused}");
     }
+    for warning in &diff.warnings {
+        eprintln!("warning: {warning}");
+    }
     output.print(&diff, diff_text);
     Ok(if diff.changes.is_empty() { Exit::Ok } else { Exit::Negative })
 }

@@ -15,7 +15,7 @@ use super::{
     file::{Contents, Text},
     handle::Reply,
     interfaces::Interfaces,
-    node,
+    keep, node,
     record::{Order, Record},
 };
 use crate::{
@@ -63,7 +63,12 @@ impl Controller {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         operations.operate(&self.applied.file.config, operate, origin.user(), now)?;
         let wanted = self.applied.with(operations);
-        self.change_to(wanted, None, from).await
+        let mut applied = self.resolve_and_switch(wanted, None, from).await?;
+        // It is done. That it is remembered takes no longer than whoever asked waits.
+        self.keep(keep::PATIENCE).await;
+        applied.warnings.extend(self.history.problem());
+        applied.elapsed = from.elapsed();
+        Ok(applied)
     }
 
     /// Does what is asked for, and answers.
@@ -72,7 +77,7 @@ impl Controller {
             return log::info!("{operate} by {origin} dropped: whoever asked for it has gone");
         }
         let result = self.operate(operate, origin).await;
-        drop(reply.send(self.count(&format!("{operate} by {origin}"), result)));
+        drop(reply.send(self.report(&format!("{operate} by {origin}"), result)));
     }
 
     /// Makes `wanted` what the file says, and what comes of that what runs.
@@ -87,8 +92,14 @@ impl Controller {
         let changes: Vec<_> = unheard.iter().map(Unheard::change).collect();
         let warnings: Vec<_> = unheard.iter().filter_map(Unheard::warning).chain(forgotten).collect();
         let mut applied = self.change_to(wanted, before, from).await?;
+        self.because = None;
+        self.applied_at = SystemTime::now() - from.elapsed().saturating_sub(applied.to_maps);
+        if !self.history.has_kept(&self.applied.operations) {
+            self.keep(keep::PATIENCE).await;
+        }
         applied.changes = merged(applied.changes, changes);
-        applied.warnings.extend(warnings);
+        applied.warnings.extend(warnings.into_iter().chain(self.history.problem()));
+        applied.elapsed = from.elapsed();
         Ok(applied)
     }
 
@@ -122,7 +133,9 @@ impl Controller {
         before: Option<Text>,
         from: Instant,
     ) -> Result<Applied, Error> {
-        let record = self.reserve(before, &wanted).await?;
+        // What operators do is no change of the file.
+        let is_of_file = !Arc::ptr_eq(&wanted.file, &self.applied.file);
+        let record = if is_of_file { Some(self.reserve(before, &wanted).await?) } else { None };
         let before_view = self.view();
         let applied = Arc::clone(&self.applied);
         let new = self.resolve(&applied.config, &wanted.config).await?;
@@ -133,7 +146,9 @@ impl Controller {
                 return Err(error);
             }
         };
-        if let Err(error) = self.put(record).await {
+        if let Some(record) = record
+            && let Err(error) = self.put(record).await
+        {
             block_in_place(|| self.switch_back(old));
             self.resolve_only_applied();
             return Err(error);
@@ -142,14 +157,11 @@ impl Controller {
         self.read_logs(self.applied.config.node.log_packets);
         self.follow_moved(&done.changes);
 
-        self.because = None;
-        self.applied_at = SystemTime::now() - done.finished.elapsed();
         let changes = merged(node::changes(&old.config, &self.applied.config), done.changes);
         // Packets follow the change by now: what takes a look at everything may take its time.
         let known = before_view.warnings();
         let warnings = self.view().warnings().into_iter().filter(|warning| !known.contains(warning));
-        let warnings = warnings.chain(self.next_hops.missing(&self.applied.config, &new));
-        let warnings = warnings.chain(self.history.problem()).collect();
+        let warnings = warnings.chain(self.next_hops.missing(&self.applied.config, &new)).collect();
         let to_maps = done.finished.saturating_duration_since(from);
         Ok(Applied { changes, writes: done.writes, to_maps, elapsed: from.elapsed(), warnings })
     }
@@ -159,21 +171,19 @@ impl Controller {
     pub(super) async fn reserve(&mut self, before: Option<Text>, wanted: &Desired) -> Result<Record, Error> {
         let file = before.map(|before| (self.file.path.clone(), before));
         let text = Arc::clone(&wanted.file.text);
-        let operations = self.history.sheet(&wanted.operations);
-        let order = Order { file, page: self.history.page(&text), text, operations };
+        let order = Order { file, page: self.history.page(&text), text };
         Ok(self.meanwhile(spawn_blocking(|| order.reserve())).await??)
     }
 
     pub(super) async fn put(&mut self, record: Record) -> Result<(), Error> {
-        if let Some(look) = self.look_back.end() {
+        if record.is_edit()
+            && let Some(look) = self.look_back.end()
+        {
             self.meanwhile(look).await?;
         }
         let recorded = self.meanwhile(spawn_blocking(|| record.put())).await??;
         if let Some(applied) = recorded.applied {
             self.history.note(applied);
-        }
-        if let Some(operations) = recorded.operations {
-            self.history.note_operations(operations, &self.applied.operations);
         }
         if let Some(replaced) = recorded.replaced {
             self.look_back.begin(replaced);
@@ -198,8 +208,10 @@ impl Controller {
         let config = &self.applied.config;
         self.targets.follow(&old.config, config);
         let done = self.dataplane.apply(config)?;
-        self.interfaces.follow(&mut self.dataplane, Some(&old.config.node), &config.node)?;
-        self.follow_attachments();
+        if old.config.node != config.node {
+            self.interfaces.follow(&mut self.dataplane, Some(&old.config.node), &config.node)?;
+            self.follow_attachments();
+        }
         Ok(done)
     }
 
@@ -210,17 +222,27 @@ impl Controller {
         if let Err(error) = self.dataplane.apply(config) {
             log::error!("the config before could not be put in force again: {error}; restart the daemon");
         }
-        if let Err(error) = self.interfaces.follow(&mut self.dataplane, Some(&failed.config.node), &config.node) {
+        if failed.config.node != config.node
+            && let Err(error) = self.interfaces.follow(&mut self.dataplane, Some(&failed.config.node), &config.node)
+        {
             log::error!("the interfaces are not attached as before: {error}; restart the daemon");
         }
         self.follow_attachments();
     }
 
-    /// Counts, publishes and logs what became of an apply, before whoever asked is told.
+    /// Counts, publishes and logs what became of an apply or an edit, before whoever asked is told.
     pub(super) fn count(&mut self, what: &str, result: Result<Applied, Error>) -> Result<Applied, Error> {
         match &result {
+            Ok(_) => self.applies.succeeded += 1,
+            Err(_) => self.applies.failed += 1,
+        }
+        self.report(what, result)
+    }
+
+    /// Publishes and logs what became of a change.
+    fn report(&mut self, what: &str, result: Result<Applied, Error>) -> Result<Applied, Error> {
+        match &result {
             Ok(applied) => {
-                self.applies.succeeded += 1;
                 let Applied { changes, writes, elapsed, .. } = applied;
                 let elapsed = elapsed.as_micros();
                 log::info!("{what} done in {elapsed} µs: changes {}, writes {writes}", changes.len());
@@ -231,10 +253,7 @@ impl Controller {
                     log::info!("{more} more changes");
                 }
             }
-            Err(error) => {
-                self.applies.failed += 1;
-                log::warn!("{what} refused: {error}");
-            }
+            Err(error) => log::warn!("{what} refused: {error}"),
         }
         self.publish();
         result

@@ -1,10 +1,16 @@
 //! All that is wanted at a moment: what the file says, what operators have done over it, and what comes of the two.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+};
+
+use lb_common::BackendState;
 
 use super::file::Contents;
 use crate::{
-    model::{Config, Operation, Operations, Word as _},
+    model::{Config, Difference, Operation, Operations, Vip, Word as _},
     plan::Change,
 };
 
@@ -17,6 +23,8 @@ pub struct Desired {
     pub operations: Arc<Operations>,
     /// What comes of the two: what the data plane is to run.
     pub config: Config,
+    /// Name of a VIP → its place in the file, once somebody has asked for that.
+    places: OnceLock<HashMap<String, usize>>,
 }
 
 impl Desired {
@@ -27,24 +35,34 @@ impl Desired {
         let forgotten = kept.prune(&file.config);
         let operations = if kept == **operations { Arc::clone(operations) } else { Arc::new(kept) };
         let config = operations.over(&file.config);
-        (Self { file: Arc::new(file), operations, config }, forgotten.iter().map(forgotten_line).collect())
+        let desired = Self { file: Arc::new(file), operations, config, places: OnceLock::new() };
+        (desired, forgotten.iter().map(forgotten_line).collect())
     }
 
     /// The same file with something else done over it.
     pub fn with(&self, operations: Operations) -> Self {
         let config = operations.over(&self.file.config);
-        Self { file: Arc::clone(&self.file), operations: Arc::new(operations), config }
+        let (file, operations) = (Arc::clone(&self.file), Arc::new(operations));
+        Self { file, operations, config, places: OnceLock::new() }
+    }
+
+    /// The state of a backend in the file.
+    pub fn file_state(&self, vip: &str, backend: IpAddr) -> Option<BackendState> {
+        let vips = &self.file.config.vips;
+        let place = |(place, vip): (usize, &Arc<Vip>)| (vip.name.clone(), place);
+        let places = self.places.get_or_init(|| vips.iter().enumerate().map(place).collect());
+        state_of(&vips[*places.get(vip)?], backend)
     }
 
     /// What `after`, another config of the file, says of the state of backends that what operators have done goes
     /// before: no packet follows it, and it is a change of the file all the same.
     pub fn unheard(&self, after: &Config) -> Vec<Unheard<'_>> {
-        let state = |config: &Config, vip: &str, address: IpAddr| {
-            let backends = &config.vip(vip)?.backends;
-            backends.iter().find(|backend| backend.address == address).map(|backend| backend.state)
-        };
+        // Only of VIPs that differ can the state.
+        let Difference { gone, come } = self.file.config.difference(after);
+        let [gone, come] = [gone, come]
+            .map(|vips| vips.into_iter().map(|vip| (vip.name.as_str(), vip)).collect::<HashMap<&str, &Arc<Vip>>>());
         let unheard = self.operations.iter().filter_map(|(vip, backend, operation)| {
-            let (from, to) = (state(&self.file.config, vip, backend)?, state(after, vip, backend)?);
+            let (from, to) = (state_of(gone.get(vip)?, backend)?, state_of(come.get(vip)?, backend)?);
             let [from, to] = [from, to].map(|state| state.word().to_owned());
             (from != to).then_some(Unheard { vip, backend, from, to, operation })
         });
@@ -85,6 +103,10 @@ impl Unheard<'_> {
             )
         })
     }
+}
+
+fn state_of(vip: &Vip, backend: IpAddr) -> Option<BackendState> {
+    vip.backends.iter().find(|known| known.address == backend).map(|known| known.state)
 }
 
 fn forgotten_line((vip, backend, operation): &(String, IpAddr, Operation)) -> String {

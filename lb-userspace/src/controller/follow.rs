@@ -70,7 +70,7 @@ impl Controller {
         if changes.iter().any(Change::moves_ways) {
             let heard = |target: &Target| Some((destination(target), self.next_hops.heard(target)?));
             let news = self.targets.all().iter().filter_map(heard).collect();
-            self.tell(news);
+            self.write_ways(news);
         }
     }
 
@@ -103,7 +103,7 @@ impl Controller {
                 }
             }
         }
-        self.tell(news);
+        self.write_ways(news);
         if interfaces_changed {
             self.follow_attachments();
         }
@@ -122,10 +122,10 @@ impl Controller {
         self.interfaces.follow_macs(&mut self.dataplane, &ingress);
         self.follow_losses(ingress);
         let news = Arc::make_mut(&mut self.next_hops).bar(self.interfaces.barred(&self.dataplane));
-        self.tell(news.into_iter().map(|(target, next_hop)| (destination(&target), next_hop)).collect());
+        self.write_ways(news.into_iter().map(|(target, next_hop)| (destination(&target), next_hop)).collect());
     }
 
-    pub(super) fn tell(&mut self, news: HashMap<Destination, Option<NextHop>>) {
+    pub(super) fn write_ways(&mut self, news: HashMap<Destination, Option<NextHop>>) {
         if news.is_empty() {
             return;
         }

@@ -12,20 +12,22 @@
 use std::{
     fs::{self, DirBuilder, File},
     io,
-    net::IpAddr,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use nix::fcntl::{Flock, FlockArg};
-use serde::{Deserialize, Serialize};
 
-use super::file::Text;
+use super::{
+    book::Book,
+    file::Text,
+    keep::{Kept, Unkept},
+};
 use crate::{
     disk::{Reserved, Staged, WriteError, leftovers},
     fault,
-    model::{Config, Operation, Operations},
+    model::{Config, Operations},
 };
 
 const APPLIED: &str = "applied.toml";
@@ -51,10 +53,8 @@ pub struct History {
     /// What is kept there.
     kept: Option<Text>,
     problem: Option<String>,
-    /// The operations that are kept there.
-    kept_operations: Option<Arc<Operations>>,
-    /// Why they cannot be kept, or could not be read.
-    operations_problem: Option<String>,
+    /// What operators have done.
+    pub book: Book,
 }
 
 impl History {
@@ -63,17 +63,12 @@ impl History {
         let config = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
         let (lock, problem) = match lock(directory).inspect(|_| remove_leftovers(directory)) {
             Ok(lock) => (Some(lock), None),
-            Err(reason) => (None, Some(format!("{}: {reason}; {REMEDY}", directory.display()))),
+            Err(reason) => (None, Some(reason)),
         };
-        Self {
-            directory: directory.to_owned(),
-            config,
-            lock,
-            kept: None,
-            problem,
-            kept_operations: None,
-            operations_problem: None,
-        }
+        let (book, _) = Book::open(directory.join(OPERATIONS), &config, false);
+        let mut history = Self { directory: directory.to_owned(), config, lock, kept: None, problem: None, book };
+        history.problem = problem.map(|reason| history.unusable(&reason));
+        history
     }
 
     /// The text that was applied last, if that was a text of the same config file.
@@ -107,61 +102,50 @@ impl History {
 
     /// What operators had done over the same config file.
     pub fn operations(&mut self) -> Arc<Operations> {
-        let path = self.path(OPERATIONS);
-        let kept = match &self.lock {
-            Some(_) => fs::read_to_string(&path),
-            None => Err(io::ErrorKind::NotFound.into()),
-        };
-        let book = match kept {
-            Ok(kept) => serde_json::from_str::<Book>(&kept).map_err(|error| error.to_string()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Book::default()),
-            Err(error) => Err(error.to_string()),
-        };
-        let operations = match book {
-            Ok(book) if book.config == self.config => book.operations(),
-            // Of another config file, or there is none.
-            Ok(_) => Operations::default(),
-            Err(error) => {
-                let reason = format!(
-                    "{} cannot be read, and backends that were drained by command may take flows again: {error}; look at \
-                     it, and drain them again",
-                    path.display()
-                );
-                log::error!("{reason}");
-                self.operations_problem = Some(reason);
-                // It stays for who looks at it, until there is something else to keep.
-                self.kept_operations = Some(Arc::default());
-                return Arc::default();
-            }
-        };
-        let operations = Arc::new(operations);
-        self.kept_operations = Some(Arc::clone(&operations));
+        let (book, operations) = Book::open(self.path(OPERATIONS), &self.config, self.lock.is_some());
+        self.book = book;
         operations
     }
 
-    /// How to keep `operations`; `None` where there is no need to, or no way.
-    pub fn sheet(&self, operations: &Arc<Operations>) -> Option<Sheet> {
-        let is_kept = self.kept_operations.as_ref() == Some(operations);
-        if self.lock.is_none() || is_kept {
-            return None;
-        }
-        let book = Book::of(self.config.clone(), operations);
-        Some(Sheet {
-            path: self.path(OPERATIONS),
-            text: serde_json::to_string_pretty(&book).unwrap_or_default() + "\n",
-        })
+    /// What is not kept of what runs; `None` where all is.
+    pub fn unkept(&self, text: &Text, operations: &Arc<Operations>) -> Option<Unkept> {
+        let page = self.page_of(text).map(|page| (page, Arc::clone(text)));
+        let operations = self.book.sheet(operations).map(|sheet| (sheet, Arc::clone(operations)));
+        let damaged = self.book.damaged().map(Path::to_owned);
+        let directory = self.lock.is_none().then(|| self.directory.clone());
+        let is_all = page.is_none() && operations.is_none() && damaged.is_none() && directory.is_none();
+        (!is_all).then_some(Unkept { directory, page, operations, damaged })
     }
 
-    /// Takes note of what became of keeping `operations`.
-    pub fn note_operations(&mut self, written: Result<(), WriteError>, operations: &Arc<Operations>) {
-        let problem = written.err().map(|error| {
-            format!("{error}; until this is mended, a start would not know what was drained or taken down by command")
-        });
-        if let Some(problem) = problem.as_ref().filter(|_| self.operations_problem != problem) {
-            log::error!("{problem}");
+    /// Whether these operations are kept.
+    pub fn has_kept(&self, operations: &Arc<Operations>) -> bool {
+        self.book.sheet(operations).is_none()
+    }
+
+    /// Takes note of what became of keeping what was not kept.
+    pub fn note_kept(&mut self, kept: Kept) {
+        let Kept { lock, page, operations, is_damaged_gone } = kept;
+        match lock {
+            Some(Ok(lock)) => {
+                remove_leftovers(&self.directory);
+                self.lock = Some(lock);
+            }
+            Some(Err(reason)) => self.problem = Some(self.unusable(&reason)),
+            None => {}
         }
-        self.kept_operations = problem.is_none().then(|| Arc::clone(operations));
-        self.operations_problem = problem;
+        if let Some(written) = page {
+            self.note(written);
+        }
+        if let Some((written, operations)) = operations {
+            self.book.note(written, &operations);
+        }
+        if is_damaged_gone {
+            self.book.forget_damaged();
+        }
+    }
+
+    fn unusable(&self, reason: &str) -> String {
+        format!("{}: {reason}; {REMEDY}, nor what was drained or taken down by command", self.directory.display())
     }
 
     /// Whether the daemon before this one stopped cleanly.
@@ -198,8 +182,12 @@ impl History {
 
     /// Where to keep `text` once it is applied, for a thread of its own; `None` where there is no need to, or no way.
     pub fn page(&self, text: &Text) -> Option<Page> {
+        self.lock.as_ref().and_then(|_| self.page_of(text))
+    }
+
+    fn page_of(&self, text: &Text) -> Option<Page> {
         let is_kept = self.problem.is_none() && self.kept.as_ref().is_some_and(|kept| is_same(kept, text));
-        if self.lock.is_none() || is_kept {
+        if is_kept {
             return None;
         }
         let is_needed = self.problem.is_none();
@@ -208,13 +196,15 @@ impl History {
 
     /// What keeps this from being of use, if anything does.
     pub fn problem(&self) -> Option<String> {
-        self.problem.clone().or_else(|| self.operations_problem.clone())
+        let reasons: Vec<String> = self.problem.iter().cloned().chain(self.book.problems()).collect();
+        (!reasons.is_empty()).then(|| reasons.join("; and "))
     }
 
     /// Takes note of what became of writing to it.
     pub fn note(&mut self, written: Result<Text, WriteError>) {
+        let before = self.problem.take();
         self.problem = written.as_ref().err().map(|error| format!("{error}; {REMEDY}"));
-        if let Some(problem) = &self.problem {
+        if let Some(problem) = self.problem.as_ref().filter(|problem| before.as_ref() != Some(*problem)) {
             log::error!("{problem}");
         }
         self.kept = written.ok();
@@ -254,64 +244,15 @@ impl Page {
     }
 }
 
-/// What operators have done, to be written to where it is kept.
-#[derive(Clone, Debug)]
-pub struct Sheet {
-    path: PathBuf,
-    text: String,
-}
-
-impl Sheet {
-    /// Puts it in the place of what is kept.
-    pub fn put(&self) -> Result<(), WriteError> {
-        let _ = self.path.parent().map(make);
-        Staged::private(&self.path, &self.text)?.put()
-    }
-}
-
-/// What operators have done, as it is on disk.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Book {
-    /// The config file that it is about.
-    config: PathBuf,
-    operations: Vec<Entry>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Entry {
-    vip: String,
-    backend: IpAddr,
-    operation: Operation,
-}
-
-impl Book {
-    fn of(config: PathBuf, operations: &Operations) -> Self {
-        let entry = |(vip, backend, operation): (&str, IpAddr, &Operation)| Entry {
-            vip: vip.to_owned(),
-            backend,
-            operation: operation.clone(),
-        };
-        Self { config, operations: operations.iter().map(entry).collect() }
-    }
-
-    fn operations(self) -> Operations {
-        let mut operations = Operations::default();
-        for Entry { vip, backend, operation } in self.operations {
-            operations.set(&vip, backend, operation);
-        }
-        operations
-    }
-}
-
 const REMEDY: &str = "until this is mended, a start after a crash would not know what was applied last";
 
-fn make(directory: &Path) -> io::Result<()> {
+/// Makes a state directory where there is none.
+pub fn make(directory: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
 
-fn lock(directory: &Path) -> Result<Flock<File>, String> {
+/// Takes a state directory, and makes it where there is none. May wait for a disk.
+pub fn lock(directory: &Path) -> Result<Flock<File>, String> {
     let failed = |what: &'static str| move |error: io::Error| format!("cannot {what} the state directory: {error}");
     make(directory).map_err(failed("make"))?;
     let file = File::open(directory).map_err(failed("open"))?;
@@ -389,39 +330,6 @@ mod tests {
         fs::write(&path, whole).unwrap();
         let mut other = History::open(&state, Path::new("/etc/naru/other.toml"));
         assert_eq!((other.applied(), other.problem()), (None, None));
-    }
-
-    #[test]
-    fn what_operators_did_comes_back() {
-        let directory = tempfile::tempdir().unwrap();
-        let open = || History::open(directory.path(), Path::new("/etc/naru/naru.toml"));
-        let mut history = open();
-        assert_eq!((history.operations(), history.problem()), (Arc::default(), None));
-        assert!(history.sheet(&Arc::default()).is_none(), "nothing is no news");
-        let operation =
-            Operation { state: lb_common::BackendState::Drain, by: "alice".into(), since: 7, why: Some("disk".into()) };
-        let mut operations = Operations::default();
-        operations.set("web", "10.0.1.11".parse().unwrap(), operation);
-        let operations = Arc::new(operations);
-        let written = history.sheet(&operations).unwrap().put();
-        history.note_operations(written, &operations);
-        assert!(history.sheet(&operations).is_none());
-        drop(history);
-
-        let mut history = open();
-        assert_eq!(history.operations(), operations);
-        assert!(history.sheet(&operations).is_none() && history.sheet(&Arc::default()).is_some());
-        drop(history);
-        let mut other = History::open(directory.path(), Path::new("/etc/naru/other.toml"));
-        assert_eq!(other.operations(), Arc::default(), "of another config file");
-        drop(other);
-
-        fs::write(directory.path().join(OPERATIONS), "{").unwrap();
-        let mut history = open();
-        assert_eq!(history.operations(), Arc::default());
-        assert!(history.problem().unwrap().contains("operations.json cannot be read"), "{history:?}");
-        history.note_operations(Ok(()), &operations);
-        assert_eq!(history.problem(), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! after anything else: reads wait for no change and hold none up. How many there are at a time is for those who read
 //! to bound ([`crate::server`]).
 
+mod book;
 mod change;
 mod desired;
 mod error;
@@ -16,6 +17,7 @@ mod follow;
 mod handle;
 mod history;
 mod interfaces;
+mod keep;
 mod log_reader;
 mod look_back;
 mod losses;
@@ -42,12 +44,12 @@ use std::{
 
 use tokio::{
     sync::{mpsc, watch},
-    task::block_in_place,
+    task::{JoinHandle, block_in_place},
     time::Interval,
 };
 
 use self::{
-    desired::Desired, handle::Request, history::History, interfaces::Interfaces, log_reader::LogReader,
+    desired::Desired, handle::Request, history::History, interfaces::Interfaces, keep::Kept, log_reader::LogReader,
     look_back::LookBack, losses::Losses, next_hops::NextHops, problems::Problems, targets::Targets,
 };
 pub use self::{
@@ -103,6 +105,8 @@ pub struct Controller {
     /// Why the start did not begin from the file, until something is applied.
     because: Option<String>,
     look_back: LookBack,
+    /// Something is being kept for the next start.
+    keeping: Option<JoinHandle<Kept>>,
 }
 
 impl Controller {

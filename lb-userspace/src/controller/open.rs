@@ -100,6 +100,7 @@ impl Controller {
             history,
             because,
             look_back: LookBack::default(),
+            keeping: None,
         })
     }
 }

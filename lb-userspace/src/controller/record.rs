@@ -6,10 +6,7 @@
 
 use std::path::PathBuf;
 
-use super::{
-    file::Text,
-    history::{Page, Sheet},
-};
+use super::{file::Text, history::Page};
 use crate::disk::{ReplaceError, Replaced, Reserved, WriteError};
 
 /// What is to be written.
@@ -21,8 +18,6 @@ pub struct Order {
     pub page: Option<Page>,
     /// The new text of both.
     pub text: Text,
-    /// What operators have done, where that is to be kept.
-    pub operations: Option<Sheet>,
 }
 
 /// A change that there is room for on disk. Dropped, it leaves nothing.
@@ -32,7 +27,6 @@ pub struct Record {
     file: Option<(Reserved, Text)>,
     applied: Option<(Page, Result<Reserved, WriteError>)>,
     text: Text,
-    operations: Option<Sheet>,
 }
 
 /// A change that is in place.
@@ -42,15 +36,12 @@ pub struct Recorded {
     pub replaced: Option<Replaced>,
     /// What became of keeping what was applied, where that was to be done.
     pub applied: Option<Result<Text, WriteError>>,
-    /// The same of what operators have done.
-    pub operations: Option<Result<(), WriteError>>,
 }
 
 impl Order {
-    /// Takes room for it all. That nothing can be kept is a failure only if it could be before. That what operators
-    /// have done cannot be kept is none: it is done all the same, and kept once that is possible.
+    /// Takes room for it all. That nothing can be kept is a failure only if it could be before.
     pub fn reserve(self) -> Result<Record, WriteError> {
-        let Self { file, page, text, operations } = self;
+        let Self { file, page, text } = self;
         let file = match file {
             Some((path, before)) => Some((Reserved::beside(&path, text.len())?, before)),
             None => None,
@@ -60,19 +51,24 @@ impl Order {
             Some((room, page)) => Some((page, room)),
             None => None,
         };
-        Ok(Record { file, applied, text, operations })
+        Ok(Record { file, applied, text })
     }
 }
 
 impl Record {
+    /// Whether it replaces the config file.
+    pub fn is_edit(&self) -> bool {
+        self.file.is_some()
+    }
+
     /// Writes it all, and puts it in place. If the config file cannot be replaced, nothing is.
     pub fn put(self) -> Result<Recorded, ReplaceError> {
-        let Self { file, applied, text, operations } = self;
+        let Self { file, applied, text } = self;
         let replaced = match file {
             Some((room, before)) => Some(room.write(&text)?.replace(&before)?),
             None => None,
         };
         let applied = applied.map(|(page, room)| page.put(room?, &text).map(|()| text));
-        Ok(Recorded { replaced, applied, operations: operations.map(|sheet| sheet.put()) })
+        Ok(Recorded { replaced, applied })
     }
 }

@@ -7,13 +7,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::task::{JoinHandle, block_in_place, spawn_blocking};
+use tokio::task::{JoinHandle, block_in_place};
 
 use super::{
     Controller, Error,
     change::{log_change, moves_everything},
     follow::{EVENTS, target},
     handle::{Handle, Reply, Request},
+    keep,
     log_reader::LogReader,
     losses::Losses,
     next_hops::Waiting,
@@ -70,6 +71,7 @@ impl Controller {
         if let Some(record) = record {
             self.put(record).await?;
         }
+        self.keep(keep::PATIENCE).await;
         self.retry_metrics().await;
         self.applied_at = SystemTime::now() - done.finished.elapsed();
         self.applies.succeeded += 1;
@@ -94,7 +96,7 @@ impl Controller {
     }
 
     /// Does what is to be done next that is no change: answers, takes a change into the queue, follows the network.
-    async fn attend(&mut self) {
+    pub(super) async fn attend(&mut self) {
         let mut events = Vec::new();
         tokio::select! {
             Some(request) = self.requests.recv() => match request {
@@ -124,9 +126,10 @@ impl Controller {
     /// change that was asked for before them.
     pub(super) async fn meanwhile_operating<T>(&mut self, mut work: JoinHandle<T>) -> Result<T, Error> {
         loop {
-            let first = self.changes.iter().position(|change| matches!(change, Request::Operate(..)));
-            if let Some(Request::Operate(operate, origin, reply)) = first.and_then(|at| self.changes.remove(at)) {
-                self.serve_operation(&operate, &origin, reply).await;
+            while let Some(at) = self.changes.iter().position(|change| matches!(change, Request::Operate(..))) {
+                if let Some(Request::Operate(operate, origin, reply)) = self.changes.remove(at) {
+                    self.serve_operation(&operate, &origin, reply).await;
+                }
             }
             tokio::select! {
                 done = &mut work => return done.map_err(|_| Error::Stopped),
@@ -196,17 +199,7 @@ impl Controller {
             self.read_logs(self.applied.config.node.log_packets);
         }
         self.retry_metrics().await;
-        self.keep_operations().await;
-    }
-
-    /// Keeps what operators have done, where that could not be kept.
-    async fn keep_operations(&mut self) {
-        let operations = Arc::clone(&self.applied.operations);
-        let Some(sheet) = self.history.sheet(&operations) else { return };
-        let keep = spawn_blocking(move || sheet.put());
-        if let Ok(kept) = self.meanwhile(keep).await {
-            self.history.note_operations(kept, &operations);
-        }
+        self.keep(keep::MOMENT).await;
     }
 
     /// Serves metrics where the config wants them and they are not served, or not any more.

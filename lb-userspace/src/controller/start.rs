@@ -68,7 +68,7 @@ pub fn remove_leftovers(file: &ConfigFile, applied: &str) {
     for path in leftovers(&file.path) {
         let text = disk::read(&path).ok();
         // Room that was taken, and not written to.
-        let is_room = text.as_deref() == Some("");
+        let is_room = text.as_deref().is_some_and(|text| text.bytes().all(|byte| byte == 0));
         let is_known = text.is_some() && [Some(applied), current.as_deref()].contains(&text.as_deref());
         if !is_known && !is_room {
             log::warn!(
@@ -170,7 +170,7 @@ mod tests {
             (".naru-2.tmp", NEW),
             (".naru-3.tmp", "saved"),
             ("naru-4.tmp", OLD),
-            (".naru-5.tmp", ""),
+            (".naru-5.tmp", "\0\0"),
         ];
         for (name, text) in left {
             fs::write(path(name), text).unwrap();

@@ -108,15 +108,19 @@ impl View {
         &self.config().node.readers
     }
 
-    /// What an apply of the file would change, and what it would take away that takes force.
+    /// What an apply of the file would change, what it would take away that takes force, and what whoever applies it
+    /// would be warned of.
     ///
     /// # Errors
     ///
     /// The file cannot be read, or there is no way from what runs to what it says.
-    pub fn diff(&self) -> Result<(Vec<Change>, Option<Removal>), Error> {
+    pub fn diff(&self) -> Result<(Vec<Change>, Option<Removal>, Vec<String>), Error> {
         let wanted = self.file.with_seed(self.file.read(Some(&self.applied.file))?)?;
         let removal = Removal::between(&self.applied.file.config, &wanted.config);
-        Ok((self.changes_to(wanted)?, removal))
+        let (_, forgotten) = Desired::new(wanted.clone(), &self.applied.operations);
+        let unheard = self.applied.unheard(&wanted.config);
+        let warnings = unheard.iter().filter_map(Unheard::warning).chain(forgotten).collect();
+        Ok((self.changes_to(wanted)?, removal, warnings))
     }
 
     /// What an apply of `wanted` would change; the order of VIPs and backends is no difference.
@@ -159,8 +163,7 @@ impl View {
 
     /// The state of a backend in the file as it was applied.
     pub fn file_state_of(&self, vip: &str, backend: IpAddr) -> Option<BackendState> {
-        let vip = self.applied.file.config.vip(vip)?;
-        vip.backends.iter().find(|known| known.address == backend).map(|known| known.state)
+        self.applied.file_state(vip, backend)
     }
 
     /// Interfaces that are configured or attached.

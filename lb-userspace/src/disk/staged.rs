@@ -147,13 +147,17 @@ fn take_room(file: &mut File, length: usize) -> io::Result<()> {
     }
     let bytes = i64::try_from(length).map_err(io::Error::other)?;
     match fallocate(&*file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, bytes) {
-        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => {
-            io::copy(&mut io::repeat(0).take(length as u64), file)?;
-            file.set_len(0)?;
-            file.rewind()
-        }
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => try_room(file, length),
         taken => Ok(taken?),
     }
+}
+
+/// Fills `length` bytes, down to the disk, and gives them back.
+fn try_room(file: &mut File, length: usize) -> io::Result<()> {
+    io::copy(&mut io::repeat(0).take(length as u64), file)?;
+    file.sync_data()?;
+    file.set_len(0)?;
+    file.rewind()
 }
 
 /// A rename is on disk when the directory is.
@@ -250,6 +254,18 @@ mod tests {
         let file = directory.path().join("naru.toml");
         Staged::beside(&file, "new").unwrap().put().unwrap();
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o644);
+    }
+
+    #[test]
+    fn room_is_tried_where_it_cannot_be_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("room");
+        let mut file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        try_room(&mut file, 100_000).unwrap();
+        file.write_all(b"text").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "text");
+        let mut full = File::options().write(true).open("/dev/full").unwrap();
+        assert_eq!(try_room(&mut full, 1).unwrap_err().kind(), io::ErrorKind::StorageFull);
     }
 
     #[test]

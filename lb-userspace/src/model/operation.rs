@@ -105,8 +105,8 @@ impl fmt::Display for Operate {
             Verb::Down => "down",
             Verb::Restore => "restore",
         };
-        write!(f, "{op} of backend {address} of vip {vip}")?;
-        why.as_ref().map_or(Ok(()), |why| write!(f, " ({why})"))
+        write!(f, "{op} of backend {address} of vip {}", quoted(vip))?;
+        why.as_ref().map_or(Ok(()), |why| write!(f, " ({})", quoted(why)))
     }
 }
 
@@ -136,8 +136,8 @@ impl Operations {
     /// `base` has no such backend, or the reason is no line of text.
     pub fn operate(&mut self, base: &Config, asked: &Operate, by: &str, since: u64) -> Result<(), OperateError> {
         let Operate { op, vip, address, why } = asked;
-        let is_line = |why: &String| why.chars().count() <= Operate::MAX_WHY && !why.contains(char::is_control);
-        if !why.as_ref().is_none_or(is_line) {
+        let why = why.as_ref().filter(|why| !why.trim().is_empty());
+        if !why.is_none_or(|why| is_line(why)) {
             return Err(OperateError::Why);
         }
         let backend = find(base, vip, *address)?;
@@ -149,7 +149,7 @@ impl Operations {
         if self.of(vip, *address).is_some_and(|known| known.state == state && why.is_none()) {
             return Ok(());
         }
-        let operation = Operation { state, by: by.to_owned(), since, why: why.clone() };
+        let operation = Operation { state, by: by.to_owned(), since, why: why.cloned() };
         if has_no_say(&operation, backend) {
             self.forget(vip, *address);
         } else {
@@ -209,6 +209,19 @@ impl Operations {
     }
 }
 
+/// One line that shows what it says: nothing that moves a cursor, or turns the order of what stands beside it.
+fn is_line(text: &str) -> bool {
+    let is_hidden = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().count() <= Operate::MAX_WHY && !text.contains(is_hidden)
+}
+
+/// What somebody wrote, fit for a log.
+fn quoted(text: &str) -> String {
+    text.chars().take(Operate::MAX_WHY).flat_map(char::escape_debug).collect()
+}
+
 /// To give a backend back what its source gives it anyway is nothing to remember.
 fn has_no_say(operation: &Operation, backend: &Backend) -> bool {
     (operation.state, backend.state) == (BackendState::Active, BackendState::Active)
@@ -226,7 +239,7 @@ fn find<'c>(config: &'c Config, name: &str, address: IpAddr) -> Result<&'c Backe
     let Some(vip) = config.vip(name) else {
         let near = suggest::near(name, config.vips.iter().map(|vip| vip.name.as_str()));
         let remedy = near_or(near, "`naru vip list` shows the VIPs");
-        return Err(OperateError::UnknownVip { name: name.to_owned(), remedy });
+        return Err(OperateError::UnknownVip { name: quoted(name), remedy });
     };
     backend_of(vip, address).ok_or_else(|| {
         let known: Vec<String> = vip.backends.iter().map(|backend| backend.address.to_string()).collect();
@@ -239,8 +252,12 @@ fn find<'c>(config: &'c Config, name: &str, address: IpAddr) -> Result<&'c Backe
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { state, by, since, why } = self;
-        let since = UNIX_EPOCH + Duration::from_secs(*since);
-        write!(f, "{} by {by} since {}", state.word(), humantime::format_rfc3339_seconds(since))?;
+        write!(f, "{} by {by} since ", state.word())?;
+        // Up to the year 9999 it is a date.
+        match UNIX_EPOCH.checked_add(Duration::from_secs(*since)).filter(|_| *since < 253_402_300_800) {
+            Some(since) => write!(f, "{}", humantime::format_rfc3339_seconds(since))?,
+            None => write!(f, "second {since}")?,
+        }
         why.as_ref().map_or(Ok(()), |why| write!(f, ": {why}"))
     }
 }
@@ -324,6 +341,7 @@ mod tests {
         let first = operate(Some("disk"), "alice", 1);
         assert_eq!(first.to_string(), "drain by alice since 1970-01-01T00:00:01Z: disk");
         assert_eq!(operate(None, "bob", 2), first);
+        assert_eq!(operate(Some(" "), "bob", 2), first, "an empty reason is none");
         assert_eq!(operate(Some("kernel"), "bob", 3).to_string(), "drain by bob since 1970-01-01T00:00:03Z: kernel");
     }
 
@@ -337,10 +355,21 @@ mod tests {
         assert_eq!(refused("webb", ONE, None), "no VIP is named `webb`; did you mean `web`?");
         let text = refused("dns", TWO, None);
         assert_eq!(text, "VIP `dns` has no backend `10.0.1.12`; did you mean `10.0.1.11`?");
-        for why in ["two\nlines", "\x1b[2J", &"x".repeat(201)] {
+        for why in ["two\nlines", "\x1b[2J", "\u{202e}ksid", &"x".repeat(201)] {
             assert!(refused("web", ONE, Some(why)).contains("one line of at most 200"), "{why}");
         }
         assert_eq!(operations, Operations::default());
+    }
+
+    #[test]
+    fn whatever_is_written_can_be_shown() {
+        let operation = |since| Operation { state: BackendState::Down, by: "root".into(), since, why: None };
+        assert_eq!(operation(253_402_300_799).to_string(), "down by root since 9999-12-31T23:59:59Z");
+        for since in [253_402_300_800, u64::MAX] {
+            assert_eq!(operation(since).to_string(), format!("down by root since second {since}"));
+        }
+        let asked = ask(Verb::Down, "a\nb", ONE, Some("\x1b[2J"));
+        assert_eq!(asked.to_string(), "down of backend 10.0.1.11 of vip a\\nb (\\u{1b}[2J)");
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub enum ProblemKind {
     PacketLog,
     /// A start that did not begin from the config file although there is one.
     Config,
-    /// The state directory, so that the next start may not know what was applied last.
+    /// The state directory, so that the next start may not know what was applied last, or what operators have done.
     State,
     /// Not everybody can use the socket who should.
     Socket,

@@ -32,8 +32,8 @@ pub struct Running {
 
 /// What an apply of the file would change.
 pub fn diff(view: &View) -> Result<Diff, Error> {
-    let (changes, refused) = view.diff()?;
-    Ok(Diff { changes, refused: refused.map(|removal| removal.to_string()) })
+    let (changes, refused, warnings) = view.diff()?;
+    Ok(Diff { changes, refused: refused.map(|removal| removal.to_string()), warnings })
 }
 
 /// What was done.
