@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use lb_userspace::{
-    model::{Backend, Config, FlowHash, Node, Tracking, Vip},
+    model::{Backend, Config, Node, Settings, Vip},
     source::file::Warning,
 };
 
@@ -33,9 +33,8 @@ fn the_reference_names_every_key_with_its_default() {
     let stated =
         Node { interfaces: Vec::new(), metrics: None, encap_source6: None, hash_seed_file: None, ..node.clone() };
     assert_eq!(stated, Node::default());
-    let Vip { hash, slots, tracking, tcp_idle, udp_idle, ref backends, .. } = *vips[0];
-    assert_eq!((hash, slots, tracking), (FlowHash::FiveTuple, Vip::DEFAULT_SLOTS, Tracking::Adaptive));
-    assert_eq!((tcp_idle, udp_idle), (Vip::DEFAULT_TCP_IDLE, Vip::DEFAULT_UDP_IDLE));
+    let Vip { settings, backends, .. } = &*vips[0];
+    assert_eq!(*settings, Settings::default());
     let [stated, default, _] = backends[..] else { panic!("three backends") };
     assert_eq!(stated, Backend { address: stated.address, ..default });
 

@@ -357,7 +357,7 @@ impl Site {
 
     fn slots(&self) -> anyhow::Result<usize> {
         let vip: types::Vip = self.naru.read(&["vip", "show", VIP])?;
-        Ok(vip.slots as usize)
+        Ok(vip.settings.slots.get() as usize)
     }
 }
 

@@ -63,13 +63,18 @@ fn weights_are_honoured() {
     assert!(report.failed.is_empty(), "{:?}", report.failed);
     let state: VipState = site.read(&["vip", "show", vip.name]).unwrap();
     let slots: BTreeMap<IpAddr, u32> = state.backends.iter().map(|backend| (backend.address, backend.slots)).collect();
-    assert_eq!(slots.values().sum::<u32>(), state.slots);
+    assert_eq!(slots.values().sum::<u32>(), state.settings.slots.get());
     let total: u32 = WEIGHTS.iter().sum();
     for (backend, weight) in site.lab.backends().iter().zip(WEIGHTS) {
         let (weight, slots) = (f64::from(*weight), slots[&vip.address_of(backend)]);
         let ideal = weight / f64::from(total);
-        let in_table = f64::from(slots) / f64::from(state.slots);
-        assert!((in_table - ideal).abs() <= 0.01 * ideal, "{}: {slots} slots of {}", backend.name(), state.slots);
+        let in_table = f64::from(slots) / f64::from(state.settings.slots.get());
+        assert!(
+            (in_table - ideal).abs() <= 0.01 * ideal,
+            "{}: {slots} slots of {}",
+            backend.name(),
+            state.settings.slots.get()
+        );
         assert_share(&report, backend.name(), in_table);
     }
 }

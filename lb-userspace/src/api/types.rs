@@ -7,7 +7,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::model::{Operation, ProblemKind};
+pub use crate::model::{Operation, ProblemKind, Settings};
 use crate::plan::Change;
 
 /// Answer of `GET /v1/status`.
@@ -184,20 +184,9 @@ pub struct Vip {
     pub ports: Vec<String>,
     /// Its forward mode.
     pub forward: String,
-    /// What its flow hash covers.
-    pub hash: String,
-    /// Number of slots in its table.
-    pub slots: u32,
-    /// Which of its flows the data plane remembers.
-    pub tracking: String,
-    /// How long a TCP flow may be silent: `15m`.
-    pub tcp_idle: String,
-    /// How long a UDP flow may be silent: `1m`.
-    pub udp_idle: String,
-    /// The VRF by which its backends are reached; `default` is the main routing.
-    pub vrf: String,
-    /// The mark that policy rules are asked with for the way to its backends; 0 for none.
-    pub mark: u32,
+    /// Its values for the keys that have a default; those of the node where it does not say.
+    #[serde(flatten)]
+    pub settings: Settings,
     /// Its backends, in the order of the config; behind them those that the config does not have any more, as long as
     /// flows may be left of them.
     pub backends: Vec<Backend>,

@@ -9,7 +9,7 @@ use lb_common::BackendState;
 use super::{exit, table::Output};
 use crate::{
     api::flows::{ClientRange, FlowQuery, FlowState, FlowTable},
-    model::{FlowHash, ForwardMode, IdleTime, Mac, MacChoice, Port, Tracking, Vrf, Word as _, XdpMode, parse_mark},
+    model::{ForwardMode, Given, Mac, MacChoice, Port, Word as _, XdpMode, keys::SETTINGS},
     seed,
 };
 
@@ -169,74 +169,42 @@ pub enum VipEdit {
         /// How packets reach the backends: l2 or ipip
         #[arg(long, value_name = "MODE")]
         forward: ForwardMode,
-        /// What makes a flow: 5-tuple or source-ip [default: 5-tuple]
-        #[arg(long)]
-        hash: Option<FlowHash>,
-        /// Size of the table, a prime [default: 16381]
-        #[arg(long)]
-        slots: Option<u32>,
-        /// Which flows are remembered: adaptive (those that a change of the backends puts at risk), always or never
-        /// [default: adaptive]
-        #[arg(long)]
-        tracking: Option<Tracking>,
-        /// How long a TCP flow may be silent before it counts as ended, 1s to 12h [default: 15m]
-        #[arg(long, value_name = "TIME")]
-        tcp_idle: Option<IdleTime>,
-        /// How long a UDP flow may be silent before it counts as ended, 1s to 12h [default: 1m]
-        #[arg(long, value_name = "TIME")]
-        udp_idle: Option<IdleTime>,
-        /// The VRF by which its backends are reached, or `default` for the main routing [default: that of the node]
-        #[arg(long, value_name = "NAME")]
-        vrf: Option<Vrf>,
-        /// The mark that policy rules are asked with for the way to its backends, as 0x10 [default: that of the node]
-        #[arg(long, value_parser = parse_mark)]
-        mark: Option<u32>,
+        /// Its other keys.
+        #[command(flatten)]
+        given: Given,
         /// A backend, as `10.0.1.11` or `10.0.1.11=WEIGHT`; several by commas or by giving this again
         #[arg(long = "backend", value_name = "ADDRESS[=WEIGHT]", value_delimiter = ',')]
         #[arg(value_parser = weighted_address)]
         backends: Vec<(IpAddr, Option<u32>)>,
     },
     /// Change a VIP; what is not given stays
-    #[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
+    #[command(group = clap::ArgGroup::new("what").args(settable()).required(true).multiple(true))]
     Set {
         /// Name of the VIP.
         name: String,
         /// Its new address.
-        #[arg(long, group = "what")]
+        #[arg(long)]
         address: Option<IpAddr>,
         /// All of its ports from now on, as `tcp/80` or `udp/any`; several by commas or by giving this again
-        #[arg(long = "port", value_name = "PORT", value_delimiter = ',', group = "what")]
+        #[arg(long = "port", value_name = "PORT", value_delimiter = ',')]
         ports: Option<Vec<Port>>,
         /// How packets reach the backends: l2 or ipip
-        #[arg(long, value_name = "MODE", group = "what")]
+        #[arg(long, value_name = "MODE")]
         forward: Option<ForwardMode>,
-        /// What makes a flow: 5-tuple or source-ip
-        #[arg(long, group = "what")]
-        hash: Option<FlowHash>,
-        /// Size of the table, a prime; every flow may move to another backend
-        #[arg(long, group = "what")]
-        slots: Option<u32>,
-        /// Which flows are remembered: adaptive (those that a change of the backends puts at risk), always or never
-        #[arg(long, group = "what")]
-        tracking: Option<Tracking>,
-        /// How long a TCP flow may be silent before it counts as ended, 1s to 12h
-        #[arg(long, value_name = "TIME", group = "what")]
-        tcp_idle: Option<IdleTime>,
-        /// How long a UDP flow may be silent before it counts as ended, 1s to 12h
-        #[arg(long, value_name = "TIME", group = "what")]
-        udp_idle: Option<IdleTime>,
-        /// The VRF by which its backends are reached, or `default` for the main routing
-        #[arg(long, value_name = "NAME", group = "what")]
-        vrf: Option<Vrf>,
-        /// The mark that policy rules are asked with for the way to its backends, as 0x10; 0 for none
-        #[arg(long, group = "what", value_parser = parse_mark)]
-        mark: Option<u32>,
+        /// Its other keys.
+        #[command(flatten)]
+        given: Given,
     },
     /// Remove a VIP with its backends
     Remove {
         /// Name of the VIP.
         name: String,
     },
+}
+
+/// What `naru vip set` can change, of which it needs one.
+fn settable() -> impl Iterator<Item = &'static str> {
+    ["address", "ports", "forward"].into_iter().chain(SETTINGS.iter().map(|key| key.name))
 }
 
 /// `naru backend`
@@ -493,6 +461,7 @@ mod tests {
     use clap::{CommandFactory as _, error::ErrorKind};
 
     use super::*;
+    use crate::model::Tracking;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
         Cli::try_parse_from(line.split(' '))
@@ -516,9 +485,8 @@ mod tests {
         let line = "naru vip add web --address 203.0.113.10 --port tcp/80,tcp/443 --port udp/any --forward ipip \
                     --tracking always --udp-idle 90s --backend 10.0.1.11=50,10.0.1.12";
         let Command::Vip(Vip::Edit(edit)) = parse(line).unwrap().command else { panic!("another command") };
-        let VipEdit::Add { name, ports, forward, hash, tracking, tcp_idle, udp_idle, backends, .. } = edit else {
-            panic!("another change")
-        };
+        let VipEdit::Add { name, ports, forward, given, backends, .. } = edit else { panic!("another change") };
+        let Given { hash, tracking, tcp_idle, udp_idle, .. } = given;
         assert_eq!(name, "web");
         assert_eq!(ports.iter().map(Port::to_string).collect::<Vec<_>>(), ["tcp/80", "tcp/443", "udp/any"]);
         assert_eq!((forward, hash), (ForwardMode::Ipip, None));

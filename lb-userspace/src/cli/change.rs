@@ -13,7 +13,7 @@ use crate::{
         types::Applied,
     },
     dataplane,
-    model::{Operate, Verb},
+    model::{Operate, Verb, keys::NothingElse},
     source::file::edit::{Edit, NewBackend, NewVip, VipValues},
 };
 
@@ -71,51 +71,13 @@ pub async fn detach(client: Client, global: &Global, options: Detach) -> Result<
 impl From<VipEdit> for Edit {
     fn from(edit: VipEdit) -> Self {
         match edit {
-            VipEdit::Add {
-                name,
-                address,
-                ports,
-                forward,
-                hash,
-                slots,
-                tracking,
-                tcp_idle,
-                udp_idle,
-                vrf,
-                mark,
-                backends,
-            } => {
+            VipEdit::Add { name, address, ports, forward, given, backends } => {
                 let backend = |(address, weight)| NewBackend { address, weight, state: None, mac: None };
                 let backends = backends.into_iter().map(backend).collect();
-                Self::VipAdd(NewVip {
-                    name,
-                    address,
-                    ports,
-                    forward,
-                    hash,
-                    slots,
-                    tracking,
-                    tcp_idle,
-                    udp_idle,
-                    vrf,
-                    mark,
-                    backends,
-                })
+                Self::VipAdd(NewVip { name, address, ports, forward, given, backends, rest: NothingElse })
             }
-            VipEdit::Set { name, address, ports, forward, hash, slots, tracking, tcp_idle, udp_idle, vrf, mark } => {
-                Self::VipSet(VipValues {
-                    name,
-                    address,
-                    ports,
-                    forward,
-                    hash,
-                    slots,
-                    tracking,
-                    tcp_idle,
-                    udp_idle,
-                    vrf,
-                    mark,
-                })
+            VipEdit::Set { name, address, ports, forward, given } => {
+                Self::VipSet(VipValues { name, address, ports, forward, given, rest: NothingElse })
             }
             VipEdit::Remove { name } => Self::VipRemove { name },
         }

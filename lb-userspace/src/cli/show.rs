@@ -1,6 +1,9 @@
 //! The commands that read: ask the daemon, print what it says.
 
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::{
+    fmt::Display,
+    time::{Duration, Instant, UNIX_EPOCH},
+};
 
 use super::{
     exit::{Exit, Failure},
@@ -9,11 +12,10 @@ use super::{
 use crate::api::{
     client::Client,
     types::{
-        Backend, BackendStats, Counts, Diff, FileState, Interface, MapUsage, NextHop, Problem, Stats, Status,
+        Backend, BackendStats, Counts, Diff, FileState, Interface, MapUsage, NextHop, Problem, Settings, Stats, Status,
         TableUsage, Tracking, Vip, VipStats,
     },
 };
-use crate::model::mark_word;
 
 /// `naru status`
 pub async fn status(client: Client, output: Output) -> Result<Exit, Failure> {
@@ -90,7 +92,7 @@ fn status_text(status: &Status) -> String {
     let backends = format!("{backends} ({} take new flows)", status.backends_active);
     let config = config.path.display();
     let hash_seed = status.hash_seed.as_ref().map_or("none".to_owned(), |seed| format!("fingerprint {seed}"));
-    let mut text = fields([
+    let mut text = fields(&[
         ("Version", version),
         ("PID", pid),
         ("Uptime", &uptime),
@@ -262,33 +264,25 @@ fn vips_text(vips: &[Vip]) -> String {
     ];
     table(
         header,
-        vips.iter().map(|Vip { name, address, ports, forward, hash, slots, tracking, backends, .. }| {
+        vips.iter().map(|Vip { name, address, ports, forward, settings, backends }| {
+            let Settings { hash, slots, tracking, .. } = settings;
             let active = backends.iter().filter(|backend| backend.slots > 0).count();
             let configured = backends.iter().filter(|backend| !backend.is_removed()).count();
             let backends = format!("{active}/{configured}");
             let (address, ports, slots) = (address.to_string(), ports.join(","), slots.to_string());
-            let [name, forward, hash, tracking] = [name, forward, hash, tracking].map(String::clone);
-            [name, address, ports, forward, hash, slots, tracking, backends]
+            let (hash, tracking) = (hash.to_string(), tracking.to_string());
+            [name.clone(), address, ports, forward.clone(), hash, slots, tracking, backends]
         }),
     )
 }
 
 fn vip_text(vip: &Vip) -> String {
-    let Vip { name, address, ports, forward, hash, slots, tracking, tcp_idle, udp_idle, vrf, mark, backends } = vip;
-    fields([
-        ("Name", name),
-        ("Address", address),
-        ("Ports", &ports.join(", ")),
-        ("Forward", forward),
-        ("Hash", hash),
-        ("Slots", slots),
-        ("Tracking", tracking),
-        ("TCP idle", tcp_idle),
-        ("UDP idle", udp_idle),
-        ("VRF", vrf),
-        ("Mark", &mark_word(*mark)),
-    ]) + "\n"
-        + &backends_text(backends)
+    let Vip { name, address, ports, forward, settings, backends } = vip;
+    let (ports, settings) = (ports.join(", "), settings.labelled());
+    let mut lines: Vec<(&str, &dyn Display)> =
+        vec![("Name", name), ("Address", address), ("Ports", &ports), ("Forward", forward)];
+    lines.extend(settings.iter().map(|(label, value)| (*label, value as &dyn Display)));
+    fields(&lines) + "\n" + &backends_text(backends)
 }
 
 fn backends_text(backends: &[Backend]) -> String {
@@ -487,13 +481,12 @@ mod tests {
             address: "203.0.113.10".parse().unwrap(),
             ports: vec!["tcp/80".into(), "udp/443".into()],
             forward: "ipip".into(),
-            hash: "5-tuple".into(),
-            slots: 16_381,
-            tracking: "adaptive".into(),
-            tcp_idle: "15m".into(),
-            udp_idle: "1m 30s".into(),
-            vrf: "default".into(),
-            mark: 16,
+            settings: Settings {
+                udp_idle: "90s".parse().unwrap(),
+                vrf: Some("default".parse().unwrap()),
+                mark: Some(16.into()),
+                ..Settings::default()
+            },
             backends: Vec::new(),
         };
         let shown = vip_text(&vip);

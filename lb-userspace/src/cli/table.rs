@@ -66,7 +66,7 @@ pub fn table<const N: usize>(header: [(&str, Align); N], rows: impl IntoIterator
 }
 
 /// Names with their values, one a line, the values below each other.
-pub fn fields<const N: usize>(fields: [(&str, &dyn Display); N]) -> String {
+pub fn fields(fields: &[(&str, &dyn Display)]) -> String {
     let width = fields.iter().map(|(name, _)| name.len() + 1).max().unwrap_or_default();
     fields.iter().map(|(name, value)| format!("{:width$}  {value}\n", format!("{name}:"))).collect()
 }
@@ -112,6 +112,6 @@ mod tests {
 
     #[test]
     fn fields_line_up() {
-        assert_eq!(fields([("a", &1), ("long", &"x")]), "a:     1\nlong:  x\n");
+        assert_eq!(fields(&[("a", &1), ("long", &"x")]), "a:     1\nlong:  x\n");
     }
 }

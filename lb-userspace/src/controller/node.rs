@@ -5,8 +5,8 @@ use std::{collections::HashMap, fmt::Display, path::PathBuf};
 
 use super::Error;
 use crate::{
-    model::{self, Config, Node, Vrf},
-    plan::Change,
+    model::{self, Config, Difference, Node, Vrf, keys::SettingChange},
+    plan::{Change, record},
 };
 
 /// The changes from `old` to `new`.
@@ -17,19 +17,19 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
 
 /// Changes of keys of VIPs that are in both and that the data plane knows nothing of.
 fn vip_changes(old: &Config, new: &Config) -> Vec<Change> {
-    let before: HashMap<_, _> = old.vips.iter().map(|vip| (vip.name.as_str(), vip.metrics_backends)).collect();
-    let shown = |value: Option<bool>| value.map_or("as in [node]".to_owned(), |shown| shown.to_string());
-    let changes = new.vips.iter().filter_map(|vip| {
-        let (from, to) = (*before.get(vip.name.as_str())?, vip.metrics_backends);
-        let change = |key: &str| Change::VipChanged {
+    let Difference { gone, come } = old.difference(new);
+    let before: HashMap<_, _> = gone.into_iter().map(|vip| (vip.name.as_str(), &vip.settings)).collect();
+    let changes = come.into_iter().filter_map(|vip| Some((vip, before.get(vip.name.as_str())?.changes(&vip.settings))));
+    let changes = changes.flat_map(|(vip, changes)| changes.into_iter().map(move |change| (vip, change)));
+    let unheld = changes.filter(|(_, change)| !record::KEYS.contains(&change.key));
+    unheld
+        .map(|(vip, SettingChange { key, from, to })| Change::VipChanged {
             vip: vip.name.clone(),
             key: key.to_owned(),
-            from: shown(from),
-            to: shown(to),
-        };
-        (from != to).then(|| change("metrics_backends"))
-    });
-    changes.collect()
+            from,
+            to,
+        })
+        .collect()
 }
 
 /// Refuses changes of keys that say where the running daemon is.

@@ -428,7 +428,7 @@ fn a_backend_that_takes_over_an_id_starts_from_zero_and_a_new_outer_header_keeps
     let counts = |dataplane: &Dataplane| counts_of(&dataplane.view());
     let mut config = config([vip("web", "203.0.113.10", &["tcp/80"], &["10.0.1.11", "10.0.1.12"])]);
     // Nothing keeps what is removed.
-    config.vip_mut(0).tracking = Tracking::Never;
+    config.vip_mut(0).settings.tracking = Tracking::Never;
     let mut dataplane = pins.open(&config);
     let mut upkeep = Upkeep::of(&mut dataplane);
     let mut apply = |dataplane: &mut Dataplane, config: &Config| {
@@ -580,7 +580,7 @@ fn no_packet_reads_the_route_that_replaces_another_vips() {
     let reader = SlowReader::start(&maps_of(&pins), Ipv4Addr::new(203, 0, 113, b'a'));
     let mut turn = 0;
     let strayed = reader.while_changing(|| {
-        vips.iter_mut().for_each(|vip| vip.hash = hashes[turn % 2]);
+        vips.iter_mut().for_each(|vip| vip.settings.hash = hashes[turn % 2]);
         turn += 1;
         dataplane.apply(&config(vips.clone())).unwrap();
     });
@@ -609,10 +609,10 @@ fn many_routes_are_replaced_in_new_maps() {
     let mut wanted = many(40, 2, SLOTS);
     let mut dataplane = pins.open(&wanted);
     dataplane.apply(&wanted).unwrap();
-    wanted.vips.iter_mut().take(3).for_each(|vip| Arc::make_mut(vip).hash = FlowHash::SourceIp);
+    wanted.vips.iter_mut().take(3).for_each(|vip| Arc::make_mut(vip).settings.hash = FlowHash::SourceIp);
     dataplane.apply(&wanted).unwrap();
     assert_eq!(pins.names(""), ["g1", "links"]);
-    wanted.vips.iter_mut().for_each(|vip| Arc::make_mut(vip).tracking = Tracking::Always);
+    wanted.vips.iter_mut().for_each(|vip| Arc::make_mut(vip).settings.tracking = Tracking::Always);
     dataplane.apply(&wanted).unwrap();
     assert_eq!(pins.names(""), ["g2", "links"]);
     assert_mirrors(&dataplane);

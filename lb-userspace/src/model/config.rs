@@ -59,6 +59,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Slots;
 
     fn config(names: &[&str]) -> Config {
         let vip = |name: &&str| {
@@ -79,7 +80,7 @@ mod tests {
         let before = config(&["a", "b", "c", "d"]);
         assert_eq!(before.difference(&before.clone()), Difference::default());
         let mut after = before.clone();
-        after.vip_mut(1).slots = 211;
+        after.vip_mut(1).settings.slots = Slots::new(211);
         after.vips.remove(2);
         after.vips.insert(0, config(&["e"]).vips.remove(0));
         let Difference { gone, come } = before.difference(&after);

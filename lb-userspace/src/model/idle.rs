@@ -2,7 +2,10 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use super::word::text_serde;
+use super::{
+    keys::{KeyValue, Scalar, WrongValue, read_text},
+    word::text_serde,
+};
 
 /// The time without a packet after which a flow counts as ended: whole seconds, `1s..=12h`, written as `15m` or
 /// `1h 30m`.
@@ -19,6 +22,22 @@ pub struct IdleTimeError {
 }
 
 impl IdleTime {
+    /// Of TCP flows of a VIP that does not say: that of established connections in IPVS (`tcp_timeouts`).
+    pub const TCP: Self = Self(Duration::from_secs(900));
+    /// Of UDP flows of a VIP that does not say: that of Envoy (`idle_timeout` of its UDP proxy) and of Cilium
+    /// (`bpf-ct-timeout-service-any`).
+    pub const UDP: Self = Self(Duration::from_secs(60));
+
+    /// So many seconds.
+    pub const fn from_seconds(seconds: u16) -> Self {
+        Self(Duration::from_secs(seconds as u64))
+    }
+
+    /// Seconds: whole ones, and fewer than 2^16.
+    pub fn seconds(self) -> u16 {
+        u16::try_from(self.0.as_secs()).unwrap_or(u16::MAX)
+    }
+
     const MIN: Duration = Duration::from_secs(1);
     const MAX: Duration = Duration::from_secs(12 * 3600);
 
@@ -51,6 +70,16 @@ impl fmt::Display for IdleTime {
 
 text_serde!(IdleTime);
 
+impl KeyValue for IdleTime {
+    fn read(what: &str, scalar: &Scalar) -> Result<Self, WrongValue> {
+        if let Scalar::Integer(_, number) = scalar {
+            let remedy = remedy(number, "\"");
+            return Err(WrongValue::Value(format!("{what} needs a unit, and quotes; {remedy}")));
+        }
+        read_text(scalar)
+    }
+}
+
 impl From<IdleTime> for Duration {
     fn from(IdleTime(time): IdleTime) -> Self {
         time
@@ -58,7 +87,7 @@ impl From<IdleTime> for Duration {
 }
 
 /// What to write for a number without a unit, which most likely means seconds, between `quotes`.
-pub(crate) fn remedy(number: &str, quotes: &str) -> String {
+fn remedy(number: &str, quotes: &str) -> String {
     let seconds = format!("{number}s");
     match seconds.parse::<IdleTime>() {
         Ok(_) => format!("write `{quotes}{seconds}{quotes}`"),

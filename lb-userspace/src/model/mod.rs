@@ -4,7 +4,8 @@
 pub(crate) mod address;
 mod backend;
 mod config;
-pub(crate) mod idle;
+mod idle;
+pub mod keys;
 mod mac;
 mod node;
 mod operation;
@@ -22,14 +23,16 @@ pub use self::{
     backend::{Backend, state_serde},
     config::{Config, Difference},
     idle::{IdleTime, IdleTimeError},
+    keys::{Given, KeyValue, Settings},
     mac::{Mac, MacChoice, MacError},
     node::{Node, XdpMode},
     operation::{Operate, OperateError, Operation, Operations, Verb},
     port::{Port, PortError, Protocol},
+    prime::Slots,
     problem::ProblemKind,
     readers::Readers,
     share::{Share, ShareError},
-    via::{Vrf, mark_word, parse_mark},
+    via::{Mark, Vrf, mark_word},
     vip::{FlowHash, ForwardMode, Tracking, Vip},
     word::{UnknownValue, Word},
 };

@@ -1,5 +1,61 @@
 //! Sizes of Maglev tables: primes, so that every stride walks over every slot.
 
+use std::{fmt, num::ParseIntError, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use super::keys::{KeyValue, Scalar, WrongValue, read_number};
+
+/// The size of a VIP's table. One that comes from a config file is a prime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Slots(u32);
+
+impl Slots {
+    /// Of a VIP that does not say.
+    pub const DEFAULT: Self = Self(16_381);
+
+    /// So many.
+    pub const fn new(slots: u32) -> Self {
+        Self(slots)
+    }
+
+    /// How many.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Slots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Whether it is a prime is found where the file says so.
+impl FromStr for Slots {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        text.parse().map(Self)
+    }
+}
+
+impl KeyValue for Slots {
+    fn read(what: &str, scalar: &Scalar) -> Result<Self, WrongValue> {
+        let slots = read_number(what, scalar, SMALLEST, LARGEST)?;
+        if is_prime(slots) {
+            return Ok(Self(slots));
+        }
+        let (below, above) = around(slots);
+        Err(WrongValue::Value(format!("{what} is {slots}, which is not a prime; write {below} or {above}")))
+    }
+
+    fn scalar(&self) -> Scalar {
+        Scalar::Integer(Some(self.0), self.0.to_string())
+    }
+}
+
 /// Smallest table.
 pub(crate) const SMALLEST: u32 = 5;
 /// Largest table: the largest prime below 2^20.

@@ -4,7 +4,13 @@ use std::{fmt, str::FromStr};
 
 use lb_common::VrfName;
 
-use super::{address, word::text_serde};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    address,
+    keys::{KeyValue, Scalar, WrongValue, read_number, read_text},
+    word::text_serde,
+};
 
 /// A VRF by its name, or `default`, the host's main routing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,6 +41,12 @@ impl fmt::Display for Vrf {
 
 text_serde!(Vrf);
 
+impl KeyValue for Vrf {
+    fn read(_: &str, scalar: &Scalar) -> Result<Self, WrongValue> {
+        read_text(scalar)
+    }
+}
+
 impl From<Vrf> for VrfName {
     fn from(Vrf(name): Vrf) -> Self {
         name
@@ -47,17 +59,55 @@ impl From<VrfName> for Vrf {
     }
 }
 
+/// A mark that policy rules are asked with; 0 is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Mark(u32);
+
+impl Mark {
+    /// Its number.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl From<u32> for Mark {
+    fn from(mark: u32) -> Self {
+        Self(mark)
+    }
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&mark_word(self.0))
+    }
+}
+
+impl FromStr for Mark {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        parse_mark(text).map(Self)
+    }
+}
+
+impl KeyValue for Mark {
+    fn read(what: &str, scalar: &Scalar) -> Result<Self, WrongValue> {
+        read_number(what, scalar, 0, u32::MAX).map(Self)
+    }
+
+    fn scalar(&self) -> Scalar {
+        Scalar::Integer(Some(self.0), self.to_string())
+    }
+}
+
 /// A mark as operators write it: `0x10`.
 pub fn mark_word(mark: u32) -> String {
     format!("{mark:#x}")
 }
 
 /// Reads a mark, `0x10` or `16`.
-///
-/// # Errors
-///
-/// Says what to write instead.
-pub fn parse_mark(text: &str) -> Result<u32, String> {
+fn parse_mark(text: &str) -> Result<u32, String> {
     let mark = match text.strip_prefix("0x") {
         Some(digits) => u32::from_str_radix(digits, 16),
         None => text.parse(),

@@ -1,11 +1,11 @@
 //! A virtual address, what is served on it, and by whom.
 
-use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use lb_common::Via;
 
 use super::{
-    Backend, Node, Port, UnknownValue, Vrf, Word,
+    Backend, Mark, Node, Port, Settings, Slots, UnknownValue, Word,
     word::{text_serde, words},
 };
 
@@ -20,40 +20,29 @@ pub struct Vip {
     pub ports: Vec<Port>,
     /// How packets reach the backends.
     pub forward: ForwardMode,
-    /// What of a packet makes its flow.
-    pub hash: FlowHash,
-    /// Size of the Maglev table: a prime.
-    pub slots: u32,
-    /// Which of its flows the data plane remembers.
-    pub tracking: Tracking,
-    /// How long a TCP flow may be silent before it counts as ended, in whole seconds.
-    pub tcp_idle: Duration,
-    /// How long a UDP flow may be silent before it counts as ended, in whole seconds.
-    pub udp_idle: Duration,
-    /// Whether `/metrics` has series of each of its backends; absent for what `[node]` says.
-    pub metrics_backends: Option<bool>,
-    /// The VRF by which its backends are reached; absent for that of the node.
-    pub vrf: Option<Vrf>,
-    /// The mark that policy rules are asked with for the way to its backends; absent for that of the node.
-    pub mark: Option<u32>,
+    /// Its values for the keys that have a default.
+    pub settings: Settings,
     /// The real servers, each address once.
     pub backends: Vec<Backend>,
 }
 
 impl Vip {
+    /// Slots of a VIP that does not say.
+    pub const DEFAULT_SLOTS: u32 = Slots::DEFAULT.get();
+
     /// By which routing tables its backends are reached, on this node.
     pub fn via(&self, node: &Node) -> Via {
-        let vrf = self.vrf.or(node.vrf).map(Into::into).unwrap_or_default();
-        Via { vrf, mark: self.mark.or(node.mark).unwrap_or(0) }
+        let Settings { vrf, mark, .. } = &self.settings;
+        let vrf = vrf.or(node.vrf).map(Into::into).unwrap_or_default();
+        Via { vrf, mark: mark.map(Mark::get).or(node.mark).unwrap_or(0) }
     }
 
-    /// Slots of a VIP that does not say.
-    pub const DEFAULT_SLOTS: u32 = 16_381;
-    /// TCP idle time of a VIP that does not say: that of established connections in IPVS (`tcp_timeouts`).
-    pub const DEFAULT_TCP_IDLE: Duration = Duration::from_secs(900);
-    /// UDP idle time of a VIP that does not say: that of Envoy (`idle_timeout` of its UDP proxy) and of Cilium
-    /// (`bpf-ct-timeout-service-any`).
-    pub const DEFAULT_UDP_IDLE: Duration = Duration::from_secs(60);
+    /// Its settings on this node: with the node's values where it does not say.
+    pub fn settings_on(&self, node: &Node) -> Settings {
+        let Via { vrf, mark } = self.via(node);
+        let metrics_backends = Some(self.settings.metrics_backends.unwrap_or(node.metrics_backends));
+        Settings { metrics_backends, vrf: Some(vrf.into()), mark: Some(mark.into()), ..self.settings.clone() }
+    }
 }
 
 words! {

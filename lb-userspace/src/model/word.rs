@@ -68,6 +68,15 @@ macro_rules! words {
         }
 
         text_serde!($name);
+
+        impl $crate::model::keys::KeyValue for $name {
+            fn read(
+                _: &str,
+                scalar: &$crate::model::keys::Scalar,
+            ) -> Result<Self, $crate::model::keys::WrongValue> {
+                $crate::model::keys::read_text(scalar)
+            }
+        }
     };
 }
 

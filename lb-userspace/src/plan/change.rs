@@ -4,7 +4,6 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fmt,
     net::IpAddr,
-    time::Duration,
 };
 
 use lb_common::{Backend, Features, Forward, VipFlags, VipRecord};
@@ -12,9 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     State,
+    record::settings,
     wanted::{Index, Wanted, WantedVip, keys},
 };
-use crate::model::{Mac, Tracking, Vrf, Word as _, mark_word};
+use crate::model::{Mac, Word as _, keys::SettingChange};
 
 /// One difference between what runs and what a config wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,30 +216,14 @@ fn vip_changes(vip: &WantedVip<'_>, known: &VipRecord, index: &Index<'_>) -> Vec
     let there = index.keys(vip.id).iter().map(|key| (key.protocol, key.port)).collect();
     let ports = keys(vip.config).map(|key| (key.protocol, key.port)).collect();
     differs("ports", ports_words(there), ports_words(ports));
-    let hash = |flags: VipFlags| if flags.contains(VipFlags::HASH_SOURCE_IP) { "source-ip" } else { "5-tuple" };
-    differs("hash", hash(known.flags).to_owned(), hash(vip.record.flags).to_owned());
-    differs("tracking", tracking(known.flags).to_string(), vip.config.tracking.to_string());
-    let idle = |seconds: u16| humantime::format_duration(Duration::from_secs(seconds.into())).to_string();
-    differs("tcp_idle", idle(known.tcp_idle), idle(vip.record.tcp_idle));
-    differs("udp_idle", idle(known.udp_idle), idle(vip.record.udp_idle));
-    differs("slots", known.slots.to_string(), vip.record.slots.to_string());
-    differs("vrf", Vrf::from(known.via.vrf).to_string(), Vrf::from(vip.record.via.vrf).to_string());
-    differs("mark", mark_word(known.via.mark), mark_word(vip.record.via.mark));
+    for SettingChange { key, from, to } in settings(known).changes(&settings(&vip.record)) {
+        differs(key, from, to);
+    }
     if let Some((_, member)) = index.members(vip.id).iter().find(|(_, entry)| !entry.is_removed()) {
         let mode = if member.forward == Forward::L2 as u32 { "l2" } else { "ipip" };
         differs("forward", mode.to_owned(), vip.config.forward.to_string());
     }
     changes
-}
-
-fn tracking(flags: VipFlags) -> Tracking {
-    if flags.contains(VipFlags::TRACK_ALWAYS) {
-        Tracking::Always
-    } else if flags.contains(VipFlags::TRACK_NEVER) {
-        Tracking::Never
-    } else {
-        Tracking::Adaptive
-    }
 }
 
 /// Sorted, so that only the set counts.

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use lb_common::BackendState;
 
-use crate::model::{Backend, Config, FlowHash, ForwardMode, Tracking, Vip};
+use crate::model::{Backend, Config, ForwardMode, Settings, Slots, Vip};
 
 /// Slots of a VIP in tests: few, so that simulating every slot is quick.
 pub const SLOTS: u32 = 101;
@@ -21,14 +21,7 @@ pub fn vip(name: &str, address: &str, ports: &[&str], backends: &[&str]) -> Vip 
         address: ip(address),
         ports: ports.iter().map(|port| port.parse().unwrap()).collect(),
         forward: ForwardMode::Ipip,
-        hash: FlowHash::FiveTuple,
-        slots: SLOTS,
-        tracking: Tracking::Adaptive,
-        tcp_idle: Vip::DEFAULT_TCP_IDLE,
-        udp_idle: Vip::DEFAULT_UDP_IDLE,
-        metrics_backends: None,
-        vrf: None,
-        mark: None,
+        settings: Settings { slots: Slots::new(SLOTS), ..Settings::default() },
         backends: backends.iter().map(|address| backend(address, 100)).collect(),
     }
 }
@@ -44,7 +37,7 @@ pub fn many(count: usize, backends: usize, slots: u32) -> Config {
         let own = |backend: usize| IpAddr::from([10, (number >> 8) as u8, number as u8, backend as u8 + 1]);
         let mut vip = vip(&format!("vip{number}"), "192.0.2.1", &["tcp/80"], &[]);
         vip.address = IpAddr::from([198, 18, (number >> 8) as u8, number as u8]);
-        vip.slots = slots;
+        vip.settings.slots = Slots::new(slots);
         vip.backends = (0..backends).map(|index| backend(&own(index).to_string(), 100)).collect();
         vip
     };

@@ -15,6 +15,7 @@ mod change;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod maglev;
+pub mod record;
 mod removal;
 mod state;
 mod steps;

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     dataplane::Table,
-    model::{ForwardMode, Tracking, Vip},
+    model::{ForwardMode, IdleTime, Slots, Tracking},
     tracking::{
         Swept,
         rules::{self, Rules},
@@ -159,7 +159,7 @@ impl World {
                 .iter()
                 .map(|own| WeightedBackend { key: own.address.into(), weight: own.effective_weight() });
             let weighted: Vec<_> = weighted.collect();
-            let table = maglev::table(&weighted, vip.slots);
+            let table = maglev::table(&weighted, vip.settings.slots.get());
             for (index, owner) in (record.slot_base..).zip(table) {
                 let entry = self.state.backends().get(&self.slots[&index].current());
                 let expected = weighted.get(owner as usize).map(|weighted| (id, weighted.key));
@@ -167,7 +167,7 @@ impl World {
             }
             for key in keys(vip) {
                 let route = self.state.keys()[&key];
-                assert_eq!((route.id, route.slot_base, route.slots), (id, record.slot_base, vip.slots));
+                assert_eq!((route.id, route.slot_base, route.slots), (id, record.slot_base, vip.settings.slots.get()));
             }
         }
     }
@@ -210,7 +210,7 @@ impl World {
 
     /// The idle time passes, during which every connection sends something; then a sweep, by the sweeper's own rules.
     fn sweep(&mut self) {
-        let half = rules::ticks(Vip::DEFAULT_TCP_IDLE.as_secs() as u16).div_ceil(2);
+        let half = rules::ticks(IdleTime::TCP.seconds()).div_ceil(2);
         self.now = Tick(self.now.0.wrapping_add(half));
         self.traffic();
         self.now = Tick(self.now.0.wrapping_add(half));
@@ -401,9 +401,9 @@ fn every_kind_of_change_is_told_in_words() {
     );
     let web = config.vip_mut(0);
     web.forward = ForwardMode::L2;
-    web.hash = crate::model::FlowHash::SourceIp;
+    web.settings.hash = crate::model::FlowHash::SourceIp;
     web.ports.remove(0);
-    web.slots = 211;
+    web.settings.slots = Slots::new(211);
     web.address = "203.0.113.11".parse().unwrap();
     config.vips.truncate(1);
     config.node.log_packets = true;
@@ -512,7 +512,7 @@ fn what_a_plan_frees_it_does_not_hand_out() {
 fn a_gap_that_is_too_short_is_closed_by_a_rebuild_of_the_same_size() {
     let at = |name: &str, port: &str, slots| {
         let mut vip = vip(name, "192.0.2.1", &[port], &["10.0.0.1"]);
-        vip.slots = slots;
+        vip.settings.slots = Slots::new(slots);
         vip
     };
     let node = Config::default().node;
@@ -639,9 +639,9 @@ impl Random {
             let ports = [first + 1 + self.below(3), first + 10 + self.below(3)].map(|port| format!("tcp/{port}"));
             let ports: Vec<&str> = ports.iter().take(1 + self.below(2) as usize).map(String::as_str).collect();
             let mut vip = vip(name, self.pick(&["192.0.2.1", "192.0.2.2", "2001:db8::1"]), &ports, &[]);
-            vip.slots = self.pick(&[53, 101, 101, 101]);
+            vip.settings.slots = Slots::new(self.pick(&[53, 101, 101, 101]));
             vip.forward = self.pick(&[ForwardMode::Ipip, ForwardMode::Ipip, ForwardMode::L2]);
-            vip.tracking = self.pick(&[Tracking::Adaptive, Tracking::Adaptive, Tracking::Always]);
+            vip.settings.tracking = self.pick(&[Tracking::Adaptive, Tracking::Adaptive, Tracking::Always]);
             for address in ["10.0.0.1", "10.0.0.2", "10.0.0.3", "2001:db8:1::1", "2001:db8:1::2"] {
                 if self.below(2) == 0 {
                     let mut backend = backend(address, self.pick(&[0, 1, 50, 100]));

@@ -58,7 +58,7 @@ impl Totals {
             keys4,
             keys6,
             backends: vip.backends.len() as u64,
-            slots: vip.slots.into(),
+            slots: vip.settings.slots.get().into(),
             features: [0; u32::BITS as usize],
         };
         let needed = features_of(vip).0;
@@ -73,7 +73,7 @@ fn features_of(vip: &Vip) -> Features {
     if vip.ports.iter().any(|port| port.port.is_none()) {
         features = features.with(Features::ANY_PORT);
     }
-    if vip.tracking != Tracking::Never {
+    if vip.settings.tracking != Tracking::Never {
         features = features.with(Features::TRACKING);
     }
     let forwards = vip.backends.iter().map(|backend| forward_feature(forward(vip.forward, backend.address)));

@@ -3,12 +3,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
-    time::Duration,
 };
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use lb_common::{
-    Address, Backend, BackendState, Be32, Forward, MacPin, NO_ID, NextHopCell, VipFlags, VipName, VipRecord, VipRoute,
+    Address, Backend, BackendState, Be32, Forward, MacPin, NO_ID, NextHopCell, VipFlags, VipRecord, VipRoute,
 };
 
 use super::{
@@ -16,8 +15,9 @@ use super::{
     allocate::{KeptIds, Pools},
     effective_weight,
     maglev::WeightedBackend,
+    record::record,
 };
-use crate::model::{self, Config, Difference, FlowHash, ForwardMode, Node, Protocol, Tracking};
+use crate::model::{self, Config, Difference, ForwardMode, Node, Protocol};
 
 /// What of a config and of a state a plan looks at: everything, or what can differ.
 pub(super) struct Scope<'a> {
@@ -156,20 +156,10 @@ impl<'a> WantedVip<'a> {
             None => pools.vip()?,
         };
         let slot_base = match known {
-            Some((_, record)) if pools.keep_tables && record.slots == config.slots => record.slot_base,
-            _ => pools.table(config.slots)?,
+            Some((_, record)) if pools.keep_tables && record.slots == config.settings.slots.get() => record.slot_base,
+            _ => pools.table(config.settings.slots.get())?,
         };
-        let record = VipRecord {
-            name: VipName::new(&config.name)?,
-            address: config.address.into(),
-            slot_base,
-            slots: config.slots,
-            flags: flags(config),
-            tcp_idle: whole_seconds(config.tcp_idle),
-            udp_idle: whole_seconds(config.udp_idle),
-            via: config.via(node),
-            reserved: 0,
-        };
+        let record = record(config, node, slot_base)?;
         let backend = |backend: &'a model::Backend| {
             let mut entry = entry(id, config, backend, node);
             let known = known.and_then(|_| index.backend(&entry));
@@ -284,23 +274,6 @@ fn removed(there: &Backend, heir: Option<&WantedBackend<'_>>, keep_tables: bool)
         next_hop: if keep_tables { there.next_hop } else { NextHopCell::new(there.next_hop.current().copied()) },
         ..*there
     }
-}
-
-fn flags(vip: &model::Vip) -> VipFlags {
-    let hash = match vip.hash {
-        FlowHash::FiveTuple => VipFlags::default(),
-        FlowHash::SourceIp => VipFlags::HASH_SOURCE_IP,
-    };
-    hash.with(match vip.tracking {
-        Tracking::Adaptive => VipFlags::default(),
-        Tracking::Always => VipFlags::TRACK_ALWAYS,
-        Tracking::Never => VipFlags::TRACK_NEVER,
-    })
-}
-
-/// Idle times are whole seconds below 2^16.
-fn whole_seconds(idle: Duration) -> u16 {
-    u16::try_from(idle.as_secs()).unwrap_or(u16::MAX)
 }
 
 impl<'a> Index<'a> {

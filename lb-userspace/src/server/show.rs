@@ -17,7 +17,7 @@ use crate::{
     controller::{self, Error, View},
     dataplane::{self, BackendCounts, BackendSlots, LostFrames},
     fault,
-    model::{self, Mac, Vrf, Word as _},
+    model::{self, Mac, Word as _},
     tracking,
 };
 
@@ -238,19 +238,12 @@ fn vip_of(view: &View, vip: &model::Vip, mut running: BTreeMap<IpAddr, Running>)
         let last = model::Backend { address, weight, state, mac: mac.map(Into::into) };
         backend_of(view, &vip.name, last, Backend::REMOVED, way, Some(running))
     }));
-    let via = vip.via(&view.config().node);
     Vip {
         name: vip.name.clone(),
         address: vip.address,
         ports: vip.ports.iter().map(ToString::to_string).collect(),
         forward: vip.forward.to_string(),
-        hash: vip.hash.to_string(),
-        slots: vip.slots,
-        tracking: vip.tracking.to_string(),
-        tcp_idle: humantime::format_duration(vip.tcp_idle).to_string(),
-        udp_idle: humantime::format_duration(vip.udp_idle).to_string(),
-        vrf: Vrf::from(via.vrf).to_string(),
-        mark: via.mark,
+        settings: vip.settings_on(&view.config().node),
         backends,
     }
 }

@@ -14,7 +14,7 @@ use crate::{
         fixtures::{Pins, assert_mirrors, web},
         now,
     },
-    model::Config,
+    model::{Config, IdleTime, Slots},
     plan::fixtures::{SLOTS, backend, config, many, vip},
 };
 
@@ -94,7 +94,7 @@ fn a_drained_backend_has_no_slots_and_a_removed_one_no_entry() {
     assert_eq!(bed.backends().len(), 4);
 
     // Once it counts as idle what is silent for a second, the slots settle and the backend goes.
-    config.vip_mut(0).tcp_idle = Duration::from_secs(1);
+    config.vip_mut(0).settings.tcp_idle = IdleTime::from_seconds(1);
     bed.apply(&config);
     let deadline = Instant::now() + patience::LIMIT;
     while bed.backends().len() > 3 {
@@ -157,7 +157,7 @@ fn slots_that_no_vip_has_any_more_are_not_counted() {
     bed.apply(&config);
     assert!(bed.usage().moving_slots > 0);
     // Another number of slots puts the table elsewhere.
-    config.vip_mut(0).slots = 211;
+    config.vip_mut(0).settings.slots = Slots::new(211);
     bed.apply(&config);
     assert_eq!(bed.slots(), (0, 211 + u64::from(SLOTS)));
 

@@ -98,6 +98,8 @@ impl View {
 
 #[cfg(test)]
 mod tests {
+    use lb_userspace::model::Settings;
+
     use super::*;
 
     #[test]
@@ -108,13 +110,7 @@ mod tests {
             address: "203.0.113.10".parse().unwrap(),
             ports: vec!["tcp/80".to_owned()],
             forward: "l2".to_owned(),
-            hash: "5-tuple".to_owned(),
-            slots: 7,
-            tracking: "adaptive".to_owned(),
-            tcp_idle: "15m".to_owned(),
-            udp_idle: "1m".to_owned(),
-            vrf: "default".into(),
-            mark: 0,
+            settings: Settings::default(),
             backends: Vec::new(),
         };
         let mut row = |seconds, count| {

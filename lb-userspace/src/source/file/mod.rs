@@ -9,6 +9,7 @@
 pub mod edit;
 mod error;
 mod read;
+mod reference;
 mod reparse;
 mod section;
 mod syntax;
@@ -23,6 +24,7 @@ use toml::de::DeTable;
 use self::error::Problems;
 pub use self::{
     error::{ConfigError, ConfigErrors, ReadError},
+    reference::reference,
     section::Sections,
     warning::Warning,
 };

@@ -1,18 +1,18 @@
 //! From the TOML tree to drafts: every value on its own is checked here, and keeps its place in the text.
 
-use std::{net::IpAddr, ops::Range, path::PathBuf};
+use std::{collections::HashMap, net::IpAddr, ops::Range, path::PathBuf};
 
 use lb_common::{BackendState, Slot};
 use toml::{Spanned, de::DeTable};
 
 use super::{
     error::Problems,
-    tree::{self, Key, Section, Value},
+    tree::{self, Section, Value},
 };
 use crate::model::{
-    Backend, FlowHash, ForwardMode, Mac, Node, Port, Readers, Tracking, Vip, Vrf, Word,
+    Backend, ForwardMode, Given, KeyValue, Mac, Node, Port, Readers, Slots, Word,
     address::{self, Role},
-    idle::{self, IdleTime},
+    keys::{self, Key, VisitMut},
     prime,
 };
 
@@ -33,14 +33,9 @@ pub(super) struct VipDraft {
     /// Those that could be read.
     pub(super) ports: Vec<Spanned<Port>>,
     pub(super) forward: Option<Spanned<ForwardMode>>,
-    pub(super) hash: Option<FlowHash>,
-    pub(super) slots: Option<Spanned<u32>>,
-    pub(super) tracking: Option<Tracking>,
-    pub(super) tcp_idle: Option<IdleTime>,
-    pub(super) udp_idle: Option<IdleTime>,
-    pub(super) metrics_backends: Option<bool>,
-    pub(super) vrf: Option<Vrf>,
-    pub(super) mark: Option<u32>,
+    /// Those that could be read of the keys that have a default, and where they stand.
+    pub(super) given: Given,
+    pub(super) places: HashMap<&'static str, Range<usize>>,
     /// Those that could be read.
     pub(super) backends: Vec<BackendDraft>,
     /// Whether `backends` are all that there are.
@@ -57,8 +52,7 @@ pub(super) struct BackendDraft {
 
 /// Reads the whole tree.
 pub(super) fn draft(root: &DeTable<'_>, problems: &mut Problems) -> Draft {
-    const KEYS: &[Key] = &[Key { name: "node", example: "[node]" }, Key { name: "vip", example: "[[vip]]" }];
-    let section = Section::open("at the top level", 0..0, root, KEYS, problems);
+    let section = Section::open("at the top level", 0..0, root, &[keys::TOP], problems);
     let table = section.optional("node").and_then(|value| value.get_ref().as_table());
     let has_encap_source6 = table.is_some_and(|table| table.keys().any(|key| key.get_ref() == "encap_source6"));
     let node = section.optional("node").and_then(|value| node(value, problems));
@@ -66,51 +60,6 @@ pub(super) fn draft(root: &DeTable<'_>, problems: &mut Problems) -> Draft {
     let no_node = || Node { names_interfaces: false, ..Node::default() };
     Draft { node: node.unwrap_or_else(no_node), has_encap_source6, vips: vips.unwrap_or_default() }
 }
-
-const NODE_KEYS: &[Key] = &[
-    Key { name: "interfaces", example: r#"interfaces = ["eth0"]"# },
-    Key { name: "xdp_mode", example: r#"xdp_mode = "auto""# },
-    Key { name: "metrics", example: r#"metrics = "127.0.0.1:9100""# },
-    Key { name: "metrics_backends", example: "metrics_backends = true" },
-    Key { name: "socket", example: r#"socket = "/run/naru/naru.sock""# },
-    Key { name: "readers", example: r#"readers = ["adm"]` or `readers = "all""# },
-    Key { name: "bpffs", example: r#"bpffs = "/sys/fs/bpf/naru""# },
-    Key { name: "state", example: r#"state = "/var/lib/naru""# },
-    Key { name: "max_removed", example: r#"max_removed = "50%""# },
-    Key { name: "encap_source4", example: r#"encap_source4 = "172.16.0.0/16""# },
-    Key { name: "encap_source6", example: r#"encap_source6 = "fd12:3456:789a:e::/64""# },
-    Key { name: "max_vips", example: "max_vips = 16384" },
-    Key { name: "max_backends", example: "max_backends = 131072" },
-    Key { name: "max_slots", example: "max_slots = 100000000" },
-    Key { name: "max_flows", example: "max_flows = 1000000" },
-    Key { name: "vrf", example: r#"vrf = "blue""# },
-    Key { name: "mark", example: "mark = 0x10" },
-    Key { name: "hash_seed_file", example: r#"hash_seed_file = "/etc/naru/hash_seed""# },
-    Key { name: "log_packets", example: "log_packets = false" },
-];
-
-const VIP_KEYS: &[Key] = &[
-    Key { name: "name", example: r#"name = "web""# },
-    Key { name: "address", example: r#"address = "203.0.113.10""# },
-    Key { name: "ports", example: r#"ports = ["tcp/80"]"# },
-    Key { name: "forward", example: r#"forward = "ipip"` or `forward = "l2""# },
-    Key { name: "hash", example: r#"hash = "5-tuple""# },
-    Key { name: "slots", example: "slots = 16381" },
-    Key { name: "tracking", example: r#"tracking = "adaptive""# },
-    Key { name: "tcp_idle", example: r#"tcp_idle = "15m""# },
-    Key { name: "udp_idle", example: r#"udp_idle = "1m""# },
-    Key { name: "metrics_backends", example: "metrics_backends = true" },
-    Key { name: "vrf", example: r#"vrf = "blue""# },
-    Key { name: "mark", example: "mark = 0x10" },
-    Key { name: "backends", example: "backends = []" },
-];
-
-const BACKEND_KEYS: &[Key] = &[
-    Key { name: "address", example: r#"address = "10.0.1.11""# },
-    Key { name: "weight", example: "weight = 100" },
-    Key { name: "state", example: r#"state = "active""# },
-    Key { name: "mac", example: r#"mac = "02:00:00:00:00:01""# },
-];
 
 // Upper bounds that keep the maps below the sizes at which the kernel refuses them: 2^20 VIPs, 8 GiB of slots, 2^24
 // flows; and as many backends as a slot can tell apart.
@@ -128,15 +77,15 @@ const MAX_SOCKET_PATH: usize = 107;
 
 fn node(value: &Value<'_>, problems: &mut Problems) -> Option<Node> {
     let table = tree::table("`node`", value, "a table: `[node]`", problems)?;
-    let section = Section::open("in [node]", value.span(), table, NODE_KEYS, problems);
+    let section = Section::open("in [node]", value.span(), table, &[keys::NODE], problems);
     let mut node = Node { names_interfaces: section.optional("interfaces").is_some(), ..Node::default() };
-    for key in NODE_KEYS {
+    for key in keys::NODE {
         section.optional(key.name).and_then(|value| node_value(&mut node, key.name, value, problems));
     }
     Some(node)
 }
 
-/// Puts the value of one of `NODE_KEYS` into its place.
+/// Puts the value of one of the keys of `[node]` into its place.
 fn node_value(node: &mut Node, key: &str, value: &Value<'_>, problems: &mut Problems) -> Option<()> {
     let what = &format!("`{key}`");
     match key {
@@ -219,7 +168,8 @@ fn vips(value: &Value<'_>, problems: &mut Problems) -> Option<Vec<VipDraft>> {
 
 fn vip(value: &Value<'_>, problems: &mut Problems) -> Option<VipDraft> {
     let table = tree::table("`vip`", value, "an array of tables: `[[vip]]`", problems)?;
-    let section = Section::open("in [[vip]]", value.span(), table, VIP_KEYS, problems);
+    const KEYS: &[&[Key]] = &[keys::VIP, keys::SETTINGS, keys::VIP_BACKENDS];
+    let section = Section::open("in [[vip]]", value.span(), table, KEYS, problems);
     let name = section.required("name", problems).and_then(|value| name(value, problems));
     let address = section.required("address", problems).and_then(|value| unicast(value, Role::Vip, problems));
     let ports = section.required("ports", problems).and_then(|value| ports(value, problems));
@@ -227,15 +177,10 @@ fn vip(value: &Value<'_>, problems: &mut Problems) -> Option<VipDraft> {
         let forward = tree::parsed("`forward`", value, problems)?;
         Some(Spanned::new(value.span(), forward))
     });
-    let hash = section.optional("hash").and_then(|value| tree::parsed("`hash`", value, problems));
-    let slots = section.optional("slots").and_then(|value| slots(value, problems));
-    let tracking = section.optional("tracking").and_then(|value| tree::parsed("`tracking`", value, problems));
-    let tcp_idle = section.optional("tcp_idle").and_then(|value| idle_time("`tcp_idle`", value, problems));
-    let udp_idle = section.optional("udp_idle").and_then(|value| idle_time("`udp_idle`", value, problems));
-    let shown = section.optional("metrics_backends");
-    let metrics_backends = shown.and_then(|value| tree::boolean("`metrics_backends`", value, problems));
-    let vrf = section.optional("vrf").and_then(|value| tree::parsed("`vrf`", value, problems));
-    let mark = section.optional("mark").and_then(|value| tree::number("`mark`", value, 0, u32::MAX, problems));
+    let mut reader = Reader { section: &section, places: HashMap::new(), problems: &mut *problems };
+    let mut given = Given::default();
+    given.visit_mut(&mut reader);
+    let places = reader.places;
     let before = problems.0.len();
     let backends = section.optional("backends").and_then(|value| backends(value, problems));
     Some(VipDraft {
@@ -244,17 +189,26 @@ fn vip(value: &Value<'_>, problems: &mut Problems) -> Option<VipDraft> {
         address,
         ports: ports.unwrap_or_default(),
         forward,
-        hash,
-        slots,
-        tracking,
-        tcp_idle,
-        udp_idle,
-        metrics_backends,
-        vrf,
-        mark,
+        given,
+        places,
         backends: backends.unwrap_or_default(),
         backends_complete: problems.0.len() == before,
     })
+}
+
+/// Reads the keys of a VIP that have a default.
+struct Reader<'r> {
+    section: &'r Section<'r>,
+    places: HashMap<&'static str, Range<usize>>,
+    problems: &'r mut Problems,
+}
+
+impl VisitMut for Reader<'_> {
+    fn key<T: KeyValue>(&mut self, key: &'static Key, value: &mut Option<T>) {
+        let Some(found) = self.section.optional(key.name) else { return };
+        self.places.insert(key.name, found.span());
+        *value = tree::key_value(&format!("`{}`", key.name), found, self.problems);
+    }
 }
 
 fn name(value: &Value<'_>, problems: &mut Problems) -> Option<Spanned<String>> {
@@ -294,25 +248,6 @@ fn ports(value: &Value<'_>, problems: &mut Problems) -> Option<Vec<Spanned<Port>
     Some(array.iter().filter_map(&mut port).collect())
 }
 
-fn slots(value: &Value<'_>, problems: &mut Problems) -> Option<Spanned<u32>> {
-    let slots = tree::number("`slots`", value, prime::SMALLEST, prime::LARGEST, problems)?;
-    if !prime::is_prime(slots) {
-        let (below, above) = prime::around(slots);
-        problems.add(value.span(), format!("`slots` is {slots}, which is not a prime; write {below} or {above}"));
-        return None;
-    }
-    Some(Spanned::new(value.span(), slots))
-}
-
-fn idle_time(what: &str, value: &Value<'_>, problems: &mut Problems) -> Option<IdleTime> {
-    if let Some(number) = value.get_ref().as_integer() {
-        let remedy = idle::remedy(number.as_str(), "\"");
-        problems.add(value.span(), format!("{what} needs a unit, and quotes; {remedy}"));
-        return None;
-    }
-    tree::parsed(what, value, problems)
-}
-
 fn backends(value: &Value<'_>, problems: &mut Problems) -> Option<Vec<BackendDraft>> {
     let array = tree::array("`backends`", value, problems)?;
     Some(array.iter().filter_map(|element| backend(element, problems)).collect())
@@ -320,7 +255,7 @@ fn backends(value: &Value<'_>, problems: &mut Problems) -> Option<Vec<BackendDra
 
 fn backend(value: &Value<'_>, problems: &mut Problems) -> Option<BackendDraft> {
     let table = tree::table("a backend", value, r#"a table: `{ address = "10.0.1.11" }`"#, problems)?;
-    let section = Section::open("in a backend", value.span(), table, BACKEND_KEYS, problems);
+    let section = Section::open("in a backend", value.span(), table, &[keys::BACKEND], problems);
     let address = section.required("address", problems).and_then(|value| unicast(value, Role::Backend, problems));
     let weight = match section.optional("weight") {
         Some(value) => tree::number("`weight`", value, 0, Backend::MAX_WEIGHT, problems)
@@ -362,6 +297,6 @@ fn with<T, E: ToString>(
 impl VipDraft {
     /// The size of the table, where it could be read or is the default.
     pub(super) fn slots(&self) -> u32 {
-        self.slots.as_ref().map_or(Vip::DEFAULT_SLOTS, |slots| *slots.get_ref())
+        self.given.slots.unwrap_or(Slots::DEFAULT).get()
     }
 }

@@ -11,25 +11,21 @@ use toml::{
 };
 
 use super::error::Problems;
-use crate::model::suggest;
+use crate::model::{
+    KeyValue,
+    keys::{Key, Scalar, WrongValue},
+    suggest,
+};
 
 /// A value of the tree and the bytes that it was read from.
 pub(super) type Value<'t> = Spanned<DeValue<'t>>;
-
-/// A key that a table may have.
-pub(super) struct Key {
-    /// The key.
-    pub(super) name: &'static str,
-    /// A line that sets it, for the message that misses it.
-    pub(super) example: &'static str,
-}
 
 /// A table of which every key is known.
 pub(super) struct Section<'t> {
     place: &'static str,
     span: Range<usize>,
     table: &'t DeTable<'t>,
-    keys: &'static [Key],
+    keys: &'static [&'static [Key]],
 }
 
 impl<'t> Section<'t> {
@@ -39,7 +35,7 @@ impl<'t> Section<'t> {
         place: &'static str,
         span: Range<usize>,
         table: &'t DeTable<'t>,
-        keys: &'static [Key],
+        keys: &'static [&'static [Key]],
         problems: &mut Problems,
     ) -> Self {
         let section = Self { place, span, table, keys };
@@ -63,7 +59,7 @@ impl<'t> Section<'t> {
         let value = self.optional(key);
         let misspelled = || self.unknown_keys().any(|unknown| self.meant_by(unknown.get_ref()) == Some(key));
         if value.is_none() && !misspelled() {
-            let example = self.keys.iter().find(|known| known.name == key).map_or("", |known| known.example);
+            let example = self.keys().find(|known| known.name == key).map_or("", |known| known.example);
             problems.add(self.span.clone(), format!("missing key `{key}` {}; add `{example}`", self.place));
         }
         value
@@ -74,13 +70,36 @@ impl<'t> Section<'t> {
     }
 
     fn names(&self) -> impl Iterator<Item = &'static str> + Clone + use<> {
-        self.keys.iter().map(|key| key.name)
+        self.keys().map(|key| key.name)
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &'static Key> + Clone + use<> {
+        self.keys.iter().copied().flatten()
     }
 
     /// The known key that `unknown` is a misspelling of: one that the table does not have yet.
     fn meant_by(&self, unknown: &str) -> Option<&'static str> {
         suggest::nearest(unknown, self.names().filter(|name| !self.table.contains_key(*name)))
     }
+}
+
+/// The value of a key.
+pub(super) fn key_value<T: KeyValue>(what: &str, value: &Value<'_>, problems: &mut Problems) -> Option<T> {
+    let scalar = match value.get_ref() {
+        DeValue::String(text) => Scalar::Text(text.to_string()),
+        DeValue::Integer(integer) => {
+            let number = u32::from_str_radix(integer.as_str(), integer.radix()).ok();
+            Scalar::Integer(number, integer.to_string())
+        }
+        DeValue::Boolean(boolean) => Scalar::Boolean(*boolean),
+        _ => Scalar::Other,
+    };
+    match T::read(what, &scalar) {
+        Ok(read) => return Some(read),
+        Err(WrongValue::Type(expected)) => wrong_type(what, value, expected, problems),
+        Err(WrongValue::Value(message)) => problems.add(value.span(), message),
+    }
+    None
 }
 
 /// A string.

@@ -10,7 +10,7 @@ use super::{
     error::Problems,
     read::{Draft, VipDraft},
 };
-use crate::model::{Backend, Config, FlowHash, ForwardMode, Node, Port, Protocol, Tracking, Vip, prime};
+use crate::model::{Backend, Config, ForwardMode, Node, Port, Protocol, Vip, prime};
 
 /// Notes every contradiction in `draft`, which was read from `text`.
 pub(super) fn check(text: &str, draft: &Draft, problems: &mut Problems) {
@@ -59,7 +59,7 @@ pub(super) fn go_together(before: &Config, config: &Config) -> bool {
     let (mut backends, mut slots) = (0, 0);
     for vip in vips {
         backends += vip.backends.len() as u64;
-        slots += u64::from(vip.slots);
+        slots += u64::from(vip.settings.slots.get());
         if names.is_empty() || come.contains(&Arc::as_ptr(vip)) {
             continue;
         }
@@ -78,7 +78,6 @@ pub(super) fn finish(draft: Draft) -> Option<Config> {
 }
 
 fn vip(draft: VipDraft) -> Option<Vip> {
-    let slots = draft.slots();
     let backends = draft.backends.into_iter().map(|backend| Backend {
         address: backend.address.into_inner(),
         weight: backend.weight.into_inner(),
@@ -90,14 +89,7 @@ fn vip(draft: VipDraft) -> Option<Vip> {
         address: draft.address?.into_inner(),
         ports: draft.ports.into_iter().map(|port| port.into_inner()).collect(),
         forward: draft.forward?.into_inner(),
-        hash: draft.hash.unwrap_or(FlowHash::FiveTuple),
-        slots,
-        tracking: draft.tracking.unwrap_or(Tracking::Adaptive),
-        tcp_idle: draft.tcp_idle.map_or(Vip::DEFAULT_TCP_IDLE, Into::into),
-        udp_idle: draft.udp_idle.map_or(Vip::DEFAULT_UDP_IDLE, Into::into),
-        metrics_backends: draft.metrics_backends,
-        vrf: draft.vrf,
-        mark: draft.mark,
+        settings: draft.given.or_default(),
         backends: backends.collect(),
     })
 }
@@ -211,7 +203,7 @@ impl Check<'_> {
             return;
         }
         let enough = prime::at_least(backends.saturating_mul(100));
-        let span = vip.slots.as_ref().map_or(vip.header.clone(), |slots| slots.span());
+        let span = vip.places.get("slots").unwrap_or(&vip.header).clone();
         let message = format!("{slots} slots are too few for {backends} backends; write `slots = {enough}`");
         self.problems.add(span, message);
     }

@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
 
-use crate::model::{Config, ForwardMode, Protocol, Tracking, Vip, prime};
+use crate::model::{Config, ForwardMode, IdleTime, Protocol, Tracking, Vip, prime};
 use crate::seed;
 
 /// A doubt about a valid config.
@@ -100,19 +100,20 @@ impl Config {
     fn few_slots(&self, vip: &Vip) -> Option<Warning> {
         let active = vip.backends.iter().filter(|backend| backend.effective_weight() > 0).count();
         let backends = u32::try_from(active).unwrap_or(u32::MAX);
-        let few = vip.slots < slots_for(backends);
-        few.then(|| Warning::FewSlots { vip: vip.name.clone(), slots: vip.slots, backends })
+        let slots = vip.settings.slots.get();
+        let few = slots < slots_for(backends);
+        few.then(|| Warning::FewSlots { vip: vip.name.clone(), slots, backends })
     }
 
     /// A key that states the default is no reason to doubt.
     fn idle_times(&self, vip: &Vip) -> impl Iterator<Item = Warning> {
         let set = [
-            ("tcp_idle", Protocol::Tcp, vip.tcp_idle != Vip::DEFAULT_TCP_IDLE),
-            ("udp_idle", Protocol::Udp, vip.udp_idle != Vip::DEFAULT_UDP_IDLE),
+            ("tcp_idle", Protocol::Tcp, vip.settings.tcp_idle != IdleTime::TCP),
+            ("udp_idle", Protocol::Udp, vip.settings.udp_idle != IdleTime::UDP),
         ];
         set.into_iter().filter(|(_, _, set)| *set).filter_map(|(key, protocol, _)| {
             let served = vip.ports.iter().any(|port| port.protocol == protocol);
-            match vip.tracking {
+            match vip.settings.tracking {
                 Tracking::Never => Some(Warning::IdleTimeUntracked { vip: vip.name.clone(), key }),
                 _ if !served => Some(Warning::IdleTimeUnserved { vip: vip.name.clone(), key, protocol }),
                 Tracking::Adaptive | Tracking::Always => None,

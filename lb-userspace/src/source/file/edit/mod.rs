@@ -15,9 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use self::document::Document;
 use super::section::Sections;
-use crate::model::{
-    Config, FlowHash, ForwardMode, Mac, MacChoice, Port, Tracking, Vrf, idle::IdleTime, state_serde, suggest,
-};
+use crate::model::{Config, ForwardMode, Given, Mac, MacChoice, Port, keys::NothingElse, state_serde, suggest};
 
 /// A change of a config file. What a `…Set` has no value for stays as it is, in an `…Add` it gets its default.
 ///
@@ -99,7 +97,6 @@ impl fmt::Display for Edit {
 
 /// A VIP that comes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct NewVip {
     /// Its name, which no other VIP may have.
     pub name: String,
@@ -109,35 +106,19 @@ pub struct NewVip {
     pub ports: Vec<Port>,
     /// How packets reach its backends.
     pub forward: ForwardMode,
-    /// What makes a flow.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hash: Option<FlowHash>,
-    /// Size of its Maglev table.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub slots: Option<u32>,
-    /// Which of its flows are remembered.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tracking: Option<Tracking>,
-    /// How long a TCP flow may be silent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tcp_idle: Option<IdleTime>,
-    /// How long a UDP flow may be silent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub udp_idle: Option<IdleTime>,
-    /// The VRF by which its backends are reached.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vrf: Option<Vrf>,
-    /// The mark for the way to its backends.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mark: Option<u32>,
+    /// Values for its other keys.
+    #[serde(flatten)]
+    pub given: Given,
     /// Its backends.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub backends: Vec<NewBackend>,
+    /// No other field is taken.
+    #[serde(flatten)]
+    pub rest: NothingElse,
 }
 
 /// What a VIP is to have from now on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct VipValues {
     /// Its name, which stays.
     pub name: String,
@@ -150,27 +131,12 @@ pub struct VipValues {
     /// How packets are to reach its backends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forward: Option<ForwardMode>,
-    /// What is to make a flow.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hash: Option<FlowHash>,
-    /// New size of its Maglev table.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub slots: Option<u32>,
-    /// Which of its flows are to be remembered.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tracking: Option<Tracking>,
-    /// How long a TCP flow may be silent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tcp_idle: Option<IdleTime>,
-    /// How long a UDP flow may be silent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub udp_idle: Option<IdleTime>,
-    /// The VRF by which its backends are reached.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vrf: Option<Vrf>,
-    /// The mark for the way to its backends.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mark: Option<u32>,
+    /// Values for its other keys.
+    #[serde(flatten)]
+    pub given: Given,
+    /// No other field is taken.
+    #[serde(flatten)]
+    pub rest: NothingElse,
 }
 
 /// A backend that a new VIP comes with.

@@ -5,7 +5,10 @@ use std::{cmp::Ordering, net::IpAddr};
 use toml_edit::{Array, ArrayOfTables, InlineTable, Item, RawString, Table, Value};
 
 use super::{EditError, NewBackend, NewVip, VipValues, array};
-use crate::model::{Port, Word, mark_word};
+use crate::model::{
+    KeyValue, Port, Word,
+    keys::{Key, Scalar, Visit},
+};
 
 /// A table that can be changed in place.
 pub(super) enum TableMut<'d> {
@@ -84,17 +87,10 @@ impl<'d> TableMut<'d> {
         if *values == (VipValues { name: values.name.clone(), ..VipValues::default() }) {
             return Err(EditError::NothingToSet);
         }
-        let VipValues { name: _, address, ports, forward, hash, slots, tracking, tcp_idle, udp_idle, vrf, mark } =
-            values;
+        let VipValues { name: _, address, ports, forward, given, rest: _ } = values;
         self.set_some("address", address.map(|address| address.to_string()));
         self.set_some("forward", forward.map(Word::word));
-        self.set_some("hash", hash.map(Word::word));
-        self.set_some("slots", slots.map(i64::from));
-        self.set_some("tracking", tracking.map(Word::word));
-        self.set_some("tcp_idle", tcp_idle.map(|time| time.to_string()));
-        self.set_some("udp_idle", udp_idle.map(|time| time.to_string()));
-        self.set_some("vrf", vrf.map(|vrf| vrf.to_string()));
-        self.set_some("mark", mark.map(mark_value));
+        given.visit(self);
         match ports {
             Some(ports) => self.set_ports(ports),
             None => Ok(()),
@@ -219,7 +215,7 @@ pub(super) fn near(text: &str, known: &[String]) -> Vec<String> {
 
 /// A new VIP; what is `None` is left to its default.
 pub(super) fn vip(vip: &NewVip) -> Table {
-    let NewVip { name, address, ports, forward, hash, slots, tracking, tcp_idle, udp_idle, vrf, mark, backends } = vip;
+    let NewVip { name, address, ports, forward, given, backends, rest: _ } = vip;
     let mut listed = Array::new();
     for backend in backends {
         array::push(&mut listed, inline_backend(backend), "", true);
@@ -229,21 +225,26 @@ pub(super) fn vip(vip: &NewVip) -> Table {
     table.insert("address", address.to_string().into());
     table.insert("ports", Item::Value(ports.iter().map(Port::to_string).collect::<Array>().into()));
     table.insert("forward", forward.word().into());
-    let mut lines = TableMut::Lines(&mut table);
-    lines.set_some("hash", hash.map(Word::word));
-    lines.set_some("slots", slots.map(i64::from));
-    lines.set_some("tracking", tracking.map(Word::word));
-    lines.set_some("tcp_idle", tcp_idle.map(|time| time.to_string()));
-    lines.set_some("udp_idle", udp_idle.map(|time| time.to_string()));
-    lines.set_some("vrf", vrf.map(|vrf| vrf.to_string()));
-    lines.set_some("mark", mark.map(mark_value));
+    given.visit(&mut TableMut::Lines(&mut table));
     table.insert("backends", Item::Value(listed.into()));
     table
 }
 
-/// In hexadecimal, as marks are read.
-fn mark_value(mark: u32) -> Value {
-    mark_word(mark).parse().expect("a hexadecimal number is a TOML value")
+/// Sets what was given.
+impl Visit for TableMut<'_> {
+    fn key<T: KeyValue>(&mut self, key: &'static Key, value: &Option<T>) {
+        self.set_some(key.name, value.as_ref().map(|value| toml_value(&value.scalar())));
+    }
+}
+
+fn toml_value(scalar: &Scalar) -> Value {
+    match scalar {
+        Scalar::Text(text) => text.as_str().into(),
+        // As it is written: a mark is hexadecimal.
+        Scalar::Integer(_, text) => text.parse().expect("a number is a TOML value"),
+        Scalar::Boolean(boolean) => (*boolean).into(),
+        Scalar::Other => unreachable!("no value of a key is anything else"),
+    }
 }
 
 /// Whether `text` is that address, in whatever spelling.

@@ -1,8 +1,9 @@
 //! Each edit on texts as people write them: what changes, and that nothing else does.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc};
 
-use super::{super::Config, *};
+use super::*;
+use crate::model::{FlowHash, Settings, Slots, Tracking};
 
 const TEXT: &str = r#"# The edge.
 [node]
@@ -322,21 +323,29 @@ fn edits_survive_json() {
             address: "192.0.2.1".parse().unwrap(),
             ports: vec!["udp/any".parse().unwrap()],
             forward: ForwardMode::L2,
-            hash: Some(FlowHash::SourceIp),
-            slots: Some(97),
-            tracking: Some(Tracking::Never),
-            tcp_idle: Some("15m".parse().unwrap()),
-            udp_idle: None,
-            vrf: Some("blue".parse().unwrap()),
-            mark: Some(16),
+            given: Given {
+                hash: Some(FlowHash::SourceIp),
+                slots: Some(Slots::new(97)),
+                tracking: Some(Tracking::Never),
+                tcp_idle: Some("15m".parse().unwrap()),
+                metrics_backends: Some(false),
+                vrf: Some("blue".parse().unwrap()),
+                mark: Some(16.into()),
+                ..Given::default()
+            },
             backends: vec![NewBackend {
                 address: "10.0.0.1".parse().unwrap(),
                 weight: None,
                 state: Some(BackendState::Drain),
                 mac: Some("02:00:00:00:00:01".parse().unwrap()),
             }],
+            rest: NothingElse,
         }),
-        Edit::VipSet(VipValues { name: "a".into(), udp_idle: Some("1m 30s".parse().unwrap()), ..VipValues::default() }),
+        Edit::VipSet(VipValues {
+            name: "a".into(),
+            given: Given { udp_idle: Some("1m 30s".parse().unwrap()), ..Given::default() },
+            ..VipValues::default()
+        }),
         Edit::BackendSet {
             vip: "a".into(),
             address: "10.0.0.1".parse().unwrap(),
@@ -425,9 +434,8 @@ fn random_vip(dice: &mut Dice, number: usize) -> String {
     text + dice.pick(&["", "\n", "\n# detached\n\n"])
 }
 
-/// The UDP idle time of random edits, and how an edit says it.
-const UDP_IDLE: Duration = Duration::from_secs(90);
-const UDP_IDLE_TEXT: &str = "1m 30s";
+/// The UDP idle time of random edits.
+const UDP_IDLE: &str = "1m 30s";
 
 /// An edit of `config` that leaves it valid, and the config that it leaves.
 fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config) {
@@ -442,14 +450,13 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
             address,
             ports: ports.clone(),
             forward: ForwardMode::Ipip,
-            hash: FlowHash::SourceIp,
-            slots: 16_381,
-            tracking: Tracking::Always,
-            tcp_idle: crate::model::Vip::DEFAULT_TCP_IDLE,
-            udp_idle: UDP_IDLE,
-            metrics_backends: None,
-            vrf: None,
-            mark: Some(16),
+            settings: Settings {
+                hash: FlowHash::SourceIp,
+                tracking: Tracking::Always,
+                udp_idle: UDP_IDLE.parse().unwrap(),
+                mark: Some(16.into()),
+                ..Settings::default()
+            },
             backends: Vec::new(),
         }));
         let vip_address = IpAddr::from([10, 201, (serial / 250) as u8, (serial % 250) as u8]);
@@ -461,14 +468,15 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
             address: vip_address,
             ports,
             forward: ForwardMode::Ipip,
-            hash: Some(FlowHash::SourceIp),
-            slots: None,
-            tracking: Some(Tracking::Always),
-            tcp_idle: None,
-            udp_idle: Some(UDP_IDLE_TEXT.parse().unwrap()),
-            vrf: None,
-            mark: Some(16),
+            given: Given {
+                hash: Some(FlowHash::SourceIp),
+                tracking: Some(Tracking::Always),
+                udp_idle: Some(UDP_IDLE.parse().unwrap()),
+                mark: Some(16.into()),
+                ..Given::default()
+            },
             backends,
+            rest: NothingElse,
         };
         return (Edit::VipAdd(add), after);
     }
@@ -482,16 +490,19 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
             Edit::VipRemove { name }
         }
         (1, _) => {
-            vip.slots = if vip.slots == 997 { 1009 } else { 997 };
+            vip.settings.slots = Slots::new(if vip.settings.slots.get() == 997 { 1009 } else { 997 });
             vip.ports.push(Port { protocol: crate::model::Protocol::Udp, port: Some(1 + serial as u16) });
-            vip.tracking = Tracking::Never;
-            vip.udp_idle = UDP_IDLE;
+            vip.settings.tracking = Tracking::Never;
+            vip.settings.udp_idle = UDP_IDLE.parse().unwrap();
             Edit::VipSet(VipValues {
                 name,
                 ports: Some(vip.ports.clone()),
-                slots: Some(vip.slots),
-                tracking: Some(vip.tracking),
-                udp_idle: Some(UDP_IDLE_TEXT.parse().unwrap()),
+                given: Given {
+                    slots: Some(vip.settings.slots),
+                    tracking: Some(vip.settings.tracking),
+                    udp_idle: Some(UDP_IDLE.parse().unwrap()),
+                    ..Given::default()
+                },
                 ..VipValues::default()
             })
         }

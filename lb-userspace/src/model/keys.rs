@@ -1,0 +1,551 @@
+//! The keys of the config: what may stand in it, with its default, what it is for, and what a change of it does.
+//!
+//! A key of a VIP that has a default is declared once, in [`vip_keys!`] below: what a VIP has for it ([`Settings`]), what
+//! somebody gives for it in a file, by command or over the API ([`Given`]), how differences are told, and its line in
+//! `docs/config.md` follow from that. What the data plane makes of it is `plan::record`'s.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use super::{FlowHash, IdleTime, Mark, Slots, Tracking, Vrf};
+
+/// A key, for whoever writes a config.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// A line that sets it, for the message that misses it.
+    pub example: &'static str,
+    /// What holds without it.
+    pub default: &'static str,
+    /// What it is for.
+    pub help: &'static str,
+    /// What a change of it does to flows.
+    pub effect: &'static str,
+}
+
+/// A value as TOML and JSON have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scalar {
+    /// A string.
+    Text(String),
+    /// A whole number: its value, if it is no larger than any that a key takes, and how it is written.
+    Integer(Option<u32>, String),
+    /// `true` or `false`.
+    Boolean(bool),
+    /// Something that no key of a VIP takes.
+    Other,
+}
+
+/// Why a value is not one of its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WrongValue {
+    /// It is of another type than this.
+    Type(&'static str),
+    /// It is of the right type, and wrong: what to write instead.
+    Value(String),
+}
+
+/// The value of a key.
+pub trait KeyValue: Clone + PartialEq + fmt::Display {
+    /// Reads a value; `what` is what messages call it.
+    ///
+    /// # Errors
+    ///
+    /// It is none of this key.
+    fn read(what: &str, scalar: &Scalar) -> Result<Self, WrongValue>;
+
+    /// How it is written.
+    fn scalar(&self) -> Scalar {
+        Scalar::Text(self.to_string())
+    }
+}
+
+/// Reads what is written as a string, with [`FromStr`].
+pub(super) fn read_text<T: FromStr<Err: fmt::Display>>(scalar: &Scalar) -> Result<T, WrongValue> {
+    let Scalar::Text(text) = scalar else { return Err(WrongValue::Type("a string in quotes")) };
+    text.parse().map_err(|error: T::Err| WrongValue::Value(error.to_string()))
+}
+
+/// Reads a whole number from `min` to `max`.
+pub(super) fn read_number(what: &str, scalar: &Scalar, min: u32, max: u32) -> Result<u32, WrongValue> {
+    let Scalar::Integer(number, text) = scalar else {
+        return Err(WrongValue::Type("a whole number without quotes"));
+    };
+    let number = number.filter(|number| (min..=max).contains(number));
+    number.ok_or_else(|| WrongValue::Value(format!("{what} is {text}; it must be from {min} to {max}")))
+}
+
+impl KeyValue for bool {
+    fn read(_: &str, scalar: &Scalar) -> Result<Self, WrongValue> {
+        match scalar {
+            Scalar::Boolean(value) => Ok(*value),
+            _ => Err(WrongValue::Type("`true` or `false` without quotes")),
+        }
+    }
+
+    fn scalar(&self) -> Scalar {
+        Scalar::Boolean(*self)
+    }
+}
+
+/// Looks at every value that was given.
+pub trait Visit {
+    /// The value of a key; `None` where none was given.
+    fn key<T: KeyValue>(&mut self, key: &'static Key, value: &Option<T>);
+}
+
+/// Gives values.
+pub trait VisitMut {
+    /// The place of a key's value.
+    fn key<T: KeyValue>(&mut self, key: &'static Key, value: &mut Option<T>);
+}
+
+/// A key of which two VIPs have different values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingChange {
+    /// The key.
+    pub key: &'static str,
+    /// Its value before, and after.
+    pub from: String,
+    /// The same.
+    pub to: String,
+}
+
+/// Declares the keys of a VIP that have a default. `own` keys have a value of their own, `node` keys that of `[node]`
+/// where the VIP does not say.
+macro_rules! vip_keys {
+    (
+        own { $($own:ident: $own_type:ty = $default:expr, $own_default:literal, $own_label:literal, $own_value:literal,
+            $own_example:literal, $own_help:literal, $own_effect:literal;)+ }
+        node { $($node:ident: $node_type:ty, $node_label:literal, $node_value:literal,
+            $node_example:literal, $node_help:literal, $node_effect:literal;)+ }
+    ) => {
+        /// What a VIP has for each key that has a default.
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        pub struct Settings {
+            $(#[doc = $own_help] pub $own: $own_type,)+
+            $(#[doc = $node_help] #[serde(default)] pub $node: Option<$node_type>,)+
+        }
+
+        impl Default for Settings {
+            fn default() -> Self {
+                Self { $($own: $default,)+ $($node: None,)+ }
+            }
+        }
+
+        impl Settings {
+            /// The keys with their values, each with a label for people.
+            pub fn labelled(&self) -> Vec<(&'static str, String)> {
+                let mut labelled = vec![$(($own_label, self.$own.to_string()),)+];
+                $(labelled.extend(self.$node.as_ref().map(|value| ($node_label, value.to_string())));)+
+                labelled
+            }
+
+            /// The keys of which `after` has other values.
+            pub fn changes(&self, after: &Self) -> Vec<SettingChange> {
+                let mut changes = Vec::new();
+                $(if self.$own != after.$own {
+                    let (from, to) = (self.$own.to_string(), after.$own.to_string());
+                    changes.push(SettingChange { key: stringify!($own), from, to });
+                })+
+                $(if self.$node != after.$node {
+                    let (from, to) = (or_node(&self.$node), or_node(&after.$node));
+                    changes.push(SettingChange { key: stringify!($node), from, to });
+                })+
+                changes
+            }
+        }
+
+        /// What somebody has given for those keys; what is absent gets its default, or stays.
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::Args)]
+        pub struct Given {
+            $(#[doc = $own_help]
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            #[arg(long, value_name = $own_value, help = concat!($own_help, " [default: ", $own_default, "]"))]
+            pub $own: Option<$own_type>,)+
+            $(#[doc = $node_help]
+            #[serde(default, skip_serializing_if = "Option::is_none")]
+            #[arg(long, value_name = $node_value, help = concat!($node_help, " [default: that of the node]"))]
+            pub $node: Option<$node_type>,)+
+        }
+
+        impl Given {
+            /// With the default where nothing was given.
+            pub fn or_default(self) -> Settings {
+                let default = Settings::default();
+                Settings { $($own: self.$own.unwrap_or(default.$own),)+ $($node: self.$node,)+ }
+            }
+
+            /// Shows every value, in the order of the keys.
+            pub fn visit(&self, visitor: &mut impl Visit) {
+                $(visitor.key(key_of(stringify!($own)), &self.$own);)+
+                $(visitor.key(key_of(stringify!($node)), &self.$node);)+
+            }
+
+            /// The same, for them to be given.
+            pub fn visit_mut(&mut self, visitor: &mut impl VisitMut) {
+                $(visitor.key(key_of(stringify!($own)), &mut self.$own);)+
+                $(visitor.key(key_of(stringify!($node)), &mut self.$node);)+
+            }
+        }
+
+        impl From<Settings> for Given {
+            fn from(settings: Settings) -> Self {
+                Self { $($own: Some(settings.$own),)+ $($node: settings.$node,)+ }
+            }
+        }
+
+        /// Every key of a VIP that has a default.
+        pub const SETTINGS: &[Key] = &[
+            $(Key {
+                name: stringify!($own),
+                example: $own_example,
+                default: $own_default,
+                help: $own_help,
+                effect: $own_effect,
+            },)+
+            $(Key {
+                name: stringify!($node),
+                example: $node_example,
+                default: "as `[node]` says",
+                help: $node_help,
+                effect: $node_effect,
+            },)+
+        ];
+
+        #[cfg(test)]
+        const OWN_DEFAULTS: &[(&str, &str)] = &[$((stringify!($own), $own_default),)+];
+    };
+}
+
+vip_keys! {
+    own {
+        hash: FlowHash = FlowHash::FiveTuple, "5-tuple", "Hash", "HASH",
+            r#"hash = "5-tuple""#,
+            "What keeps to one backend: each connection (5-tuple), or all of a client's connections (source-ip)",
+            "connections move to other backends, and most break";
+        slots: Slots = Slots::DEFAULT, "16381", "Slots", "NUMBER",
+            "slots = 16381",
+            "Size of the lookup table: a prime, at least a hundred times the number of backends",
+            "connections move to other backends, and most break";
+        tracking: Tracking = Tracking::Adaptive, "adaptive", "Tracking", "TRACKING",
+            r#"tracking = "adaptive""#,
+            "Which flows are remembered: adaptive (those that a change of the backends puts at risk), always or never",
+            "none at once; with `never` the next change of the backends breaks connections";
+        tcp_idle: IdleTime = IdleTime::TCP, "15m", "TCP idle", "TIME",
+            r#"tcp_idle = "15m""#,
+            "How long a TCP flow may be silent before it counts as ended, 1s to 12h",
+            "none; shorter, flows that are silent for longer may move while slots do";
+        udp_idle: IdleTime = IdleTime::UDP, "1m", "UDP idle", "TIME",
+            r#"udp_idle = "1m""#,
+            "How long a UDP flow may be silent before it counts as ended, 1s to 12h",
+            "none; shorter, flows that are silent for longer may move while slots do";
+    }
+    node {
+        metrics_backends: bool, "Metrics", "BOOL",
+            "metrics_backends = true",
+            "Whether /metrics has series for each of its backends",
+            "none";
+        vrf: Vrf, "VRF", "NAME",
+            r#"vrf = "blue""#,
+            "The VRF by which its backends are reached, or `default` for the main routing",
+            "none; packets go by the other routes from then on";
+        mark: Mark, "Mark", "MARK",
+            "mark = 0x10",
+            "The mark that policy rules are asked with for the way to its backends, as 0x10; 0 for none",
+            "none; packets go by the other routes from then on";
+    }
+}
+
+fn or_node<T: fmt::Display>(value: &Option<T>) -> String {
+    value.as_ref().map_or_else(|| "as in [node]".to_owned(), T::to_string)
+}
+
+fn key_of(name: &str) -> &'static Key {
+    SETTINGS.iter().find(|key| key.name == name).expect("every setting is in the list")
+}
+
+const fn required(name: &'static str, example: &'static str, help: &'static str, effect: &'static str) -> Key {
+    Key { name, example, default: "", help, effect }
+}
+
+const fn optional(
+    name: &'static str,
+    example: &'static str,
+    default: &'static str,
+    help: &'static str,
+    effect: &'static str,
+) -> Key {
+    Key { name, example, default, help, effect }
+}
+
+/// Tables of the config.
+pub const TOP: &[Key] = &[
+    optional("node", "[node]", "none", "The machine that the load balancer runs on", ""),
+    optional("vip", "[[vip]]", "none", "A virtual address, what is served on it, and by whom", ""),
+];
+
+/// Keys of a VIP that stand before those that have a default.
+pub const VIP: &[Key] = &[
+    required(
+        "name",
+        r#"name = "web""#,
+        "What commands, metrics and logs call it: letters, digits, `.`, `_` and `-`, at most 64 of them; unique",
+        "another name is another VIP: what is remembered of flows is forgotten, and counters begin anew",
+    ),
+    required(
+        "address",
+        r#"address = "203.0.113.10""#,
+        "The address that clients dial, IPv4 or IPv6",
+        "clients of the old address are not served any more",
+    ),
+    required(
+        "ports",
+        r#"ports = ["tcp/80"]"#,
+        "What is served on it: `tcp/PORT`, `udp/PORT`, `tcp/any`, `udp/any`",
+        "none on ports that stay",
+    ),
+    required(
+        "forward",
+        r#"forward = "ipip"` or `forward = "l2""#,
+        "How packets reach the backends: `ipip` (encapsulated in IPv4 or IPv6) or `l2` (by their MAC address)",
+        "none; each backend must take packets of both kinds while it changes",
+    ),
+];
+
+/// Keys of a VIP that stand behind those that have a default.
+pub const VIP_BACKENDS: &[Key] = &[optional(
+    "backends",
+    "backends = []",
+    "none",
+    "The real servers",
+    "none of those that stay, with `tracking` other than `never`",
+)];
+
+/// Keys of a backend.
+pub const BACKEND: &[Key] = &[
+    required("address", r#"address = "10.0.1.11""#, "Its own address", "another address is another backend"),
+    optional(
+        "weight",
+        "weight = 100",
+        "100",
+        "Its share of the new connections in proportion to the other weights, 0 to 65535",
+        "none, with `tracking` other than `never`",
+    ),
+    optional(
+        "state",
+        r#"state = "active""#,
+        "active",
+        "`active`, `drain` (no new connections) or `down` (no traffic); what operators do by command goes before it",
+        "`down` breaks its own at once; else none",
+    ),
+    optional(
+        "mac",
+        r#"mac = "02:00:00:00:00:01""#,
+        "the network is asked",
+        "With `l2` only: its MAC address, whatever anybody on its segment answers",
+        "none",
+    ),
+];
+
+/// Keys of `[node]`.
+pub const NODE: &[Key] = &[
+    optional(
+        "interfaces",
+        r#"interfaces = ["eth0"]"#,
+        "those that are attached",
+        "Interfaces that packets for VIPs arrive at, each by any one of its names",
+        "packets that come in by one that goes are not forwarded any more",
+    ),
+    optional(
+        "xdp_mode",
+        r#"xdp_mode = "auto""#,
+        "auto",
+        "`native` (in the driver), `generic` (in the stack) or `auto`",
+        "none",
+    ),
+    optional("metrics", r#"metrics = "127.0.0.1:9100""#, "none", "Address and port of /metrics", "none"),
+    optional(
+        "metrics_backends",
+        "metrics_backends = true",
+        "true",
+        "Whether /metrics has series for each backend, for VIPs that do not say",
+        "none",
+    ),
+    optional(
+        "socket",
+        r#"socket = "/run/naru/naru.sock""#,
+        "/run/naru/naru.sock",
+        "Socket of the API",
+        "takes a restart of the daemon",
+    ),
+    optional(
+        "readers",
+        r#"readers = ["adm"]` or `readers = "all""#,
+        "none",
+        "Who may read besides root and the group `naru`: members of these groups, or `\"all\"`",
+        "none",
+    ),
+    optional(
+        "bpffs",
+        r#"bpffs = "/sys/fs/bpf/naru""#,
+        "/sys/fs/bpf/naru",
+        "Directory for the pinned programs, links and maps",
+        "takes a restart of the daemon",
+    ),
+    optional(
+        "state",
+        r#"state = "/var/lib/naru""#,
+        "/var/lib/naru",
+        "Directory of what the next start must know",
+        "takes a restart of the daemon",
+    ),
+    optional(
+        "max_removed",
+        r#"max_removed = "50%""#,
+        "50%",
+        "Share of the VIPs, and of the backends, that may be taken away without `--force`",
+        "none",
+    ),
+    optional(
+        "encap_source4",
+        r#"encap_source4 = "172.16.0.0/16""#,
+        "172.16.0.0/16",
+        "Outer source addresses of packets that are encapsulated in IPv4; the host bits come from the flow hash",
+        "none; backends must accept both prefixes while it changes",
+    ),
+    optional(
+        "encap_source6",
+        r#"encap_source6 = "fd12:3456:789a:e::/64""#,
+        "none",
+        "The same for IPv6; needed as soon as a backend of an `ipip` VIP has an IPv6 address",
+        "none; backends must accept both prefixes while it changes",
+    ),
+    optional("max_vips", "max_vips = 16384", "16384", "VIPs that there is room for", "none"),
+    optional(
+        "max_backends",
+        "max_backends = 131072",
+        "131072",
+        "Backends that there is room for, over all VIPs",
+        "none",
+    ),
+    optional("max_slots", "max_slots = 100000000", "100000000", "Slots that there is room for, over all VIPs", "none"),
+    optional(
+        "max_flows",
+        "max_flows = 1000000",
+        "as many as suit the memory of this machine",
+        "Flows that are remembered at most, over all VIPs, 1024 to 16777216",
+        "none; they are taken along",
+    ),
+    optional(
+        "vrf",
+        r#"vrf = "blue""#,
+        "default",
+        "The VRF by which backends are reached, for VIPs that do not say",
+        "none; packets go by the other routes from then on",
+    ),
+    optional(
+        "mark",
+        "mark = 0x10",
+        "0",
+        "The mark that policy rules are asked with for the way to backends, for VIPs that do not say",
+        "none; packets go by the other routes from then on",
+    ),
+    optional(
+        "hash_seed_file",
+        r#"hash_seed_file = "/etc/naru/hash_seed""#,
+        "none",
+        "The file of the flow hash's seed, the same on all load balancers of a site: `naru seed generate`",
+        "connections move to other backends, and most break",
+    ),
+    optional(
+        "log_packets",
+        "log_packets = false",
+        "false",
+        "Whether the data plane logs what it does with each packet",
+        "none",
+    ),
+];
+
+/// What nothing more may follow in a map: with `#[serde(flatten)]` the other keys of a struct that has [`Given`]
+/// flattened into it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NothingElse;
+
+impl Serialize for NothingElse {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serde::ser::SerializeMap::end(serializer.serialize_map(Some(0))?)
+    }
+}
+
+impl<'de> Deserialize<'de> for NothingElse {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Rest;
+
+        impl<'de> serde::de::Visitor<'de> for Rest {
+            type Value = NothingElse;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("no other field")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<NothingElse, A::Error> {
+                match map.next_key::<String>()? {
+                    Some(key) => Err(serde::de::Error::custom(format!("unknown field `{key}`"))),
+                    None => Ok(NothingElse),
+                }
+            }
+        }
+
+        deserializer.deserialize_map(Rest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_what_is_said_of_them() {
+        let labelled = Settings::default().labelled();
+        let said: Vec<&str> = OWN_DEFAULTS.iter().map(|(_, default)| *default).collect();
+        assert_eq!(labelled.iter().map(|(_, value)| value.as_str()).collect::<Vec<_>>(), said);
+    }
+
+    #[test]
+    fn each_key_is_there_once() {
+        let vip: Vec<&str> = VIP.iter().chain(SETTINGS).chain(VIP_BACKENDS).map(|key| key.name).collect();
+        for keys in [vip, NODE.iter().map(|key| key.name).collect(), BACKEND.iter().map(|key| key.name).collect()] {
+            let once: std::collections::BTreeSet<_> = keys.iter().collect();
+            assert_eq!(once.len(), keys.len(), "{keys:?}");
+        }
+    }
+
+    #[test]
+    fn what_differs_is_told_as_people_write_it() {
+        let before = Settings::default();
+        let after =
+            Settings { udp_idle: "90s".parse().unwrap(), mark: Some("0x10".parse().unwrap()), ..before.clone() };
+        let told: Vec<String> =
+            before.changes(&after).into_iter().map(|c| format!("{} {} → {}", c.key, c.from, c.to)).collect();
+        assert_eq!(told, ["udp_idle 1m → 1m 30s", "mark as in [node] → 0x10"]);
+        assert_eq!(after.changes(&after), []);
+    }
+
+    #[test]
+    fn nothing_else_may_follow() {
+        #[derive(Debug, Deserialize)]
+        struct Flat {
+            #[serde(flatten)]
+            given: Given,
+            #[serde(flatten)]
+            _rest: NothingElse,
+        }
+        let flat: Flat = serde_json::from_str(r#"{"slots": 997, "udp_idle": "5s"}"#).unwrap();
+        assert_eq!(flat.given.slots, Some(Slots::new(997)));
+        let error = serde_json::from_str::<Flat>(r#"{"slots": 997, "slotz": 1}"#).unwrap_err();
+        assert!(error.to_string().contains("unknown field `slotz`"), "{error}");
+    }
+}
