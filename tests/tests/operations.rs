@@ -358,7 +358,7 @@ fn a_state_directory_that_comes_late_keeps_what_was_done_before() {
 fn an_operation_detaches_nothing() {
     let (lab, mut naru) = start();
     naru.stop().unwrap();
-    let [eth0, ..] = &lab.interfaces()[..] else { panic!("the lab has no interface") };
+    let [eth0, ..] = lab.interfaces() else { panic!("the lab has no interface") };
     let text = naru.config().unwrap();
     naru.write_config(&text.replacen(&format!("\"{eth0}\""), "\"absent\"", 1)).unwrap();
     naru.restart().unwrap();

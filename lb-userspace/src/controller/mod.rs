@@ -60,7 +60,7 @@ pub use self::{
     interfaces::{Interface, existing as existing_interfaces},
     metrics::MetricsListener,
     origin::Origin,
-    outcome::{Applied, Applies},
+    outcome::{Applied, Applies, Diff},
     problems::Problem,
     view::{FileState, View},
 };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::plan::Change;
+use crate::plan::{Change, Removal};
 
 /// What a change did, all of it before the answer.
 #[derive(Clone, Debug)]
@@ -16,6 +16,17 @@ pub struct Applied {
     /// From the request to the end, when the file has been written too.
     pub elapsed: Duration,
     /// What the operator should look at although it is allowed.
+    pub warnings: Vec<String>,
+}
+
+/// What an apply of the file would do.
+#[derive(Clone, Debug)]
+pub struct Diff {
+    /// The changes; each prints as one line.
+    pub changes: Vec<Change>,
+    /// What it would take away that takes force.
+    pub removal: Option<Removal>,
+    /// What whoever applies it would be warned of.
     pub warnings: Vec<String>,
 }
 

@@ -11,7 +11,7 @@ use std::{
 use lb_common::BackendState;
 
 use super::{
-    Applies, Controller, Error,
+    Applies, Controller, Diff, Error,
     change::merged,
     desired::{Desired, Unheard},
     file::{ConfigFile, Contents},
@@ -108,19 +108,18 @@ impl View {
         &self.config().node.readers
     }
 
-    /// What an apply of the file would change, what it would take away that takes force, and what whoever applies it
-    /// would be warned of.
+    /// What an apply of the file would do.
     ///
     /// # Errors
     ///
     /// The file cannot be read, or there is no way from what runs to what it says.
-    pub fn diff(&self) -> Result<(Vec<Change>, Option<Removal>, Vec<String>), Error> {
+    pub fn diff(&self) -> Result<Diff, Error> {
         let wanted = self.file.with_seed(self.file.read(Some(&self.applied.file))?)?;
         let removal = Removal::between(&self.applied.file.config, &wanted.config);
         let (_, forgotten) = Desired::new(wanted.clone(), &self.applied.operations);
         let unheard = self.applied.unheard(&wanted.config);
         let warnings = unheard.iter().filter_map(Unheard::warning).chain(forgotten).collect();
-        Ok((self.changes_to(wanted)?, removal, warnings))
+        Ok(Diff { changes: self.changes_to(wanted)?, removal, warnings })
     }
 
     /// What an apply of `wanted` would change; the order of VIPs and backends is no difference.

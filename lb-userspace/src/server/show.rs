@@ -32,8 +32,8 @@ pub struct Running {
 
 /// What an apply of the file would change.
 pub fn diff(view: &View) -> Result<Diff, Error> {
-    let (changes, refused, warnings) = view.diff()?;
-    Ok(Diff { changes, refused: refused.map(|removal| removal.to_string()), warnings })
+    let controller::Diff { changes, removal, warnings } = view.diff()?;
+    Ok(Diff { changes, refused: removal.map(|removal| removal.to_string()), warnings })
 }
 
 /// What was done.
