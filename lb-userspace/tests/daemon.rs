@@ -8,7 +8,6 @@ use std::{
     os::unix::{fs::PermissionsExt as _, net::UnixStream, process::ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -60,17 +59,10 @@ struct Said {
 impl Bed {
     /// Takes this thread into a network namespace of its own and writes a config with one attached interface.
     fn new(vips: &str) -> Self {
-        static BEDS: AtomicU32 = AtomicU32::new(0);
-        let bed = BEDS.fetch_add(1, Ordering::Relaxed);
         unshare(CloneFlags::CLONE_NEWNET).expect("these tests make network namespaces: run them as root");
         ip("link set lo up");
         make_veth();
-        let bed = Self {
-            dir: tempfile::tempdir().unwrap(),
-            bpffs: PathBuf::from(format!("/sys/fs/bpf/naru-daemon-test-{}-{bed}", std::process::id())),
-            metrics_port: 9100,
-            daemon: None,
-        };
+        let bed = Self { dir: tempfile::tempdir().unwrap(), bpffs: patience::pins(), metrics_port: 9100, daemon: None };
         fs::create_dir(bed.dir.path().join("etc")).unwrap();
         fs::create_dir(bed.faults()).unwrap();
         bed.write_seed(SEED);

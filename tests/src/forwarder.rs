@@ -5,7 +5,6 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -74,9 +73,7 @@ impl Forwarder {
 
     /// Loads the forwarder; every backend has this next hop.
     pub fn with_next_hop(config: &str, next_hop: Option<NextHop>) -> anyhow::Result<Self> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let pins = Pins(PathBuf::from(format!("/sys/fs/bpf/naru-packet-{}-{number}", std::process::id())));
+        let pins = Pins(patience::pins());
         let config = parse(config)?;
         let mut dataplane = Dataplane::open(&pins.0, &config)?;
         apply(&mut dataplane, &config, next_hop)?;

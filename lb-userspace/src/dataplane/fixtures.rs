@@ -1,11 +1,6 @@
 //! Directories of pins and network namespaces for tests. All of it needs root.
 
-use std::{
-    fs::File,
-    path::PathBuf,
-    process::Command,
-    sync::atomic::{AtomicU32, Ordering},
-};
+use std::{fs::File, path::PathBuf, process::Command};
 
 use nix::{
     net::if_::if_nametoindex,
@@ -38,10 +33,8 @@ pub struct Pins(pub PathBuf);
 impl Pins {
     /// One that no other test has; it is made when something is pinned.
     pub fn new() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
         assert!(geteuid().is_root(), "this test loads eBPF programs: run it as root");
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        Self(format!("/sys/fs/bpf/naru-test-{}-{number}", std::process::id()).into())
+        Self(patience::pins())
     }
 
     /// The data plane pinned here.

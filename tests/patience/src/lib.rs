@@ -1,6 +1,8 @@
-//! How tests wait, and how they say what they did not test. Every wait has a limit, that of a wait for a process too;
+//! How tests wait, how they say what they did not test, and where they pin. Every wait has a limit, that of a wait for a process too;
 //! what was waited for is named when it is over. The limit is no measure of anything: it only ends what would never
 //! end.
+
+mod pins;
 
 use std::{
     env,
@@ -19,6 +21,8 @@ use nix::{
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
+
+pub use self::pins::pins;
 
 /// How long anything may take that a test waits for, on a machine that does a lot besides.
 pub const LIMIT: Duration = Duration::from_secs(60);
