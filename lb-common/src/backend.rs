@@ -19,7 +19,7 @@ pub struct Backend {
     pub outer_sum: u32,
     /// Id of the VIP; 0 where this entry is free.
     pub vip: u32,
-    /// How packets reach the backend: [`Forward`] as a number.
+    /// How packets reach the backend: [`Forward`](crate::Forward) as a number.
     pub forward: u32,
     /// Weight in the config; the slots follow from it while the backend is active.
     pub weight: u32,
@@ -27,7 +27,7 @@ pub struct Backend {
     pub state: u32,
     /// Id of the entry that the same real server has now, where this one is another way to it that is no longer wanted;
     /// else 0.
-    pub heir: u32,
+    pub successor: u32,
     /// The next hop.
     pub next_hop: NextHopCell,
     /// The MAC address that the operator has pinned, for the daemon: the next hop follows from it.
@@ -182,31 +182,6 @@ impl NextHop {
     }
 }
 
-/// How a packet reaches its backend: the forward mode of the config with the outer family settled.
-#[repr(u32)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Forward {
-    /// Rewrite the Ethernet addresses, leave the packet as it is.
-    L2 = 1,
-    /// Encapsulate in IPv4 (RFC 2003, RFC 4213).
-    Ipip4 = 2,
-    /// Encapsulate in IPv6 (RFC 2473).
-    Ipip6 = 3,
-}
-
-impl Forward {
-    /// From the number in a map.
-    #[inline(always)]
-    pub const fn from_u32(number: u32) -> Option<Self> {
-        match number {
-            1 => Some(Self::L2),
-            2 => Some(Self::Ipip4),
-            3 => Some(Self::Ipip6),
-            _ => None,
-        }
-    }
-}
-
 /// What the operator wants of a backend.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -282,12 +257,8 @@ mod tests {
 
     #[test]
     fn numbers_in_maps_name_the_same_thing_both_ways() {
-        for forward in [Forward::L2, Forward::Ipip4, Forward::Ipip6] {
-            assert_eq!(Forward::from_u32(forward as u32), Some(forward));
-        }
         for state in [BackendState::Active, BackendState::Drain, BackendState::Down] {
             assert_eq!(BackendState::from_u32(state as u32), state);
         }
-        assert_eq!(Forward::from_u32(0), None);
     }
 }

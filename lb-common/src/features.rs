@@ -9,12 +9,7 @@ pub struct Features(pub u32);
 impl Features {
     /// Some VIP listens on any port.
     pub const ANY_PORT: Self = Self(1);
-    /// Some backend is reached by `l2`.
-    pub const L2: Self = Self(1 << 1);
-    /// Some backend is reached by an outer IPv4 header.
-    pub const IPIP4: Self = Self(1 << 2);
-    /// Some backend is reached by an outer IPv6 header.
-    pub const IPIP6: Self = Self(1 << 3);
+    // The next three bits are of `Forward::feature`.
     /// Some VIP is an IPv4 address.
     pub const VIP4: Self = Self(1 << 4);
     /// Some VIP is an IPv6 address.
@@ -26,6 +21,9 @@ impl Features {
     pub const MULTI_BUFFER: Self = Self(1 << 7);
     /// Some VIP tracks flows.
     pub const TRACKING: Self = Self(1 << 8);
+
+    /// Further ways of forwarding have the bits from here on, by their numbers.
+    pub(crate) const BITS_BEFORE_FORWARDS: u32 = 12;
 
     /// Whether every feature of `other` is in this set.
     #[inline(always)]

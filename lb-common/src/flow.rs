@@ -220,7 +220,7 @@ pub enum FlowOutcome {
     /// Its flow's backend is down: it went to the slot's current owner.
     Rerouted = 7,
     /// Its flow could not be entered: it went to the settled owner, where it stays even so.
-    Unentered = 8,
+    TableFull = 8,
 }
 
 impl FlowOutcome {
@@ -234,7 +234,7 @@ impl FlowOutcome {
         Self::Passed,
         Self::Reopened,
         Self::Rerouted,
-        Self::Unentered,
+        Self::TableFull,
     ];
     /// Number of outcomes.
     pub const COUNT: usize = Self::ALL.len();
@@ -250,7 +250,7 @@ impl FlowOutcome {
             Self::Passed => "passed",
             Self::Reopened => "reopened",
             Self::Rerouted => "rerouted",
-            Self::Unentered => "unentered",
+            Self::TableFull => "table_full",
         }
     }
 }

@@ -6,8 +6,8 @@
 
 pub mod decap;
 pub mod ecn;
+pub mod encap;
 pub mod flow_hash;
-pub mod outer;
 pub mod tracking;
 pub mod wire;
 

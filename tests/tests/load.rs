@@ -3,14 +3,14 @@
 use std::thread;
 
 use aya::{EbpfLoader, programs::Xdp, util::KernelVersion};
-use lb_common::Features;
+use lb_common::{Features, Forward};
 use lb_userspace::objects;
 
 const SWITCHES: [Features; 8] = [
     Features::ANY_PORT,
-    Features::L2,
-    Features::IPIP4,
-    Features::IPIP6,
+    Forward::L2.feature(),
+    Forward::Ipip4.feature(),
+    Forward::Ipip6.feature(),
     Features::VIP4,
     Features::VIP6,
     Features::LOG,

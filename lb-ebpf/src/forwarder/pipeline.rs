@@ -4,8 +4,8 @@ use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use aya_log_ebpf::info;
 use lb_common::{Address, DropReason, Features, FlowKey, VipFlags, VipRoute};
 use lb_ebpf::{
+    encap::Inner,
     flow_hash::FlowHash,
-    outer::Inner,
     wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Frame as _, Ipv4, Ipv6, Transport},
     xdp::XdpFrame,
 };

@@ -40,7 +40,7 @@ impl Controller {
         while waiting.unsettled() > 0 {
             let unsettled = waiting.unsettled();
             match tokio::time::timeout_at(deadline, self.events.recv_many(&mut events, EVENTS)).await {
-                Ok(1..) => self.learn(&mut events, &mut waiting),
+                Ok(1..) => self.observe(&mut events, &mut waiting),
                 // What is not found in time is found later: the backend is then without a way for as long.
                 Ok(0) | Err(_) => break,
             }
@@ -48,8 +48,8 @@ impl Controller {
                 deadline = tokio::time::Instant::now() + RESOLVE;
             }
         }
-        let heard = new.iter().filter_map(|target| Some((destination(target), self.next_hops.heard(target)?)));
-        self.dataplane.set_next_hops(heard.collect::<Vec<_>>())?;
+        let ways = new.iter().filter_map(|target| Some((destination(target), self.next_hops.usable_way(target)?)));
+        self.dataplane.set_next_hops(ways.collect::<Vec<_>>())?;
         Ok(new)
     }
 
@@ -68,15 +68,15 @@ impl Controller {
     /// comes later, and until then the way before serves.
     pub(super) fn follow_moved(&mut self, changes: &[Change]) {
         if changes.iter().any(Change::moves_ways) {
-            let heard = |target: &Target| Some((destination(target), self.next_hops.heard(target)?));
-            let news = self.targets.all().iter().filter_map(heard).collect();
+            let ways = |target: &Target| Some((destination(target), self.next_hops.usable_way(target)?));
+            let news = self.targets.all().iter().filter_map(ways).collect();
             self.write_ways(news);
         }
     }
 
     /// Takes note of what netlink says, and passes it to the data plane; what is said of `waiting` later. An adopted
     /// data plane thereby keeps the ways that it has while their neighbours are asked again.
-    pub(super) fn learn(&mut self, events: &mut Vec<Event>, waiting: &mut Waiting) {
+    pub(super) fn observe(&mut self, events: &mut Vec<Event>, waiting: &mut Waiting) {
         let mut news = HashMap::new();
         let mut interfaces_changed = false;
         for event in events.drain(..) {
@@ -84,8 +84,8 @@ impl Controller {
                 // What was found out about it before it was let go of.
                 Event::NextHop { target, asking, .. } if !self.netlink.is_current(&target, asking) => {}
                 Event::NextHop { target, result, .. } => {
-                    let is_awaited = waiting.hear(&target, &result);
-                    if let Some(next_hop) = Arc::make_mut(&mut self.next_hops).learn(target, result)
+                    let is_awaited = waiting.observe(&target, &result);
+                    if let Some(next_hop) = Arc::make_mut(&mut self.next_hops).update(target, result)
                         && !is_awaited
                     {
                         news.insert(destination(&target), next_hop);
@@ -94,12 +94,12 @@ impl Controller {
                 Event::Interface(change) => {
                     interfaces_changed = true;
                     let node = &self.applied.config.node;
-                    block_in_place(|| self.interfaces.learn(&mut self.dataplane, node, change));
+                    block_in_place(|| self.interfaces.update(&mut self.dataplane, node, change));
                 }
                 Event::Restarted => {
                     interfaces_changed = true;
                     let (links, node) = (self.netlink.interfaces(), &self.applied.config.node);
-                    block_in_place(|| self.interfaces.learn_anew(&mut self.dataplane, node, links));
+                    block_in_place(|| self.interfaces.replace(&mut self.dataplane, node, links));
                 }
             }
         }

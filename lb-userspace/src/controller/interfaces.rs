@@ -50,13 +50,13 @@ pub struct Interface {
 
 impl Interfaces {
     /// Takes note of all interfaces.
-    pub fn learn_all(&mut self, links: Vec<InterfaceInfo>) {
+    pub fn update_all(&mut self, links: Vec<InterfaceInfo>) {
         self.links = links.into_iter().map(|link| (link.ifindex, link)).collect();
     }
 
     /// Takes note of a change, and follows it: a configured interface that appears is attached, one that is gone is
     /// forgotten.
-    pub fn learn(&mut self, dataplane: &mut Dataplane, node: &Node, change: InterfaceChange) {
+    pub fn update(&mut self, dataplane: &mut Dataplane, node: &Node, change: InterfaceChange) {
         match change {
             InterfaceChange::Appeared(link) | InterfaceChange::Changed(link) => {
                 self.attach_named(dataplane, node, link);
@@ -70,7 +70,7 @@ impl Interfaces {
     }
 
     /// Takes note of the interfaces as they are, where changes of them may have been lost.
-    pub fn learn_anew(&mut self, dataplane: &mut Dataplane, node: &Node, links: Vec<InterfaceInfo>) {
+    pub fn replace(&mut self, dataplane: &mut Dataplane, node: &Node, links: Vec<InterfaceInfo>) {
         let present: BTreeSet<u32> = links.iter().map(|link| link.ifindex).collect();
         let gone: Vec<_> = self.links.values().filter(|link| !present.contains(&link.ifindex)).cloned().collect();
         gone.iter().for_each(|link| self.forget(dataplane, node, link));

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use lb_common::NextHop;
 
 use crate::{
-    model::{Backend, Config, ForwardMode, Node, Vip},
+    model::{Backend, Config, Node, Vip},
     network::{Target, Unresolved},
 };
 
@@ -36,7 +36,7 @@ impl NextHops {
     }
 
     /// Takes note of what netlink says; gives back what the data plane has to be told, if anything.
-    pub fn learn(&mut self, target: Target, way: Way) -> Option<Option<NextHop>> {
+    pub fn update(&mut self, target: Target, way: Way) -> Option<Option<NextHop>> {
         if self.known.get(&target) == Some(&way) {
             return None;
         }
@@ -84,7 +84,7 @@ impl NextHops {
     }
 
     /// What the data plane has to know of a target; `None` where it is to keep what it has.
-    pub fn heard(&self, target: &Target) -> Option<Option<NextHop>> {
+    pub fn usable_way(&self, target: &Target) -> Option<Option<NextHop>> {
         match self.held.get(target) {
             Some(next_hop) => Some(self.usable(next_hop)),
             None => self.known.get(target).is_some_and(is_settled).then_some(None),
@@ -136,7 +136,7 @@ pub struct Waiting {
 
 impl Waiting {
     /// Takes note of an answer; whether it is about one of the targets.
-    pub fn hear(&mut self, target: &Target, way: &Way) -> bool {
+    pub fn observe(&mut self, target: &Target, way: &Way) -> bool {
         if is_settled(way) {
             self.unsettled.remove(target);
         }
@@ -164,7 +164,7 @@ pub fn targets_of(config: &Config) -> impl Iterator<Item = Target> {
 pub fn target(node: &Node, vip: &Vip, backend: &Backend) -> Target {
     Target {
         address: backend.address,
-        on_link: vip.forward == ForwardMode::L2,
+        on_link: vip.forward.is_on_link(),
         via: vip.via(node),
         mac: backend.mac.map(Into::into),
     }
@@ -244,11 +244,11 @@ mod tests {
     fn what_nobody_follows_any_more_is_forgotten() {
         let mut next_hops = NextHops::default();
         let [stays, goes] = ["10.0.0.1", "10.0.0.2"].map(|address| Target::new(ip(address), true));
-        next_hops.learn(stays, Ok(next_hop(1)));
-        next_hops.learn(goes, Ok(next_hop(1)));
+        next_hops.update(stays, Ok(next_hop(1)));
+        next_hops.update(goes, Ok(next_hop(1)));
         next_hops.prune(&HashSet::from([stays]));
         assert_eq!(next_hops.way_to(&stays), Ok(&next_hop(1)));
-        assert_eq!(next_hops.heard(&goes), None, "it is not what a backend that returns begins with");
+        assert_eq!(next_hops.usable_way(&goes), None, "it is not what a backend that returns begins with");
         assert_eq!(next_hops.waiting(HashSet::from([stays, goes])).unsettled(), 1);
     }
 
@@ -258,14 +258,14 @@ mod tests {
         let [one, two] = ["10.0.0.1", "10.0.0.2"].map(ip);
         let [known, pending, other] =
             [(one, false), (two, false), (two, true)].map(|(address, on_link)| Target::new(address, on_link));
-        next_hops.learn(known, Err(Unresolved::NoRoute { address: one, via: Default::default() }));
+        next_hops.update(known, Err(Unresolved::NoRoute { address: one, via: Default::default() }));
         let mut waiting = next_hops.waiting(HashSet::from([known, pending]));
         assert_eq!(waiting.unsettled(), 1, "no route is an answer");
-        assert!(!waiting.hear(&other, &Ok(next_hop(1))), "nobody waits for it");
+        assert!(!waiting.observe(&other, &Ok(next_hop(1))), "nobody waits for it");
         let asked = Unresolved::NeighbourPending { neighbour: two, interface: "eth0".into() };
-        assert!(waiting.hear(&pending, &Err(asked)));
+        assert!(waiting.observe(&pending, &Err(asked)));
         assert_eq!(waiting.unsettled(), 1, "the neighbour may still answer");
-        assert!(waiting.hear(&pending, &Ok(next_hop(1))));
+        assert!(waiting.observe(&pending, &Ok(next_hop(1))));
         assert_eq!(waiting.unsettled(), 0);
     }
 
@@ -273,8 +273,8 @@ mod tests {
     fn what_is_missing_is_told_by_backend_and_vip_with_its_reason() {
         let (config, mut next_hops) = (config(), NextHops::default());
         let one = ip("10.0.0.1");
-        next_hops.learn(Target::new(one, false), Ok(next_hop(1)));
-        next_hops.learn(Target::new(one, true), Err(Unresolved::NoRoute { address: one, via: Default::default() }));
+        next_hops.update(Target::new(one, false), Ok(next_hop(1)));
+        next_hops.update(Target::new(one, true), Err(Unresolved::NoRoute { address: one, via: Default::default() }));
         let missing = next_hops.missing(&config, &targets_of(&config).collect());
         let [web, dns] = missing.as_slice() else { panic!("{missing:?}") };
         assert!(web.contains("10.0.0.2 of VIP web") && web.contains("still being looked for"), "{web}");
@@ -285,9 +285,9 @@ mod tests {
     fn the_same_again_is_no_news() {
         let mut next_hops = NextHops::default();
         let target = Target::new(ip("10.0.0.1"), true);
-        assert_eq!(next_hops.learn(target, Ok(next_hop(1))), Some(Some(next_hop(1))));
-        assert_eq!(next_hops.learn(target, Ok(next_hop(1))), None);
-        assert_eq!(next_hops.learn(target, Ok(next_hop(2))), Some(Some(next_hop(2))));
+        assert_eq!(next_hops.update(target, Ok(next_hop(1))), Some(Some(next_hop(1))));
+        assert_eq!(next_hops.update(target, Ok(next_hop(1))), None);
+        assert_eq!(next_hops.update(target, Ok(next_hop(2))), Some(Some(next_hop(2))));
     }
 
     #[test]
@@ -295,24 +295,24 @@ mod tests {
         let (target, neighbour) = (Target::new(ip("10.0.0.1"), false), ip("10.0.0.254"));
         let pending = || Err(Unresolved::NeighbourPending { neighbour, interface: "eth0".into() });
         let silent = || Err(Unresolved::NeighbourSilent { neighbour, interface: "eth0".into() });
-        let learned = || {
+        let with_way = || {
             let mut next_hops = NextHops::default();
-            next_hops.learn(target, Ok(next_hop(1)));
+            next_hops.update(target, Ok(next_hop(1)));
             next_hops
         };
-        for mut next_hops in [learned(), NextHops::adopted([(target, next_hop(1))])] {
-            assert_eq!(next_hops.learn(target, pending()), None);
+        for mut next_hops in [with_way(), NextHops::adopted([(target, next_hop(1))])] {
+            assert_eq!(next_hops.update(target, pending()), None);
             assert_eq!(next_hops.way_to(&target), Ok(&next_hop(1)));
-            assert_eq!(next_hops.heard(&target), Some(Some(next_hop(1))));
+            assert_eq!(next_hops.usable_way(&target), Some(Some(next_hop(1))));
             assert_eq!(next_hops.waiting(HashSet::from([target])).unsettled(), 1, "it is asked for all the same");
 
-            assert_eq!(next_hops.learn(target, silent()), Some(None));
+            assert_eq!(next_hops.update(target, silent()), Some(None));
             assert!(next_hops.way_to(&target).unwrap_err().contains("does not answer"));
-            assert_eq!(next_hops.heard(&target), Some(None));
+            assert_eq!(next_hops.usable_way(&target), Some(None));
 
-            assert_eq!(next_hops.learn(target, pending()), None);
-            assert_eq!(next_hops.heard(&target), None, "there is nothing to hold and nothing to say");
-            assert_eq!(next_hops.learn(target, Ok(next_hop(2))), Some(Some(next_hop(2))));
+            assert_eq!(next_hops.update(target, pending()), None);
+            assert_eq!(next_hops.usable_way(&target), None, "there is nothing to hold and nothing to say");
+            assert_eq!(next_hops.update(target, Ok(next_hop(2))), Some(Some(next_hop(2))));
         }
     }
 
@@ -325,15 +325,15 @@ mod tests {
             let reason = Unresolved::TakesNoRedirects { interface: "br0".into(), kind: "bridge".into() };
             HashMap::from([(ifindex, reason)])
         };
-        next_hops.learn(l2, Ok(next_hop(1)));
+        next_hops.update(l2, Ok(next_hop(1)));
         assert_eq!(next_hops.bar(barred(2)), []);
         assert_eq!(next_hops.bar(barred(1)), [(l2, None)]);
         assert_eq!(next_hops.bar(barred(1)), [], "no news");
         assert!(next_hops.way_to(&l2).unwrap_err().contains("br0 (bridge)"));
-        assert_eq!(next_hops.heard(&l2), Some(None));
+        assert_eq!(next_hops.usable_way(&l2), Some(None));
 
-        assert_eq!(next_hops.learn(ipip, Ok(next_hop(1))), Some(None));
-        assert_eq!(next_hops.learn(ipip, Ok(next_hop(2))), Some(Some(next_hop(2))));
+        assert_eq!(next_hops.update(ipip, Ok(next_hop(1))), Some(None));
+        assert_eq!(next_hops.update(ipip, Ok(next_hop(2))), Some(Some(next_hop(2))));
         assert_eq!(next_hops.bar(HashMap::new()), [(l2, Some(next_hop(1)))]);
         assert_eq!(next_hops.way_to(&l2), Ok(&next_hop(1)));
     }

@@ -40,7 +40,7 @@ impl Controller {
             self.history.begin();
             remove_leftovers(&self.file, &self.applied.file.text);
         });
-        self.interfaces.learn_all(self.netlink.interfaces());
+        self.interfaces.update_all(self.netlink.interfaces());
         self.follow_attachments();
         let record = match self.reserve(None, &Arc::clone(&self.applied)).await {
             Err(Error::Unwritten(error)) => {
@@ -103,7 +103,7 @@ impl Controller {
                 change if change.is_change() => self.changes.push_back(change),
                 other => self.answer(other),
             },
-            1.. = self.events.recv_many(&mut events, EVENTS) => self.learn(&mut events, &mut Waiting::default()),
+            1.. = self.events.recv_many(&mut events, EVENTS) => self.observe(&mut events, &mut Waiting::default()),
             turn = self.sweeper.turn() => self.sweep(turn),
             () = self.netlink.health_changed() => {}
             _ = self.retry.tick() => self.is_retry_due = true,

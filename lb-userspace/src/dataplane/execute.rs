@@ -66,9 +66,9 @@ fn execute_one(maps: &mut Maps, step: &Step, before: Option<&Maps>) -> Result<us
             return Ok(0);
         }
         Step::FreeVip { id } => maps.put_record(*id, Default::default()),
-        Step::FreeBackend { id, heir } => {
-            if let Some(heir) = heir {
-                maps.move_backend_counters(*id, *heir)?;
+        Step::FreeBackend { id, successor } => {
+            if let Some(successor) = successor {
+                maps.move_backend_counters(*id, *successor)?;
             }
             maps.put_backend(*id, Default::default());
         }

@@ -262,7 +262,7 @@ fn features_follow_the_config() {
     let four = config([vip("web", "203.0.113.10", &["tcp/80"], &["10.0.1.11"])]);
     let mut dataplane = pins.open(&four);
     dataplane.apply(&four).unwrap();
-    assert_eq!(dataplane.features(), Features::VIP4.with(Features::IPIP4).with(Features::TRACKING));
+    assert_eq!(dataplane.features(), Features::VIP4.with(lb_common::Forward::Ipip4.feature()).with(Features::TRACKING));
     let first = dataplane.program_id().unwrap();
 
     let mut logging = four.clone();

@@ -18,7 +18,7 @@ use super::{
     maps::{FlowTables, MapUsage, Readings, Slots, Sweeps},
 };
 use crate::{
-    model::Config,
+    model::{Config, ForwardMode},
     plan::{Destination, InForce, NextHops, Plan, PlanError, State},
 };
 
@@ -68,7 +68,7 @@ impl Backend {
     /// What its next hop is looked up by.
     pub fn destination(&self) -> Destination {
         let Self { address, forward, via, mac, .. } = *self;
-        Destination { address, on_link: forward == Forward::L2, via, mac }
+        Destination { address, on_link: ForwardMode::of(forward).is_on_link(), via, mac }
     }
 }
 

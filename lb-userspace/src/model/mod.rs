@@ -4,6 +4,7 @@
 pub(crate) mod address;
 mod backend;
 mod config;
+mod forward;
 mod idle;
 pub mod keys;
 mod mac;
@@ -22,6 +23,7 @@ mod word;
 pub use self::{
     backend::{Backend, state_serde},
     config::{Config, Difference},
+    forward::ForwardMode,
     idle::{IdleTime, IdleTimeError},
     keys::{Given, KeyValue, Settings},
     mac::{Mac, MacChoice, MacError},
@@ -33,7 +35,7 @@ pub use self::{
     readers::Readers,
     share::{Share, ShareError},
     via::{Mark, Vrf, mark_word},
-    vip::{FlowHash, ForwardMode, Tracking, Vip},
+    vip::{FlowHash, Tracking, Vip},
     word::{UnknownValue, Word},
 };
 

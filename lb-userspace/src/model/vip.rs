@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr, str::FromStr};
 use lb_common::Via;
 
 use super::{
-    Backend, Mark, Node, Port, Settings, Slots, UnknownValue, Word,
+    Backend, ForwardMode, Mark, Node, Port, Settings, Slots, UnknownValue, Word,
     word::{text_serde, words},
 };
 
@@ -42,16 +42,6 @@ impl Vip {
         let Via { vrf, mark } = self.via(node);
         let metrics_backends = Some(self.settings.metrics_backends.unwrap_or(node.metrics_backends));
         Settings { metrics_backends, vrf: Some(vrf.into()), mark: Some(mark.into()), ..self.settings.clone() }
-    }
-}
-
-words! {
-    /// How a packet reaches its backend.
-    ForwardMode: "forward mode" {
-        /// Rewrite the destination MAC address, leave the packet as it is.
-        L2 = "l2",
-        /// Encapsulate in IPv4 or IPv6, whichever the backend's address is.
-        Ipip = "ipip",
     }
 }
 

@@ -47,7 +47,7 @@ struct Way {
     /// The neighbour whose MAC address is asked for.
     neighbour: Option<NeighbourKey>,
     /// The targets at this address.
-    told: BTreeMap<Manner, Told>,
+    reported: BTreeMap<Manner, Reported>,
 }
 
 /// What tells targets at one address apart.
@@ -59,7 +59,7 @@ struct Manner {
 
 /// What was said of a target.
 #[derive(Debug)]
-struct Told {
+struct Reported {
     asking: Asking,
     /// The last that was said, if anything was.
     result: Option<Result<NextHop, Unresolved>>,
@@ -78,8 +78,8 @@ impl Table {
     pub fn set_targets(&mut self, wanted: &HashMap<Target, Asking>) {
         let mut fewer = Vec::new();
         for (lookup, way) in &mut self.targets {
-            let count = way.told.len();
-            way.told.retain(|manner, told| {
+            let count = way.reported.len();
+            way.reported.retain(|manner, told| {
                 let target = manner.target(*lookup);
                 let stays = wanted.get(&target) == Some(&told.asking);
                 if !stays {
@@ -87,12 +87,12 @@ impl Table {
                 }
                 stays
             });
-            if way.told.len() < count {
+            if way.reported.len() < count {
                 fewer.push(*lookup);
             }
         }
         for lookup in fewer {
-            if self.targets.get(&lookup).is_some_and(|way| way.told.is_empty()) {
+            if self.targets.get(&lookup).is_some_and(|way| way.reported.is_empty()) {
                 self.remove(lookup);
             } else {
                 self.follow_neighbour(lookup);
@@ -104,8 +104,8 @@ impl Table {
                 self.unasked.insert(lookup);
                 Way::default()
             });
-            if let std::collections::btree_map::Entry::Vacant(vacant) = way.told.entry(manner) {
-                vacant.insert(Told { asking: *asking, result: None });
+            if let std::collections::btree_map::Entry::Vacant(vacant) = way.reported.entry(manner) {
+                vacant.insert(Reported { asking: *asking, result: None });
                 self.follow_neighbour(lookup);
                 self.evaluate(lookup);
             }
@@ -268,7 +268,7 @@ impl Table {
     /// pinned.
     fn follow_neighbour(&mut self, lookup: Lookup) {
         let Some(way) = self.targets.get_mut(&lookup) else { return };
-        let is_asked = way.told.keys().any(|manner| manner.mac.is_none());
+        let is_asked = way.reported.keys().any(|manner| manner.mac.is_none());
         let route = way.route.as_ref().filter(|_| is_asked);
         let new = route.and_then(|route| neighbour_of(lookup.address, route));
         let old = std::mem::replace(&mut way.neighbour, new);
@@ -382,7 +382,7 @@ impl Table {
     fn evaluate(&mut self, lookup: Lookup) {
         let Some(way) = self.targets.get_mut(&lookup) else { return };
         let Some(route) = &way.route else { return };
-        for (manner, told) in &mut way.told {
+        for (manner, told) in &mut way.reported {
             let target = manner.target(lookup);
             let mut result = next_hop(target, route, &self.interfaces, &self.neighbours);
             if let (Err(Unresolved::NoRoute { address, .. }), Some((ifindex, name))) = (&result, &way.interface)

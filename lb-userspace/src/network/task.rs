@@ -77,7 +77,7 @@ impl Task {
                     self.follow_targets();
                 }
                 Due::Heard(result, changes) => {
-                    if !self.hear(result, changes)? {
+                    if !self.observe(result, changes)? {
                         clock.reading.begin(pace.settle);
                     }
                 }
@@ -149,7 +149,7 @@ impl Task {
     }
 
     /// Takes in what was heard. Returns whether that was all; else everything must be read anew.
-    fn hear(&mut self, result: io::Result<()>, changes: Vec<Change>) -> io::Result<bool> {
+    fn observe(&mut self, result: io::Result<()>, changes: Vec<Change>) -> io::Result<bool> {
         let mut complete = true;
         if let Err(error) = result {
             if !is_overrun(&error) {
@@ -193,7 +193,7 @@ impl Task {
     }
 
     /// Hears what the kernel has said so far, or much of it, so that a new target begins with what is true. Returns as
-    /// [`Self::hear`].
+    /// [`Self::observe`].
     fn catch_up(&mut self) -> io::Result<bool> {
         let mut complete = true;
         for _ in 0..CATCH_UP {
@@ -201,7 +201,7 @@ impl Task {
             let heard =
                 self.sockets.events.receive_now(|header, payload| changes.push(message::change(header, payload)));
             let Some(result) = heard else { break };
-            complete &= self.hear(result, changes)?;
+            complete &= self.observe(result, changes)?;
         }
         Ok(complete)
     }

@@ -14,7 +14,7 @@ use super::{
     record::settings,
     wanted::{Index, Wanted, WantedVip, keys},
 };
-use crate::model::{Mac, Word as _, keys::SettingChange};
+use crate::model::{ForwardMode, Mac, Word as _, keys::SettingChange};
 
 /// One difference between what runs and what a config wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -171,7 +171,7 @@ fn node_changes(state: &State, wanted: &Wanted<'_>, features: Features) -> Vec<C
     if from != to {
         changes.push(Change::HashSeedChanged { from: from.to_string(), to: to.to_string() });
     }
-    // Every backend that is reached the same way has the same outer source: one tells of all.
+    // Outer sources of one family are the same for all backends: one tells of all.
     let mut differing = HashMap::new();
     for backend in wanted.vips.iter().flat_map(|vip| &vip.backends) {
         if let Some((_, known)) = backend.known
@@ -179,13 +179,13 @@ fn node_changes(state: &State, wanted: &Wanted<'_>, features: Features) -> Vec<C
             && !known.is_removed()
             && source(known) != source(&backend.entry)
         {
-            differing.entry(known.forward).or_insert(known);
+            differing.entry(IpAddr::from(known.outer_source).is_ipv4()).or_insert(known);
         }
     }
-    if let Some(known) = differing.get(&(Forward::Ipip4 as u32)) {
+    if let Some(known) = differing.get(&true) {
         changes.push(node_change("encap_source4", source(known), wanted.node.encap_source4));
     }
-    if let Some(known) = differing.get(&(Forward::Ipip6 as u32)) {
+    if let Some(known) = differing.get(&false) {
         let to = wanted.node.encap_source6.map_or("none".to_owned(), |prefix| prefix.to_string());
         changes.push(node_change("encap_source6", source(known), to));
     }
@@ -220,8 +220,8 @@ fn vip_changes(vip: &WantedVip<'_>, known: &VipRecord, index: &Index<'_>) -> Vec
         differs(key, from, to);
     }
     if let Some((_, member)) = index.members(vip.id).iter().find(|(_, entry)| !entry.is_removed()) {
-        let mode = if member.forward == Forward::L2 as u32 { "l2" } else { "ipip" };
-        differs("forward", mode.to_owned(), vip.config.forward.to_string());
+        let mode = Forward::from_u32(member.forward).map(ForwardMode::of);
+        differs("forward", mode.map(|mode| mode.to_string()).unwrap_or_default(), vip.config.forward.to_string());
     }
     changes
 }

@@ -143,7 +143,7 @@ pub enum Step {
         /// The id.
         id: u32,
         /// The id that continues its counts: the same backend, with another outer header or way of forwarding.
-        heir: Option<u32>,
+        successor: Option<u32>,
     },
 }
 
@@ -153,7 +153,7 @@ pub struct Continuation {
     /// First slot of the table before, in the maps in use.
     pub base: u32,
     /// Ids in its slots, and those that the same real servers have now.
-    pub heirs: HashMap<u32, u32>,
+    pub successors: HashMap<u32, u32>,
 }
 
 /// A backend in a slot table.

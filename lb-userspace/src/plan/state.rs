@@ -18,7 +18,7 @@ use lb_common::{
 };
 
 use super::{Capacity, Step};
-use crate::seed::HashSeed;
+use crate::{model::ForwardMode, seed::HashSeed};
 
 /// The maps, mirrored.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -158,7 +158,7 @@ impl State {
     /// What reaches the backends that are there.
     pub(super) fn forward_features(&self) -> Features {
         let forwards = self.forwards.keys().filter_map(|forward| Forward::from_u32(*forward));
-        forwards.map(forward_feature).fold(Features::default(), Features::with)
+        forwards.map(Forward::feature).fold(Features::default(), Features::with)
     }
 
     /// The VIPs of the config.
@@ -196,8 +196,9 @@ impl State {
     /// What frees these VIPs and backends, of which nothing is left in slots and flow tables, nor any packet on its
     /// way.
     pub fn frees(&self, vips: &[u32], backends: &[u32]) -> Vec<Step> {
-        let heir = |id: &u32| self.backends.get(id).map(|entry| entry.heir).filter(|heir| *heir != NO_ID);
-        let backends = backends.iter().map(|id| Step::FreeBackend { id: *id, heir: heir(id) });
+        let successor =
+            |id: &u32| self.backends.get(id).map(|entry| entry.successor).filter(|successor| *successor != NO_ID);
+        let backends = backends.iter().map(|id| Step::FreeBackend { id: *id, successor: successor(id) });
         let vips = vips.iter().map(|id| Step::FreeVip { id: *id });
         backends.chain(vips).collect()
     }
@@ -215,15 +216,6 @@ impl State {
         let records = self.vips.values().map(|record| (record.slot_base, record.slots));
         let routes = self.keys.values().map(|route| (route.slot_base, route.slots));
         records.chain(routes).filter(|(_, slots)| *slots > 0)
-    }
-}
-
-/// The feature that forwards this way.
-pub(super) fn forward_feature(forward: Forward) -> Features {
-    match forward {
-        Forward::L2 => Features::L2,
-        Forward::Ipip4 => Features::IPIP4,
-        Forward::Ipip6 => Features::IPIP6,
     }
 }
 
@@ -317,6 +309,11 @@ impl Destination {
     /// Of a backend's entry whose VIP is reached by `via`; `None` where the entry is free.
     pub fn of(entry: &Backend, via: Via) -> Option<Self> {
         let forward = Forward::from_u32(entry.forward).filter(|_| entry.vip != NO_ID)?;
-        Some(Self { address: entry.address.into(), on_link: forward == Forward::L2, via, mac: entry.pin.mac() })
+        Some(Self {
+            address: entry.address.into(),
+            on_link: ForwardMode::of(forward).is_on_link(),
+            via,
+            mac: entry.pin.mac(),
+        })
     }
 }

@@ -102,9 +102,9 @@ impl World {
                 for (offset, owner) in (0..).zip(maglev::table(&backends, *slots)) {
                     let owner = owners.get(owner as usize).map_or(NO_ID, |owner| owner.id);
                     let slot = match flows {
-                        Some(Continuation { base, heirs }) => self.slots_before.as_ref().unwrap_or(&self.slots)
+                        Some(Continuation { base, successors }) => self.slots_before.as_ref().unwrap_or(&self.slots)
                             [&(base + offset)]
-                            .renamed(|id| heirs.get(&id).copied().unwrap_or(id))
+                            .renamed(|id| successors.get(&id).copied().unwrap_or(id))
                             .given_to(owner, self.now),
                         None => Slot::settled(owner),
                     };
@@ -320,15 +320,15 @@ impl World {
     }
 
     /// A plan for `config` gives these backends, and no others, new ids that continue their counts.
-    fn assert_heirs(&self, config: &Config, old: &[u32]) {
+    fn assert_successors(&self, config: &Config, old: &[u32]) {
         let plan = Plan::new(&self.state, config, &NextHops::new(), None).unwrap();
-        let heirs = plan.steps().iter().filter_map(|step| match step {
-            Step::PutBackend { id, entry, .. } if entry.is_removed() => Some((*id, entry.heir)),
+        let successors = plan.steps().iter().filter_map(|step| match step {
+            Step::PutBackend { id, entry, .. } if entry.is_removed() => Some((*id, entry.successor)),
             _ => None,
         });
-        let (removed, heirs): (Vec<u32>, Vec<u32>) = heirs.unzip();
+        let (removed, successors): (Vec<u32>, Vec<u32>) = successors.unzip();
         assert_eq!(removed, old);
-        assert!(heirs.iter().all(|heir| !self.state.backends().contains_key(heir)), "{heirs:?}");
+        assert!(successors.iter().all(|successor| !self.state.backends().contains_key(successor)), "{successors:?}");
     }
 
     fn slots_in_use(&self) -> impl Iterator<Item = Slot> {
@@ -469,7 +469,7 @@ fn another_outer_source_makes_another_entry_that_continues_the_counts() {
     let mut config = web();
     world.apply(&config);
     config.node.encap_source4 = "172.31.0.0/24".parse().unwrap();
-    world.assert_heirs(&config, &[1, 2, 3]);
+    world.assert_successors(&config, &[1, 2, 3]);
     assert_eq!(world.apply(&config), ["node: encap_source4 172.16.0.0/16 → 172.31.0.0/24"]);
 }
 
@@ -483,7 +483,7 @@ fn another_way_of_forwarding_makes_another_entry_that_continues_the_counts() {
         world.state.put_backend(id, Backend { next_hop: NextHopCell::new(Some(ipip)), ..entry });
     }
     config.vip_mut(0).forward = ForwardMode::L2;
-    world.assert_heirs(&config, &[1, 2]);
+    world.assert_successors(&config, &[1, 2]);
     // The way to it through a tunnel says nothing of the way to it on the link.
     let address = "10.0.1.11".parse().unwrap();
     let known = Destination { address, on_link: true, via: Default::default(), mac: None };

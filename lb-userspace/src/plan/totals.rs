@@ -5,7 +5,6 @@ use std::ops::{AddAssign, SubAssign};
 
 use lb_common::Features;
 
-use super::{state::forward_feature, wanted::forward};
 use crate::model::{Config, Tracking, Vip};
 
 /// What VIPs need together.
@@ -76,7 +75,7 @@ fn features_of(vip: &Vip) -> Features {
     if vip.settings.tracking != Tracking::Never {
         features = features.with(Features::TRACKING);
     }
-    let forwards = vip.backends.iter().map(|backend| forward_feature(forward(vip.forward, backend.address)));
+    let forwards = vip.backends.iter().map(|backend| vip.forward.way(backend.address).feature());
     forwards.fold(features, Features::with)
 }
 
@@ -106,6 +105,8 @@ impl SubAssign for Totals {
 
 #[cfg(test)]
 mod tests {
+    use lb_common::Forward;
+
     use super::super::fixtures::{config, vip};
     use super::*;
 
@@ -122,9 +123,9 @@ mod tests {
         let totals = Totals::of(&before);
         assert_eq!((totals.vips, totals.keys4, totals.keys6, totals.backends), (2, 4, 2, 3));
         assert_eq!(totals.after(&before, &after), Totals::of(&after));
-        let gone = Features::VIP6.with(Features::ANY_PORT).with(Features::IPIP6);
+        let gone = Features::VIP6.with(Features::ANY_PORT).with(Forward::Ipip6.feature());
         assert!(totals.features().contains(gone));
-        let left = Features::VIP4.with(Features::TRACKING).with(Features::IPIP4);
+        let left = Features::VIP4.with(Features::TRACKING).with(Forward::Ipip4.feature());
         assert_eq!(Totals::of(&after).features(), left);
         assert_eq!(Totals::of(&after).after(&after, &config([])), Totals::default());
     }

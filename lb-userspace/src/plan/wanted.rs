@@ -1,14 +1,9 @@
 //! A config with ids: what stays is found in the state, what is new gets something free.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use ipnet::{Ipv4Net, Ipv6Net};
-use lb_common::{
-    Address, Backend, BackendState, Be32, Forward, MacPin, NO_ID, NextHopCell, VipFlags, VipRecord, VipRoute,
-};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use lb_common::{Address, Backend, BackendState, Be32, MacPin, NO_ID, NextHopCell, VipFlags, VipRecord, VipRoute};
 
 use super::{
     Continuation, Destination, NextHops, Owner, State, Step, VipKey,
@@ -17,7 +12,7 @@ use super::{
     maglev::WeightedBackend,
     record::record,
 };
-use crate::model::{self, Config, Difference, ForwardMode, Node, Protocol};
+use crate::model::{self, Config, Difference, Node, Protocol};
 
 /// What of a config and of a state a plan looks at: everything, or what can differ.
 pub(super) struct Scope<'a> {
@@ -189,10 +184,10 @@ impl<'a> WantedVip<'a> {
     /// What is there of this VIP and is not wanted.
     fn leaving(&self, index: &Index<'_>, keep_tables: bool) -> Vec<(u32, Backend)> {
         let kept: HashSet<u32> = self.backends.iter().map(|own| own.id).collect();
-        let heirs: HashMap<Address, &WantedBackend<'_>> =
+        let successors: HashMap<Address, &WantedBackend<'_>> =
             self.backends.iter().map(|own| (own.entry.address, own)).collect();
         let gone = index.members(self.id).iter().filter(|(id, _)| !kept.contains(id));
-        gone.map(|(id, there)| (*id, removed(there, heirs.get(&there.address).copied(), keep_tables))).collect()
+        gone.map(|(id, there)| (*id, removed(there, successors.get(&there.address).copied(), keep_tables))).collect()
     }
 
     pub(super) fn route(&self) -> VipRoute {
@@ -223,11 +218,11 @@ impl<'a> WantedVip<'a> {
         }
         Some(Continuation {
             base: known.slot_base,
-            heirs: self
+            successors: self
                 .leaving
                 .iter()
-                .filter(|(_, entry)| entry.heir != NO_ID)
-                .map(|(id, entry)| (*id, entry.heir))
+                .filter(|(_, entry)| entry.successor != NO_ID)
+                .map(|(id, entry)| (*id, entry.successor))
                 .collect(),
         })
     }
@@ -264,13 +259,13 @@ impl LeavingVip {
     }
 }
 
-/// The entry of a backend that is not wanted; `heir` is the same real server as it is wanted.
-fn removed(there: &Backend, heir: Option<&WantedBackend<'_>>, keep_tables: bool) -> Backend {
-    let is_down = heir.map_or(there.is_down(), |heir| heir.entry.is_down());
+/// The entry of a backend that is not wanted; `successor` is the same real server as it is wanted.
+fn removed(there: &Backend, successor: Option<&WantedBackend<'_>>, keep_tables: bool) -> Backend {
+    let is_down = successor.map_or(there.is_down(), |successor| successor.entry.is_down());
     let state = if is_down { BackendState::Down } else { BackendState::Drain };
     Backend {
         state: state as u32 | Backend::REMOVED,
-        heir: heir.map_or(there.heir, |heir| heir.id),
+        successor: successor.map_or(there.successor, |successor| successor.id),
         next_hop: if keep_tables { there.next_hop } else { NextHopCell::new(there.next_hop.current().copied()) },
         ..*there
     }
@@ -337,31 +332,16 @@ pub(super) fn keys(vip: &model::Vip) -> impl Iterator<Item = VipKey> {
     })
 }
 
-/// The forward mode with the outer family settled by the backend's address.
-pub(super) fn forward(mode: ForwardMode, backend: IpAddr) -> Forward {
-    match (mode, backend) {
-        (ForwardMode::L2, _) => Forward::L2,
-        (ForwardMode::Ipip, IpAddr::V4(_)) => Forward::Ipip4,
-        (ForwardMode::Ipip, IpAddr::V6(_)) => Forward::Ipip6,
-    }
-}
-
 /// A backend's entry, as yet without next hop.
 fn entry(vip_id: u32, vip: &model::Vip, backend: &model::Backend, node: &Node) -> Backend {
-    let forward = forward(vip.forward, backend.address);
-    let (outer_source, outer_source_mask) = match forward {
-        Forward::L2 => Default::default(),
-        Forward::Ipip4 => outer_source4(node.encap_source4),
-        // No config is valid that needs it and has none.
-        Forward::Ipip6 => node.encap_source6.map_or_else(Default::default, outer_source6),
+    let forward = vip.forward.way(backend.address);
+    let (outer_source, outer_source_mask) = match vip.forward.outer_source(backend.address, node) {
+        Some(Ok((_, IpNet::V4(prefix)))) => outer_source4(prefix),
+        Some(Ok((_, IpNet::V6(prefix)))) => outer_source6(prefix),
+        // No config is valid that needs one and has none.
+        Some(Err(_)) | None => Default::default(),
     };
-    let outer_sum = match backend.address {
-        IpAddr::V4(outer) if forward == Forward::Ipip4 => {
-            let inner = if vip.address.is_ipv4() { libc::IPPROTO_IPIP } else { libc::IPPROTO_IPV6 };
-            Backend::outer_sum(inner as u8, outer.into())
-        }
-        _ => 0,
-    };
+    let outer_sum = vip.forward.outer_sum(vip.address, backend.address);
     Backend {
         address: backend.address.into(),
         outer_source,
@@ -371,7 +351,7 @@ fn entry(vip_id: u32, vip: &model::Vip, backend: &model::Backend, node: &Node) -
         forward: forward as u32,
         weight: backend.weight,
         state: backend.state as u32,
-        heir: NO_ID,
+        successor: NO_ID,
         next_hop: NextHopCell::default(),
         pin: MacPin::new(backend.mac.map(Into::into)),
         reserved: [0; 2],
@@ -398,7 +378,7 @@ fn same_constants(a: &Backend, b: &Backend) -> bool {
         forward,
         weight: _,
         state: _,
-        heir: _,
+        successor: _,
         next_hop: _,
         pin: _,
         reserved: _,
@@ -409,6 +389,8 @@ fn same_constants(a: &Backend, b: &Backend) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     #[test]
@@ -423,11 +405,5 @@ mod tests {
         let (network, mask) = outer_source4("172.16.0.0/16".parse().unwrap());
         assert_eq!(network, Address::from_v4(Be32::new(0xac10_0000)));
         assert_eq!(mask.host(), 0xffff);
-    }
-
-    /// The header of RFC 2003 with length and source zero, summed by hand.
-    #[test]
-    fn the_outer_sum_covers_what_is_constant() {
-        assert_eq!(Backend::outer_sum(4, Be32::new(0x0a00_010c)), 0x4500 + 0x4000 + 0x4004 + 0x0a00 + 0x010c);
     }
 }

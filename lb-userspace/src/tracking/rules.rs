@@ -20,7 +20,7 @@ pub struct Rules {
     /// By VIP id.
     services: Vec<Option<Service>>,
     /// By backend id.
-    fates: Vec<Fate>,
+    dispositions: Vec<Disposition>,
     /// Of the program that these flows go through.
     hash_key: HashKey,
     begun: Tick,
@@ -41,7 +41,7 @@ struct Service {
 
 /// What becomes of the entries of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+enum Disposition {
     /// They stay.
     Stay,
     /// They go, unless they are new: there was no such backend, or it is given up.
@@ -57,20 +57,20 @@ impl Rules {
         for (id, record) in state.vips() {
             services[*id as usize] = Service::of(record);
         }
-        let mut fates = vec![Fate::Go; state.capacity.backends as usize];
+        let mut dispositions = vec![Disposition::Go; state.capacity.backends as usize];
         for (id, entry) in state.backends() {
-            fates[*id as usize] = match entry.heir {
-                _ if is_given_up(*id) => Fate::Go,
-                NO_ID => Fate::Stay,
-                heir => Fate::Move(heir),
+            dispositions[*id as usize] = match entry.successor {
+                _ if is_given_up(*id) => Disposition::Go,
+                NO_ID => Disposition::Stay,
+                successor => Disposition::Move(successor),
             };
         }
-        Self { services, fates, hash_key: *state.seed.key(), begun }
+        Self { services, dispositions, hash_key: *state.seed.key(), begun }
     }
 
     /// Backends that there is room for.
     pub fn backends(&self) -> usize {
-        self.fates.len()
+        self.dispositions.len()
     }
 
     /// Index of the slot that a flow is on; `None` where none of the VIP's flows is remembered.
@@ -95,11 +95,11 @@ impl Rules {
         let idle = service.idle(key, entry);
         // A backend that took another one's place may have lost its own to a third.
         let mut id = entry.backend();
-        for _ in 0..self.fates.len() {
-            match self.fates.get(id as usize)? {
-                Fate::Stay => return Some((id, idle)),
-                Fate::Go => return None,
-                Fate::Move(heir) => id = *heir,
+        for _ in 0..self.dispositions.len() {
+            match self.dispositions.get(id as usize)? {
+                Disposition::Stay => return Some((id, idle)),
+                Disposition::Go => return None,
+                Disposition::Move(successor) => id = *successor,
             }
         }
         None
@@ -183,7 +183,7 @@ pub fn after_sweep(slot: Slot, is_pinned: bool, now: Tick, idle: (u16, u16), is_
 pub fn freeable(state: &State, swept: &Swept, holds: impl Fn(u32, u32) -> bool) -> (Vec<u32>, Vec<u32>) {
     let removed = state.removed_vips().map(|(id, _)| id);
     let vips: Vec<u32> = removed.filter(|id| !swept.has_flows(*id)).collect();
-    let heirs: HashSet<u32> = state.backends().values().map(|entry| entry.heir).collect();
+    let successors: HashSet<u32> = state.backends().values().map(|entry| entry.successor).collect();
     let is_free = |(id, entry): &(u32, &lb_common::Backend)| {
         let Some(record) = state.vips().get(&entry.vip) else { return true };
         // The table of a removed VIP, which may be served again, names its backends.
@@ -192,7 +192,7 @@ pub fn freeable(state: &State, swept: &Swept, holds: impl Fn(u32, u32) -> bool) 
         }
         let has_none = swept.by_backend.get(*id as usize) == Some(&0);
         // Flows of an entry that leads to this one are yet to come.
-        has_none && !heirs.contains(id) && !holds(record.slot_base, *id)
+        has_none && !successors.contains(id) && !holds(record.slot_base, *id)
     };
     let backends = state.removed_backends().filter(is_free).map(|(id, _)| id).collect();
     (vips, backends)

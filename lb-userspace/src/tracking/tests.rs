@@ -187,8 +187,11 @@ fn an_id_is_not_free_while_another_entry_leads_to_it() {
         bed.sweep();
         let backends = bed.dataplane.state().backends();
         for (id, entry) in backends {
-            let heir = entry.heir;
-            assert!(heir == lb_common::NO_ID || backends.contains_key(&heir), "{id} leads to {heir}, which is free");
+            let successor = entry.successor;
+            assert!(
+                successor == lb_common::NO_ID || backends.contains_key(&successor),
+                "{id} leads to {successor}, which is free"
+            );
         }
     }
 }

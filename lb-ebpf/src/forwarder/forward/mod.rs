@@ -1,11 +1,15 @@
-//! Last stage: gives the frame the headers that carry it to its backend, and sends it.
+//! Last stage: gives the frame the headers that carry it to its backend, each forward mode in a file of its own, and
+//! sends it.
+
+mod ipip;
+mod l2;
 
 use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use lb_common::{Backend, Be16, DropReason, Features, Forward, NextHop};
 use lb_ebpf::{
+    encap::{self, Inner},
     flow_hash::FlowHash,
-    outer::{self, Inner},
-    wire::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Frame as _, IPV4_LEN, IPV6_LEN, VLAN_LEN},
+    wire::{ETHERNET_LEN, Ethernet, Frame as _, VLAN_LEN},
     xdp::XdpFrame,
 };
 
@@ -22,37 +26,22 @@ pub fn send(
 ) -> Result<u32, DropReason> {
     let next_hop = backend.next_hop.current().ok_or(DropReason::NoNextHop)?;
     match Forward::from_u32(backend.forward) {
-        Some(Forward::Ipip4) if maps::uses(Features::IPIP4) => {
-            encapsulate(frame, ethernet, next_hop, ETHERTYPE_IPV4, inner, outer::ipv4(backend, inner, hash))?;
+        Some(way @ Forward::Ipip4) if maps::uses(way.feature()) => {
+            ipip::in_ipv4(frame, ethernet, next_hop, backend, inner, hash)?;
         }
-        Some(Forward::Ipip6) if maps::uses(Features::IPIP6) => {
-            encapsulate(frame, ethernet, next_hop, ETHERTYPE_IPV6, inner, outer::ipv6(backend, inner, hash))?;
+        Some(way @ Forward::Ipip6) if maps::uses(way.feature()) => {
+            ipip::in_ipv6(frame, ethernet, next_hop, backend, inner, hash)?;
         }
-        Some(Forward::L2) if maps::uses(Features::L2) => l2(frame, ethernet, next_hop, inner)?,
+        Some(way @ Forward::L2) if maps::uses(way.feature()) => l2::forward(frame, ethernet, next_hop, inner)?,
         _ => return Err(DropReason::NoBackend),
     }
     transmit(frame, next_hop)
 }
 
-/// New Ethernet addresses and the next hop's tag; of the IP packet the lifetime alone changes. Two load balancers that
-/// are each other's backend would send a packet to and fro: what the backend itself sent does not go back to it, and
-/// rings of more end with the packet's lifetime.
-#[inline(always)]
-fn l2(frame: &XdpFrame, ethernet: &Ethernet, next_hop: &NextHop, inner: &Inner) -> Result<(), DropReason> {
-    let Some(sender) = frame.words(0) else { return Err(DropReason::Truncated) };
-    if next_hop.is_source_of(sender) {
-        return Err(DropReason::Loop);
-    }
-    fits(inner.total_len, next_hop)?;
-    prepare(frame, ethernet, inner)?;
-    let grow = ethernet_len(next_hop) as i32 - ethernet.len as i32;
-    if grow != 0 && !frame.adjust_head(-grow) {
-        return Err(DropReason::NoHeadroom);
-    }
-    set_ethernet(frame, next_hop, ethernet.ethertype)
-}
+/// Words of the longest outer header that there is room for: IPv6, UDP and a GUE header of 8 bytes.
+const MOST_WORDS: usize = 14;
 
-/// The outer header and a new Ethernet header in place of the old one.
+/// An outer header of `N` words and a new Ethernet header in place of the old one.
 #[inline(always)]
 fn encapsulate<const N: usize>(
     frame: &XdpFrame,
@@ -62,7 +51,7 @@ fn encapsulate<const N: usize>(
     inner: &Inner,
     header: [u32; N],
 ) -> Result<(), DropReason> {
-    const { assert!(4 * N == IPV4_LEN || 4 * N == IPV6_LEN) };
+    const { assert!(N <= MOST_WORDS) };
     fits(inner.total_len + 4 * N as u32, next_hop)?;
     prepare(frame, ethernet, inner)?;
     let ethernet_len = ethernet_len(next_hop);
@@ -127,7 +116,7 @@ fn set_ethernet(frame: &XdpFrame, next_hop: &NextHop, ethertype: Be16) -> Result
         frame.set_words(0, next_hop.macs) && frame.set_half(12, ethertype.wire())
     } else {
         let [a, b, c] = next_hop.macs;
-        frame.set_words(0, [a, b, c, outer::vlan_tag(next_hop)]) && frame.set_half(16, ethertype.wire())
+        frame.set_words(0, [a, b, c, encap::vlan_tag(next_hop)]) && frame.set_half(16, ethertype.wire())
     };
     written.then_some(()).ok_or(DropReason::Truncated)
 }

@@ -104,7 +104,7 @@ fn enter(key: &FlowKey, slot: Slot, transport: &Transport, now: Tick, always: bo
             });
         }
         Err(_) => {
-            count::flow(FlowOutcome::Unentered);
+            count::flow(FlowOutcome::TableFull);
             return if is_settled_down { slot.current() } else { slot.settled_owner() };
         }
     }

@@ -114,7 +114,10 @@ impl Maps {
 
 /// A slot after a change that gives it to `owner`.
 fn given_to(before: Slot, owner: u32, now: Tick, flows: &Continuation) -> Slot {
-    let before =
-        if flows.heirs.is_empty() { before } else { before.renamed(|id| flows.heirs.get(&id).copied().unwrap_or(id)) };
+    let before = if flows.successors.is_empty() {
+        before
+    } else {
+        before.renamed(|id| flows.successors.get(&id).copied().unwrap_or(id))
+    };
     before.given_to(owner, now)
 }

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     error::Problems,
-    read::{Draft, VipDraft},
+    read::{BackendDraft, Draft, VipDraft},
 };
 use crate::model::{Backend, Config, ForwardMode, Node, Port, Protocol, Vip, prime};
 
@@ -39,15 +39,16 @@ pub(super) fn check_each(text: &str, draft: &Draft, problems: &mut Problems) {
 /// Whether the VIPs of a config, each of them sound, go together, where those of `before` did: the part of [`check`]
 /// that [`check_each`] leaves out. Says neither what is wrong nor where.
 pub(super) fn go_together(before: &Config, config: &Config) -> bool {
-    let Config { node: Node { names_interfaces, max_vips, max_backends, max_slots, encap_source6, .. }, vips } = config;
+    let Config { node, vips } = config;
+    let Node { names_interfaces, max_vips, max_backends, max_slots, .. } = node;
     if vips.is_empty() && !names_interfaces {
         return false;
     }
     let come = before.difference(config).come;
     let (mut names, mut services) = (HashSet::new(), HashSet::new());
     for vip in &come {
-        let in_ipv6 = vip.forward == ForwardMode::Ipip && vip.backends.iter().any(|backend| backend.address.is_ipv6());
-        if in_ipv6 && encap_source6.is_none() {
+        let has_no_source = |backend: &Backend| matches!(vip.forward.outer_source(backend.address, node), Some(Err(_)));
+        if vip.backends.iter().any(has_no_source) {
             return false;
         }
         if !names.insert(vip.name.as_str()) || !vip.ports.iter().all(|port| services.insert((vip.address, *port))) {
@@ -133,34 +134,23 @@ impl Check<'_> {
         }
     }
 
-    /// `l2` leaves the IP header as it is, so only a backend of the VIP's family can be its next hop.
+    /// Not every mode reaches every backend.
     fn families(&mut self, vip: &VipDraft) {
-        let Some(address) = vip.address.as_ref().map(|address| *address.get_ref()) else { return };
-        if vip.forward.as_ref().is_none_or(|forward| *forward.get_ref() != ForwardMode::L2) {
-            return;
+        let (Some(address), Some(forward)) = (&vip.address, &vip.forward) else { return };
+        let (address, forward) = (*address.get_ref(), *forward.get_ref());
+        let is_beyond = |backend: &&BackendDraft| forward.obstacle(address, *backend.address.get_ref(), 0).is_some();
+        let mut beyond = vip.backends.iter().filter(is_beyond);
+        let Some(first) = beyond.next() else { return };
+        if let Some(message) = forward.obstacle(address, *first.address.get_ref(), beyond.count()) {
+            self.problems.add(first.address.span(), message);
         }
-        let mut others = vip.backends.iter().filter(|backend| backend.address.get_ref().is_ipv4() != address.is_ipv4());
-        let Some(first) = others.next() else { return };
-        let more = match others.count() {
-            0 => String::new(),
-            count => format!(" (nor {count} more)"),
-        };
-        let message = format!(
-            "`l2` forwards {} packets unchanged, so it cannot reach the {} backend `{}`{more}; write `forward = \
-             \"ipip\"`, or give the backend's {} address",
-            family(address),
-            family(*first.address.get_ref()),
-            first.address.get_ref(),
-            family(address),
-        );
-        self.problems.add(first.address.span(), message);
     }
 
-    /// Only with `l2` the next hop is the backend itself, whatever the routes say.
+    /// Only where the next hop is the backend itself, whatever the routes say, is its MAC address known.
     fn pins(&mut self, vip: &VipDraft) {
         let Some(forward) = vip.forward.as_ref().map(|forward| *forward.get_ref()) else { return };
-        let pinned = |backend: &super::read::BackendDraft| backend.mac.as_ref().map(toml::Spanned::span);
-        let Some(span) = vip.backends.iter().find_map(pinned).filter(|_| forward != ForwardMode::L2) else { return };
+        let pinned = |backend: &BackendDraft| backend.mac.as_ref().map(toml::Spanned::span);
+        let Some(span) = vip.backends.iter().find_map(pinned).filter(|_| !forward.is_on_link()) else { return };
         let message = format!(
             "`mac` pins the MAC address of an `l2` backend, and frames of a VIP with `forward = \"{forward}\"` may go to \
              a router; remove the key (a router's address is pinned by `ip neigh replace ADDRESS lladdr MAC dev \
@@ -174,12 +164,16 @@ impl Check<'_> {
         if draft.has_encap_source6 {
             return;
         }
-        let needs =
-            |vip: &&VipDraft| vip.forward.as_ref().is_some_and(|forward| *forward.get_ref() == ForwardMode::Ipip);
-        let mut backends = draft.vips.iter().filter(needs).flat_map(|vip| &vip.backends);
-        let Some(first) = backends.find(|backend| backend.address.get_ref().is_ipv6()) else { return };
+        let needs = |backend: &BackendDraft, forward: ForwardMode| {
+            matches!(forward.outer_source(*backend.address.get_ref(), &draft.node), Some(Err(_)))
+        };
+        let first = draft.vips.iter().find_map(|vip| {
+            let forward = *vip.forward.as_ref()?.get_ref();
+            Some((vip.backends.iter().find(|backend| needs(backend, forward))?, forward))
+        });
+        let Some((first, forward)) = first else { return };
         let message = format!(
-            "`ipip` reaches the backend `{}` inside IPv6, for which packets need a source address; write into [node] a prefix \
+            "`{forward}` reaches the backend `{}` inside IPv6, for which packets need a source address; write into [node] a prefix \
              of your own that no host uses and that backends accept, for instance `encap_source6 = \
              \"fd12:3456:789a:e::/64\"`",
             first.address.get_ref()
@@ -294,8 +288,4 @@ impl Check<'_> {
 
 fn protocol(port: &toml::Spanned<Port>) -> Protocol {
     port.get_ref().protocol
-}
-
-fn family(address: IpAddr) -> &'static str {
-    if address.is_ipv4() { "IPv4" } else { "IPv6" }
 }

@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
 
-use crate::model::{Config, ForwardMode, IdleTime, Protocol, Tracking, Vip, prime};
+use crate::model::{Config, IdleTime, Protocol, Tracking, Vip, prime};
 use crate::seed;
 
 /// A doubt about a valid config.
@@ -122,15 +122,11 @@ impl Config {
     }
 
     fn source_is_backend(&self, vip: &Vip) -> Option<Warning> {
-        if vip.forward != ForwardMode::Ipip {
-            return None;
-        }
-        let prefix = |address: IpAddr| match address {
-            IpAddr::V4(_) => Some(("encap_source4", IpNet::from(self.node.encap_source4))),
-            IpAddr::V6(_) => Some(("encap_source6", IpNet::from(self.node.encap_source6?))),
-        };
         vip.backends.iter().find_map(|backend| {
-            let (key, prefix) = prefix(backend.address).filter(|(_, prefix)| prefix.contains(&backend.address))?;
+            let (key, prefix) = vip.forward.outer_source(backend.address, &self.node)?.ok()?;
+            if !prefix.contains(&backend.address) {
+                return None;
+            }
             Some(Warning::SourceIsBackend { vip: vip.name.clone(), backend: backend.address, key, prefix })
         })
     }

@@ -1,0 +1,28 @@
+//! `l2`: the packet as it is, to the backend's own MAC address.
+
+use lb_common::{DropReason, NextHop};
+use lb_ebpf::{
+    encap::Inner,
+    wire::{Ethernet, Frame as _},
+    xdp::XdpFrame,
+};
+
+use super::{ethernet_len, fits, prepare, set_ethernet};
+
+/// New Ethernet addresses and the next hop's tag; of the IP packet the lifetime alone changes. Two load balancers that
+/// are each other's backend would send a packet to and fro: what the backend itself sent does not go back to it, and
+/// rings of more end with the packet's lifetime.
+#[inline(always)]
+pub fn forward(frame: &XdpFrame, ethernet: &Ethernet, next_hop: &NextHop, inner: &Inner) -> Result<(), DropReason> {
+    let Some(sender) = frame.words(0) else { return Err(DropReason::Truncated) };
+    if next_hop.is_source_of(sender) {
+        return Err(DropReason::Loop);
+    }
+    fits(inner.total_len, next_hop)?;
+    prepare(frame, ethernet, inner)?;
+    let grow = ethernet_len(next_hop) as i32 - ethernet.len as i32;
+    if grow != 0 && !frame.adjust_head(-grow) {
+        return Err(DropReason::NoHeadroom);
+    }
+    set_ethernet(frame, next_hop, ethernet.ethertype)
+}
