@@ -328,27 +328,58 @@ fn operations_are_done_while_the_disk_hangs() {
     assert!(drained.status.success() && warning.contains("the disk does not answer"), "{warning}");
     naru.cli(&["backend", "restore", "web", TWO]).unwrap();
     assert_eq!((told(&naru, ONE), told(&naru, TWO)), (by_root("drain", "active"), by_root("active", "drain")));
-    fs::remove_file(faults.join("held")).unwrap();
+    // An apply waits for the disk, and then is done.
+    thread::scope(|scope| {
+        let text = naru.config().unwrap();
+        naru.write_config(&format!("{text}# saved\n")).unwrap();
+        let apply = scope.spawn(|| naru.try_cli(&["apply"]).unwrap());
+        fs::remove_file(faults.join("held")).unwrap();
+        assert!(apply.join().unwrap().status.success());
+    });
     naru.wait_for("all is kept", LIMIT, |naru| Ok(status(naru).problems.is_empty())).unwrap();
     naru.kill9().unwrap();
     naru.restart().unwrap();
     assert_eq!((told(&naru, ONE), told(&naru, TWO)), (by_root("drain", "active"), by_root("active", "drain")));
 }
 
-/// A state directory that is another daemon's at the start is taken once that has ended.
+/// A state directory that is somebody else's at the start is taken once that has ended: what was kept there is in force
+/// again, what was done since is kept, and a clean stop from before counts for nothing.
 #[test]
-fn a_state_directory_that_comes_late_keeps_what_was_done_before() {
+fn a_state_directory_that_comes_late_is_read_before_it_is_written() {
     let (_lab, mut naru) = start();
+    naru.cli(&["backend", "drain", "web", ONE]).unwrap();
     naru.stop().unwrap();
     let state = File::open(naru.state()).unwrap();
     let held = nix::fcntl::Flock::lock(state, nix::fcntl::FlockArg::LockExclusive).unwrap();
     naru.restart().unwrap();
-    let drained = naru.try_cli(&["backend", "drain", "web", ONE]).unwrap();
-    let warning = String::from_utf8_lossy(&drained.stderr).into_owned();
-    assert!(drained.status.success() && warning.contains("nor what was drained"), "{warning}");
+    assert_eq!(told(&naru, ONE), by_file("active"), "nobody may read what was done");
+    let restored = naru.try_cli(&["backend", "restore", "web", TWO]).unwrap();
+    let warning = String::from_utf8_lossy(&restored.stderr).into_owned();
+    assert!(restored.status.success() && warning.contains("nor what was drained"), "{warning}");
     drop(held);
     naru.wait_for("it is kept", LIMIT, |naru| Ok(status(naru).problems.is_empty())).unwrap();
+    let both = |naru: &Naru| (told(naru, ONE), told(naru, TWO));
+    assert_eq!(both(&naru), (by_root("drain", "active"), by_root("active", "drain")));
+    let text = naru.config().unwrap();
+    naru.write_config(&text.replace("weight = 100 }", "weight = 7 }")).unwrap();
     naru.kill9().unwrap();
+    naru.restart().unwrap();
+    assert_eq!(both(&naru), (by_root("drain", "active"), by_root("active", "drain")));
+    assert_eq!(backend(&naru, ONE).weight, 100, "nobody has applied the file");
+}
+
+/// A stop keeps what could not be kept before.
+#[test]
+fn a_stop_keeps_what_was_done() {
+    let (_lab, mut naru) = start();
+    let state = naru.state().to_owned();
+    let moved = state.with_extension("moved");
+    fs::rename(&state, &moved).unwrap();
+    fs::write(&state, "a file in its place").unwrap();
+    naru.cli(&["backend", "drain", "web", ONE]).unwrap();
+    fs::remove_file(&state).unwrap();
+    fs::rename(&moved, &state).unwrap();
+    naru.stop().unwrap();
     naru.restart().unwrap();
     assert_eq!(told(&naru, ONE), by_root("drain", "active"));
 }

@@ -144,8 +144,11 @@ fn a_config_of_another_owner_is_read_and_not_taken_over() {
     let (path, text) = (site.config_path(), site.config().unwrap());
     chown(path, Some(12_345), Some(54_321)).unwrap();
     let refused = |args: &[&str]| site.cli(args).unwrap_err().to_string();
-    let says = refused(&["backend", "drain", "direct", "10.0.1.11"]);
+    let says = refused(&["backend", "set", "direct", "10.0.1.11", "--weight", "7"]);
     assert!(says.contains("it belongs to user 12345 and group 54321") && says.contains("chown root:root"), "{says}");
+    // What is no edit is done.
+    site.cli(&["backend", "drain", "direct", "10.0.1.11"]).unwrap();
+    site.cli(&["backend", "restore", "direct", "10.0.1.11"]).unwrap();
     assert_eq!(site.config().unwrap(), text);
     site.write_config(&text.replacen("weight = 100", "weight = 50", 1)).unwrap();
     site.cli(&["apply"]).unwrap();

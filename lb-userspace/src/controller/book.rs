@@ -19,9 +19,7 @@ use crate::{
 /// What operators have done, as it is kept.
 #[derive(Debug)]
 pub struct Book {
-    path: PathBuf,
-    /// The config file that it is about.
-    config: String,
+    place: Place,
     /// What is kept; `None` where that is not known.
     kept: Option<Arc<Operations>>,
     /// Why it cannot be kept.
@@ -30,35 +28,34 @@ pub struct Book {
     damaged: Option<(PathBuf, String)>,
 }
 
-impl Book {
-    /// The book at `path` of what was done over `config`, and what is in it. `is_ours` where it may be read.
-    pub fn open(path: PathBuf, config: &Path, is_ours: bool) -> (Self, Arc<Operations>) {
-        let config = config.to_string_lossy().into_owned();
-        let mut book = Self { path, config, kept: None, problem: None, damaged: None };
-        let read = if is_ours { book.read() } else { Ok(Operations::default()) };
-        let operations = Arc::new(read.unwrap_or_else(|error| {
-            book.put_aside(&error);
-            Operations::default()
-        }));
-        book.kept = is_ours.then(|| Arc::clone(&operations));
-        (book, operations)
-    }
+/// Where the book of a config file is.
+#[derive(Clone, Debug)]
+pub struct Place {
+    path: PathBuf,
+    /// The config file that it is about.
+    config: String,
+}
 
-    fn read(&self) -> Result<Operations, String> {
+/// Why nothing was read from a book.
+#[derive(Debug)]
+pub enum Unread {
+    /// It is of another config file, and so many backends.
+    Other(String, usize),
+    /// It cannot be read.
+    Damaged(String),
+}
+
+impl Place {
+    /// What is kept there.
+    pub fn read(&self) -> Result<Operations, Unread> {
+        let damaged = |error: &dyn std::error::Error| Unread::Damaged(error.to_string());
         let text = match fs::read_to_string(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Operations::default()),
-            text => text.map_err(|error| error.to_string())?,
+            text => text.map_err(|error| damaged(&error))?,
         };
-        let Page { config, operations } = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        let Page { config, operations } = serde_json::from_str(&text).map_err(|error| damaged(&error))?;
         if config != self.config && !is_same_file(&config, &self.config) {
-            if !operations.is_empty() {
-                let (path, count) = (self.path.display(), operations.len());
-                log::warn!(
-                    "{path} is of {config} and not of {}: what operators did to {count} backends there is not in force",
-                    self.config
-                );
-            }
-            return Ok(Operations::default());
+            return Err(Unread::Other(config, operations.len()));
         }
         let mut all = Operations::default();
         for Entry { vip, backend, operation } in operations {
@@ -67,19 +64,67 @@ impl Book {
         Ok(all)
     }
 
+    /// Where a book goes that cannot be read.
+    fn aside(&self) -> PathBuf {
+        self.path.with_extension("json.damaged")
+    }
+}
+
+impl Book {
+    /// The book at `path` of what was done over `config`, and what is in it. `is_ours` where it may be read.
+    pub fn open(path: PathBuf, config: &Path, is_ours: bool) -> (Self, Arc<Operations>) {
+        let place = Place { path, config: config.to_string_lossy().into_owned() };
+        let mut book = Self { place, kept: None, problem: None, damaged: None };
+        if !is_ours {
+            return (book, Arc::default());
+        }
+        let operations = Arc::new(match book.place.read() {
+            Ok(operations) => operations,
+            Err(Unread::Other(config, count)) => {
+                if count > 0 {
+                    let (path, own) = (book.place.path.display(), &book.place.config);
+                    log::warn!(
+                        "{path} is of {config} and not of {own}: what operators did to {count} backends there is not \
+                         in force"
+                    );
+                }
+                Operations::default()
+            }
+            Err(Unread::Damaged(error)) => {
+                book.put_aside(&error);
+                Operations::default()
+            }
+        });
+        let aside = book.place.aside();
+        if book.damaged.is_none() && aside.exists() {
+            let path = aside.display();
+            let reason = format!("{path} was put aside because it could not be read: look at it, and remove it");
+            book.damaged = Some((aside, reason));
+        }
+        book.kept = Some(Arc::clone(&operations));
+        (book, operations)
+    }
+
+    /// Where it is.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// Out of the way of the next one, for who looks at it.
     fn put_aside(&mut self, error: &str) {
-        let aside = self.path.with_extension("json.damaged");
-        let moved = fs::rename(&self.path, &aside);
-        let place = if moved.is_ok() { aside } else { self.path.clone() };
+        let (path, aside) = (&self.place.path, self.place.aside());
+        let moved = fs::rename(path, &aside);
+        let remedy = match &moved {
+            Ok(()) => format!("look at {}, drain them again, and remove it", aside.display()),
+            Err(error) => format!("drain them again (it cannot be put aside: {error})"),
+        };
         let reason = format!(
-            "{} cannot be read, and backends that were drained or taken down by command serve again: {error}; look at {}, \
-             drain them again, and remove it",
-            self.path.display(),
-            place.display()
+            "{} cannot be read, and backends that were drained or taken down by command serve again: {error}; \
+             {remedy}",
+            path.display()
         );
         log::error!("{reason}");
-        self.damaged = Some((place, reason));
+        self.damaged = Some((aside, reason));
     }
 
     /// How to keep `operations`; `None` where there is no need to.
@@ -92,9 +137,9 @@ impl Book {
             backend,
             operation: operation.clone(),
         };
-        let page = Page { config: self.config.clone(), operations: operations.iter().map(entry).collect() };
+        let page = Page { config: self.place.config.clone(), operations: operations.iter().map(entry).collect() };
         let text = serde_json::to_string_pretty(&page).expect("names, numbers and addresses are JSON") + "\n";
-        Some(Sheet { path: self.path.clone(), text })
+        Some(Sheet { path: self.place.path.clone(), text })
     }
 
     /// Takes note of what became of keeping `operations`.
@@ -105,7 +150,8 @@ impl Book {
 
     /// Takes note that the disk does not answer.
     pub fn note_slow(&mut self) {
-        self.note_problem(Some(format!("{} is not written yet: the disk does not answer", self.path.display())));
+        let path = self.place.path.display();
+        self.note_problem(Some(format!("{path} is not written yet: the disk does not answer")));
     }
 
     fn note_problem(&mut self, reason: Option<String>) {
@@ -227,9 +273,13 @@ mod tests {
         let problems: Vec<String> = book.problems().into_iter().collect();
         assert!(problems[0].contains("operations.json cannot be read"), "{problems:?}");
         assert_eq!(fs::read_to_string(book.damaged().unwrap()).unwrap(), "{");
-        book.forget_damaged();
-        assert_eq!(book.problems().len(), 0);
-        assert_eq!(open(directory.path(), &config).1, drained());
+        // The next start tells of it as well, until it is removed.
+        let (mut next, operations) = open(directory.path(), &config);
+        assert_eq!((operations, next.problems().len()), (drained(), 1));
+        fs::remove_file(next.damaged().unwrap()).unwrap();
+        next.forget_damaged();
+        assert_eq!(next.problems().len(), 0);
+        assert_eq!(open(directory.path(), &config).0.problems().len(), 0);
     }
 
     #[test]

@@ -87,11 +87,19 @@ impl Controller {
         before: Option<Text>,
         from: Instant,
     ) -> Result<Applied, Error> {
+        node::refuse_restart_keys(&self.applied.config.node, &wanted.config.node)?;
+        Interfaces::refuse_missing(&self.applied.config.node, &wanted.config.node)?;
+        // What is written in the background to the same place comes first, if that can be.
+        if self.keeping.is_some() {
+            self.keep(keep::PATIENCE).await;
+        }
+        let record = self.reserve(before, &wanted.text).await?;
+        // Operations that were done while the disk was waited for are among these.
         let (wanted, forgotten) = Desired::new(wanted, &self.applied.operations);
         let unheard = self.applied.unheard(&wanted.file.config);
         let changes: Vec<_> = unheard.iter().map(Unheard::change).collect();
         let warnings: Vec<_> = unheard.iter().filter_map(Unheard::warning).chain(forgotten).collect();
-        let mut applied = self.change_to(wanted, before, from).await?;
+        let mut applied = self.change_to(wanted, record, from).await?;
         self.because = None;
         self.applied_at = SystemTime::now() - from.elapsed().saturating_sub(applied.to_maps);
         if !self.history.has_kept(&self.applied.operations) {
@@ -110,16 +118,14 @@ impl Controller {
         Ok(self.file.parse(text, Some(&self.applied.file)).map_err(ReadError::from)?)
     }
 
-    /// Makes `wanted` what runs; with `before`, writes it to the file, whose text must still be that.
-    async fn change_to(&mut self, wanted: Desired, before: Option<Text>, from: Instant) -> Result<Applied, Error> {
-        let (old, new) = (&self.applied.config.node, &wanted.config.node);
-        node::refuse_restart_keys(old, new)?;
-        Interfaces::refuse_missing(old, new)?;
-        if new.metrics == old.metrics {
-            return self.resolve_and_switch(wanted, before, from).await;
+    /// Makes `wanted` what runs, and puts the record of it in place.
+    async fn change_to(&mut self, wanted: Desired, record: Record, from: Instant) -> Result<Applied, Error> {
+        let metrics = wanted.config.node.metrics;
+        if metrics == self.applied.config.node.metrics {
+            return self.resolve_and_switch(wanted, Some(record), from).await;
         }
-        self.metrics.prepare(new.metrics, &self.handle).await.map_err(Error::Metrics)?;
-        let result = self.resolve_and_switch(wanted, before, from).await;
+        self.metrics.prepare(metrics, &self.handle).await.map_err(Error::Metrics)?;
+        let result = self.resolve_and_switch(wanted, Some(record), from).await;
         self.metrics.finish(result.is_ok(), &self.handle).await;
         if result.is_ok() {
             self.problems.follow(ProblemKind::Metrics, &BTreeMap::new());
@@ -127,15 +133,13 @@ impl Controller {
         result
     }
 
-    async fn resolve_and_switch(
+    /// Makes `wanted` what runs; with a record, puts that in place.
+    pub(super) async fn resolve_and_switch(
         &mut self,
         wanted: Desired,
-        before: Option<Text>,
+        record: Option<Record>,
         from: Instant,
     ) -> Result<Applied, Error> {
-        // What operators do is no change of the file.
-        let is_of_file = !Arc::ptr_eq(&wanted.file, &self.applied.file);
-        let record = if is_of_file { Some(self.reserve(before, &wanted).await?) } else { None };
         let before_view = self.view();
         let applied = Arc::clone(&self.applied);
         let new = self.resolve(&applied.config, &wanted.config).await?;
@@ -166,13 +170,13 @@ impl Controller {
         Ok(Applied { changes, writes: done.writes, to_maps, elapsed: from.elapsed(), warnings })
     }
 
-    /// Takes room on disk for what [`Self::put`] will write: the text of `wanted` for the config file if that is to be
-    /// replaced, whose text must be `before` then, and what the next start must know.
-    pub(super) async fn reserve(&mut self, before: Option<Text>, wanted: &Desired) -> Result<Record, Error> {
+    /// Takes room on disk for what [`Self::put`] will write: `text` for the config file if that is to be replaced, whose
+    /// text must be `before` then, and for the next start. Operations are done meanwhile.
+    pub(super) async fn reserve(&mut self, before: Option<Text>, text: &Text) -> Result<Record, Error> {
         let file = before.map(|before| (self.file.path.clone(), before));
-        let text = Arc::clone(&wanted.file.text);
+        let text = Arc::clone(text);
         let order = Order { file, page: self.history.page(&text), text };
-        Ok(self.meanwhile(spawn_blocking(|| order.reserve())).await??)
+        Ok(self.meanwhile_operating(spawn_blocking(|| order.reserve())).await??)
     }
 
     pub(super) async fn put(&mut self, record: Record) -> Result<(), Error> {

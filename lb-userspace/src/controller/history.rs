@@ -3,7 +3,8 @@
 //! - `applied.toml`: the text that was applied last, replaced as a whole after the maps were written. Its first line is
 //!   a comment that says which config file it is of, and by its length and checksum whether the disk gave back what was
 //!   written.
-//! - `operations.json`: what operators have done over the config file and not taken back, replaced as a whole.
+//! - `operations.json`: what operators have done over the config file and not taken back, replaced as a whole; one that
+//!   cannot be read is put aside as `operations.json.damaged`.
 //! - `clean`: there only between a clean stop and the next start.
 //!
 //! A state directory that is missing, damaged or in use by another daemon is told, and keeps nobody from forwarding.
@@ -112,7 +113,7 @@ impl History {
         let page = self.page_of(text).map(|page| (page, Arc::clone(text)));
         let operations = self.book.sheet(operations).map(|sheet| (sheet, Arc::clone(operations)));
         let damaged = self.book.damaged().map(Path::to_owned);
-        let directory = self.lock.is_none().then(|| self.directory.clone());
+        let directory = self.lock.is_none().then(|| (self.directory.clone(), self.book.place().clone()));
         let is_all = page.is_none() && operations.is_none() && damaged.is_none() && directory.is_none();
         (!is_all).then_some(Unkept { directory, page, operations, damaged })
     }
@@ -122,13 +123,16 @@ impl History {
         self.book.sheet(operations).is_none()
     }
 
-    /// Takes note of what became of keeping what was not kept.
-    pub fn note_kept(&mut self, kept: Kept) {
+    /// Takes note of what became of keeping what was not kept. Gives back what operators had done, where the directory
+    /// has only now become this daemon's.
+    pub fn note_kept(&mut self, kept: Kept) -> Option<Operations> {
         let Kept { lock, page, operations, is_damaged_gone } = kept;
         match lock {
-            Some(Ok(lock)) => {
-                remove_leftovers(&self.directory);
+            Some(Ok((lock, found))) => {
                 self.lock = Some(lock);
+                // A clean stop of the daemon before is no clean stop of this one.
+                self.begin();
+                return Some(found);
             }
             Some(Err(reason)) => self.problem = Some(self.unusable(&reason)),
             None => {}
@@ -142,6 +146,7 @@ impl History {
         if is_damaged_gone {
             self.book.forget_damaged();
         }
+        None
     }
 
     fn unusable(&self, reason: &str) -> String {

@@ -2,14 +2,19 @@
 //! what was applied last, where it could not be written. A disk that does not answer holds up nobody for long: what is
 //! to be written is written once it does.
 
-use std::{fs::File, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use nix::fcntl::Flock;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use super::{
     Controller,
-    book::Sheet,
+    book::{Place, Sheet, Unread},
     file::Text,
     history::{self, Page},
 };
@@ -24,8 +29,8 @@ pub(super) const MOMENT: Duration = Duration::from_millis(100);
 /// What is not kept yet.
 #[derive(Debug, Default)]
 pub struct Unkept {
-    /// The state directory, where it is not this daemon's yet.
-    pub directory: Option<PathBuf>,
+    /// The state directory, where it is not this daemon's yet, and what is to be read there before anything is written.
+    pub directory: Option<(PathBuf, Place)>,
     /// What was applied last.
     pub page: Option<(Page, Text)>,
     /// What operators have done.
@@ -37,8 +42,8 @@ pub struct Unkept {
 /// What became of it.
 #[derive(Debug, Default)]
 pub struct Kept {
-    /// The state directory.
-    pub lock: Option<Result<Flock<File>, String>>,
+    /// The state directory, and what operators had done whose daemon had it before.
+    pub lock: Option<Result<(Flock<File>, Operations), String>>,
     /// What was applied last.
     pub page: Option<Result<Text, WriteError>>,
     /// What operators have done.
@@ -51,17 +56,29 @@ impl Unkept {
     /// Keeps it. May wait for a disk.
     fn keep(self) -> Kept {
         let Self { directory, page, operations, damaged } = self;
-        let lock = directory.as_deref().map(history::lock);
-        if matches!(lock, Some(Err(_))) {
-            return Kept { lock, ..Kept::default() };
+        if let Some((directory, place)) = directory {
+            // What is found there goes with what was done since, and is written in the next round.
+            return Kept { lock: Some(take_late(&directory, &place)), ..Kept::default() };
         }
         let put = |(page, text): (Page, Text)| page.put(page.reserve(&text)?, &text).map(|()| text);
         Kept {
-            lock,
+            lock: None,
             page: page.map(put),
             operations: operations.map(|(sheet, operations)| (sheet.put(), operations)),
             is_damaged_gone: damaged.is_some_and(|path| !path.exists()),
         }
+    }
+}
+
+/// Takes a state directory that could not be had before, and reads what is there.
+fn take_late(directory: &Path, place: &Place) -> Result<(Flock<File>, Operations), String> {
+    let lock = history::lock(directory)?;
+    match place.read() {
+        Ok(found) => Ok((lock, found)),
+        Err(Unread::Other(config, _)) => {
+            Err(format!("it is the one of {config}: give each daemon its own (`state` in [node]) and restart"))
+        }
+        Err(Unread::Damaged(error)) => Err(format!("what is kept there cannot be read: {error}; restart the daemon")),
     }
 }
 
@@ -78,6 +95,8 @@ impl Kept {
 impl Controller {
     /// Keeps what is not kept yet. Waits for so long at most, and then goes on without.
     pub(super) async fn keep(&mut self, patience: Duration) {
+        // A disk that is known to hang is not waited for by everyone anew.
+        let patience = if self.keeping.is_some() { MOMENT } else { patience };
         loop {
             let mut keeping = match self.keeping.take() {
                 Some(keeping) => keeping,
@@ -88,15 +107,19 @@ impl Controller {
             };
             match self.at_most(patience, &mut keeping).await {
                 None => {
-                    if patience >= PATIENCE {
+                    if patience >= PATIENCE && !self.history.has_kept(&self.applied.operations) {
                         self.history.book.note_slow();
                     }
                     self.keeping = Some(keeping);
                     return;
                 }
-                Some(kept) => {
+                Some(Err(error)) => return log::error!("what the next start must know was not kept: {error}"),
+                Some(Ok(kept)) => {
                     let is_all = kept.is_all();
-                    self.history.note_kept(kept);
+                    if let Some(found) = self.history.note_kept(kept) {
+                        self.take_over(found).await;
+                        continue;
+                    }
                     // Something else may have been done meanwhile.
                     if !is_all || self.history.has_kept(&self.applied.operations) {
                         return;
@@ -106,13 +129,34 @@ impl Controller {
         }
     }
 
+    /// Puts in force what operators had done whose daemon had the state directory before, but for what was done here
+    /// since to the same backends.
+    async fn take_over(&mut self, mut found: Operations) {
+        for (vip, backend, operation) in self.applied.operations.iter() {
+            found.set(vip, backend, operation.clone());
+        }
+        for (vip, backend, operation) in found.prune(&self.applied.file.config) {
+            log::info!("vip {vip}: there is no backend {backend}: what was done to it is forgotten ({operation})");
+        }
+        if found == *self.applied.operations {
+            return;
+        }
+        let wanted = self.applied.with(found);
+        match self.resolve_and_switch(wanted, None, Instant::now()).await {
+            Ok(applied) => {
+                applied.changes.iter().for_each(|change| log::info!("found in the state directory: {change}"));
+            }
+            Err(error) => log::error!("what was found in the state directory is not in force: {error}"),
+        }
+    }
+
     /// What comes of work, or `None` where it takes longer; attends to everything but changes meanwhile.
-    async fn at_most(&mut self, patience: Duration, work: &mut JoinHandle<Kept>) -> Option<Kept> {
+    async fn at_most(&mut self, patience: Duration, work: &mut JoinHandle<Kept>) -> Option<Result<Kept, JoinError>> {
         let deadline = tokio::time::Instant::now() + patience;
         loop {
             tokio::select! {
                 biased;
-                done = &mut *work => return done.ok(),
+                done = &mut *work => return Some(done),
                 () = tokio::time::sleep_until(deadline) => return None,
                 () = self.attend() => {}
             }

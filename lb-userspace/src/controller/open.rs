@@ -60,6 +60,9 @@ impl Controller {
         let operations = block_in_place(|| history.operations());
         let (applied, forgotten) = Desired::new(contents, &operations);
         forgotten.iter().for_each(|line| log::warn!("{line}"));
+        if let count @ 1.. = applied.operations.iter().count() {
+            log::info!("{count} backends have a state that was set by command: see `naru backend list`");
+        }
         let applied = Arc::new(applied);
         let (netlink, events) = network::start()?;
         let (sender, requests) = mpsc::channel(QUEUE);

@@ -42,7 +42,7 @@ impl Controller {
         });
         self.interfaces.update_all(self.netlink.interfaces());
         self.follow_attachments();
-        let record = match self.reserve(None, &Arc::clone(&self.applied)).await {
+        let record = match self.reserve(None, &Arc::clone(&self.applied.file.text)).await {
             Err(Error::Unwritten(error)) => {
                 self.history.note(Err(error));
                 None
@@ -176,6 +176,10 @@ impl Controller {
     }
 
     pub(super) async fn stop(mut self, detach: bool, reply: Reply<()>) {
+        self.keep(keep::PATIENCE).await;
+        if !self.history.has_kept(&self.applied.operations) {
+            log::error!("what was drained or taken down by command is not kept: the next start does not know of it");
+        }
         let bpffs = self.applied.config.node.bpffs.clone();
         if let Some(look) = self.look_back.end() {
             let _ = look.await;

@@ -1,8 +1,8 @@
 //! The keys of the config: what may stand in it, with its default, what it is for, and what a change of it does.
 //!
-//! A key of a VIP that has a default is declared once, in [`vip_keys!`] below: what a VIP has for it ([`Settings`]), what
-//! somebody gives for it in a file, by command or over the API ([`Given`]), how differences are told, and its line in
-//! `docs/config.md` follow from that. What the data plane makes of it is `plan::record`'s.
+//! A key of a VIP that has a default is declared once, in [`vip_keys!`] below: what a VIP has for it ([`Settings`]),
+//! what somebody gives for it in a file, by command or over the API ([`Given`]), how differences are told, and its line
+//! in `docs/config.md` follow from that. What the data plane makes of it is `plan::record`'s.
 
 use std::{fmt, str::FromStr};
 
@@ -163,11 +163,11 @@ macro_rules! vip_keys {
         pub struct Given {
             $(#[doc = $own_help]
             #[serde(default, skip_serializing_if = "Option::is_none")]
-            #[arg(long, value_name = $own_value, help = concat!($own_help, " [default: ", $own_default, "]"))]
+            #[arg(long, value_name = $own_value, help = concat!($own_help, " [of a new VIP: ", $own_default, "]"))]
             pub $own: Option<$own_type>,)+
             $(#[doc = $node_help]
             #[serde(default, skip_serializing_if = "Option::is_none")]
-            #[arg(long, value_name = $node_value, help = concat!($node_help, " [default: that of the node]"))]
+            #[arg(long, value_name = $node_value, help = concat!($node_help, " [of a new VIP: that of the node]"))]
             pub $node: Option<$node_type>,)+
         }
 
@@ -228,7 +228,7 @@ vip_keys! {
             "connections move to other backends, and most break";
         slots: Slots = Slots::DEFAULT, "16381", "Slots", "NUMBER",
             "slots = 16381",
-            "Size of the lookup table: a prime, at least a hundred times the number of backends",
+            "Size of the lookup table: a prime, at least a hundred times the number of backends (moves every flow)",
             "connections move to other backends, and most break";
         tracking: Tracking = Tracking::Adaptive, "adaptive", "Tracking", "TRACKING",
             r#"tracking = "adaptive""#,
@@ -364,7 +364,7 @@ pub const NODE: &[Key] = &[
         r#"xdp_mode = "auto""#,
         "auto",
         "`native` (in the driver), `generic` (in the stack) or `auto`",
-        "none",
+        "to `native` or `auto`: for some microseconds packets go to the host, which resets what it does not know",
     ),
     optional("metrics", r#"metrics = "127.0.0.1:9100""#, "none", "Address and port of /metrics", "none"),
     optional(

@@ -1,4 +1,5 @@
-//! Fifth stage: counts. Every counter is this CPU's own.
+//! Counts: a VIP's packets as soon as it is known, a backend's once the frame is ready, and every drop. Every counter
+//! is this CPU's own.
 
 use lb_common::{Counters, DropReason, FlowOutcome};
 

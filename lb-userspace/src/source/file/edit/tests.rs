@@ -373,12 +373,15 @@ fn edits_survive_json() {
         edit!("backend_set" vip: "a", address: "10.0.0.1", state: "drained"),
         edit!("backend_drain" vip: "a", address: "10.0.0.1"),
         edit!("vip_set" name: "a", tcp_idel: "15m"),
+        edit!("vip_set" name: "a", tcp_idle: "15m", forwad: "l2"),
         edit!("vip_set" name: "a", tcp_idle: 900),
         edit!("vip_set" name: "a", udp_idle: "13h"),
         edit!("vip_add" name: "a", address: "192.0.2.1", ports: ["tcp/1"], forward: "l2", traking: "never"),
     ] {
         assert!(serde_json::from_value::<Edit>(bad.clone()).is_err(), "{bad}");
     }
+    let misspelt = edit!("vip_set" name: "a", tcp_idel: "15m");
+    assert_eq!(serde_json::from_value::<Edit>(misspelt).unwrap_err().to_string(), "unknown field `tcp_idel`");
 }
 
 /// A deterministic stream of choices.
