@@ -7,8 +7,8 @@
 pub mod decap;
 pub mod ecn;
 pub mod encap;
-pub mod flow_hash;
-pub mod tracking;
+pub mod hash;
+pub mod rules;
 pub mod wire;
 
 /// What `bpf` programs share and other targets cannot build.

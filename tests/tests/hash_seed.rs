@@ -7,7 +7,7 @@ use std::{
 };
 
 use lb_common::{Address, HashKey};
-use lb_ebpf::flow_hash::FlowHash;
+use lb_ebpf::hash::FlowHash;
 use lb_userspace::{model::Vip, seed};
 use naru_tests::{
     forwarder::{Forwarder, Verdict},

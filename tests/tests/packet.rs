@@ -7,7 +7,7 @@ use std::{
 
 use etherparse::{IpDscp, IpEcn, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header};
 use lb_common::{Address, Be32, Counters, HashKey, NextHop};
-use lb_ebpf::flow_hash::FlowHash;
+use lb_ebpf::hash::FlowHash;
 use lb_userspace::plan::maglev::{self, WeightedBackend};
 use naru_tests::{
     forwarder::{Forwarder, INGRESS, Output, SOURCE6, Verdict, next_hop},

@@ -3,7 +3,7 @@
 use lb_common::{Backend, Be32, OUTER_FRAGMENT, OUTER_TTL};
 
 use super::{Inner, fold, halves, vary};
-use crate::{flow_hash::FlowHash, wire::IPV4_LEN};
+use crate::{hash::FlowHash, wire::IPV4_LEN};
 
 /// The outer IPv4 header (RFC 2003 §3.1, RFC 4213 §3.5).
 #[inline(always)]

@@ -7,7 +7,7 @@ use lb_common::{Be32, NextHop};
 use network_types::ip::IpProto;
 
 use crate::{
-    flow_hash::FlowHash,
+    hash::FlowHash,
     wire::{ETHERTYPE_VLAN, Ipv4, Ipv6},
 };
 

@@ -11,7 +11,7 @@ use lb_common::{
     Backend, Counters, DropReason, Features, FlowEntry, FlowKey, FlowOutcome, HashKey, OwnMac, Slot, Vip4Key, Vip6Key,
     VipRoute,
 };
-use lb_ebpf::flow_hash::Key;
+use lb_ebpf::hash::Key;
 
 #[map]
 pub static VIPS4: HashMap<Vip4Key, VipRoute> = HashMap::with_max_entries(1, 0);

@@ -5,7 +5,7 @@ use aya_log_ebpf::info;
 use lb_common::{Address, DropReason, Features, FlowKey, VipFlags, VipRoute};
 use lb_ebpf::{
     encap::Inner,
-    flow_hash::FlowHash,
+    hash::FlowHash,
     wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Frame as _, Ipv4, Ipv6, Transport},
     xdp::XdpFrame,
 };

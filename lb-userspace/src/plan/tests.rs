@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::{Address, BackendState, FlowEntry, FlowKey, FlowOutcome, NO_ID, NextHopCell, Slot, Tick, VipFlags};
 use lb_ebpf::{
-    flow_hash::FlowHash,
-    tracking::{self, Decision},
+    hash::FlowHash,
+    rules::tracking::{self, Decision},
     wire::{TCP, TcpFlags, Transport},
 };
 

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use lb_common::{Address, FlowEntry, FlowKey, FlowState, HashKey, NO_ID, Slot, Tick, VipFlags, VipRecord};
-use lb_ebpf::{flow_hash::FlowHash, wire::TCP};
+use lb_ebpf::{hash::FlowHash, wire::TCP};
 
 use super::{MovingSlots, Swept};
 use crate::{dataplane::Table, plan::State};

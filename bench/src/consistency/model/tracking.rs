@@ -2,7 +2,7 @@
 
 use lb_common::{FlowOutcome, Slot, Tick};
 use lb_ebpf::{
-    tracking,
+    rules::tracking,
     wire::{TCP, TcpFlags, Transport},
 };
 use lb_userspace::tracking::{GIVEN_UP_AFTER, after_sweep};

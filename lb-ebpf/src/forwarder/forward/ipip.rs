@@ -3,7 +3,7 @@
 use lb_common::{Backend, DropReason, NextHop};
 use lb_ebpf::{
     encap::{Inner, ipip},
-    flow_hash::FlowHash,
+    hash::FlowHash,
     wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet},
     xdp::XdpFrame,
 };

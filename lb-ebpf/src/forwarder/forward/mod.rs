@@ -8,7 +8,7 @@ use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use lb_common::{Backend, Be16, DropReason, Features, Forward, NextHop};
 use lb_ebpf::{
     encap::{self, Inner},
-    flow_hash::FlowHash,
+    hash::FlowHash,
     wire::{ETHERNET_LEN, Ethernet, Frame as _, VLAN_LEN},
     xdp::XdpFrame,
 };

@@ -1,7 +1,7 @@
 //! Third stage: which slot of its VIP's table a flow is on, and the backend behind an id.
 
 use lb_common::{Backend, DropReason, NO_ID, Slot, VipRoute};
-use lb_ebpf::flow_hash::FlowHash;
+use lb_ebpf::hash::FlowHash;
 
 use crate::maps::{BACKENDS, SLOTS};
 

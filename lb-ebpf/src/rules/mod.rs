@@ -1,0 +1,3 @@
+//! Decisions that need no packet: pure functions of what the tables and slots hold.
+
+pub mod tracking;
