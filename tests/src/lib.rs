@@ -1,7 +1,8 @@
 //! What naru's end-to-end tests and its demo are made of.
 //!
 //! [`lab`] builds a network of namespaces, [`naru`] runs the real daemon and CLI in it, [`server`] and the clients
-//! ([`load`], [`udp`], [`transfer`], [`connections`]) put real traffic through it; a [`site`] is all of that in place.
+//! ([`load`], [`udp`], [`transfer`], [`connections`]) put real traffic through it; a [`site`] is all of that in place,
+//! and so is a [`talk`] of long-lived connections.
 //! [`frames`] and [`forwarder`] put single frames through the real program. Nothing here pretends to be a part of naru.
 
 pub mod connections;
@@ -19,6 +20,7 @@ pub mod pattern;
 pub mod server;
 pub mod service;
 pub mod site;
+pub mod talk;
 pub mod transfer;
 pub mod udp;
 pub mod user;

@@ -2,18 +2,17 @@
 
 use std::{
     fmt::Write as _,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
+    ops::{Deref, DerefMut},
     thread::sleep,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use naru_tests::{
-    connections::{Cause, Habit, Options, Population, Tally},
+    connections::{Cause, Habit, Tally},
     lab::Lab,
-    naru::{Naru, attach_decap},
-    server::Server,
+    talk::{PORT, Talk},
 };
-use patience::LIMIT;
 
 /// A VIP of the lab, named after what is different about it.
 struct Vip {
@@ -29,7 +28,6 @@ const VIPS: [Vip; 3] = [
     Vip { name: "never", address: "203.0.113.102", forward: "ipip", tracking: "never" },
 ];
 const NEVER: usize = 2;
-const PORT: u16 = 7;
 const BACKENDS: usize = 4;
 
 const CONNECTIONS: usize = 120;
@@ -42,34 +40,27 @@ const HABITS: [Habit; 2] = [
 const TCP_IDLE: &str = "6s";
 const A_MOMENT: Duration = Duration::from_millis(700);
 
-struct Site {
-    populations: Vec<Population>,
-    naru: Naru,
-    _servers: Vec<Server>,
-    lab: Lab,
+struct Site(Talk);
+
+impl Deref for Site {
+    type Target = Talk;
+
+    fn deref(&self) -> &Talk {
+        &self.0
+    }
+}
+
+impl DerefMut for Site {
+    fn deref_mut(&mut self) -> &mut Talk {
+        &mut self.0
+    }
 }
 
 impl Site {
     fn start() -> Self {
         let addresses = VIPS.map(|vip| vip.address.parse::<IpAddr>().unwrap());
-        let lab = Lab::builder().clients(2).backends(BACKENDS).vips(addresses).build().unwrap();
-        let targets = addresses.map(|address| SocketAddr::new(address, PORT));
-        let start = |host| Server::start_talking(host, lab.dir(), &targets).unwrap();
-        let servers = lab.backends().iter().map(start).collect();
-        for backend in lab.backends() {
-            attach_decap(&lab, backend).unwrap();
-        }
-        let naru = Naru::start(&lab, &VIPS.iter().map(|vip| vip.config(&lab)).collect::<String>()).unwrap();
-        naru.wait_until_ready().unwrap();
-        let timeout = LIMIT;
-        let population = |target| {
-            let options = Options { target, connections: CONNECTIONS, habits: HABITS.to_vec(), timeout };
-            Population::start(lab.clients(), options).unwrap()
-        };
-        let populations = targets.into_iter().map(population).collect();
-        let site = Self { populations, naru, _servers: servers, lab };
-        site.wait_until_heard();
-        site
+        let config = |lab: &Lab| VIPS.iter().map(|vip| vip.config(lab)).collect();
+        Self(Talk::start(BACKENDS, &addresses, config, |_| {}, CONNECTIONS, &HABITS).unwrap())
     }
 
     /// A `naru backend` command for each VIP.
@@ -80,23 +71,13 @@ impl Site {
         }
     }
 
-    /// What broke has been noticed when this returns.
-    fn wait_until_heard(&self) {
-        let now = Instant::now();
-        self.populations.iter().for_each(|population| population.wait_until_heard(now, LIMIT).unwrap());
-    }
-
     /// After `step`, no connection of a VIP that tracks may have broken.
     fn check(&self, step: &str) {
-        self.wait_until_heard();
-        for (vip, population) in VIPS.iter().zip(&self.populations).filter(|(vip, _)| vip.tracking != "never") {
-            let failures = population.tally().failures;
-            assert!(failures.is_empty(), "{step}: {} connections of {} broke: {failures:?}", failures.len(), vip.name);
-        }
+        self.0.check(step, VIPS[..NEVER].iter().map(|vip| vip.name)).unwrap();
     }
 
     fn end(self) -> Vec<Tally> {
-        self.populations.into_iter().map(Population::end).collect()
+        self.0.end()
     }
 }
 
@@ -195,7 +176,7 @@ fn connections_of_a_backend_that_is_marked_down_end_at_once_and_no_others() {
     sleep(A_MOMENT);
     site.check("before");
     site.edit("down", 1, &[]);
-    site.wait_until_heard();
+    site.wait_until_heard().unwrap();
     for (vip, population) in VIPS[..NEVER].iter().zip(&site.populations) {
         let failures = population.tally().failures;
         assert!(failures.len() > 10, "{}: only {} broke", vip.name, failures.len());

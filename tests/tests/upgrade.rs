@@ -1,28 +1,21 @@
 //! From the version before to this one, and back, while connections live: no flow and no count is lost.
 
-use std::{
-    fmt::Write as _,
-    net::{IpAddr, SocketAddr},
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{fmt::Write as _, net::IpAddr, path::Path, time::Duration};
 
 use lb_userspace::api::{
     flows::FlowCount,
     types::{Stats, Status},
 };
 use naru_tests::{
-    connections::{Habit, Options, Population},
+    connections::Habit,
     lab::Lab,
-    naru::{Naru, attach_decap, naru_binary, naru_binary_before},
-    server::Server,
+    naru::{Naru, naru_binary, naru_binary_before},
+    talk::{PORT, Talk},
 };
-use patience::LIMIT;
 
 /// Name, address and forward mode.
 const VIPS: [(&str, &str, &str); 3] =
     [("tunnel", "203.0.113.101", "ipip"), ("direct", "2001:db8:77::101", "l2"), ("always", "203.0.113.102", "ipip")];
-const PORT: u16 = 7;
 const BACKENDS: usize = 4;
 const CONNECTIONS: usize = 100;
 /// Most talk a few times a second; some come and go all the time.
@@ -31,67 +24,40 @@ const HABITS: [Habit; 2] = [
     Habit { parts: 1, pause: Duration::from_millis(50), lifetime: Some(Duration::from_secs(1)) },
 ];
 
-struct Site {
-    populations: Vec<Population>,
-    naru: Naru,
-    _servers: Vec<Server>,
-    lab: Lab,
-}
+struct Site(Talk);
 
 impl Site {
     fn start(binary: &Path) -> Self {
         let addresses = VIPS.map(|(_, address, _)| address.parse::<IpAddr>().unwrap());
-        let lab = Lab::builder().clients(2).backends(BACKENDS).vips(addresses).build().unwrap();
-        let targets = addresses.map(|address| SocketAddr::new(address, PORT));
-        let start = |host| Server::start_talking(host, lab.dir(), &targets).unwrap();
-        let servers = lab.backends().iter().map(start).collect();
-        for backend in lab.backends() {
-            attach_decap(&lab, backend).unwrap();
-        }
-        let mut naru = Naru::prepare(&lab, &Naru::node(&lab, &config(&lab))).unwrap();
-        naru.use_binary(binary);
-        naru.restart().unwrap();
-        naru.wait_until_ready().unwrap();
-        let population = |target| {
-            let options = Options { target, connections: CONNECTIONS, habits: HABITS.to_vec(), timeout: LIMIT };
-            Population::start(lab.clients(), options).unwrap()
-        };
-        let populations = targets.into_iter().map(population).collect();
-        let site = Self { populations, naru, _servers: servers, lab };
-        site.check("the start");
-        site
+        let prepare = |naru: &mut Naru| naru.use_binary(binary);
+        Self(Talk::start(BACKENDS, &addresses, config, prepare, CONNECTIONS, &HABITS).unwrap())
     }
 
     /// Gives a backend of each VIP another weight: slots move, and flows on them are remembered.
     fn reweigh(&self, backend: usize, weight: u32) {
         for (name, _, forward) in VIPS {
-            let address = address(&self.lab, backend, forward).to_string();
-            self.naru.cli(&["backend", "set", name, &address, "--weight", &weight.to_string()]).unwrap();
+            let address = address(&self.0.lab, backend, forward).to_string();
+            self.0.naru.cli(&["backend", "set", name, &address, "--weight", &weight.to_string()]).unwrap();
         }
     }
 
     /// Nothing has broken: not yet noticed either.
     fn check(&self, step: &str) {
-        let now = Instant::now();
-        for ((name, ..), population) in VIPS.iter().zip(&self.populations) {
-            population.wait_until_heard(now, LIMIT).unwrap();
-            let failures = population.tally().failures;
-            assert!(failures.is_empty(), "{step}: {} connections of {name} broke: {failures:?}", failures.len());
-        }
+        self.0.check(step, VIPS.map(|(name, ..)| name)).unwrap();
     }
 
     /// A daemon of another build takes over what the one before left.
     fn hand_to(&mut self, binary: &Path, step: &str) {
-        self.naru.use_binary(binary);
-        self.naru.restart().unwrap();
+        self.0.naru.use_binary(binary);
+        self.0.naru.restart().unwrap();
         self.check(step);
-        let status: Status = self.naru.read(&["status"]).unwrap();
+        let status: Status = self.0.naru.read(&["status"]).unwrap();
         assert_eq!(status.problems, [], "{step}");
         assert!(status.tracking.moving_slots > 0, "{step}: no slot moves, and nothing is at risk");
-        let counts: Vec<FlowCount> = self.naru.read(&["flows", "--count"]).unwrap();
+        let counts: Vec<FlowCount> = self.0.naru.read(&["flows", "--count"]).unwrap();
         let established: u64 = counts.iter().map(|count| count.established).sum();
         assert!(established > CONNECTIONS as u64, "{step}: only {established} flows are remembered");
-        self.naru.cli(&["diff"]).unwrap();
+        self.0.naru.cli(&["diff"]).unwrap();
     }
 }
 
@@ -127,25 +93,25 @@ fn an_upgrade_and_the_way_back_lose_nothing() {
     let mut site = Site::start(&before);
     site.reweigh(0, 0);
     site.check("a change before the upgrade");
-    site.naru.stop().unwrap();
+    site.0.naru.stop().unwrap();
     site.check("no daemon");
     site.hand_to(this, "the upgrade");
     site.reweigh(1, 300);
     site.check("a change after the upgrade");
-    site.naru.kill9().unwrap();
+    site.0.naru.kill9().unwrap();
     site.hand_to(&before, "the way back");
     site.reweigh(0, 50);
     site.check("a change after the way back");
-    site.naru.kill9().unwrap();
+    site.0.naru.kill9().unwrap();
     site.hand_to(this, "the upgrade once more");
     site.reweigh(2, 10);
     site.check("the end");
 
-    let Site { populations, naru, lab, _servers } = site;
-    let opened: u64 = populations.into_iter().map(|population| population.end().opened).sum();
-    let stats: Stats = naru.read(&["stats"]).unwrap();
+    let Site(mut talk) = site;
+    let opened: u64 = talk.populations.drain(..).map(|population| population.end().opened).sum();
+    let stats: Stats = talk.naru.read(&["stats"]).unwrap();
     let counted: u64 = stats.vips.iter().map(|vip| vip.counts.new_flows).sum();
-    let repeated: u64 = lab.clients().iter().map(|client| client.repeated_syns().unwrap()).sum();
+    let repeated: u64 = talk.lab.clients().iter().map(|client| client.repeated_syns().unwrap()).sum();
     println!("{opened} connections were opened; {counted} SYNs counted, of which {repeated} were sent again");
     assert!(opened > 3 * CONNECTIONS as u64);
     assert_eq!(counted, opened + repeated, "counts were lost on the way");
