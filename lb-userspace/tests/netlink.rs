@@ -14,7 +14,10 @@ use std::{
 };
 
 use lb_common::{NextHop, Via, VrfName};
-use lb_userspace::network::{self, Event, Handle, InterfaceChange, InterfaceInfo, Pace, Target, Unresolved};
+use lb_userspace::{
+    model::Target,
+    network::{self, Event, Handle, InterfaceChange, InterfaceInfo, Pace, Unresolved},
+};
 use nix::{
     sched::{CloneFlags, setns, unshare},
     sys::socket::{

@@ -189,8 +189,8 @@ fn parse(config: &str) -> anyhow::Result<Config> {
 /// Applies a config and gives every backend this next hop.
 fn apply(dataplane: &mut Dataplane, config: &Config, next_hop: Option<NextHop>) -> anyhow::Result<()> {
     dataplane.apply(config)?;
-    let destinations: Vec<_> = dataplane.backends().iter().map(Backend::destination).collect();
-    dataplane.set_next_hops(destinations.into_iter().map(|destination| (destination, next_hop)))?;
+    let targets: Vec<_> = dataplane.backends().iter().map(Backend::target).collect();
+    dataplane.set_next_hops(targets.into_iter().map(|target| (target, next_hop)))?;
     Ok(())
 }
 

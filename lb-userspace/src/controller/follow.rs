@@ -12,9 +12,9 @@ use tokio::task::block_in_place;
 use super::{Controller, Error, next_hops::Waiting};
 use crate::{
     dataplane::LossInterfaces,
-    model::Config,
-    network::{Event, Target},
-    plan::{Change, Destination},
+    model::{Config, Target},
+    network::Event,
+    plan::Change,
 };
 
 /// How long a change waits for the next answer about the ways to new backends: neighbours on a link that works answer
@@ -48,14 +48,14 @@ impl Controller {
                 deadline = tokio::time::Instant::now() + RESOLVE;
             }
         }
-        let ways = new.iter().filter_map(|target| Some((destination(target), self.next_hops.usable_way(target)?)));
+        let ways = new.iter().filter_map(|target| Some((*target, self.next_hops.usable_way(target)?)));
         self.dataplane.set_next_hops(ways.collect::<Vec<_>>())?;
         Ok(new)
     }
 
     /// Lets go of the ways that only a change needed that did not happen, or that the last change no longer needs.
     pub(super) fn resolve_only_applied(&mut self) {
-        let lingering = self.dataplane.removed_destinations().map(target).collect();
+        let lingering = self.dataplane.removed_targets().collect();
         if !self.targets.follow_lingering(lingering) {
             return;
         }
@@ -68,7 +68,7 @@ impl Controller {
     /// comes later, and until then the way before serves.
     pub(super) fn follow_moved(&mut self, changes: &[Change]) {
         if changes.iter().any(Change::moves_ways) {
-            let ways = |target: &Target| Some((destination(target), self.next_hops.usable_way(target)?));
+            let ways = |target: &Target| Some((*target, self.next_hops.usable_way(target)?));
             let news = self.targets.all().iter().filter_map(ways).collect();
             self.write_ways(news);
         }
@@ -88,7 +88,7 @@ impl Controller {
                     if let Some(next_hop) = Arc::make_mut(&mut self.next_hops).update(target, result)
                         && !is_awaited
                     {
-                        news.insert(destination(&target), next_hop);
+                        news.insert(target, next_hop);
                     }
                 }
                 Event::Interface(change) => {
@@ -122,10 +122,10 @@ impl Controller {
         self.interfaces.follow_macs(&mut self.dataplane, &ingress);
         self.follow_losses(ingress);
         let news = Arc::make_mut(&mut self.next_hops).bar(self.interfaces.barred(&self.dataplane));
-        self.write_ways(news.into_iter().map(|(target, next_hop)| (destination(&target), next_hop)).collect());
+        self.write_ways(news.into_iter().collect());
     }
 
-    pub(super) fn write_ways(&mut self, news: HashMap<Destination, Option<NextHop>>) {
+    pub(super) fn write_ways(&mut self, news: HashMap<Target, Option<NextHop>>) {
         if news.is_empty() {
             return;
         }
@@ -135,14 +135,4 @@ impl Controller {
             log::error!("next hops could not be written: {error}");
         }
     }
-}
-
-pub(super) fn destination(target: &Target) -> Destination {
-    let Target { address, on_link, via, mac } = *target;
-    Destination { address, on_link, via, mac }
-}
-
-pub(super) fn target(destination: Destination) -> Target {
-    let Destination { address, on_link, via, mac } = destination;
-    Target { address, on_link, via, mac }
 }

@@ -13,12 +13,12 @@ use nix::net::if_::if_nameindex;
 
 use super::{
     Error,
-    next_hops::{NextHops, target},
+    next_hops::NextHops,
     own_macs::{ingress, own_macs},
 };
 use crate::{
     dataplane::{self, Attachment, Dataplane, LeftOut, Mode},
-    model::{Config, Mac, Node, XdpMode},
+    model::{Config, Mac, Node, Target, XdpMode},
     network::{InterfaceChange, InterfaceInfo, Unresolved},
 };
 
@@ -216,7 +216,7 @@ impl Interfaces {
         let backends = config.vips.iter().flat_map(|vip| vip.backends.iter().map(move |backend| (vip, backend)));
         let mut leaving: BTreeMap<u32, BTreeSet<IpAddr>> = BTreeMap::new();
         for (vip, backend) in backends {
-            if let Ok(next_hop) = next_hops.way_to(&target(&config.node, vip, backend))
+            if let Ok(next_hop) = next_hops.way_to(&Target::of(&config.node, vip, backend))
                 && !is_attached(next_hop.ifindex)
             {
                 leaving.entry(next_hop.ifindex).or_default().insert(backend.address);

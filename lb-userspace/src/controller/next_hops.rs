@@ -5,8 +5,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use lb_common::NextHop;
 
 use crate::{
-    model::{Backend, Config, Node, Vip},
-    network::{Target, Unresolved},
+    model::{Config, Target},
+    network::Unresolved,
 };
 
 /// Backends without a way that are told of one by one.
@@ -104,7 +104,7 @@ impl NextHops {
         }
         let backends = config.vips.iter().flat_map(|vip| vip.backends.iter().map(move |backend| (vip, backend)));
         let mut missing = backends.filter_map(|(vip, backend)| {
-            let target = Some(target(&config.node, vip, backend)).filter(|target| targets.contains(target))?;
+            let target = Some(Target::of(&config.node, vip, backend)).filter(|target| targets.contains(target))?;
             let reason = self.way_to(&target).err()?;
             Some(format!("no packet can be sent to backend {} of VIP {} yet: {reason}", backend.address, vip.name))
         });
@@ -156,18 +156,8 @@ fn is_settled(way: &Way) -> bool {
 
 /// What netlink must find the ways to, for every backend of `config`.
 pub fn targets_of(config: &Config) -> impl Iterator<Item = Target> {
-    let of_vip = move |vip| move |backend| target(&config.node, vip, backend);
+    let of_vip = move |vip| move |backend| Target::of(&config.node, vip, backend);
     config.vips.iter().flat_map(move |vip| vip.backends.iter().map(of_vip(vip)))
-}
-
-/// What netlink must find the way to for a backend. With `l2` the backend itself must be on the link.
-pub fn target(node: &Node, vip: &Vip, backend: &Backend) -> Target {
-    Target {
-        address: backend.address,
-        on_link: vip.forward.is_on_link(),
-        via: vip.via(node),
-        mac: backend.mac.map(Into::into),
-    }
 }
 
 #[cfg(test)]

@@ -14,9 +14,9 @@ use tokio::{
 };
 
 use super::{
-    Applies, ConfigFile, Controller, Error, MetricsListener, desired::Desired, follow::target, handle::Handle,
-    history::History, interfaces::Interfaces, look_back::LookBack, losses::Losses, next_hops::NextHops,
-    problems::Problems, start::Start, targets::Targets,
+    Applies, ConfigFile, Controller, Error, MetricsListener, desired::Desired, handle::Handle, history::History,
+    interfaces::Interfaces, look_back::LookBack, losses::Losses, next_hops::NextHops, problems::Problems, start::Start,
+    targets::Targets,
 };
 use crate::{
     dataplane::{self, Dataplane},
@@ -67,10 +67,8 @@ impl Controller {
         let (netlink, events) = network::start()?;
         let (sender, requests) = mpsc::channel(QUEUE);
         let (views, viewer) = watch::channel(None);
-        let adopted = dataplane
-            .backends()
-            .into_iter()
-            .filter_map(|backend| Some((target(backend.destination()), backend.next_hop?)));
+        let adopted =
+            dataplane.backends().into_iter().filter_map(|backend| Some((backend.target(), backend.next_hop?)));
         let upkeep = block_in_place(|| Upkeep::of(&mut dataplane));
         let next_hops = Arc::new(NextHops::adopted(adopted));
         let mut retry = tokio::time::interval(RETRY);

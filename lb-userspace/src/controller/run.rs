@@ -12,7 +12,7 @@ use tokio::task::{JoinHandle, block_in_place};
 use super::{
     Controller, Error,
     change::{log_change, moves_everything},
-    follow::{EVENTS, target},
+    follow::EVENTS,
     handle::{Handle, Reply, Request},
     keep,
     log_reader::LogReader,
@@ -49,7 +49,7 @@ impl Controller {
             }
             reserved => Some(reserved?),
         };
-        self.targets = Targets::adopted(self.dataplane.removed_destinations().map(target).collect());
+        self.targets = Targets::adopted(self.dataplane.removed_targets().collect());
         let targets = self.resolve(&Config::default(), &config).await?;
         let done = block_in_place(|| self.dataplane.apply(&config))?;
         self.targets.follow(&Config::default(), &config);
@@ -244,7 +244,7 @@ impl Controller {
 
     /// Begins a sweep over the flow tables, or acts on what one found.
     fn sweep(&mut self, turn: Turn) {
-        let lingering = self.dataplane.removed_destinations().count();
+        let lingering = self.dataplane.removed_targets().count();
         let done = match turn {
             Turn::Begin => {
                 let sweep = block_in_place(|| self.upkeep.sweep(&mut self.dataplane));
@@ -257,7 +257,7 @@ impl Controller {
         if let Err(error) = done {
             self.sweeper.put_off(&error);
         }
-        if self.dataplane.removed_destinations().count() != lingering {
+        if self.dataplane.removed_targets().count() != lingering {
             self.resolve_only_applied();
         }
     }

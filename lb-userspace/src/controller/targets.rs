@@ -3,11 +3,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::next_hops::{target, targets_of};
-use crate::{
-    model::{Config, Difference, Node, Vip},
-    network::Target,
-};
+use super::next_hops::targets_of;
+use crate::model::{Config, Difference, Node, Target, Vip};
 
 /// What ways are followed to.
 #[derive(Debug, Default)]
@@ -77,7 +74,8 @@ fn changed(before: &Config, after: &Config) -> (Vec<Target>, Vec<Target>) {
         return (targets_of(before).collect(), targets_of(after).collect());
     }
     let Difference { gone, come } = before.difference(after);
-    let of_vip = |node, vip: &Vip| vip.backends.iter().map(|backend| target(node, vip, backend)).collect::<Vec<_>>();
+    let of_vip =
+        |node, vip: &Vip| vip.backends.iter().map(|backend| Target::of(node, vip, backend)).collect::<Vec<_>>();
     (
         gone.into_iter().flat_map(|vip| of_vip(&before.node, vip)).collect(),
         come.into_iter().flat_map(|vip| of_vip(&after.node, vip)).collect(),

@@ -17,14 +17,14 @@ use super::{
     file::{ConfigFile, Contents},
     interfaces::{Interface, Interfaces},
     losses::Found,
-    next_hops::{NextHops, target},
+    next_hops::NextHops,
     node,
     problems::Problem,
 };
 use crate::{
     dataplane::{self, Attachment, LostFrames},
-    model::{self, Config, Operations, Readers},
-    plan::{Change, Destination, Removal},
+    model::{self, Config, Operations, Readers, Target},
+    plan::{Change, Removal},
     source::file::ReadError,
     tracking,
 };
@@ -177,12 +177,12 @@ impl View {
 
     /// The way to a backend of the config, or why there is none.
     pub fn way_to(&self, vip: &model::Vip, backend: &model::Backend) -> Result<&lb_common::NextHop, String> {
-        self.next_hops.way_to(&target(&self.config().node, vip, backend))
+        self.next_hops.way_to(&Target::of(&self.config().node, vip, backend))
     }
 
     /// The way to where frames to a backend go, or why there is none.
-    pub fn way_of(&self, destination: Destination) -> Result<&lb_common::NextHop, String> {
-        self.next_hops.way_to(&super::follow::target(destination))
+    pub fn way_of(&self, target: &Target) -> Result<&lb_common::NextHop, String> {
+        self.next_hops.way_to(target)
     }
 
     /// What an interface is called: as the config calls it, where it does and the data plane is attached to it; else as

@@ -53,7 +53,7 @@ impl Dataplane {
             return Ok(());
         }
         let freed = steps.iter().filter_map(|step| match step {
-            Step::FreeBackend { id, .. } => self.state.destination(self.state.backends().get(id)?),
+            Step::FreeBackend { id, .. } => self.state.target(self.state.backends().get(id)?),
             _ => None,
         });
         let freed = freed.collect();

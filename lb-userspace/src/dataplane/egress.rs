@@ -10,10 +10,10 @@ use lb_common::{NextHop, NextHopCell};
 use log::debug;
 
 use super::{Dataplane, Error, execute::grace};
-use crate::plan::Destination;
+use crate::model::Target;
 
 impl Dataplane {
-    /// Says where frames to these destinations go from now on, `None` for nowhere; other destinations stay as they are.
+    /// Says where frames to these targets go from now on, `None` for nowhere; other targets stay as they are.
     /// Returns the number of backends that it concerned.
     ///
     /// # Errors
@@ -21,25 +21,25 @@ impl Dataplane {
     /// The kernel refuses an interface as the target of redirects.
     pub fn set_next_hops(
         &mut self,
-        next_hops: impl IntoIterator<Item = (Destination, Option<NextHop>)>,
+        next_hops: impl IntoIterator<Item = (Target, Option<NextHop>)>,
     ) -> Result<usize, Error> {
-        let mut known: HashMap<Destination, Option<NextHop>> = next_hops.into_iter().collect();
-        for (destination, next_hop) in &mut known {
+        let mut known: HashMap<Target, Option<NextHop>> = next_hops.into_iter().collect();
+        for (target, next_hop) in &mut known {
             if let Some(NextHop { ifindex, .. }) = *next_hop
                 && !self.generation.maps.put_device(ifindex)?
             {
-                debug!("interface {ifindex} on the way to {} is gone", destination.address);
+                debug!("interface {ifindex} on the way to {} is gone", target.address);
                 *next_hop = None;
             }
             match *next_hop {
-                Some(next_hop) if self.next_hops.get(destination) == Some(&next_hop) => {}
-                Some(next_hop) => drop(Arc::make_mut(&mut self.next_hops).insert(*destination, next_hop)),
-                None if !self.next_hops.contains_key(destination) => {}
-                None => drop(Arc::make_mut(&mut self.next_hops).remove(destination)),
+                Some(next_hop) if self.next_hops.get(target) == Some(&next_hop) => {}
+                Some(next_hop) => drop(Arc::make_mut(&mut self.next_hops).insert(*target, next_hop)),
+                None if !self.next_hops.contains_key(target) => {}
+                None => drop(Arc::make_mut(&mut self.next_hops).remove(target)),
             }
         }
         let concerned = |(id, entry): (&u32, &lb_common::Backend)| {
-            let next_hop = *known.get(&self.state.destination(entry)?)?;
+            let next_hop = *known.get(&self.state.target(entry)?)?;
             (entry.next_hop.current().copied() != next_hop).then_some((*id, next_hop))
         };
         let concerned: Vec<_> = self.state.backends().iter().filter_map(concerned).collect();
@@ -67,24 +67,24 @@ impl Dataplane {
         }
     }
 
-    /// Forgets the way to those of `destinations` where no backend is any more: nobody follows it from now on.
-    pub(super) fn forget(&mut self, mut destinations: HashSet<Destination>) -> Result<(), Error> {
-        if destinations.is_empty() {
+    /// Forgets the way to those of `targets` where no backend is any more: nobody follows it from now on.
+    pub(super) fn forget(&mut self, mut targets: HashSet<Target>) -> Result<(), Error> {
+        if targets.is_empty() {
             return Ok(());
         }
-        for destination in self.state.destinations() {
-            destinations.remove(&destination);
+        for target in self.state.targets() {
+            targets.remove(&target);
         }
         let known = self.next_hops.len();
-        Arc::make_mut(&mut self.next_hops).retain(|destination, _| !destinations.contains(destination));
+        Arc::make_mut(&mut self.next_hops).retain(|target, _| !targets.contains(target));
         if self.next_hops.len() == known { Ok(()) } else { self.keep_used_devices() }
     }
 
     /// Forgets the ways to where no backend is any more, because the same ones are reached in another way now.
     pub(super) fn forget_unused_ways(&mut self) {
         if self.next_hops.len() > self.state.backends().len() {
-            let used: HashSet<Destination> = self.state.destinations().collect();
-            Arc::make_mut(&mut self.next_hops).retain(|destination, _| used.contains(destination));
+            let used: HashSet<Target> = self.state.targets().collect();
+            Arc::make_mut(&mut self.next_hops).retain(|target, _| used.contains(target));
         }
     }
 
@@ -98,7 +98,7 @@ impl Dataplane {
             }
         }
         let lost = self.next_hops.iter().filter(|(_, next_hop)| gone.contains(&next_hop.ifindex));
-        let lost: Vec<_> = lost.map(|(destination, _)| (*destination, None)).collect();
+        let lost: Vec<_> = lost.map(|(target, _)| (*target, None)).collect();
         if lost.is_empty() { Ok(()) } else { self.set_next_hops(lost).map(drop) }
     }
 

@@ -60,8 +60,8 @@ pub(crate) use self::{
     place::{DECAP, remove_tree},
 };
 use crate::{
-    model::{Config, XdpMode},
-    plan::{Capacity, Change, Destination, InForce, NextHops, Plan, PlanError, State, required_features},
+    model::{Config, Target, XdpMode},
+    plan::{Capacity, Change, InForce, NextHops, Plan, PlanError, State, required_features},
 };
 
 /// The data plane, held by this process.
@@ -74,7 +74,7 @@ pub struct Dataplane {
     state: Arc<State>,
     /// The config that they hold, once this daemon has applied one.
     in_force: Option<Arc<InForce>>,
-    /// What [`Self::set_next_hops`] said of destinations that some backend has.
+    /// What [`Self::set_next_hops`] said of targets that some backend has.
     next_hops: Arc<NextHops>,
     /// Backends whose next hop changed since the last grace period, and the interface that frames left by until then:
     /// a packet on its way may still be reading the one and redirected to the other.
@@ -134,7 +134,7 @@ impl Dataplane {
         let next_hops = state
             .backends()
             .values()
-            .filter_map(|entry| state.destination(entry).zip(entry.next_hop.current().copied()))
+            .filter_map(|entry| state.target(entry).zip(entry.next_hop.current().copied()))
             .collect();
         let mut dataplane = Self {
             place,
@@ -221,8 +221,8 @@ impl Dataplane {
     }
 
     /// Where the backends are that were removed and have flows.
-    pub fn removed_destinations(&self) -> impl Iterator<Item = Destination> {
-        self.state.removed_backends().filter_map(|(_, entry)| self.state.destination(entry))
+    pub fn removed_targets(&self) -> impl Iterator<Item = Target> {
+        self.state.removed_backends().filter_map(|(_, entry)| self.state.target(entry))
     }
 
     /// Says which MAC addresses frames for this host have, by the interface that they come in by, and no others; frames

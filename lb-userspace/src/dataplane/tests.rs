@@ -35,8 +35,8 @@ use crate::{
 
 /// Where frames to every backend of `dataplane` go in these tests.
 fn resolve(dataplane: &mut Dataplane, next_hop: Option<NextHop>) -> usize {
-    let destinations: Vec<_> = dataplane.backends().iter().map(|backend| (backend.destination(), next_hop)).collect();
-    dataplane.set_next_hops(destinations).unwrap()
+    let targets: Vec<_> = dataplane.backends().iter().map(|backend| (backend.target(), next_hop)).collect();
+    dataplane.set_next_hops(targets).unwrap()
 }
 
 /// Number of interfaces that packets can be redirected to.

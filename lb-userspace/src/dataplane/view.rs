@@ -18,8 +18,8 @@ use super::{
     maps::{FlowTables, MapUsage, Readings, Slots, Sweeps},
 };
 use crate::{
-    model::{Config, ForwardMode},
-    plan::{Destination, InForce, NextHops, Plan, PlanError, State},
+    model::{Config, ForwardMode, Target},
+    plan::{InForce, NextHops, Plan, PlanError, State},
 };
 
 /// The data plane as it is at a moment.
@@ -30,7 +30,7 @@ pub struct View {
     pub(super) state: Arc<State>,
     /// The config that they hold, once this daemon has applied one.
     pub(super) in_force: Option<Arc<InForce>>,
-    /// What was said of destinations that some backend has.
+    /// What was said of targets that some backend has.
     pub(super) next_hops: Arc<NextHops>,
     pub(super) counted: Arc<SlotCounts>,
     pub(super) readings: Arc<Readings>,
@@ -66,9 +66,9 @@ pub struct Backend {
 
 impl Backend {
     /// What its next hop is looked up by.
-    pub fn destination(&self) -> Destination {
+    pub fn target(&self) -> Target {
         let Self { address, forward, via, mac, .. } = *self;
-        Destination { address, on_link: ForwardMode::of(forward).is_on_link(), via, mac }
+        Target { address, on_link: ForwardMode::of(forward).is_on_link(), via, mac }
     }
 }
 

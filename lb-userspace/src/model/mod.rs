@@ -16,6 +16,7 @@ mod problem;
 mod readers;
 mod share;
 pub(crate) mod suggest;
+mod target;
 mod via;
 mod vip;
 mod word;
@@ -34,6 +35,7 @@ pub use self::{
     problem::ProblemKind,
     readers::Readers,
     share::{Share, ShareError},
+    target::Target,
     via::{Mark, Vrf, mark_word},
     vip::{FlowHash, Tracking, Vip},
     word::{UnknownValue, Word},

@@ -20,10 +20,12 @@ mod supervisor;
 mod table;
 mod task;
 
-use std::{collections::HashMap, io, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
-use lb_common::{NextHop, Via};
+use lb_common::NextHop;
 use tokio::sync::{mpsc, watch};
+
+use crate::model::Target;
 
 pub use interface::{InterfaceChange, InterfaceInfo, Vlan};
 pub use resolve::Unresolved;
@@ -53,27 +55,6 @@ pub enum NetlinkError {
         /// What the kernel says.
         source: io::Error,
     },
-}
-
-/// An address that frames are to be sent to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Target {
-    /// The address.
-    pub address: IpAddr,
-    /// Whether it must be on a link of this host, so that a frame can be addressed to it directly: a route by a gateway
-    /// is an error then.
-    pub on_link: bool,
-    /// By which routing tables. One address may be reached in several ways, each a target of its own.
-    pub via: Via,
-    /// Its MAC address, where that is not to be asked of the network. The route says by which interface.
-    pub mac: Option<[u8; 6]>,
-}
-
-impl Target {
-    /// By the main routing, with the MAC address that the network says.
-    pub fn new(address: IpAddr, on_link: bool) -> Self {
-        Self { address, on_link, via: Via::default(), mac: None }
-    }
 }
 
 /// Which asking for a target an event answers. A target that was let go of and is wanted again is asked for anew: what

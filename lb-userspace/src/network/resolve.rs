@@ -9,7 +9,8 @@ use std::{
 use lb_common::{NextHop, Via};
 use nix::errno::Errno;
 
-use super::{InterfaceInfo, Target};
+use super::InterfaceInfo;
+use crate::model::Target;
 
 /// Why there is no way to a target, for the operator who has to mend it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -85,7 +85,10 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::network::{Handle, Target, Unresolved, task::Task};
+    use crate::{
+        model::Target,
+        network::{Handle, Unresolved, task::Task},
+    };
 
     const SOON: Duration = Duration::from_secs(20);
 

@@ -8,12 +8,13 @@ use lb_common::{NextHop, Via};
 use nix::errno::Errno;
 
 use super::{
-    Asking, Event, InterfaceChange, InterfaceInfo, Target, Unresolved,
+    Asking, Event, InterfaceChange, InterfaceInfo, Unresolved,
     message::Change,
     resolve::{
         Interfaces, Lookup, Neighbour, NeighbourKey, Neighbours, Route, Standing, neighbour_of, next_hop, vrf_of,
     },
 };
+use crate::model::Target;
 
 /// The state of the whole.
 #[derive(Debug, Default)]

@@ -42,10 +42,10 @@ pub use self::{
     capacity::Capacity,
     change::Change,
     removal::{Removal, Served},
-    state::{Destination, FamilyKey, State, VipKey, effective_weight},
+    state::{FamilyKey, State, VipKey, effective_weight},
 };
 use crate::{
-    model::{Config, Node},
+    model::{Config, Node, Target},
     seed::HashSeed,
 };
 
@@ -54,7 +54,7 @@ use crate::{
 const MAX_REPLACED: usize = 32;
 
 /// The next hops that are known.
-pub type NextHops = HashMap<Destination, NextHop>;
+pub type NextHops = HashMap<Target, NextHop>;
 
 /// A config that the data plane cannot carry.
 #[derive(Debug, Error, PartialEq, Eq)]

@@ -18,7 +18,10 @@ use lb_common::{
 };
 
 use super::{Capacity, Step};
-use crate::{model::ForwardMode, seed::HashSeed};
+use crate::{
+    model::{ForwardMode, Target},
+    seed::HashSeed,
+};
 
 /// The maps, mirrored.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -178,14 +181,14 @@ impl State {
     }
 
     /// Where frames to a backend go; `None` where its entry is free.
-    pub fn destination(&self, entry: &Backend) -> Option<Destination> {
+    pub fn target(&self, entry: &Backend) -> Option<Target> {
         let via = self.vips.get(&entry.vip).map(|record| record.via).unwrap_or_default();
-        Destination::of(entry, via)
+        target_of(entry, via)
     }
 
     /// Where frames to all backends go.
-    pub fn destinations(&self) -> impl Iterator<Item = Destination> {
-        self.backends.values().filter_map(|entry| self.destination(entry))
+    pub fn targets(&self) -> impl Iterator<Item = Target> {
+        self.backends.values().filter_map(|entry| self.target(entry))
     }
 
     /// Whether any VIP or backend was removed and is still there.
@@ -292,28 +295,13 @@ impl From<Vip6Key> for VipKey {
     }
 }
 
-/// Where frames to a backend go: what a next hop is looked up by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Destination {
-    /// Address of the backend.
-    pub address: IpAddr,
-    /// The backend must be a neighbour (`l2`); otherwise a router may be in between.
-    pub on_link: bool,
-    /// By which routing tables.
-    pub via: Via,
-    /// Its MAC address, where the operator has pinned that.
-    pub mac: Option<[u8; 6]>,
-}
-
-impl Destination {
-    /// Of a backend's entry whose VIP is reached by `via`; `None` where the entry is free.
-    pub fn of(entry: &Backend, via: Via) -> Option<Self> {
-        let forward = Forward::from_u32(entry.forward).filter(|_| entry.vip != NO_ID)?;
-        Some(Self {
-            address: entry.address.into(),
-            on_link: ForwardMode::of(forward).is_on_link(),
-            via,
-            mac: entry.pin.mac(),
-        })
-    }
+/// The target of a backend's entry whose VIP is reached by `via`; `None` where the entry is free.
+pub(super) fn target_of(entry: &Backend, via: Via) -> Option<Target> {
+    let forward = Forward::from_u32(entry.forward).filter(|_| entry.vip != NO_ID)?;
+    Some(Target {
+        address: entry.address.into(),
+        on_link: ForwardMode::of(forward).is_on_link(),
+        via,
+        mac: entry.pin.mac(),
+    })
 }

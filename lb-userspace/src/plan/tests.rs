@@ -486,7 +486,7 @@ fn another_way_of_forwarding_makes_another_entry_that_continues_the_counts() {
     world.assert_successors(&config, &[1, 2]);
     // The way to it through a tunnel says nothing of the way to it on the link.
     let address = "10.0.1.11".parse().unwrap();
-    let known = Destination { address, on_link: true, via: Default::default(), mac: None };
+    let known = Target { address, on_link: true, via: Default::default(), mac: None };
     let plan = Plan::new(&world.state, &config, &NextHops::from([(known, l2)]), None).unwrap();
     let next_hops = plan.steps().iter().filter_map(|step| match step {
         Step::PutBackend { entry, .. } if !entry.is_removed() => Some(entry.next_hop.current().copied()),

@@ -6,11 +6,12 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lb_common::{Address, Backend, BackendState, Be32, MacPin, NO_ID, NextHopCell, VipFlags, VipRecord, VipRoute};
 
 use super::{
-    Continuation, Destination, NextHops, Owner, State, Step, VipKey,
+    Continuation, NextHops, Owner, State, Step, VipKey,
     allocate::{KeptIds, Pools},
     effective_weight,
     maglev::WeightedBackend,
     record::record,
+    state::target_of,
 };
 use crate::model::{self, Config, Difference, Node, Protocol};
 
@@ -167,7 +168,7 @@ impl<'a> WantedVip<'a> {
                 Some((_, there)) if there.forward == entry.forward => {
                     NextHopCell::new(there.next_hop.current().copied())
                 }
-                _ => NextHopCell::new(Destination::of(&entry, record.via).and_then(|to| next_hops.get(&to)).copied()),
+                _ => NextHopCell::new(target_of(&entry, record.via).and_then(|target| next_hops.get(&target)).copied()),
             };
             Some(WantedBackend { config: backend, id, known, entry })
         };

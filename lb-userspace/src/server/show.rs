@@ -234,7 +234,7 @@ fn vip_of(view: &View, vip: &model::Vip, mut running: BTreeMap<IpAddr, Running>)
     let mut backends: Vec<_> = configured.collect();
     backends.extend(running.values().map(|running| {
         let dataplane::Backend { address, weight, state, mac, .. } = running.backend.entry;
-        let way = view.way_of(running.backend.entry.destination());
+        let way = view.way_of(&running.backend.entry.target());
         let last = model::Backend { address, weight, state, mac: mac.map(Into::into) };
         backend_of(view, &vip.name, last, Backend::REMOVED, way, Some(running))
     }));
