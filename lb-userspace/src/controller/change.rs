@@ -66,7 +66,7 @@ impl Controller {
         let mut applied = self.resolve_and_switch(wanted, None, from).await?;
         // It is done. That it is remembered takes no longer than whoever asked waits.
         self.keep(keep::PATIENCE).await;
-        applied.warnings.extend(self.history.problem());
+        applied.warnings.extend(self.state_directory.problem());
         applied.elapsed = from.elapsed();
         Ok(applied)
     }
@@ -102,11 +102,11 @@ impl Controller {
         let mut applied = self.change_to(wanted, record, from).await?;
         self.because = None;
         self.applied_at = SystemTime::now() - from.elapsed().saturating_sub(applied.to_maps);
-        if !self.history.has_kept(&self.applied.operations) {
+        if !self.state_directory.has_kept(&self.applied.operations) {
             self.keep(keep::PATIENCE).await;
         }
         applied.changes = merged(applied.changes, changes);
-        applied.warnings.extend(warnings.into_iter().chain(self.history.problem()));
+        applied.warnings.extend(warnings.into_iter().chain(self.state_directory.problem()));
         applied.elapsed = from.elapsed();
         Ok(applied)
     }
@@ -175,7 +175,7 @@ impl Controller {
     pub(super) async fn reserve(&mut self, before: Option<Text>, text: &Text) -> Result<Record, Error> {
         let file = before.map(|before| (self.file.path.clone(), before));
         let text = Arc::clone(text);
-        let order = Order { file, page: self.history.page(&text), text };
+        let order = Order { file, page: self.state_directory.page(&text), text };
         Ok(self.meanwhile_operating(spawn_blocking(|| order.reserve())).await??)
     }
 
@@ -187,7 +187,7 @@ impl Controller {
         }
         let recorded = self.meanwhile(spawn_blocking(|| record.put())).await??;
         if let Some(applied) = recorded.applied {
-            self.history.note(applied);
+            self.state_directory.note(applied);
         }
         if let Some(replaced) = recorded.replaced {
             self.look_back.begin(replaced);

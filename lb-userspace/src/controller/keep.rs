@@ -16,7 +16,7 @@ use super::{
     Controller,
     book::{Place, Sheet, Unread},
     file::Text,
-    history::{self, Page},
+    state_directory::{self, Page},
 };
 use crate::{disk::WriteError, model::Operations};
 
@@ -72,7 +72,7 @@ impl Unkept {
 
 /// Takes a state directory that could not be had before, and reads what is there.
 fn take_late(directory: &Path, place: &Place) -> Result<(Flock<File>, Operations), String> {
-    let lock = history::lock(directory)?;
+    let lock = state_directory::lock(directory)?;
     match place.read() {
         Ok(found) => Ok((lock, found)),
         Err(Unread::Other(config, _)) => {
@@ -100,15 +100,15 @@ impl Controller {
         loop {
             let mut keeping = match self.keeping.take() {
                 Some(keeping) => keeping,
-                None => match self.history.unkept(&self.applied.file.text, &self.applied.operations) {
+                None => match self.state_directory.unkept(&self.applied.file.text, &self.applied.operations) {
                     Some(unkept) => spawn_blocking(|| unkept.keep()),
                     None => return,
                 },
             };
             match self.at_most(patience, &mut keeping).await {
                 None => {
-                    if patience >= PATIENCE && !self.history.has_kept(&self.applied.operations) {
-                        self.history.book.note_slow();
+                    if patience >= PATIENCE && !self.state_directory.has_kept(&self.applied.operations) {
+                        self.state_directory.book.note_slow();
                     }
                     self.keeping = Some(keeping);
                     return;
@@ -116,12 +116,12 @@ impl Controller {
                 Some(Err(error)) => return log::error!("what the next start must know was not kept: {error}"),
                 Some(Ok(kept)) => {
                     let is_all = kept.is_all();
-                    if let Some(found) = self.history.note_kept(kept) {
+                    if let Some(found) = self.state_directory.note_kept(kept) {
                         self.take_over(found).await;
                         continue;
                     }
                     // Something else may have been done meanwhile.
-                    if !is_all || self.history.has_kept(&self.applied.operations) {
+                    if !is_all || self.state_directory.has_kept(&self.applied.operations) {
                         return;
                     }
                 }

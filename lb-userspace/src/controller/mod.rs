@@ -15,7 +15,6 @@ mod error;
 mod file;
 mod follow;
 mod handle;
-mod history;
 mod interfaces;
 mod keep;
 mod log_reader;
@@ -32,6 +31,7 @@ mod problems;
 mod record;
 mod run;
 mod start;
+mod state_directory;
 mod targets;
 mod view;
 
@@ -49,19 +49,19 @@ use tokio::{
 };
 
 use self::{
-    desired::Desired, handle::Request, history::History, interfaces::Interfaces, keep::Kept, log_reader::LogReader,
-    look_back::LookBack, losses::Losses, next_hops::NextHops, problems::Problems, targets::Targets,
+    desired::Desired, handle::Request, interfaces::Interfaces, keep::Kept, log_reader::LogReader, look_back::LookBack,
+    losses::Losses, next_hops::NextHops, problems::Problems, state_directory::StateDirectory, targets::Targets,
 };
 pub use self::{
     error::Error,
     file::{ConfigFile, Overrides},
     handle::Handle,
-    history::applied_last,
     interfaces::{Interface, existing as existing_interfaces},
     metrics::MetricsListener,
     origin::Origin,
     outcome::{Applied, Applies, Diff},
     problems::Problem,
+    state_directory::applied_last,
     view::{FileState, View},
 };
 use crate::{
@@ -101,7 +101,7 @@ pub struct Controller {
     retry: Interval,
     /// What could not be done is to be tried again once no change is under way.
     is_retry_due: bool,
-    history: History,
+    state_directory: StateDirectory,
     /// Why the start did not begin from the file, until something is applied.
     because: Option<String>,
     look_back: LookBack,
@@ -130,7 +130,8 @@ impl Controller {
             reason.iter().map(|reason| (what.display().to_string(), reason.clone())).collect()
         };
         self.problems.follow(ProblemKind::Config, &one(&self.file.path, &self.because));
-        self.problems.follow(ProblemKind::State, &one(&self.applied.config.node.state, &self.history.problem()));
+        self.problems
+            .follow(ProblemKind::State, &one(&self.applied.config.node.state, &self.state_directory.problem()));
         let reason = |why| format!("next hops and interfaces are not followed, packets go where they went: {why}");
         let trouble = self.netlink.health().trouble.map(|why| ("netlink".to_owned(), reason(why)));
         self.problems.follow(ProblemKind::Netlink, &trouble.into_iter().collect());

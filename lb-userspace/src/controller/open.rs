@@ -14,9 +14,9 @@ use tokio::{
 };
 
 use super::{
-    Applies, ConfigFile, Controller, Error, MetricsListener, desired::Desired, handle::Handle, history::History,
-    interfaces::Interfaces, look_back::LookBack, losses::Losses, next_hops::NextHops, problems::Problems, start::Start,
-    targets::Targets,
+    Applies, ConfigFile, Controller, Error, MetricsListener, desired::Desired, handle::Handle, interfaces::Interfaces,
+    look_back::LookBack, losses::Losses, next_hops::NextHops, problems::Problems, start::Start,
+    state_directory::StateDirectory, targets::Targets,
 };
 use crate::{
     dataplane::{self, Dataplane},
@@ -36,9 +36,9 @@ impl Controller {
     /// Reads the config and takes the data plane's lock; nothing is changed yet. Fails where another daemon has it.
     /// `state` is the directory of what the daemon before left word of.
     pub async fn open(file: ConfigFile, state: &Path, metrics: Box<dyn MetricsListener>) -> Result<Self, Error> {
-        let mut history = block_in_place(|| History::open(state, &file.path));
+        let mut state_directory = block_in_place(|| StateDirectory::open(state, &file.path));
         let Start { mut contents, because, is_known } =
-            block_in_place(|| Start::choose(&file, &mut history, dataplane::attached))?;
+            block_in_place(|| Start::choose(&file, &mut state_directory, dataplane::attached))?;
         let seed = block_in_place(|| file.seed(&contents.config));
         contents.config.node.hash_seed = seed.as_ref().copied().unwrap_or_default();
         let mut dataplane = block_in_place(|| Dataplane::open(&contents.config.node.bpffs, &contents.config))?;
@@ -49,7 +49,7 @@ impl Controller {
         let mut problems = Problems::default();
         let adopted = dataplane.state().seed;
         let refused = match seed {
-            Ok(seed) if seed == adopted || because.is_none() && history.was_stopped_cleanly() => None,
+            Ok(seed) if seed == adopted || because.is_none() && state_directory.was_stopped_cleanly() => None,
             Ok(seed) => Some(format!("the hash seed is another one (fingerprint {seed}), which nobody applied")),
             Err(error) => Some(error.to_string()),
         };
@@ -57,7 +57,7 @@ impl Controller {
             contents.config.node.hash_seed = adopted;
             note_seed(&mut problems, &contents.config.node, &reason);
         }
-        let operations = block_in_place(|| history.operations());
+        let operations = block_in_place(|| state_directory.operations());
         let (applied, forgotten) = Desired::new(contents, &operations);
         forgotten.iter().for_each(|line| log::warn!("{line}"));
         if let count @ 1.. = applied.operations.iter().count() {
@@ -98,7 +98,7 @@ impl Controller {
             changes: VecDeque::new(),
             retry,
             is_retry_due: false,
-            history,
+            state_directory,
             because,
             look_back: LookBack::default(),
             keeping: None,

@@ -37,14 +37,14 @@ impl Controller {
     pub async fn start(mut self) -> Result<(Handle, JoinHandle<()>), Error> {
         let config = self.applied.config.clone();
         block_in_place(|| {
-            self.history.begin();
+            self.state_directory.begin();
             remove_leftovers(&self.file, &self.applied.file.text);
         });
         self.interfaces.update_all(self.netlink.interfaces());
         self.follow_attachments();
         let record = match self.reserve(None, &Arc::clone(&self.applied.file.text)).await {
             Err(Error::Unwritten(error)) => {
-                self.history.note(Err(error));
+                self.state_directory.note(Err(error));
                 None
             }
             reserved => Some(reserved?),
@@ -63,7 +63,7 @@ impl Controller {
         block_in_place(|| self.interfaces.follow(&mut self.dataplane, None, &config.node))?;
         self.losses = block_in_place(|| Losses::open(&config.node.bpffs));
         self.follow_attachments();
-        let told = self.because.iter().cloned().chain(self.history.problem()).chain(self.view().warnings());
+        let told = self.because.iter().cloned().chain(self.state_directory.problem()).chain(self.view().warnings());
         for warning in told.chain(self.next_hops.missing(&config, &targets)) {
             log::warn!("{warning}");
         }
@@ -177,19 +177,19 @@ impl Controller {
 
     pub(super) async fn stop(mut self, detach: bool, reply: Reply<()>) {
         self.keep(keep::PATIENCE).await;
-        if !self.history.has_kept(&self.applied.operations) {
+        if !self.state_directory.has_kept(&self.applied.operations) {
             log::error!("what was drained or taken down by command is not kept: the next start does not know of it");
         }
         let bpffs = self.applied.config.node.bpffs.clone();
         if let Some(look) = self.look_back.end() {
             let _ = look.await;
         }
-        let Self { history, dataplane, .. } = self;
+        let Self { state_directory, dataplane, .. } = self;
         // The data plane's lock and file descriptors go first.
         drop(dataplane);
         let result = if detach { dataplane::detach_everything(&bpffs).map(drop) } else { Ok(()) };
         if result.is_ok() {
-            block_in_place(|| history.end());
+            block_in_place(|| state_directory.end());
         }
         drop(reply.send(result.map_err(Error::from)));
     }

@@ -8,7 +8,7 @@ use std::{fs, path::Path};
 use super::{
     Error,
     file::{ConfigFile, Contents, Text},
-    history::History,
+    state_directory::StateDirectory,
 };
 use crate::{
     dataplane,
@@ -33,10 +33,10 @@ impl Start {
     /// valid and nothing was applied before, and where that cannot be told.
     pub fn choose(
         file: &ConfigFile,
-        history: &mut History,
+        state_directory: &mut StateDirectory,
         attached: impl FnOnce(&Path) -> Result<Vec<String>, dataplane::Error>,
     ) -> Result<Self, Error> {
-        let mut kept = history.applied().and_then(|text| kept(file, text));
+        let mut kept = state_directory.applied().and_then(|text| kept(file, text));
         if let Some(Contents { config: Config { node, .. }, .. }) = &mut kept
             && !node.names_interfaces
         {
@@ -46,7 +46,8 @@ impl Start {
         let Some(kept) = kept else { return Ok(Self { contents: wanted?, because: None, is_known: false }) };
         let because = match wanted {
             Ok(wanted) if wanted.text == kept.text => None,
-            Ok(wanted) if history.was_stopped_cleanly() => match Removal::between(&kept.config, &wanted.config) {
+            Ok(wanted) if state_directory.was_stopped_cleanly() => match Removal::between(&kept.config, &wanted.config)
+            {
                 None => return Ok(Self { contents: wanted, because: None, is_known: true }),
                 Some(removal) => Some(removal.to_string()),
             },
@@ -100,19 +101,19 @@ mod tests {
     fn begins(text: Option<&str>, applied: Option<&str>, clean: bool) -> Result<(String, Option<String>), Error> {
         let directory = tempfile::tempdir().unwrap();
         let file = ConfigFile { path: directory.path().join("naru.toml"), overrides: Overrides::default() };
-        let mut history = History::open(&directory.path().join("state"), &file.path);
+        let mut state_directory = StateDirectory::open(&directory.path().join("state"), &file.path);
         if let Some(text) = text {
             fs::write(&file.path, text).unwrap();
         }
         if let Some(applied) = applied {
-            let page = history.page(&Text::new(applied.to_owned())).unwrap();
+            let page = state_directory.page(&Text::new(applied.to_owned())).unwrap();
             page.put(page.reserve(applied).unwrap(), applied).unwrap();
         }
         if clean {
-            history.end();
+            state_directory.end();
         }
         let attached = |_: &Path| Ok(vec!["eth7".to_owned()]);
-        Start::choose(&file, &mut history, attached)
+        Start::choose(&file, &mut state_directory, attached)
             .map(|Start { contents, because, .. }| (contents.text.to_string(), because))
     }
 

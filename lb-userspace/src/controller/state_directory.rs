@@ -45,7 +45,7 @@ pub fn applied_last(state: &Path, file: &Path) -> Option<Config> {
 
 /// The state directory of this daemon.
 #[derive(Debug)]
-pub struct History {
+pub struct StateDirectory {
     directory: PathBuf,
     /// The config file that it is about.
     config: PathBuf,
@@ -58,7 +58,7 @@ pub struct History {
     pub book: Book,
 }
 
-impl History {
+impl StateDirectory {
     /// Takes the directory; what is wrong with it is a [problem](Self::problem) and no failure.
     pub fn open(directory: &Path, config: &Path) -> Self {
         let config = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
@@ -67,9 +67,10 @@ impl History {
             Err(reason) => (None, Some(reason)),
         };
         let (book, _) = Book::open(directory.join(OPERATIONS), &config, false);
-        let mut history = Self { directory: directory.to_owned(), config, lock, kept: None, problem: None, book };
-        history.problem = problem.map(|reason| history.unusable(&reason));
-        history
+        let mut state_directory =
+            Self { directory: directory.to_owned(), config, lock, kept: None, problem: None, book };
+        state_directory.problem = problem.map(|reason| state_directory.unusable(&reason));
+        state_directory
     }
 
     /// The text that was applied last, if that was a text of the same config file.
@@ -310,8 +311,8 @@ mod tests {
 
     const TEXT: &str = "[node]\ninterfaces = [\"eth0\"]\n";
 
-    fn keep(history: &History, text: &str) {
-        let page = history.page(&Text::new(text.to_owned())).unwrap();
+    fn keep(state_directory: &StateDirectory, text: &str) {
+        let page = state_directory.page(&Text::new(text.to_owned())).unwrap();
         page.put(page.reserve(text).unwrap(), text).unwrap();
     }
 
@@ -319,43 +320,43 @@ mod tests {
     fn what_was_applied_comes_back_whole_or_not_at_all() {
         let directory = tempfile::tempdir().unwrap();
         let state = directory.path().join("made/here");
-        let open = || History::open(&state, Path::new("/etc/naru/naru.toml"));
-        let mut history = open();
-        assert_eq!((history.applied(), history.problem()), (None, None));
-        keep(&history, TEXT);
-        assert_eq!(history.applied().as_deref().map(String::as_str), Some(TEXT));
+        let open = || StateDirectory::open(&state, Path::new("/etc/naru/naru.toml"));
+        let mut state_directory = open();
+        assert_eq!((state_directory.applied(), state_directory.problem()), (None, None));
+        keep(&state_directory, TEXT);
+        assert_eq!(state_directory.applied().as_deref().map(String::as_str), Some(TEXT));
         let path = state.join(APPLIED);
         let whole = fs::read_to_string(&path).unwrap();
         for damaged in [&whole[..whole.len() - 1], &whole.replace("eth0", "eth1"), "", "\n", TEXT] {
             fs::write(&path, damaged).unwrap();
-            assert_eq!(history.applied(), None, "{damaged}");
-            assert!(history.problem().unwrap().contains("applied.toml is damaged"), "{damaged}");
+            assert_eq!(state_directory.applied(), None, "{damaged}");
+            assert!(state_directory.problem().unwrap().contains("applied.toml is damaged"), "{damaged}");
         }
-        drop(history);
+        drop(state_directory);
         fs::write(&path, whole).unwrap();
-        let mut other = History::open(&state, Path::new("/etc/naru/other.toml"));
+        let mut other = StateDirectory::open(&state, Path::new("/etc/naru/other.toml"));
         assert_eq!((other.applied(), other.problem()), (None, None));
     }
 
     #[test]
     fn only_a_clean_stop_is_one() {
         let directory = tempfile::tempdir().unwrap();
-        let open = || History::open(directory.path(), Path::new("naru.toml"));
-        let mut history = open();
-        assert!(!history.was_stopped_cleanly());
-        history.end();
-        assert!(history.was_stopped_cleanly());
-        history.begin();
-        assert!(!history.was_stopped_cleanly());
+        let open = || StateDirectory::open(directory.path(), Path::new("naru.toml"));
+        let mut state_directory = open();
+        assert!(!state_directory.was_stopped_cleanly());
+        state_directory.end();
+        assert!(state_directory.was_stopped_cleanly());
+        state_directory.begin();
+        assert!(!state_directory.was_stopped_cleanly());
     }
 
     #[test]
     fn a_directory_that_cannot_be_used_is_told_and_nothing_else() {
         let directory = tempfile::tempdir().unwrap();
-        let first = History::open(directory.path(), Path::new("naru.toml"));
+        let first = StateDirectory::open(directory.path(), Path::new("naru.toml"));
         keep(&first, TEXT);
         first.end();
-        let mut second = History::open(directory.path(), Path::new("naru.toml"));
+        let mut second = StateDirectory::open(directory.path(), Path::new("naru.toml"));
         assert!(second.problem().unwrap().contains("another daemon uses this state directory"), "{second:?}");
         second.begin();
         assert!(
@@ -366,7 +367,7 @@ mod tests {
 
         let file = directory.path().join("file");
         fs::write(&file, "").unwrap();
-        let history = History::open(&file.join("below"), Path::new("naru.toml"));
-        assert!(history.problem().unwrap().contains("cannot make the state directory"), "{history:?}");
+        let state_directory = StateDirectory::open(&file.join("below"), Path::new("naru.toml"));
+        assert!(state_directory.problem().unwrap().contains("cannot make the state directory"), "{state_directory:?}");
     }
 }
