@@ -14,7 +14,7 @@ use clap::Args;
 use comfy_table::Table;
 use lb_common::{Address, Slot};
 use lb_userspace::{
-    api::types::{Applied, Status},
+    api::types::Applied,
     model::Vip,
     plan::maglev::{self, WeightedBackend},
 };
@@ -186,7 +186,7 @@ fn measure(size: Size, case: &mut Case, changes: u32) -> anyhow::Result<()> {
         ensure!(applied.changes.len() == 1, "one change was asked for: {:?}", applied.changes);
         case.drain.add(applied.maps_us as f64 / 1e3);
     }
-    let status: Status = naru.read(&["status"])?;
+    let status = naru.status()?;
     ensure!(status.vips == size.vips && status.unreachable.is_empty(), "not all is well: {status:?}");
     case.map_memory = status.map_memory_bytes;
     case.daemon_memory = resident(status.pid)?;
@@ -263,7 +263,7 @@ fn equal(count: u32) -> Vec<WeightedBackend> {
 fn started(naru: &mut Naru) -> anyhow::Result<f64> {
     let begun = SystemTime::now();
     naru.restart()?;
-    let status: Status = naru.read(&["status"])?;
+    let status = naru.status()?;
     let applied = UNIX_EPOCH + Duration::from_micros(status.config.applied_at_us);
     Ok(applied.duration_since(begun).context("the config was applied before the daemon was started")?.as_secs_f64()
         * 1e3)

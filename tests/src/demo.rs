@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use lb_userspace::api::types::{Stats, Status, Vip};
+use lb_userspace::api::types::{Stats, Vip};
 
 use self::view::{Row, View};
 use crate::{
@@ -81,7 +81,7 @@ impl Stage {
 
     /// Says what runs, and starts the load.
     fn introduce(&mut self) -> anyhow::Result<()> {
-        let status: Status = self.naru.read(&["status"])?;
+        let status = self.naru.status()?;
         for interface in &status.interfaces {
             let mode = interface.attached.as_ref().map_or("not attached", |attached| &attached.mode);
             println!("naru {} is on {} of the load balancer: XDP, {mode}.", status.version, interface.name);

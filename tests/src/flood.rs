@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use lb_common::FlowOutcome;
-use lb_userspace::api::types::{self, Stats, Status};
+use lb_userspace::api::types::{self, Stats};
 use patience::LIMIT;
 use serde::Serialize;
 
@@ -132,7 +132,7 @@ pub fn run(options: Options, progress: impl Fn(&str)) -> anyhow::Result<Report> 
     populations.push((AFTER, site.population(None)?));
     progress("half of the slots move; flooding again …");
     let moving = site.flood(&populations)?;
-    let status: Status = site.naru.read(&["status"])?;
+    let status = site.naru.status()?;
     let room = [lb_common::maps::FLOWS, lb_common::maps::EMBRYOS].map(|name| {
         let map = status.maps.iter().find(|map| map.name == name);
         map.map_or(0, |map| map.max_entries)
@@ -347,7 +347,7 @@ impl Site {
     }
 
     fn usage(&self) -> anyhow::Result<Usage> {
-        let status: Status = self.naru.read(&["status"])?;
+        let status = self.naru.status()?;
         Ok(Usage {
             entries: maps::flow_entries(self.naru.bpffs())?,
             map_bytes: status.map_memory_bytes,

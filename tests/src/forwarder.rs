@@ -12,7 +12,7 @@ use aya::programs::{ProgramFd, TestRun, TestRunOptions, Xdp};
 use aya_obj::programs::XdpAttachType;
 use lb_common::{ABI, NextHop};
 use lb_userspace::{
-    dataplane::{Backend, Dataplane, OwnMacs},
+    dataplane::{Dataplane, OwnMacs},
     model::{Config, XdpMode},
     seed::HashSeed,
     tracking::{Upkeep, Usage},
@@ -189,8 +189,8 @@ fn parse(config: &str) -> anyhow::Result<Config> {
 /// Applies a config and gives every backend this next hop.
 fn apply(dataplane: &mut Dataplane, config: &Config, next_hop: Option<NextHop>) -> anyhow::Result<()> {
     dataplane.apply(config)?;
-    let targets: Vec<_> = dataplane.backends().iter().map(Backend::target).collect();
-    dataplane.set_next_hops(targets.into_iter().map(|target| (target, next_hop)))?;
+    let backends = dataplane.backends();
+    dataplane.set_next_hops(backends.into_iter().map(|backend| (backend.target, next_hop)))?;
     Ok(())
 }
 

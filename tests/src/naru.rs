@@ -65,6 +65,19 @@ impl Naru {
         Self::start_with_config(lab, &Self::node(lab, vips))
     }
 
+    /// A lab with so many backends, and a daemon in it that has begun with these VIPs: the socket listens before the
+    /// start is over, and what answers has begun.
+    ///
+    /// # Errors
+    ///
+    /// When the lab cannot be built, or as with [`Naru::start`].
+    pub fn start_in_a_lab(backends: usize, vips: &str) -> anyhow::Result<(Lab, Self)> {
+        let lab = Lab::builder().backends(backends).build()?;
+        let naru = Self::start(&lab, vips)?;
+        naru.status()?;
+        Ok((lab, naru))
+    }
+
     /// The config with `vips`, the part that follows `[node]`.
     pub fn node(lab: &Lab, vips: &str) -> String {
         let interfaces = lab.interfaces();
@@ -302,6 +315,15 @@ impl Naru {
         serde_json::from_str(&text).with_context(|| format!("unexpected answer of `naru {}`: {text}", args.join(" ")))
     }
 
+    /// `naru status`.
+    ///
+    /// # Errors
+    ///
+    /// As with [`Naru::cli`].
+    pub fn status(&self) -> anyhow::Result<Status> {
+        self.read(&["status"])
+    }
+
     /// Waits until the data plane is attached to every interface of the config and knows the way to every backend.
     ///
     /// # Errors
@@ -309,7 +331,7 @@ impl Naru {
     /// With what is missing when it does not within a minute.
     pub fn wait_until_ready(&self) -> anyhow::Result<()> {
         self.wait_for("every interface is attached and every backend reachable", LIMIT, |naru| {
-            let status: Status = naru.read(&["status"])?;
+            let status = naru.status()?;
             let detached = status.interfaces.iter().find(|interface| interface.attached.is_none());
             ensure!(detached.is_none(), "not attached: {detached:?}");
             ensure!(status.unreachable.is_empty(), "not reachable: {:?}", status.unreachable);

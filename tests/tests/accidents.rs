@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_userspace::api::types::{Applied, Backend, FileState, ProblemKind, Status};
+use lb_userspace::api::types::{Applied, Backend, FileState, ProblemKind};
 use naru_tests::{lab::Lab, naru::Naru};
 use nix::sys::signal::Signal;
 
@@ -37,11 +37,7 @@ backends = [{ address = "10.0.1.11" }]
 "#;
 
 fn start() -> (Lab, Naru) {
-    let lab = Lab::builder().backends(2).build().unwrap();
-    let naru = Naru::start(&lab, VIPS).unwrap();
-    // The socket listens before the start is over: what answers has begun.
-    status(&naru);
-    (lab, naru)
+    Naru::start_in_a_lab(2, VIPS).unwrap()
 }
 
 fn weights(naru: &Naru) -> Vec<u32> {
@@ -49,13 +45,9 @@ fn weights(naru: &Naru) -> Vec<u32> {
     backends.iter().map(|backend| backend.weight).collect()
 }
 
-fn status(naru: &Naru) -> Status {
-    naru.read(&["status"]).unwrap()
-}
-
 /// The reason of a problem of this kind, if there is one.
 fn problem(naru: &Naru, kind: ProblemKind) -> Option<String> {
-    status(naru).problems.into_iter().find(|problem| problem.kind == kind).map(|problem| problem.reason)
+    naru.status().unwrap().problems.into_iter().find(|problem| problem.kind == kind).map(|problem| problem.reason)
 }
 
 fn says(output: &Output) -> String {
@@ -75,7 +67,7 @@ fn after_a_crash_nobodys_unfinished_edit_is_in_force() {
     naru.kill9().unwrap();
     naru.restart().unwrap();
     assert_eq!(weights(&naru), [100, 100]);
-    assert_eq!(status(&naru).config.file, FileState::Changed);
+    assert_eq!(naru.status().unwrap().config.file, FileState::Changed);
     let because = problem(&naru, ProblemKind::Config).expect("the start is silent about the file");
     assert!(because.contains("did not stop cleanly"), "{because}");
     assert!(naru.cli(&["status"]).unwrap().contains(&because), "{because}");
@@ -203,7 +195,7 @@ fn a_full_disk_changes_nothing() {
     let mut naru = Naru::prepare(&lab, &format!("[node]\ninterfaces = {interfaces:?}\n{VIPS}")).unwrap();
     small_disk_on(naru.state());
     naru.restart().unwrap();
-    status(&naru);
+    naru.status().unwrap();
     let filler = naru.state().join("filler");
     // To the last page.
     let mut size = 64 << 10;
@@ -279,7 +271,7 @@ fn cut_off(naru: &Naru) -> String {
 }
 
 fn vips(naru: &Naru) -> usize {
-    status(naru).vips
+    naru.status().unwrap().vips
 }
 
 #[test]

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 
-use lb_userspace::api::types::Status;
 use naru_tests::{
     lab::{Builder, Lab, Legs, Placement},
     load::{Load, Options},
@@ -55,7 +54,7 @@ fn on_the_segment(vip: &Vip) {
 
 fn carries(lab: Builder, vip: &Vip) {
     let site = Site::start(lab.clone(), &[*vip]).unwrap();
-    let status: Status = site.read(&["status"]).unwrap();
+    let status = site.status().unwrap();
     for interface in status.interfaces {
         assert_eq!(interface.attached.map(|attached| attached.mode).as_deref(), Some("native"), "{}", interface.name);
     }

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_userspace::api::types::{Backend, FileState, ProblemKind, Status};
+use lb_userspace::api::types::{Backend, FileState, ProblemKind};
 use naru_tests::{
     lab::Lab,
     maps::{Served, served},
@@ -228,7 +228,7 @@ impl Bed {
         let text = self.naru.config().unwrap();
         let of_file = if text == self.text_before() { before } else { after };
         assert!(text == self.text_before() || text == (change.after)(&self.node), "{place}: half a file:\n{text}");
-        let status: Status = self.naru.read(&["status"]).unwrap();
+        let status = self.naru.status().unwrap();
         let told = status.problems.iter().any(|problem| problem.kind == ProblemKind::Config);
         if now == of_file {
             assert_eq!((status.config.file, told), (FileState::Applied, false), "{place}");
@@ -323,7 +323,7 @@ fn a_daemon_killed_at_any_step_of_a_drain_has_drained_or_not_and_says_which() {
         assert!(!is_answered || now == after, "{place}: what was answered is not in force");
         let backends: Vec<Backend> = bed.naru.read(&["backend", "list", "web"]).unwrap();
         assert_eq!(backends[0].operation.is_some(), now == after, "{place}: {:?}", backends[0]);
-        let status: Status = bed.naru.read(&["status"]).unwrap();
+        let status = bed.naru.status().unwrap();
         assert_eq!((status.config.file, status.problems.len()), (FileState::Applied, 0), "{place}");
         assert_eq!(bed.naru.config().unwrap(), bed.text_before(), "{place}");
         bed.naru.cli(&DRAIN).unwrap();

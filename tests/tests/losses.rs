@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use lb_userspace::api::types::{Stats, Status};
+use lb_userspace::api::types::Stats;
 use naru_tests::{
     lab::{Lab, Legs},
     load::{Load, Options},
@@ -55,7 +55,7 @@ fn frames_that_the_driver_does_not_take_are_counted() {
     let stats = site.cli(&["stats"]).unwrap();
     assert!(stats.contains("LOST BY") && stats.contains("transmit"), "{stats}");
     site.wait_for("the status tells of it", PATIENCE, |naru| {
-        let status: Status = naru.read(&["status"])?;
+        let status = naru.status()?;
         Ok(status.warnings.iter().any(|warning| warning.starts_with("eth0 has lost frames")))
     })
     .unwrap();

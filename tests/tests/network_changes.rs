@@ -15,7 +15,7 @@ use aya::{
     programs::{ProgramInfo, loaded_programs},
 };
 use etherparse::{Icmpv4Header, Icmpv4Type, IpNumber, Ipv4Header, icmpv4::DestUnreachableHeader};
-use lb_userspace::api::types::{Backend, Interface, NextHop, Stats, Status};
+use lb_userspace::api::types::{Backend, Interface, NextHop, Stats};
 use naru_tests::{
     lab::{Host, Lab, Legs, MTU, Placement},
     load::{Load, Options},
@@ -68,7 +68,7 @@ fn until_served(site: &Site, vip: &Vip, count: u64) {
 
 /// What the daemon says of the one interface of the config.
 fn interface(site: &Site) -> Interface {
-    let status: Status = site.read(&["status"]).unwrap();
+    let status = site.status().unwrap();
     status.interfaces.into_iter().find(|interface| interface.configured).unwrap()
 }
 
@@ -130,7 +130,7 @@ fn two_interfaces_that_swap_their_names_serve_on() {
         site.lab.balancer().ip(&format!("link set {from} name {to}\n")).unwrap();
         // As udev does it: one after the other, and each is heard of.
         site.wait_for("the daemon has heard of it", LIMIT, |naru| {
-            let status: Status = naru.read(&["status"])?;
+            let status = naru.status()?;
             let is_told = |said: &Interface| {
                 said.problem.as_ref().is_some_and(|problem| problem.contains(&format!("called {to} now")))
             };
@@ -140,7 +140,7 @@ fn two_interfaces_that_swap_their_names_serve_on() {
         .unwrap();
     }
     site.wait_for("both are attached as the config calls them", LIMIT, |naru| {
-        let status: Status = naru.read(&["status"])?;
+        let status = naru.status()?;
         let is_well = |said: &Interface| said.attached.is_some() && said.problem.is_none() && said.configured;
         Ok(status.interfaces.len() == 2 && status.interfaces.iter().all(is_well))
     })
@@ -322,7 +322,7 @@ fn backends_are_reached_by_the_mark_of_their_vip() {
     site.wait_for("the rule is gone", LIMIT, |_| Ok(mtus(&vip) == [MTU; 3])).unwrap();
     site.cli(&["vip", "set", vip.name, "--vrf", "blue"]).unwrap();
     site.wait_for("the VRF is missed", LIMIT, |naru| {
-        let status: Status = naru.read(&["status"])?;
+        let status = naru.status()?;
         let misses = |reason: &str| reason.starts_with("VRF blue does not exist here");
         Ok(status.unreachable.len() == 3 && status.unreachable.iter().all(|backend| misses(&backend.reason)))
     })
@@ -340,7 +340,7 @@ fn an_interface_that_vanishes_is_attached_again_when_it_returns() {
         until_served(&site, &vip, 50);
         site.lab.unplug(interface).unwrap();
         site.wait_for("the loss is noticed", LIMIT, |naru| {
-            let status: Status = naru.read(&["status"])?;
+            let status = naru.status()?;
             let gone = status.interfaces.iter().find(|state| state.name == interface);
             Ok(gone.is_some_and(|state| state.link.is_none() && state.attached.is_none() && state.problem.is_some()))
         })
@@ -424,7 +424,7 @@ fn a_backend_that_cannot_be_reached_is_named() {
     let site = Site::start(Lab::builder(), &[vip]).unwrap();
     site.cli(&["backend", "add", vip.name, "10.0.1.99"]).unwrap();
     site.wait_for("the missing neighbour is named", LIMIT, |naru| {
-        let status: Status = naru.read(&["status"])?;
+        let status = naru.status()?;
         Ok(matches!(&status.unreachable[..], [backend] if backend.reason.contains("10.0.1.99")))
     })
     .unwrap();
@@ -533,7 +533,7 @@ fn frames_are_taken_for_the_mac_addresses_that_this_host_has() {
     until_served(&site, &vip, 50);
     balancer.ip("link del vrrp\n").unwrap();
     site.wait_for("the macvlan is forgotten", LIMIT, |naru| {
-        let maps: Status = naru.read(&["status"])?;
+        let maps = naru.status()?;
         Ok(maps.maps.iter().any(|map| map.name == "OWN_MACS" && map.entries == 1))
     })
     .unwrap();

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_userspace::api::types::{Backend, Diff, FileState, ProblemKind, Status};
+use lb_userspace::api::types::{Backend, Diff, FileState, ProblemKind};
 use naru_tests::{lab::Lab, naru::Naru};
 
 /// How long anything may take on a busy machine.
@@ -30,15 +30,19 @@ const ONE: &str = "10.0.1.11";
 const TWO: &str = "10.0.1.12";
 
 fn start() -> (Lab, Naru) {
-    let lab = Lab::builder().backends(2).build().unwrap();
-    let naru = Naru::start(&lab, VIPS).unwrap();
-    // The socket listens before the start is over: what answers has begun.
-    status(&naru);
-    (lab, naru)
+    Naru::start_in_a_lab(2, VIPS).unwrap()
 }
 
-fn status(naru: &Naru) -> Status {
-    naru.read(&["status"]).unwrap()
+/// Takes the state directory from the daemon; what this returns gives it back.
+fn take_state_directory(naru: &Naru) -> impl FnOnce() + use<> {
+    let state = naru.state().to_owned();
+    let moved = state.with_extension("moved");
+    fs::rename(&state, &moved).unwrap();
+    fs::write(&state, "a file in its place").unwrap();
+    move || {
+        fs::remove_file(&state).unwrap();
+        fs::rename(&moved, &state).unwrap();
+    }
 }
 
 fn backend(naru: &Naru, address: &str) -> Backend {
@@ -68,8 +72,8 @@ fn an_operation_goes_before_the_file_and_edits_nothing() {
     let said = naru.cli(&["backend", "drain", "web", ONE, "--why", "a new disk"]).unwrap();
     assert_eq!(said, format!("vip web: backend {ONE} state active → drain\n"));
     assert_eq!(told(&naru, ONE), by_root("drain", "active"));
-    assert_eq!((naru.config().unwrap(), status(&naru).config.file), (text.clone(), FileState::Applied));
-    assert_eq!(status(&naru).operations, 1);
+    assert_eq!((naru.config().unwrap(), naru.status().unwrap().config.file), (text.clone(), FileState::Applied));
+    assert_eq!(naru.status().unwrap().operations, 1);
     let list = naru.cli(&["backend", "list"]).unwrap();
     assert!(list.contains("drain by root (uid 0) since 20") && list.contains(": a new disk (the file says active)"));
     assert!(naru.cli(&["status"]).unwrap().contains("1 of them has a state set by command"));
@@ -129,7 +133,7 @@ fn an_operation_is_done_while_the_file_is_ahead_and_stays_when_the_file_is_repla
     // What the file says meanwhile is a change of it, and whoever applies it is told that it is not heard.
     let down = ahead.replace("weight = 7 }", "weight = 7, state = \"down\" }");
     naru.write_config(&down).unwrap();
-    assert_eq!(status(&naru).config.file, FileState::Changed);
+    assert_eq!(naru.status().unwrap().config.file, FileState::Changed);
     let diff = naru.try_cli(&["diff", "--output", "json"]).unwrap();
     let told_before = String::from_utf8_lossy(&diff.stderr).into_owned();
     assert!(told_before.contains("is drain all the same"), "{told_before}");
@@ -164,29 +168,26 @@ fn an_operation_is_done_while_the_file_is_ahead_and_stays_when_the_file_is_repla
 #[test]
 fn an_operation_is_done_where_it_cannot_be_kept() {
     let (_lab, mut naru) = start();
-    let state = naru.state().to_owned();
-    let moved = state.with_extension("moved");
-    fs::rename(&state, &moved).unwrap();
-    fs::write(&state, "a file in its place").unwrap();
+    let give_back = take_state_directory(&naru);
     naru.cli(&["backend", "drain", "web", ONE]).unwrap();
     assert_eq!(told(&naru, ONE), by_root("drain", "active"));
-    let problems = status(&naru).problems;
+    let problems = naru.status().unwrap().problems;
     let problem = problems.iter().find(|problem| problem.kind == ProblemKind::State).expect("a problem is told");
     assert!(problem.reason.contains("would not know what was drained"), "{}", problem.reason);
-    fs::remove_file(&state).unwrap();
-    fs::rename(&moved, &state).unwrap();
-    naru.wait_for("it is kept", LIMIT, |naru| Ok(status(naru).problems.is_empty())).unwrap();
+    give_back();
+    naru.wait_for("it is kept", LIMIT, |naru| Ok(naru.status().unwrap().problems.is_empty())).unwrap();
     naru.kill9().unwrap();
     naru.restart().unwrap();
     assert_eq!(told(&naru, ONE), by_root("drain", "active"));
-    let kept = fs::metadata(state.join("operations.json")).unwrap();
+    let book = naru.state().join("operations.json");
+    let kept = fs::metadata(&book).unwrap();
     assert_eq!(kept.permissions().mode() & 0o777, 0o600);
     // Damaged, it is told.
-    fs::write(state.join("operations.json"), "{").unwrap();
-    fs::set_permissions(state.join("operations.json"), Permissions::from_mode(0o600)).unwrap();
+    fs::write(&book, "{").unwrap();
+    fs::set_permissions(&book, Permissions::from_mode(0o600)).unwrap();
     naru.kill9().unwrap();
     naru.restart().unwrap();
-    let problems = status(&naru).problems;
+    let problems = naru.status().unwrap().problems;
     assert!(problems.iter().any(|problem| problem.reason.contains("operations.json cannot be read")), "{problems:?}");
 }
 
@@ -304,13 +305,14 @@ fn an_operation_leaves_it_told_that_nobody_applied_the_file() {
     naru.write_config(&naru.config().unwrap().replace("weight = 100 }", "weight = 7 }")).unwrap();
     naru.kill9().unwrap();
     naru.restart().unwrap();
-    let told_so = |naru: &Naru| status(naru).problems.iter().any(|problem| problem.kind == ProblemKind::Config);
-    let before = status(&naru).config.applied_at_us;
+    let told_so =
+        |naru: &Naru| naru.status().unwrap().problems.iter().any(|problem| problem.kind == ProblemKind::Config);
+    let before = naru.status().unwrap().config.applied_at_us;
     assert!(told_so(&naru));
     naru.cli(&["backend", "drain", "web", ONE]).unwrap();
-    assert_eq!((told_so(&naru), status(&naru).config.applied_at_us), (true, before));
+    assert_eq!((told_so(&naru), naru.status().unwrap().config.applied_at_us), (true, before));
     naru.cli(&["apply"]).unwrap();
-    assert!(!told_so(&naru) && status(&naru).config.applied_at_us > before);
+    assert!(!told_so(&naru) && naru.status().unwrap().config.applied_at_us > before);
 }
 
 /// A disk that does not answer holds no operation up for long, and none is lost once it does.
@@ -321,7 +323,7 @@ fn operations_are_done_while_the_disk_hangs() {
     fs::create_dir(&faults).unwrap();
     let mut naru = Naru::prepare(&lab, &Naru::node(&lab, VIPS)).unwrap();
     naru.restart_in(&[], &[("NARU_FAULTS", &faults)]).unwrap();
-    status(&naru);
+    naru.status().unwrap();
     fs::write(faults.join("held"), "").unwrap();
     let drained = naru.try_cli(&["backend", "drain", "web", ONE]).unwrap();
     let warning = String::from_utf8_lossy(&drained.stderr).into_owned();
@@ -336,7 +338,7 @@ fn operations_are_done_while_the_disk_hangs() {
         fs::remove_file(faults.join("held")).unwrap();
         assert!(apply.join().unwrap().status.success());
     });
-    naru.wait_for("all is kept", LIMIT, |naru| Ok(status(naru).problems.is_empty())).unwrap();
+    naru.wait_for("all is kept", LIMIT, |naru| Ok(naru.status().unwrap().problems.is_empty())).unwrap();
     naru.kill9().unwrap();
     naru.restart().unwrap();
     assert_eq!((told(&naru, ONE), told(&naru, TWO)), (by_root("drain", "active"), by_root("active", "drain")));
@@ -357,7 +359,7 @@ fn a_state_directory_that_comes_late_is_read_before_it_is_written() {
     let warning = String::from_utf8_lossy(&restored.stderr).into_owned();
     assert!(restored.status.success() && warning.contains("nor what was drained"), "{warning}");
     drop(held);
-    naru.wait_for("it is kept", LIMIT, |naru| Ok(status(naru).problems.is_empty())).unwrap();
+    naru.wait_for("it is kept", LIMIT, |naru| Ok(naru.status().unwrap().problems.is_empty())).unwrap();
     let both = |naru: &Naru| (told(naru, ONE), told(naru, TWO));
     assert_eq!(both(&naru), (by_root("drain", "active"), by_root("active", "drain")));
     let text = naru.config().unwrap();
@@ -372,13 +374,9 @@ fn a_state_directory_that_comes_late_is_read_before_it_is_written() {
 #[test]
 fn a_stop_keeps_what_was_done() {
     let (_lab, mut naru) = start();
-    let state = naru.state().to_owned();
-    let moved = state.with_extension("moved");
-    fs::rename(&state, &moved).unwrap();
-    fs::write(&state, "a file in its place").unwrap();
+    let give_back = take_state_directory(&naru);
     naru.cli(&["backend", "drain", "web", ONE]).unwrap();
-    fs::remove_file(&state).unwrap();
-    fs::rename(&moved, &state).unwrap();
+    give_back();
     naru.stop().unwrap();
     naru.restart().unwrap();
     assert_eq!(told(&naru, ONE), by_root("drain", "active"));
@@ -394,7 +392,7 @@ fn an_operation_detaches_nothing() {
     naru.write_config(&text.replacen(&format!("\"{eth0}\""), "\"absent\"", 1)).unwrap();
     naru.restart().unwrap();
     let attached = |naru: &Naru| {
-        let interfaces = status(naru).interfaces;
+        let interfaces = naru.status().unwrap().interfaces;
         interfaces.iter().find(|interface| interface.name == *eth0).is_some_and(|found| found.attached.is_some())
     };
     assert!(attached(&naru), "{}", naru.log());

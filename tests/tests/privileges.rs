@@ -9,10 +9,7 @@ use std::{
     process::Command,
 };
 
-use lb_userspace::{
-    api::types::{Backend, Status},
-    privileges::NEEDED,
-};
+use lb_userspace::{api::types::Backend, privileges::NEEDED};
 use naru_tests::{
     lab::{Lab, Legs},
     load::{Load, Options},
@@ -134,7 +131,7 @@ fn a_daemon_that_root_starts_by_hand_gives_the_rest_up() {
     let site = Site::start(Lab::builder(), &[Vip::L2]).unwrap();
     assert_reduced(&site);
     assert_served(&site, &Vip::L2);
-    let status: Status = site.read(&["status"]).unwrap();
+    let status = site.status().unwrap();
     assert!(status.unreachable.is_empty());
 }
 

@@ -1,6 +1,6 @@
 //! The data plane outlives the daemon: kill -9 and restart under load without a single failed or repeated request.
 
-use lb_userspace::api::types::{Stats, Status};
+use lb_userspace::api::types::Stats;
 use naru_tests::{
     lab::{Lab, Legs},
     load::{Load, Options, Report},
@@ -100,7 +100,7 @@ fn a_second_daemon_is_refused() {
     let site = Site::start(Lab::builder(), &[vip]).unwrap();
     let load = Load::start(site.lab.client(), Options::new(vip.http()).rate(500.0)).unwrap();
     load.more(SOME);
-    let first: Status = site.read(&["status"]).unwrap();
+    let first = site.status().unwrap();
     let second = site.try_cli(&["run"]).unwrap();
     let says = String::from_utf8_lossy(&second.stderr);
     assert!(!second.status.success());
@@ -112,7 +112,7 @@ fn a_second_daemon_is_refused() {
     let mut second = site.lab.balancer().command(naru_binary().unwrap());
     let output = patience::output(second.arg("run").arg("--config").arg(&config)).unwrap();
     assert!(!output.status.success() && !site.lab.dir().join("second.sock").exists());
-    let after: Status = site.read(&["status"]).unwrap();
+    let after = site.status().unwrap();
     assert_eq!(after.pid, first.pid);
     load.more(SOME);
     assert_undisturbed(&site, &load.stop());

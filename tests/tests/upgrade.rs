@@ -2,10 +2,7 @@
 
 use std::{fmt::Write as _, net::IpAddr, path::Path, time::Duration};
 
-use lb_userspace::api::{
-    flows::FlowCount,
-    types::{Stats, Status},
-};
+use lb_userspace::api::{flows::FlowCount, types::Stats};
 use naru_tests::{
     connections::Habit,
     lab::Lab,
@@ -51,7 +48,7 @@ impl Site {
         self.0.naru.use_binary(binary);
         self.0.naru.restart().unwrap();
         self.check(step);
-        let status: Status = self.0.naru.read(&["status"]).unwrap();
+        let status = self.0.naru.status().unwrap();
         assert_eq!(status.problems, [], "{step}");
         assert!(status.tracking.moving_slots > 0, "{step}: no slot moves, and nothing is at risk");
         let counts: Vec<FlowCount> = self.0.naru.read(&["flows", "--count"]).unwrap();

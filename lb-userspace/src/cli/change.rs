@@ -26,19 +26,20 @@ pub async fn apply(client: Client, output: Output, force: bool) -> Result<Exit, 
 /// `naru backend …`: a change, and what is to be waited for after it.
 pub async fn edit_backend(client: Client, output: Output, edit: BackendEdit) -> Result<Exit, Failure> {
     let watch = Watch::after(&edit);
-    report(output, &client.edit(&edit.into()).await?);
-    match watch {
-        Some(watch) => watch.run(&client).await,
-        None => Ok(Exit::Ok),
-    }
+    finish(&client, output, &client.edit(&edit.into()).await?, watch).await
 }
 
 /// `naru backend drain`, `down` and `restore`, and what is to be waited for after it.
 pub async fn operate(client: Client, output: Output, operation: BackendOperation) -> Result<Exit, Failure> {
     let watch = Watch::after_operation(&operation);
-    report(output, &client.operate(&operation.into()).await?);
+    finish(&client, output, &client.operate(&operation.into()).await?, watch).await
+}
+
+/// Reports what was done, and waits for what is to be waited for after it.
+async fn finish(client: &Client, output: Output, applied: &Applied, watch: Option<Watch>) -> Result<Exit, Failure> {
+    report(output, applied);
     match watch {
-        Some(watch) => watch.run(&client).await,
+        Some(watch) => watch.run(client).await,
         None => Ok(Exit::Ok),
     }
 }

@@ -127,9 +127,14 @@ impl Book {
         self.damaged = Some((aside, reason));
     }
 
+    /// Whether these operations are kept.
+    pub fn has_kept(&self, operations: &Arc<Operations>) -> bool {
+        self.kept.as_ref() == Some(operations)
+    }
+
     /// How to keep `operations`; `None` where there is no need to.
     pub fn sheet(&self, operations: &Arc<Operations>) -> Option<Sheet> {
-        if self.kept.as_ref() == Some(operations) {
+        if self.has_kept(operations) {
             return None;
         }
         let entry = |(vip, backend, operation): (&str, IpAddr, &Operation)| Entry {

@@ -67,8 +67,7 @@ impl Controller {
         let (netlink, events) = network::start()?;
         let (sender, requests) = mpsc::channel(QUEUE);
         let (views, viewer) = watch::channel(None);
-        let adopted =
-            dataplane.backends().into_iter().filter_map(|backend| Some((backend.target(), backend.next_hop?)));
+        let adopted = dataplane.backends().into_iter().filter_map(|backend| Some((backend.target, backend.next_hop?)));
         let upkeep = block_in_place(|| Upkeep::of(&mut dataplane));
         let next_hops = Arc::new(NextHops::adopted(adopted));
         let mut retry = tokio::time::interval(RETRY);

@@ -121,7 +121,7 @@ impl StateDirectory {
 
     /// Whether these operations are kept.
     pub fn has_kept(&self, operations: &Arc<Operations>) -> bool {
-        self.book.sheet(operations).is_none()
+        self.book.has_kept(operations)
     }
 
     /// Takes note of what became of keeping what was not kept. Gives back what operators had done, where the directory

@@ -35,7 +35,7 @@ use crate::{
 
 /// Where frames to every backend of `dataplane` go in these tests.
 fn resolve(dataplane: &mut Dataplane, next_hop: Option<NextHop>) -> usize {
-    let targets: Vec<_> = dataplane.backends().iter().map(|backend| (backend.target(), next_hop)).collect();
+    let targets: Vec<_> = dataplane.backends().iter().map(|backend| (backend.target, next_hop)).collect();
     dataplane.set_next_hops(targets).unwrap()
 }
 

@@ -11,14 +11,14 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use lb_common::{BackendState, Counters, DropReason, FlowOutcome, Forward, NextHop, Via};
+use lb_common::{BackendState, Counters, DropReason, FlowOutcome, Forward, NextHop};
 
 use super::{
     Error,
     maps::{FlowTables, MapUsage, Readings, Slots, Sweeps},
 };
 use crate::{
-    model::{Config, ForwardMode, Target},
+    model::{Config, Target},
     plan::{InForce, NextHops, Plan, PlanError, State},
 };
 
@@ -46,8 +46,8 @@ pub struct Backend {
     pub id: u32,
     /// Name of its VIP.
     pub vip: String,
-    /// Its address.
-    pub address: IpAddr,
+    /// What its next hop is looked up by.
+    pub target: Target,
     /// How packets reach it.
     pub forward: Forward,
     /// Its weight.
@@ -56,20 +56,8 @@ pub struct Backend {
     pub state: BackendState,
     /// The config does not have it any more; its flows may go on.
     pub removed: bool,
-    /// By which routing tables it is reached.
-    pub via: Via,
-    /// Its MAC address, where that is pinned.
-    pub mac: Option<[u8; 6]>,
     /// Where frames to it go; `None` while that is not known.
     pub next_hop: Option<NextHop>,
-}
-
-impl Backend {
-    /// What its next hop is looked up by.
-    pub fn target(&self) -> Target {
-        let Self { address, forward, via, mac, .. } = *self;
-        Target { address, on_link: ForwardMode::of(forward).is_on_link(), via, mac }
-    }
 }
 
 /// Everything that was counted since the data plane was first loaded.
@@ -163,13 +151,11 @@ impl View {
             Some(Backend {
                 id: *id,
                 vip: self.vip_name(entry.vip),
-                address: entry.address.into(),
+                target: self.state.target(entry)?,
                 forward: Forward::from_u32(entry.forward)?,
                 weight: entry.weight,
                 state: entry.backend_state(),
                 removed: entry.is_removed(),
-                via: self.state.vips().get(&entry.vip).map(|record| record.via).unwrap_or_default(),
-                mac: entry.pin.mac(),
                 next_hop: entry.next_hop.current().copied(),
             })
         };

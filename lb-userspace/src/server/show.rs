@@ -17,7 +17,7 @@ use crate::{
     controller::{self, Error, View},
     dataplane::{self, BackendCounts, BackendSlots, LostFrames},
     fault,
-    model::{self, Mac, Word as _},
+    model::{self, Mac, Target, Word as _},
     tracking,
 };
 
@@ -177,7 +177,7 @@ pub fn running(view: &View) -> HashMap<String, BTreeMap<IpAddr, Running>> {
     let mut running: HashMap<String, BTreeMap<IpAddr, Running>> = HashMap::new();
     for backend in view.tracking.backends(&view.dataplane) {
         let of_vip = running.entry(backend.entry.vip.clone()).or_default();
-        match of_vip.entry(backend.entry.address) {
+        match of_vip.entry(backend.entry.target.address) {
             Entry::Vacant(vacant) => drop(vacant.insert(Running { backend, slots: 0 })),
             Entry::Occupied(mut occupied) => occupied.get_mut().add(backend),
         }
@@ -233,8 +233,8 @@ fn vip_of(view: &View, vip: &model::Vip, mut running: BTreeMap<IpAddr, Running>)
     });
     let mut backends: Vec<_> = configured.collect();
     backends.extend(running.values().map(|running| {
-        let dataplane::Backend { address, weight, state, mac, .. } = running.backend.entry;
-        let way = view.way_of(&running.backend.entry.target());
+        let dataplane::Backend { target: Target { address, mac, .. }, weight, state, .. } = running.backend.entry;
+        let way = view.way_of(&running.backend.entry.target);
         let last = model::Backend { address, weight, state, mac: mac.map(Into::into) };
         backend_of(view, &vip.name, last, Backend::REMOVED, way, Some(running))
     }));

@@ -117,7 +117,7 @@ fn sample(view: &View, vip: &model::Vip, counted: &BackendStats, running: Option
     let BackendStats { address, removed, counts } = *counted;
     let configured = vip.backends.iter().find(|backend| backend.address == address);
     let way = match (running, configured) {
-        (Some(running), _) if removed => Some(view.way_of(&running.backend.entry.target())),
+        (Some(running), _) if removed => Some(view.way_of(&running.backend.entry.target)),
         (_, configured) => configured.map(|backend| view.way_to(vip, backend)),
     };
     BackendSample {
