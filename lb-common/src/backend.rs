@@ -32,7 +32,7 @@ pub struct Backend {
     pub next_hop: NextHopCell,
     /// The MAC address that the operator has pinned, for the daemon: the next hop follows from it.
     pub pin: MacPin,
-    /// Always 0. With it an entry is two cache lines.
+    /// Always 0 so far: room for what a forward mode must know of a backend. With it an entry is two cache lines.
     pub reserved: [u32; 2],
 }
 

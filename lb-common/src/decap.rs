@@ -28,6 +28,8 @@ impl DecapSource {
     }
 }
 
+/// The version of the layout of the decapsulation's maps: part of the path that they are pinned under.
+pub const DECAP_ABI: u32 = 4;
 /// Bits of an [`Address`] as the key of a longest-prefix match; an IPv4 prefix is 96 longer than it is written.
 pub const DECAP_VIP_BITS: u32 = 128;
 /// Most prefixes of inner destinations that one decapsulation delivers.

@@ -43,6 +43,9 @@ impl DropReason {
 
     /// Number of reasons.
     pub const COUNT: usize = Self::ALL.len();
+    /// Counters that their map is made with: more than there are reasons, so that one more fits into a map that is
+    /// pinned.
+    pub const ROOM: usize = 32;
 
     /// As metrics and messages name it.
     pub const fn name(self) -> &'static str {
@@ -60,6 +63,8 @@ impl DropReason {
         }
     }
 }
+
+const _: () = assert!(DropReason::COUNT <= DropReason::ROOM);
 
 #[cfg(test)]
 mod tests {

@@ -238,6 +238,8 @@ impl FlowOutcome {
     ];
     /// Number of outcomes.
     pub const COUNT: usize = Self::ALL.len();
+    /// Counters that their map is made with; see [`DropReason::ROOM`](crate::DropReason::ROOM).
+    pub const ROOM: usize = 32;
 
     /// As metrics name it.
     pub const fn name(self) -> &'static str {
@@ -259,6 +261,7 @@ super::pod!(FlowKey, FlowEntry);
 
 const _: () = assert!(size_of::<FlowKey>() == 24);
 const _: () = assert!(size_of::<FlowEntry>() == 8);
+const _: () = assert!(FlowOutcome::COUNT <= FlowOutcome::ROOM);
 
 #[cfg(test)]
 mod tests {

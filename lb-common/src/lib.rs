@@ -1,7 +1,7 @@
 //! The map keys and values that both sides of the kernel boundary share, and nothing else.
 //!
 //! Every type here is `repr(C)` without padding, because both sides read it as bytes. A change to any of them, or to
-//! the meaning of a field, is a change of [`ABI`].
+//! the meaning of a field, is another version of its map's [`Layout`].
 
 #![no_std]
 
@@ -14,6 +14,7 @@ mod features;
 mod flow;
 mod forward;
 mod hash_key;
+mod layout;
 mod losses;
 mod own_mac;
 mod slot;
@@ -23,21 +24,18 @@ mod vip;
 pub use address::{Address, Be16, Be32};
 pub use backend::{Backend, BackendState, MacPin, NextHop, NextHopCell, OUTER_FRAGMENT, OUTER_TTL};
 pub use counters::Counters;
-pub use decap::{DECAP_VIP_BITS, DECAP_VIPS, DecapCounters, DecapOutcome, DecapSource};
+pub use decap::{DECAP_ABI, DECAP_VIP_BITS, DECAP_VIPS, DecapCounters, DecapOutcome, DecapSource};
 pub use drop_reason::DropReason;
 pub use features::Features;
 pub use flow::{FlowEntry, FlowKey, FlowOutcome, FlowState, Position, Tick};
 pub use forward::Forward;
 pub use hash_key::HashKey;
+pub use layout::{ABI, Layout};
 pub use losses::{DeviceLayout, LossCause, Losses};
 pub use own_mac::OwnMac;
 pub use slot::Slot;
 pub use via::{Via, VrfName};
 pub use vip::{MARKER, Vip4Key, Vip6Key, VipFlags, VipName, VipRecord, VipRoute};
-
-/// The version of the layout of every map. It is part of the path that maps are pinned under, so that a daemon never
-/// adopts maps that it would misread.
-pub const ABI: u32 = 4;
 
 /// Id 0 of a VIP or backend means "none"; entry 0 of the arrays that they index stays unused.
 pub const NO_ID: u32 = 0;
@@ -79,6 +77,8 @@ pub mod maps {
     pub const FLOW_CARRIED: &str = "FLOW_CARRIED";
     /// [`crate::DropReason`] → `u64` brought over from smaller maps; the daemon's only.
     pub const DROP_CARRIED: &str = "DROP_CARRIED";
+    /// What sweeps over the flow tables have counted; the daemon's only.
+    pub const SWEEPS: &str = "SWEEPS";
 }
 
 /// Implements aya's `Pod` for types that are `repr(C)`, `Copy`, free of padding and valid for any bytes.

@@ -90,7 +90,7 @@ pub struct VipRoute {
     pub slot_base: u32,
     /// Number of slots in its table: a prime.
     pub slots: u32,
-    /// [`VipFlags`].
+    /// [`VipFlags`], of which most bits are free for what a VIP is to have besides.
     pub flags: VipFlags,
 }
 

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lb_common::ABI;
 use lb_userspace::api::types::{Backend, FileState, ProblemKind};
 use naru_tests::{
     lab::Lab,
@@ -330,5 +331,51 @@ fn a_daemon_killed_at_any_step_of_a_drain_has_drained_or_not_and_says_which() {
         assert_eq!(one(&bed), after, "{place}");
     }
     bed.wipe();
+    println!("killed at {} places: {places:?}", places.len());
+}
+
+/// The maps and links that another version pinned. Its directory has the number behind this one's.
+#[test]
+fn a_daemon_killed_at_any_step_of_taking_over_from_another_version_serves_on() {
+    let mut bed = Bed::new();
+    let [own, other] = [ABI, ABI + 1].map(|abi| bed.naru.bpffs().join(format!("v{abi}")));
+    let leave_to_other = |bed: &mut Bed| {
+        bed.begin();
+        let before = bed.served();
+        bed.naru.kill9().unwrap();
+        fs::rename(&own, &other).unwrap();
+        before
+    };
+    leave_to_other(&mut bed);
+    bed.arm(0);
+    bed.restart();
+    let places = bed.passed();
+    bed.disarm();
+    let passes =
+        ["make maps", "pin the program", "take a link over", "carry counts", "remove the pins of another version"];
+    for passes in passes {
+        assert!(places.iter().any(|place| place == passes), "{passes} is not among {places:?}");
+    }
+    for (index, name) in places.iter().enumerate() {
+        let place = format!("place {} of {} ({name})", index + 1, places.len());
+        let before = leave_to_other(&mut bed);
+        bed.arm(index + 1);
+        let faults = bed.faults.clone();
+        // It dies before it serves, or a moment later.
+        let _ = bed.naru.restart_in(&[], &[("NARU_FAULTS", &faults)]);
+        bed.wait_for_death(&place);
+        bed.disarm();
+        assert!(bed.served().iter().all(|served| *served == before[0]), "{place}: something else is served");
+        for interface in bed.lab.interfaces() {
+            let is_pinned = [&own, &other].iter().any(|root| root.join("links").join(&interface).exists());
+            assert!(is_pinned, "{place}: {interface} runs nothing");
+        }
+        bed.restart();
+        assert_eq!(bed.served(), before, "{place}");
+        assert!(own.exists() && !other.exists(), "{place}: what is pinned is not taken over");
+        let status = bed.naru.status().unwrap();
+        assert_eq!(status.problems, [], "{place}");
+        assert!(status.interfaces.iter().all(|interface| interface.attached.is_some()), "{place}");
+    }
     println!("killed at {} places: {places:?}", places.len());
 }

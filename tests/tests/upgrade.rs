@@ -1,7 +1,8 @@
 //! From the version before to this one, and back, while connections live: no flow and no count is lost.
 
-use std::{fmt::Write as _, net::IpAddr, path::Path, time::Duration};
+use std::{fmt::Write as _, fs, net::IpAddr, path::Path, time::Duration};
 
+use lb_common::ABI;
 use lb_userspace::api::{flows::FlowCount, types::Stats};
 use naru_tests::{
     connections::Habit,
@@ -56,6 +57,19 @@ impl Site {
         assert!(established > CONNECTIONS as u64, "{step}: only {established} flows are remembered");
         self.0.naru.cli(&["diff"]).unwrap();
     }
+
+    /// Nothing has broken, and each connection was counted once.
+    fn end(self) {
+        self.check("the end");
+        let Self(mut talk) = self;
+        let opened: u64 = talk.populations.drain(..).map(|population| population.end().opened).sum();
+        let stats: Stats = talk.naru.read(&["stats"]).unwrap();
+        let counted: u64 = stats.vips.iter().map(|vip| vip.counts.new_flows).sum();
+        let repeated: u64 = talk.lab.clients().iter().map(|client| client.repeated_syns().unwrap()).sum();
+        println!("{opened} connections were opened; {counted} SYNs counted, of which {repeated} were sent again");
+        assert!(opened > 3 * CONNECTIONS as u64);
+        assert_eq!(counted, opened + repeated, "counts were lost on the way");
+    }
 }
 
 fn config(lab: &Lab) -> String {
@@ -102,14 +116,23 @@ fn an_upgrade_and_the_way_back_lose_nothing() {
     site.0.naru.kill9().unwrap();
     site.hand_to(this, "the upgrade once more");
     site.reweigh(2, 10);
-    site.check("the end");
+    site.end();
+}
 
-    let Site(mut talk) = site;
-    let opened: u64 = talk.populations.drain(..).map(|population| population.end().opened).sum();
-    let stats: Stats = talk.naru.read(&["stats"]).unwrap();
-    let counted: u64 = stats.vips.iter().map(|vip| vip.counts.new_flows).sum();
-    let repeated: u64 = talk.lab.clients().iter().map(|client| client.repeated_syns().unwrap()).sum();
-    println!("{opened} connections were opened; {counted} SYNs counted, of which {repeated} were sent again");
-    assert!(opened > 3 * CONNECTIONS as u64);
-    assert_eq!(counted, opened + repeated, "counts were lost on the way");
+/// Another version has a directory of its own. Here it is one that lays all maps out as this version does.
+#[test]
+fn what_another_version_pinned_is_taken_over_and_nothing_is_lost() {
+    let this = naru_binary().unwrap();
+    let mut site = Site::start(this);
+    let place = site.0.naru.bpffs().to_owned();
+    let [own, other] = [ABI, ABI + 1].map(|abi| place.join(format!("v{abi}")));
+    site.reweigh(0, 0);
+    for step in ["a later version's", "a later version's once more"] {
+        site.0.naru.kill9().unwrap();
+        fs::rename(&own, &other).unwrap();
+        site.hand_to(this, step);
+        assert!(own.exists() && !other.exists(), "{step}");
+        site.reweigh(1, 300);
+    }
+    site.end();
 }

@@ -34,9 +34,9 @@ pub static VIP_COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1
 #[map]
 pub static BACKEND_COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
 #[map]
-pub static DROP_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(DropReason::COUNT as u32, 0);
+pub static DROP_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(DropReason::ROOM as u32, 0);
 #[map]
-pub static FLOW_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(FlowOutcome::COUNT as u32, 0);
+pub static FLOW_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(FlowOutcome::ROOM as u32, 0);
 
 /// What of this program the config uses.
 #[unsafe(no_mangle)]

@@ -3,19 +3,19 @@
 use std::{sync::Arc, time::Instant};
 
 use lb_common::{Slot, VipFlags};
-use log::{debug, info};
+use log::debug;
 
 use super::{
     Applied, Dataplane, Error,
-    execute::{execute, grace},
+    execute::execute,
     generation::{Draft, Generation, Globals},
-    maps,
-    place::{Place, remove_tree},
+    maps::{self, Carrying},
+    place::remove_tree,
 };
 use crate::{
     fault,
     model::Config,
-    plan::{Capacity, InForce, Plan, State, Step, required_features},
+    plan::{Capacity, InForce, Plan, State, Step},
 };
 
 impl Dataplane {
@@ -66,47 +66,6 @@ impl Dataplane {
         for (index, slot) in slots {
             self.generation.maps.put_slot(*index, *slot);
         }
-    }
-
-    /// Finishes what another daemon began, and puts the embedded program in place of another version's.
-    pub(super) fn resume(&mut self, config: &Config) -> Result<(), Error> {
-        if !self.generation.program_is_current() {
-            info!("the pinned program is another version's: it is replaced");
-            let features = self.state.features_in_use().with(required_features(config));
-            self.replace_program(Globals { features, seed: self.state.seed })?;
-        }
-        self.settle()
-    }
-
-    /// Everything runs this generation and nothing is left of others: what a handover ends with, and what is caught up
-    /// on if it did not.
-    fn settle(&mut self) -> Result<(), Error> {
-        self.links.hand_to(self.generation.program()?)?;
-        self.finish_carrying()?;
-        remove_all_but(&self.place, self.generation.number())
-    }
-
-    /// Takes over the counts of the generation before, if that is still to be done.
-    fn finish_carrying(&self) -> Result<(), Error> {
-        let journal = self.generation.maps.journal();
-        if !journal.carrying {
-            return Ok(());
-        }
-        let older = self.place.generations()?.into_iter().filter(|number| *number < self.generation.number());
-        for number in older {
-            if let Some(old) = Generation::open(&self.place, number)? {
-                // What was on its way when the links changed hands still counts there.
-                grace();
-                fault::point("carry counts");
-                self.generation.maps.carry_from(&old.maps)?;
-                fault::point("carry flows once more");
-                self.generation.maps.carry_flows_from(&old.maps)?;
-                break;
-            }
-        }
-        fault::point("note that all is carried");
-        self.generation.maps.note(maps::Journal { carrying: false, ..journal });
-        Ok(())
     }
 
     pub(super) fn replace_program(&mut self, globals: Globals) -> Result<(), Error> {
@@ -201,32 +160,13 @@ impl Dataplane {
         globals: Globals,
     ) -> Result<(Generation, State, usize), Error> {
         let before = &self.generation.maps;
-        let mut draft = Draft::new(&self.place, number, capacity, globals, Some(before))?;
+        let mut draft = Draft::new(&self.place, number, capacity, globals, |pins| before.keep_in(pins, capacity))?;
         let mut state = State::empty(capacity, globals.features);
         state.seed = globals.seed;
         let writes = execute(&mut draft.maps, &mut state, plan.steps(), Some(before))?;
         draft.maps.carry_own_macs_from(before);
         fault::point("carry flows");
         draft.maps.carry_flows_from(before)?;
-        Ok((draft.finish(true)?, state, writes))
+        Ok((draft.finish(Some(Carrying::Generation))?, state, writes))
     }
-}
-
-/// The newest whole generation. Those that were never finished are removed.
-pub(super) fn newest(place: &Place) -> Result<Option<Generation>, Error> {
-    for number in place.generations()? {
-        match Generation::open(place, number)? {
-            Some(generation) => return Ok(Some(generation)),
-            None => remove_tree(&place.generation(number))?,
-        }
-    }
-    Ok(None)
-}
-
-fn remove_all_but(place: &Place, number: u32) -> Result<(), Error> {
-    let mut others = place.generations()?.into_iter().filter(|other| *other != number);
-    others.try_for_each(|other| {
-        fault::point("remove a generation");
-        remove_tree(&place.generation(other))
-    })
 }

@@ -8,6 +8,7 @@ use std::{
     fs,
     os::fd::AsFd,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use aya::{
@@ -22,7 +23,7 @@ use log::{Log, debug};
 use super::{
     Error,
     links::ProgramRef,
-    maps::{self, Journal, Maps},
+    maps::{self, Carrying, Journal, Maps},
     place::{Place, make_directories, remove, remove_tree},
 };
 use crate::{fault, objects, plan::Capacity, seed::HashSeed};
@@ -70,28 +71,34 @@ struct Program {
 }
 
 impl Draft {
-    /// Makes the maps and loads the program. What stays when maps grow is that of `before`.
+    /// Makes the maps and loads the program. `keep` pins in the directory that it is given maps that are there already.
     pub fn new(
         place: &Place,
         number: u32,
         capacity: Capacity,
         globals: Globals,
-        before: Option<&Maps>,
+        keep: impl FnOnce(&Path) -> Result<(), Error>,
     ) -> Result<Self, Error> {
         let directory = place.generation(number);
         fault::point("make maps");
         remove_tree(&directory)?;
         let pins = maps_in(&directory);
         make_directories(&pins)?;
-        maps::create_own(&pins, capacity, before)?;
+        keep(&pins)?;
+        maps::create_own(&pins, capacity)?;
         fault::point("load the program");
         let loaded = load(&pins, capacity, globals)?;
         let maps = Maps::open(&pins)?.unread();
         Ok(Self { number, directory, maps, loaded, globals })
     }
 
+    /// Where its maps are pinned.
+    pub fn maps_directory(&self) -> PathBuf {
+        maps_in(&self.directory)
+    }
+
     /// Pins the program: from now on this is the generation that a daemon adopts.
-    pub fn finish(mut self, carrying: bool) -> Result<Generation, Error> {
+    pub fn finish(mut self, carrying: Option<Carrying>) -> Result<Generation, Error> {
         let xdp = self.loaded.xdp()?;
         let id = xdp.info().map_err(|error| Error::load(&error))?.id();
         let Globals { features, seed } = self.globals;
@@ -121,6 +128,16 @@ impl Generation {
     /// Its number.
     pub fn number(&self) -> u32 {
         self.number
+    }
+
+    /// Where its maps are pinned.
+    pub fn maps_directory(&self) -> PathBuf {
+        maps_in(&self.directory)
+    }
+
+    /// When its program was loaded; `None` where the kernel does not say.
+    pub fn loaded_at(&self) -> Result<Option<SystemTime>, Error> {
+        loaded_at(&self.directory)
     }
 
     /// The program to attach.
@@ -172,12 +189,18 @@ impl Program {
     }
 }
 
-fn maps_in(directory: &Path) -> PathBuf {
+pub(super) fn maps_in(directory: &Path) -> PathBuf {
     directory.join("maps")
 }
 
-fn program_in(directory: &Path) -> PathBuf {
+pub(super) fn program_in(directory: &Path) -> PathBuf {
     directory.join("program")
+}
+
+/// When the program of a whole generation was loaded; `None` where the kernel does not say.
+pub(super) fn loaded_at(directory: &Path) -> Result<Option<SystemTime>, Error> {
+    let program = Xdp::from_pin(program_in(directory), XdpAttachType::Interface);
+    Ok(program.and_then(|program| program.info()).map_err(|error| Error::load(&error))?.loaded_at())
 }
 
 impl Loaded {
@@ -220,7 +243,7 @@ pub(super) fn parse(
     loader.override_global("FEATURES", &features.0, true);
     loader.override_global("HASH_KEY", seed.key(), true);
     for (name, entries) in maps::object_maps(capacity) {
-        loader.map_pin_path(name, pins.join(name));
+        loader.map_pin_path(name, maps::pin_in(pins, name));
         if let Some(entries) = entries {
             loader.map_max_entries(name, entries);
         }

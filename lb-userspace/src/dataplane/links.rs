@@ -94,27 +94,8 @@ impl Links {
     ///
     /// Something there is not the link of an XDP program, or its interface is in another network namespace.
     pub fn open(bpffs: &Path, directory: PathBuf) -> Result<Self, Error> {
-        let mut attached = BTreeMap::new();
-        for pin in names(&directory)? {
-            let path = directory.join(&pin);
-            let link = open_pin(&path)?;
-            let name = interface_of(&pin);
-            let (ifindex, mode) = match look_at(&link, &path)? {
-                Pinned::Running { ifindex, mode } => (ifindex, mode),
-                Pinned::Elsewhere => {
-                    let command = detach_command(&path, &name);
-                    return Err(Error::Elsewhere { name, command });
-                }
-                Pinned::Gone => {
-                    info!("interface {name} is gone: its link is removed");
-                    remove(&path)?;
-                    continue;
-                }
-            };
-            let reason = (mode == Mode::Generic).then(|| adopted_reason(&detach_command(&path, &name)));
-            let attachment = Attachment { name: name.clone(), ifindex, mode, reason };
-            attached.insert(name, (link, attachment));
-        }
+        let found = open_all(&directory)?.into_iter();
+        let attached = found.map(|(_, (link, attachment))| (attachment.name.clone(), (link, attachment))).collect();
         Ok(Self { bpffs: bpffs.to_owned(), directory, attached })
     }
 
@@ -237,15 +218,47 @@ impl Links {
         program: ProgramRef<'_>,
     ) -> Result<(), Error> {
         let _lock = lock(root)?;
+        self.move_here(attachment, pin, root, program)?;
+        // What no interface runs any more goes.
+        if names(&links_of(root))?.is_empty() { remove_tree(root) } else { Ok(()) }
+    }
+
+    /// Has all links of the data plane in `root`, which is this process's, run `program`, and moves their pins here.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`], and the kernel does not put `program` in the place of another.
+    pub fn take_all(&mut self, root: &Path, program: ProgramRef<'_>) -> Result<(), Error> {
+        for (pin, (_, attachment)) in open_all(&links_of(root))? {
+            match self.ifindex(&attachment.name) {
+                None => self.move_here(attachment, &pin, root, program)?,
+                // It is the same one: whoever took it over was killed before the pin was removed.
+                Some(ifindex) if ifindex == attachment.ifindex => drop(remove(&pin)?),
+                // Another interface has the name by now: whoever attaches this one sorts that out.
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn move_here(
+        &mut self,
+        attachment: Attachment,
+        pin: &Path,
+        root: &Path,
+        program: ProgramRef<'_>,
+    ) -> Result<(), Error> {
         let link = open_pin(pin)?;
+        fault::point("take a link over");
         link.replace(program.fd).map_err(Error::file("replace the program of the link", pin))?;
         let path = self.pin(&attachment.name);
+        fault::point("pin a link that is taken over");
         link.pin(&path).map_err(Error::file("pin the link", &path))?;
+        fault::point("remove the pin of a link that is taken over");
         remove(pin)?;
         info!("interface {} is taken over from the data plane pinned under {}", attachment.name, root.display());
         self.attached.insert(attachment.name.clone(), (link, attachment));
-        // What no interface runs any more goes.
-        if names(&links_of(root))?.is_empty() { remove_tree(root) } else { Ok(()) }
+        Ok(())
     }
 
     /// Index of the interface that is attached under a name; `None` where it is gone, or none is.
@@ -289,6 +302,31 @@ impl Links {
     fn pin(&self, name: &str) -> PathBuf {
         self.directory.join(pin_name(name))
     }
+}
+
+/// The links pinned in `directory`, each with its pin. Those of interfaces that are gone are removed.
+fn open_all(directory: &Path) -> Result<Vec<(PathBuf, (XdpLink, Attachment))>, Error> {
+    let mut found = Vec::new();
+    for pin in names(directory)? {
+        let path = directory.join(&pin);
+        let link = open_pin(&path)?;
+        let name = interface_of(&pin);
+        let (ifindex, mode) = match look_at(&link, &path)? {
+            Pinned::Running { ifindex, mode } => (ifindex, mode),
+            Pinned::Elsewhere => {
+                let command = detach_command(&path, &name);
+                return Err(Error::Elsewhere { name, command });
+            }
+            Pinned::Gone => {
+                info!("interface {name} is gone: its link is removed");
+                remove(&path)?;
+                continue;
+            }
+        };
+        let reason = (mode == Mode::Generic).then(|| adopted_reason(&detach_command(&path, &name)));
+        found.push((path, (link, Attachment { name, ifindex, mode, reason })));
+    }
+    Ok(found)
 }
 
 /// What became of the links pinned in `directory`, by interface. Changes nothing.

@@ -76,6 +76,11 @@ pub struct LostFrames {
     pub frames: [u64; LossCause::ALL.len()],
 }
 
+/// Where losses are counted, in a directory of pins. Another layout of these maps gets another name.
+pub(super) fn losses_in(root: &Path) -> PathBuf {
+    root.join("losses")
+}
+
 impl Losses {
     /// Counts in the network namespace of the calling thread from now on, if that is not done already. The data plane
     /// of `bpffs` must be this process's.
@@ -84,7 +89,7 @@ impl Losses {
     ///
     /// The kernel does not have or allow what this needs.
     pub fn open(bpffs: &Path) -> Result<Self, LossesError> {
-        Ok(Self::take(&root(bpffs).join("losses"))?)
+        Ok(Self::take(&losses_in(&root(bpffs)))?)
     }
 
     /// Counts at these interfaces too; forgets those that do not exist any more.

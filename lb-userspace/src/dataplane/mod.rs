@@ -6,6 +6,7 @@
 //!
 //! All calls are synchronous, and belong in the network namespace of the interfaces.
 
+mod adopt;
 mod apply;
 mod btf;
 mod egress;
@@ -13,6 +14,7 @@ mod error;
 mod execute;
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod former;
 mod generation;
 mod interface;
 mod links;
@@ -38,12 +40,6 @@ use lb_common::Features;
 use log::{Log, debug};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
-use self::{
-    apply::newest,
-    generation::{Draft, Generation, Globals},
-    place::Place,
-    view::SlotCounts,
-};
 pub use self::{
     error::Error,
     interface::named as interface_named,
@@ -59,15 +55,18 @@ pub(crate) use self::{
     execute::grace,
     place::{DECAP, remove_tree},
 };
+use self::{former::Former, generation::Generation, place::Place, view::SlotCounts};
 use crate::{
     model::{Config, Target, XdpMode},
-    plan::{Capacity, Change, InForce, NextHops, Plan, PlanError, State, required_features},
+    plan::{Change, InForce, NextHops, Plan, PlanError, State},
 };
 
 /// The data plane, held by this process.
 pub struct Dataplane {
     place: Place,
     generation: Generation,
+    /// What the generation takes over from, as long as that is not done.
+    former: Option<Former>,
     links: Links,
     /// The maps, mirrored. This and what else is counted by reference is what a [`View`] shares: a change copies it
     /// first if a view has it.
@@ -122,14 +121,7 @@ impl Dataplane {
         raise_memory_limit();
         let place = Place::take(bpffs)?;
         let links = Links::open(bpffs, place.links())?;
-        let generation = match newest(&place)? {
-            Some(generation) => generation,
-            None => {
-                let capacity = Capacity::with_headroom(Capacity::needed(config)?, &config.node);
-                let globals = Globals { features: required_features(config), seed: config.node.hash_seed };
-                Draft::new(&place, 1, capacity, globals, None)?.finish(false)?
-            }
-        };
+        let (generation, former) = adopt::adopt(&place, config)?;
         let state = generation.maps.read()?;
         let next_hops = state
             .backends()
@@ -140,6 +132,7 @@ impl Dataplane {
             place,
             next_hops: Arc::new(next_hops),
             generation,
+            former,
             links,
             state: Arc::new(state),
             in_force: None,

@@ -26,6 +26,7 @@ pub const DECAP: &str = "decap-v";
 /// The directory of all pins of this ABI, held by this process.
 #[derive(Debug)]
 pub struct Place {
+    bpffs: PathBuf,
     root: PathBuf,
     _lock: Flock<File>,
 }
@@ -42,7 +43,17 @@ impl Place {
         let links = links_of(&root);
         make_directories(&links)?;
         let lock = lock(&root)?;
-        Ok(Self { root, _lock: lock })
+        Ok(Self { bpffs: bpffs.to_owned(), root, _lock: lock })
+    }
+
+    /// Where the directories of all versions are.
+    pub fn bpffs(&self) -> &Path {
+        &self.bpffs
+    }
+
+    /// The directory of this version.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Directory of the link pins.
@@ -52,17 +63,12 @@ impl Place {
 
     /// Directory of a generation.
     pub fn generation(&self, number: u32) -> PathBuf {
-        self.root.join(format!("g{number}"))
+        generation(&self.root, number)
     }
 
     /// The generations that have a directory, the newest first.
     pub fn generations(&self) -> Result<Vec<u32>, Error> {
-        let mut numbers: Vec<u32> = names(&self.root)?
-            .iter()
-            .filter_map(|name| name.strip_prefix('g').and_then(|number| number.parse().ok()))
-            .collect();
-        numbers.sort_unstable_by(|a, b| b.cmp(a));
-        Ok(numbers)
+        generations(&self.root)
     }
 }
 
@@ -136,6 +142,19 @@ pub fn roots(bpffs: &Path) -> Result<Vec<PathBuf>, Error> {
 /// The directory of all pins of this ABI below `bpffs`.
 pub fn root(bpffs: &Path) -> PathBuf {
     bpffs.join(format!("v{ABI}"))
+}
+
+/// The directory of a generation in a directory of pins.
+pub fn generation(root: &Path, number: u32) -> PathBuf {
+    root.join(format!("g{number}"))
+}
+
+/// The generations that have a directory in a directory of pins, the newest first.
+pub fn generations(root: &Path) -> Result<Vec<u32>, Error> {
+    let mut numbers: Vec<u32> =
+        names(root)?.iter().filter_map(|name| name.strip_prefix('g').and_then(|number| number.parse().ok())).collect();
+    numbers.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(numbers)
 }
 
 /// The directory of the links in a directory of pins.

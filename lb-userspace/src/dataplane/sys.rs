@@ -9,6 +9,7 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::Path,
+    slice,
 };
 
 use aya::Pod;
@@ -130,13 +131,25 @@ pub fn lookup_batch<K: Pod, V: Pod>(
     keys: &mut [K],
     values: &mut [V],
 ) -> io::Result<(usize, Option<Cursor>)> {
+    let count = keys.len().min(values.len());
+    lookup_batch_of(map, cursor, bytes_of(keys), bytes_of(values), count)
+}
+
+/// The same, of keys and values of whatever size: at most `count`, for which there must be room.
+pub fn lookup_batch_of(
+    map: BorrowedFd<'_>,
+    cursor: Cursor,
+    keys: &mut [u8],
+    values: &mut [u8],
+    count: usize,
+) -> io::Result<(usize, Option<Cursor>)> {
     let mut next = 0u32;
     let mut attr = empty_attr();
     attr.batch.in_batch = cursor.0.as_ref().map_or(0, |bucket| std::ptr::from_ref(bucket) as u64);
     attr.batch.out_batch = &raw mut next as u64;
     attr.batch.keys = keys.as_mut_ptr() as u64;
     attr.batch.values = values.as_mut_ptr() as u64;
-    attr.batch.count = keys.len().min(values.len()) as u32;
+    attr.batch.count = count as u32;
     attr.batch.map_fd = map.as_raw_fd() as u32;
     let result = bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr);
     // SAFETY: the member that the command is about.
@@ -161,14 +174,18 @@ pub fn delete_batch<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> (usize, io::Resu
 
 /// Writes an entry of a map; `flags` are `BPF_NOEXIST`, `BPF_EXIST` or 0.
 pub fn update<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V, flags: u64) -> io::Result<()> {
-    let mut attr = empty_attr();
-    // SAFETY: of the union, this member is what BPF_MAP_UPDATE_ELEM reads; all of it is zero so far.
-    let element = unsafe { &mut attr.__bindgen_anon_2 };
-    element.map_fd = map.as_raw_fd() as u32;
-    element.key = std::ptr::from_ref(key) as u64;
-    element.__bindgen_anon_1.value = std::ptr::from_ref(value) as u64;
-    element.flags = flags;
-    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+    let (key, value) = (std::ptr::from_ref(key) as u64, std::ptr::from_ref(value) as u64);
+    element(bpf_cmd::BPF_MAP_UPDATE_ELEM, map, key, value, flags)
+}
+
+/// The same, of a key and a value of the sizes that the map has.
+pub fn update_of(map: BorrowedFd<'_>, key: &[u8], value: &[u8], flags: u64) -> io::Result<()> {
+    element(bpf_cmd::BPF_MAP_UPDATE_ELEM, map, key.as_ptr() as u64, value.as_ptr() as u64, flags)
+}
+
+/// Reads an entry of a map, of whatever size: `value` must have room for it, of every CPU where each has its own.
+pub fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<()> {
+    element(bpf_cmd::BPF_MAP_LOOKUP_ELEM, map, key.as_ptr() as u64, value.as_mut_ptr() as u64, 0)
 }
 
 /// The time that programs read by `bpf_ktime_get_ns`.
@@ -178,6 +195,23 @@ pub fn now() -> Tick {
     // SAFETY: the pointer is valid for the call, which knows this clock on every system.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
     Tick::at(time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned())
+}
+
+/// Does something with an entry of a map; `key` and `value` are addresses of as many bytes as the map says.
+fn element(command: bpf_cmd, map: BorrowedFd<'_>, key: u64, value: u64, flags: u64) -> io::Result<()> {
+    let mut attr = empty_attr();
+    // SAFETY: of the union, this member is what these commands read; all of it is zero so far.
+    let element = unsafe { &mut attr.__bindgen_anon_2 };
+    element.map_fd = map.as_raw_fd() as u32;
+    element.key = key;
+    element.__bindgen_anon_1.value = value;
+    element.flags = flags;
+    bpf(command, &mut attr).map(drop)
+}
+
+fn bytes_of<T: Pod>(values: &mut [T]) -> &mut [u8] {
+    // SAFETY: the same memory; a `Pod` has no padding, and any bytes are one.
+    unsafe { slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size_of_val(values)) }
 }
 
 fn empty_attr() -> bpf_attr {

@@ -24,12 +24,17 @@ use nix::{
 
 use super::{
     fixtures::{Namespace, Pins, assert_mirrors, ip, veth, web},
+    generation::{Draft, Globals},
     *,
 };
 use crate::{
     model::{FlowHash, ForwardMode, Tracking, Vip},
     objects,
-    plan::fixtures::{SLOTS, backend, config, many, vip},
+    plan::{
+        Capacity,
+        fixtures::{SLOTS, backend, config, many, vip},
+        required_features,
+    },
     tracking::Upkeep,
 };
 
@@ -229,7 +234,7 @@ fn a_generation_without_program_is_removed() {
     let pins = Pins::new();
     let mut dataplane = pins.open(&web());
     dataplane.apply(&web()).unwrap();
-    drop(Draft::new(&dataplane.place, 2, dataplane.state.capacity, Globals::default(), None).map(drop));
+    drop(Draft::new(&dataplane.place, 2, dataplane.state.capacity, Globals::default(), |_| Ok(())).map(drop));
     assert_eq!(pins.names(""), ["g1", "g2", "links"]);
     drop(dataplane);
     let mut dataplane = pins.open(&web());

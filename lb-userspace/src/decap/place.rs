@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use aya::maps::{Map, MapData};
-use lb_common::ABI;
+use lb_common::DECAP_ABI;
 
 use crate::dataplane::{DECAP, pin_name};
 
@@ -20,7 +20,7 @@ pub(super) struct Place {
 
 impl Place {
     pub(super) fn base(bpffs: &Path) -> PathBuf {
-        bpffs.join(format!("{DECAP}{ABI}"))
+        bpffs.join(format!("{DECAP}{DECAP_ABI}"))
     }
 
     pub(super) fn new(bpffs: &Path, interface: &str) -> Self {

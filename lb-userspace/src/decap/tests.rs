@@ -3,7 +3,7 @@
 use std::{fs, net::IpAddr};
 
 use ipnet::IpNet;
-use lb_common::{ABI, DecapSource};
+use lb_common::{DECAP_ABI, DecapSource};
 
 use super::{
     accepted::{network, ranges},
@@ -144,7 +144,7 @@ fn a_decapsulation_that_is_in_the_way_is_named_and_detached_whatever_its_version
     let pins = Pins::new();
     let (ifindex, _) = veth("lb0", "client");
     attach(&options(&pins, "lb0", XdpMode::Native)).unwrap();
-    fs::rename(Place::base(&pins.0), pins.0.join(format!("{DECAP}{}", ABI + 1))).unwrap();
+    fs::rename(Place::base(&pins.0), pins.0.join(format!("{DECAP}{}", DECAP_ABI + 1))).unwrap();
     let mut dataplane = pins.open(&Config::default());
     for error in [
         format!("{:#}", attach(&options(&pins, "lb0", XdpMode::Native)).unwrap_err()),

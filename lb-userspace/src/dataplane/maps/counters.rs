@@ -18,7 +18,7 @@ use aya::{
 };
 use lb_common::{Backend, Counters, DropReason, FlowOutcome, NO_ID, OwnMac, VipName, maps};
 
-use super::{JOURNAL, LOGS, Maps, SWEEPS, Table, mmap::Mapped, object_maps};
+use super::{JOURNAL, LOGS, Maps, Table, mmap::Mapped, object_maps, pin_in};
 use crate::{
     dataplane::Error,
     plan::{Capacity, State},
@@ -58,10 +58,10 @@ pub struct Readings {
 
 impl Readings {
     pub(super) fn open(directory: &Path) -> Result<Self, Error> {
-        let data = |name: &str| MapData::from_pin(directory.join(name)).map_err(Error::map("open", name));
+        let data = |name: &str| MapData::from_pin(pin_in(directory, name)).map_err(Error::map("open", name));
         let names = Capacity::default();
         let carried = [maps::VIP_CARRIED, maps::BACKEND_CARRIED, maps::DROP_CARRIED, maps::FLOW_CARRIED];
-        let own = carried.into_iter().chain([maps::VIP_RECORDS, SWEEPS, JOURNAL]);
+        let own = carried.into_iter().chain([maps::VIP_RECORDS, maps::SWEEPS, JOURNAL]);
         let mut all = Vec::new();
         for name in object_maps(names).map(|(name, _)| name).into_iter().chain(own) {
             // An object without log statements has no map for them.
@@ -146,6 +146,8 @@ impl Readings {
                 maps::FLOWS => flows[Table::Established as usize],
                 maps::EMBRYOS => flows[Table::Embryonic as usize],
                 maps::OWN_MACS => self.own_macs.iter().filter(|(_, word)| *word != OwnMac::FREE).count() as u64,
+                maps::DROP_COUNTERS | maps::DROP_CARRIED => DropReason::COUNT as u64,
+                maps::FLOW_COUNTERS | maps::FLOW_CARRIED => FlowOutcome::COUNT as u64,
                 maps::DEVICES => self.devices.keys().filter(Result::is_ok).count() as u64,
                 LOGS => continue,
                 _ => u64::from(max_entries),

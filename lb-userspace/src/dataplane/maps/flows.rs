@@ -10,6 +10,7 @@ use aya::maps::{MapData, MapError};
 use aya_obj::generated::{BPF_EXIST, BPF_NOEXIST};
 use lb_common::{FlowEntry, FlowKey, maps};
 
+use super::pin_in;
 use crate::dataplane::{Error, sys};
 
 /// Entries that are read by one system call.
@@ -43,7 +44,7 @@ impl FlowTables {
     /// Pins them in another directory too.
     pub(super) fn pin(&self, directory: &Path) -> Result<(), Error> {
         for FlowTable { name, map } in [&self.established, &self.embryonic] {
-            map.pin(directory.join(name)).map_err(Error::pin(name))?;
+            map.pin(pin_in(directory, name)).map_err(Error::pin(name))?;
         }
         Ok(())
     }
@@ -57,7 +58,7 @@ impl FlowTables {
 
 impl FlowTable {
     fn open(directory: &Path, name: &'static str) -> Result<Self, Error> {
-        let map = MapData::from_pin(directory.join(name)).map_err(Error::map("open", name))?;
+        let map = MapData::from_pin(pin_in(directory, name)).map_err(Error::map("open", name))?;
         Ok(Self { name, map: Arc::new(map) })
     }
 

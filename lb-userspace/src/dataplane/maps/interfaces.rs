@@ -1,12 +1,15 @@
 //! What the maps say of interfaces: which MAC addresses frames for this host have, and where packets can be redirected
 //! to.
 
+use std::collections::HashSet;
+
 use aya::maps::MapError;
 use lb_common::maps;
 
 use super::{Maps, errno};
 use crate::dataplane::{
     Error,
+    egress::egress,
     own_macs::{self, LeftOut, OwnMacs},
 };
 
@@ -35,6 +38,12 @@ impl Maps {
             Err(error) if matches!(errno(&error), Some(libc::EINVAL | libc::ENODEV)) => Ok(false),
             Err(error) => Err(Error::map("write to", maps::DEVICES)(error)),
         }
+    }
+
+    /// Lets packets be redirected to every interface that frames to a backend leave by.
+    pub fn put_devices_in_use(&mut self) -> Result<(), Error> {
+        let used: HashSet<u32> = self.backends.iter().filter_map(|(_, entry)| egress(&entry)).collect();
+        used.into_iter().try_for_each(|ifindex| self.put_device(ifindex).map(drop))
     }
 
     /// Takes back what [`Self::put_device`] did for all interfaces but `used`.

@@ -7,8 +7,13 @@ use lb_common::Features;
 use super::Maps;
 use crate::{dataplane::generation::Globals, seed::HashSeed};
 
-/// Words of the map.
+/// Words of the map. More may come behind these; what they are stays, so that each version reads those of every other.
 pub(super) const ENTRIES: u32 = 4 + 2 * HashSeed::WORDS as u32;
+
+// The word of flags.
+const APPLYING: u64 = 1;
+const GENERATION: u64 = 1 << 1;
+const FORMER: u64 = 1 << 2;
 
 /// What the daemon notes about a generation, so that another daemon knows what this one was doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,11 +28,37 @@ pub struct Journal {
     pub object: u64,
     /// An apply is under way, or broke off.
     pub applying: bool,
-    /// The counts of the generation before this one are not carried over yet.
-    pub carrying: bool,
+    /// What the maps before these counted is not carried over yet.
+    pub carrying: Option<Carrying>,
+}
+
+/// What is still to be carried over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrying {
+    /// What the generation before this one counted, and flows that it alone knows.
+    Generation,
+    /// What a former data plane counted, and flows that it alone knows.
+    Former,
 }
 
 impl Journal {
+    /// From the words of its map.
+    pub fn from_words(word: impl Fn(u32) -> u64) -> Self {
+        let [program, features, object, flags] = [0, 1, 2, 3].map(&word);
+        Self {
+            program: program as u32,
+            features: Features(features as u32),
+            seed: seed_in(half(program), word),
+            object,
+            applying: flags & APPLYING != 0,
+            carrying: match flags & (GENERATION | FORMER) {
+                0 => None,
+                GENERATION => Some(Carrying::Generation),
+                _ => Some(Carrying::Former),
+            },
+        }
+    }
+
     /// What the program was loaded with.
     pub fn globals(self) -> Globals {
         Globals { features: self.features, seed: self.seed }
@@ -37,40 +68,38 @@ impl Journal {
 impl Maps {
     /// The daemon's notes.
     pub fn journal(&self) -> Journal {
-        let [program, features, object, flags] = [0, 1, 2, 3].map(|index| self.journal.load(index));
-        Journal {
-            program: program as u32,
-            features: Features(features as u32),
-            seed: self.seed_in(half(program)),
-            object,
-            applying: flags & 1 != 0,
-            carrying: flags & 2 != 0,
-        }
+        Journal::from_words(|index| self.journal.load(index))
     }
 
     /// Writes the daemon's notes. What they are about is written before they say so, and flags are raised first.
     pub fn note(&self, journal: Journal) {
         let Journal { program, features, seed, object, applying, carrying } = journal;
         let mut in_use = half(self.journal.load(0));
-        if self.seed_in(in_use) != seed {
+        if seed_in(in_use, |index| self.journal.load(index)) != seed {
             // The other half, which the word of the program puts in use together with the program.
             in_use = 1 - in_use;
             for (index, word) in (seed_words(in_use)).zip(seed.to_words()) {
                 self.journal.store(index, word);
             }
         }
-        let flags = u64::from(applying) | u64::from(carrying) << 1;
+        let carrying = match carrying {
+            None => 0,
+            Some(Carrying::Generation) => GENERATION,
+            Some(Carrying::Former) => FORMER,
+        };
+        let flags = if applying { APPLYING | carrying } else { carrying };
         self.journal.store(3, flags | self.journal.load(3));
         self.journal.store(1, u64::from(features.0));
         self.journal.store(2, object);
         self.journal.store(0, u64::from(program) | u64::from(in_use) << 32);
         self.journal.store(3, flags);
     }
+}
 
-    fn seed_in(&self, half: u32) -> HashSeed {
-        let first = seed_words(half).start;
-        HashSeed::from_words(std::array::from_fn(|position| self.journal.load(first + position as u32)))
-    }
+/// The seed in a half of the journal.
+fn seed_in(half: u32, word: impl Fn(u32) -> u64) -> HashSeed {
+    let first = seed_words(half).start;
+    HashSeed::from_words(std::array::from_fn(|position| word(first + position as u32)))
 }
 
 /// Which half of the journal's seeds is in use, by its first word.

@@ -12,19 +12,24 @@ mod keys;
 mod mmap;
 mod tables;
 
-use std::{mem::offset_of, path::Path, sync::Arc};
+use std::{
+    mem::offset_of,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
 use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type};
 use lb_common::{
-    Backend, Counters, DropReason, FlowOutcome, NO_ID, OwnMac, Vip4Key, Vip6Key, VipName, VipRecord, VipRoute, maps,
+    Backend, Counters, DropReason, FlowOutcome, Layout, NO_ID, OwnMac, Vip4Key, Vip6Key, VipName, VipRecord, VipRoute,
+    maps,
 };
 
 use self::mmap::Mapped;
 pub use self::{
     counters::{MapUsage, Readings},
     flows::{FlowTable, FlowTables},
-    journal::Journal,
+    journal::{Carrying, Journal},
     tables::{Slots, Sweeps, Table},
 };
 use super::Error;
@@ -33,9 +38,7 @@ use crate::plan::{Capacity, State};
 /// The ring buffer of aya-log.
 const LOGS: &str = "AYA_LOGS";
 /// The daemon's own notes: see [`Journal`].
-const JOURNAL: &str = "JOURNAL";
-/// What sweeps have done: see [`Sweeps`]. Like the flow tables it stays when other maps grow.
-const SWEEPS: &str = "SWEEPS";
+pub const JOURNAL: &str = "JOURNAL";
 /// Interfaces that packets can be redirected to: a bound that no host comes near, for a map of a few bytes each.
 const DEVICES: u32 = 1024;
 
@@ -73,39 +76,48 @@ pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 13] {
         (maps::DEVICES, Some(DEVICES)),
         (maps::VIP_COUNTERS, Some(capacity.vips)),
         (maps::BACKEND_COUNTERS, Some(capacity.backends)),
-        (maps::DROP_COUNTERS, Some(DropReason::COUNT as u32)),
-        (maps::FLOW_COUNTERS, Some(FlowOutcome::COUNT as u32)),
+        (maps::DROP_COUNTERS, Some(DropReason::ROOM as u32)),
+        (maps::FLOW_COUNTERS, Some(FlowOutcome::ROOM as u32)),
         (LOGS, None),
     ]
 }
 
-/// Makes and pins the maps that the object does not declare; takes over from `before`, which has flow tables of the
-/// same size or other ones, what stays.
-pub fn create_own(directory: &Path, capacity: Capacity, before: Option<&Maps>) -> Result<(), Error> {
+/// Name of the pin of a map with that version of its layout.
+pub fn pin_of(name: &str, version: u32) -> String {
+    if version == 1 { name.to_owned() } else { format!("{name}_v{version}") }
+}
+
+/// Where in a directory a map of today is pinned.
+pub fn pin_in(directory: &Path, name: &str) -> PathBuf {
+    directory.join(pin_of(name, Layout::of(name).map_or(1, |layout| layout.version)))
+}
+
+/// Makes and pins the maps that the object does not declare, but for those that are pinned already.
+pub fn create_own(directory: &Path, capacity: Capacity) -> Result<(), Error> {
     let own = [
+        (maps::SWEEPS, size_of::<u64>(), Sweeps::ENTRIES),
         (maps::VIP_RECORDS, size_of::<VipRecord>(), capacity.vips),
         (maps::VIP_CARRIED, size_of::<Counters>(), capacity.vips),
         (maps::BACKEND_CARRIED, size_of::<Counters>(), capacity.backends),
-        (maps::DROP_CARRIED, size_of::<u64>(), DropReason::COUNT as u32),
-        (maps::FLOW_CARRIED, size_of::<u64>(), FlowOutcome::COUNT as u32),
+        (maps::DROP_CARRIED, size_of::<u64>(), DropReason::ROOM as u32),
+        (maps::FLOW_CARRIED, size_of::<u64>(), FlowOutcome::ROOM as u32),
         (JOURNAL, size_of::<u64>(), journal::ENTRIES),
     ];
     let array = (bpf_map_type::BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE);
-    let sweeps = before.is_none().then_some((SWEEPS, size_of::<u64>(), Sweeps::ENTRIES));
-    let own = own.into_iter().chain(sweeps).map(|(name, value_size, entries)| (name, array, value_size, entries));
+    let own = own.map(|(name, value_size, entries)| (name, array, value_size, entries));
     // In the object as well, but with values of eight bytes, which generic mode refuses before 5.15.
     let devices = (maps::DEVICES, (bpf_map_type::BPF_MAP_TYPE_DEVMAP_HASH, 0), size_of::<u32>(), DEVICES);
-    for (name, (kind, flags), value_size, entries) in own.chain([devices]) {
+    for (name, (kind, flags), value_size, entries) in own.into_iter().chain([devices]) {
+        let pin = pin_in(directory, name);
+        if pin.exists() {
+            continue;
+        }
         let map =
             aya_obj::Map::new_from_params(kind as u32, size_of::<u32>() as u32, value_size as u32, entries, flags);
         let map = MapData::create(map, name, None).map_err(Error::map("make", name))?;
-        map.pin(directory.join(name)).map_err(Error::pin(name))?;
+        map.pin(pin).map_err(Error::pin(name))?;
     }
-    let Some(before) = before else { return Ok(()) };
-    let (name, sweeps) =
-        before.readings.all.iter().find(|(name, _)| *name == SWEEPS).expect("every map is in the list");
-    sweeps.pin(directory.join(name)).map_err(Error::pin(name))?;
-    if before.readings.max_entries(maps::FLOWS)? == capacity.flows { before.flows.pin(directory) } else { Ok(()) }
+    Ok(())
 }
 
 impl Maps {
@@ -115,7 +127,7 @@ impl Maps {
     ///
     /// One is missing or has values of another size.
     pub fn open(directory: &Path) -> Result<Self, Error> {
-        let data = |name: &str| MapData::from_pin(directory.join(name)).map_err(Error::map("open", name));
+        let data = |name: &str| MapData::from_pin(pin_in(directory, name)).map_err(Error::map("open", name));
         let hash = |name| data(name).map(Map::HashMap);
         let per_cpu = |name| data(name).map(Map::PerCpuArray);
         let layout = |name| Error::map("use", name);
@@ -130,12 +142,34 @@ impl Maps {
             vip_counters: per_cpu(maps::VIP_COUNTERS)?.try_into().map_err(layout(maps::VIP_COUNTERS))?,
             backend_counters: per_cpu(maps::BACKEND_COUNTERS)?.try_into().map_err(layout(maps::BACKEND_COUNTERS))?,
             flows: FlowTables::open(directory)?,
-            sweeps: Arc::new(Sweeps(Mapped::open(SWEEPS, data(SWEEPS)?)?)),
+            sweeps: Arc::new(Sweeps(Mapped::open(maps::SWEEPS, data(maps::SWEEPS)?)?)),
             journal: Mapped::open(JOURNAL, data(JOURNAL)?)?,
             // Whoever wrote last may have done so a moment ago.
             key_left: true,
             readings: Arc::new(Readings::open(directory)?),
         })
+    }
+
+    /// Pins in another directory what stays when maps grow to `capacity`: what sweeps counted, and the flow tables
+    /// unless they are to have another size.
+    pub fn keep_in(&self, directory: &Path, capacity: Capacity) -> Result<(), Error> {
+        let name = maps::SWEEPS;
+        let (_, sweeps) = self.readings.all.iter().find(|(other, _)| *other == name).expect("every map is in the list");
+        sweeps.pin(pin_in(directory, name)).map_err(Error::pin(name))?;
+        if self.readings.max_entries(maps::FLOWS)? == capacity.flows { self.flows.pin(directory) } else { Ok(()) }
+    }
+
+    /// Whether there is a counter for everything that this version counts.
+    pub fn count_everything(&self) -> Result<bool, Error> {
+        let counters = [
+            (maps::DROP_COUNTERS, DropReason::COUNT),
+            (maps::DROP_CARRIED, DropReason::COUNT),
+            (maps::FLOW_COUNTERS, FlowOutcome::COUNT),
+            (maps::FLOW_CARRIED, FlowOutcome::COUNT),
+        ];
+        counters
+            .into_iter()
+            .try_fold(true, |all, (name, count)| Ok(all && self.readings.max_entries(name)? >= count as u32))
     }
 
     /// Takes the maps for new ones, which no packet reads.

@@ -1,0 +1,64 @@
+//! How the forwarder's maps are laid out: each has a version of its own, and all of them together the [`ABI`].
+
+use crate::{Backend, Counters, FlowEntry, FlowKey, OwnMac, Slot, Vip4Key, Vip6Key, VipRecord, VipRoute, maps};
+
+/// How a map is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Name of the map.
+    pub map: &'static str,
+    /// Goes up by one with every change of its keys or values, or of what they mean. How the version before is read is
+    /// said in `dataplane::former`. More entries are no change.
+    pub version: u32,
+    /// Size of a key in bytes.
+    pub key: usize,
+    /// Size of a value in bytes.
+    pub value: usize,
+}
+
+/// The number of all layouts together. It is part of the path that maps are pinned under, so that a daemon that is older
+/// than a layout never adopts maps that it would misread.
+pub const ABI: u32 = {
+    let (mut abi, mut index) = (Layout::FIRST_ABI, 0);
+    while index < Layout::ALL.len() {
+        abi += Layout::ALL[index].version - 1;
+        index += 1;
+    }
+    abi
+};
+
+impl Layout {
+    /// The [`ABI`] of which all layouts have version 1; those before it are not told apart by map. A map that comes adds
+    /// one to it, one that goes adds its version.
+    pub const FIRST_ABI: u32 = 4;
+
+    /// All that a daemon takes over from the one before.
+    pub const ALL: [Self; 17] = [
+        Self::new::<Vip4Key, VipRoute>(maps::VIPS4, 1),
+        Self::new::<Vip6Key, VipRoute>(maps::VIPS6, 1),
+        Self::new::<u32, VipRecord>(maps::VIP_RECORDS, 1),
+        Self::new::<u32, Slot>(maps::SLOTS, 1),
+        Self::new::<u32, Backend>(maps::BACKENDS, 1),
+        Self::new::<FlowKey, FlowEntry>(maps::FLOWS, 1),
+        Self::new::<FlowKey, FlowEntry>(maps::EMBRYOS, 1),
+        Self::new::<u32, OwnMac>(maps::OWN_MACS, 1),
+        Self::new::<u32, Counters>(maps::VIP_COUNTERS, 1),
+        Self::new::<u32, Counters>(maps::BACKEND_COUNTERS, 1),
+        Self::new::<u32, u64>(maps::DROP_COUNTERS, 1),
+        Self::new::<u32, u64>(maps::FLOW_COUNTERS, 1),
+        Self::new::<u32, Counters>(maps::VIP_CARRIED, 1),
+        Self::new::<u32, Counters>(maps::BACKEND_CARRIED, 1),
+        Self::new::<u32, u64>(maps::DROP_CARRIED, 1),
+        Self::new::<u32, u64>(maps::FLOW_CARRIED, 1),
+        Self::new::<u32, u64>(maps::SWEEPS, 1),
+    ];
+
+    const fn new<Key, Value>(map: &'static str, version: u32) -> Self {
+        Self { map, version, key: size_of::<Key>(), value: size_of::<Value>() }
+    }
+
+    /// The layout of that map; `None` for one that every generation has of its own.
+    pub fn of(map: &str) -> Option<&'static Self> {
+        const { &Self::ALL }.iter().find(|layout| layout.map == map)
+    }
+}

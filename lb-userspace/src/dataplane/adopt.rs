@@ -1,0 +1,157 @@
+//! What a daemon begins with: the data plane that runs, of this version or another one, with whatever the daemon before
+//! had begun and not finished.
+
+use log::info;
+
+use super::{
+    Dataplane, Error,
+    execute::grace,
+    former::Former,
+    generation::{Draft, Generation, Globals},
+    maps::{Carrying, Journal},
+    place::{Place, remove_tree},
+};
+use crate::{
+    fault,
+    model::Config,
+    plan::{Capacity, required_features},
+};
+
+impl Dataplane {
+    /// Finishes what another daemon began, and puts the embedded program in place of another version's.
+    pub(super) fn resume(&mut self, config: &Config) -> Result<(), Error> {
+        if !self.generation.program_is_current() {
+            info!("the pinned program is another version's: it is replaced");
+            let features = self.state.features_in_use().with(required_features(config));
+            self.replace_program(Globals { features, seed: self.state.seed })?;
+        }
+        self.settle()?;
+        self.make_room_for_counters(config)
+    }
+
+    /// A pinned map may have fewer counters than this version has reasons to count.
+    fn make_room_for_counters(&mut self, config: &Config) -> Result<(), Error> {
+        let number = self.generation.number();
+        if self.generation.maps.count_everything()? {
+            return Ok(());
+        }
+        let Some(former) = Former::of_this_version(&self.place, number)? else { return Ok(()) };
+        self.generation = succeed(&former, &self.place, number + 1, config)?;
+        self.former = Some(former);
+        self.settle()
+    }
+
+    /// Everything runs this generation and nothing is left of others: what a handover ends with, and what is caught up
+    /// on if it did not.
+    pub(super) fn settle(&mut self) -> Result<(), Error> {
+        let program = self.generation.program()?;
+        self.links.hand_to(program)?;
+        if let Some(former) = &self.former {
+            self.links.take_all(former.root(), program)?;
+        }
+        self.finish_carrying()?;
+        if let Some(former) = self.former.take() {
+            fault::point("remove the pins of another version");
+            former.remove(&self.place)?;
+        }
+        remove_all_but(&self.place, self.generation.number())
+    }
+
+    /// Takes over the counts of the maps before, if that is still to be done.
+    fn finish_carrying(&self) -> Result<(), Error> {
+        let journal = self.generation.maps.journal();
+        let Some(carrying) = journal.carrying else { return Ok(()) };
+        // What was on its way when the links changed hands still counts there.
+        grace();
+        fault::point("carry counts");
+        match carrying {
+            Carrying::Generation => {
+                if let Some(old) = generation_before(&self.place, self.generation.number())? {
+                    self.generation.maps.carry_from(&old.maps)?;
+                    fault::point("carry flows once more");
+                    self.generation.maps.carry_flows_from(&old.maps)?;
+                }
+            }
+            Carrying::Former => {
+                if let Some(former) = &self.former {
+                    former.carry_to(&self.generation.maps_directory())?;
+                }
+            }
+        }
+        fault::point("note that all is carried");
+        self.generation.maps.note(Journal { carrying: None, ..journal });
+        Ok(())
+    }
+}
+
+/// The generation to go on with, and what it takes over from, as far as that is not done. Where nothing runs yet, one
+/// that is large enough for `config` and empty.
+pub(super) fn adopt(place: &Place, config: &Config) -> Result<(Generation, Option<Former>), Error> {
+    match (newest(place)?, Former::of_another_version(place)?) {
+        (None, None) => {
+            let capacity = Capacity::with_headroom(Capacity::needed(config)?, &config.node);
+            let globals = Globals { features: required_features(config), seed: config.node.hash_seed };
+            Ok((Draft::new(place, 1, capacity, globals, |_| Ok(()))?.finish(None)?, None))
+        }
+        (Some(own), None) => {
+            let former = match own.maps.journal().carrying {
+                Some(Carrying::Former) => Former::of_this_version(place, own.number() - 1)?,
+                Some(Carrying::Generation) | None => None,
+            };
+            Ok((own, former))
+        }
+        // The one that was loaded last is the one that was in use last.
+        (Some(own), Some(other)) if own.loaded_at()? >= other.loaded_at() => Ok((own, Some(other))),
+        (own, Some(other)) => {
+            info!("the data plane pinned under {} is taken over", other.root().display());
+            let number = own.map_or(0, |own| own.number()) + 1;
+            Ok((succeed(&other, place, number, config)?, Some(other)))
+        }
+    }
+}
+
+/// A generation of today with all that `former` has. Its program runs on no interface yet.
+pub(super) fn succeed(former: &Former, place: &Place, number: u32, config: &Config) -> Result<Generation, Error> {
+    let Globals { features, seed } = former.globals();
+    let globals = Globals { features: features.with(required_features(config)), seed };
+    let made = Draft::new(place, number, former.capacity(), globals, |pins| former.share(pins));
+    let made = made.and_then(|mut draft| {
+        fault::point("convert maps");
+        former.copy_to(&draft.maps_directory())?;
+        draft.maps.put_devices_in_use()?;
+        draft.finish(Some(Carrying::Former))
+    });
+    made.inspect_err(|_| {
+        // The error at hand says more than that of cleaning up would.
+        let _ = remove_tree(&place.generation(number));
+    })
+}
+
+/// The newest whole generation. Those that were never finished are removed.
+fn newest(place: &Place) -> Result<Option<Generation>, Error> {
+    for number in place.generations()? {
+        match Generation::open(place, number)? {
+            Some(generation) => return Ok(Some(generation)),
+            None => remove_tree(&place.generation(number))?,
+        }
+    }
+    Ok(None)
+}
+
+/// The newest whole generation before that with `number`.
+fn generation_before(place: &Place, number: u32) -> Result<Option<Generation>, Error> {
+    for older in place.generations()?.into_iter().filter(|older| *older < number) {
+        if let Some(generation) = Generation::open(place, older)? {
+            return Ok(Some(generation));
+        }
+    }
+    Ok(None)
+}
+
+fn remove_all_but(place: &Place, number: u32) -> Result<(), Error> {
+    let mut others = place.generations()?.into_iter().filter(|other| *other != number);
+    others.try_for_each(|other| {
+        fault::point("remove a generation");
+        remove_tree(&place.generation(other))
+    })
+}

@@ -1,0 +1,147 @@
+//! Maps of whatever layout, as bytes.
+
+use std::{
+    os::fd::{AsFd as _, AsRawFd as _},
+    slice,
+};
+
+use aya::{
+    maps::{MapData, MapError, MapType},
+    util::nr_cpus,
+};
+use aya_obj::generated::BPF_NOEXIST;
+use memmap2::{MmapOptions, MmapRaw};
+
+use crate::dataplane::{Error, sys};
+
+/// Entries that are read by one system call.
+const BATCH: usize = 4096;
+
+/// A map, as bytes.
+pub struct Bytes {
+    name: &'static str,
+    map: MapData,
+    /// What sort of map.
+    pub kind: MapType,
+    /// How many entries it has room for.
+    pub entries: u32,
+    /// Size of a key in bytes.
+    pub key_size: usize,
+    /// Size of a value in bytes.
+    pub value_size: usize,
+}
+
+impl Bytes {
+    /// Takes a map for bytes.
+    pub fn of(name: &'static str, map: MapData) -> Result<Self, Error> {
+        let info = map.info().map_err(Error::map("look at", name))?;
+        let kind = info.map_type().map_err(Error::map("look at", name))?;
+        let (key_size, value_size) = (info.key_size() as usize, info.value_size() as usize);
+        Ok(Self { name, kind, entries: info.max_entries(), key_size, value_size, map })
+    }
+
+    /// The map.
+    pub fn map(&self) -> &MapData {
+        &self.map
+    }
+
+    /// Calls `take` with every key and value; with the values of all CPUs, one after the other, where each has its own.
+    pub fn each(&self, mut take: impl FnMut(&[u8], &[u8]) -> Result<(), Error>) -> Result<(), Error> {
+        match self.kind {
+            MapType::Array => {
+                let memory = self.memory()?;
+                (0..self.entries).try_for_each(|index| take(&index.to_ne_bytes(), memory.value(index)))
+            }
+            MapType::PerCpuArray => {
+                let cpus = nr_cpus().map_err(|(_, error)| self.failed("read")(error))?;
+                let mut values = vec![0; cpus * self.stride()];
+                (0..self.entries).try_for_each(|index| {
+                    let key = index.to_ne_bytes();
+                    sys::lookup(self.map.fd().as_fd(), &key, &mut values).map_err(self.failed("read"))?;
+                    values.chunks(self.stride()).try_for_each(|value| take(&key, &value[..self.value_size]))
+                })
+            }
+            _ => self.each_of_hash(take),
+        }
+    }
+
+    fn each_of_hash(&self, mut take: impl FnMut(&[u8], &[u8]) -> Result<(), Error>) -> Result<(), Error> {
+        let (mut keys, mut values) = (vec![0; BATCH * self.key_size], vec![0; BATCH * self.value_size]);
+        let mut cursor = Some(sys::Cursor::default());
+        while let Some(at) = cursor {
+            let read = sys::lookup_batch_of(self.map.fd().as_fd(), at, &mut keys, &mut values, BATCH);
+            let (count, next) = read.map_err(self.failed("read"))?;
+            let entries = keys.chunks(self.key_size).zip(values.chunks(self.value_size));
+            entries.take(count).try_for_each(|(key, value)| take(key, value))?;
+            cursor = next;
+        }
+        Ok(())
+    }
+
+    /// Enters what is not there.
+    pub fn enter(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
+        match sys::update_of(self.map.fd().as_fd(), key, value, BPF_NOEXIST.into()) {
+            Err(error) if error.raw_os_error() != Some(libc::EEXIST) => Err(self.failed("write to")(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts an entry in place of whatever is there.
+    #[cfg(test)]
+    pub fn put(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
+        sys::update_of(self.map.fd().as_fd(), key, value, 0).map_err(self.failed("write to"))
+    }
+
+    /// The values of a memory-mapped array.
+    pub fn memory(&self) -> Result<Memory, Error> {
+        let stride = self.stride();
+        let mapped = MmapOptions::new()
+            .len(self.entries as usize * stride)
+            .map_raw(self.map.fd().as_fd().as_raw_fd())
+            .map_err(self.failed("map into memory"))?;
+        Ok(Memory { mapped, entries: self.entries, stride, size: self.value_size })
+    }
+
+    /// Values are that far from each other.
+    fn stride(&self) -> usize {
+        self.value_size.next_multiple_of(size_of::<u64>())
+    }
+
+    fn failed(&self, action: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+        let name = self.name;
+        move |error| Error::map(action, name)(MapError::IoError(error))
+    }
+}
+
+/// The values of a memory-mapped array, which nobody else writes while this is used.
+pub struct Memory {
+    mapped: MmapRaw,
+    entries: u32,
+    stride: usize,
+    size: usize,
+}
+
+impl Memory {
+    /// A value.
+    pub fn value(&self, index: u32) -> &[u8] {
+        // SAFETY: within the mapping (`at`), and nobody writes meanwhile.
+        unsafe { slice::from_raw_parts(self.at(index), self.size) }
+    }
+
+    /// A value that is one 64-bit word.
+    pub fn word(&self, index: u32) -> u64 {
+        u64::from_ne_bytes(self.value(index).try_into().expect("the map has values of eight bytes"))
+    }
+
+    /// A value, to be written.
+    pub fn value_mut(&mut self, index: u32) -> &mut [u8] {
+        // SAFETY: within the mapping (`at`), and nobody else reads or writes meanwhile.
+        unsafe { slice::from_raw_parts_mut(self.at(index), self.size) }
+    }
+
+    fn at(&self, index: u32) -> *mut u8 {
+        assert!(index < self.entries, "value {index} of {}", self.entries);
+        // SAFETY: the mapping has `entries` values, `stride` bytes apart.
+        unsafe { self.mapped.as_mut_ptr().add(index as usize * self.stride) }
+    }
+}

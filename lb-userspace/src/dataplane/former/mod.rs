@@ -1,0 +1,274 @@
+//! A data plane whose maps this version would make in another way: read by the layouts that they have, and brought into
+//! a generation of today's, so that flows, moving slots, ids and counts go on.
+//!
+//! A map that is laid out as today is the same map in both. Any other one is made anew and its entries are converted:
+//! before the links are handed over, and what packets write once more after it.
+
+mod bytes;
+mod conversion;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use aya::maps::{MapData, MapType};
+use lb_common::{DropReason, FlowOutcome, Layout, maps};
+use log::warn;
+use nix::fcntl::Flock;
+
+pub use self::conversion::Conversion;
+use self::{bytes::Bytes, conversion::FORMER};
+use super::{
+    Error,
+    generation::{Globals, loaded_at, maps_in, program_in},
+    losses::losses_in,
+    maps::{JOURNAL, Journal, pin_of},
+    place::{Place, generation, generations, links_of, lock, names, remove_tree, roots},
+};
+use crate::plan::Capacity;
+
+/// Maps that packets count in, each with the one that has what was counted before.
+const COUNTERS: [(&str, &str); 4] = [
+    (maps::VIP_COUNTERS, maps::VIP_CARRIED),
+    (maps::BACKEND_COUNTERS, maps::BACKEND_CARRIED),
+    (maps::DROP_COUNTERS, maps::DROP_CARRIED),
+    (maps::FLOW_COUNTERS, maps::FLOW_CARRIED),
+];
+
+/// What a daemon of another version left, or one of this version with maps of too few entries.
+pub struct Former {
+    root: PathBuf,
+    /// Held as its own daemon would hold it, where it is another version's.
+    _lock: Option<Flock<File>>,
+    maps: Vec<Found>,
+    globals: Globals,
+    loaded_at: Option<SystemTime>,
+}
+
+/// One of its maps.
+struct Found {
+    layout: &'static Layout,
+    bytes: Bytes,
+    conversion: Conversion,
+}
+
+impl Former {
+    /// What is pinned in the directories of other versions than that of `place`: the data plane whose program was loaded
+    /// last. One that nothing here reads is left alone; its links are taken over as interfaces are attached.
+    ///
+    /// # Errors
+    ///
+    /// A daemon runs it, or the kernel does not let it be read.
+    pub fn of_another_version(place: &Place) -> Result<Option<Self>, Error> {
+        let mut newest: Option<Self> = None;
+        for root in roots(place.bpffs())? {
+            let abi = root.file_name().and_then(|name| name.to_str()?.strip_prefix('v')?.parse::<u32>().ok());
+            if root == place.root() || abi.is_none_or(|abi| abi < Layout::FIRST_ABI) {
+                continue;
+            }
+            let lock = lock(&root)?;
+            let directories = generations(&root)?.into_iter().map(|number| generation(&root, number));
+            let Some(directory) = directories.into_iter().find(|directory| program_in(directory).exists()) else {
+                continue;
+            };
+            match Self::read(root, directory, Some(lock), FORMER)? {
+                Ok(former) if newest.as_ref().is_none_or(|newest| newest.loaded_at < former.loaded_at) => {
+                    newest = Some(former);
+                }
+                Ok(_) => {}
+                Err((root, map)) => warn!(
+                    "the map {map} pinned under {} is laid out in a way that this version does not know: it takes the \
+                     interfaces over from there, without tracked flows and counts",
+                    root.display()
+                ),
+            }
+        }
+        Ok(newest)
+    }
+
+    /// A generation of this version.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not let it be read.
+    pub fn of_this_version(place: &Place, number: u32) -> Result<Option<Self>, Error> {
+        let read = Self::read(place.root().to_owned(), place.generation(number), None, FORMER)?;
+        Ok(read.ok())
+    }
+
+    /// A whole generation in `root`; where a map is laid out in a way that nothing here reads, that map's name.
+    pub(super) fn read(
+        root: PathBuf,
+        directory: PathBuf,
+        lock: Option<Flock<File>>,
+        conversions: &[Conversion],
+    ) -> Result<Result<Self, (PathBuf, &'static str)>, Error> {
+        let pins = maps_in(&directory);
+        let names = names(&pins)?;
+        let open = |name: &'static str, pin: &str| {
+            let map = MapData::from_pin(pins.join(pin)).map_err(Error::map("open", name))?;
+            Bytes::of(name, map)
+        };
+        let mut found = Vec::new();
+        for layout in &Layout::ALL {
+            let former = conversions.iter().copied().filter(|former| former.map == layout.map);
+            let mut known = [Conversion::none(layout)].into_iter().chain(former);
+            let pinned = known.find(|known| names.contains(&pin_of(known.map, known.version)));
+            let Some(conversion) = pinned else { return Ok(Err((root, layout.map))) };
+            let bytes = open(layout.map, &pin_of(layout.map, conversion.version))?;
+            if (bytes.key_size, bytes.value_size) != (conversion.key_size, conversion.value_size) {
+                return Ok(Err((root, layout.map)));
+            }
+            found.push(Found { layout, bytes, conversion });
+        }
+        let journal = open(JOURNAL, JOURNAL)?.memory()?;
+        let globals = Journal::from_words(|index| journal.word(index)).globals();
+        let loaded_at = loaded_at(&directory)?;
+        Ok(Ok(Self { root, _lock: lock, maps: found, globals, loaded_at }))
+    }
+
+    /// Where all of it is pinned.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// When its program was loaded.
+    pub fn loaded_at(&self) -> Option<SystemTime> {
+        self.loaded_at
+    }
+
+    /// What its program was loaded with.
+    pub fn globals(&self) -> Globals {
+        self.globals
+    }
+
+    /// How many entries its maps have.
+    pub fn capacity(&self) -> Capacity {
+        let entries = |name| self.find(name).bytes.entries;
+        Capacity {
+            vips: entries(maps::VIP_RECORDS),
+            keys4: entries(maps::VIPS4),
+            keys6: entries(maps::VIPS6),
+            backends: entries(maps::BACKENDS),
+            slots: entries(maps::SLOTS),
+            flows: entries(maps::FLOWS),
+        }
+    }
+
+    /// Pins in the directory `pins` the maps that today's generation has as they are.
+    pub fn share(&self, pins: &Path) -> Result<(), Error> {
+        for Found { layout, bytes, .. } in self.maps.iter().filter(|found| self.is_shared(found)) {
+            let pin = pins.join(pin_of(layout.map, layout.version));
+            bytes.map().pin(pin).map_err(Error::pin(layout.map))?;
+        }
+        Ok(())
+    }
+
+    /// Converts what the others hold into the maps pinned in `pins`, which no packet reads yet.
+    pub fn copy_to(&self, pins: &Path) -> Result<(), Error> {
+        for found in self.maps.iter().filter(|found| !self.is_shared(found)) {
+            match found.bytes.kind {
+                MapType::Array => self.convert_array(found, pins)?,
+                MapType::PerCpuArray => {}
+                _ => self.convert_hash(found, pins)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings over what packets have entered since [`Self::copy_to`], and what they counted, once none meets these maps
+    /// any more. May be repeated.
+    pub fn carry_to(&self, pins: &Path) -> Result<(), Error> {
+        for (counters, carried) in COUNTERS {
+            let (counters, carried) = (self.find(counters), self.find(carried));
+            if self.is_shared(counters) {
+                continue;
+            }
+            // Set before anything is added.
+            self.convert_array(carried, pins)?;
+            let mut sums = open(carried.layout, pins)?.memory()?;
+            let mut converted = vec![0; counters.layout.value];
+            counters.bytes.each(|key, value| {
+                (counters.conversion.value)(value, &mut converted);
+                add(sums.value_mut(index(key)), &converted);
+                Ok(())
+            })?;
+        }
+        let flows = self.maps.iter().filter(|found| found.bytes.kind == MapType::LruHash && !self.is_shared(found));
+        flows.into_iter().try_for_each(|found| self.convert_hash(found, pins))
+    }
+
+    /// Removes what another version had pinned, but for links that are still there; `place` goes on counting losses where
+    /// it did.
+    pub fn remove(self, place: &Place) -> Result<(), Error> {
+        let Self { root, .. } = &self;
+        if root == place.root() || !names(&links_of(&self.root))?.is_empty() {
+            return Ok(());
+        }
+        let [from, to] = [root, place.root()].map(losses_in);
+        if from.exists() && !to.exists() {
+            fs::rename(&from, &to).map_err(Error::file("rename the directory", &from))?;
+        }
+        remove_tree(root)
+    }
+
+    /// Whether today's generation has this map as it is.
+    fn is_shared(&self, found: &Found) -> bool {
+        let Found { layout, bytes, conversion } = found;
+        let needed = match layout.map {
+            maps::DROP_COUNTERS | maps::DROP_CARRIED => DropReason::COUNT as u32,
+            maps::FLOW_COUNTERS | maps::FLOW_CARRIED => FlowOutcome::COUNT as u32,
+            _ => 0,
+        };
+        // What is brought over is added to what was: to that of a map of its own, or a repetition would add it twice.
+        let counters = COUNTERS.iter().find(|(_, carried)| *carried == layout.map);
+        conversion.version == layout.version
+            && bytes.entries >= needed
+            && counters.is_none_or(|(counters, _)| self.is_shared(self.find(counters)))
+    }
+
+    fn find(&self, name: &str) -> &Found {
+        self.maps.iter().find(|found| found.layout.map == name).expect("a former data plane has every map")
+    }
+
+    fn convert_array(&self, found: &Found, pins: &Path) -> Result<(), Error> {
+        let mut today = open(found.layout, pins)?.memory()?;
+        found.bytes.each(|key, value| {
+            (found.conversion.value)(value, today.value_mut(index(key)));
+            Ok(())
+        })
+    }
+
+    /// What is there already stays.
+    fn convert_hash(&self, found: &Found, pins: &Path) -> Result<(), Error> {
+        let today = open(found.layout, pins)?;
+        let (mut key, mut value) = (vec![0; found.layout.key], vec![0; found.layout.value]);
+        found.bytes.each(|former_key, former_value| {
+            (found.conversion.key)(former_key, &mut key);
+            (found.conversion.value)(former_value, &mut value);
+            today.enter(&key, &value)
+        })
+    }
+}
+
+/// Today's map.
+fn open(layout: &Layout, pins: &Path) -> Result<Bytes, Error> {
+    let map = MapData::from_pin(pins.join(pin_of(layout.map, layout.version)));
+    Bytes::of(layout.map, map.map_err(Error::map("open", layout.map))?)
+}
+
+/// The key of an array.
+fn index(key: &[u8]) -> u32 {
+    u32::from_ne_bytes(key.try_into().expect("the keys of an array have four bytes"))
+}
+
+/// Adds counters, which are 64-bit words, to others.
+fn add(sums: &mut [u8], counted: &[u8]) {
+    for (sum, counted) in sums.as_chunks_mut().0.iter_mut().zip(counted.as_chunks().0) {
+        *sum = u64::from_ne_bytes(*sum).wrapping_add(u64::from_ne_bytes(*counted)).to_ne_bytes();
+    }
+}

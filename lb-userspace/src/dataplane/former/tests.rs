@@ -1,0 +1,209 @@
+//! What another version left, taken over: all of it needs root.
+
+use aya::util::nr_cpus;
+use aya_obj::generated::bpf_map_type;
+use lb_common::{ABI, Address, Counters, FlowEntry, FlowKey, FlowState, Position, Tick};
+
+use super::*;
+use crate::{
+    dataplane::{
+        Dataplane,
+        adopt::succeed,
+        fixtures::{Pins, assert_mirrors, veth, web},
+        interface,
+    },
+    model::XdpMode,
+};
+
+/// How much longer values are in the layouts that these tests call former ones.
+const LONGER: usize = 8;
+
+const FLOW: FlowEntry = FlowEntry::new(3, FlowState::Open, Tick(7), Position::of(0));
+
+fn flow(vip: u32) -> FlowKey {
+    FlowKey::new(Address::default(), 0x1234_5678, vip, 6)
+}
+
+/// A data plane with slots that move, a flow, and counts of which three packets were brought over.
+fn site(pins: &Pins) -> Dataplane {
+    let mut dataplane = pins.open(&web());
+    dataplane.apply(&web()).unwrap();
+    let mut changed = web();
+    changed.vip_mut(0).backends[0].weight += 7;
+    dataplane.apply(&changed).unwrap();
+    let maps = &dataplane.generation.maps;
+    maps.flows().established.enter(&flow(1), FLOW);
+    maps.add_backend_counters(1, Counters { packets: 3, bytes: 4, new_flows: 5 });
+    let mut counted = vec![0u64; 3 * nr_cpus().unwrap()];
+    counted[..3].copy_from_slice(&[10, 20, 30]);
+    let counters = open_in(&dataplane.generation.maps_directory(), maps::BACKEND_COUNTERS);
+    let bytes: Vec<u8> = counted.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    counters.put(&1u32.to_ne_bytes(), &bytes).unwrap();
+    dataplane
+}
+
+/// Slots of the first VIP, flows and counts.
+fn seen(dataplane: &Dataplane) -> (Vec<lb_common::Slot>, Vec<(FlowKey, FlowEntry)>, Counters) {
+    let slots = (0..crate::plan::fixtures::SLOTS).map_while(|index| dataplane.slots().at(index)).collect();
+    let flows = dataplane.flow_tables().established.batches().flat_map(Result::unwrap).collect();
+    let counts = dataplane.counters().unwrap().backends;
+    let counted = counts.iter().map(|backend| backend.counters).fold(Counters::default(), Counters::plus);
+    (slots, flows, counted)
+}
+
+fn open_in(directory: &Path, name: &'static str) -> Bytes {
+    Bytes::of(name, MapData::from_pin(crate::dataplane::maps::pin_in(directory, name)).unwrap()).unwrap()
+}
+
+/// Leaves what is pinned as another version would.
+fn leave_to(pins: &Pins, abi: u32) -> PathBuf {
+    let root = pins.0.join(format!("v{abi}"));
+    fs::rename(pins.0.join(format!("v{ABI}")), &root).unwrap();
+    root
+}
+
+#[test]
+fn what_another_version_left_goes_on_where_layouts_are_the_same() {
+    let pins = Pins::new();
+    let (ifindex, _) = veth("lb0", "client");
+    let mut old = site(&pins);
+    old.attach("lb0", ifindex, XdpMode::Generic).unwrap();
+    let (state, before, program) = (old.state.clone(), seen(&old), old.program_id().unwrap());
+    assert!(before.0.iter().any(|slot| slot.is_moving()) && before.1 == [(flow(1), FLOW)]);
+    let root = leave_to(&pins, ABI + 1);
+    let refused = Dataplane::open(&pins.0, &web()).err().unwrap().to_string();
+    assert!(refused.contains("stop it first"), "{refused}");
+    fs::create_dir(root.join("losses")).unwrap();
+    drop(old);
+
+    let new = pins.open(&web());
+    assert_eq!((&new.state, seen(&new)), (&state, before));
+    assert_mirrors(&new);
+    assert_ne!(new.program_id().unwrap(), program);
+    assert_eq!(interface::running(ifindex).unwrap().unwrap().program, new.program_id().unwrap());
+    assert_eq!(new.attachments().len(), 1);
+    assert_eq!(names(&pins.0).unwrap(), [format!("v{ABI}")]);
+    assert_eq!(pins.names(""), ["g1", "links", "losses"]);
+}
+
+#[test]
+fn what_was_used_last_is_what_goes_on() {
+    let pins = Pins::new();
+    drop(site(&pins));
+    let aside = leave_to(&pins, 0);
+    let small = crate::plan::fixtures::config([]);
+    drop(pins.open(&small));
+    // Loaded before the one that is there.
+    fs::rename(&aside, pins.0.join(format!("v{}", ABI + 1))).unwrap();
+    let dataplane = pins.open(&small);
+    assert_eq!(dataplane.state.vips().len(), 0);
+    assert_eq!(names(&pins.0).unwrap(), [format!("v{ABI}")]);
+}
+
+#[test]
+fn counters_that_are_missing_get_room_and_the_others_keep_their_counts() {
+    let pins = Pins::new();
+    let old = site(&pins);
+    let (state, before) = (old.state.clone(), seen(&old));
+    let directory = old.generation.maps_directory();
+    drop(old);
+    let kind = bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY;
+    let few = MapData::create(aya_obj::Map::new_from_params(kind as u32, 4, 8, 2, 0), "FEW", None).unwrap();
+    let pin = directory.join(maps::DROP_COUNTERS);
+    fs::remove_file(&pin).unwrap();
+    few.pin(&pin).unwrap();
+    let few = Bytes::of(maps::DROP_COUNTERS, few).unwrap();
+    few.put(&1u32.to_ne_bytes(), &[1; 8].repeat(nr_cpus().unwrap())).unwrap();
+
+    let new = pins.open(&web());
+    assert_eq!(pins.names(""), ["g2", "links"]);
+    assert_eq!((&new.state, seen(&new)), (&state, before));
+    let drops = new.counters().unwrap().drops;
+    let counted = u64::from_ne_bytes([1; 8]).wrapping_mul(nr_cpus().unwrap() as u64);
+    assert!(drops.iter().all(|(reason, count)| *count == if *reason as u32 == 1 { counted } else { 0 }), "{drops:?}");
+    assert!(new.generation.maps.count_everything().unwrap());
+}
+
+/// Keys and values of the layouts that are called former here are those of today from back to front, with bytes behind
+/// them that today has not.
+fn mirrored(former: &[u8], today: &mut [u8]) {
+    today.copy_from_slice(&former[..today.len()]);
+    today.reverse();
+}
+
+fn mirror(today: &[u8], longer: usize) -> Vec<u8> {
+    today.iter().rev().copied().chain([0xa5].repeat(longer)).collect()
+}
+
+/// Pins the map in a layout of its own in the place of the one that is pinned. Returns how it is read.
+fn change_layout(directory: &Path, name: &'static str) -> Conversion {
+    const VERSION: u32 = 9;
+    let today = open_in(directory, name);
+    let is_hash = matches!(today.kind, MapType::Hash | MapType::LruHash);
+    let (key_size, value_size) = (today.key_size, today.value_size + LONGER);
+    let flags = if today.kind == MapType::Array { aya_obj::generated::BPF_F_MMAPABLE } else { 0 };
+    let made =
+        aya_obj::Map::new_from_params(today.kind as u32, key_size as u32, value_size as u32, today.entries, flags);
+    let former = Bytes::of(name, MapData::create(made, "FORMER", None).unwrap()).unwrap();
+    let mut values: std::collections::BTreeMap<Vec<u8>, Vec<u8>> = std::collections::BTreeMap::new();
+    today
+        .each(|key, value| {
+            // Of a map with values for each CPU, one behind the other.
+            let key = if is_hash { mirror(key, 0) } else { key.to_vec() };
+            values.entry(key).or_default().extend(mirror(value, LONGER));
+            Ok(())
+        })
+        .unwrap();
+    values.iter().for_each(|(key, value)| former.put(key, value).unwrap());
+    fs::remove_file(crate::dataplane::maps::pin_in(directory, name)).unwrap();
+    former.map().pin(directory.join(pin_of(name, VERSION))).unwrap();
+    let key = if is_hash { mirrored } else { Conversion::none(Layout::of(name).unwrap()).key };
+    Conversion { map: name, version: VERSION, key_size, value_size, key, value: mirrored }
+}
+
+#[test]
+fn maps_of_another_layout_are_converted() {
+    let pins = Pins::new();
+    let old = site(&pins);
+    let (state, before) = (old.state.clone(), seen(&old));
+    let changed = [
+        maps::VIPS4,
+        maps::VIPS6,
+        maps::VIP_RECORDS,
+        maps::SLOTS,
+        maps::BACKENDS,
+        maps::FLOWS,
+        maps::BACKEND_COUNTERS,
+        maps::DROP_COUNTERS,
+    ];
+    let directory = old.generation.maps_directory();
+    let conversions = changed.map(|name| change_layout(&directory, name));
+    drop(old);
+    let root = leave_to(&pins, ABI + 1);
+    let directory = root.join("g1");
+    let former = || Former::read(root.clone(), directory.clone(), None, &conversions).unwrap().unwrap();
+    assert!(Former::read(root.clone(), directory.clone(), None, &[]).unwrap().is_err());
+
+    let place = Place::take(&pins.0).unwrap();
+    let generation = succeed(&former(), &place, 1, &web()).unwrap();
+    // A flow that comes while the links change hands, and one that the new program knows already.
+    let flows = former();
+    let flows = &flows.find(maps::FLOWS).bytes;
+    for vip in [1, 2] {
+        // SAFETY: both are made of integers without padding.
+        let (key, value): ([u8; 24], [u8; 8]) =
+            unsafe { (std::mem::transmute(flow(vip)), std::mem::transmute(FLOW.of_backend(9))) };
+        flows.put(&mirror(&key, 0), &mirror(&value, LONGER)).unwrap();
+    }
+    // To repeat it changes nothing.
+    for _ in 0..2 {
+        former().carry_to(&generation.maps_directory()).unwrap();
+    }
+    drop((generation, place));
+    let new = pins.open(&web());
+    let (slots, mut flows, counted) = seen(&new);
+    flows.sort_by_key(|(key, _)| key.vip());
+    assert_eq!((&new.state, slots, counted), (&state, before.0, before.2));
+    assert_eq!(flows, [(flow(1), FLOW), (flow(2), FLOW.of_backend(9))]);
+    assert_eq!(counted, Counters { packets: 13, bytes: 24, new_flows: 35 });
+}
