@@ -16,7 +16,7 @@ use std::{
 use lb_common::{NextHop, Via, VrfName};
 use lb_userspace::{
     model::Target,
-    network::{self, Event, Handle, InterfaceChange, InterfaceInfo, Pace, Unresolved},
+    network::{self, Event, Handle, InterfaceChange, InterfaceInfo, NextHops, Pace, Unresolved},
 };
 use nix::{
     sched::{CloneFlags, setns, unshare},
@@ -133,9 +133,11 @@ impl Lab {
         self.lb.run(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let (handle, events) = network::start_at(pace).unwrap();
-                handle.set_targets(targets.to_vec());
-                test(&mut Follower { handle, events, next_hops: HashMap::new(), changes: Vec::new() }).await;
+                let (wanted, handle, events) = network::start_at(pace).unwrap();
+                let (next_hops, changes) = (HashMap::new(), Vec::new());
+                let mut follower = Follower { wanted, handle, events, next_hops, changes };
+                follower.want(targets.iter().copied());
+                test(&mut follower).await;
             });
         });
     }
@@ -157,6 +159,7 @@ impl Lab {
 
 /// The daemon's side of the events.
 struct Follower {
+    wanted: NextHops,
     handle: Handle,
     events: mpsc::Receiver<Event>,
     next_hops: HashMap<Target, Result<NextHop, Unresolved>>,
@@ -164,6 +167,11 @@ struct Follower {
 }
 
 impl Follower {
+    /// Follows these targets, and no others.
+    fn want(&mut self, targets: impl IntoIterator<Item = Target>) {
+        self.wanted.keep_only_needed(targets.into_iter().collect());
+    }
+
     /// Takes events until `enough` says so.
     async fn until(&mut self, what: &str, enough: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + LIMIT;
@@ -204,7 +212,7 @@ impl Follower {
     fn take(&mut self, event: Event) {
         match event {
             Event::NextHop { target, asking, result } => {
-                if self.handle.is_current(&target, asking) {
+                if self.wanted.is_current(&target, asking) {
                     self.next_hops.insert(target, result);
                 }
             }
@@ -294,7 +302,7 @@ fn backends_on_the_link_resolve_to_their_own_mac_address() {
         for target in targets {
             follower.until_resolved(target, lab.by_eth0()).await;
         }
-        follower.handle.set_targets(targets.into_iter().rev().collect());
+        follower.want(targets.into_iter().rev());
         assert_eq!(follower.listen(Duration::from_millis(300)).await, 0, "nothing new of the same targets");
     });
 }
@@ -342,8 +350,7 @@ fn unmoved_by(lab: &Lab, targets: &[(Target, NextHop)], forge: impl FnOnce() + S
         for round in 1..=3 {
             let mtu = 1500 - round;
             lab.lb.ip(&format!("route replace 198.51.100.0/24 via 10.0.0.2 mtu {mtu}"));
-            let all = wanted.iter().copied().chain([marker]).collect();
-            follower.handle.set_targets(all);
+            follower.want(wanted.iter().copied().chain([marker]));
             follower.until_resolved(marker, NextHop { mtu, ..lab.by_eth0() }).await;
             follower.listen(often * 4).await;
         }
@@ -487,7 +494,7 @@ fn a_neighbour_that_the_operator_has_fixed_stays_fixed() {
             assert!(entry.contains("PERMANENT"), "{entry}");
 
             lab.lb.ip("link set eth0 arp off");
-            follower.handle.set_targets(vec![fixed, other]);
+            follower.want([fixed, other]);
             follower.until_unresolved(other, |why| matches!(why, Unresolved::NoArp { .. })).await;
             lab.lb.ip("neigh replace 10.0.0.3 lladdr 02:00:00:00:00:99 dev eth0 nud permanent");
             follower.until_resolved(other, lab.by_eth0_to(0x99)).await;
@@ -760,9 +767,9 @@ fn a_target_that_was_let_go_of_is_found_anew() {
     lab.follow(Pace::default(), &[target], async |follower| {
         follower.until_resolved(target, lab.by_eth0_to(0x66)).await;
         // The runtime has this one thread: the task sees only that the target is there, as before.
-        follower.handle.set_targets(Vec::new());
+        follower.want([]);
         lab.lb.ip("neigh replace 10.0.0.2 lladdr 02:00:00:00:00:77 dev eth0 nud permanent");
-        follower.handle.set_targets(vec![target]);
+        follower.want([target]);
         follower.next_hops.clear();
         follower.until("it is told once more", |f| f.next_hops.contains_key(&target)).await;
         assert_eq!(follower.next_hops[&target], Ok(lab.by_eth0_to(0x77)), "the first that is said is true");
@@ -941,12 +948,12 @@ fn changes_whose_events_were_lost_are_found_all_the_same() {
 fn the_task_follows_the_namespace_of_the_thread_that_starts_it() {
     let lab = Lab::new();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let (handle, mut events) = lab.lb.run(|| {
+    let (mut next_hops, handle, mut events) = lab.lb.run(|| {
         let _guard = runtime.enter();
         network::start().unwrap()
     });
     assert!(handle.interfaces().iter().any(|interface| interface.name == "eth0"));
-    handle.set_targets(vec![l2("10.0.0.2")]);
+    let _waiting = next_hops.ask([l2("10.0.0.2")]);
     let resolved = async {
         while let Some(event) = events.recv().await {
             if let Event::NextHop { result: Ok(next_hop), .. } = event {

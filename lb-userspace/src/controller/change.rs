@@ -13,6 +13,7 @@ use super::{
     Applied, Controller, Error, Origin,
     desired::{Desired, Unheard},
     file::{Contents, Text},
+    follow::missing,
     handle::Reply,
     interfaces::Interfaces,
     keep, node,
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     dataplane,
-    model::{Operate, Operations, ProblemKind},
+    model::{Operate, Operations, ProblemKind, Target},
     plan::{Change, Removal},
     source::file::{
         ReadError,
@@ -165,7 +166,7 @@ impl Controller {
         // Packets follow the change by now: what takes a look at everything may take its time.
         let known = before_view.warnings();
         let warnings = self.view().warnings().into_iter().filter(|warning| !known.contains(warning));
-        let warnings = warnings.chain(self.next_hops.missing(&self.applied.config, &new)).collect();
+        let warnings = warnings.chain(missing(self.next_hops.ways(), &self.applied.config, &new)).collect();
         let to_maps = done.finished.saturating_duration_since(from);
         Ok(Applied { changes, writes: done.writes, to_maps, elapsed: from.elapsed(), warnings })
     }
@@ -210,7 +211,7 @@ impl Controller {
 
     fn try_switch(&mut self, old: &Desired) -> Result<dataplane::Applied, Error> {
         let config = &self.applied.config;
-        self.targets.follow(&old.config, config);
+        self.next_hops.follow(Target::changed(&old.config, config));
         let done = self.dataplane.apply(config)?;
         if old.config.node != config.node {
             self.interfaces.follow(&mut self.dataplane, Some(&old.config.node), &config.node)?;
@@ -222,7 +223,7 @@ impl Controller {
     fn switch_back(&mut self, old: Arc<Desired>) {
         let failed = mem::replace(&mut self.applied, old);
         let config = &self.applied.config;
-        self.targets.follow(&failed.config, config);
+        self.next_hops.follow(Target::changed(&failed.config, config));
         if let Err(error) = self.dataplane.apply(config) {
             log::error!("the config before could not be put in force again: {error}; restart the daemon");
         }

@@ -2,24 +2,26 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    sync::Arc,
     time::Duration,
 };
 
 use lb_common::NextHop;
 use tokio::task::block_in_place;
 
-use super::{Controller, Error, next_hops::Waiting};
+use super::{Controller, Error};
 use crate::{
     dataplane::LossInterfaces,
     model::{Config, Target},
-    network::Event,
+    network::{Event, Waiting, Ways},
     plan::Change,
 };
 
 /// How long a change waits for the next answer about the ways to new backends: neighbours on a link that works answer
 /// in milliseconds.
 const RESOLVE: Duration = Duration::from_millis(500);
+
+/// Backends without a way that are told of one by one.
+const TOLD: usize = 10;
 
 /// Events that are handled as one.
 pub(super) const EVENTS: usize = 4096;
@@ -29,48 +31,36 @@ impl Controller {
     /// waits for the answers as long as they keep coming. Ways are followed to those of `before`. Gives back what it
     /// looked for, found or not.
     pub(super) async fn resolve(&mut self, before: &Config, config: &Config) -> Result<HashSet<Target>, Error> {
-        let new = self.targets.new_in(before, config);
-        if new.is_empty() {
-            return Ok(new);
-        }
-        self.netlink.set_targets(new.union(&self.targets.all()).copied().collect());
-        let mut waiting = self.next_hops.waiting(new.clone());
+        let mut waiting = self.next_hops.ask(Target::changed(before, config).1);
         let mut events = Vec::new();
         let mut deadline = tokio::time::Instant::now() + RESOLVE;
-        while waiting.unsettled() > 0 {
-            let unsettled = waiting.unsettled();
+        while waiting.pending() > 0 {
+            let pending = waiting.pending();
             match tokio::time::timeout_at(deadline, self.events.recv_many(&mut events, EVENTS)).await {
                 Ok(1..) => self.observe(&mut events, &mut waiting),
                 // What is not found in time is found later: the backend is then without a way for as long.
                 Ok(0) | Err(_) => break,
             }
-            if waiting.unsettled() < unsettled {
+            if waiting.pending() < pending {
                 deadline = tokio::time::Instant::now() + RESOLVE;
             }
         }
-        let ways = new.iter().filter_map(|target| Some((*target, self.next_hops.usable_way(target)?)));
-        self.dataplane.set_next_hops(ways.collect::<Vec<_>>())?;
-        Ok(new)
+        if !waiting.targets().is_empty() {
+            self.dataplane.set_next_hops(self.next_hops.usable(waiting.targets()))?;
+        }
+        Ok(waiting.into_targets())
     }
 
     /// Lets go of the ways that only a change needed that did not happen, or that the last change no longer needs.
     pub(super) fn resolve_only_applied(&mut self) {
-        let lingering = self.dataplane.removed_targets().collect();
-        if !self.targets.follow_lingering(lingering) {
-            return;
-        }
-        let targets = self.targets.all();
-        Arc::make_mut(&mut self.next_hops).prune(&targets);
-        self.netlink.set_targets(targets.into_iter().collect());
+        self.next_hops.keep_only_needed(self.dataplane.removed_targets().collect());
     }
 
     /// Puts the ways in use that a change has made others of backends that stay. One whose neighbour is still asked for
     /// comes later, and until then the way before serves.
     pub(super) fn follow_moved(&mut self, changes: &[Change]) {
         if changes.iter().any(Change::moves_ways) {
-            let ways = |target: &Target| Some((*target, self.next_hops.usable_way(target)?));
-            let news = self.targets.all().iter().filter_map(ways).collect();
-            self.write_ways(news);
+            self.write_ways(self.next_hops.all_usable());
         }
     }
 
@@ -81,15 +71,9 @@ impl Controller {
         let mut interfaces_changed = false;
         for event in events.drain(..) {
             match event {
-                // What was found out about it before it was let go of.
-                Event::NextHop { target, asking, .. } if !self.netlink.is_current(&target, asking) => {}
-                Event::NextHop { target, result, .. } => {
-                    let is_awaited = waiting.observe(&target, &result);
-                    if let Some(next_hop) = Arc::make_mut(&mut self.next_hops).update(target, result)
-                        && !is_awaited
-                    {
-                        news.insert(target, next_hop);
-                    }
+                Event::NextHop { target, asking, result } => {
+                    let next_hop = self.next_hops.observe(target, asking, result, waiting);
+                    news.extend(next_hop.map(|next_hop| (target, next_hop)));
                 }
                 Event::Interface(change) => {
                     interfaces_changed = true;
@@ -111,7 +95,7 @@ impl Controller {
 
     /// Counts losses at the interfaces that packets come in and leave by.
     fn follow_losses(&mut self, ingress: BTreeSet<u32>) {
-        let interfaces = LossInterfaces { ingress, egress: self.next_hops.interfaces() };
+        let interfaces = LossInterfaces { ingress, egress: self.next_hops.ways().interfaces() };
         block_in_place(|| self.losses.follow(interfaces, |ifindex| self.interfaces.exists(ifindex)));
     }
 
@@ -121,7 +105,7 @@ impl Controller {
         let ingress = self.interfaces.ingress(&self.dataplane);
         self.interfaces.follow_macs(&mut self.dataplane, &ingress);
         self.follow_losses(ingress);
-        let news = Arc::make_mut(&mut self.next_hops).bar(self.interfaces.barred(&self.dataplane));
+        let news = self.next_hops.bar(self.interfaces.barred(&self.dataplane));
         self.write_ways(news.into_iter().collect());
     }
 
@@ -134,5 +118,46 @@ impl Controller {
         if let Err(error) = block_in_place(|| self.dataplane.set_next_hops(news)) {
             log::error!("next hops could not be written: {error}");
         }
+    }
+}
+
+/// The backends of `config` behind `targets` to which there is no way, one line each, at most [`TOLD`].
+pub(super) fn missing(ways: &Ways, config: &Config, targets: &HashSet<Target>) -> Vec<String> {
+    if targets.is_empty() {
+        return Vec::new();
+    }
+    let backends = config.vips.iter().flat_map(|vip| vip.backends.iter().map(move |backend| (vip, backend)));
+    let mut missing = backends.filter_map(|(vip, backend)| {
+        let target = Some(Target::of(&config.node, vip, backend)).filter(|target| targets.contains(target))?;
+        let reason = ways.way_to(&target).err()?;
+        Some(format!("no packet can be sent to backend {} of VIP {} yet: {reason}", backend.address, vip.name))
+    });
+    let mut told: Vec<_> = missing.by_ref().take(TOLD).collect();
+    match missing.count() {
+        0 => {}
+        more => told.push(format!("no packet can be sent to {more} more backends yet: see `naru status`")),
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_told_by_backend_and_vip_with_its_reason() {
+        let text = "
+            [[vip]]
+            name = \"web\"
+            address = \"203.0.113.10\"
+            ports = [\"tcp/80\"]
+            forward = \"ipip\"
+            backends = [{ address = \"10.0.0.1\" }, { address = \"10.0.0.2\" }]
+        ";
+        let config = Config::parse(text, "naru.toml".as_ref()).unwrap();
+        let asked: Vec<Target> = Target::all(&config).collect();
+        let missing = missing(&Ways::default(), &config, &HashSet::from([asked[1]]));
+        let [line] = missing.as_slice() else { panic!("{missing:?}") };
+        assert!(line.contains("10.0.0.2 of VIP web") && line.contains("still being looked for"), "{line}");
     }
 }

@@ -13,13 +13,12 @@ use nix::net::if_::if_nameindex;
 
 use super::{
     Error,
-    next_hops::NextHops,
     own_macs::{ingress, own_macs},
 };
 use crate::{
     dataplane::{self, Attachment, Dataplane, LeftOut, Mode},
     model::{Config, Mac, Node, Target, XdpMode},
-    network::{InterfaceChange, InterfaceInfo, Unresolved},
+    network::{InterfaceChange, InterfaceInfo, Unresolved, Ways},
 };
 
 /// What the kernel says of the interfaces, and why some are not attached.
@@ -208,15 +207,15 @@ impl Interfaces {
 
     /// What to say of packets to backends that leave by an interface where the data plane is not attached: many drivers
     /// set up what sends redirected frames only once they have a program.
-    pub fn warnings(&self, attachments: &[Attachment], config: &Config, next_hops: &NextHops) -> Vec<String> {
+    pub fn warnings(&self, attachments: &[Attachment], config: &Config, ways: &Ways) -> Vec<String> {
         let is_attached = |ifindex| attachments.iter().any(|attachment| attachment.ifindex == ifindex);
-        if !is_native(attachments) || next_hops.interfaces().into_iter().all(is_attached) {
+        if !is_native(attachments) || ways.interfaces().into_iter().all(is_attached) {
             return Vec::new();
         }
         let backends = config.vips.iter().flat_map(|vip| vip.backends.iter().map(move |backend| (vip, backend)));
         let mut leaving: BTreeMap<u32, BTreeSet<IpAddr>> = BTreeMap::new();
         for (vip, backend) in backends {
-            if let Ok(next_hop) = next_hops.way_to(&Target::of(&config.node, vip, backend))
+            if let Ok(next_hop) = ways.way_to(&Target::of(&config.node, vip, backend))
                 && !is_attached(next_hop.ifindex)
             {
                 leaving.entry(next_hop.ifindex).or_default().insert(backend.address);

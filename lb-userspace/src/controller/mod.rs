@@ -21,7 +21,6 @@ mod log_reader;
 mod look_back;
 mod losses;
 mod metrics;
-mod next_hops;
 mod node;
 mod open;
 mod origin;
@@ -32,7 +31,6 @@ mod record;
 mod run;
 mod start;
 mod state_directory;
-mod targets;
 mod view;
 
 use std::{
@@ -50,7 +48,7 @@ use tokio::{
 
 use self::{
     desired::Desired, handle::Request, interfaces::Interfaces, keep::Kept, log_reader::LogReader, look_back::LookBack,
-    losses::Losses, next_hops::NextHops, problems::Problems, state_directory::StateDirectory, targets::Targets,
+    losses::Losses, problems::Problems, state_directory::StateDirectory,
 };
 pub use self::{
     error::Error,
@@ -68,7 +66,7 @@ use crate::{
     dataplane::Dataplane,
     model::Config,
     model::ProblemKind,
-    network::{self, Event},
+    network::{self, Event, NextHops},
     tracking::{Sweeper, Upkeep},
 };
 
@@ -82,8 +80,7 @@ pub struct Controller {
     dataplane: Dataplane,
     netlink: network::Handle,
     events: mpsc::Receiver<Event>,
-    next_hops: Arc<NextHops>,
-    targets: Targets,
+    next_hops: NextHops,
     interfaces: Interfaces,
     losses: Losses,
     metrics: Box<dyn MetricsListener>,

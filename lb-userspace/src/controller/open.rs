@@ -15,8 +15,7 @@ use tokio::{
 
 use super::{
     Applies, ConfigFile, Controller, Error, MetricsListener, desired::Desired, handle::Handle, interfaces::Interfaces,
-    look_back::LookBack, losses::Losses, next_hops::NextHops, problems::Problems, start::Start,
-    state_directory::StateDirectory, targets::Targets,
+    look_back::LookBack, losses::Losses, problems::Problems, start::Start, state_directory::StateDirectory,
 };
 use crate::{
     dataplane::{self, Dataplane},
@@ -64,12 +63,12 @@ impl Controller {
             log::info!("{count} backends have a state that was set by command: see `naru backend list`");
         }
         let applied = Arc::new(applied);
-        let (netlink, events) = network::start()?;
+        let (mut next_hops, netlink, events) = network::start()?;
         let (sender, requests) = mpsc::channel(QUEUE);
         let (views, viewer) = watch::channel(None);
         let adopted = dataplane.backends().into_iter().filter_map(|backend| Some((backend.target, backend.next_hop?)));
         let upkeep = block_in_place(|| Upkeep::of(&mut dataplane));
-        let next_hops = Arc::new(NextHops::adopted(adopted));
+        next_hops.adopt(adopted, dataplane.removed_targets());
         let mut retry = tokio::time::interval(RETRY);
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {
@@ -82,7 +81,6 @@ impl Controller {
             netlink,
             events,
             next_hops,
-            targets: Targets::default(),
             interfaces: Interfaces::default(),
             losses: Losses::default(),
             metrics,

@@ -12,18 +12,17 @@ use tokio::task::{JoinHandle, block_in_place};
 use super::{
     Controller, Error,
     change::{log_change, moves_everything},
-    follow::EVENTS,
+    follow::{EVENTS, missing},
     handle::{Handle, Reply, Request},
     keep,
     log_reader::LogReader,
     losses::Losses,
-    next_hops::Waiting,
     start::remove_leftovers,
-    targets::Targets,
 };
 use crate::{
     dataplane,
-    model::{Config, ProblemKind},
+    model::{Config, ProblemKind, Target},
+    network::Waiting,
     tracking::Turn,
 };
 
@@ -49,10 +48,9 @@ impl Controller {
             }
             reserved => Some(reserved?),
         };
-        self.targets = Targets::adopted(self.dataplane.removed_targets().collect());
         let targets = self.resolve(&Config::default(), &config).await?;
         let done = block_in_place(|| self.dataplane.apply(&config))?;
-        self.targets.follow(&Config::default(), &config);
+        self.next_hops.follow(Target::changed(&Config::default(), &config));
         let path = self.file.path.display();
         let what = if self.because.is_some() { "what was applied last of " } else { "" };
         let (elapsed, changes) = (done.elapsed, done.changes.len());
@@ -64,7 +62,7 @@ impl Controller {
         self.losses = block_in_place(|| Losses::open(&config.node.bpffs));
         self.follow_attachments();
         let told = self.because.iter().cloned().chain(self.state_directory.problem()).chain(self.view().warnings());
-        for warning in told.chain(self.next_hops.missing(&config, &targets)) {
+        for warning in told.chain(missing(self.next_hops.ways(), &config, &targets)) {
             log::warn!("{warning}");
         }
         self.read_logs(config.node.log_packets);

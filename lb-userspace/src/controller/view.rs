@@ -17,13 +17,13 @@ use super::{
     file::{ConfigFile, Contents},
     interfaces::{Interface, Interfaces},
     losses::Found,
-    next_hops::NextHops,
     node,
     problems::Problem,
 };
 use crate::{
     dataplane::{self, Attachment, LostFrames},
     model::{self, Config, Operations, Readers, Target},
+    network::Ways,
     plan::{Change, Removal},
     source::file::ReadError,
     tracking,
@@ -44,7 +44,7 @@ pub struct View {
     /// What is tracked in it.
     pub tracking: tracking::View,
     attachments: Vec<Attachment>,
-    next_hops: Arc<NextHops>,
+    ways: Arc<Ways>,
     interfaces: Interfaces,
     losses: Found,
     /// What is not as the config wants it.
@@ -78,7 +78,7 @@ impl Controller {
             dataplane: self.dataplane.view(),
             tracking: self.upkeep.view(),
             attachments: self.dataplane.attachments(),
-            next_hops: Arc::clone(&self.next_hops),
+            ways: Arc::clone(self.next_hops.ways()),
             interfaces: self.interfaces.clone(),
             losses: self.losses.found().clone(),
             problems: self.problems.list(),
@@ -149,7 +149,7 @@ impl View {
 
     /// What the operator should look at although it is allowed.
     pub fn warnings(&self) -> Vec<String> {
-        let egress = self.interfaces.warnings(&self.attachments, self.config(), &self.next_hops);
+        let egress = self.interfaces.warnings(&self.attachments, self.config(), &self.ways);
         let left_out = self.interfaces.left_out();
         let losses = self.losses.warnings(|ifindex| self.interface_name(ifindex));
         self.config().warnings().iter().map(ToString::to_string).chain(left_out).chain(egress).chain(losses).collect()
@@ -177,12 +177,12 @@ impl View {
 
     /// The way to a backend of the config, or why there is none.
     pub fn way_to(&self, vip: &model::Vip, backend: &model::Backend) -> Result<&lb_common::NextHop, String> {
-        self.next_hops.way_to(&Target::of(&self.config().node, vip, backend))
+        self.ways.way_to(&Target::of(&self.config().node, vip, backend))
     }
 
     /// The way to where frames to a backend go, or why there is none.
     pub fn way_of(&self, target: &Target) -> Result<&lb_common::NextHop, String> {
-        self.next_hops.way_to(target)
+        self.ways.way_to(target)
     }
 
     /// What an interface is called: as the config calls it, where it does and the data plane is attached to it; else as

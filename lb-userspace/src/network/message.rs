@@ -21,7 +21,7 @@ use nix::errno::Errno;
 use super::{
     InterfaceInfo, Vlan,
     multipath::{Share, pick},
-    nexthop::{RTM_DELNEXTHOP, RTM_NEWNEXTHOP},
+    object::{RTM_DELNEXTHOP, RTM_NEWNEXTHOP},
     resolve::{Hop, Neighbour, NeighbourKey, Route, Standing},
 };
 

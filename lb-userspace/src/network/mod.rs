@@ -1,9 +1,10 @@
 //! Next hops and interfaces, as the kernel's routing tables have them and as they change.
 //!
-//! A [`Handle`] names the addresses that naru forwards to; one task asks the kernel how it would route to each and
-//! which MAC address that leads to, follows the changes of routes, neighbours and interfaces, and keeps the neighbour
-//! entries in use from growing stale, which nobody else does for packets that never pass through the kernel's stack.
-//! What it finds comes as [`Event`]s. It changes nothing in the kernel but what resolving a neighbour changes.
+//! [`NextHops`] has the addresses that naru forwards to, and the ways there; one task asks the kernel how it would
+//! route to each and which MAC address that leads to, follows the changes of routes, neighbours and interfaces, and
+//! keeps the neighbour entries in use from growing stale, which nobody else does for packets that never pass through
+//! the kernel's stack. What it finds comes as [`Event`]s. It changes nothing in the kernel but what resolving a neighbour
+//! changes.
 //!
 //! Whom it believes: the kernel alone; what other processes send to its sockets is not looked at. Nobody off the path
 //! moves a next hop, since the routing tables are asked and not what ICMP has made of them. Whoever is on a backend's
@@ -13,26 +14,32 @@
 mod interface;
 mod message;
 mod multipath;
-mod nexthop;
+mod next_hops;
+mod object;
 mod resolve;
 mod socket;
 mod supervisor;
 mod table;
 mod task;
+mod wanted;
+mod ways;
 
-use std::{collections::HashMap, io, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
-use lb_common::NextHop;
 use tokio::sync::{mpsc, watch};
 
 use crate::model::Target;
 
 pub use interface::{InterfaceChange, InterfaceInfo, Vlan};
+pub use next_hops::{NextHops, Waiting};
 pub use resolve::Unresolved;
+pub use wanted::Asking;
+pub use ways::{Way, Ways};
 
 use socket::Namespace;
 use supervisor::Shared;
 use task::{Sockets, Task};
+use wanted::Wanted;
 
 /// Why next hops cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -57,30 +64,6 @@ pub enum NetlinkError {
     },
 }
 
-/// Which asking for a target an event answers. A target that was let go of and is wanted again is asked for anew: what
-/// was known of it is not true any more, since nobody followed it.
-pub type Asking = u64;
-
-/// The targets, with the asking for each.
-#[derive(Debug, Default)]
-struct Wanted {
-    askings: HashMap<Target, Asking>,
-    last: Asking,
-}
-
-impl Wanted {
-    fn replace(&mut self, targets: Vec<Target>) {
-        let before = std::mem::take(&mut self.askings);
-        for target in targets {
-            let asking = before.get(&target).copied().unwrap_or_else(|| {
-                self.last += 1;
-                self.last
-            });
-            self.askings.insert(target, asking);
-        }
-    }
-}
-
 /// How the task is that follows the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Health {
@@ -93,15 +76,15 @@ pub struct Health {
 /// Something that the daemon should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The next hop to a target is known, other than before, or no longer known. May still come for a target that
-    /// [`Handle::set_targets`] has just removed.
+    /// The next hop to a target is known, other than before, or no longer known. May still come for a target that is
+    /// not wanted any more.
     NextHop {
         /// The target.
         target: Target,
-        /// Which asking for it this answers; see [`Handle::is_current`].
+        /// Which asking for it this answers; see [`NextHops::is_current`].
         asking: Asking,
         /// Its next hop, or why there is none.
-        result: Result<NextHop, Unresolved>,
+        result: Way,
     },
     /// An interface is new, other than before, renamed, or gone.
     Interface(InterfaceChange),
@@ -135,27 +118,14 @@ impl Default for Pace {
     }
 }
 
-/// Says what to follow, and knows the interfaces. Never waits for anything.
-#[derive(Clone, Debug)]
+/// Knows the interfaces, and how the task is. Never waits for anything but [`Handle::health_changed`].
+#[derive(Debug)]
 pub struct Handle {
-    wanted: watch::Sender<Wanted>,
     interfaces: watch::Receiver<Vec<InterfaceInfo>>,
     health: watch::Receiver<Health>,
 }
 
 impl Handle {
-    /// Replaces the set of targets, in any order. What is found of the new ones comes as events, at first usually that
-    /// their neighbours are still to answer; of those that were there before, only changes come.
-    pub fn set_targets(&self, targets: Vec<Target>) {
-        self.wanted.send_modify(|wanted| wanted.replace(targets));
-    }
-
-    /// Whether an event about `target` is about the target as it is wanted now. Not where it was let go of since, even
-    /// if it is wanted again.
-    pub fn is_current(&self, target: &Target, asking: Asking) -> bool {
-        self.wanted.borrow().askings.get(target) == Some(&asking)
-    }
-
     /// How the task is that follows the kernel.
     pub fn health(&self) -> Health {
         self.health.borrow().clone()
@@ -186,7 +156,7 @@ impl Handle {
 /// # Panics
 ///
 /// Outside of a tokio runtime.
-pub fn start() -> Result<(Handle, mpsc::Receiver<Event>), NetlinkError> {
+pub fn start() -> Result<(NextHops, Handle, mpsc::Receiver<Event>), NetlinkError> {
     start_at(Pace::default())
 }
 
@@ -199,7 +169,7 @@ pub fn start() -> Result<(Handle, mpsc::Receiver<Event>), NetlinkError> {
 /// # Panics
 ///
 /// As [`start`], and for a pace of which a duration but `settle` is zero.
-pub fn start_at(pace: Pace) -> Result<(Handle, mpsc::Receiver<Event>), NetlinkError> {
+pub fn start_at(pace: Pace) -> Result<(NextHops, Handle, mpsc::Receiver<Event>), NetlinkError> {
     let namespace = Namespace::current().map_err(|source| NetlinkError::Namespace { source })?;
     // The events first: what changes after the list of interfaces was read is then among them.
     let sockets = Sockets::open(&namespace).map_err(|source| NetlinkError::Open { source })?;
@@ -218,7 +188,7 @@ pub fn start_at(pace: Pace) -> Result<(Handle, mpsc::Receiver<Event>), NetlinkEr
         async move { Task::new(shared, opened, is_first)?.serve().await }
     };
     tokio::spawn(supervisor::keep_running(shared, start));
-    Ok((Handle { wanted, interfaces: interfaces_receiver, health }, events_receiver))
+    Ok((NextHops::new(wanted), Handle { interfaces: interfaces_receiver, health }, events_receiver))
 }
 
 /// Events that wait in the channel; those that find no room there wait in the table, one for each target.

@@ -29,7 +29,7 @@ use tokio::{io::unix::AsyncFd, time::timeout};
 
 use super::{
     message::Request,
-    nexthop::{Object, RTM_NEWNEXTHOP},
+    object::{Object, RTM_NEWNEXTHOP},
 };
 
 /// Most requests that [`Socket::exchange`] takes at once: their answers fit into any receive buffer.

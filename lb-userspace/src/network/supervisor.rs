@@ -87,13 +87,13 @@ mod tests {
     use super::*;
     use crate::{
         model::Target,
-        network::{Handle, Unresolved, task::Task},
+        network::{Handle, NextHops, Unresolved, task::Task},
     };
 
     const SOON: Duration = Duration::from_secs(20);
 
-    /// A handle whose first task ends as `fail` does, and the events.
-    fn failing<T>(fail: T) -> (Handle, mpsc::Receiver<Event>, tokio::task::JoinHandle<()>)
+    /// What wants ways from a task of which the first ends as `fail` does, and the events.
+    fn failing<T>(fail: T) -> (NextHops, Handle, mpsc::Receiver<Event>, tokio::task::JoinHandle<()>)
     where
         T: Future<Output = io::Result<()>> + Send + 'static,
     {
@@ -116,13 +116,13 @@ mod tests {
             }
         };
         let running = tokio::spawn(keep_running(shared, start));
-        (Handle { wanted, interfaces: known, health }, receiver, running)
+        (NextHops::new(wanted), Handle { interfaces: known, health }, receiver, running)
     }
 
     async fn starts_over(fail: impl Future<Output = io::Result<()>> + Send + 'static, why: &str) {
-        let (handle, mut events, running) = failing(fail);
+        let (mut next_hops, handle, mut events, running) = failing(fail);
         let target = Target::new([127, 0, 0, 1].into(), false);
-        handle.set_targets(vec![target]);
+        let _waiting = next_hops.ask([target]);
         let mut health = handle.health.clone();
         let troubled = timeout(SOON, health.wait_for(|health| health.restarts == 1)).await.unwrap().unwrap().clone();
         assert!(troubled.trouble.as_ref().is_some_and(|trouble| trouble.contains(why)), "{troubled:?}");
@@ -139,7 +139,7 @@ mod tests {
         };
         let (asking, result) = timeout(SOON, told).await.unwrap();
         assert_eq!(result, Err(Unresolved::ThisHost { address: target.address }));
-        assert!(handle.is_current(&target, asking) && restarted);
+        assert!(next_hops.is_current(&target, asking) && restarted);
         assert_eq!(handle.health(), Health { restarts: 1, trouble: None });
         assert!(handle.interfaces().iter().any(|interface| interface.name == "lo"));
         drop(events);

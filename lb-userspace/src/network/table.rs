@@ -8,7 +8,7 @@ use lb_common::{NextHop, Via};
 use nix::errno::Errno;
 
 use super::{
-    Asking, Event, InterfaceChange, InterfaceInfo, Unresolved,
+    Asking, Event, InterfaceChange, InterfaceInfo, Unresolved, Wanted,
     message::Change,
     resolve::{
         Interfaces, Lookup, Neighbour, NeighbourKey, Neighbours, Route, Standing, neighbour_of, next_hop, vrf_of,
@@ -76,13 +76,13 @@ impl Manner {
 impl Table {
     /// Replaces the set of targets. New ones are looked up, and those that are asked for anew; what is known of the
     /// others stays.
-    pub fn set_targets(&mut self, wanted: &HashMap<Target, Asking>) {
+    pub fn set_targets(&mut self, wanted: &Wanted) {
         let mut fewer = Vec::new();
         for (lookup, way) in &mut self.targets {
             let count = way.reported.len();
             way.reported.retain(|manner, told| {
                 let target = manner.target(*lookup);
-                let stays = wanted.get(&target) == Some(&told.asking);
+                let stays = wanted.asking(&target) == Some(told.asking);
                 if !stays {
                     self.outbox.forget(target);
                 }
@@ -99,14 +99,14 @@ impl Table {
                 self.follow_neighbour(lookup);
             }
         }
-        for (Target { address, on_link, via, mac }, asking) in wanted {
-            let (lookup, manner) = (Lookup { address: *address, via: *via }, Manner { on_link: *on_link, mac: *mac });
+        for (Target { address, on_link, via, mac }, asking) in wanted.askings() {
+            let (lookup, manner) = (Lookup { address, via }, Manner { on_link, mac });
             let way = self.targets.entry(lookup).or_insert_with(|| {
                 self.unasked.insert(lookup);
                 Way::default()
             });
             if let std::collections::btree_map::Entry::Vacant(vacant) = way.reported.entry(manner) {
-                vacant.insert(Reported { asking: *asking, result: None });
+                vacant.insert(Reported { asking, result: None });
                 self.follow_neighbour(lookup);
                 self.evaluate(lookup);
             }
@@ -510,7 +510,7 @@ mod tests {
 
     /// Wants these targets, each asked for once.
     fn want(table: &mut Table, targets: &[Target]) {
-        table.set_targets(&targets.iter().map(|target| (*target, 1)).collect());
+        table.set_targets(&Wanted::by(1, targets));
     }
 
     fn unasked(table: &mut Table) -> Vec<IpAddr> {
@@ -614,11 +614,11 @@ mod tests {
             other => panic!("{other:?}"),
         };
         // It went and came back, and the task saw only that it is there: the asking tells.
-        table.set_targets(&HashMap::from([(tunnel("10.0.0.2"), 2)]));
+        table.set_targets(&Wanted::by(2, &[tunnel("10.0.0.2")]));
         assert_eq!(unasked(&mut table), [ip("10.0.0.2")]);
         table.route_is(to("10.0.0.2"), on_link());
         assert_eq!(told(&mut table), (2, Ok(PEER)));
-        table.set_targets(&HashMap::from([(tunnel("10.0.0.2"), 2)]));
+        table.set_targets(&Wanted::by(2, &[tunnel("10.0.0.2")]));
         assert_eq!(table.take_event(), None);
     }
 
@@ -627,7 +627,7 @@ mod tests {
         let mut table = resolved("10.0.0.2");
         want(&mut table, &[]);
         table.apply(Change::Neighbour(key("10.0.0.2"), known(Standing::Stale, PEER)));
-        table.set_targets(&HashMap::from([(tunnel("10.0.0.2"), 2)]));
+        table.set_targets(&Wanted::by(2, &[tunnel("10.0.0.2")]));
         table.route_is(to("10.0.0.2"), on_link());
         assert_eq!(events(&mut table), [(tunnel("10.0.0.2"), Ok(PEER))], "it is all that the kernel knows");
         assert_eq!(table.take_uses(10), [key("10.0.0.2")], "and it is asked whether it still holds");

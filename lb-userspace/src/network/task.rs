@@ -10,7 +10,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use super::{
     InterfaceInfo, Pace,
     message::{self, Change, Found},
-    nexthop::{self, ObjectRequest, Objects},
+    object::{self, ObjectRequest, Objects},
     resolve::{Lookup, NeighbourKey, Route},
     socket::{Answer, BATCH, Namespace, Socket, is_overrun},
     supervisor::Shared,
@@ -207,7 +207,7 @@ impl Task {
     }
 
     fn follow_targets(&mut self) {
-        self.table.set_targets(&self.shared.targets.borrow_and_update().askings);
+        self.table.set_targets(&self.shared.targets.borrow_and_update());
     }
 
     async fn ask_routes(&mut self) -> io::Result<()> {
@@ -232,7 +232,7 @@ impl Task {
         for (lookup, found) in found {
             let route = match found {
                 Found::Route(route) => route,
-                Found::Object { id, mtu } => nexthop::route(&objects, id, lookup.address, mtu),
+                Found::Object { id, mtu } => object::route(&objects, id, lookup.address, mtu),
             };
             self.table.route_is(lookup, route);
         }
