@@ -26,7 +26,12 @@ pub use self::{
     exit::{EXIT_CODES, Exit, Failure},
     table::Output,
 };
-use crate::{api::client::Client, disk, model::Node, source::file::ReadError};
+use crate::{
+    api::client::Client,
+    disk,
+    model::Node,
+    source::file::{self, ReadError},
+};
 
 /// Does what the process's arguments say.
 pub fn main() -> ExitCode {
@@ -92,9 +97,8 @@ fn place(said: &Option<PathBuf>, config: &Path, of: impl FnOnce(Node) -> PathBuf
     }
 }
 
-/// Where a daemon of this config file is to be found. Reads no more of the file than that, so that a file with a
-/// mistake elsewhere still leads to its daemon, and thousands of VIPs cost nothing. A file that is not there, or that
-/// this user may not read, leads to the daemon of the default config.
+/// Where a daemon of this config file is to be found, whatever else is wrong in the file. One that is not there, or
+/// that this user may not read, leads to the daemon of the default config.
 ///
 /// # Errors
 ///
@@ -105,31 +109,7 @@ fn places(config: &Path) -> Result<Node, Failure> {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => String::new(),
         Err(error) => return Err(Failure::new(Exit::Failed, ReadError::Unreadable { path: config.to_owned(), error })),
     };
-    let head = text.find("\n[[").map_or(text.as_str(), |end| &text[..end]);
-    let Section { socket, bpffs, state } = node_section(head).or_else(|| node_section(&text)).unwrap_or_default();
-    let default = Node::default();
-    Ok(Node {
-        socket: socket.unwrap_or(default.socket),
-        bpffs: bpffs.unwrap_or(default.bpffs),
-        state: state.unwrap_or(default.state),
-        ..Node::default()
-    })
-}
-
-/// What of `[node]` must be known even if the rest is not valid.
-#[derive(Default, serde::Deserialize)]
-struct Section {
-    socket: Option<PathBuf>,
-    bpffs: Option<PathBuf>,
-    state: Option<PathBuf>,
-}
-
-fn node_section(text: &str) -> Option<Section> {
-    #[derive(serde::Deserialize)]
-    struct File {
-        node: Section,
-    }
-    toml::from_str::<File>(text).ok().map(|file| file.node)
+    Ok(file::node(&text))
 }
 
 #[cfg(test)]

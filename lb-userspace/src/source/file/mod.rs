@@ -28,7 +28,15 @@ pub use self::{
     section::Sections,
     warning::Warning,
 };
-use crate::model::Config;
+use crate::model::{Config, Node};
+
+/// What a text says of its node; what is wrong there or elsewhere is passed over, and so are VIPs behind `[node]`: a
+/// config with mistakes still leads to its daemon, and thousands of VIPs cost nothing.
+pub fn node(text: &str) -> Node {
+    let read = |text: &str| read::node(DeTable::parse(text).ok()?.get_ref().get("node")?, &mut Problems::default());
+    let head = text.find("\n[[").map_or(text, |end| &text[..end]);
+    read(head).or_else(|| read(text)).unwrap_or_default()
+}
 
 impl Config {
     /// Reads a config from its text. `file` is what errors call the text.

@@ -75,7 +75,8 @@ const MIN_FLOWS: u32 = 1 << 10;
 /// Longest path of a unix socket in bytes: `sun_path` less its final zero.
 const MAX_SOCKET_PATH: usize = 107;
 
-fn node(value: &Value<'_>, problems: &mut Problems) -> Option<Node> {
+/// Reads `[node]`.
+pub(super) fn node(value: &Value<'_>, problems: &mut Problems) -> Option<Node> {
     let table = tree::table("`node`", value, "a table: `[node]`", problems)?;
     let section = Section::open("in [node]", value.span(), table, &[keys::NODE], problems);
     let mut node = Node { names_interfaces: section.optional("interfaces").is_some(), ..Node::default() };
