@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use lb_userspace::{
-    model::{Backend, Config, Node, Settings, Vip},
+    model::{Backend, Config, Node, Parts, Settings, Vip},
     source::file::Warning,
 };
 
@@ -29,7 +29,8 @@ fn every_example_is_valid_and_raises_no_doubt() {
 #[test]
 fn the_reference_names_every_key_with_its_default() {
     let text = std::fs::read_to_string(configs().join("naru.toml")).unwrap();
-    let Config { node, vips } = Config::parse(&text, Path::new("naru.toml")).unwrap();
+    let config = Config::parse(&text, Path::new("naru.toml")).unwrap();
+    let Parts { node, vips } = &*config;
     let stated =
         Node { interfaces: Vec::new(), metrics: None, encap_source6: None, hash_seed_file: None, ..node.clone() };
     assert_eq!(stated, Node::default());

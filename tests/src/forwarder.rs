@@ -182,7 +182,7 @@ fn parse(config: &str) -> anyhow::Result<Config> {
         format!("[node]\ninterfaces = []\nencap_source6 = \"{SOURCE6}\"\n{config}")
     };
     let mut config = Config::parse(&text, Path::new("test.toml"))?;
-    config.node.hash_seed = HashSeed::load(config.node.hash_seed_file.as_deref())?;
+    *config.local().hash_seed = HashSeed::load(config.node.hash_seed_file.as_deref())?;
     Ok(config)
 }
 

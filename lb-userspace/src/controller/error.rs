@@ -7,7 +7,7 @@ use crate::{
     disk::{ReplaceError, WriteError},
     model::OperateError,
     network,
-    plan::{self, Removal},
+    plan::Removal,
     source::file::{ConfigErrors, ReadError, edit::EditError},
 };
 
@@ -111,9 +111,6 @@ pub enum Error {
     /// The data plane refused.
     #[error(transparent)]
     Dataplane(#[from] dataplane::Error),
-    /// There is no plan from what runs to the config.
-    #[error(transparent)]
-    Plan(#[from] plan::PlanError),
     /// Routes, neighbours and interfaces cannot be watched.
     #[error(transparent)]
     Netlink(#[from] network::NetlinkError),

@@ -64,7 +64,7 @@ impl ConfigFile {
 
     /// `contents` with the hash seed that they name, as its file holds it now.
     pub fn with_seed(&self, mut contents: Contents) -> Result<Contents, ReadError> {
-        contents.config.node.hash_seed = self.seed(&contents.config)?;
+        *contents.config.local().hash_seed = self.seed(&contents.config)?;
         Ok(contents)
     }
 
@@ -99,13 +99,14 @@ impl ConfigFile {
             None => (Config::parse(&text, &self.path)?, Sections::of(&text)),
         };
         if let Some(known) = known.filter(|_| !config.node.names_interfaces) {
-            config.node.interfaces.clone_from(&known.config.node.interfaces);
+            config.local().interfaces.clone_from(&known.config.node.interfaces);
         }
-        config.node.hash_seed = known.map_or_else(HashSeed::default, |known| known.config.node.hash_seed);
         let Overrides { bpffs, socket, state } = &self.overrides;
-        replace(&mut config.node.bpffs, bpffs.as_deref());
-        replace(&mut config.node.socket, socket.as_deref());
-        replace(&mut config.node.state, state.as_deref());
+        let local = config.local();
+        *local.hash_seed = known.map_or_else(HashSeed::default, |known| known.config.node.hash_seed);
+        replace(local.bpffs, bpffs.as_deref());
+        replace(local.socket, socket.as_deref());
+        replace(local.state, state.as_deref());
         Ok(Contents { text, config, sections })
     }
 }

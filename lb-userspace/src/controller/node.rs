@@ -117,6 +117,7 @@ impl Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Parts;
 
     #[test]
     fn each_change_is_told_once() {
@@ -128,7 +129,7 @@ mod tests {
             log_packets: true,
             ..Node::default()
         };
-        let [old, new] = [old, new].map(|node| Config { node, ..Config::default() });
+        let [old, new] = [old, new].map(|node| Config::new(Parts { node, ..Parts::default() }).unwrap());
         assert_eq!(changes(&old, &old), []);
         let told: Vec<_> = changes(&old, &new).iter().map(Change::to_string).collect();
         assert_eq!(

@@ -39,12 +39,12 @@ impl Controller {
         let Start { mut contents, because, is_known } =
             block_in_place(|| Start::choose(&file, &mut state_directory, dataplane::attached))?;
         let seed = block_in_place(|| file.seed(&contents.config));
-        contents.config.node.hash_seed = seed.as_ref().copied().unwrap_or_default();
+        *contents.config.local().hash_seed = seed.as_ref().copied().unwrap_or_default();
         let mut dataplane = block_in_place(|| Dataplane::open(&contents.config.node.bpffs, &contents.config))?;
         if !is_known && let Some(removal) = taken_away(&dataplane, &contents.config) {
             return Err(Error::TakesAwayAtStart { path: file.path, removal });
         }
-        keep_attached(&mut contents.config.node, &dataplane);
+        keep_attached(&mut contents.config, &dataplane);
         let mut problems = Problems::default();
         let adopted = dataplane.state().seed;
         let refused = match seed {
@@ -53,7 +53,7 @@ impl Controller {
             Err(error) => Some(error.to_string()),
         };
         if let Some(reason) = refused {
-            contents.config.node.hash_seed = adopted;
+            *contents.config.local().hash_seed = adopted;
             note_seed(&mut problems, &contents.config.node, &reason);
         }
         let operations = block_in_place(|| state_directory.operations());
@@ -122,13 +122,14 @@ fn taken_away(dataplane: &Dataplane, config: &Config) -> Option<Removal> {
 }
 
 /// A file that does not name interfaces lets none go.
-fn keep_attached(node: &mut Node, dataplane: &Dataplane) {
-    if node.names_interfaces {
+fn keep_attached(config: &mut Config, dataplane: &Dataplane) {
+    if config.node.names_interfaces {
         return;
     }
+    let interfaces = config.local().interfaces;
     for attachment in dataplane.attachments() {
-        if !node.interfaces.contains(&attachment.name) {
-            node.interfaces.push(attachment.name);
+        if !interfaces.contains(&attachment.name) {
+            interfaces.push(attachment.name);
         }
     }
 }

@@ -13,7 +13,6 @@ use super::{
 use crate::{
     dataplane,
     disk::{self, leftovers},
-    model::Config,
     plan::Removal,
 };
 
@@ -37,10 +36,10 @@ impl Start {
         attached: impl FnOnce(&Path) -> Result<Vec<String>, dataplane::Error>,
     ) -> Result<Self, Error> {
         let mut kept = state_directory.applied().and_then(|text| kept(file, text));
-        if let Some(Contents { config: Config { node, .. }, .. }) = &mut kept
-            && !node.names_interfaces
+        if let Some(Contents { config, .. }) = &mut kept
+            && !config.node.names_interfaces
         {
-            node.interfaces = attached(&node.bpffs)?;
+            *config.local().interfaces = attached(&config.node.bpffs)?;
         }
         let wanted = file.settled_text().and_then(|text| Ok(file.parse(text, kept.as_ref())?));
         let Some(kept) = kept else { return Ok(Self { contents: wanted?, because: None, is_known: false }) };

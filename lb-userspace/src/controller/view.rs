@@ -112,35 +112,34 @@ impl View {
     ///
     /// # Errors
     ///
-    /// The file cannot be read, or there is no way from what runs to what it says.
+    /// The file cannot be read.
     pub fn diff(&self) -> Result<Diff, Error> {
         let wanted = self.file.with_seed(self.file.read(Some(&self.applied.file))?)?;
         let removal = Removal::between(&self.applied.file.config, &wanted.config);
         let (_, forgotten) = Desired::new(wanted.clone(), &self.applied.operations);
         let unheard = self.applied.unheard(&wanted.config);
         let warnings = unheard.iter().filter_map(Unheard::warning).chain(forgotten).collect();
-        Ok(Diff { changes: self.changes_to(wanted)?, removal, warnings })
+        Ok(Diff { changes: self.changes_to(wanted), removal, warnings })
     }
 
     /// What an apply of `wanted` would change; the order of VIPs and backends is no difference.
-    pub(super) fn changes_to(&self, wanted: Contents) -> Result<Vec<Change>, Error> {
+    pub(super) fn changes_to(&self, wanted: Contents) -> Vec<Change> {
         if wanted.config == self.applied.file.config {
-            return Ok(Vec::new());
+            return Vec::new();
         }
         let (wanted, _) = Desired::new(wanted, &self.applied.operations);
-        let plan = self.dataplane.plan(&wanted.config)?;
+        let plan = self.dataplane.plan(&wanted.config);
         let changes = merged(node::changes(self.config(), &wanted.config), plan.into_changes());
-        Ok(merged(changes, self.applied.unheard(&wanted.file.config).iter().map(Unheard::change).collect()))
+        merged(changes, self.applied.unheard(&wanted.file.config).iter().map(Unheard::change).collect())
     }
 
     /// How the config file relates to what runs, as it is now.
     pub fn file_state(&self) -> FileState {
         let read = self.file.read(Some(&self.applied.file)).and_then(|contents| self.file.with_seed(contents));
         match read {
-            Ok(contents) => match self.changes_to(contents) {
-                Ok(changes) if changes.is_empty() => FileState::Applied,
-                Ok(_) => FileState::Changed,
-                Err(error) => FileState::Invalid(error),
+            Ok(contents) => match self.changes_to(contents).is_empty() {
+                true => FileState::Applied,
+                false => FileState::Changed,
             },
             Err(error @ ReadError::Invalid(_)) => FileState::Invalid(error.into()),
             Err(error @ (ReadError::Unreadable { .. } | ReadError::Seed { .. })) => FileState::Unreadable(error),

@@ -89,7 +89,7 @@ impl Dataplane {
 pub(super) fn adopt(place: &Place, config: &Config) -> Result<(Generation, Option<Former>), Error> {
     match (newest(place)?, Former::of_another_version(place)?) {
         (None, None) => {
-            let capacity = Capacity::with_headroom(Capacity::needed(config)?, &config.node);
+            let capacity = Capacity::with_headroom(Capacity::needed(config), &config.node);
             let globals = Globals { features: required_features(config), seed: config.node.hash_seed };
             Ok((Draft::new(place, 1, capacity, globals, |_| Ok(()))?.finish(None)?, None))
         }

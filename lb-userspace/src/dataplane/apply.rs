@@ -23,13 +23,13 @@ impl Dataplane {
     ///
     /// # Errors
     ///
-    /// The config does not fit, or the kernel refuses a write. After a write that failed half-way the maps hold part of
+    /// The kernel refuses a write. After a write that failed half-way the maps hold part of
     /// the change; the next apply, of this or any other config, starts from there in new maps.
     pub fn apply(&mut self, config: &Config) -> Result<Applied, Error> {
         let started = Instant::now();
         self.settle()?;
         self.forget_gone_devices()?;
-        let plan = self.plan(config)?;
+        let plan = self.plan(config);
         self.in_force = None;
         let writes = match plan.rebuild() {
             Some(capacity) => self.rebuild(&plan, capacity)?,

@@ -11,7 +11,6 @@ use aya::{maps::MapError, pin::PinError};
 use thiserror::Error;
 
 use super::Mode;
-use crate::plan::PlanError;
 
 /// An error of the data plane.
 #[derive(Debug, Error)]
@@ -76,9 +75,6 @@ pub enum Error {
         /// What it said.
         reason: String,
     },
-    /// The config does not fit.
-    #[error(transparent)]
-    Plan(#[from] PlanError),
     /// The interface cannot be asked, or its name is none.
     #[error("interface {name} {problem}")]
     Interface {

@@ -58,7 +58,7 @@ pub(crate) use self::{
 use self::{former::Former, generation::Generation, place::Place, view::SlotCounts};
 use crate::{
     model::{Config, Target, XdpMode},
-    plan::{Change, InForce, NextHops, Plan, PlanError, State},
+    plan::{Change, InForce, NextHops, Plan, State},
 };
 
 /// The data plane, held by this process.
@@ -161,11 +161,7 @@ impl Dataplane {
     }
 
     /// What [`Self::apply`] would do. Changes nothing.
-    ///
-    /// # Errors
-    ///
-    /// The config exceeds its own limits.
-    pub fn plan(&self, config: &Config) -> Result<Plan, PlanError> {
+    pub fn plan(&self, config: &Config) -> Plan {
         self.view().plan(config)
     }
 

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     model::{Config, Target},
-    plan::{InForce, NextHops, Plan, PlanError, State},
+    plan::{InForce, NextHops, Plan, State},
 };
 
 /// The data plane as it is at a moment.
@@ -137,11 +137,7 @@ impl SlotCounts {
 
 impl View {
     /// What [`super::Dataplane::apply`] would do. Changes nothing.
-    ///
-    /// # Errors
-    ///
-    /// The config exceeds its own limits.
-    pub fn plan(&self, config: &Config) -> Result<Plan, PlanError> {
+    pub fn plan(&self, config: &Config) -> Plan {
         Plan::new(&self.state, config, &self.next_hops, self.in_force.as_deref())
     }
 

@@ -1,9 +1,10 @@
-//! What operators want and what they are told, in types that every room shares. Made by the parser only, so that a
-//! [`Config`] in hand is a valid one.
+//! What operators want and what they are told, in types that every room shares. Values are read by the sources; a
+//! [`Config`] in hand is one whose VIPs go together.
 
 pub(crate) mod address;
 mod backend;
 mod config;
+mod conflict;
 mod forward;
 mod idle;
 pub mod keys;
@@ -23,7 +24,8 @@ mod word;
 
 pub use self::{
     backend::{Backend, state_serde},
-    config::{Config, Difference},
+    config::{Config, Difference, Local, Parts},
+    conflict::{Claims, Conflict, conflicts},
     forward::ForwardMode,
     idle::{IdleTime, IdleTimeError},
     keys::{Given, KeyValue, Settings},

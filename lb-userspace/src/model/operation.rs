@@ -186,7 +186,7 @@ impl Operations {
         if self.0.is_empty() {
             return config;
         }
-        for vip in &mut config.vips {
+        for vip in config.vips_mut() {
             let Some(operations) = self.0.get(&vip.name) else { continue };
             let state_of = |backend: &Backend| operations.get(&backend.address).map(|operation| operation.state);
             if vip.backends.iter().all(|backend| state_of(backend).is_none_or(|state| state == backend.state)) {

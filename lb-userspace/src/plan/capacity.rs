@@ -1,6 +1,6 @@
 //! How many entries the maps have, and how many a config needs.
 
-use super::{PlanError, totals::Totals};
+use super::totals::Totals;
 use crate::model::{Config, Node};
 
 /// Entries of the maps. Entry 0 of the VIPs and of the backends is never used.
@@ -28,25 +28,22 @@ impl Capacity {
     const MIN_SLOTS: u32 = 64 * 16_381;
 
     /// What `config` needs.
-    ///
-    /// # Errors
-    ///
-    /// The config exceeds a limit of its own `[node]`.
-    pub fn needed(config: &Config) -> Result<Self, PlanError> {
+    pub fn needed(config: &Config) -> Self {
         Self::for_totals(&Totals::of(config), &config.node)
     }
 
     /// What VIPs with these totals need.
-    pub(super) fn for_totals(totals: &Totals, node: &Node) -> Result<Self, PlanError> {
-        let keys = |keys: u64| u32::try_from(keys).unwrap_or(u32::MAX);
-        Ok(Self {
-            vips: within("max_vips", "VIPs", totals.vips, node.max_vips)? + 1,
-            keys4: keys(totals.keys4),
-            keys6: keys(totals.keys6),
-            backends: within("max_backends", "backends", totals.backends, node.max_backends)? + 1,
-            slots: within("max_slots", "slots", totals.slots, node.max_slots)?,
+    pub(super) fn for_totals(totals: &Totals, node: &Node) -> Self {
+        // A config keeps to its limits, which are numbers of this width, and those of ids below its largest.
+        let entries = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+        Self {
+            vips: entries(totals.vips + 1),
+            keys4: entries(totals.keys4),
+            keys6: entries(totals.keys6),
+            backends: entries(totals.backends + 1),
+            slots: entries(totals.slots),
             flows: Self::flows(node),
-        })
+        }
     }
 
     /// What maps get that are made for `needed`: between one and a half times and three times as much, but at least
@@ -117,13 +114,6 @@ fn host_memory() -> u64 {
     // SAFETY: both calls take an integer and read what the C library knows.
     let (pages, size) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
     u64::try_from(pages).unwrap_or(0) * u64::try_from(size).unwrap_or(0)
-}
-
-fn within(key: &'static str, what: &'static str, needed: u64, limit: u32) -> Result<u32, PlanError> {
-    match u32::try_from(needed) {
-        Ok(fits) if fits <= limit && fits < u32::MAX => Ok(fits),
-        _ => Err(PlanError::Limit { key, what, needed, limit }),
-    }
 }
 
 #[cfg(test)]

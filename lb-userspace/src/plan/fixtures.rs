@@ -4,14 +4,14 @@ use std::{net::IpAddr, sync::Arc};
 
 use lb_common::BackendState;
 
-use crate::model::{Backend, Config, ForwardMode, Settings, Slots, Vip};
+use crate::model::{Backend, Config, ForwardMode, Parts, Settings, Slots, Vip};
 
 /// Slots of a VIP in tests: few, so that simulating every slot is quick.
 pub const SLOTS: u32 = 101;
 
 /// A config of these VIPs.
 pub fn config(vips: impl IntoIterator<Item = Vip>) -> Config {
-    Config { vips: vips.into_iter().map(Arc::new).collect(), ..Config::default() }
+    Config::new(Parts { vips: vips.into_iter().map(Arc::new).collect(), ..Parts::default() }).unwrap()
 }
 
 /// A VIP over `ipip` with backends of equal weight.

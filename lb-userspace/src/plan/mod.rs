@@ -24,13 +24,9 @@ mod tests;
 mod totals;
 mod wanted;
 
-use std::{
-    collections::{HashMap, HashSet},
-    net::IpAddr,
-};
+use std::collections::{HashMap, HashSet};
 
-use lb_common::{Backend, Features, NextHop, VipName, VipRecord, VipRoute};
-use thiserror::Error;
+use lb_common::{Backend, Features, NextHop, VipRecord, VipRoute};
 
 use self::{
     allocate::Pools,
@@ -55,37 +51,6 @@ const MAX_REPLACED: usize = 32;
 
 /// The next hops that are known.
 pub type NextHops = HashMap<Target, NextHop>;
-
-/// A config that the data plane cannot carry.
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum PlanError {
-    /// More than a limit allows.
-    #[error("the config has {needed} {what}, but `{key}` in [node] allows {limit}; raise it to at least {needed}")]
-    Limit {
-        /// Key of the limit.
-        key: &'static str,
-        /// What there is too much of.
-        what: &'static str,
-        /// How many the config has.
-        needed: u64,
-        /// How many the limit allows.
-        limit: u32,
-    },
-    /// A name that does not fit its field.
-    #[error("the name of vip `{0}` does not fit the maps: use 1 to {max} bytes", max = VipName::MAX)]
-    Name(String),
-    /// One name twice.
-    #[error("two VIPs are named `{0}`; rename one")]
-    DuplicateName(String),
-    /// One service in two VIPs.
-    #[error("vip `{vip}` serves a port of {address} that another VIP or the same one serves already")]
-    DuplicateService {
-        /// Name of the second VIP.
-        vip: String,
-        /// Address of both.
-        address: IpAddr,
-    },
-}
 
 /// One map write, or a pause between map writes.
 #[derive(Clone, Debug, PartialEq)]
@@ -193,23 +158,13 @@ impl InForce {
 impl Plan {
     /// From what the maps hold to what `config` wants; `next_hops` fills in entries of new backends. VIPs that are the
     /// same in the config that is known to be `in_force` are passed over.
-    ///
-    /// # Errors
-    ///
-    /// The config exceeds its own limits or names something twice.
-    pub fn new(
-        state: &State,
-        config: &Config,
-        next_hops: &NextHops,
-        in_force: Option<&InForce>,
-    ) -> Result<Self, PlanError> {
+    pub fn new(state: &State, config: &Config, next_hops: &NextHops, in_force: Option<&InForce>) -> Self {
         let totals = match in_force {
             Some(InForce { config: before, totals }) => totals.after(before, config),
             None => Totals::of(config),
         };
-        let needed = Capacity::for_totals(&totals, &config.node)?;
+        let needed = Capacity::for_totals(&totals, &config.node);
         let scope = Scope::new(state, config, in_force.map(|in_force| &in_force.config));
-        check_names(state, &scope)?;
         let features = features_for(&totals, &config.node).with(state.forward_features());
         let index = Index::of(state, &scope);
         let flows_fit = state.capacity.flows == Capacity::flows(&config.node);
@@ -221,12 +176,12 @@ impl Plan {
         if let Some(wanted) = in_place {
             let steps = steps::steps(state, &index, &wanted);
             if steps::replaced_keys(state, &steps) > MAX_REPLACED {
-                return Ok(Self::rebuilt(state, config, next_hops, needed, features).with(totals));
+                return Self::rebuilt(state, config, next_hops, needed, features).with(totals);
             }
             let changes = change::changes(state, &index, &wanted, features);
-            return Ok(Self::of(steps, changes, None, state, features, config.node.hash_seed).with(totals));
+            return Self::of(steps, changes, None, state, features, config.node.hash_seed).with(totals);
         }
-        Ok(Self::rebuilt(state, config, next_hops, needed, features).with(totals))
+        Self::rebuilt(state, config, next_hops, needed, features).with(totals)
     }
 
     /// The whole config in new maps.
@@ -306,25 +261,6 @@ pub fn required_features(config: &Config) -> Features {
 fn features_for(totals: &Totals, node: &Node) -> Features {
     let own = if node.log_packets { Features::LOG } else { Features::default() };
     totals.features().with(own)
-}
-
-/// Names that fit, no name twice, no service twice: among the VIPs of the scope, and beside the VIPs that stay.
-fn check_names(state: &State, scope: &Scope<'_>) -> Result<(), PlanError> {
-    let (mut names, mut services) = (HashSet::new(), HashSet::new());
-    let stays = |id: &u32| !scope.has(*id);
-    for vip in &scope.vips {
-        if VipName::new(&vip.name).is_none() {
-            return Err(PlanError::Name(vip.name.clone()));
-        }
-        if !names.insert(vip.name.as_str()) || state.vip_id(&vip.name).as_ref().is_some_and(stays) {
-            return Err(PlanError::DuplicateName(vip.name.clone()));
-        }
-        let is_served = |key: &VipKey| state.keys().get(key).is_some_and(|route| stays(&route.id));
-        if !keys(vip).all(|key| !is_served(&key) && services.insert(key)) {
-            return Err(PlanError::DuplicateService { vip: vip.name.clone(), address: vip.address });
-        }
-    }
-    Ok(())
 }
 
 /// Whether the key maps have room for new keys beside those that are there: new keys go in before old ones go out.

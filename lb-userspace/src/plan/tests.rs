@@ -1,6 +1,9 @@
 //! Plans, carried out step by step on simulated maps: after every step each packet must find whole things only.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use lb_common::{Address, BackendState, FlowEntry, FlowKey, FlowOutcome, NO_ID, NextHopCell, Slot, Tick, VipFlags};
 use lb_ebpf::{
@@ -58,8 +61,8 @@ impl World {
 
     /// Plans, carries out, checks; returns the changes.
     fn apply(&mut self, config: &Config) -> Vec<String> {
-        let plan = Plan::new(&self.state, config, &NextHops::new(), None).unwrap();
-        let scoped = Plan::new(&self.state, config, &NextHops::new(), self.in_force.as_ref()).unwrap();
+        let plan = Plan::new(&self.state, config, &NextHops::new(), None);
+        let scoped = Plan::new(&self.state, config, &NextHops::new(), self.in_force.as_ref());
         assert_eq!(scoped, plan, "what has not changed is passed over, and nothing else");
         let before = self.identities();
         if let Some(capacity) = plan.rebuild() {
@@ -87,7 +90,7 @@ impl World {
         for (identity, id) in self.identities() {
             assert!(before.get(&identity).is_none_or(|before| *before == id), "{identity} changed its id");
         }
-        let again = Plan::new(&self.state, config, &NextHops::new(), None).unwrap();
+        let again = Plan::new(&self.state, config, &NextHops::new(), None);
         assert!(again.is_empty(), "{again:?}");
         self.in_force = Some(InForce::by(&plan, config.clone()));
         plan.changes().iter().map(ToString::to_string).collect()
@@ -321,7 +324,7 @@ impl World {
 
     /// A plan for `config` gives these backends, and no others, new ids that continue their counts.
     fn assert_successors(&self, config: &Config, old: &[u32]) {
-        let plan = Plan::new(&self.state, config, &NextHops::new(), None).unwrap();
+        let plan = Plan::new(&self.state, config, &NextHops::new(), None);
         let successors = plan.steps().iter().filter_map(|step| match step {
             Step::PutBackend { id, entry, .. } if entry.is_removed() => Some((*id, entry.successor)),
             _ => None,
@@ -438,7 +441,7 @@ fn only_the_table_of_the_vip_that_changed_is_written() {
     let mut config = many(20, 2, SLOTS);
     world.apply(&config);
     config.vip_mut(7).backends[1].weight = 1;
-    let plan = Plan::new(&world.state, &config, &NextHops::new(), None).unwrap();
+    let plan = Plan::new(&world.state, &config, &NextHops::new(), None);
     assert!(matches!(plan.steps(), [Step::PutBackend { fresh: false, .. }, Step::PutTable { .. }]), "{plan:?}");
 }
 
@@ -448,7 +451,7 @@ fn a_backend_without_weight_comes_and_goes_without_touching_slots() {
     let mut config = web();
     world.apply(&config);
     config.vip_mut(0).backends.push(backend("10.0.1.14", 0));
-    let plan = Plan::new(&world.state, &config, &NextHops::new(), None).unwrap();
+    let plan = Plan::new(&world.state, &config, &NextHops::new(), None);
     assert!(matches!(plan.steps(), [Step::PutBackend { fresh: true, .. }]), "{plan:?}");
 }
 
@@ -458,7 +461,7 @@ fn a_renamed_vip_is_replaced_without_a_gap() {
     let mut config = web();
     world.apply(&config);
     config.vip_mut(0).name = "www".to_owned();
-    let plan = Plan::new(&world.state, &config, &NextHops::new(), None).unwrap();
+    let plan = Plan::new(&world.state, &config, &NextHops::new(), None);
     assert!(!plan.steps().iter().any(|step| matches!(step, Step::RemoveKey { .. })));
     world.apply(&config);
 }
@@ -487,7 +490,7 @@ fn another_way_of_forwarding_makes_another_entry_that_continues_the_counts() {
     // The way to it through a tunnel says nothing of the way to it on the link.
     let address = "10.0.1.11".parse().unwrap();
     let known = Target { address, on_link: true, via: Default::default(), mac: None };
-    let plan = Plan::new(&world.state, &config, &NextHops::from([(known, l2)]), None).unwrap();
+    let plan = Plan::new(&world.state, &config, &NextHops::from([(known, l2)]), None);
     let next_hops = plan.steps().iter().filter_map(|step| match step {
         Step::PutBackend { entry, .. } if !entry.is_removed() => Some(entry.next_hop.current().copied()),
         _ => None,
@@ -503,7 +506,7 @@ fn what_a_plan_frees_it_does_not_hand_out() {
     let full = |names: &[&str]| config(names.iter().map(|name| vip(name, "192.0.2.1", &["tcp/80"], &["10.0.0.1"])));
     let mut world = World::new(Capacity { vips: 2, keys4: 2, keys6: 2, backends: 2, slots: SLOTS, flows: flows() });
     world.apply(&full(&["a"]));
-    let plan = Plan::new(&world.state, &full(&["b"]), &NextHops::new(), None).unwrap();
+    let plan = Plan::new(&world.state, &full(&["b"]), &NextHops::new(), None);
     assert!(plan.rebuild().is_some(), "there is no room for both at once");
     world.apply(&full(&["b"]));
 }
@@ -515,13 +518,13 @@ fn a_gap_that_is_too_short_is_closed_by_a_rebuild_of_the_same_size() {
         vip.settings.slots = Slots::new(slots);
         vip
     };
-    let node = Config::default().node;
-    let capacity = Capacity::with_headroom(Capacity::default(), &node).with_flows_of(&node);
+    let node = &Config::default().node;
+    let capacity = Capacity::with_headroom(Capacity::default(), node).with_flows_of(node);
     let third = capacity.slots / 3;
     // The state alone: what is in hundreds of thousands of slots does not matter here.
     let mut state = State::empty(capacity, Features::default());
     let mut apply = |config: &Config| {
-        let plan = Plan::new(&state, config, &NextHops::new(), None).unwrap();
+        let plan = Plan::new(&state, config, &NextHops::new(), None);
         plan.steps().iter().for_each(|step| state.record(step));
         // Nothing has flows.
         let vips: Vec<u32> = state.removed_vips().map(|(id, _)| id).collect();
@@ -544,33 +547,6 @@ fn maps_in_doubt_are_replaced_with_the_same_ids() {
     config.vips.remove(0);
     assert_eq!(world.apply(&config), ["vip vip0: removed, 198.18.0.0"]);
     assert!(!world.state.suspect);
-}
-
-#[test]
-fn limits_are_told_with_the_need() {
-    let refusal =
-        |config: &Config| Plan::new(&State::default(), config, &NextHops::new(), None).unwrap_err().to_string();
-    let mut config = many(3, 4, SLOTS);
-    config.node.max_vips = 2;
-    assert_eq!(refusal(&config), "the config has 3 VIPs, but `max_vips` in [node] allows 2; raise it to at least 3");
-    config.node.max_vips = 3;
-    config.node.max_backends = 11;
-    assert_eq!(
-        refusal(&config),
-        "the config has 12 backends, but `max_backends` in [node] allows 11; raise it to at least 12"
-    );
-    config.node.max_backends = 12;
-    config.node.max_slots = 302;
-    assert_eq!(
-        refusal(&config),
-        "the config has 303 slots, but `max_slots` in [node] allows 302; raise it to at least 303"
-    );
-    config.node.max_slots = 303;
-    assert!(Plan::new(&State::default(), &config, &NextHops::new(), None).is_ok());
-    config.vip_mut(2).name = "vip0".to_owned();
-    assert_eq!(refusal(&config), "two VIPs are named `vip0`; rename one");
-    *config.vip_mut(2) = vip("same", "198.18.0.0", &["tcp/80"], &[]);
-    assert!(refusal(&config).starts_with("vip `same` serves a port of 198.18.0.0 that"));
 }
 
 /// Configs that drift at random, in maps that are tight at first.

@@ -92,10 +92,6 @@ impl<'a> Scope<'a> {
         Self { vips: come.into_iter().map(|vip| &**vip).collect(), ids: Some(ids) }
     }
 
-    pub(super) fn has(&self, vip: u32) -> bool {
-        self.ids.as_ref().is_none_or(|ids| ids.contains(&vip))
-    }
-
     /// The VIPs of the state in the scope: id and record.
     fn vips_of<'s>(&self, state: &'s State) -> Vec<(u32, &'s VipRecord)> {
         match &self.ids {

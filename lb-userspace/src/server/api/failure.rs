@@ -12,9 +12,7 @@ use crate::{
 /// What sort of failure this is.
 pub fn kind(error: &Error) -> ErrorKind {
     match error {
-        Error::Read(ReadError::Invalid(_)) | Error::Edited(_) | Error::NoSuchInterface { .. } | Error::Plan(_) => {
-            ErrorKind::Invalid
-        }
+        Error::Read(ReadError::Invalid(_)) | Error::Edited(_) | Error::NoSuchInterface { .. } => ErrorKind::Invalid,
         Error::Edit(error) => edit_kind(error),
         Error::Dataplane(error) => dataplane_kind(error),
         Error::Operate(OperateError::UnknownVip { .. } | OperateError::UnknownBackend { .. })
@@ -47,7 +45,6 @@ fn edit_kind(error: &EditError) -> ErrorKind {
 
 fn dataplane_kind(error: &dataplane::Error) -> ErrorKind {
     match error {
-        dataplane::Error::Plan(_) => ErrorKind::Invalid,
         dataplane::Error::Held { .. } | dataplane::Error::Occupied { .. } => ErrorKind::Refused,
         _ => ErrorKind::Failed,
     }

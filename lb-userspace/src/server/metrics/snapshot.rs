@@ -15,7 +15,7 @@ use crate::{
         VipStats,
     },
     controller::{Applies, Error, View},
-    model::{self, Config},
+    model::{self, Parts},
     server::show::{self, Running},
 };
 
@@ -85,7 +85,7 @@ pub struct BackendSample {
 impl Snapshot {
     /// What a scrape shows. Counters of backends that the config wants no series of are not read.
     pub fn of(view: &View) -> Result<Self, Error> {
-        let Config { node, vips } = view.config();
+        let Parts { node, vips } = &**view.config();
         let shown = vips.iter().filter(|vip| vip.settings.metrics_backends.unwrap_or(node.metrics_backends));
         let shown: HashSet<_> = shown.map(|vip| vip.name.as_str()).collect();
         let Stats { vips: counted, drops, tracked, losses } = show::stats_of(view, |vip| shown.contains(vip))?;

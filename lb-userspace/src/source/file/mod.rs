@@ -48,8 +48,7 @@ impl Config {
         }
         let mut problems = Problems::default();
         let draft = read::draft(root.get_ref(), &mut problems);
-        validate::check(text, &draft, &mut problems);
-        match validate::finish(draft) {
+        match validate::config(text, &draft, &mut problems) {
             Some(config) if problems.0.is_empty() => Ok(config),
             _ => Err(ConfigErrors::locate(text, file, problems.0)),
         }

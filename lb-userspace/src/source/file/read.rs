@@ -10,7 +10,7 @@ use super::{
     tree::{self, Section, Value},
 };
 use crate::model::{
-    Backend, ForwardMode, Given, KeyValue, Mac, Node, Port, Readers, Slots, Word,
+    Backend, ForwardMode, Given, KeyValue, Mac, Node, Port, Readers, Word,
     address::{self, Role},
     keys::{self, Key, VisitMut},
     prime,
@@ -293,11 +293,4 @@ fn with<T, E: ToString>(
 ) -> Option<T> {
     let read = read(tree::text(what, value, problems)?);
     read.map_err(|message| problems.add(value.span(), message.to_string())).ok()
-}
-
-impl VipDraft {
-    /// The size of the table, where it could be read or is the default.
-    pub(super) fn slots(&self) -> u32 {
-        self.given.slots.unwrap_or(Slots::DEFAULT).get()
-    }
 }

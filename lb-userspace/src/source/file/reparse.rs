@@ -39,15 +39,17 @@ pub(super) fn reparse(config: &Config, before: &str, sections: &Sections, text: 
         return None;
     }
     let changed = vips(&come.concat())?;
-    if changed.len() != come.len() {
+    if changed.len() != come.len() || !validate::suits(&config.node, &changed) {
         return None;
     }
-    let mut after = config.clone();
-    after.vips.splice(first + above..first + above + gone.len(), changed);
+    let after = config.with_vips(first + above..first + above + gone.len(), changed)?;
+    if after.vips.is_empty() && !after.node.names_interfaces {
+        return None;
+    }
     let unchanged = starts[end..].iter().map(|start| start - old_to + new_to);
     let starts = starts[..first].iter().copied().chain(new_starts.iter().map(|start| from + start)).chain(unchanged);
     let sections = Sections::new(starts.collect());
-    validate::go_together(config, &after).then_some((after, sections))
+    Some((after, sections))
 }
 
 /// The parts within which two texts differ, and one more, whose comments may begin elsewhere now.
@@ -116,7 +118,7 @@ fn vips(text: &str) -> Option<Vec<Arc<Vip>>> {
     let mut problems = Problems::default();
     let draft = read::draft(root.get_ref(), &mut problems);
     validate::check_each(text, &draft, &mut problems);
-    validate::finish(draft).filter(|_| problems.0.is_empty()).map(|config| config.vips)
+    validate::vips(&draft).filter(|_| problems.0.is_empty())
 }
 
 #[cfg(test)]

@@ -10,20 +10,25 @@ use super::{
     error::Problems,
     read::{BackendDraft, Draft, VipDraft},
 };
-use crate::model::{Backend, Config, ForwardMode, Node, Port, Protocol, Vip, prime};
+use crate::model::{
+    Backend, Claims, Config, Conflict, ForwardMode, Node, Parts, Port, Protocol, Slots, Vip, conflicts, prime,
+};
 
-/// Notes every contradiction in `draft`, which was read from `text`.
-pub(super) fn check(text: &str, draft: &Draft, problems: &mut Problems) {
+/// The config of a draft, which was read from `text`, if it is one; notes every contradiction.
+pub(super) fn config(text: &str, draft: &Draft, problems: &mut Problems) -> Option<Config> {
     check_each(text, draft, problems);
+    let config = match vips(draft) {
+        Some(vips) => Config::new(Parts { node: draft.node.clone(), vips }),
+        None => Err(conflicts(&draft.node, &draft.vips)),
+    };
     let mut check = Check { text, problems };
     check.outer_source(draft);
-    let renamed = check.names(&draft.vips);
-    check.overlaps(&draft.vips, &renamed);
-    check.limits(draft);
+    config.as_ref().err().into_iter().flatten().for_each(|conflict| check.conflict(&draft.vips, conflict));
     check.purpose(draft);
+    config.ok()
 }
 
-/// Notes what contradicts itself within one VIP: the part of [`check`] for which other VIPs do not matter.
+/// Notes what contradicts itself within one VIP: the part of [`config`] for which other VIPs do not matter.
 pub(super) fn check_each(text: &str, draft: &Draft, problems: &mut Problems) {
     let mut check = Check { text, problems };
     for vip in &draft.vips {
@@ -36,63 +41,55 @@ pub(super) fn check_each(text: &str, draft: &Draft, problems: &mut Problems) {
     }
 }
 
-/// Whether the VIPs of a config, each of them sound, go together, where those of `before` did: the part of [`check`]
-/// that [`check_each`] leaves out. Says neither what is wrong nor where.
-pub(super) fn go_together(before: &Config, config: &Config) -> bool {
-    let Config { node, vips } = config;
-    let Node { names_interfaces, max_vips, max_backends, max_slots, .. } = node;
-    if vips.is_empty() && !names_interfaces {
-        return false;
-    }
-    let come = before.difference(config).come;
-    let (mut names, mut services) = (HashSet::new(), HashSet::new());
-    for vip in &come {
-        let has_no_source = |backend: &Backend| matches!(vip.forward.outer_source(backend.address, node), Some(Err(_)));
-        if vip.backends.iter().any(has_no_source) {
-            return false;
-        }
-        if !names.insert(vip.name.as_str()) || !vip.ports.iter().all(|port| services.insert((vip.address, *port))) {
-            return false;
-        }
-    }
-    let addresses: HashSet<IpAddr> = come.iter().map(|vip| vip.address).collect();
-    let come: HashSet<*const Vip> = come.into_iter().map(Arc::as_ptr).collect();
-    let (mut backends, mut slots) = (0, 0);
-    for vip in vips {
-        backends += vip.backends.len() as u64;
-        slots += u64::from(vip.settings.slots.get());
-        if names.is_empty() || come.contains(&Arc::as_ptr(vip)) {
-            continue;
-        }
-        let serves = |port: &Port| services.contains(&(vip.address, *port));
-        if names.contains(vip.name.as_str()) || addresses.contains(&vip.address) && vip.ports.iter().any(serves) {
-            return false;
-        }
-    }
-    vips.len() as u64 <= u64::from(*max_vips) && backends <= u64::from(*max_backends) && slots <= u64::from(*max_slots)
+/// Whether `vips` of a config with this node have all that they need of it.
+pub(super) fn suits(node: &Node, vips: &[Arc<Vip>]) -> bool {
+    let has_source =
+        |vip: &Arc<Vip>, backend: &Backend| !matches!(vip.forward.outer_source(backend.address, node), Some(Err(_)));
+    vips.iter().all(|vip| vip.backends.iter().all(|backend| has_source(vip, backend)))
 }
 
-/// The config, where every part of the draft could be read.
-pub(super) fn finish(draft: Draft) -> Option<Config> {
-    let vips = draft.vips.into_iter().map(|draft| vip(draft).map(Arc::new)).collect::<Option<_>>()?;
-    Some(Config { node: draft.node, vips })
+/// The VIPs, where every part of the draft could be read.
+pub(super) fn vips(draft: &Draft) -> Option<Vec<Arc<Vip>>> {
+    draft.vips.iter().map(|draft| vip(draft).map(Arc::new)).collect()
 }
 
-fn vip(draft: VipDraft) -> Option<Vip> {
-    let backends = draft.backends.into_iter().map(|backend| Backend {
-        address: backend.address.into_inner(),
-        weight: backend.weight.into_inner(),
+fn vip(draft: &VipDraft) -> Option<Vip> {
+    let backends = draft.backends.iter().map(|backend| Backend {
+        address: *backend.address.get_ref(),
+        weight: *backend.weight.get_ref(),
         state: backend.state,
-        mac: backend.mac.map(|mac| mac.into_inner()),
+        mac: backend.mac.as_ref().map(|mac| *mac.get_ref()),
     });
     Some(Vip {
-        name: draft.name?.into_inner(),
-        address: draft.address?.into_inner(),
-        ports: draft.ports.into_iter().map(|port| port.into_inner()).collect(),
-        forward: draft.forward?.into_inner(),
-        settings: draft.given.or_default(),
+        name: draft.name.as_ref()?.get_ref().clone(),
+        address: *draft.address.as_ref()?.get_ref(),
+        ports: draft.ports().collect(),
+        forward: *draft.forward.as_ref()?.get_ref(),
+        settings: draft.given.clone().or_default(),
         backends: backends.collect(),
     })
+}
+
+impl Claims for VipDraft {
+    fn name(&self) -> Option<&str> {
+        self.name.as_ref().map(|name| name.get_ref().as_str())
+    }
+
+    fn address(&self) -> Option<IpAddr> {
+        self.address.as_ref().map(|address| *address.get_ref())
+    }
+
+    fn ports(&self) -> impl Iterator<Item = Port> {
+        self.ports.iter().map(|port| *port.get_ref())
+    }
+
+    fn backends(&self) -> usize {
+        self.backends.len()
+    }
+
+    fn slots(&self) -> u32 {
+        self.given.slots.unwrap_or(Slots::DEFAULT).get()
+    }
 }
 
 struct Check<'c> {
@@ -202,56 +199,39 @@ impl Check<'_> {
         self.problems.add(span, message);
     }
 
-    /// Notes names that are taken, and returns the indexes of their VIPs.
-    fn names(&mut self, vips: &[VipDraft]) -> HashSet<usize> {
-        let mut seen = HashMap::with_capacity(vips.len());
-        let mut taken = HashSet::new();
-        for (index, name) in vips.iter().enumerate().filter_map(|(index, vip)| Some((index, vip.name.as_ref()?))) {
-            let first = *seen.entry(name.get_ref()).or_insert(name.span().start);
-            if first != name.span().start {
-                let (name, line) = (name.get_ref(), self.line(first));
-                let message = format!("VIP name `{name}` is already taken in line {line}; rename one of the two");
-                self.problems.add(vips[index].name.as_ref().map_or(0..0, |name| name.span()), message);
-                taken.insert(index);
+    /// Notes why VIPs do not go together, but for what is noted of one VIP and its values on their own.
+    fn conflict(&mut self, vips: &[VipDraft], conflict: &Conflict) {
+        let (span, message) = match *conflict {
+            Conflict::LongName { .. } => return,
+            Conflict::Service { vip, first, .. } if vip == first => return,
+            Conflict::Name { vip, first } => {
+                let (Some(name), Some(taken)) = (&vips[vip].name, &vips[first].name) else { return };
+                let (line, span) = (self.line(taken.span().start), name.span());
+                let name = name.get_ref();
+                (span, format!("VIP name `{name}` is already taken in line {line}; rename one of the two"))
             }
-        }
-        taken
-    }
-
-    /// Notes the first port of each VIP that another VIP serves on the same address. VIPs in `skip`, which are most
-    /// likely a copy that has no name of its own yet, were told of already.
-    fn overlaps(&mut self, vips: &[VipDraft], skip: &HashSet<usize>) {
-        let mut seen: HashMap<(IpAddr, Port), usize> = HashMap::with_capacity(vips.len());
-        for (index, vip) in vips.iter().enumerate().filter(|(index, _)| !skip.contains(index)) {
-            let Some(address) = vip.address.as_ref().map(|address| *address.get_ref()) else { continue };
-            let mut told = false;
-            for port in &vip.ports {
-                let first = *seen.entry((address, *port.get_ref())).or_insert(index);
-                if first != index && !told {
-                    told = true;
-                    let other = &vips[first];
-                    let name = other
-                        .name
-                        .as_ref()
-                        .map_or("another VIP".to_owned(), |name| format!("VIP `{}`", name.get_ref()));
-                    let message = format!(
-                        "`{}` on {address} is already served by {name} in line {}; change the port or the address of \
-                         one of the two",
-                        port.get_ref(),
-                        self.line(other.header.start),
-                    );
-                    self.problems.add(port.span(), message);
-                }
+            Conflict::Service { vip, port, first } => {
+                let (Some(address), port, other) = (vips[vip].address(), &vips[vip].ports[port], &vips[first]) else {
+                    return;
+                };
+                let name = other.name().map_or("another VIP".to_owned(), |name| format!("VIP `{name}`"));
+                let message = format!(
+                    "`{}` on {address} is already served by {name} in line {}; change the port or the address of \
+                     one of the two",
+                    port.get_ref(),
+                    self.line(other.header.start),
+                );
+                (port.span(), message)
             }
-        }
-    }
-
-    /// Notes the first VIP with which a limit of `[node]` is passed.
-    fn limits(&mut self, draft: &Draft) {
-        let Node { max_vips, max_backends, max_slots, .. } = draft.node;
-        self.limit(draft, "max_vips", max_vips, "VIPs", |_| 1);
-        self.limit(draft, "max_backends", max_backends, "backends", |vip| vip.backends.len() as u64);
-        self.limit(draft, "max_slots", max_slots, "slots", |vip| u64::from(vip.slots()));
+            Conflict::Limit { vip, key, max, what, sum } => {
+                let message = format!(
+                    "the config has {sum} {what}, above `{key}`, which is {max}; write `{key} = {sum}` or more in \
+                     [node]"
+                );
+                (vips[vip].header.clone(), message)
+            }
+        };
+        self.problems.add(span, message);
     }
 
     /// An empty file, or one that was cut off above everything that matters, is an accident.
@@ -261,23 +241,6 @@ impl Check<'_> {
             let message = "the config has neither `interfaces` nor a [[vip]]: is it all there? If nothing is to be \
                            served, write `interfaces = []` in [node]";
             self.problems.add(0..0, message);
-        }
-    }
-
-    fn limit(&mut self, draft: &Draft, key: &str, max: u32, what: &str, of: impl Fn(&VipDraft) -> u64) {
-        let mut sum = 0;
-        let mut beyond = None;
-        for vip in &draft.vips {
-            sum += of(vip);
-            if sum > u64::from(max) && beyond.is_none() {
-                beyond = Some(vip.header.clone());
-            }
-        }
-        if let Some(span) = beyond {
-            let message = format!(
-                "the config has {sum} {what}, above `{key}`, which is {max}; write `{key} = {sum}` or more in [node]"
-            );
-            self.problems.add(span, message);
         }
     }
 
