@@ -11,8 +11,7 @@ use tokio::task::{block_in_place, spawn_blocking};
 
 use super::{
     Applied, Controller, Error, Origin,
-    desired::{Desired, Unheard},
-    file::{Contents, Text},
+    file::{Contents, Desired, Text},
     follow::missing,
     handle::Reply,
     interfaces::Interfaces,
@@ -21,7 +20,7 @@ use super::{
 };
 use crate::{
     dataplane,
-    model::{Operate, Operations, ProblemKind, Target},
+    model::{Operate, Operations, ProblemKind, Target, Unheard},
     plan::{Change, Removal},
     source::file::{
         ReadError,
@@ -36,7 +35,7 @@ impl Controller {
     pub(super) async fn apply(&mut self, force: bool) -> Result<Applied, Error> {
         let from = Instant::now();
         let wanted = self.read_file().await?;
-        if let Some(removal) = Removal::between(&self.applied.file.config, &wanted.config).filter(|_| !force) {
+        if let Some(removal) = Removal::between(&self.applied.sources.config, &wanted.config).filter(|_| !force) {
             return Err(Error::TakesAway { path: self.file.path.clone(), removal });
         }
         let wanted = block_in_place(|| self.file.with_seed(wanted))?;
@@ -62,7 +61,7 @@ impl Controller {
         let from = Instant::now();
         let mut operations = Operations::clone(&self.applied.operations);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        operations.operate(&self.applied.file.config, operate, origin.user(), now)?;
+        operations.operate(&self.applied.sources.config, operate, origin.user(), now)?;
         let wanted = self.applied.with(operations);
         let mut applied = self.resolve_and_switch(wanted, None, from).await?;
         // It is done. That it is remembered takes no longer than whoever asked waits.
@@ -97,8 +96,8 @@ impl Controller {
         let record = self.reserve(before, &wanted.text).await?;
         // Operations that were done while the disk was waited for are among these.
         let (wanted, forgotten) = Desired::new(wanted, &self.applied.operations);
-        let unheard = self.applied.unheard(&wanted.file.config);
-        let changes: Vec<_> = unheard.iter().map(Unheard::change).collect();
+        let unheard = self.applied.unheard(&wanted.sources.config);
+        let changes: Vec<_> = unheard.iter().map(unheard_change).collect();
         let warnings: Vec<_> = unheard.iter().filter_map(Unheard::warning).chain(forgotten).collect();
         let mut applied = self.change_to(wanted, record, from).await?;
         self.because = None;
@@ -116,7 +115,7 @@ impl Controller {
         let file = self.file.clone();
         // Nothing has begun yet: what is done to a backend does not wait for somebody's save.
         let text = self.meanwhile_operating(spawn_blocking(move || file.settled_text())).await??;
-        Ok(self.file.parse(text, Some(&self.applied.file)).map_err(ReadError::from)?)
+        Ok(self.file.parse(text, Some(&self.applied.sources)).map_err(ReadError::from)?)
     }
 
     /// Makes `wanted` what runs, and puts the record of it in place.
@@ -274,6 +273,13 @@ pub(super) fn moves_everything(change: &Change) -> bool {
 pub(super) fn log_change(change: &Change) {
     let level = if moves_everything(change) { log::Level::Warn } else { log::Level::Info };
     log::log!(level, "{change}");
+}
+
+/// What the file says of a backend and no packet follows, as a change of the file.
+pub(super) fn unheard_change(unheard: &Unheard<'_>) -> Change {
+    let Unheard { vip, backend, from, to, .. } = unheard;
+    let (vip, from, to) = ((*vip).to_owned(), from.clone(), to.clone());
+    Change::BackendChanged { vip, backend: *backend, key: "state".to_owned(), from, to }
 }
 
 /// Changes of `[node]` and those that the data plane found, each once.

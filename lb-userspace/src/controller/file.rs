@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     disk, fault,
-    model::Config,
+    model::{self, Config, Sources},
     seed::HashSeed,
     source::file::{
         ConfigErrors, ReadError, Sections,
@@ -46,6 +46,15 @@ pub struct Contents {
     /// What it says, with the overrides.
     pub config: Config,
     sections: Sections,
+}
+
+/// What the file and operators want together. The file is the truth: what it does not say is not there.
+pub type Desired = model::Desired<Contents>;
+
+impl Sources for Contents {
+    fn merged(&self) -> &Config {
+        &self.config
+    }
 }
 
 impl Contents {

@@ -100,7 +100,7 @@ impl Controller {
         loop {
             let mut keeping = match self.keeping.take() {
                 Some(keeping) => keeping,
-                None => match self.state_directory.unkept(&self.applied.file.text, &self.applied.operations) {
+                None => match self.state_directory.unkept(&self.applied.sources.text, &self.applied.operations) {
                     Some(unkept) => spawn_blocking(|| unkept.keep()),
                     None => return,
                 },
@@ -135,7 +135,7 @@ impl Controller {
         for (vip, backend, operation) in self.applied.operations.iter() {
             found.set(vip, backend, operation.clone());
         }
-        for (vip, backend, operation) in found.prune(&self.applied.file.config) {
+        for (vip, backend, operation) in found.prune(&self.applied.sources.config) {
             log::info!("vip {vip}: there is no backend {backend}: what was done to it is forgotten ({operation})");
         }
         if found == *self.applied.operations {

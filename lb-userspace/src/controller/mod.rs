@@ -10,7 +10,6 @@
 
 mod book;
 mod change;
-mod desired;
 mod error;
 mod file;
 mod follow;
@@ -46,10 +45,6 @@ use tokio::{
     time::Interval,
 };
 
-use self::{
-    desired::Desired, handle::Request, interfaces::Interfaces, keep::Kept, log_reader::LogReader, look_back::LookBack,
-    losses::Losses, problems::Problems, state_directory::StateDirectory,
-};
 pub use self::{
     error::Error,
     file::{ConfigFile, Overrides},
@@ -61,6 +56,10 @@ pub use self::{
     problems::Problem,
     state_directory::applied_last,
     view::{FileState, View},
+};
+use self::{
+    file::Desired, handle::Request, interfaces::Interfaces, keep::Kept, log_reader::LogReader, look_back::LookBack,
+    losses::Losses, problems::Problems, state_directory::StateDirectory,
 };
 use crate::{
     dataplane::Dataplane,

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    Applies, ConfigFile, Controller, Error, MetricsListener, desired::Desired, handle::Handle, interfaces::Interfaces,
+    Applies, ConfigFile, Controller, Error, MetricsListener, file::Desired, handle::Handle, interfaces::Interfaces,
     look_back::LookBack, losses::Losses, problems::Problems, start::Start, state_directory::StateDirectory,
 };
 use crate::{

@@ -37,11 +37,11 @@ impl Controller {
         let config = self.applied.config.clone();
         block_in_place(|| {
             self.state_directory.begin();
-            remove_leftovers(&self.file, &self.applied.file.text);
+            remove_leftovers(&self.file, &self.applied.sources.text);
         });
         self.interfaces.update_all(self.netlink.interfaces());
         self.follow_attachments();
-        let record = match self.reserve(None, &Arc::clone(&self.applied.file.text)).await {
+        let record = match self.reserve(None, &Arc::clone(&self.applied.sources.text)).await {
             Err(Error::Unwritten(error)) => {
                 self.state_directory.note(Err(error));
                 None

@@ -12,9 +12,8 @@ use lb_common::BackendState;
 
 use super::{
     Applies, Controller, Diff, Error,
-    change::merged,
-    desired::{Desired, Unheard},
-    file::{ConfigFile, Contents},
+    change::{merged, unheard_change},
+    file::{ConfigFile, Contents, Desired},
     interfaces::{Interface, Interfaces},
     losses::Found,
     node,
@@ -22,7 +21,7 @@ use super::{
 };
 use crate::{
     dataplane::{self, Attachment, LostFrames},
-    model::{self, Config, Operations, Readers, Target},
+    model::{self, Config, Operations, Readers, Target, Unheard},
     network::Ways,
     plan::{Change, Removal},
     source::file::ReadError,
@@ -114,8 +113,8 @@ impl View {
     ///
     /// The file cannot be read.
     pub fn diff(&self) -> Result<Diff, Error> {
-        let wanted = self.file.with_seed(self.file.read(Some(&self.applied.file))?)?;
-        let removal = Removal::between(&self.applied.file.config, &wanted.config);
+        let wanted = self.file.with_seed(self.file.read(Some(&self.applied.sources))?)?;
+        let removal = Removal::between(&self.applied.sources.config, &wanted.config);
         let (_, forgotten) = Desired::new(wanted.clone(), &self.applied.operations);
         let unheard = self.applied.unheard(&wanted.config);
         let warnings = unheard.iter().filter_map(Unheard::warning).chain(forgotten).collect();
@@ -124,18 +123,18 @@ impl View {
 
     /// What an apply of `wanted` would change; the order of VIPs and backends is no difference.
     pub(super) fn changes_to(&self, wanted: Contents) -> Vec<Change> {
-        if wanted.config == self.applied.file.config {
+        if wanted.config == self.applied.sources.config {
             return Vec::new();
         }
         let (wanted, _) = Desired::new(wanted, &self.applied.operations);
         let plan = self.dataplane.plan(&wanted.config);
         let changes = merged(node::changes(self.config(), &wanted.config), plan.into_changes());
-        merged(changes, self.applied.unheard(&wanted.file.config).iter().map(Unheard::change).collect())
+        merged(changes, self.applied.unheard(&wanted.sources.config).iter().map(unheard_change).collect())
     }
 
     /// How the config file relates to what runs, as it is now.
     pub fn file_state(&self) -> FileState {
-        let read = self.file.read(Some(&self.applied.file)).and_then(|contents| self.file.with_seed(contents));
+        let read = self.file.read(Some(&self.applied.sources)).and_then(|contents| self.file.with_seed(contents));
         match read {
             Ok(contents) => match self.changes_to(contents).is_empty() {
                 true => FileState::Applied,
@@ -161,7 +160,7 @@ impl View {
 
     /// The state of a backend in the file as it was applied.
     pub fn file_state_of(&self, vip: &str, backend: IpAddr) -> Option<BackendState> {
-        self.applied.file_state(vip, backend)
+        self.applied.state_below(vip, backend)
     }
 
     /// Interfaces that are configured or attached.

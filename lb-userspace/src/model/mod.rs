@@ -5,6 +5,7 @@ pub(crate) mod address;
 mod backend;
 mod config;
 mod conflict;
+mod desired;
 mod forward;
 mod idle;
 pub mod keys;
@@ -26,6 +27,7 @@ pub use self::{
     backend::{Backend, state_serde},
     config::{Config, Difference, Local, Parts},
     conflict::{Claims, Conflict, conflicts},
+    desired::{Desired, Sources, Unheard},
     forward::ForwardMode,
     idle::{IdleTime, IdleTimeError},
     keys::{Given, KeyValue, Settings},
