@@ -30,7 +30,10 @@ fn the_reference_of_the_config_is_that_of_the_keys() {
 /// What the reference says of a key of `[node]` that is not there is so: to write it makes no difference.
 #[test]
 fn the_defaults_of_the_node_are_those_of_the_reference() {
-    let node = |text: &str| Config::parse(&format!("[node]\ninterfaces = []\n{text}\n"), Path::new("f")).unwrap().node;
+    let node = |text: &str| {
+        let config = Config::parse(&format!("[node]\ninterfaces = []\n{text}\n"), Path::new("f"));
+        config.unwrap().node.clone()
+    };
     let is_default = |key: &&Key| {
         let value = key.example.strip_prefix(key.name).and_then(|rest| rest.strip_prefix(" = "));
         value.is_some_and(|value| value.trim_matches('"') == key.default)
