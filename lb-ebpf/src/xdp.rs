@@ -214,13 +214,13 @@ mod access {
         }
     }
 
-    /// Sets `N` words, at most 10, from `pointer` on.
+    /// Sets `N` words from `pointer` on, at most 14: the longest outer header is IPv6, UDP and 8 bytes of GUE.
     ///
     /// # Safety
     /// As [`load_half`].
     #[inline(always)]
     pub unsafe fn store_words<const N: usize>(pointer: *mut u8, words: [u32; N]) {
-        const { assert!(N <= 10) };
+        const { assert!(N <= 14) };
         macro_rules! store {
             ($($index:literal)*) => {$(
                 if let Some(word) = words.get($index) {
@@ -232,7 +232,7 @@ mod access {
                 }
             )*};
         }
-        store!(0 1 2 3 4 5 6 7 8 9);
+        store!(0 1 2 3 4 5 6 7 8 9 10 11 12 13);
     }
 }
 

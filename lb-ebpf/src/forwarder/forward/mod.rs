@@ -38,9 +38,6 @@ pub fn send(
     transmit(frame, next_hop)
 }
 
-/// Words of the longest outer header that there is room for: IPv6, UDP and a GUE header of 8 bytes.
-const MOST_WORDS: usize = 14;
-
 /// An outer header of `N` words and a new Ethernet header in place of the old one.
 #[inline(always)]
 fn encapsulate<const N: usize>(
@@ -51,7 +48,6 @@ fn encapsulate<const N: usize>(
     inner: &Inner,
     header: [u32; N],
 ) -> Result<(), DropReason> {
-    const { assert!(N <= MOST_WORDS) };
     fits(inner.total_len + 4 * N as u32, next_hop)?;
     prepare(frame, ethernet, inner)?;
     let ethernet_len = ethernet_len(next_hop);
@@ -82,7 +78,7 @@ fn prepare(frame: &XdpFrame, ethernet: &Ethernet, inner: &Inner) -> Result<(), D
     frame.set_words(ethernet.len + at, [lifetime]).then_some(()).ok_or(DropReason::Truncated)
 }
 
-/// Frames up to this length in bytes are sent with what lies behind the packet, be it padding: with 44 bytes more they
+/// Frames up to this length in bytes are sent with what lies behind the packet, be it padding: with 60 bytes more they
 /// still fit anywhere. Drivers that spread a frame over several buffers put more than this in the first.
 const SMALL: u32 = 256;
 
