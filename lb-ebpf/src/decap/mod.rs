@@ -6,7 +6,7 @@ use network_types::ip::IpProto;
 use crate::{
     ecn,
     wire::{
-        ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Frame, IPV6_LEN, Ipv4, Ipv6,
+        ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Family as _, Frame, IPV6_LEN, Ipv4, Ipv6,
         frame::{byte_of, half_of},
     },
 };
@@ -53,9 +53,9 @@ pub fn tunnel<F: Frame + ?Sized>(frame: &F) -> Option<Tunnel> {
         Some(Tunnel {
             ethernet_len,
             outer_len: outer.header_len(),
-            total_len: u32::from(outer.total_len()),
-            source: Address::from_v4(outer.source()),
-            destination: Address::from_v4(outer.destination()),
+            total_len: outer.total_len(),
+            source: outer.source(),
+            destination: outer.destination(),
             traffic_class: outer.traffic_class(),
             inner: inner_ethertype(byte_of(outer.0[2], 1))?,
             fragment: half_of(outer.0[1], 1) & 0x3fff != 0,
@@ -111,7 +111,7 @@ impl Tunnel {
         }
         if self.inner == ETHERTYPE_IPV4 {
             let inner = Ipv4::parse(frame, offset).ok_or(DecapOutcome::Malformed)?;
-            if u32::from(inner.total_len()) > room || inner.header_len() < 20 {
+            if inner.total_len() > room || inner.header_len() < 20 {
                 return Err(DecapOutcome::Malformed);
             }
             let rewrite = match ecn::egress(inner.traffic_class(), self.traffic_class) {
@@ -119,8 +119,7 @@ impl Tunnel {
                 ecn::Egress::Set(ecn) => ipv4_with_ecn(&inner, ecn),
                 ecn::Egress::Drop => return Err(DecapOutcome::EcnDropped),
             };
-            let [source, destination] = [inner.source(), inner.destination()].map(Address::from_v4);
-            Ok(Inner { source, destination, rewrite })
+            Ok(Inner { source: inner.source(), destination: inner.destination(), rewrite })
         } else {
             let inner = Ipv6::parse(frame, offset).ok_or(DecapOutcome::Malformed)?;
             if inner.total_len() > room {

@@ -2,26 +2,25 @@
 
 use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use aya_log_ebpf::info;
-use lb_common::{Address, DropReason, Features, FlowKey, VipFlags, VipRoute};
+use lb_common::{DropReason, Features, FlowKey, VipFlags, VipRoute};
 use lb_ebpf::{
-    encap::Inner,
     hash::FlowHash,
-    wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Frame as _, Ipv4, Ipv6, Transport},
+    wire::{Ethernet, Family, Frame as _, Ipv4, Ipv6, Packet},
     xdp::XdpFrame,
 };
 
 use crate::{
     forward, maps,
-    stage::{count, flow, own_mac, slot, vip},
+    stage::{
+        count, flow, own_mac, slot,
+        vip::{self, Vips},
+    },
 };
 
 /// What is left to do with a packet whose VIP is known.
-struct Flow {
+struct Flow<H> {
     route: VipRoute,
-    hash: FlowHash,
-    inner: Inner,
-    source: Address,
-    transport: Transport,
+    packet: Packet<H>,
 }
 
 /// Runs one packet through all stages.
@@ -31,103 +30,94 @@ pub fn run(context: &XdpContext) -> u32 {
     if !own_mac::is_destination(&frame) {
         return xdp_action::XDP_PASS;
     }
-    let Some(ethernet) = Ethernet::parse(&frame) else { return xdp_action::XDP_PASS };
-    let flow = if ethernet.ethertype == ETHERTYPE_IPV4 && maps::uses(Features::VIP4) {
-        ipv4_flow(&frame, &ethernet)
-    } else if ethernet.ethertype == ETHERTYPE_IPV6 && maps::uses(Features::VIP6) {
-        ipv6_flow(&frame, &ethernet)
+    let Some(Ethernet { len, ethertype }) = Ethernet::parse(&frame) else { return xdp_action::XDP_PASS };
+    let verdict = if ethertype == Ipv4::ETHERTYPE && maps::uses(Features::VIP4) {
+        walk::<Ipv4>(&frame, len)
+    } else if ethertype == Ipv6::ETHERTYPE && maps::uses(Features::VIP6) {
+        walk::<Ipv6>(&frame, len)
     } else {
         Ok(None)
     };
-    match flow {
-        Ok(Some(flow)) => match send(&frame, &ethernet, &flow) {
-            Ok(verdict) => verdict,
-            Err(reason) => drop(&frame, reason),
-        },
+    match verdict {
+        Ok(Some(verdict)) => verdict,
         Ok(None) => xdp_action::XDP_PASS,
         Err(reason) => drop(&frame, reason),
     }
 }
 
-/// The flow of an IPv4 packet for a VIP. What is malformed is an error only where some VIP serves
-/// its protocol on its address.
+/// The way of a packet of one family, whose header is at `offset`; no verdict where it is not for a VIP.
 #[inline(always)]
-fn ipv4_flow(frame: &XdpFrame, ethernet: &Ethernet) -> Result<Option<Flow>, DropReason> {
-    let Some(header) = Ipv4::parse(frame, ethernet.len) else { return Ok(None) };
-    let transport = match header.transport(frame, ethernet.len) {
-        Ok(Some(transport)) => transport,
-        Ok(None) => return Ok(None),
-        Err(reason) if vip::serves4(header.destination(), header.protocol()) => return Err(reason),
-        Err(_) => return Ok(None),
-    };
-    let Some(route) = vip::lookup4(header.destination(), &transport) else { return Ok(None) };
-    let (ports, protocol) = hashed(&route, &transport)?;
-    let hash = FlowHash::v4(&maps::LoadedKey, header.source(), header.destination(), ports, protocol);
-    Ok(Some(Flow { route, hash, inner: Inner::from(&header), source: Address::from_v4(header.source()), transport }))
+fn walk<H: Vips>(frame: &XdpFrame, offset: usize) -> Result<Option<u32>, DropReason> {
+    match flow::<H>(frame, offset)? {
+        Some(flow) => send(frame, &flow).map(Some),
+        None => Ok(None),
+    }
 }
 
-/// The flow of an IPv6 packet for a VIP.
+/// The flow of a packet for a VIP. What is malformed is an error only where some VIP serves its protocol on its
+/// address.
 #[inline(always)]
-fn ipv6_flow(frame: &XdpFrame, ethernet: &Ethernet) -> Result<Option<Flow>, DropReason> {
-    let Some(header) = Ipv6::parse(frame, ethernet.len) else { return Ok(None) };
-    let transport = match header.transport(frame, ethernet.len) {
-        Ok(Some(transport)) => transport,
+fn flow<H: Vips>(frame: &XdpFrame, offset: usize) -> Result<Option<Flow<H>>, DropReason> {
+    let Some(header) = H::parse(frame, offset) else { return Ok(None) };
+    let packet = match header.packet(frame, offset) {
+        Ok(Some(packet)) => packet,
         Ok(None) => return Ok(None),
         Err(reason) => {
-            let protocol = header.announced_protocol(frame, ethernet.len);
-            return if vip::serves6(header.destination(), protocol) { Err(reason) } else { Ok(None) };
+            let is_served = vip::serves(&header, header.announced_protocol(frame, offset));
+            return if is_served { Err(reason) } else { Ok(None) };
         }
     };
-    let Some(route) = vip::lookup6(header.destination(), &transport) else { return Ok(None) };
-    let (ports, protocol) = hashed(&route, &transport)?;
-    let hash = FlowHash::v6(&maps::LoadedKey, header.source(), header.destination(), ports, protocol);
-    Ok(Some(Flow { route, hash, inner: Inner::from(&header), source: header.source(), transport }))
-}
-
-/// What of the transport header the VIP's hash covers.
-#[inline(always)]
-fn hashed(route: &VipRoute, transport: &Transport) -> Result<(u32, u8), DropReason> {
-    if transport.first_fragment {
+    let Some(route) = vip::lookup(&header, &packet.transport) else { return Ok(None) };
+    if packet.transport.first_fragment {
         // What follows it could not be sent after it.
         return Err(DropReason::Fragment);
     }
-    if route.flags.contains(VipFlags::HASH_SOURCE_IP) {
-        return Ok((0, 0));
-    }
-    Ok((transport.ports, transport.protocol))
+    Ok(Some(Flow { route, packet }))
 }
 
 /// The stages behind the VIP lookup.
 #[inline(always)]
-fn send(frame: &XdpFrame, ethernet: &Ethernet, flow: &Flow) -> Result<u32, DropReason> {
-    let Flow { route, hash, inner, transport, .. } = flow;
-    let opens = transport.opens();
-    count::vip(route.id, inner.total_len, opens);
-    if inner.is_expiring() {
+fn send<H: Family>(frame: &XdpFrame, flow: &Flow<H>) -> Result<u32, DropReason> {
+    let Flow { route, packet } = flow;
+    let (total_len, opens) = (packet.header.total_len(), packet.transport.opens());
+    count::vip(route.id, total_len, opens);
+    if packet.header.is_expiring() {
         return Err(DropReason::TtlExceeded);
     }
-    let id = owner(flow)?;
+    // Not before the calls above: the key's words would be kept on the stack meanwhile.
+    let hash = hash(flow);
+    let id = owner(flow, hash)?;
     let backend = slot::backend(id)?;
-    let verdict = forward::send(frame, ethernet, backend, inner, *hash)?;
-    count::backend(id, inner.total_len, opens);
+    let verdict = forward::send(frame, packet, backend, hash)?;
+    count::backend(id, total_len, opens);
     if maps::uses(Features::LOG) {
-        log_sent(frame.context(), route.id, id, inner.total_len, verdict);
+        log_sent(frame.context(), route.id, id, total_len, verdict);
     }
     Ok(verdict)
 }
 
+/// The hash of what the VIP's flows are told apart by.
+#[inline(always)]
+fn hash<H: Family>(Flow { route, packet }: &Flow<H>) -> FlowHash {
+    let (ports, protocol) = if route.flags.contains(VipFlags::HASH_SOURCE_IP) {
+        (0, 0)
+    } else {
+        (packet.transport.ports, packet.transport.protocol)
+    };
+    packet.header.hash(&maps::LoadedKey, ports, protocol)
+}
+
 /// Id of the backend that the flow belongs to: the owner of its slot, except where the flow tables may say otherwise.
 #[inline(always)]
-fn owner(flow: &Flow) -> Result<u32, DropReason> {
-    let Flow { route, hash, source, transport, .. } = flow;
-    let slot = slot::of(route, *hash)?;
+fn owner<H: Family>(Flow { route, packet }: &Flow<H>, hash: FlowHash) -> Result<u32, DropReason> {
+    let slot = slot::of(route, hash)?;
     let always = route.flags.contains(VipFlags::TRACK_ALWAYS);
     if !maps::uses(Features::TRACKING) || !(slot.is_moving() || always) {
         return Ok(slot.current());
     }
-    let key = FlowKey::new(*source, transport.ports, route.id, transport.protocol);
     // A copy that may lie on the stack, so that the original need not.
-    let transport = *transport;
+    let transport = packet.transport;
+    let key = FlowKey::new(packet.header.source(), transport.ports, route.id, transport.protocol);
     Ok(flow::owner(&key, slot, &transport, always))
 }
 

@@ -1,13 +1,14 @@
 //! IPv6 and its extension headers.
 
-use lb_common::{Address, Be32, DropReason};
+use lb_common::{Address, Be16, Be32, DropReason};
 use network_types::ip::IpProto;
 
 use super::{
-    Frame, TCP, Transport, UDP,
+    ETHERTYPE_IPV6, Family, Frame, Packet, TCP, Transport, UDP,
     frame::{byte_of, half_of},
     transport::check_length,
 };
+use crate::hash::{FlowHash, Key};
 
 /// Length of an IPv6 header without extensions, in bytes.
 pub const IPV6_LEN: usize = 40;
@@ -20,55 +21,10 @@ pub const MAX_EXTENSIONS: usize = 6;
 pub struct Ipv6(pub [u32; 10]);
 
 impl Ipv6 {
-    /// The header at `offset`; `None` where the frame is too short or it is not IPv6.
-    #[inline(always)]
-    pub fn parse<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<Self> {
-        let header = Self(frame.words(offset)?);
-        (byte_of(header.0[0], 0) >> 4 == 6).then_some(header)
-    }
-
-    /// What lies behind the header at `offset` and its extensions.
-    #[inline(always)]
-    pub fn transport<F: Frame + ?Sized>(&self, frame: &F, offset: usize) -> Result<Option<Transport>, DropReason> {
-        let payload_len = self.payload_len() as usize;
-        let protocol = self.next_header();
-        if protocol == TCP || protocol == UDP {
-            check_length(frame, offset, IPV6_LEN + payload_len)?;
-            return Transport::parse(frame, protocol, offset + IPV6_LEN, payload_len, false).map(Some);
-        }
-        match walk(frame, protocol, offset + IPV6_LEN)? {
-            None => Ok(None),
-            Some(Extensions { protocol, len, first_fragment }) => {
-                check_length(frame, offset, IPV6_LEN + payload_len)?;
-                if payload_len < len {
-                    return Err(DropReason::BadLength);
-                }
-                Transport::parse(frame, protocol, offset + IPV6_LEN + len, payload_len - len, first_fragment).map(Some)
-            }
-        }
-    }
-
-    /// Number of the transport protocol of a packet at `offset` whose transport header cannot be read: that behind the
-    /// fixed header or behind a fragment header that follows it at once, as senders put it; 0 where that does not tell.
-    #[inline(always)]
-    pub fn announced_protocol<F: Frame + ?Sized>(&self, frame: &F, offset: usize) -> u8 {
-        let next = match self.next_header() {
-            FRAGMENT => frame.byte(offset + IPV6_LEN).unwrap_or(0),
-            next => next,
-        };
-        if next == TCP || next == UDP { next } else { 0 }
-    }
-
     /// Length of everything behind the fixed header in bytes, as the header says it.
     #[inline(always)]
     pub const fn payload_len(&self) -> u16 {
         half_of(self.0[1], 0)
-    }
-
-    /// Length of the packet in bytes as the header says it.
-    #[inline(always)]
-    pub const fn total_len(&self) -> u32 {
-        IPV6_LEN as u32 + self.payload_len() as u32
     }
 
     /// Number of the protocol or extension behind the fixed header.
@@ -76,25 +32,86 @@ impl Ipv6 {
     pub const fn next_header(&self) -> u8 {
         byte_of(self.0[1], 2)
     }
+}
 
-    /// DSCP and ECN.
+impl Family for Ipv6 {
+    const ETHERTYPE: Be16 = ETHERTYPE_IPV6;
+    const PROTOCOL: u8 = IpProto::Ipv6 as u8;
+
     #[inline(always)]
-    pub const fn traffic_class(&self) -> u8 {
+    fn parse<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<Self> {
+        let header = Self(frame.words(offset)?);
+        (byte_of(header.0[0], 0) >> 4 == 6).then_some(header)
+    }
+
+    #[inline(always)]
+    fn packet<F: Frame + ?Sized>(self, frame: &F, offset: usize) -> Result<Option<Packet<Self>>, DropReason> {
+        let packet = |transport_offset, transport| Some(Packet { header: self, offset, transport_offset, transport });
+        let payload_len = self.payload_len() as usize;
+        let protocol = self.next_header();
+        let payload_offset = offset + IPV6_LEN;
+        if protocol == TCP || protocol == UDP {
+            check_length(frame, offset, IPV6_LEN + payload_len)?;
+            let transport = Transport::parse(frame, protocol, payload_offset, payload_len, false)?;
+            return Ok(packet(payload_offset, transport));
+        }
+        let Some(Extensions { protocol, len, first_fragment }) = walk(frame, protocol, payload_offset)? else {
+            return Ok(None);
+        };
+        check_length(frame, offset, IPV6_LEN + payload_len)?;
+        if payload_len < len {
+            return Err(DropReason::BadLength);
+        }
+        let offset = payload_offset + len;
+        let transport = Transport::parse(frame, protocol, offset, payload_len - len, first_fragment)?;
+        Ok(packet(offset, transport))
+    }
+
+    /// That behind the fixed header, or behind a fragment header that follows it at once, as senders put it.
+    #[inline(always)]
+    fn announced_protocol<F: Frame + ?Sized>(&self, frame: &F, offset: usize) -> u8 {
+        let next = match self.next_header() {
+            FRAGMENT => frame.byte(offset + IPV6_LEN).unwrap_or(0),
+            next => next,
+        };
+        if next == TCP || next == UDP { next } else { 0 }
+    }
+
+    #[inline(always)]
+    fn total_len(&self) -> u32 {
+        IPV6_LEN as u32 + u32::from(self.payload_len())
+    }
+
+    #[inline(always)]
+    fn traffic_class(&self) -> u8 {
         (u32::from_be(self.0[0]) >> 20) as u8
     }
 
-    /// Source address.
     #[inline(always)]
-    pub const fn source(&self) -> Address {
+    fn source(&self) -> Address {
         let [_, _, a, b, c, d, ..] = self.0;
-        Address([Be32::from_wire(a), Be32::from_wire(b), Be32::from_wire(c), Be32::from_wire(d)])
+        Address([a, b, c, d].map(Be32::from_wire))
     }
 
-    /// Destination address.
     #[inline(always)]
-    pub const fn destination(&self) -> Address {
+    fn destination(&self) -> Address {
         let [_, _, _, _, _, _, a, b, c, d] = self.0;
-        Address([Be32::from_wire(a), Be32::from_wire(b), Be32::from_wire(c), Be32::from_wire(d)])
+        Address([a, b, c, d].map(Be32::from_wire))
+    }
+
+    #[inline(always)]
+    fn is_expiring(&self) -> bool {
+        byte_of(self.0[1], 3) <= 1
+    }
+
+    #[inline(always)]
+    fn aged(&self) -> (usize, u32) {
+        (4, (u32::from_be(self.0[1]) - 1).to_be())
+    }
+
+    #[inline(always)]
+    fn hash(&self, key: &impl Key, ports: u32, protocol: u8) -> FlowHash {
+        FlowHash::v6(key, self.source(), self.destination(), ports, protocol)
     }
 }
 
@@ -149,4 +166,34 @@ const MOBILITY: u8 = IpProto::MobilityHeader as u8;
 #[inline(always)]
 const fn is_extension(protocol: u8) -> bool {
     matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION | MOBILITY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hop_limits_of_one_and_less_end_here() {
+        let header = |limit: u32| Ipv6([0, (0xffff_ff00 | limit).to_be(), 0, 0, 0, 0, 0, 0, 0, 0]);
+        for (limit, expiring) in [(0, true), (1, true), (2, false), (255, false)] {
+            assert_eq!(header(limit).is_expiring(), expiring);
+        }
+        assert_eq!(header(64).aged(), (4, 0xffff_ff3fu32.to_be()));
+    }
+
+    #[test]
+    fn a_packet_says_where_its_headers_are() {
+        // Two bytes, a header, a hop-by-hop header where there is one, and a UDP header.
+        for (first, transport_offset) in [(UDP, 42), (HOP_BY_HOP, 50)] {
+            let mut frame = [0u8; 2 + 40 + 8 + 8];
+            frame[2] = 0x60;
+            frame[7] = 16;
+            frame[8] = first;
+            frame[42] = UDP;
+            frame[transport_offset..][..4].copy_from_slice(&[0, 1, 0, 2]);
+            let packet = Ipv6::parse(&frame[..], 2).unwrap().packet(&frame[..], 2).unwrap().unwrap();
+            assert_eq!((packet.offset, packet.transport_offset), (2, transport_offset));
+            assert_eq!((packet.transport.source().host(), packet.transport.destination().host()), (1, 2));
+        }
+    }
 }

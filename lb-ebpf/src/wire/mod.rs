@@ -5,18 +5,23 @@
 //! here decides what is a VIP.
 
 mod ethernet;
+mod family;
 pub mod frame;
 mod ipv4;
 mod ipv6;
+mod packet;
 mod tcp;
 mod transport;
 mod udp;
 
+pub(crate) use self::ipv4::fold;
 pub use self::{
     ethernet::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, Ethernet, VLAN_LEN},
+    family::Family,
     frame::Frame,
     ipv4::{IPV4_LEN, Ipv4},
     ipv6::{IPV6_LEN, Ipv6, MAX_EXTENSIONS},
+    packet::Packet,
     tcp::{TCP, TcpFlags},
     transport::Transport,
     udp::UDP,

@@ -2,36 +2,22 @@
 
 use lb_common::{Backend, DropReason, NextHop};
 use lb_ebpf::{
-    encap::{Inner, ipip},
+    encap::Outer,
     hash::FlowHash,
-    wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet},
+    wire::{Family, Packet},
     xdp::XdpFrame,
 };
 
 use super::encapsulate;
 
-/// Inside IPv4.
+/// Inside a packet of the family `O`.
 #[inline(always)]
-pub fn in_ipv4(
+pub fn forward<O: Outer<N>, H: Family, const N: usize>(
     frame: &XdpFrame,
-    ethernet: &Ethernet,
+    packet: &Packet<H>,
     next_hop: &NextHop,
     backend: &Backend,
-    inner: &Inner,
     hash: FlowHash,
 ) -> Result<(), DropReason> {
-    encapsulate(frame, ethernet, next_hop, ETHERTYPE_IPV4, inner, ipip::ipv4(backend, inner, hash))
-}
-
-/// Inside IPv6.
-#[inline(always)]
-pub fn in_ipv6(
-    frame: &XdpFrame,
-    ethernet: &Ethernet,
-    next_hop: &NextHop,
-    backend: &Backend,
-    inner: &Inner,
-    hash: FlowHash,
-) -> Result<(), DropReason> {
-    encapsulate(frame, ethernet, next_hop, ETHERTYPE_IPV6, inner, ipip::ipv6(backend, inner, hash))
+    encapsulate(frame, packet, next_hop, O::ETHERTYPE, O::outer(backend, &packet.header, hash))
 }

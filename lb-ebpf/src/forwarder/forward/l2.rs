@@ -2,8 +2,7 @@
 
 use lb_common::{DropReason, NextHop};
 use lb_ebpf::{
-    encap::Inner,
-    wire::{Ethernet, Frame as _},
+    wire::{Family, Frame as _, Packet},
     xdp::XdpFrame,
 };
 
@@ -13,16 +12,16 @@ use super::{ethernet_len, fits, prepare, set_ethernet};
 /// are each other's backend would send a packet to and fro: what the backend itself sent does not go back to it, and
 /// rings of more end with the packet's lifetime.
 #[inline(always)]
-pub fn forward(frame: &XdpFrame, ethernet: &Ethernet, next_hop: &NextHop, inner: &Inner) -> Result<(), DropReason> {
+pub fn forward<H: Family>(frame: &XdpFrame, packet: &Packet<H>, next_hop: &NextHop) -> Result<(), DropReason> {
     let Some(sender) = frame.words(0) else { return Err(DropReason::Truncated) };
     if next_hop.is_source_of(sender) {
         return Err(DropReason::Loop);
     }
-    fits(inner.total_len, next_hop)?;
-    prepare(frame, ethernet, inner)?;
-    let grow = ethernet_len(next_hop) as i32 - ethernet.len as i32;
+    fits(packet.header.total_len(), next_hop)?;
+    prepare(frame, packet)?;
+    let grow = ethernet_len(next_hop) as i32 - packet.offset as i32;
     if grow != 0 && !frame.adjust_head(-grow) {
         return Err(DropReason::NoHeadroom);
     }
-    set_ethernet(frame, next_hop, ethernet.ethertype)
+    set_ethernet(frame, next_hop, H::ETHERTYPE)
 }

@@ -7,9 +7,9 @@ mod l2;
 use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use lb_common::{Backend, Be16, DropReason, Features, Forward, NextHop};
 use lb_ebpf::{
-    encap::{self, Inner},
+    encap,
     hash::FlowHash,
-    wire::{ETHERNET_LEN, Ethernet, Frame as _, VLAN_LEN},
+    wire::{ETHERNET_LEN, Family, Frame as _, Ipv4, Ipv6, Packet, VLAN_LEN},
     xdp::XdpFrame,
 };
 
@@ -17,22 +17,21 @@ use crate::maps::{self, DEVICES};
 
 /// Sends the packet to `backend`. The verdict is a transmission.
 #[inline(always)]
-pub fn send(
+pub fn send<H: Family>(
     frame: &XdpFrame,
-    ethernet: &Ethernet,
+    packet: &Packet<H>,
     backend: &Backend,
-    inner: &Inner,
     hash: FlowHash,
 ) -> Result<u32, DropReason> {
     let next_hop = backend.next_hop.current().ok_or(DropReason::NoNextHop)?;
     match Forward::from_u32(backend.forward) {
         Some(way @ Forward::Ipip4) if maps::uses(way.feature()) => {
-            ipip::in_ipv4(frame, ethernet, next_hop, backend, inner, hash)?;
+            ipip::forward::<Ipv4, _, _>(frame, packet, next_hop, backend, hash)?;
         }
         Some(way @ Forward::Ipip6) if maps::uses(way.feature()) => {
-            ipip::in_ipv6(frame, ethernet, next_hop, backend, inner, hash)?;
+            ipip::forward::<Ipv6, _, _>(frame, packet, next_hop, backend, hash)?;
         }
-        Some(way @ Forward::L2) if maps::uses(way.feature()) => l2::forward(frame, ethernet, next_hop, inner)?,
+        Some(way @ Forward::L2) if maps::uses(way.feature()) => l2::forward(frame, packet, next_hop)?,
         _ => return Err(DropReason::NoBackend),
     }
     transmit(frame, next_hop)
@@ -40,18 +39,17 @@ pub fn send(
 
 /// An outer header of `N` words and a new Ethernet header in place of the old one.
 #[inline(always)]
-fn encapsulate<const N: usize>(
+fn encapsulate<H: Family, const N: usize>(
     frame: &XdpFrame,
-    ethernet: &Ethernet,
+    packet: &Packet<H>,
     next_hop: &NextHop,
     ethertype: Be16,
-    inner: &Inner,
     header: [u32; N],
 ) -> Result<(), DropReason> {
-    fits(inner.total_len + 4 * N as u32, next_hop)?;
-    prepare(frame, ethernet, inner)?;
+    fits(packet.header.total_len() + 4 * N as u32, next_hop)?;
+    prepare(frame, packet)?;
     let ethernet_len = ethernet_len(next_hop);
-    let grow = 4 * N as i32 + ethernet_len as i32 - ethernet.len as i32;
+    let grow = 4 * N as i32 + ethernet_len as i32 - packet.offset as i32;
     if !frame.adjust_head(-grow) {
         return Err(DropReason::NoHeadroom);
     }
@@ -68,14 +66,14 @@ fn encapsulate<const N: usize>(
 /// What forwarding does to the packet itself: one is taken off its lifetime, and what lies behind it in the frame is
 /// cut off.
 #[inline(always)]
-fn prepare(frame: &XdpFrame, ethernet: &Ethernet, inner: &Inner) -> Result<(), DropReason> {
-    let end = ethernet.len as u32 + inner.total_len;
+fn prepare<H: Family>(frame: &XdpFrame, packet: &Packet<H>) -> Result<(), DropReason> {
+    let end = packet.offset as u32 + packet.header.total_len();
     let len = frame.len() as u32;
     if len > SMALL && len != end && !cut(frame.context(), end) {
         return Err(DropReason::BadLength);
     }
-    let (at, lifetime) = inner.aged();
-    frame.set_words(ethernet.len + at, [lifetime]).then_some(()).ok_or(DropReason::Truncated)
+    let (at, lifetime) = packet.header.aged();
+    frame.set_words(packet.offset + at, [lifetime]).then_some(()).ok_or(DropReason::Truncated)
 }
 
 /// Frames up to this length in bytes are sent with what lies behind the packet, be it padding: with 60 bytes more they
