@@ -3,7 +3,7 @@
 use super::{
     args::{BackendEdit, BackendName, BackendOperation, Detach, Global, VipEdit, Why},
     exit::{Exit, Failure},
-    place,
+    place::place,
     table::Output,
     wait::Watch,
 };

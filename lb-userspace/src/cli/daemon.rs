@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{
     args::{Global, Run},
     exit::{Exit, Failure},
-    place,
+    place::place,
 };
 use crate::{
     controller::{ConfigFile, Controller, Error, Handle, Origin, Overrides},

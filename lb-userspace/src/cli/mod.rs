@@ -7,31 +7,23 @@ mod daemon;
 mod decap;
 mod exit;
 mod flows;
+mod place;
 mod seed;
 mod show;
 mod table;
 mod wait;
 
-use std::{
-    io::ErrorKind,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
-use self::args::{Backend, Global, Interface, Vip};
+use self::args::{Backend, Interface, Vip};
 pub use self::{
     args::{Cli, Command, DEFAULT_CONFIG},
     exit::{EXIT_CODES, Exit, Failure},
     table::Output,
 };
-use crate::{
-    api::client::Client,
-    disk,
-    model::Node,
-    source::file::{self, ReadError},
-};
+use crate::api::client::Client;
 
 /// Does what the process's arguments say.
 pub fn main() -> ExitCode {
@@ -49,7 +41,7 @@ pub fn main() -> ExitCode {
 pub fn run(cli: Cli) -> Result<Exit, Failure> {
     let Cli { global, command } = cli;
     let output = global.output;
-    let client = || socket(&global).map(Client::new);
+    let client = || place::socket(&global).map(Client::new);
     match command {
         Command::Run(run) => daemon::run(&global, run),
         Command::Check { file } => check::check(output, file.as_deref().unwrap_or(&global.config)),
@@ -82,52 +74,4 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
 fn wait(command: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| Failure::new(Exit::Failed, error))?.block_on(command)
-}
-
-/// The daemon's socket: as the command line says, else the config file, else the default.
-fn socket(global: &Global) -> Result<PathBuf, Failure> {
-    place(&global.socket, &global.config, |node| node.socket)
-}
-
-/// A place of the daemon: as the command line says, else as [`places`] says.
-fn place(said: &Option<PathBuf>, config: &Path, of: impl FnOnce(Node) -> PathBuf) -> Result<PathBuf, Failure> {
-    match said {
-        Some(place) => Ok(place.clone()),
-        None => places(config).map(of),
-    }
-}
-
-/// Where a daemon of this config file is to be found, whatever else is wrong in the file. One that is not there, or
-/// that this user may not read, leads to the daemon of the default config.
-///
-/// # Errors
-///
-/// The file cannot be read for another reason: what it says would be passed over without a word.
-fn places(config: &Path) -> Result<Node, Failure> {
-    let text = match disk::read(config) {
-        Ok(text) => text,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => String::new(),
-        Err(error) => return Err(Failure::new(Exit::Failed, ReadError::Unreadable { path: config.to_owned(), error })),
-    };
-    Ok(file::node(&text))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_daemon_is_found_through_a_file_that_is_not_valid() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("naru.toml");
-        std::fs::write(&path, "[node]\nsocket = \"/run/x.sock\"\nxdp_mode = \"wrong\"\n[[vip]]\nnaem = 1\n").unwrap();
-        let node = places(&path).unwrap();
-        assert_eq!(node.socket, Path::new("/run/x.sock"));
-        assert_eq!(node.bpffs, Node::default().bpffs);
-        std::fs::write(&path, "[[vip]]\nname = 1\n[[vip]]\n[node]\nbpffs = \"/sys/fs/bpf/x\"\n").unwrap();
-        assert_eq!(places(&path).unwrap().bpffs, Path::new("/sys/fs/bpf/x"), "[node] may stand last");
-        assert_eq!(places(&dir.path().join("missing")).unwrap().socket, Node::default().socket);
-        let error = places(dir.path()).unwrap_err();
-        assert!(error.to_string().contains("it is not a file"), "{error}");
-    }
 }

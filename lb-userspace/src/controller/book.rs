@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::state_directory::make;
+use super::directory::make;
 use crate::{
     disk::{Staged, WriteError},
     model::{Operation, Operations},

@@ -97,7 +97,7 @@ impl Controller {
         // Operations that were done while the disk was waited for are among these.
         let (wanted, forgotten) = Desired::new(wanted, &self.applied.operations);
         let unheard = self.applied.unheard(&wanted.sources.config);
-        let changes: Vec<_> = unheard.iter().map(unheard_change).collect();
+        let changes: Vec<_> = unheard.iter().map(node::unheard_change).collect();
         let warnings: Vec<_> = unheard.iter().filter_map(Unheard::warning).chain(forgotten).collect();
         let mut applied = self.change_to(wanted, record, from).await?;
         self.because = None;
@@ -105,7 +105,7 @@ impl Controller {
         if !self.state_directory.has_kept(&self.applied.operations) {
             self.keep(keep::PATIENCE).await;
         }
-        applied.changes = merged(applied.changes, changes);
+        applied.changes = node::merged(applied.changes, changes);
         applied.warnings.extend(warnings.into_iter().chain(self.state_directory.problem()));
         applied.elapsed = from.elapsed();
         Ok(applied)
@@ -161,7 +161,7 @@ impl Controller {
         self.read_logs(self.applied.config.node.log_packets);
         self.follow_moved(&done.changes);
 
-        let changes = merged(node::changes(&old.config, &self.applied.config), done.changes);
+        let changes = node::merged(node::changes(&old.config, &self.applied.config), done.changes);
         // Packets follow the change by now: what takes a look at everything may take its time.
         let known = before_view.warnings();
         let warnings = self.view().warnings().into_iter().filter(|warning| !known.contains(warning));
@@ -273,20 +273,6 @@ pub(super) fn moves_everything(change: &Change) -> bool {
 pub(super) fn log_change(change: &Change) {
     let level = if moves_everything(change) { log::Level::Warn } else { log::Level::Info };
     log::log!(level, "{change}");
-}
-
-/// What the file says of a backend and no packet follows, as a change of the file.
-pub(super) fn unheard_change(unheard: &Unheard<'_>) -> Change {
-    let Unheard { vip, backend, from, to, .. } = unheard;
-    let (vip, from, to) = ((*vip).to_owned(), from.clone(), to.clone());
-    Change::BackendChanged { vip, backend: *backend, key: "state".to_owned(), from, to }
-}
-
-/// Changes of `[node]` and those that the data plane found, each once.
-pub(super) fn merged(mut node: Vec<Change>, dataplane: Vec<Change>) -> Vec<Change> {
-    let new: Vec<_> = dataplane.into_iter().filter(|change| !node.contains(change)).collect();
-    node.extend(new);
-    node
 }
 
 /// The text after an edit. Its `interfaces` are written out where the edit is about to name one, from when on they are

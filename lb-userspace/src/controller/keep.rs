@@ -2,95 +2,18 @@
 //! what was applied last, where it could not be written. A disk that does not answer holds up nobody for long: what is
 //! to be written is written once it does.
 
-use std::{
-    fs::File,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use nix::fcntl::Flock;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
-use super::{
-    Controller,
-    book::{Place, Sheet, Unread},
-    file::Text,
-    state_directory::{self, Page},
-};
-use crate::{disk::WriteError, model::Operations};
+use super::{Controller, unkept::Kept};
+use crate::model::Operations;
 
 /// How long whoever did something waits for it to be kept.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long whoever only tries again waits.
 pub(super) const MOMENT: Duration = Duration::from_millis(100);
-
-/// What is not kept yet.
-#[derive(Debug, Default)]
-pub struct Unkept {
-    /// The state directory, where it is not this daemon's yet, and what is to be read there before anything is written.
-    pub directory: Option<(PathBuf, Place)>,
-    /// What was applied last.
-    pub page: Option<(Page, Text)>,
-    /// What operators have done.
-    pub operations: Option<(Sheet, Arc<Operations>)>,
-    /// A file that is told of until it is removed.
-    pub damaged: Option<PathBuf>,
-}
-
-/// What became of it.
-#[derive(Debug, Default)]
-pub struct Kept {
-    /// The state directory, and what operators had done whose daemon had it before.
-    pub lock: Option<Result<(Flock<File>, Operations), String>>,
-    /// What was applied last.
-    pub page: Option<Result<Text, WriteError>>,
-    /// What operators have done.
-    pub operations: Option<(Result<(), WriteError>, Arc<Operations>)>,
-    /// The file that was told of has been removed.
-    pub is_damaged_gone: bool,
-}
-
-impl Unkept {
-    /// Keeps it. May wait for a disk.
-    fn keep(self) -> Kept {
-        let Self { directory, page, operations, damaged } = self;
-        if let Some((directory, place)) = directory {
-            // What is found there goes with what was done since, and is written in the next round.
-            return Kept { lock: Some(take_late(&directory, &place)), ..Kept::default() };
-        }
-        let put = |(page, text): (Page, Text)| page.put(page.reserve(&text)?, &text).map(|()| text);
-        Kept {
-            lock: None,
-            page: page.map(put),
-            operations: operations.map(|(sheet, operations)| (sheet.put(), operations)),
-            is_damaged_gone: damaged.is_some_and(|path| !path.exists()),
-        }
-    }
-}
-
-/// Takes a state directory that could not be had before, and reads what is there.
-fn take_late(directory: &Path, place: &Place) -> Result<(Flock<File>, Operations), String> {
-    let lock = state_directory::lock(directory)?;
-    match place.read() {
-        Ok(found) => Ok((lock, found)),
-        Err(Unread::Other(config, _)) => {
-            Err(format!("it is the one of {config}: give each daemon its own (`state` in [node]) and restart"))
-        }
-        Err(Unread::Damaged(error)) => Err(format!("what is kept there cannot be read: {error}; restart the daemon")),
-    }
-}
-
-impl Kept {
-    /// Whether all of it is kept.
-    fn is_all(&self) -> bool {
-        let Self { lock, page, operations, is_damaged_gone: _ } = self;
-        !matches!(lock, Some(Err(_)))
-            && !matches!(page, Some(Err(_)))
-            && operations.as_ref().is_none_or(|(written, _)| written.is_ok())
-    }
-}
 
 impl Controller {
     /// Keeps what is not kept yet. Waits for so long at most, and then goes on without.

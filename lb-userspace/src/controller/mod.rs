@@ -10,6 +10,7 @@
 
 mod book;
 mod change;
+mod directory;
 mod error;
 mod file;
 mod follow;
@@ -25,11 +26,13 @@ mod open;
 mod origin;
 mod outcome;
 mod own_macs;
+mod page;
 mod problems;
 mod record;
 mod run;
 mod start;
 mod state_directory;
+mod unkept;
 mod view;
 
 use std::{
@@ -58,8 +61,8 @@ pub use self::{
     view::{FileState, View},
 };
 use self::{
-    file::Desired, handle::Request, interfaces::Interfaces, keep::Kept, log_reader::LogReader, look_back::LookBack,
-    losses::Losses, problems::Problems, state_directory::StateDirectory,
+    file::Desired, handle::Request, interfaces::Interfaces, log_reader::LogReader, look_back::LookBack, losses::Losses,
+    problems::Problems, state_directory::StateDirectory, unkept::Kept,
 };
 use crate::{
     dataplane::Dataplane,

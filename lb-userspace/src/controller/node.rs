@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt::Display, path::PathBuf};
 
 use super::Error;
 use crate::{
-    model::{self, Config, Difference, Node, Vrf, keys::SettingChange},
+    model::{self, Config, Difference, Node, Unheard, Vrf, keys::SettingChange},
     plan::{Change, record},
 };
 
@@ -37,6 +37,20 @@ pub fn refuse_restart_keys(old: &Node, new: &Node) -> Result<(), Error> {
     let changed = keys(old, new).into_iter().filter(|key| key.needs_restart && key.change.is_some());
     let keys: Vec<_> = changed.map(|key| key.name).collect();
     if keys.is_empty() { Ok(()) } else { Err(Error::NeedsRestart { keys }) }
+}
+
+/// What the file says of a backend and no packet follows, as a change of the file.
+pub fn unheard_change(unheard: &Unheard<'_>) -> Change {
+    let Unheard { vip, backend, from, to, .. } = unheard;
+    let (vip, from, to) = ((*vip).to_owned(), from.clone(), to.clone());
+    Change::BackendChanged { vip, backend: *backend, key: "state".to_owned(), from, to }
+}
+
+/// Changes of `[node]` and those that the data plane found, each once.
+pub fn merged(mut node: Vec<Change>, dataplane: Vec<Change>) -> Vec<Change> {
+    let new: Vec<_> = dataplane.into_iter().filter(|change| !node.contains(change)).collect();
+    node.extend(new);
+    node
 }
 
 /// A key and whether its value changes.

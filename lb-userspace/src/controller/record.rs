@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use super::{file::Text, state_directory::Page};
+use super::{file::Text, page::Page};
 use crate::disk::{ReplaceError, Replaced, Reserved, WriteError};
 
 /// What is to be written.

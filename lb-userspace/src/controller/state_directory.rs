@@ -11,22 +11,23 @@
 //! Names beside these are left alone: numbered revisions will be in `revisions/`.
 
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::{self, File},
     io,
-    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 
 use super::{
     book::Book,
+    directory::lock,
     file::Text,
-    keep::{Kept, Unkept},
+    page::{Page, unpack},
+    unkept::{Kept, Unkept},
 };
 use crate::{
-    disk::{Reserved, Staged, WriteError, leftovers},
+    disk::{Staged, WriteError, leftovers},
     fault,
     model::{Config, Operations},
 };
@@ -221,51 +222,7 @@ impl StateDirectory {
     }
 }
 
-/// Where the text that was applied last is kept.
-#[derive(Clone, Debug)]
-pub struct Page {
-    path: PathBuf,
-    config: PathBuf,
-    is_needed: bool,
-}
-
-impl Page {
-    /// Takes room beside the text that is kept for `text`, to be written and put in its place once it is in force.
-    pub fn reserve(&self, text: &str) -> Result<Reserved, WriteError> {
-        // Somebody may have removed the directory; if it cannot be made, what follows says why.
-        let _ = self.path.parent().map(make);
-        let head = pack(&self.config, "").len();
-        // The length of a length in decimal digits.
-        Reserved::private(&self.path, head + 20 + text.len())
-    }
-
-    /// Keeps `text`, for which there is room.
-    pub fn put(&self, room: Reserved, text: &str) -> Result<(), WriteError> {
-        room.write(&pack(&self.config, text))?.put()
-    }
-
-    /// Whether a change is not to happen that cannot be kept: one could be before.
-    pub fn is_needed(&self) -> bool {
-        self.is_needed
-    }
-}
-
 const REMEDY: &str = "until this is mended, a start after a crash would not know what was applied last";
-
-/// Makes a state directory where there is none.
-pub fn make(directory: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(directory)
-}
-
-/// Takes a state directory, and makes it where there is none. May wait for a disk.
-pub fn lock(directory: &Path) -> Result<Flock<File>, String> {
-    let failed = |what: &'static str| move |error: io::Error| format!("cannot {what} the state directory: {error}");
-    make(directory).map_err(failed("make"))?;
-    let file = File::open(directory).map_err(failed("open"))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
-        "another daemon uses this state directory: give each its own (`state` in [node]) and restart".to_owned()
-    })
-}
 
 /// Nobody else writes here.
 fn remove_leftovers(directory: &Path) {
@@ -277,32 +234,9 @@ fn remove_leftovers(directory: &Path) {
     }
 }
 
-/// `text` with a first line that says what it is.
-fn pack(config: &Path, text: &str) -> String {
-    let ((length, checksum), config) = (print(text), config.display());
-    format!("{HEAD}length={length} checksum={checksum:016x} config={config}\n{text}")
-}
-
-/// The config file and the text, if they are what was packed.
-fn unpack(kept: &str) -> Option<(&str, &str)> {
-    let (head, text) = kept.split_once('\n')?;
-    let (length, rest) = head.strip_prefix(HEAD)?.strip_prefix("length=")?.split_once(" checksum=")?;
-    let (sum, config) = rest.split_once(" config=")?;
-    let told = (length.parse().ok()?, u64::from_str_radix(sum, 16).ok()?);
-    (told == print(text)).then_some((config, text))
-}
-
-const HEAD: &str = "# What naru applied last, for the start after a crash; do not edit. ";
-
 /// Whether two texts are the same; mostly they are one.
 fn is_same(one: &Text, other: &Text) -> bool {
     Arc::ptr_eq(one, other) || one == other
-}
-
-/// Length and checksum of a text: FNV-1a, 64 bits (draft-eastlake-fnv §2), against disks, not against people.
-fn print(text: &str) -> (usize, u64) {
-    let sum = |sum: u64, byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    (text.len(), text.bytes().fold(0xcbf2_9ce4_8422_2325, sum))
 }
 
 #[cfg(test)]

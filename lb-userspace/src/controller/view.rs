@@ -12,7 +12,6 @@ use lb_common::BackendState;
 
 use super::{
     Applies, Controller, Diff, Error,
-    change::{merged, unheard_change},
     file::{ConfigFile, Contents, Desired},
     interfaces::{Interface, Interfaces},
     losses::Found,
@@ -128,8 +127,8 @@ impl View {
         }
         let (wanted, _) = Desired::new(wanted, &self.applied.operations);
         let plan = self.dataplane.plan(&wanted.config);
-        let changes = merged(node::changes(self.config(), &wanted.config), plan.into_changes());
-        merged(changes, self.applied.unheard(&wanted.sources.config).iter().map(unheard_change).collect())
+        let changes = node::merged(node::changes(self.config(), &wanted.config), plan.into_changes());
+        node::merged(changes, self.applied.unheard(&wanted.sources.config).iter().map(node::unheard_change).collect())
     }
 
     /// How the config file relates to what runs, as it is now.

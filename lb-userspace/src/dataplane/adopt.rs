@@ -5,9 +5,10 @@ use log::info;
 
 use super::{
     Dataplane, Error,
-    execute::grace,
     former::Former,
-    generation::{Draft, Generation, Globals},
+    generation::{Draft, Generation},
+    globals::Globals,
+    grace::grace,
     maps::{Carrying, Journal},
     place::{Place, remove_tree},
 };

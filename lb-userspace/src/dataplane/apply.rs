@@ -1,22 +1,39 @@
 //! A plan, carried out: in the maps that are in use, or in those of a new generation, to which the links are handed.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use lb_common::{Slot, VipFlags};
 use log::debug;
 
 use super::{
-    Applied, Dataplane, Error,
+    Dataplane, Error,
     execute::execute,
-    generation::{Draft, Generation, Globals},
+    generation::{Draft, Generation},
+    globals::Globals,
     maps::{self, Carrying},
     place::remove_tree,
 };
 use crate::{
     fault,
     model::Config,
-    plan::{Capacity, InForce, Plan, State, Step},
+    plan::{Capacity, Change, InForce, Plan, State, Step},
 };
+
+/// What an apply did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// In the words of the config.
+    pub changes: Vec<Change>,
+    /// Map entries written or deleted; a slot counts as one.
+    pub writes: usize,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// When the last map was written.
+    pub finished: Instant,
+}
 
 impl Dataplane {
     /// Makes the maps hold `config`.

@@ -9,7 +9,7 @@ use std::{
 use lb_common::{NextHop, NextHopCell};
 use log::debug;
 
-use super::{Dataplane, Error, execute::grace};
+use super::{Dataplane, Error, grace::grace};
 use crate::model::Target;
 
 impl Dataplane {

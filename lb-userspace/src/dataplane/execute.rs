@@ -1,18 +1,12 @@
 //! Steps of a plan, done to maps.
 
-use std::{thread, time::Duration};
+use std::thread;
 
-use log::debug;
-
-use super::{Error, egress::egress, maps::Maps, sys};
+use super::{Error, egress::egress, grace::grace, maps::Maps};
 use crate::{
     fault,
     plan::{State, Step},
 };
-
-/// Stands in for a grace period where the kernel does not offer one: it bounds nothing, but the program takes
-/// microseconds, and an interrupted one resumes within a scheduler tick or two.
-const GRACE: Duration = Duration::from_millis(20);
 
 /// Does the steps to the maps and to their mirror; flows that go on are in tables of `before`, or of `maps` themselves.
 /// Returns the number of entries written.
@@ -88,12 +82,4 @@ fn put_tables(maps: &Maps, tables: &[Step], before: &Maps) -> usize {
         let workers: Vec<_> = shares.map(|share| scope.spawn(move || share.iter().map(put).sum::<usize>())).collect();
         workers.into_iter().map(|worker| worker.join().expect("writing tables does not panic")).sum()
     })
-}
-
-/// Returns when no packet is on its way through the program any more that may have read something from before the call.
-pub(crate) fn grace() {
-    if let Err(error) = sys::wait_for_readers() {
-        debug!("the kernel offers no grace period ({error}): waiting {GRACE:?} instead");
-        thread::sleep(GRACE);
-    }
 }

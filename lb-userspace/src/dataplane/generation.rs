@@ -22,11 +22,12 @@ use log::{Log, debug};
 
 use super::{
     Error,
+    globals::Globals,
     links::ProgramRef,
     maps::{self, Carrying, Journal, Maps},
     place::{Place, make_directories, remove, remove_tree},
 };
-use crate::{fault, objects, plan::Capacity, seed::HashSeed};
+use crate::{fault, objects, plan::Capacity};
 
 /// Name of the program in the object.
 const MULTI_BUFFER: &str = "naru";
@@ -48,15 +49,6 @@ pub struct Draft {
     pub(super) maps: Maps,
     loaded: Loaded,
     globals: Globals,
-}
-
-/// What a program is loaded with as read-only data.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Globals {
-    /// What of it the config uses.
-    pub features: Features,
-    /// What its flow hash is keyed with.
-    pub seed: HashSeed,
 }
 
 /// The object, and which of its programs is or will be in the kernel.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, fs, io,
+    fs, io,
     os::fd::BorrowedFd,
     path::{Path, PathBuf},
 };
@@ -12,7 +12,7 @@ use log::{info, warn};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Error,
+    Error, Mode,
     interface::{name_of, program_name, running},
     place::{DECAP, interface_of, link_pins, links_of, lock, names, pin_name, remove, remove_tree, root_of, roots},
     sys::{LinkInfo, XdpLink},
@@ -21,25 +21,6 @@ use crate::{fault, model::XdpMode};
 
 /// Why generic mode, where the operator wants it.
 const ASKED_FOR: &str = "`xdp_mode` in [node] asks for it";
-
-/// Where on an interface the program runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// In the driver, before the kernel makes anything of the packet.
-    Native,
-    /// In the stack: slower, on any interface.
-    Generic,
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Native => "native",
-            Self::Generic => "generic",
-        })
-    }
-}
 
 /// An interface that the program runs on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,6 +9,7 @@
 mod adopt;
 mod apply;
 mod btf;
+mod detach;
 mod egress;
 mod error;
 mod execute;
@@ -16,10 +17,13 @@ mod execute;
 pub(crate) mod fixtures;
 mod former;
 mod generation;
+mod globals;
+mod grace;
 mod interface;
 mod links;
 mod losses;
 mod maps;
+mod mode;
 mod own_macs;
 mod place;
 mod sys;
@@ -32,7 +36,6 @@ use std::{
     mem,
     path::Path,
     sync::Arc,
-    time::{Duration, Instant},
 };
 
 use aya_log::EbpfLogger;
@@ -41,24 +44,27 @@ use log::{Log, debug};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 pub use self::{
+    apply::Applied,
+    detach::{detach_everything, detach_interface},
     error::Error,
     interface::named as interface_named,
-    links::{Attachment, Links, Mode, Pinned, ProgramRef, attached, detach_pinned, pinned},
+    links::{Attachment, Links, Pinned, ProgramRef, attached, detach_pinned, pinned},
     losses::{Interfaces as LossInterfaces, LossCounts, Losses, LossesError, LostFrames},
     maps::{FlowTable, FlowTables, MapUsage, Slots, Sweeps, Table},
+    mode::Mode,
     own_macs::{LeftOut, OwnMacs},
-    place::{detach_everything, detach_interface, interface_of, make_directories, mount_if_missing, names, pin_name},
+    place::{interface_of, make_directories, mount_if_missing, names, pin_name},
     sys::now,
     view::{Backend, BackendCounts, BackendSlots, Counts, View},
 };
+use self::{former::Former, generation::Generation, place::Place, view::SlotCounts};
 pub(crate) use self::{
-    execute::grace,
+    grace::grace,
     place::{DECAP, remove_tree},
 };
-use self::{former::Former, generation::Generation, place::Place, view::SlotCounts};
 use crate::{
     model::{Config, Target, XdpMode},
-    plan::{Change, InForce, NextHops, Plan, State},
+    plan::{InForce, NextHops, Plan, State},
 };
 
 /// The data plane, held by this process.
@@ -95,19 +101,6 @@ pub struct Writes {
     pub rehashed: bool,
     /// Everything is in the maps of another generation.
     pub generation: bool,
-}
-
-/// What an apply did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Applied {
-    /// In the words of the config.
-    pub changes: Vec<Change>,
-    /// Map entries written or deleted; a slot counts as one.
-    pub writes: usize,
-    /// How long it took.
-    pub elapsed: Duration,
-    /// When the last map was written.
-    pub finished: Instant,
 }
 
 impl Dataplane {

@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use super::{
-    keys::{KeyValue, Scalar, WrongValue, read_text},
+    value::{KeyValue, Scalar, WrongValue, read_text},
     word::text_serde,
 };
 

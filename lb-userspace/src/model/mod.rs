@@ -19,6 +19,8 @@ mod readers;
 mod share;
 pub(crate) mod suggest;
 mod target;
+mod tracking;
+mod value;
 mod via;
 mod vip;
 mod word;
@@ -30,7 +32,7 @@ pub use self::{
     desired::{Desired, Sources, Unheard},
     forward::ForwardMode,
     idle::{IdleTime, IdleTimeError},
-    keys::{Given, KeyValue, Settings},
+    keys::{Given, Settings},
     mac::{Mac, MacChoice, MacError},
     node::{Node, XdpMode},
     operation::{Operate, OperateError, Operation, Operations, Verb},
@@ -40,8 +42,10 @@ pub use self::{
     readers::Readers,
     share::{Share, ShareError},
     target::Target,
+    tracking::{FlowHash, Tracking},
+    value::KeyValue,
     via::{Mark, Vrf, mark_word},
-    vip::{FlowHash, Tracking, Vip},
+    vip::Vip,
     word::{UnknownValue, Word},
 };
 

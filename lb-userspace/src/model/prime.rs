@@ -4,7 +4,7 @@ use std::{fmt, num::ParseIntError, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::keys::{KeyValue, Scalar, WrongValue, read_number};
+use super::value::{KeyValue, Scalar, WrongValue, read_number};
 
 /// The size of a VIP's table. One that comes from a config file is a prime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

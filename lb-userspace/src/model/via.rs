@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     address,
-    keys::{KeyValue, Scalar, WrongValue, read_number, read_text},
+    value::{KeyValue, Scalar, WrongValue, read_number, read_text},
     word::text_serde,
 };
 

@@ -1,13 +1,10 @@
 //! A virtual address, what is served on it, and by whom.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::net::IpAddr;
 
 use lb_common::Via;
 
-use super::{
-    Backend, ForwardMode, Mark, Node, Port, Settings, Slots, UnknownValue, Word,
-    word::{text_serde, words},
-};
+use super::{Backend, ForwardMode, Mark, Node, Port, Settings, Slots};
 
 /// A virtual address, what is served on it, and by whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,27 +39,5 @@ impl Vip {
         let Via { vrf, mark } = self.via(node);
         let metrics_backends = Some(self.settings.metrics_backends.unwrap_or(node.metrics_backends));
         Settings { metrics_backends, vrf: Some(vrf.into()), mark: Some(mark.into()), ..self.settings.clone() }
-    }
-}
-
-words! {
-    /// What of a packet makes its flow.
-    FlowHash: "hash" {
-        /// Both addresses, both ports and the protocol.
-        FiveTuple = "5-tuple",
-        /// The source address alone, so that a client keeps its backend.
-        SourceIp = "source-ip",
-    }
-}
-
-words! {
-    /// Which flows of a VIP the data plane remembers.
-    Tracking: "tracking" {
-        /// Those on the slots that a change gives to another backend, so that it breaks none of them.
-        Adaptive = "adaptive",
-        /// Every flow, as Katran and IPVS do.
-        Always = "always",
-        /// None: a change of the backends breaks the flows on the slots that it moves.
-        Never = "never",
     }
 }

@@ -69,12 +69,12 @@ macro_rules! words {
 
         text_serde!($name);
 
-        impl $crate::model::keys::KeyValue for $name {
+        impl $crate::model::value::KeyValue for $name {
             fn read(
                 _: &str,
-                scalar: &$crate::model::keys::Scalar,
-            ) -> Result<Self, $crate::model::keys::WrongValue> {
-                $crate::model::keys::read_text(scalar)
+                scalar: &$crate::model::value::Scalar,
+            ) -> Result<Self, $crate::model::value::WrongValue> {
+                $crate::model::value::read_text(scalar)
             }
         }
     };

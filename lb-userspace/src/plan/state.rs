@@ -6,18 +6,12 @@
 //! To copy it costs a few reference counts, and a change of the copy as much as what is changed: whoever reads keeps a
 //! copy, and a plan finds what is there of one VIP without looking at the others.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::collections::BTreeMap;
 
 use imbl::{OrdMap, OrdSet};
-use lb_common::{
-    Backend, BackendState, Be16, Features, Forward, MARKER, NO_ID, Via, Vip4Key, Vip6Key, VipFlags, VipName, VipRecord,
-    VipRoute,
-};
+use lb_common::{Backend, BackendState, Features, Forward, NO_ID, Via, VipFlags, VipName, VipRecord, VipRoute};
 
-use super::{Capacity, Step};
+use super::{Capacity, Step, VipKey};
 use crate::{
     model::{ForwardMode, Target},
     seed::HashSeed,
@@ -230,68 +224,6 @@ pub fn effective_weight(entry: &Backend) -> u32 {
     match entry.backend_state() {
         BackendState::Active => entry.weight,
         BackendState::Drain | BackendState::Down => 0,
-    }
-}
-
-/// What a packet is looked up by, of either family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct VipKey {
-    /// Address of the VIP.
-    pub address: IpAddr,
-    /// IP protocol number; with [`MARKER`] in a marker.
-    pub protocol: u8,
-    /// Port; 0 for any, and in the marker.
-    pub port: u16,
-}
-
-impl VipKey {
-    /// What comes before every other key.
-    const FIRST: Self = Self { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), protocol: 0, port: 0 };
-
-    /// The marker beside this key: some VIP serves this protocol on this address.
-    #[must_use]
-    pub fn marker(self) -> Self {
-        Self { protocol: self.protocol | MARKER, port: 0, ..self }
-    }
-
-    /// Whether this is a marker.
-    pub fn is_marker(&self) -> bool {
-        self.protocol & MARKER != 0
-    }
-
-    /// As the map of its family has it.
-    pub fn in_map(&self) -> FamilyKey {
-        let (port, protocol) = (Be16::new(self.port), self.protocol);
-        match self.address {
-            IpAddr::V4(v4) => FamilyKey::V4(Vip4Key::new(v4.into(), port, protocol)),
-            IpAddr::V6(v6) => FamilyKey::V6(Vip6Key::new(v6.into(), port, protocol)),
-        }
-    }
-
-    fn features(&self) -> Features {
-        let family = if self.address.is_ipv4() { Features::VIP4 } else { Features::VIP6 };
-        if self.port == 0 && !self.is_marker() { family.with(Features::ANY_PORT) } else { family }
-    }
-}
-
-/// A key in the map of its family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FamilyKey {
-    /// In `VIPS4`.
-    V4(Vip4Key),
-    /// In `VIPS6`.
-    V6(Vip6Key),
-}
-
-impl From<Vip4Key> for VipKey {
-    fn from(key: Vip4Key) -> Self {
-        Self { address: Ipv4Addr::from(key.address()).into(), protocol: key.protocol(), port: key.port().host() }
-    }
-}
-
-impl From<Vip6Key> for VipKey {
-    fn from(key: Vip6Key) -> Self {
-        Self { address: key.address().into(), protocol: key.protocol(), port: key.port().host() }
     }
 }
 

@@ -5,7 +5,10 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::{Address, BackendState, FlowEntry, FlowKey, FlowOutcome, NO_ID, NextHopCell, Slot, Tick, VipFlags};
+use lb_common::{
+    Address, Backend, BackendState, FlowEntry, FlowKey, FlowOutcome, NO_ID, NextHop, NextHopCell, Slot, Tick, VipFlags,
+    VipRecord,
+};
 use lb_ebpf::{
     hash::FlowHash,
     rules::tracking::{self, Decision},
@@ -14,11 +17,12 @@ use lb_ebpf::{
 
 use super::{
     fixtures::{SLOTS, backend, config, many, vip},
+    maglev::WeightedBackend,
     *,
 };
 use crate::{
     dataplane::Table,
-    model::{ForwardMode, IdleTime, Slots, Tracking},
+    model::{ForwardMode, IdleTime, Slots, Target, Tracking},
     tracking::{
         Swept,
         rules::{self, Rules},
@@ -234,7 +238,7 @@ impl World {
     /// What a sweep finds, and does to entries.
     fn walk(&mut self, given_up: &BTreeSet<u32>) -> Swept {
         let rules = Rules::new(&self.state, |id| given_up.contains(&id), self.now);
-        let mut swept = Swept::new(1, 1, [0; 2], self.state.capacity.slots, &rules);
+        let mut swept = Swept::new(1, 1, [0; 2], self.state.capacity.slots, rules.backends());
         let mut flows = std::mem::take(&mut self.flows);
         for flow in &mut flows {
             let Some((key, entry)) = self.key_of(flow).zip(flow.entry) else { continue };

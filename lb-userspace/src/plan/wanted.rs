@@ -3,17 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use lb_common::{Address, Backend, BackendState, Be32, MacPin, NO_ID, NextHopCell, VipFlags, VipRecord, VipRoute};
+use lb_common::{
+    Address, Backend, BackendState, Be32, MacPin, NO_ID, NextHop, NextHopCell, VipFlags, VipRecord, VipRoute,
+};
 
 use super::{
-    Continuation, NextHops, Owner, State, Step, VipKey,
+    Continuation, Owner, State, Step, VipKey,
     allocate::{KeptIds, Pools},
     effective_weight,
     maglev::WeightedBackend,
     record::record,
     state::target_of,
 };
-use crate::model::{self, Config, Difference, Node, Protocol};
+use crate::model::{self, Config, Difference, Node, Protocol, Target};
+
+/// The next hops that are known.
+pub type NextHops = HashMap<Target, NextHop>;
 
 /// What of a config and of a state a plan looks at: everything, or what can differ.
 pub(super) struct Scope<'a> {

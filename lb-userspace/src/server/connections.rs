@@ -39,7 +39,10 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
-use super::activity::{Activity, Watched};
+use super::{
+    Limits,
+    activity::{Activity, Watched},
+};
 use crate::fault;
 
 /// Most that is buffered of a request's head or of an answer, in bytes.
@@ -53,19 +56,6 @@ const REST: Duration = Duration::from_secs(1);
 
 /// How often it is logged that nothing can be accepted.
 const TELL: Duration = Duration::from_secs(60);
-
-/// What a listener bears.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Connections at a time.
-    pub connections: usize,
-    /// How long a connection may be without a whole request head.
-    pub idle: Duration,
-    /// How long the peer may read nothing of an answer.
-    pub stall: Duration,
-    /// How long the peer may take for a whole answer, but for what is buffered of its end.
-    pub answer: Duration,
-}
 
 /// What somebody's connections count for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

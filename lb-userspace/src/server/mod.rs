@@ -4,7 +4,11 @@
 mod activity;
 pub mod api;
 pub mod connections;
+mod limits;
 pub mod metrics;
 pub mod show;
 
-pub use self::connections::{Class, Limits, Listener, Owner, serve};
+pub use self::{
+    connections::{Class, Listener, Owner, serve},
+    limits::Limits,
+};

@@ -9,6 +9,7 @@ mod moving;
 pub mod rules;
 mod sweep;
 mod sweeper;
+mod swept;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -18,8 +19,9 @@ pub use self::{
     error::Error,
     moving::{Held, MovingSlots},
     rules::after_sweep,
-    sweep::{GIVEN_UP_AFTER, Sweep, Swept},
+    sweep::{GIVEN_UP_AFTER, Sweep},
     sweeper::{Sweeper, Turn},
+    swept::Swept,
     upkeep::Upkeep,
     view::{Backend, TableUsage, Usage, View},
 };

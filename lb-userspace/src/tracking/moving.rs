@@ -21,6 +21,14 @@ pub struct MovingSlots {
     pub held: HashMap<u32, Held>,
 }
 
+/// A table with slots that move.
+#[derive(Clone)]
+pub(super) struct Moving {
+    /// Sweeps that had been begun when the table was last written.
+    pub since: u64,
+    pub slots: MovingSlots,
+}
+
 /// Slots that are held for a backend's flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Held {

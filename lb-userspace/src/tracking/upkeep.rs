@@ -10,6 +10,7 @@ use lb_common::FlowOutcome;
 
 use super::{
     Error, GIVEN_UP_AFTER, MovingSlots, Sweep, Swept, View,
+    moving::Moving,
     rules::{self, after_sweep},
 };
 use crate::{
@@ -30,14 +31,6 @@ pub struct Upkeep {
     swept: Option<Arc<Swept>>,
     /// Backends that are down, and when a sweep first met them so.
     downs: Arc<HashMap<u32, Instant>>,
-}
-
-/// A table with slots that move.
-#[derive(Clone)]
-pub(super) struct Moving {
-    /// Sweeps that had been begun when the table was last written.
-    pub since: u64,
-    pub slots: MovingSlots,
 }
 
 impl Upkeep {

@@ -8,7 +8,7 @@ use std::{
 
 use lb_common::Tick;
 
-use super::{GIVEN_UP_AFTER, Swept, rules, upkeep::Moving};
+use super::{GIVEN_UP_AFTER, Swept, moving::Moving, rules};
 use crate::{
     dataplane::{self, Table},
     plan::effective_weight,

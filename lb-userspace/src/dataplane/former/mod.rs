@@ -24,7 +24,8 @@ pub use self::conversion::Conversion;
 use self::{bytes::Bytes, conversion::FORMER};
 use super::{
     Error,
-    generation::{Globals, loaded_at, maps_in, program_in},
+    generation::{loaded_at, maps_in, program_in},
+    globals::Globals,
     losses::losses_in,
     maps::{JOURNAL, Journal, pin_of},
     place::{Place, generation, generations, links_of, lock, names, remove_tree, roots},

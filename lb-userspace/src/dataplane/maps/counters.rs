@@ -18,7 +18,11 @@ use aya::{
 };
 use lb_common::{Backend, Counters, DropReason, FlowOutcome, NO_ID, OwnMac, VipName, maps};
 
-use super::{JOURNAL, LOGS, Maps, Table, mmap::Mapped, object_maps, pin_in};
+use super::{
+    Maps, Table,
+    layout::{JOURNAL, LOGS, object_maps, pin_in},
+    mmap::Mapped,
+};
 use crate::{
     dataplane::Error,
     plan::{Capacity, State},

@@ -10,7 +10,7 @@ use aya::maps::{MapData, MapError};
 use aya_obj::generated::{BPF_EXIST, BPF_NOEXIST};
 use lb_common::{FlowEntry, FlowKey, maps};
 
-use super::pin_in;
+use super::layout::pin_in;
 use crate::dataplane::{Error, sys};
 
 /// Entries that are read by one system call.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use lb_common::Features;
 
 use super::Maps;
-use crate::{dataplane::generation::Globals, seed::HashSeed};
+use crate::{dataplane::globals::Globals, seed::HashSeed};
 
 /// Words of the map. More may come behind these; what they are stays, so that each version reads those of every other.
 pub(super) const ENTRIES: u32 = 4 + 2 * HashSeed::WORDS as u32;

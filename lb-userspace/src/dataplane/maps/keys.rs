@@ -8,7 +8,7 @@ use lb_common::{VipRoute, maps};
 
 use super::{Maps, errno};
 use crate::{
-    dataplane::{Error, execute::grace},
+    dataplane::{Error, grace::grace},
     plan::{FamilyKey, VipKey},
 };
 

@@ -9,38 +9,28 @@ mod flows;
 mod interfaces;
 mod journal;
 mod keys;
+mod layout;
 mod mmap;
 mod tables;
 
-use std::{
-    mem::offset_of,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{mem::offset_of, path::Path, sync::Arc};
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
 use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type};
 use lb_common::{
-    Backend, Counters, DropReason, FlowOutcome, Layout, NO_ID, OwnMac, Vip4Key, Vip6Key, VipName, VipRecord, VipRoute,
-    maps,
+    Backend, Counters, DropReason, FlowOutcome, NO_ID, OwnMac, Vip4Key, Vip6Key, VipName, VipRecord, VipRoute, maps,
 };
 
-use self::mmap::Mapped;
 pub use self::{
     counters::{MapUsage, Readings},
     flows::{FlowTable, FlowTables},
     journal::{Carrying, Journal},
+    layout::{JOURNAL, object_maps, pin_in, pin_of},
     tables::{Slots, Sweeps, Table},
 };
+use self::{layout::DEVICES, mmap::Mapped};
 use super::Error;
 use crate::plan::{Capacity, State};
-
-/// The ring buffer of aya-log.
-const LOGS: &str = "AYA_LOGS";
-/// The daemon's own notes: see [`Journal`].
-pub const JOURNAL: &str = "JOURNAL";
-/// Interfaces that packets can be redirected to: a bound that no host comes near, for a map of a few bytes each.
-const DEVICES: u32 = 1024;
 
 /// The maps of one generation.
 pub struct Maps {
@@ -61,35 +51,6 @@ pub struct Maps {
     /// A write to the key maps has left an element to the next one: see [`Self::put_key`].
     key_left: bool,
     readings: Arc<Readings>,
-}
-
-/// The maps that the object declares, with the entries that they get; `None` for as many as the object says.
-pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 13] {
-    [
-        (maps::VIPS4, Some(capacity.keys4)),
-        (maps::VIPS6, Some(capacity.keys6)),
-        (maps::SLOTS, Some(capacity.slots)),
-        (maps::BACKENDS, Some(capacity.backends)),
-        (maps::FLOWS, Some(capacity.flows)),
-        (maps::EMBRYOS, Some(capacity.embryos())),
-        (maps::OWN_MACS, Some(OwnMac::PLACES)),
-        (maps::DEVICES, Some(DEVICES)),
-        (maps::VIP_COUNTERS, Some(capacity.vips)),
-        (maps::BACKEND_COUNTERS, Some(capacity.backends)),
-        (maps::DROP_COUNTERS, Some(DropReason::ROOM as u32)),
-        (maps::FLOW_COUNTERS, Some(FlowOutcome::ROOM as u32)),
-        (LOGS, None),
-    ]
-}
-
-/// Name of the pin of a map with that version of its layout.
-pub fn pin_of(name: &str, version: u32) -> String {
-    if version == 1 { name.to_owned() } else { format!("{name}_v{version}") }
-}
-
-/// Where in a directory a map of today is pinned.
-pub fn pin_in(directory: &Path, name: &str) -> PathBuf {
-    directory.join(pin_of(name, Layout::of(name).map_or(1, |layout| layout.version)))
 }
 
 /// Makes and pins the maps that the object does not declare, but for those that are pinned already.

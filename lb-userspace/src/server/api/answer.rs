@@ -14,7 +14,7 @@ use axum::{
     Extension,
     body::{Body, to_bytes},
     extract::{Request, State},
-    http::{StatusCode, request},
+    http::request,
     middleware::Next,
     response::Response,
 };
@@ -23,13 +23,12 @@ use hyper::body::Bytes;
 use nix::unistd::Uid;
 
 use super::{
-    ApiError,
     access::Access,
+    failure::ApiError,
     peer::Peer,
     reading::Made,
     turns::{Turn, Turns},
 };
-use crate::api::types::{ErrorBody, ErrorKind};
 
 /// From this size on an answer is large, in bytes.
 const LARGE: usize = 1 << 20;
@@ -112,7 +111,7 @@ impl Question {
              or ask for less (one VIP, fewer flows)",
             self.answers.patience.as_secs()
         );
-        ApiError { status: StatusCode::SERVICE_UNAVAILABLE, body: ErrorBody { error, kind: ErrorKind::Failed } }
+        ApiError::unavailable(error)
     }
 }
 
@@ -130,7 +129,7 @@ fn in_pieces(answer: Response<Bytes>, turn: Turn) -> Response {
 mod tests {
     use std::convert::Infallible;
 
-    use axum::{Router, middleware, routing::get};
+    use axum::{Router, http::StatusCode, middleware, routing::get};
     use hyper::service::Service as _;
     use hyper_util::service::TowerToHyperService;
     use serde_json::Value;

@@ -1,7 +1,7 @@
 //! The HTTP/JSON API on the unix socket: routes, and errors as JSON. It asks the controller and knows nothing itself.
 //!
 //! What a local user can do who may not change things: connect, where the mode of the socket lets him (see [`access`]),
-//! and be refused. He takes places of [`LIMITS`] from himself and his like only, and none from who may change things
+//! and be refused. He takes places of [`socket::LIMITS`] from himself and his like only, and none from who may change things
 //! ([`socket::Socket`], [`crate::server`]); what he is refused is logged once in a while and not each time. To know who
 //! he is may take the network: few are looked up at a time ([`LOOKED_UP`]), for each user fewer, of who may change
 //! things apart from others, and root never, so that root waits for no directory. Who may only read can have a few
@@ -32,7 +32,7 @@ use axum::{
     },
     http::{Method, StatusCode, Uri},
     middleware::{self, Next},
-    response::{IntoResponse, Response},
+    response::Response,
     routing::{get, post},
 };
 use hyper::body::Body as _;
@@ -42,6 +42,7 @@ pub use self::failure::kind;
 use self::{
     access::Access,
     answer::Answers,
+    failure::ApiError,
     peer::Peer,
     reading::{Reading, Reads},
     socket::Socket,
@@ -52,19 +53,10 @@ use crate::{
         flows::FlowQuery,
         types::{Applied, Apply, Backend, ErrorBody, ErrorKind},
     },
-    controller::{self, Handle, Origin, View},
+    controller::{Error, Handle, Origin, View},
     model::Operate,
-    server::{self, Limits, show},
+    server::{self, show},
     source::file::edit::Edit,
-};
-
-/// What the socket bears. A change may take its time: only silence before a request counts, and an answer that is not
-/// read, or too slowly.
-const LIMITS: Limits = Limits {
-    connections: 64,
-    idle: Duration::from_secs(30),
-    stall: Duration::from_secs(10),
-    answer: Duration::from_secs(30),
 };
 
 /// Largest body of a request, in bytes: a VIP with some ten thousand backends.
@@ -83,7 +75,7 @@ const TELL: Duration = Duration::from_secs(10);
 /// Answers on `socket`, and keeps it, until this is dropped.
 pub async fn serve(socket: Arc<Socket>, controller: Handle) -> Infallible {
     tokio::select! {
-        never = server::serve(Arc::clone(&socket), router(controller.clone(), Arc::clone(&socket)), LIMITS) => never,
+        never = server::serve(Arc::clone(&socket), router(controller.clone(), Arc::clone(&socket)), socket::LIMITS) => never,
         never = socket.keep(controller) => never,
     }
 }
@@ -163,7 +155,7 @@ impl Guard {
             let _turn = turn;
             self.judge(&peer, &method, &uri)
         });
-        judged.await.map_err(|_| controller::Error::Stopped)?
+        judged.await.map_err(|_| Error::Stopped)?
     }
 
     /// The same. Looks users and groups up, unless it is root.
@@ -325,59 +317,6 @@ async fn no_such_path(uri: Uri) -> ApiError {
 async fn no_such_method(uri: Uri) -> ApiError {
     let error = format!("{} is read with GET; /v1/apply, /v1/edit and /v1/operate are called with POST", uri.path());
     ApiError::invalid(StatusCode::METHOD_NOT_ALLOWED, error)
-}
-
-/// An answer that is not a success.
-struct ApiError {
-    status: StatusCode,
-    body: ErrorBody,
-}
-
-impl ApiError {
-    /// That a request is not valid.
-    fn invalid(status: StatusCode, error: String) -> Self {
-        Self { status, body: ErrorBody { error, kind: ErrorKind::Invalid } }
-    }
-
-    /// As it goes over a connection on which nobody has asked yet, with which that ends.
-    fn unasked(&self) -> String {
-        let body = serde_json::to_string(&self.body).unwrap_or_default();
-        format!(
-            "HTTP/1.1 {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            self.status,
-            body.len()
-        )
-    }
-}
-
-/// The answer on a connection that is one too many.
-fn too_many_connections() -> ApiError {
-    let error = format!(
-        "the daemon has {} connections, which is all that it takes, and none of them gives way to one more of this user: \
-         try again in a moment",
-        LIMITS.connections
-    );
-    ApiError { status: StatusCode::SERVICE_UNAVAILABLE, body: ErrorBody { error, kind: ErrorKind::Failed } }
-}
-
-impl From<controller::Error> for ApiError {
-    fn from(error: controller::Error) -> Self {
-        let kind = kind(&error);
-        let status = match kind {
-            ErrorKind::NotFound => StatusCode::NOT_FOUND,
-            ErrorKind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
-            ErrorKind::Forbidden => StatusCode::FORBIDDEN,
-            ErrorKind::Refused => StatusCode::CONFLICT,
-            ErrorKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        Self { status, body: ErrorBody { error: error.to_string(), kind } }
-    }
-}
-
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
-        (self.status, Json(self.body)).into_response()
-    }
 }
 
 #[cfg(test)]

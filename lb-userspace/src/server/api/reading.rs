@@ -21,8 +21,8 @@ use serde::Serialize;
 use tokio::task::spawn_blocking;
 
 use super::{
-    ApiError,
     access::Access,
+    failure::ApiError,
     peer::Peer,
     turns::{ByClass, Turn, Turns},
 };

@@ -36,12 +36,21 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
-use super::{access::GROUP, peer::Peer};
+use super::{access::GROUP, failure::ApiError, peer::Peer};
 use crate::{
     api::types::ProblemKind,
     controller::Handle,
     model::Readers,
-    server::{Class, Listener, Owner},
+    server::{Class, Limits, Listener, Owner},
+};
+
+/// What the socket bears. A change may take its time: only silence before a request counts, and an answer that is not
+/// read, or too slowly.
+pub const LIMITS: Limits = Limits {
+    connections: 64,
+    idle: Duration::from_secs(30),
+    stall: Duration::from_secs(10),
+    answer: Duration::from_secs(30),
 };
 
 /// Where only the owner and the group have anything to ask: read and write for them.
@@ -251,7 +260,7 @@ impl Listener for Arc<Socket> {
     }
 
     fn refuse(stream: UnixStream) {
-        static ANSWER: LazyLock<String> = LazyLock::new(|| super::too_many_connections().unasked());
+        static ANSWER: LazyLock<String> = LazyLock::new(|| too_many_connections().unasked());
         // A new connection has room for it. Who has gone already wants no answer.
         let _ = send(stream.as_raw_fd(), ANSWER.as_bytes(), MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
     }
@@ -367,6 +376,16 @@ async fn remove_stale(path: &Path) -> Result<(), SocketError> {
         Err(error) => Err(failed("try whether anybody answers at")(error)),
         Ok(_) => Err(SocketError::InUse { path: path.to_owned() }),
     }
+}
+
+/// The answer on a connection that is one too many.
+fn too_many_connections() -> ApiError {
+    let error = format!(
+        "the daemon has {} connections, which is all that it takes, and none of them gives way to one more of this user: \
+         try again in a moment",
+        LIMITS.connections
+    );
+    ApiError::unavailable(error)
 }
 
 #[cfg(test)]

@@ -6,7 +6,9 @@
 
 mod array;
 mod document;
+mod error;
 mod table;
+mod values;
 
 use std::{fmt, net::IpAddr};
 
@@ -14,8 +16,12 @@ use lb_common::BackendState;
 use serde::{Deserialize, Serialize};
 
 use self::document::Document;
+pub use self::{
+    error::EditError,
+    values::{NewBackend, NewVip, VipValues},
+};
 use super::section::Sections;
-use crate::model::{Config, ForwardMode, Given, Mac, MacChoice, Port, keys::NothingElse, state_serde, suggest};
+use crate::model::{Config, Mac, MacChoice, state_serde};
 
 /// A change of a config file. What a `…Set` has no value for stays as it is, in an `…Add` it gets its default.
 ///
@@ -95,123 +101,6 @@ impl fmt::Display for Edit {
     }
 }
 
-/// A VIP that comes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NewVip {
-    /// Its name, which no other VIP may have.
-    pub name: String,
-    /// Its address.
-    pub address: IpAddr,
-    /// What is served on it.
-    pub ports: Vec<Port>,
-    /// How packets reach its backends.
-    pub forward: ForwardMode,
-    /// Values for its other keys.
-    #[serde(flatten)]
-    pub given: Given,
-    /// Its backends.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub backends: Vec<NewBackend>,
-    /// No other field is taken.
-    #[serde(flatten)]
-    pub rest: NothingElse,
-}
-
-/// What a VIP is to have from now on.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VipValues {
-    /// Its name, which stays.
-    pub name: String,
-    /// Its new address.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub address: Option<IpAddr>,
-    /// All that is to be served on it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ports: Option<Vec<Port>>,
-    /// How packets are to reach its backends.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub forward: Option<ForwardMode>,
-    /// Values for its other keys.
-    #[serde(flatten)]
-    pub given: Given,
-    /// No other field is taken.
-    #[serde(flatten)]
-    pub rest: NothingElse,
-}
-
-/// A backend that a new VIP comes with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NewBackend {
-    /// Its address.
-    pub address: IpAddr,
-    /// Its weight.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weight: Option<u32>,
-    /// Its state.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "state_serde::option")]
-    pub state: Option<BackendState>,
-    /// Its MAC address, to be pinned.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mac: Option<Mac>,
-}
-
-/// Why an edit cannot be made. The text is then as it was.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum EditError {
-    /// The text is not TOML.
-    #[error("the config file is not TOML, so it cannot be edited; `naru check` shows what is wrong: {0}")]
-    Syntax(String),
-    /// Something in the text has a type that it must not have.
-    #[error(
-        "`{0}` in the config file is not what it should be, so it cannot be edited; `naru check` shows what is wrong"
-    )]
-    Shape(&'static str),
-    /// The edit has nothing but `None`.
-    #[error("nothing to set; name at least one value")]
-    NothingToSet,
-    /// The name is taken.
-    #[error("VIP `{0}` exists already; change it with `naru vip set`, or choose another name")]
-    VipExists(String),
-    /// No VIP of that name.
-    #[error("no VIP is named `{name}`; {}", near_or(near, "`naru vip list` shows the VIPs"))]
-    UnknownVip {
-        /// The name asked for.
-        name: String,
-        /// Names that it may be a misspelling of.
-        near: Vec<String>,
-    },
-    /// The VIP has the backend already.
-    #[error("VIP `{vip}` has the backend `{address}` already; change it with `naru backend set`")]
-    BackendExists {
-        /// Name of the VIP.
-        vip: String,
-        /// The backend's address.
-        address: IpAddr,
-    },
-    /// The VIP has no backend of that address.
-    #[error("VIP `{vip}` has no backend `{address}`; {}", near_or(near, "`naru backend list` shows its backends"))]
-    UnknownBackend {
-        /// Name of the VIP.
-        vip: String,
-        /// The address asked for.
-        address: IpAddr,
-        /// Addresses that it may be a misspelling of.
-        near: Vec<String>,
-    },
-    /// The interface is listed already.
-    #[error("interface `{0}` is in the config already")]
-    InterfaceExists(String),
-    /// The interface is not listed.
-    #[error("interface `{name}` is not in the config; {}", near_or(near, "`naru interface list` shows those that are"))]
-    UnknownInterface {
-        /// The name asked for.
-        name: String,
-        /// Names that it may be a misspelling of.
-        near: Vec<String>,
-    },
-}
-
 impl Edit {
     /// Characters of an edit that are shown.
     const TOLD: usize = 500;
@@ -277,13 +166,6 @@ fn edit_document(text: &str, edit: &Edit) -> Result<String, EditError> {
         Edit::InterfaceRemove { name } => document.interface_remove(name)?,
     }
     Ok(document.text())
-}
-
-fn near_or(near: &[String], otherwise: &str) -> String {
-    match near {
-        [] => otherwise.to_owned(),
-        near => format!("did you mean {}?", suggest::list(near.iter().map(String::as_str))),
-    }
 }
 
 #[cfg(test)]

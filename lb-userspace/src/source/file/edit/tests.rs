@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use super::*;
-use crate::model::{FlowHash, Settings, Slots, Tracking};
+use crate::model::{FlowHash, ForwardMode, Given, Port, Settings, Slots, Tracking, keys::NothingElse};
 
 const TEXT: &str = r#"# The edge.
 [node]

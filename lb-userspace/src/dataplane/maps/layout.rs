@@ -1,0 +1,43 @@
+//! Which maps there are, how large each is, and where it is pinned.
+
+use std::path::{Path, PathBuf};
+
+use lb_common::{DropReason, FlowOutcome, Layout, OwnMac, maps};
+
+use crate::plan::Capacity;
+
+/// The ring buffer of aya-log.
+pub const LOGS: &str = "AYA_LOGS";
+/// The daemon's own notes: see [`Journal`](super::Journal).
+pub const JOURNAL: &str = "JOURNAL";
+/// Interfaces that packets can be redirected to: a bound that no host comes near, for a map of a few bytes each.
+pub const DEVICES: u32 = 1024;
+
+/// The maps that the object declares, with the entries that they get; `None` for as many as the object says.
+pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 13] {
+    [
+        (maps::VIPS4, Some(capacity.keys4)),
+        (maps::VIPS6, Some(capacity.keys6)),
+        (maps::SLOTS, Some(capacity.slots)),
+        (maps::BACKENDS, Some(capacity.backends)),
+        (maps::FLOWS, Some(capacity.flows)),
+        (maps::EMBRYOS, Some(capacity.embryos())),
+        (maps::OWN_MACS, Some(OwnMac::PLACES)),
+        (maps::DEVICES, Some(DEVICES)),
+        (maps::VIP_COUNTERS, Some(capacity.vips)),
+        (maps::BACKEND_COUNTERS, Some(capacity.backends)),
+        (maps::DROP_COUNTERS, Some(DropReason::ROOM as u32)),
+        (maps::FLOW_COUNTERS, Some(FlowOutcome::ROOM as u32)),
+        (LOGS, None),
+    ]
+}
+
+/// Name of the pin of a map with that version of its layout.
+pub fn pin_of(name: &str, version: u32) -> String {
+    if version == 1 { name.to_owned() } else { format!("{name}_v{version}") }
+}
+
+/// Where in a directory a map of today is pinned.
+pub fn pin_in(directory: &Path, name: &str) -> PathBuf {
+    directory.join(pin_of(name, Layout::of(name).map_or(1, |layout| layout.version)))
+}
