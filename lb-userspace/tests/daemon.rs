@@ -2,7 +2,7 @@
 //! socket of its own. No packet is sent: that is the lab's business. Needs root.
 
 use std::{
-    fs,
+    env, fs,
     io::{ErrorKind, Read as _, Write as _},
     net::TcpStream,
     os::unix::{fs::PermissionsExt as _, net::UnixStream, process::ExitStatusExt as _},
@@ -40,6 +40,11 @@ backends = [
 /// A seed of the flow hash, and its fingerprint.
 const SEED: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n";
 const FINGERPRINT: &str = "4c5b9787";
+
+/// The binary under test: `NARU_BIN` if set, else that of this build.
+fn naru() -> PathBuf {
+    env::var_os("NARU_BIN").map_or_else(|| env!("CARGO_BIN_EXE_naru").into(), PathBuf::from)
+}
 
 /// A daemon's world: a network namespace with one veth pair, and a directory.
 struct Bed {
@@ -125,7 +130,7 @@ impl Bed {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_naru"));
+        let mut command = Command::new(naru());
         command.env("NARU_CONFIG", self.file()).env_remove("NARU_SOCKET").env_remove("RUST_LOG");
         command
     }
@@ -1033,7 +1038,7 @@ fn groups_say_who_reads_and_who_changes() {
     let mut bed = Bed::new(VIPS);
     with_groups(&bed, "root:x:0:\nnaru:x:64001:\nwatchers:x:64002:\n");
     fs::set_permissions(bed.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    fs::copy(env!("CARGO_BIN_EXE_naru"), bed.dir.path().join("naru")).unwrap();
+    fs::copy(naru(), bed.dir.path().join("naru")).unwrap();
     bed.start(&[]);
     let mode = |bed: &Bed| fs::metadata(bed.socket()).unwrap().permissions().mode() & 0o777;
     let outcome = |bed: &Bed, groups: &str, line: &str, code: i32, says: &str| {
@@ -1137,6 +1142,9 @@ fn what_is_asked_wrongly_is_answered_like_everything_else() {
 
 #[test]
 fn who_has_all_connections_is_told_so() {
+    if !patience::has_faults("who has all connections") {
+        return;
+    }
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);
     let unread = bed.faults().join("unread");
@@ -1242,6 +1250,9 @@ fn a_socket_that_is_taken_away_is_there_again() {
 
 #[test]
 fn a_listener_for_metrics_that_fails_is_begun_anew() {
+    if !patience::has_faults("a listener for metrics that fails") {
+        return;
+    }
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);
     bed.scrape();

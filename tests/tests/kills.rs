@@ -254,6 +254,9 @@ fn litter(lab: &Lab) -> bool {
 }
 
 fn check(change: &Change) {
+    if !patience::has_faults("a kill at any step of a change") {
+        return;
+    }
     let places = Bed::new().kill_everywhere(change);
     for passes in change.passes {
         assert!(places.iter().any(|place| place == passes), "{passes} is not among {places:?}");
@@ -297,6 +300,9 @@ fn a_daemon_killed_at_any_step_of_a_handover_serves_one_config_whole() {
 #[test]
 fn a_daemon_killed_at_any_step_of_a_drain_has_drained_or_not_and_says_which() {
     const DRAIN: [&str; 6] = ["backend", "drain", "web", "10.0.1.11", "--why", "disk"];
+    if !patience::has_faults("a kill at any step of a drain") {
+        return;
+    }
     let mut bed = Bed::new();
     let one = |bed: &Bed| <[Served; 1]>::try_from(bed.served()).expect("one generation is served")[0].clone();
     bed.begin();

@@ -16,6 +16,9 @@ use clap::{Parser, Subcommand};
 /// Names the file in which tests say what they did not test: `patience::NOT_TESTED`.
 const NOT_TESTED: &str = "NARU_NOT_TESTED";
 
+/// Says that the binary to be tested is a release: `patience::RELEASE`.
+const RELEASE: &str = "NARU_RELEASE";
+
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Sets up, shows, tests and measures naru")]
 struct Arguments {
@@ -38,6 +41,9 @@ enum Verb {
         /// Go on where something cannot be tested on this machine, and say at the end what. Otherwise that fails
         #[arg(long)]
         allow_untested: bool,
+        /// Test `naru` as it is released. What needs places to fail at, which a release has not, is not tested then
+        #[arg(long)]
+        release: bool,
         /// Passed on to `cargo test`, such as the name of a test
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
@@ -72,9 +78,9 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
             finish(&mut cargo(&["build", "--bin", "naru", "--bin", "naru-lab"]))?;
             finish(cargo(&["run", "--quiet", "--bin", "naru-lab", "--", "demo"]).args(arguments))
         }
-        Verb::Test { allow_untested, arguments } => {
+        Verb::Test { allow_untested, release, arguments } => {
             need_root("test")?;
-            test(allow_untested, &arguments)
+            test(allow_untested, release, &arguments)
         }
         Verb::Bench { arguments } => {
             need_root("bench")?;
@@ -85,13 +91,18 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
 }
 
 /// Runs the tests; whatever they did not test stands at the end, where it is read.
-fn test(allow_untested: bool, arguments: &[OsString]) -> anyhow::Result<ExitCode> {
+fn test(allow_untested: bool, release: bool, arguments: &[OsString]) -> anyhow::Result<ExitCode> {
     let before = against::naru_before();
     finish(&mut cargo(&["build", "--workspace", "--bins"]))?;
     // Named, so that no test asks cargo for them while others run.
     let built = xtask::target_dir().join("debug");
     let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"]);
     tests.args(arguments).env("NARU_BIN", built.join("naru")).env("NARU_LAB_BIN", built.join("naru-lab"));
+    tests.env_remove(RELEASE);
+    if release {
+        finish(&mut cargo(&["build", "--workspace", "--release", "--bin", "naru"]))?;
+        tests.env("NARU_BIN", built.with_file_name("release").join("naru")).env(RELEASE, "1");
+    }
     match before {
         Ok(before) => drop(tests.env("NARU_BEFORE_BIN", before)),
         Err(error) => eprintln!("warning: no upgrade can be tested: {error:#}"),

@@ -30,6 +30,9 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 /// Names the file that [`not_tested`] writes to.
 pub const NOT_TESTED: &str = "NARU_NOT_TESTED";
 
+/// Set where the `naru` under test is a release.
+pub const RELEASE: &str = "NARU_RELEASE";
+
 /// Between two looks at what is waited for.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -121,6 +124,20 @@ pub fn within<R: Send + 'static>(what: &str, work: impl FnOnce() -> R + Send + '
 /// When nobody collects it.
 pub fn not_tested(what: &str, why: &str) {
     note(&format!("NOT TESTED: {what}: {why}"), env::var_os(NOT_TESTED).as_deref().map(Path::new));
+}
+
+/// Whether the `naru` under test has places to fail at (`lb_userspace::fault`). Where it has not, says that `what` is not
+/// tested.
+///
+/// # Panics
+///
+/// As [`not_tested`].
+pub fn has_faults(what: &str) -> bool {
+    let has_faults = env::var_os(RELEASE).is_none();
+    if !has_faults {
+        not_tested(what, "a release has no places to fail at");
+    }
+    has_faults
 }
 
 fn note(line: &str, collected: Option<&Path>) {
