@@ -2,6 +2,7 @@
 //! nothing to do.
 
 mod against;
+mod lint;
 mod setup;
 
 use std::{
@@ -36,6 +37,8 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Run clippy, over what runs in the kernel as well
+    Lint,
     /// Run every test
     Test {
         /// Go on where something cannot be tested on this machine, and say at the end what. Otherwise that fails
@@ -71,6 +74,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
     setup::run(matches!(verb, Verb::Setup))?;
     match verb {
         Verb::Setup => Ok(ExitCode::SUCCESS),
+        Verb::Lint => lint::run(),
         Verb::Demo { arguments } => {
             need_root("demo")?;
             // The lab runs the daemon that lies beside it. The profile is that of the tests, so that one build serves

@@ -33,6 +33,23 @@ pub fn run(verbose: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The cargo that goes with `compiler`.
+pub fn cargo_of(compiler: &Compiler) -> Command {
+    if in_path("rustup") { rustup(&["run", &compiler.toolchain, "cargo"]) } else { Command::new("cargo") }
+}
+
+/// Installs clippy for `compiler`, where that has none.
+pub fn install_clippy(compiler: &Compiler) -> anyhow::Result<()> {
+    let version = cargo_of(compiler).args(["clippy", "--version"]).output();
+    if version.is_ok_and(|output| output.status.success()) {
+        return Ok(());
+    }
+    if compiler.bootstrap {
+        return apt_install(&["rust-web-clippy"]);
+    }
+    run_quietly(&mut rustup(&["component", "add", "clippy", "--toolchain", &compiler.toolchain]))
+}
+
 fn install_tools() -> anyhow::Result<()> {
     let missing: Vec<&str> =
         TOOLS.into_iter().filter(|(program, _)| !in_path(program)).map(|(_, package)| package).collect();
