@@ -98,6 +98,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs root"]
     fn three_capabilities_are_left_in_every_set_and_none_comes_back() {
         on_a_thread(|| {
             reduce().unwrap();
@@ -117,6 +118,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs root"]
     fn what_is_missing_is_named() {
         on_a_thread(|| {
             caps::drop(None, CapSet::Effective, Capability::CAP_PERFMON).unwrap();

@@ -272,6 +272,7 @@ fn path_exists(path: &Path) -> bool {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn reads_show_what_runs() {
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);
@@ -299,6 +300,7 @@ fn reads_show_what_runs() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn edits_are_applied_and_leave_the_files_comments() {
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);
@@ -333,6 +335,7 @@ fn edits_are_applied_and_leave_the_files_comments() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn vips_come_and_go() {
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);
@@ -347,6 +350,7 @@ fn vips_come_and_go() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn what_is_refused_changes_nothing() {
     let mut bed = Bed::new(VIPS);
     // What is known of a neighbour that does not answer changes by itself.
@@ -371,6 +375,7 @@ fn what_is_refused_changes_nothing() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn the_file_is_the_truth() {
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);
@@ -398,6 +403,7 @@ fn the_file_is_the_truth() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn comments_and_order_are_no_differences() {
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);
@@ -415,6 +421,7 @@ fn comments_and_order_are_no_differences() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_file_that_cannot_be_written_leaves_what_ran() {
     let mut bed = Bed::new(VIPS);
     let (text, directory) = (bed.read(), bed.file().parent().unwrap().to_owned());
@@ -437,6 +444,7 @@ fn a_file_that_cannot_be_written_leaves_what_ran() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn the_data_plane_outlives_the_daemon() {
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);
@@ -454,6 +462,7 @@ fn the_data_plane_outlives_the_daemon() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn detach_on_exit_leaves_nothing() {
     let mut bed = Bed::new(VIPS);
     bed.start(&["--detach-on-exit"]);
@@ -469,6 +478,7 @@ fn detach_on_exit_leaves_nothing() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_second_daemon_is_refused() {
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);
@@ -483,6 +493,7 @@ fn a_second_daemon_is_refused() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn interfaces_may_come_late_go_and_return() {
     let mut bed = Bed::new(VIPS);
     ip("link del lb0");
@@ -501,6 +512,7 @@ fn interfaces_may_come_late_go_and_return() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn interfaces_are_attached_and_detached_by_command() {
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);
@@ -514,6 +526,7 @@ fn interfaces_are_attached_and_detached_by_command() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn the_mode_follows_the_config() {
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);
@@ -529,6 +542,7 @@ fn the_mode_follows_the_config() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_way_that_native_xdp_cannot_take_is_none() {
     let mut bed = Bed::new(VIPS);
     ip("link add br0 type bridge");
@@ -564,6 +578,7 @@ fn a_way_that_native_xdp_cannot_take_is_none() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn an_interface_that_packets_leave_by_and_that_is_not_attached_is_warned_of() {
     let mut bed = Bed::new(VIPS);
     ip("link add lb1 type veth peer name peer1");
@@ -592,6 +607,7 @@ fn an_interface_that_packets_leave_by_and_that_is_not_attached_is_warned_of() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn metrics_are_scraped_and_may_move() {
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);
@@ -617,6 +633,7 @@ fn metrics_are_scraped_and_may_move() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn metrics_may_move_to_an_address_that_overlaps() {
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);
@@ -651,6 +668,7 @@ fn metrics_may_move_to_an_address_that_overlaps() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_running_daemon_does_not_move() {
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);
@@ -660,6 +678,7 @@ fn a_running_daemon_does_not_move() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn the_api_answers_errors_as_json() {
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);
@@ -698,6 +717,7 @@ fn the_api_answers_errors_as_json() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn check_needs_no_daemon() {
     let bed = Bed::new(VIPS);
     assert!(bed.done("check").ends_with("is valid: 1 VIPs, 2 backends\n"));
@@ -723,6 +743,7 @@ fn route_to_vip() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn flows_are_listed_counted_and_narrowed_down() {
     let mut bed = Bed::new(VIPS);
     route_to_vip();
@@ -776,6 +797,7 @@ fn flows_are_listed_counted_and_narrowed_down() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_drain_is_waited_for() {
     let mut bed = Bed::new(VIPS);
     bed.replace("forward = \"ipip\"", "forward = \"ipip\"\ntcp_idle = \"8s\"");
@@ -799,6 +821,7 @@ fn a_drain_is_waited_for() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_removed_backend_is_listed_until_nothing_is_held_for_it() {
     let mut bed = Bed::new(VIPS);
     bed.replace("forward = \"ipip\"", "forward = \"ipip\"\ntcp_idle = \"8s\"");
@@ -822,6 +845,7 @@ fn a_removed_backend_is_listed_until_nothing_is_held_for_it() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_server_that_is_reached_in_another_way_is_the_same_backend() {
     let mut bed = Bed::new(VIPS);
     route_to_vip();
@@ -855,6 +879,7 @@ fn a_server_that_is_reached_in_another_way_is_the_same_backend() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn without_tracking_there_is_nothing_to_wait_for() {
     let mut bed = Bed::new(VIPS);
     bed.replace("forward = \"ipip\"", "forward = \"ipip\"\ntracking = \"never\"");
@@ -864,6 +889,7 @@ fn without_tracking_there_is_nothing_to_wait_for() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn packets_are_counted_and_logged() {
     let mut bed = Bed::new(VIPS);
     route_to_vip();
@@ -891,6 +917,7 @@ fn packets_are_counted_and_logged() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn an_interface_of_someone_elses_is_left_alone_and_in_nobodys_way() {
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);
@@ -922,6 +949,7 @@ fn an_interface_of_someone_elses_is_left_alone_and_in_nobodys_way() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_start_serves_what_it_can_and_tries_the_rest_again() {
     let mut bed = Bed::new(VIPS);
     ip("link add taken0 type veth peer name taken1");
@@ -970,6 +998,7 @@ fn a_start_serves_what_it_can_and_tries_the_rest_again() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_request_whose_client_has_gone_is_not_carried_out_later() {
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);
@@ -1033,6 +1062,7 @@ fn with_groups(bed: &Bed, text: &str) {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn groups_say_who_reads_and_who_changes() {
     const USER: u32 = 64_000;
     let mut bed = Bed::new(VIPS);
@@ -1100,6 +1130,7 @@ fn groups_say_who_reads_and_who_changes() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_body_that_never_comes_or_is_too_long_is_refused() {
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);
@@ -1109,6 +1140,7 @@ fn a_body_that_never_comes_or_is_too_long_is_refused() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn connections_to_the_socket_that_say_nothing_are_in_nobodys_way() {
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);
@@ -1121,6 +1153,7 @@ fn connections_to_the_socket_that_say_nothing_are_in_nobodys_way() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn what_is_asked_wrongly_is_answered_like_everything_else() {
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);
@@ -1141,6 +1174,7 @@ fn what_is_asked_wrongly_is_answered_like_everything_else() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn who_has_all_connections_is_told_so() {
     if !patience::has_faults("who has all connections") {
         return;
@@ -1167,6 +1201,7 @@ fn who_has_all_connections_is_told_so() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_config_that_is_no_file_is_refused_and_not_waited_for() {
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);
@@ -1187,6 +1222,7 @@ fn a_config_that_is_no_file_is_refused_and_not_waited_for() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_socket_that_cannot_be_had_keeps_no_daemon_down() {
     let mut bed = Bed::new(VIPS);
     bed.replace("/naru.sock", "/run/naru.sock");
@@ -1215,6 +1251,7 @@ fn a_socket_that_cannot_be_had_keeps_no_daemon_down() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_socket_that_is_taken_away_is_there_again() {
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);
@@ -1249,6 +1286,7 @@ fn a_socket_that_is_taken_away_is_there_again() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_listener_for_metrics_that_fails_is_begun_anew() {
     if !patience::has_faults("a listener for metrics that fails") {
         return;
@@ -1282,6 +1320,7 @@ fn a_listener_for_metrics_that_fails_is_begun_anew() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn backends_have_series_where_the_config_wants_them() {
     let mut bed = Bed::new(VIPS);
     bed.replace("[node]", "[node]\nmetrics_backends = false");
@@ -1311,6 +1350,7 @@ fn hashes_by(bed: &Bed) -> (String, String) {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_change_of_the_hash_seed_is_told_as_what_it_is() {
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);
@@ -1353,6 +1393,7 @@ fn a_change_of_the_hash_seed_is_told_as_what_it_is() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_broken_hash_seed_changes_nothing() {
     let mut bed = Bed::new(VIPS);
     bed.start(&[]);
@@ -1382,6 +1423,7 @@ fn a_broken_hash_seed_changes_nothing() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn without_a_hash_seed_the_operator_is_warned() {
     let mut bed = Bed::new(VIPS);
     let line = format!("hash_seed_file = \"{}\"\n", bed.seed().display());

@@ -295,6 +295,7 @@ fn l2(address: &str) -> Target {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn backends_on_the_link_resolve_to_their_own_mac_address() {
     let lab = Lab::new();
     let targets = [tunnel("10.0.0.2"), l2("10.0.0.2"), tunnel("2001:db8::2"), l2("2001:db8::2")];
@@ -308,6 +309,7 @@ fn backends_on_the_link_resolve_to_their_own_mac_address() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn backends_behind_a_gateway_resolve_to_the_mac_address_of_the_gateway() {
     let lab = Lab::new();
     lab.lb.ip("route add 192.0.2.0/24 via 10.0.0.2");
@@ -361,6 +363,7 @@ fn unmoved_by(lab: &Lab, targets: &[(Target, NextHop)], forge: impl FnOnce() + S
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_forged_path_mtu_lowers_that_of_no_next_hop() {
     let lab = Lab::new();
     lab.lb.ip("route add 192.0.2.0/24 via 10.0.0.2");
@@ -396,6 +399,7 @@ fn a_forged_path_mtu_lowers_that_of_no_next_hop() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_forged_redirect_diverts_no_next_hop() {
     let lab = Lab::new();
     // The diversion: a machine of the attacker's on the same segment.
@@ -424,6 +428,7 @@ fn a_forged_redirect_diverts_no_next_hop() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn backends_that_no_frame_can_reach_say_why() {
     let lab = Lab::new();
     for (kind, number) in [("blackhole", 9), ("unreachable", 11), ("prohibit", 8)] {
@@ -459,6 +464,7 @@ fn backends_that_no_frame_can_reach_say_why() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_neighbour_that_changes_its_mac_address_is_followed_at_once() {
     let lab = Lab::new();
     lab.peer.sysctl("ipv4/conf/all/arp_notify", "1");
@@ -478,6 +484,7 @@ fn a_neighbour_that_changes_its_mac_address_is_followed_at_once() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_neighbour_that_the_operator_has_fixed_stays_fixed() {
     let lab = Lab::new();
     lab.lb.ip("neigh replace 10.0.0.2 lladdr 02:00:00:00:00:88 dev eth0 nud permanent");
@@ -503,6 +510,7 @@ fn a_neighbour_that_the_operator_has_fixed_stays_fixed() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_neighbour_that_never_answered_and_then_does_is_found() {
     let lab = Lab::new();
     let target = tunnel("10.0.0.3");
@@ -520,6 +528,7 @@ fn a_neighbour_that_never_answered_and_then_does_is_found() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn an_interface_that_goes_down_and_comes_back_is_followed() {
     let lab = Lab::new();
     let target = tunnel("10.0.0.2");
@@ -550,6 +559,7 @@ fn an_interface_that_goes_down_and_comes_back_is_followed() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_route_that_moves_to_another_interface_takes_its_next_hop_along() {
     let lab = Lab::new();
     lab.second_link();
@@ -576,6 +586,7 @@ fn a_route_that_moves_to_another_interface_takes_its_next_hop_along() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_route_by_a_next_hop_object_follows_the_object() {
     let lab = Lab::new();
     lab.second_link();
@@ -590,6 +601,7 @@ fn a_route_by_a_next_hop_object_follows_the_object() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn routes_that_name_next_hop_objects_only_are_followed_to_them() {
     let lab = Lab::new();
     lab.second_link();
@@ -623,6 +635,7 @@ fn routes_that_name_next_hop_objects_only_are_followed_to_them() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn hops_of_a_route_are_shared_by_weight_and_one_without_carrier_is_not_taken() {
     let lab = Lab::new();
     lab.second_link();
@@ -660,6 +673,7 @@ fn marked(address: &str, mark: u32) -> Target {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_mark_chooses_among_the_routing_tables() {
     let lab = Lab::new();
     lab.second_link();
@@ -698,6 +712,7 @@ fn a_mark_chooses_among_the_routing_tables() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_vrf_that_there_is_not_is_named() {
     let lab = Lab::new();
     let via = Via { vrf: VrfName::new("blue").unwrap(), mark: 0 };
@@ -716,8 +731,11 @@ fn a_vrf_that_there_is_not_is_named() {
 }
 
 #[test]
-#[ignore = "needs a kernel with CONFIG_NET_VRF"]
+#[ignore = "needs root"]
 fn backends_in_a_vrf_are_reached_by_its_tables() {
+    if !std::fs::read_to_string("/proc/kallsyms").unwrap().contains(" vrf_newlink") {
+        return patience::not_tested("backends in a VRF", "this kernel is built without CONFIG_NET_VRF");
+    }
     let lab = Lab::new();
     lab.lb.ip("link add blue type vrf table 10");
     lab.second_link();
@@ -737,6 +755,7 @@ fn backends_in_a_vrf_are_reached_by_its_tables() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_pinned_mac_address_stays_whatever_the_segment_says() {
     let lab = Lab::new();
     lab.peer.sysctl("ipv4/conf/all/arp_notify", "1");
@@ -760,6 +779,7 @@ fn a_pinned_mac_address_stays_whatever_the_segment_says() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_target_that_was_let_go_of_is_found_anew() {
     let lab = Lab::new();
     lab.lb.ip("neigh replace 10.0.0.2 lladdr 02:00:00:00:00:66 dev eth0 nud permanent");
@@ -777,6 +797,7 @@ fn a_target_that_was_let_go_of_is_found_anew() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn an_interface_is_followed_under_all_its_names() {
     let lab = Lab::new();
     lab.follow(Pace::default(), &[], async |follower| {
@@ -799,6 +820,7 @@ fn an_interface_is_followed_under_all_its_names() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn an_interface_that_is_deleted_and_made_again_is_another_one() {
     let lab = Lab::new();
     let target = tunnel("10.0.0.2");
@@ -831,6 +853,7 @@ fn an_interface_that_is_deleted_and_made_again_is_another_one() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_port_that_leaves_its_bridge_lives_on() {
     let lab = Lab::new();
     lab.follow(Pace::default(), &[], async |follower| {
@@ -853,6 +876,7 @@ fn a_port_that_leaves_its_bridge_lives_on() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn neighbours_in_use_are_kept_alive_and_a_silent_change_of_mac_address_is_learnt() {
     let lab = Lab::new();
     for (key, value) in [("base_reachable_time_ms", "300"), ("delay_first_probe_time", "0")] {
@@ -882,6 +906,7 @@ fn neighbours_in_use_are_kept_alive_and_a_silent_change_of_mac_address_is_learnt
 }
 
 #[test]
+#[ignore = "needs root"]
 fn tens_of_thousands_of_targets_are_resolved_and_followed() {
     const EACH: u32 = 20_000;
     let lab = Lab::new();
@@ -915,6 +940,7 @@ fn tens_of_thousands_of_targets_are_resolved_and_followed() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn changes_whose_events_were_lost_are_found_all_the_same() {
     let lab = Lab::new();
     lab.lb.ip("neigh replace 10.0.0.2 lladdr 02:00:00:00:00:66 dev eth0 nud permanent");
@@ -945,6 +971,7 @@ fn changes_whose_events_were_lost_are_found_all_the_same() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn the_task_follows_the_namespace_of_the_thread_that_starts_it() {
     let lab = Lab::new();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();

@@ -36,6 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[ignore = "needs root"]
     fn only_that_thread_is_the_users() {
         let ids = || {
             let text = fs::read_to_string("/proc/thread-self/status").unwrap();

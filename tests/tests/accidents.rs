@@ -61,6 +61,7 @@ fn edit_by_hand(naru: &Naru) {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn after_a_crash_nobodys_unfinished_edit_is_in_force() {
     let (_lab, mut naru) = start();
     edit_by_hand(&naru);
@@ -87,6 +88,7 @@ fn after_a_crash_nobodys_unfinished_edit_is_in_force() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn after_a_clean_stop_the_file_is_applied_once() {
     let (_lab, mut naru) = start();
     naru.stop().unwrap();
@@ -101,6 +103,7 @@ fn after_a_clean_stop_the_file_is_applied_once() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn edits_by_command_are_applied_too() {
     let (_lab, mut naru) = start();
     naru.cli(&["backend", "set", "web", "10.0.1.11", "--weight", "7"]).unwrap();
@@ -111,6 +114,7 @@ fn edits_by_command_are_applied_too() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_file_that_is_not_valid_does_not_keep_the_daemon_down() {
     let (_lab, mut naru) = start();
     let good = naru.config().unwrap();
@@ -131,6 +135,7 @@ fn a_file_that_is_not_valid_does_not_keep_the_daemon_down() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_machine_that_lost_power_comes_up_with_what_was_applied_last() {
     let (_lab, mut naru) = start();
     naru.kill9().unwrap();
@@ -144,6 +149,7 @@ fn a_machine_that_lost_power_comes_up_with_what_was_applied_last() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn state_that_is_lost_or_damaged_is_told_and_keeps_nobody_down() {
     let (_lab, mut naru) = start();
     let applied = naru.state().join("applied.toml");
@@ -189,6 +195,7 @@ fn small_disk_on(directory: &Path) {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_full_disk_changes_nothing() {
     let lab = Lab::builder().backends(2).build().unwrap();
     let interfaces = lab.interfaces();
@@ -223,6 +230,7 @@ fn a_full_disk_changes_nothing() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_slow_disk_holds_up_neither_the_network_nor_reads() {
     const SLOW: Duration = Duration::from_secs(3);
     if !patience::has_faults("a slow disk") {
@@ -278,6 +286,7 @@ fn vips(naru: &Naru) -> usize {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_file_that_takes_everything_away_is_refused_unless_it_is_forced() {
     let (_lab, mut naru) = start();
     let (good, cut) = (naru.config().unwrap(), cut_off(&naru));
@@ -314,6 +323,7 @@ fn a_file_that_takes_everything_away_is_refused_unless_it_is_forced() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_check_says_beforehand_what_an_apply_would_refuse() {
     let (lab, naru) = start();
     let state = format!("[node]\nstate = {:?}\n", naru.state());
@@ -337,6 +347,7 @@ fn attached(lab: &Lab) -> bool {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn no_interface_is_let_go_because_a_file_does_not_name_it() {
     let (lab, mut naru) = start();
     let good = naru.config().unwrap();
@@ -363,6 +374,7 @@ fn no_interface_is_let_go_because_a_file_does_not_name_it() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_data_plane_of_unknown_origin_is_not_emptied_by_a_start() {
     let (lab, mut naru) = start();
     let (good, cut) = (naru.config().unwrap(), cut_off(&naru));
@@ -401,6 +413,7 @@ fn by_appending(file: &Path, text: &str) {
 
 /// Somebody saves in a loop, each time with a comment of its own, and commands edit in a loop.
 #[test]
+#[ignore = "needs root"]
 fn no_save_is_lost_to_edits_by_command() {
     const SAVES: u32 = 200;
     const EDITS: u32 = 20;
@@ -452,6 +465,7 @@ fn no_save_is_lost_to_edits_by_command() {
 
 /// Somebody's save is half there: neither an apply nor SIGHUP takes it for the file.
 #[test]
+#[ignore = "needs root"]
 fn half_a_save_is_not_applied() {
     let (_lab, naru) = start();
     let good = naru.config().unwrap();

@@ -48,6 +48,7 @@ const MIXED: Vip =
     Vip { name: "mixed", address: "203.0.113.30", forward: "ipip", backends: Family::V6, weights: &[100; 3] };
 
 #[test]
+#[ignore = "needs root"]
 fn a_broken_config_changes_nothing() {
     let vips = [Vip::IPIP, Vip::L2, MIXED];
     let site = Site::start(Lab::builder(), &vips).unwrap();
@@ -84,6 +85,7 @@ fn a_broken_config_changes_nothing() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_refused_edit_changes_nothing() {
     let vip = Vip::L2;
     let site = Site::start(Lab::builder(), &[vip]).unwrap();
@@ -111,6 +113,7 @@ fn a_refused_edit_changes_nothing() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn an_edit_over_a_file_with_other_changes_is_refused() {
     let vip = Vip::L2;
     let site = Site::start(Lab::builder(), &[vip]).unwrap();

@@ -32,6 +32,7 @@ fn busy(site: &Site, vip: &Vip, load: &Load) -> Vec<bool> {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn backends_come_and_go_under_load() {
     for vip in [Vip::IPIP, Vip::L2] {
         let site = Site::start(Lab::builder().backends(4), &[vip]).unwrap();
@@ -67,6 +68,7 @@ fn backends_come_and_go_under_load() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn an_answered_command_is_in_the_file_and_in_force() {
     let vip = Vip::L2;
     let site = Site::start(Lab::builder(), &[vip]).unwrap();
@@ -85,6 +87,7 @@ fn an_answered_command_is_in_the_file_and_in_force() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn vips_come_and_go_under_load() {
     let vip = Vip::IPIP;
     let mut site = Site::start(Lab::builder(), &[vip]).unwrap();

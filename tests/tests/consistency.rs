@@ -100,6 +100,7 @@ impl Vip {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn nothing_that_is_done_to_backends_breaks_a_connection() {
     let site = Site::start();
     site.edit("add", 3, &[]);
@@ -130,6 +131,7 @@ fn nothing_that_is_done_to_backends_breaks_a_connection() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn nothing_that_is_done_to_the_daemon_and_its_maps_breaks_a_connection() {
     let mut site = Site::start();
     // From now on slots move: there is something to lose.
@@ -167,6 +169,7 @@ fn nothing_that_is_done_to_the_daemon_and_its_maps_breaks_a_connection() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn connections_of_a_backend_that_is_marked_down_end_at_once_and_no_others() {
     let site = Site::start();
     // Flows that the tables know of, beside those that they do not.

@@ -14,6 +14,7 @@ use naru_tests::{
 const REQUESTS: u64 = 10_000;
 
 #[test]
+#[ignore = "needs root"]
 fn all_books_agree() {
     let vips = [Vip::IPIP, Vip::L2];
     let site = Site::start(Lab::builder().legs(Legs::Two), &vips).unwrap();
@@ -55,6 +56,7 @@ fn all_books_agree() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn weights_are_honoured() {
     const WEIGHTS: &[u32] = &[100, 50, 300, 0];
     let vip = Vip { weights: WEIGHTS, ..Vip::L2 };
@@ -80,6 +82,7 @@ fn weights_are_honoured() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_client_keeps_its_backend_when_the_source_address_is_the_hash() {
     let vip = Vip::IPIP;
     let site = Site::start(Lab::builder().clients(8), &[vip]).unwrap();

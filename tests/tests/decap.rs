@@ -23,6 +23,7 @@ const BACKEND4: &str = "10.0.1.11";
 const BACKEND6: &str = "2001:db8:b::11";
 
 #[test]
+#[ignore = "needs root"]
 fn what_the_forwarder_puts_on_comes_off_to_the_byte() {
     let decap = Decap::new();
     let packets4 = || vec![Packet::syn(at(4), vip(4)), Packet::udp(at(4), vip(4), &[7; 1400])];
@@ -45,6 +46,7 @@ fn what_the_forwarder_puts_on_comes_off_to_the_byte() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn tags_and_outer_options_are_kept_apart_from_the_packet() {
     let decap = Decap::new();
     let inner = Packet::syn(at(4), vip(4)).ip_bytes();
@@ -60,6 +62,7 @@ fn tags_and_outer_options_are_kept_apart_from_the_packet() {
 
 /// RFC 6040 §4.2, figure 4; the DSCP of the inner header stays, and its checksum is right.
 #[test]
+#[ignore = "needs root"]
 fn congestion_marks_of_the_tunnel_reach_the_packet() {
     let marked = |inner: u8, outer: u8| match (inner, outer) {
         (0, 3) => None,
@@ -97,6 +100,7 @@ fn congestion_marks_of_the_tunnel_reach_the_packet() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn only_the_addresses_that_it_was_told_are_accepted() {
     let inner4 = Packet::syn(at(4), vip(4)).ip_bytes();
     let inner6 = Packet::syn(at(6), vip(6)).ip_bytes();
@@ -116,6 +120,7 @@ fn only_the_addresses_that_it_was_told_are_accepted() {
 
 /// A forged outer source leads to VIPs and to nothing else.
 #[test]
+#[ignore = "needs root"]
 fn only_vips_are_delivered_to() {
     let decap = Decap::new();
     for destination in ["203.0.113.9", "203.0.113.11", "10.0.1.11", "127.0.0.1", "224.0.0.1", "255.255.255.255"] {
@@ -139,6 +144,7 @@ fn only_vips_are_delivered_to() {
 /// Without a list of VIPs it is the addresses of the host, as they are when a packet comes; what the stack would send
 /// on to other hosts is refused.
 #[test]
+#[ignore = "needs root"]
 fn without_vips_what_is_local_is_delivered_to() {
     let name = format!("naru-decap-{}", std::process::id());
     let namespace = Netns::create([name.as_str()]).unwrap().remove(0);
@@ -183,6 +189,7 @@ fn local_addresses(namespace: &Netns) {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn what_is_no_tunnel_passes_untouched_and_uncounted() {
     let decap = Decap::new();
     for packet in [
@@ -201,6 +208,7 @@ fn what_is_no_tunnel_passes_untouched_and_uncounted() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn malformed_and_fragmented_tunnels_do_not_reach_the_stack_as_packets() {
     let inner4 = Packet::syn(at(4), vip(4)).ip_bytes();
     let to_backend = |number, inner: &[u8]| tunnel("172.16.0.1", BACKEND4, number, inner);

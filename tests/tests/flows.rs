@@ -96,6 +96,7 @@ fn end(mut command: Child, connections: &mut [Connection]) -> (Option<i32>, Stri
 }
 
 #[test]
+#[ignore = "needs root"]
 fn connections_on_moving_slots_are_listed_with_their_backend() {
     let (site, vip, mut connections) = site("1m");
     assert_eq!(flows(&site, &[]), Flows::default(), "nothing is remembered while nothing changes");
@@ -148,6 +149,7 @@ fn connections_on_moving_slots_are_listed_with_their_backend() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_drain_waits_for_the_last_connection() {
     let (mut site, vip, mut connections) = site("8s");
     let drained = &site.lab.backends()[1];
@@ -177,6 +179,7 @@ fn a_drain_waits_for_the_last_connection() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_removed_backend_serves_its_connections_and_then_is_gone() {
     let (site, vip, mut connections) = site("8s");
     let removed = &site.lab.backends()[2];

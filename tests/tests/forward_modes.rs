@@ -12,31 +12,37 @@ use naru_tests::{
 use patience::LIMIT;
 
 #[test]
+#[ignore = "needs root"]
 fn l2_ipv4() {
     on_the_segment(&Vip::L2);
 }
 
 #[test]
+#[ignore = "needs root"]
 fn l2_ipv6() {
     on_the_segment(&Vip { address: "2001:db8:77::20", backends: Family::V6, ..Vip::L2 });
 }
 
 #[test]
+#[ignore = "needs root"]
 fn ipip_4in4() {
     anywhere(&Vip::IPIP);
 }
 
 #[test]
+#[ignore = "needs root"]
 fn ipip_6in6() {
     anywhere(&Vip { address: "2001:db8:77::10", backends: Family::V6, ..Vip::IPIP });
 }
 
 #[test]
+#[ignore = "needs root"]
 fn ipip_4in6() {
     anywhere(&Vip { backends: Family::V6, ..Vip::IPIP });
 }
 
 #[test]
+#[ignore = "needs root"]
 fn ipip_6in4() {
     anywhere(&Vip { address: "2001:db8:77::10", ..Vip::IPIP });
 }

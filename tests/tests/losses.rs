@@ -37,6 +37,7 @@ fn came(site: &Site) -> u64 {
 
 /// The other end of the cable takes nothing that XDP sends.
 #[test]
+#[ignore = "needs root"]
 fn frames_that_the_driver_does_not_take_are_counted() {
     let vip = Vip::L2;
     let mut site = Site::start(Lab::builder(), &[vip]).unwrap();
@@ -71,6 +72,7 @@ fn frames_that_the_driver_does_not_take_are_counted() {
 
 /// An interface that goes down before the daemon can tell the data plane.
 #[test]
+#[ignore = "needs root"]
 fn frames_that_cannot_be_redirected_are_counted_at_the_interface_that_they_were_for() {
     let vip = Vip::L2;
     let mut site = Site::start(Lab::builder().legs(Legs::Two), &[vip]).unwrap();

@@ -89,6 +89,7 @@ fn call_interface(site: &Site, from: &str, to: &str) {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn an_interface_that_is_renamed_serves_on_and_no_packet_misses_the_data_plane() {
     let vip = Vip::L2;
     let mut site = Site::start(Lab::builder(), &[vip]).unwrap();
@@ -118,6 +119,7 @@ fn an_interface_that_is_renamed_serves_on_and_no_packet_misses_the_data_plane() 
 }
 
 #[test]
+#[ignore = "needs root"]
 fn two_interfaces_that_swap_their_names_serve_on() {
     let vip = Vip::IPIP;
     let site = Site::start(Lab::builder().legs(Legs::Two), &[vip]).unwrap();
@@ -151,6 +153,7 @@ fn two_interfaces_that_swap_their_names_serve_on() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn an_interface_by_another_of_its_names_is_attached_again_when_it_returns() {
     let vip = Vip::L2;
     let mut site = Site::start(Lab::builder(), &[vip]).unwrap();
@@ -202,6 +205,7 @@ fn forge_fragmentation_needed(host: &Host, balancer: Ipv4Addr, backend: Ipv4Addr
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_forged_icmp_error_from_anywhere_makes_no_packet_too_large() {
     let vip = Vip::IPIP;
     let site = Site::start(Lab::builder(), &[vip]).unwrap();
@@ -243,6 +247,7 @@ fn a_forged_icmp_error_from_anywhere_makes_no_packet_too_large() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_backend_that_comes_back_begins_with_the_mac_address_that_it_has_now() {
     let vip = Vip::L2;
     let site = Site::start(Lab::builder(), &[vip]).unwrap();
@@ -266,6 +271,7 @@ fn a_backend_that_comes_back_begins_with_the_mac_address_that_it_has_now() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_pinned_mac_address_is_believed_before_the_segment() {
     let vip = Vip::L2;
     let mut site = Site::start(Lab::builder(), &[vip]).unwrap();
@@ -298,6 +304,7 @@ fn a_pinned_mac_address_is_believed_before_the_segment() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn backends_are_reached_by_the_mark_of_their_vip() {
     // The same backends, by two VIPs; the way that the mark leads has another MTU to tell it by.
     let plain = Vip::IPIP;
@@ -333,6 +340,7 @@ fn backends_are_reached_by_the_mark_of_their_vip() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn an_interface_that_vanishes_is_attached_again_when_it_returns() {
     let vip = Vip::IPIP;
     for (legs, interface) in [(Legs::One, "eth0"), (Legs::Two, "eth0"), (Legs::Two, "eth1")] {
@@ -352,6 +360,7 @@ fn an_interface_that_vanishes_is_attached_again_when_it_returns() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn an_interface_that_is_missing_at_start_is_attached_when_it_appears() {
     let vip = Vip::L2;
     let mut site = Site::start(Lab::builder().legs(Legs::Two), &[vip]).unwrap();
@@ -365,6 +374,7 @@ fn an_interface_that_is_missing_at_start_is_attached_when_it_appears() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_backend_that_changes_its_mac_address_is_followed() {
     let vip = Vip::L2;
     let site = Site::start(Lab::builder(), &[vip]).unwrap();
@@ -383,6 +393,7 @@ fn a_backend_that_changes_its_mac_address_is_followed() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_route_that_moves_to_a_gateway_not_yet_known_loses_nothing() {
     let vip = Vip::IPIP;
     let site = Site::start(Lab::builder().placement(Placement::Routed), &[vip]).unwrap();
@@ -402,6 +413,7 @@ fn a_route_that_moves_to_a_gateway_not_yet_known_loses_nothing() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_restart_keeps_the_way_by_a_gateway_that_is_slow_to_answer() {
     let vip = Vip::IPIP;
     let mut site = Site::start(Lab::builder().placement(Placement::Routed), &[vip]).unwrap();
@@ -419,6 +431,7 @@ fn a_restart_keeps_the_way_by_a_gateway_that_is_slow_to_answer() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_backend_that_cannot_be_reached_is_named() {
     let vip = Vip::L2;
     let site = Site::start(Lab::builder(), &[vip]).unwrap();
@@ -433,6 +446,7 @@ fn a_backend_that_cannot_be_reached_is_named() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn what_is_not_for_a_vip_passes_untouched() {
     let site = Site::start(Lab::builder(), &[Vip::L2]).unwrap();
     let (client, balancer) = (site.lab.client(), site.lab.balancer());
@@ -450,6 +464,7 @@ fn what_is_not_for_a_vip_passes_untouched() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn the_data_plane_leaves_no_trace_after_detach() {
     let mut site = Site::start(Lab::builder().legs(Legs::Two), &[Vip::L2]).unwrap();
     let loaded = loaded(&site);
@@ -507,6 +522,7 @@ fn attached(site: &Site, interface: &str) -> bool {
 /// Frames are for naru that are addressed to the interface, also after its address has changed, or to a macvlan on it
 /// (keepalived's `use_vmac`); those for others, which a promiscuous port sees, are not.
 #[test]
+#[ignore = "needs root"]
 fn frames_are_taken_for_the_mac_addresses_that_this_host_has() {
     let vip = Vip::L2;
     let site = Site::start(Lab::builder(), &[vip]).unwrap();

@@ -66,6 +66,7 @@ fn by_file(state: &str) -> (String, Option<String>, Option<String>) {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn an_operation_goes_before_the_file_and_edits_nothing() {
     let (_lab, mut naru) = start();
     let text = naru.config().unwrap();
@@ -111,6 +112,7 @@ fn an_operation_goes_before_the_file_and_edits_nothing() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn an_operation_is_done_while_the_file_is_ahead_and_stays_when_the_file_is_replaced() {
     let (_lab, naru) = start();
     let text = naru.config().unwrap();
@@ -166,6 +168,7 @@ fn an_operation_is_done_while_the_file_is_ahead_and_stays_when_the_file_is_repla
 
 /// Where nothing can be kept, what is asked for at night is done all the same, and kept as soon as it can be.
 #[test]
+#[ignore = "needs root"]
 fn an_operation_is_done_where_it_cannot_be_kept() {
     let (_lab, mut naru) = start();
     let give_back = take_state_directory(&naru);
@@ -193,6 +196,7 @@ fn an_operation_is_done_where_it_cannot_be_kept() {
 
 /// A hundred drains and restores, while an editor saves the file and a deployment replaces and applies it.
 #[test]
+#[ignore = "needs root"]
 fn no_operation_and_no_save_is_lost_to_the_other() {
     const ROUNDS: u32 = 50;
     let (_lab, naru) = start();
@@ -273,6 +277,7 @@ fn save_in_place(file: &Path, text: &str) {
 /// Somebody's save takes its time, and an apply waits for it: operations wait for neither, and what they did is in force
 /// while it waits.
 #[test]
+#[ignore = "needs root"]
 fn operations_do_not_wait_for_an_apply_that_waits_for_a_save() {
     let (_lab, naru) = start();
     let saver = File::options().append(true).open(naru.config_path()).unwrap();
@@ -300,6 +305,7 @@ fn operations_do_not_wait_for_an_apply_that_waits_for_a_save() {
 
 /// That nobody has applied the file is told until somebody does: an operation is no apply.
 #[test]
+#[ignore = "needs root"]
 fn an_operation_leaves_it_told_that_nobody_applied_the_file() {
     let (_lab, mut naru) = start();
     naru.write_config(&naru.config().unwrap().replace("weight = 100 }", "weight = 7 }")).unwrap();
@@ -317,6 +323,7 @@ fn an_operation_leaves_it_told_that_nobody_applied_the_file() {
 
 /// A disk that does not answer holds no operation up for long, and none is lost once it does.
 #[test]
+#[ignore = "needs root"]
 fn operations_are_done_while_the_disk_hangs() {
     if !patience::has_faults("operations while the disk hangs") {
         return;
@@ -350,6 +357,7 @@ fn operations_are_done_while_the_disk_hangs() {
 /// A state directory that is somebody else's at the start is taken once that has ended: what was kept there is in force
 /// again, what was done since is kept, and a clean stop from before counts for nothing.
 #[test]
+#[ignore = "needs root"]
 fn a_state_directory_that_comes_late_is_read_before_it_is_written() {
     let (_lab, mut naru) = start();
     naru.cli(&["backend", "drain", "web", ONE]).unwrap();
@@ -375,6 +383,7 @@ fn a_state_directory_that_comes_late_is_read_before_it_is_written() {
 
 /// A stop keeps what could not be kept before.
 #[test]
+#[ignore = "needs root"]
 fn a_stop_keeps_what_was_done() {
     let (_lab, mut naru) = start();
     let give_back = take_state_directory(&naru);
@@ -387,6 +396,7 @@ fn a_stop_keeps_what_was_done() {
 
 /// An operation does one thing to one backend, whatever else is not as the file says.
 #[test]
+#[ignore = "needs root"]
 fn an_operation_detaches_nothing() {
     let (lab, mut naru) = start();
     naru.stop().unwrap();

@@ -23,6 +23,7 @@ const VIP6: &str = "[2001:db8:f::10]:80";
 const PADDING: [u8; 7] = [0, 1, 4, 0, 0, 0, 0];
 
 #[test]
+#[ignore = "needs root"]
 fn ipip_4in4() {
     let forwarder = Forwarder::new(&one(VIP4, "ipip", "10.0.1.11")).unwrap();
     for (packet, protocol) in [
@@ -40,6 +41,7 @@ fn ipip_4in4() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn ipip_6in6() {
     let forwarder = Forwarder::new(&one(VIP6, "ipip", "2001:db8:b::11")).unwrap();
     for (packet, protocol) in [
@@ -55,6 +57,7 @@ fn ipip_6in6() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn ipip_4in6() {
     let forwarder = Forwarder::new(&one(VIP4, "ipip", "2001:db8:b::11")).unwrap();
     let packet = Packet::syn(at(CLIENT4), at(VIP4)).v4(|header| header.ecn = IpEcn::TWO);
@@ -65,6 +68,7 @@ fn ipip_4in6() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn ipip_6in4() {
     let forwarder = Forwarder::new(&one(VIP6, "ipip", "10.0.1.11")).unwrap();
     let packet = Packet::udp(at(CLIENT6), at(VIP6), b"question").v6(|header| header.traffic_class = 0x2b);
@@ -81,6 +85,7 @@ fn ipip_6in4() {
 /// DSCP and ECN are copied. TTL and identification are not, and whatever the inner header says of fragments, nobody may
 /// fragment the outer packet.
 #[test]
+#[ignore = "needs root"]
 fn outer_ipv4_headers_follow_the_inner_one() {
     let forwarder = Forwarder::new(&one(VIP4, "ipip", "10.0.1.11")).unwrap();
     let hash = flow_hash(at(CLIENT4), at(VIP4), IpNumber::TCP);
@@ -109,6 +114,7 @@ fn outer_ipv4_headers_follow_the_inner_one() {
 /// Every way of forwarding takes one off the TTL or hop limit, whose checksum stays right, and sends nothing that came
 /// with one hop or none left.
 #[test]
+#[ignore = "needs root"]
 fn a_packet_lives_a_hop_less_long_in_every_mode() {
     for (client, vip, forward, backend) in [
         (CLIENT4, VIP4, "l2", "10.0.1.11"),
@@ -139,6 +145,7 @@ fn a_packet_lives_a_hop_less_long_in_every_mode() {
 
 /// The header checksum of a packet with one hop less is to the bit what adding up its header gives.
 #[test]
+#[ignore = "needs root"]
 fn checksums_of_aged_packets_are_those_of_their_headers() {
     let forwarder = Forwarder::new(&one(VIP4, "l2", "10.0.1.11")).unwrap();
     let mut carried = 0;
@@ -151,6 +158,7 @@ fn checksums_of_aged_packets_are_those_of_their_headers() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn l2_changes_the_ethernet_addresses_and_the_lifetime_alone() {
     for (client, vip, backend) in [(CLIENT4, VIP4, "10.0.1.11"), (CLIENT6, VIP6, "2001:db8:b::11")] {
         let forwarder = Forwarder::new(&one(vip, "l2", backend)).unwrap();
@@ -166,6 +174,7 @@ fn l2_changes_the_ethernet_addresses_and_the_lifetime_alone() {
 
 /// Frames for others, which a port in promiscuous mode sees, and frames for groups are not this host's.
 #[test]
+#[ignore = "needs root"]
 fn frames_for_other_mac_addresses_pass_untouched_and_uncounted() {
     const VRRP_MAC: [u8; 6] = [0, 0, 0x5e, 0, 1, 7];
     const OTHER: u32 = INGRESS + 1;
@@ -215,6 +224,7 @@ fn frames_for_other_mac_addresses_pass_untouched_and_uncounted() {
 
 /// Two load balancers that are each other's `l2` backend do not play ping-pong.
 #[test]
+#[ignore = "needs root"]
 fn a_packet_does_not_go_back_to_the_backend_that_sent_it() {
     for (client, vip, backend) in [(CLIENT4, VIP4, "10.0.1.11"), (CLIENT6, VIP6, "2001:db8:b::11")] {
         let packet = Packet::syn(at(client), at(vip)).ip_bytes();
@@ -237,6 +247,7 @@ fn a_packet_does_not_go_back_to_the_backend_that_sent_it() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn vlan_tags_come_off_and_go_on_as_the_next_hop_asks() {
     let tagged = NextHop::new(NEXT_HOP_MAC, BALANCER_MAC, INGRESS, 1600, 42);
     for (forward, next_hop, out) in [
@@ -261,6 +272,7 @@ fn vlan_tags_come_off_and_go_on_as_the_next_hop_asks() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn ipv4_options_travel_along() {
     let forwarder = Forwarder::new(&one(VIP4, "ipip", "10.0.1.11")).unwrap();
     for words in 1..=10 {
@@ -275,6 +287,7 @@ fn ipv4_options_travel_along() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn ipv6_extension_headers_are_walked_up_to_a_bound() {
     let forwarder = Forwarder::new(&one(VIP6, "l2", "2001:db8:b::11")).unwrap();
     let mut packet = Packet::syn(at(CLIENT6), at(VIP6));
@@ -297,6 +310,7 @@ fn ipv6_extension_headers_are_walked_up_to_a_bound() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn what_is_not_for_a_vip_leaves_exactly_as_it_came() {
     let forwarder = Forwarder::new(&both_families()).unwrap();
     for (what, frame) in strangers() {
@@ -309,6 +323,7 @@ fn what_is_not_for_a_vip_leaves_exactly_as_it_came() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn what_is_malformed_and_for_a_vip_is_dropped_and_counted_once() {
     for (reason, what, frame) in malformed() {
         let forwarder = Forwarder::new(&both_families()).unwrap();
@@ -320,6 +335,7 @@ fn what_is_malformed_and_for_a_vip_is_dropped_and_counted_once() {
 
 /// A protocol that no VIP serves on the address is not naru's, whatever its packets look like.
 #[test]
+#[ignore = "needs root"]
 fn fragments_of_another_protocol_on_the_same_address_pass() {
     let only_tcp = both_families().replace(", \"udp/80\"", "");
     let forwarder = Forwarder::new(&only_tcp).unwrap();
@@ -340,6 +356,7 @@ fn fragments_of_another_protocol_on_the_same_address_pass() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn drops_behind_the_vip_have_their_reasons() {
     let packet = Packet::data(at(CLIENT4), at(VIP4), &[1; 1000]);
     let drops = |forwarder: &Forwarder| {
@@ -357,6 +374,7 @@ fn drops_behind_the_vip_have_their_reasons() {
 
 /// The largest packet that fits goes, one byte more does not: without encapsulation, and with it.
 #[test]
+#[ignore = "needs root"]
 fn the_mtu_of_the_next_hop_holds_to_the_byte() {
     for (forward, backend, overhead) in [("l2", "10.0.1.11", 0), ("ipip", "10.0.1.11", 20), ("ipip", "2001:db8::b", 40)]
     {
@@ -372,6 +390,7 @@ fn the_mtu_of_the_next_hop_holds_to_the_byte() {
 
 /// Frames of several buffers: the IP length is beyond the linear part and within the frame.
 #[test]
+#[ignore = "needs root"]
 fn jumbo_frames_are_forwarded_whole() {
     let wide = NextHop::new(NEXT_HOP_MAC, BALANCER_MAC, INGRESS, 9000, 0);
     let forwarder = Forwarder::with_next_hop(&one(VIP4, "ipip", "10.0.1.11"), Some(wide)).unwrap();
@@ -388,6 +407,7 @@ fn jumbo_frames_are_forwarded_whole() {
 
 /// What lies behind the packet in a long frame is cut off: the next driver would refuse the frame for its length.
 #[test]
+#[ignore = "needs root"]
 fn frames_that_are_longer_than_their_packets_are_cut() {
     let narrow = NextHop::new(NEXT_HOP_MAC, BALANCER_MAC, INGRESS, 1500, 0);
     for (client, vip, forward, backend) in [
@@ -416,6 +436,7 @@ fn frames_that_are_longer_than_their_packets_are_cut() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn short_frames_padded_by_the_sender_keep_their_padding() {
     let forwarder = Forwarder::new(&one(VIP4, "l2", "10.0.1.11")).unwrap();
     let packet = Packet::udp(at(CLIENT4), at(VIP4), b"");
@@ -427,6 +448,7 @@ fn short_frames_padded_by_the_sender_keep_their_padding() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn counters_tell_packets_bytes_and_new_flows() {
     let forwarder = Forwarder::new(&one(VIP4, "ipip", "10.0.1.11")).unwrap();
     for packet in [
@@ -445,6 +467,7 @@ fn counters_tell_packets_bytes_and_new_flows() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_specific_port_wins_over_any_port() {
     let config = "
         [[vip]]
@@ -473,6 +496,7 @@ fn a_specific_port_wins_over_any_port() {
 
 /// The program's slot for a flow, and the table's backend for the slot, both computed here as well.
 #[test]
+#[ignore = "needs root"]
 fn flows_go_where_the_maglev_table_says() {
     let weights = [("10.0.1.11", 100), ("10.0.1.12", 100), ("10.0.2.13", 50)];
     let backends: Vec<String> =
@@ -494,6 +518,7 @@ fn flows_go_where_the_maglev_table_says() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn hash_by_source_address_keeps_a_client_with_its_backend() {
     let backends: Vec<String> = (1..=20).map(|host| format!("{{ address = \"10.0.1.{host}\" }}")).collect();
     let config = one(VIP4, "ipip", "x")
@@ -516,6 +541,7 @@ fn hash_by_source_address_keeps_a_client_with_its_backend() {
 
 /// Whatever the bytes: a frame that passes is untouched, and nothing ends without a reason.
 #[test]
+#[ignore = "needs root"]
 fn damaged_frames_pass_untouched_or_drop_with_a_reason() {
     let forwarder = Forwarder::new(&both_families()).unwrap();
     let seeds = [

@@ -50,6 +50,7 @@ fn assert_served(site: &Site, vip: &Vip) {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn three_capabilities_are_enough_for_a_whole_life() {
     let vips = [Vip::IPIP, Vip::L2];
     let unit = configs().join("naru.service");
@@ -127,6 +128,7 @@ fn generation(naru: &Naru) -> Vec<String> {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_daemon_that_root_starts_by_hand_gives_the_rest_up() {
     let site = Site::start(Lab::builder(), &[Vip::L2]).unwrap();
     assert_reduced(&site);
@@ -136,6 +138,7 @@ fn a_daemon_that_root_starts_by_hand_gives_the_rest_up() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_config_of_another_owner_is_read_and_not_taken_over() {
     let site = Site::start(Lab::builder(), &[Vip::L2]).unwrap();
     let (path, text) = (site.config_path(), site.config().unwrap());
@@ -157,6 +160,7 @@ fn a_config_of_another_owner_is_read_and_not_taken_over() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn whoever_may_too_little_is_told_what_he_lacks() {
     let site = Site::start(Lab::builder(), &[Vip::L2]).unwrap();
     let mut command = site.lab.balancer().command("setpriv");
@@ -168,6 +172,7 @@ fn whoever_may_too_little_is_told_what_he_lacks() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn they_are_enough_for_the_decapsulation_too() {
     let lab = Lab::builder().backends(1).build().unwrap();
     let (backend, bpffs) = (&lab.backends()[0], lab.bpffs().join("decap"));

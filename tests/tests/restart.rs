@@ -19,6 +19,7 @@ fn assert_undisturbed(site: &Site, report: &Report) {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn killing_and_restarting_the_daemon_disturbs_nobody() {
     let vips = [Vip::IPIP, Vip::L2];
     let mut site = Site::start(Lab::builder().legs(Legs::Two), &vips).unwrap();
@@ -53,6 +54,7 @@ fn records(dump: &maps::Dump) -> maps::Dump {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_stopped_daemon_leaves_the_data_plane_running() {
     let vip = Vip::IPIP;
     let mut site = Site::start(Lab::builder(), &[vip]).unwrap();
@@ -69,6 +71,7 @@ fn a_stopped_daemon_leaves_the_data_plane_running() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_daemon_takes_the_data_plane_with_it_when_told_so() {
     let mut site = Site::start(Lab::builder(), &[Vip::IPIP]).unwrap();
     site.stop().unwrap();
@@ -80,6 +83,7 @@ fn a_daemon_takes_the_data_plane_with_it_when_told_so() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn changes_made_while_the_daemon_was_away_are_applied_when_it_returns() {
     let vip = Vip::L2;
     let mut site = Site::start(Lab::builder(), &[vip]).unwrap();
@@ -95,6 +99,7 @@ fn changes_made_while_the_daemon_was_away_are_applied_when_it_returns() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_second_daemon_is_refused() {
     let vip = Vip::IPIP;
     let site = Site::start(Lab::builder(), &[vip]).unwrap();

@@ -95,6 +95,7 @@ fn crowd() -> (Vec<TcpStream>, Vec<TcpStream>) {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn scrapers_that_idle_or_do_not_read_are_in_nobodys_way() {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     // The daemon gets no more descriptors than most service managers give.
@@ -200,6 +201,7 @@ fn answer_to(user: u32, lab: &Lab, path: &str) -> io::Result<String> {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn connections_to_the_socket_are_made_at_no_operators_expense() {
     if !patience::has_faults("connections of strangers while a disk hangs") {
         return;
@@ -240,6 +242,7 @@ fn read_slowly(user: u32, lab: &Lab) -> usize {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn slow_readers_of_large_answers_are_in_nobodys_way() {
     let lab = Lab::builder().build().unwrap();
     let naru = open_to_all(&lab, &vips());
@@ -299,6 +302,7 @@ fn serves_operators_beside(lab: &Lab, naru: &Naru, path: &str, commands: &[&[&st
 }
 
 #[test]
+#[ignore = "needs root"]
 fn readers_who_ask_and_hang_up_hold_up_no_operator() {
     if !patience::has_faults("readers who hang up") {
         return;
@@ -325,6 +329,7 @@ fn readers_who_ask_and_hang_up_hold_up_no_operator() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn reads_of_a_config_file_that_hangs_hold_up_nothing_that_needs_no_file() {
     if !patience::has_faults("a config file that hangs") {
         return;
@@ -356,6 +361,7 @@ fn without_a_directory(lab: &Lab) {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn root_waits_for_no_directory_of_users() {
     let lab = Lab::builder().backends(1).build().unwrap();
     unshare(CloneFlags::CLONE_NEWNS).unwrap();

@@ -134,6 +134,7 @@ fn sweep_until(forwarder: &mut Forwarder, what: impl Fn(&Forwarder) -> bool) {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn new_flows_go_to_the_current_owner_and_others_stay_with_the_settled_one() {
     use FlowState::{Open, Syn};
     for site in [SITE4, SITE6] {
@@ -156,6 +157,7 @@ fn new_flows_go_to_the_current_owner_and_others_stay_with_the_settled_one() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_settled_slot_asks_no_flow_table() {
     let forwarder = Forwarder::new(&SITE4.config(["drain", "active"], "")).unwrap();
     let packets = [SITE4.syn(1), SITE4.ack(1), SITE4.datagram(2), SITE4.segment(3, 0, "FA", b"")];
@@ -164,6 +166,7 @@ fn a_settled_slot_asks_no_flow_table() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn flows_keep_their_backends_through_change_after_change() {
     let site = SITE4;
     let mut forwarder = site.moved("");
@@ -181,6 +184,7 @@ fn flows_keep_their_backends_through_change_after_change() {
 
 /// Only who sees the stream knows where it has come to.
 #[test]
+#[ignore = "needs root"]
 fn a_flow_is_opened_anew_only_after_its_own_end() {
     let site = SITE4;
     let end = |port: u16, last: &[Packet]| {
@@ -209,6 +213,7 @@ fn a_flow_is_opened_anew_only_after_its_own_end() {
 /// SYN with FIN or RST opens no connection: it goes where an unknown packet goes, is entered nowhere, moves nothing,
 /// and is no new flow.
 #[test]
+#[ignore = "needs root"]
 fn a_syn_that_contradicts_itself_is_no_new_flow() {
     for site in [SITE4, SITE6] {
         for keys in ["", "tracking = \"always\""] {
@@ -230,6 +235,7 @@ fn a_syn_that_contradicts_itself_is_no_new_flow() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn udp_flows_stay_until_the_idle_time_and_known_ones_for_good() {
     let site = SITE4;
     let mut forwarder = site.moved("udp_idle = \"1s\"");
@@ -252,6 +258,7 @@ fn udp_flows_stay_until_the_idle_time_and_known_ones_for_good() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn flows_of_a_backend_that_is_down_go_to_the_current_owner_at_once() {
     let site = SITE4;
     let mut forwarder = site.moved("");
@@ -266,6 +273,7 @@ fn flows_of_a_backend_that_is_down_go_to_the_current_owner_at_once() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_vip_that_tracks_always_remembers_flows_of_settled_slots_and_one_that_never_does_none() {
     let site = SITE4;
     let keys = "tracking = \"always\"";
@@ -283,6 +291,7 @@ fn a_vip_that_tracks_always_remembers_flows_of_settled_slots_and_one_that_never_
 
 /// What one CPU promotes is never in neither table to another: the packet would go to the settled owner.
 #[test]
+#[ignore = "needs root"]
 fn two_cpus_may_have_packets_of_one_flow() {
     const ROUND: u16 = 5_000;
     /// Flows of which two packets were in the program at once, as far as the times of the calls tell.

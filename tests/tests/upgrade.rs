@@ -96,6 +96,7 @@ fn address(lab: &Lab, backend: usize, forward: &str) -> IpAddr {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn an_upgrade_and_the_way_back_lose_nothing() {
     let Some(before) = naru_binary_before() else {
         return patience::not_tested("an upgrade from the version before", "NARU_BEFORE_BIN names no binary of it");

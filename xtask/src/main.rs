@@ -101,7 +101,11 @@ fn test(allow_untested: bool, release: bool, arguments: &[OsString]) -> anyhow::
     // Named, so that no test asks cargo for them while others run.
     let built = xtask::target_dir().join("debug");
     let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"]);
-    tests.args(arguments).env("NARU_BIN", built.join("naru")).env("NARU_LAB_BIN", built.join("naru-lab"));
+    // What needs root is left out of `cargo test`, and says so.
+    let (own, rest) =
+        arguments.split_at(arguments.iter().position(|argument| argument == "--").unwrap_or(arguments.len()));
+    tests.args(own).args(["--", "--include-ignored"]).args(rest.iter().skip(1));
+    tests.env("NARU_BIN", built.join("naru")).env("NARU_LAB_BIN", built.join("naru-lab"));
     tests.env_remove(RELEASE);
     if release {
         finish(&mut cargo(&["build", "--workspace", "--release", "--bin", "naru"]))?;

@@ -51,6 +51,7 @@ fn devices(dataplane: &Dataplane) -> u64 {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn an_applied_config_is_in_the_maps_and_is_applied_once() {
     let pins = Pins::new();
     let mut dataplane = pins.open(&web());
@@ -70,6 +71,7 @@ fn an_applied_config_is_in_the_maps_and_is_applied_once() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn another_daemon_is_refused_while_one_runs_and_adopts_everything_after() {
     let pins = Pins::new();
     let mut first = pins.open(&web());
@@ -88,6 +90,7 @@ fn another_daemon_is_refused_while_one_runs_and_adopts_everything_after() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn next_hops_change_in_place_and_outlive_the_daemon() {
     let pins = Pins::new();
     let (one, other) = veth("one", "other");
@@ -128,6 +131,7 @@ fn next_hops_change_in_place_and_outlive_the_daemon() {
 
 /// A run that is on its way when the wait begins has ended when the wait is over.
 #[test]
+#[ignore = "needs root"]
 fn the_kernel_tells_when_no_packet_is_on_its_way() {
     let mut ebpf = Ebpf::load(crate::objects::LAB).unwrap();
     let dwell: &mut Xdp = ebpf.program_mut("dwell").unwrap().try_into().unwrap();
@@ -163,6 +167,7 @@ fn the_kernel_tells_when_no_packet_is_on_its_way() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn maps_grow_under_an_attached_program() {
     let pins = Pins::new();
     let (ifindex, _) = veth("lb0", "client");
@@ -189,6 +194,7 @@ fn maps_grow_under_an_attached_program() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn an_apply_that_broke_off_is_made_good_in_new_maps() {
     let pins = Pins::new();
     let mut dataplane = pins.open(&web());
@@ -208,6 +214,7 @@ fn an_apply_that_broke_off_is_made_good_in_new_maps() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_handover_that_broke_off_is_finished_by_the_next_daemon() {
     let pins = Pins::new();
     let (ifindex, _) = veth("lb0", "client");
@@ -231,6 +238,7 @@ fn a_handover_that_broke_off_is_finished_by_the_next_daemon() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_generation_without_program_is_removed() {
     let pins = Pins::new();
     let mut dataplane = pins.open(&web());
@@ -244,6 +252,7 @@ fn a_generation_without_program_is_removed() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn the_program_of_another_version_is_replaced_over_the_same_maps() {
     let pins = Pins::new();
     let (ifindex, _) = veth("lb0", "client");
@@ -263,6 +272,7 @@ fn the_program_of_another_version_is_replaced_over_the_same_maps() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn features_follow_the_config() {
     let pins = Pins::new();
     let four = config([vip("web", "203.0.113.10", &["tcp/80"], &["10.0.1.11"])]);
@@ -285,6 +295,7 @@ fn features_follow_the_config() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn links_are_adopted_replaced_renamed_and_removed() {
     let pins = Pins::new();
     let (ifindex, _) = veth("lb0.100", "client");
@@ -316,6 +327,7 @@ fn links_are_adopted_replaced_renamed_and_removed() {
 
 /// Whoever asks again must not hear that nothing is attached.
 #[test]
+#[ignore = "needs root"]
 fn an_interface_that_cannot_be_detached_is_still_attached() {
     let pins = Pins::new();
     let (ifindex, _) = veth("lb0", "client");
@@ -335,6 +347,7 @@ fn an_interface_that_cannot_be_detached_is_still_attached() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn the_link_of_an_interface_that_went_while_no_daemon_ran_is_removed() {
     let pins = Pins::new();
     let (ifindex, _) = veth("lb0", "client");
@@ -345,6 +358,7 @@ fn the_link_of_an_interface_that_went_while_no_daemon_ran_is_removed() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn what_runs_in_another_network_namespace_is_neither_adopted_nor_removed() {
     let pins = Pins::new();
     let (ifindex, _) = veth("lb0", "client");
@@ -368,6 +382,7 @@ fn what_runs_in_another_network_namespace_is_neither_adopted_nor_removed() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn an_interface_that_another_program_has_is_left_alone() {
     let (pins, others) = (Pins::new(), Pins::new());
     let (ifindex, _) = veth("lb0", "client");
@@ -381,6 +396,7 @@ fn an_interface_that_another_program_has_is_left_alone() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn the_link_of_another_abi_is_taken_over_once_its_daemon_has_ended() {
     let pins = Pins::new();
     let (ifindex, _) = veth("lb0", "client");
@@ -410,6 +426,7 @@ fn the_link_of_another_abi_is_taken_over_once_its_daemon_has_ended() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn without_a_daemon_everything_can_be_detached() {
     let pins = Pins::new();
     let (ifindex, peer) = veth("lb0", "lb1");
@@ -425,6 +442,7 @@ fn without_a_daemon_everything_can_be_detached() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_backend_that_takes_over_an_id_starts_from_zero_and_a_new_outer_header_keeps_the_counts() {
     let pins = Pins::new();
     let counts_of = |view: &View| {
@@ -477,6 +495,7 @@ fn a_backend_that_takes_over_an_id_starts_from_zero_and_a_new_outer_header_keeps
 }
 
 #[test]
+#[ignore = "needs root"]
 fn the_program_for_kernels_without_multi_buffer_xdp_loads() {
     let pins = Pins::new();
     let dataplane = pins.open(&web());
@@ -487,6 +506,7 @@ fn the_program_for_kernels_without_multi_buffer_xdp_loads() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn one_change_among_thousands_of_vips_is_one_change() {
     let pins = Pins::new();
     let mut config = many(5_000, 8, crate::model::Vip::DEFAULT_SLOTS);
@@ -578,6 +598,7 @@ fn three() -> [Vip; 3] {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn no_packet_reads_the_route_that_replaces_another_vips() {
     let pins = Pins::new();
     let (mut vips, hashes) = (three(), [FlowHash::SourceIp, FlowHash::FiveTuple]);
@@ -595,6 +616,7 @@ fn no_packet_reads_the_route_that_replaces_another_vips() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn no_packet_reads_the_route_of_a_vip_that_comes_after_its_own_has_gone() {
     let pins = Pins::new();
     let vips = three();
@@ -610,6 +632,7 @@ fn no_packet_reads_the_route_of_a_vip_that_comes_after_its_own_has_gone() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn many_routes_are_replaced_in_new_maps() {
     let pins = Pins::new();
     let mut wanted = many(40, 2, SLOTS);

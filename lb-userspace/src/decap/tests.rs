@@ -45,6 +45,7 @@ fn options(pins: &Pins, interface: &str, mode: XdpMode) -> Options {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn the_status_tells_the_vips_as_they_were_named() {
     let pins = Pins::new();
     veth("lb0", "client");
@@ -64,6 +65,7 @@ fn the_status_tells_the_vips_as_they_were_named() {
 
 /// IPv6 that is forwarded although the interface is set not to would be taken for local.
 #[test]
+#[ignore = "needs root"]
 fn a_host_of_two_minds_must_name_its_vips() {
     let pins = Pins::new();
     veth("lb0", "client");
@@ -77,6 +79,7 @@ fn a_host_of_two_minds_must_name_its_vips() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn the_status_names_interfaces_as_the_kernel_does_and_survives_what_broke_off() {
     let pins = Pins::new();
     veth("lb0.100", "client");
@@ -103,6 +106,7 @@ fn the_status_names_interfaces_as_the_kernel_does_and_survives_what_broke_off() 
 }
 
 #[test]
+#[ignore = "needs root"]
 fn an_attach_that_fails_leaves_nothing_or_what_was_there() {
     let pins = Pins::new();
     veth("lb0", "client");
@@ -120,6 +124,7 @@ fn an_attach_that_fails_leaves_nothing_or_what_was_there() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn the_status_asked_for_in_another_network_namespace_detaches_nothing() {
     let pins = Pins::new();
     veth("lb0", "client");
@@ -140,6 +145,7 @@ fn the_status_asked_for_in_another_network_namespace_detaches_nothing() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_decapsulation_that_is_in_the_way_is_named_and_detached_whatever_its_version() {
     let pins = Pins::new();
     let (ifindex, _) = veth("lb0", "client");

@@ -213,6 +213,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs root"]
     fn the_owner_stays() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("naru.toml");
@@ -224,6 +225,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs root"]
     fn a_file_of_another_owner_is_left_alone_by_who_cannot_give_files_away() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("naru.toml");

@@ -459,6 +459,7 @@ mod tests {
     }
 
     #[tokio::test]
+    #[ignore = "needs root"]
     async fn a_dump_that_a_change_interrupts_is_repeated() {
         let namespace = crowded();
         let mut socket = Socket::open(&namespace, &[]).unwrap();
@@ -478,6 +479,7 @@ mod tests {
     }
 
     #[tokio::test]
+    #[ignore = "needs root"]
     async fn a_dump_that_is_interrupted_each_time_says_so() {
         let namespace = crowded();
         let mut socket = Socket::open(&namespace, &[]).unwrap();

@@ -72,6 +72,7 @@ impl Bed {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_drained_backend_has_no_slots_and_a_removed_one_no_entry() {
     let mut config = web();
     let mut bed = Bed::with(&config);
@@ -123,6 +124,7 @@ fn tracked(dataplane: &Dataplane) -> Vec<u32> {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_sweep_leaves_the_flows_of_what_came_after_it_began() {
     let mut config = many(8, 8, SLOTS);
     let mut bed = Bed::with(&config);
@@ -150,6 +152,7 @@ fn a_sweep_leaves_the_flows_of_what_came_after_it_began() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn slots_that_no_vip_has_any_more_are_not_counted() {
     let mut config = web();
     let mut bed = Bed::with(&config);
@@ -172,6 +175,7 @@ fn slots_that_no_vip_has_any_more_are_not_counted() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn an_id_is_not_free_while_another_entry_leads_to_it() {
     let mut config = config([vip("web", "203.0.113.10", &["tcp/80"], &["10.0.1.11", "2001:db8::13"])]);
     let mut bed = Bed::with(&config);
@@ -197,6 +201,7 @@ fn an_id_is_not_free_while_another_entry_leads_to_it() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn what_was_removed_again_during_a_sweep_stays_until_the_next() {
     let config = web();
     let mut without = web();
@@ -223,6 +228,7 @@ fn what_was_removed_again_during_a_sweep_stays_until_the_next() {
 }
 
 #[test]
+#[ignore = "needs root"]
 fn a_sweep_that_frees_nothing_copies_nothing_for_who_has_a_view() {
     let mut config = web();
     let mut bed = Bed::with(&config);

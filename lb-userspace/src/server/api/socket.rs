@@ -452,6 +452,7 @@ pub(crate) mod tests {
     }
 
     #[test]
+    #[ignore = "needs root"]
     fn a_directory_that_is_made_lets_others_through() {
         apart(|| {
             umask(Mode::from_bits_truncate(0o077));
@@ -465,6 +466,7 @@ pub(crate) mod tests {
     }
 
     #[test]
+    #[ignore = "needs root"]
     fn where_nothing_may_be_written_a_restart_is_what_helps() {
         apart(|| {
             let dir = tempfile::tempdir().unwrap();
