@@ -734,7 +734,7 @@ fn a_vrf_that_there_is_not_is_named() {
 #[ignore = "needs root"]
 fn backends_in_a_vrf_are_reached_by_its_tables() {
     if !std::fs::read_to_string("/proc/kallsyms").unwrap().contains(" vrf_newlink") {
-        return patience::not_tested("backends in a VRF", "this kernel is built without CONFIG_NET_VRF");
+        return patience::not_built("backends in a VRF", "CONFIG_NET_VRF");
     }
     let lab = Lab::new();
     lab.lb.ip("link add blue type vrf table 10");

@@ -346,6 +346,7 @@ fn a_daemon_killed_at_any_step_of_a_drain_has_drained_or_not_and_says_which() {
 
 /// The maps and links that another version pinned. Its directory has the number behind this one's.
 #[test]
+#[ignore = "needs root"]
 fn a_daemon_killed_at_any_step_of_taking_over_from_another_version_serves_on() {
     let mut bed = Bed::new();
     let [own, other] = [ABI, ABI + 1].map(|abi| bed.naru.bpffs().join(format!("v{abi}")));
@@ -377,7 +378,7 @@ fn a_daemon_killed_at_any_step_of_taking_over_from_another_version_serves_on() {
         bed.disarm();
         assert!(bed.served().iter().all(|served| *served == before[0]), "{place}: something else is served");
         for interface in bed.lab.interfaces() {
-            let is_pinned = [&own, &other].iter().any(|root| root.join("links").join(&interface).exists());
+            let is_pinned = [&own, &other].iter().any(|root| root.join("links").join(interface).exists());
             assert!(is_pinned, "{place}: {interface} runs nothing");
         }
         bed.restart();

@@ -17,6 +17,9 @@ use clap::{Parser, Subcommand};
 /// Names the file in which tests say what they did not test: `patience::NOT_TESTED`.
 const NOT_TESTED: &str = "NARU_NOT_TESTED";
 
+/// Says that the run goes on without what it cannot test: `patience::ALLOW_UNTESTED`.
+const ALLOW_UNTESTED: &str = "NARU_ALLOW_UNTESTED";
+
 /// Says that the binary to be tested is a release: `patience::RELEASE`.
 const RELEASE: &str = "NARU_RELEASE";
 
@@ -116,11 +119,10 @@ fn test(allow_untested: bool, release: bool, arguments: &[OsString]) -> anyhow::
         Err(error) => eprintln!("warning: no upgrade can be tested: {error:#}"),
     }
     let untested = xtask::target_dir().join(format!("not-tested-{}", std::process::id()));
+    tests.env(NOT_TESTED, &untested).env_remove(ALLOW_UNTESTED);
     if allow_untested {
-        tests.env(NOT_TESTED, &untested)
-    } else {
-        tests.env_remove(NOT_TESTED)
-    };
+        tests.env(ALLOW_UNTESTED, "1");
+    }
     let status = tests.status().with_context(|| format!("cannot run {tests:?}"))?;
     if let Ok(lines) = fs::read_to_string(&untested) {
         println!("\n{lines}");

@@ -76,7 +76,7 @@ impl Links {
     /// Something there is not the link of an XDP program, or its interface is in another network namespace.
     pub fn open(bpffs: &Path, directory: PathBuf) -> Result<Self, Error> {
         let found = open_all(&directory)?.into_iter();
-        let attached = found.map(|(_, (link, attachment))| (attachment.name.clone(), (link, attachment))).collect();
+        let attached = found.map(|(_, link, attachment)| (attachment.name.clone(), (link, attachment))).collect();
         Ok(Self { bpffs: bpffs.to_owned(), directory, attached })
     }
 
@@ -210,7 +210,7 @@ impl Links {
     ///
     /// As [`Self::open`], and the kernel does not put `program` in the place of another.
     pub fn take_all(&mut self, root: &Path, program: ProgramRef<'_>) -> Result<(), Error> {
-        for (pin, (_, attachment)) in open_all(&links_of(root))? {
+        for (pin, _, attachment) in open_all(&links_of(root))? {
             match self.ifindex(&attachment.name) {
                 None => self.move_here(attachment, &pin, root, program)?,
                 // It is the same one: whoever took it over was killed before the pin was removed.
@@ -286,7 +286,7 @@ impl Links {
 }
 
 /// The links pinned in `directory`, each with its pin. Those of interfaces that are gone are removed.
-fn open_all(directory: &Path) -> Result<Vec<(PathBuf, (XdpLink, Attachment))>, Error> {
+fn open_all(directory: &Path) -> Result<Vec<(PathBuf, XdpLink, Attachment)>, Error> {
     let mut found = Vec::new();
     for pin in names(directory)? {
         let path = directory.join(&pin);
@@ -305,7 +305,7 @@ fn open_all(directory: &Path) -> Result<Vec<(PathBuf, (XdpLink, Attachment))>, E
             }
         };
         let reason = (mode == Mode::Generic).then(|| adopted_reason(&detach_command(&path, &name)));
-        found.push((path, (link, Attachment { name, ifindex, mode, reason })));
+        found.push((path, link, Attachment { name, ifindex, mode, reason }));
     }
     Ok(found)
 }

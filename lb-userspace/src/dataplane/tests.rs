@@ -25,7 +25,8 @@ use nix::{
 
 use super::{
     fixtures::{Namespace, Pins, assert_mirrors, ip, veth, web},
-    generation::{Draft, Globals},
+    generation::Draft,
+    globals::Globals,
     *,
 };
 use crate::{

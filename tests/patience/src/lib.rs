@@ -30,6 +30,9 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 /// Names the file that [`not_tested`] writes to.
 pub const NOT_TESTED: &str = "NARU_NOT_TESTED";
 
+/// Set where a run goes on without what it cannot test.
+pub const ALLOW_UNTESTED: &str = "NARU_ALLOW_UNTESTED";
+
 /// Set where the `naru` under test is a release.
 pub const RELEASE: &str = "NARU_RELEASE";
 
@@ -123,7 +126,18 @@ pub fn within<R: Send + 'static>(what: &str, work: impl FnOnce() -> R + Send + '
 ///
 /// When nobody collects it.
 pub fn not_tested(what: &str, why: &str) {
-    note(&format!("NOT TESTED: {what}: {why}"), env::var_os(NOT_TESTED).as_deref().map(Path::new));
+    let collected = env::var_os(NOT_TESTED).filter(|_| env::var_os(ALLOW_UNTESTED).is_some());
+    note(&format!("NOT TESTED: {what}: {why}"), collected.as_deref().map(Path::new));
+}
+
+/// The same of what this machine's kernel was built without: `cargo xtask test` names it at its end, and passes.
+///
+/// # Panics
+///
+/// When nobody collects it.
+pub fn not_built(what: &str, option: &str) {
+    let line = format!("NOT TESTED: {what}: this kernel was built without {option}");
+    note(&line, env::var_os(NOT_TESTED).as_deref().map(Path::new));
 }
 
 /// Whether the `naru` under test has places to fail at (`lb_userspace::fault`). Where it has not, says that `what` is not
