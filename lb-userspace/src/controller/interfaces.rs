@@ -16,9 +16,9 @@ use super::{
     own_macs::{ingress, own_macs},
 };
 use crate::{
-    dataplane::{self, Attachment, Dataplane, LeftOut, Mode},
+    dataplane::{Attachment, Dataplane, LeftOut, Mode},
     model::{Config, Mac, Node, Target, XdpMode},
-    network::{InterfaceChange, InterfaceInfo, Unresolved, Ways},
+    network::{self, InterfaceChange, InterfaceInfo, Unresolved, Ways},
 };
 
 /// What the kernel says of the interfaces, and why some are not attached.
@@ -92,7 +92,7 @@ impl Interfaces {
         let mut taken: BTreeMap<u32, &String> = BTreeMap::new();
         let mut missing = None;
         for name in &new.interfaces {
-            let Ok((ifindex, _)) = dataplane::interface_named(name) else {
+            let Ok((ifindex, _)) = network::interface_named(name) else {
                 self.note_missing(dataplane, name);
                 missing = Some(name);
                 continue;
@@ -149,7 +149,7 @@ impl Interfaces {
     /// Refuses `new` where it names interfaces that do not exist and that `old` does not name.
     pub fn refuse_missing(old: &Node, new: &Node) -> Result<(), Error> {
         let added = new.interfaces.iter().filter(|name| !old.interfaces.contains(name));
-        let missing: Vec<_> = added.filter(|name| dataplane::interface_named(name).is_err()).cloned().collect();
+        let missing: Vec<_> = added.filter(|name| network::interface_named(name).is_err()).cloned().collect();
         if missing.is_empty() {
             return Ok(());
         }
@@ -280,7 +280,7 @@ impl Interfaces {
 
     /// Attaches an interface that is there now; what goes wrong is noted and tried again.
     fn attach_late(&mut self, dataplane: &mut Dataplane, node: &Node, name: &str) {
-        let Ok((ifindex, _)) = dataplane::interface_named(name) else { return };
+        let Ok((ifindex, _)) = network::interface_named(name) else { return };
         let is_named = |name: &str| self.links.get(&ifindex).is_some_and(|link| link.is_named(name));
         let is_same =
             |old: &Attachment| old.ifindex == ifindex && old.name != name && node.interfaces.contains(&old.name);

@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Error, Mode,
-    interface::{name_of, program_name, running},
+    interface::{program_name, running},
     place::{DECAP, interface_of, link_pins, links_of, lock, names, pin_name, remove, remove_tree, root_of, roots},
     sys::{LinkInfo, XdpLink},
 };
-use crate::{fault, model::XdpMode};
+use crate::{fault, model::XdpMode, network::interface_name};
 
 /// Why generic mode, where the operator wants it.
 const ASKED_FOR: &str = "`xdp_mode` in [node] asks for it";
@@ -251,7 +251,7 @@ impl Links {
     /// Another interface is to be attached under this name. The one that is keeps its link, under the name that it has
     /// now; where it is gone, so is the link.
     fn yield_name(&mut self, name: &str) -> Result<(), Error> {
-        let now = self.ifindex(name).and_then(|ifindex| name_of(ifindex).ok());
+        let now = self.ifindex(name).and_then(|ifindex| interface_name(ifindex).ok());
         match now.filter(|now| now != name && !self.attached.contains_key(now)) {
             Some(now) => self.rename(name, &now),
             None => self.detach(name).map(drop),

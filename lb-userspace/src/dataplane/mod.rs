@@ -47,7 +47,6 @@ pub use self::{
     apply::Applied,
     detach::{detach_everything, detach_interface},
     error::Error,
-    interface::named as interface_named,
     links::{Attachment, Links, Pinned, ProgramRef, attached, detach_pinned, pinned},
     losses::{Interfaces as LossInterfaces, LossCounts, Losses, LossesError, LostFrames},
     maps::{FlowTable, FlowTables, MapUsage, Slots, Sweeps, Table},

@@ -11,11 +11,15 @@
 //! segment may: by answering ARP or neighbour discovery for it, unless its MAC address is pinned, and by router
 //! advertisements, where the kernel accepts those. Without privileges a process on this host can do nothing here.
 
+mod event;
+mod handle;
 mod interface;
+mod link;
 mod message;
 mod multipath;
 mod next_hops;
 mod object;
+mod pace;
 mod resolve;
 mod socket;
 mod supervisor;
@@ -24,14 +28,16 @@ mod task;
 mod wanted;
 mod ways;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, sync::Arc};
 
 use tokio::sync::{mpsc, watch};
 
-use crate::model::Target;
-
+pub use event::Event;
+pub use handle::{Handle, Health};
 pub use interface::{InterfaceChange, InterfaceInfo, Vlan};
+pub(crate) use link::{interface_name, interface_named, link_of};
 pub use next_hops::{NextHops, Waiting};
+pub use pace::Pace;
 pub use resolve::Unresolved;
 pub use wanted::Asking;
 pub use ways::{Way, Ways};
@@ -62,87 +68,6 @@ pub enum NetlinkError {
         /// What the kernel says.
         source: io::Error,
     },
-}
-
-/// How the task is that follows the kernel.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Health {
-    /// How often it has failed and was started anew.
-    pub restarts: u64,
-    /// Why nothing is followed at present; `None` where everything is.
-    pub trouble: Option<String>,
-}
-
-/// Something that the daemon should know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// The next hop to a target is known, other than before, or no longer known. May still come for a target that is
-    /// not wanted any more.
-    NextHop {
-        /// The target.
-        target: Target,
-        /// Which asking for it this answers; see [`NextHops::is_current`].
-        asking: Asking,
-        /// Its next hop, or why there is none.
-        result: Way,
-    },
-    /// An interface is new, other than before, renamed, or gone.
-    Interface(InterfaceChange),
-    /// The task had failed and was started anew: changes of interfaces may have been lost, [`Handle::interfaces`] has
-    /// them as they are. Next hops come as events once more.
-    Restarted,
-}
-
-/// How fast things are done. The default suits everything but tests in a hurry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pace {
-    /// How long changes of routes may settle before routes are asked for anew.
-    pub settle: Duration,
-    /// How often neighbours that do not answer are tried again.
-    pub retry: Duration,
-    /// How often the neighbour table is read, and entries in use that are stale are confirmed.
-    pub keep_alive: Duration,
-    /// How often everything is read anew, in case a change came without an event; rounded to multiples of
-    /// `keep_alive`.
-    pub resync: Duration,
-}
-
-impl Default for Pace {
-    fn default() -> Self {
-        Self {
-            settle: Duration::from_millis(30),
-            retry: Duration::from_secs(1),
-            keep_alive: Duration::from_secs(10),
-            resync: Duration::from_secs(30),
-        }
-    }
-}
-
-/// Knows the interfaces, and how the task is. Never waits for anything but [`Handle::health_changed`].
-#[derive(Debug)]
-pub struct Handle {
-    interfaces: watch::Receiver<Vec<InterfaceInfo>>,
-    health: watch::Receiver<Health>,
-}
-
-impl Handle {
-    /// How the task is that follows the kernel.
-    pub fn health(&self) -> Health {
-        self.health.borrow().clone()
-    }
-
-    /// Waits until that is other than at the last call.
-    pub async fn health_changed(&mut self) {
-        if self.health.changed().await.is_err() {
-            // The supervisor has ended, as it does with the runtime.
-            std::future::pending::<()>().await;
-        }
-    }
-
-    /// The interfaces as they are now, by ifindex. Their changes come as events.
-    pub fn interfaces(&self) -> Vec<InterfaceInfo> {
-        self.interfaces.borrow().clone()
-    }
 }
 
 /// Begins to follow the network namespace of the calling thread, at the default [`Pace`]. The events end with the

@@ -8,7 +8,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Event, Health, InterfaceInfo, Pace, Wanted, socket::Namespace};
+use super::{Event, Health, InterfaceInfo, Pace, socket::Namespace, wanted::Wanted};
 
 /// What outlives a task.
 #[derive(Debug)]

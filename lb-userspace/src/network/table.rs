@@ -8,11 +8,12 @@ use lb_common::{NextHop, Via};
 use nix::errno::Errno;
 
 use super::{
-    Asking, Event, InterfaceChange, InterfaceInfo, Unresolved, Wanted,
+    Asking, Event, InterfaceChange, InterfaceInfo, Unresolved,
     message::Change,
     resolve::{
         Interfaces, Lookup, Neighbour, NeighbourKey, Neighbours, Route, Standing, neighbour_of, next_hop, vrf_of,
     },
+    wanted::Wanted,
 };
 use crate::model::Target;
 

@@ -429,7 +429,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::network::{Health, Wanted};
+    use crate::network::{Health, wanted::Wanted};
 
     #[tokio::test]
     async fn a_socket_that_fails_ends_the_task() {
