@@ -260,9 +260,9 @@ fn print(rows: &[Row], options: &Options, run: &Run<'_>) {
     }
     println!("{table}");
     println!(
-        "\nNanoseconds per packet without the entry program: medians of {} runs of each build, both at once on one CPU, and of \
-         each run the first quartile of {} rounds of {} packets.\nMORE: what this build takes more than the other, run by run; \
-         FASTEST: the fastest runs of both.\nMachine: {}",
+        "\nNanoseconds per packet without the entry program: medians of {} runs of each build, both at once on one \
+         CPU, and of each run the first quartile of {} rounds of {} packets.\nMORE: what this build takes more than \
+         the other, run by run; FASTEST: the fastest runs of both.\nMachine: {}",
         options.turns,
         run.rounds,
         run.repeat,

@@ -157,8 +157,8 @@ impl Balancer {
             sent.iter().sum::<u64>() == halves.iter().sum::<u64>() + either
                 && sent[0] >= halves[0]
                 && sent[1] >= halves[1],
-            "{} {state}: {sent:?} packets went to the two halves of the backends, where {halves:?} were to, and {either} to \
-             either",
+            "{} {state}: {sent:?} packets went to the two halves of the backends, where {halves:?} were to, and \
+             {either} to either",
             mode.name
         );
         let [established, embryonic] = self.flows()?;
@@ -233,8 +233,10 @@ fn config(mode: Mode, state: State, active: Half) -> String {
         .collect();
     let max_flows = if state.tracks() { MAX_FLOWS } else { FEW_FLOWS };
     format!(
-        "[node]\ninterfaces = []\nencap_source6 = \"{SOURCE6}\"\nmax_flows = {max_flows}\n\n[[vip]]\nname = \"bench\"\naddress = \"{}\"\n\
-         ports = [\"tcp/80\", \"udp/80\"]\nforward = \"{}\"\ntracking = \"{}\"\ntcp_idle = \"12h\"\nudp_idle = \"12h\"\n\
+        "[node]\ninterfaces = []\nencap_source6 = \"{SOURCE6}\"\nmax_flows = {max_flows}\n\n[[vip]]\nname = \
+         \"bench\"\naddress = \"{}\"\n\
+         ports = [\"tcp/80\", \"udp/80\"]\nforward = \"{}\"\ntracking = \"{}\"\ntcp_idle = \"12h\"\nudp_idle = \
+         \"12h\"\n\
          backends = [\n{}]\n",
         vip(mode.ipv6_vip).ip(),
         mode.forward,

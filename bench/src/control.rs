@@ -1,6 +1,6 @@
 //! Control-plane speed, through the real daemon and its CLI: from the start of `naru run` over a config until the maps
-//! are written, and from a command that changes one backend, by an edit of the file or an operation, to its end. Beside it what a table costs: time to compute
-//! it, memory, and how evenly it shares.
+//! are written, and from a command that changes one backend, by an edit of the file or an operation, to its end. Beside
+//! it what a table costs: time to compute it, memory, and how evenly it shares.
 
 use std::{
     fmt::Write as _,
@@ -338,10 +338,10 @@ fn print(report: &Report, options: &Options) {
     println!(
         "\nMedians and quartiles (in ms) of {} rounds with {} changes each. BACKENDS and SLOTS are those of each VIP.\n\
          LOAD: from `naru run` until every map is written. MAPS CHANGED: one backend's weight, from the request to \
-         the last map write; FILE WRITTEN: to the config file on the disk.\nCOMMAND: the whole `naru backend set`. DRAIN: `naru backend drain` and `restore`, from the request to the last map \
-         write. ADOPT: from \
-         `naru run` after kill -9 until the maps are those of the config.\nLARGEST SHARE: above the mean. DISPLACED: slots that change hands between \
-         other backends when one is removed.\nMachine: {}",
+         the last map write; FILE WRITTEN: to the config file on the disk.\nCOMMAND: the whole `naru backend set`. \
+         DRAIN: `naru backend drain` and `restore`, from the request to the last map write. ADOPT: from \
+         `naru run` after kill -9 until the maps are those of the config.\nLARGEST SHARE: above the mean. DISPLACED: \
+         slots that change hands between other backends when one is removed.\nMachine: {}",
         options.rounds,
         options.changes,
         machine()

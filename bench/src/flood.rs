@@ -75,10 +75,11 @@ fn print(report: &Report) {
     row("memory of the daemon, KiB", &|phase| change(phase, |usage| usage.daemon_bytes / 1024));
     println!("{table}");
     println!(
-        "\nSpoofed SYNs, each of a flow of its own, made in the kernel and sent into the load balancer's interface, until \
-         naru has\ncounted as many as were asked for; the connections talk four times a second each. At the router's port an XDP \
-         program\ncounts and drops what comes back of them, so that the lab's backends, which share this machine, need not answer: \
-         the load\nbalancer does all that it would do. LOST IN RINGS: where a veth's 256 places were full, before or behind naru.\n\
+        "\nSpoofed SYNs, each of a flow of its own, made in the kernel and sent into the load balancer's interface, \
+         until naru has\ncounted as many as were asked for; the connections talk four times a second each. At the \
+         router's port an XDP program\ncounts and drops what comes back of them, so that the lab's backends, which \
+         share this machine, need not answer: the load\nbalancer does all that it would do. LOST IN RINGS: where a \
+         veth's 256 places were full, before or behind naru.\n\
          Entries and memory: before the flood → after it.\nMachine: {}",
         machine()
     );

@@ -459,7 +459,8 @@ fn config(lab: &Lab) -> String {
     let backends: String = backends.collect();
     format!(
         "[node]\ninterfaces = {:?}\nmetrics = \"{METRICS}\"\nmax_flows = {MAX_FLOWS}\n\n[[vip]]\nname = \"{VIP}\"\n\
-         address = \"{ADDRESS}\"\nports = [\"tcp/{PORT}\", \"udp/{PORT}\"]\nforward = \"ipip\"\ntracking = \"always\"\ntcp_idle = \"12h\"\n\
+         address = \"{ADDRESS}\"\nports = [\"tcp/{PORT}\", \"udp/{PORT}\"]\nforward = \"ipip\"\ntracking = \
+         \"always\"\ntcp_idle = \"12h\"\n\
          backends = [\n{backends}]\n",
         lab.interfaces()
     )
@@ -501,9 +502,10 @@ fn print(report: &Report) {
     }
     println!("{table}");
     println!(
-        "\n{flows} flows of a VIP that tracks always, and one of UDP; {left} left at the end. Load: 50,000 datagrams a second, \
-         taken in\nby {by} from a ring of 256 places. LOST: those that did not come out of the load balancer. Changes: median \
-         (quartiles).\nMemory of the daemon: {} KiB before there were flows, {} KiB at most.\nMachine: {}",
+        "\n{flows} flows of a VIP that tracks always, and one of UDP; {left} left at the end. Load: 50,000 datagrams \
+         a second, taken in\nby {by} from a ring of 256 places. LOST: those that did not come out of the load \
+         balancer. Changes: median (quartiles).\nMemory of the daemon: {} KiB before there were flows, {} KiB at \
+         most.\nMachine: {}",
         before / 1024,
         most / 1024,
         report.machine

@@ -426,8 +426,8 @@ fn print(rows: &[Row], options: &Options) {
     println!("{table}");
     println!(
         "\nMedians of {} interleaved rounds of {} packets, sent, forwarded and counted on one core.\n\
-         MPPS: millions of packets a second that came back. OF REFLECT: as a share of the bare reflect's; OVER REFLECT: \
-         what a packet takes beyond its way through that.\n\
+         MPPS: millions of packets a second that came back. OF REFLECT: as a share of the bare reflect's; OVER \
+         REFLECT: what a packet takes beyond its way through that.\n\
          Machine: {}",
         options.rounds,
         options.packets,

@@ -16,8 +16,8 @@ pub struct Layout {
     pub value: usize,
 }
 
-/// The number of all layouts together. It is part of the path that maps are pinned under, so that a daemon that is older
-/// than a layout never adopts maps that it would misread.
+/// The number of all layouts together. It is part of the path that maps are pinned under, so that a daemon that is
+/// older than a layout never adopts maps that it would misread.
 pub const ABI: u32 = {
     let (mut abi, mut index) = (Layout::FIRST_ABI, 0);
     while index < Layout::ALL.len() {
@@ -28,8 +28,8 @@ pub const ABI: u32 = {
 };
 
 impl Layout {
-    /// The [`ABI`] of which all layouts have version 1; those before it are not told apart by map. A map that comes adds
-    /// one to it, one that goes adds its version.
+    /// The [`ABI`] of which all layouts have version 1; those before it are not told apart by map. A map that comes
+    /// adds one to it, one that goes adds its version.
     pub const FIRST_ABI: u32 = 4;
 
     /// All that a daemon takes over from the one before.

@@ -56,8 +56,8 @@ pub enum SeedError {
     },
     /// Others than the owner may read or write the file.
     #[error(
-        "the hash seed {} has mode {mode:04o}, so that others can read it: `chmod 600 {}`; if somebody may have read it, \
-         generate another one",
+        "the hash seed {} has mode {mode:04o}, so that others can read it: `chmod 600 {}`; if somebody may have read \
+         it, generate another one",
         path.display(),
         path.display()
     )]
@@ -68,7 +68,8 @@ pub enum SeedError {
         mode: u32,
     },
     /// The file belongs to an ordinary user.
-    #[error("the hash seed {} belongs to user {owner}, who can read and replace it: `chown root: {}`", path.display(), path.display())]
+    #[error("the hash seed {} belongs to user {owner}, who can read and replace it: `chown root: \
+             {}`", path.display(), path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -77,8 +78,8 @@ pub enum SeedError {
     },
     /// The file holds something else.
     #[error(
-        "the hash seed {} {what}; it holds one line of {} or more hexadecimal digits: copy it from another load balancer of \
-         this site, or make one by `naru seed generate --file {} --force`",
+        "the hash seed {} {what}; it holds one line of {} or more hexadecimal digits: copy it from another load \
+         balancer of this site, or make one by `naru seed generate --file {} --force`",
         path.display(), 2 * MIN, path.display()
     )]
     Malformed {

@@ -73,8 +73,8 @@ const BROKEN: &[(&str, &str, &str)] = &[
     (
         "hash = \"5-tuple\"",
         "health = { type = \"http\" }",
-        "11:1: unknown key `health` in [[vip]]; the keys here are `name`, `address`, `ports`, `forward`, `hash`, `slots`, \
-         `tracking`, `tcp_idle`, `udp_idle`, `metrics_backends`, `vrf`, `mark`, `backends`",
+        "11:1: unknown key `health` in [[vip]]; the keys here are `name`, `address`, `ports`, `forward`, `hash`, \
+         `slots`, `tracking`, `tcp_idle`, `udp_idle`, `metrics_backends`, `vrf`, `mark`, `backends`",
     ),
     (
         "slots = 1009",
@@ -148,9 +148,9 @@ const BROKEN: &[(&str, &str, &str)] = &[
     (
         "backends = [{ address = \"10.0.2.1\" }]",
         "backends = [{ address = \"10.0.2.1\", mac = \"02:00:00:00:00:01\" }]",
-        "23:43: `mac` pins the MAC address of an `l2` backend, and frames of a VIP with `forward = \"ipip\"` may go to a \
-         router; remove the key (a router's address is pinned by `ip neigh replace ADDRESS lladdr MAC dev INTERFACE nud \
-         permanent`)",
+        "23:43: `mac` pins the MAC address of an `l2` backend, and frames of a VIP with `forward = \"ipip\"` may go \
+         to a router; remove the key (a router's address is pinned by `ip neigh replace ADDRESS lladdr MAC dev \
+         INTERFACE nud permanent`)",
     ),
     ("slots = 1009", "tracking = true", "12:12: `tracking` must be a string in quotes, not a boolean"),
     ("slots = 1009", "tcp_idle = 900", "12:12: `tcp_idle` needs a unit, and quotes; write `\"900s\"`"),
@@ -223,8 +223,8 @@ const BROKEN: &[(&str, &str, &str)] = &[
     (
         "metrics = \"127.0.0.1:9100\"",
         "encap_source6 = \"100::/64\"",
-        "4:17: `100::/64` is of the discard prefix (RFC 6666), from which networks let no packet through; write a prefix \
-         of your own that no host uses, such as `fd12:3456:789a:e::/64`",
+        "4:17: `100::/64` is of the discard prefix (RFC 6666), from which networks let no packet through; write a \
+         prefix of your own that no host uses, such as `fd12:3456:789a:e::/64`",
     ),
     ("\"eth1\"", "\"eth0\"", "2:23: interface `eth0` is listed twice; remove one of the two"),
     ("\"eth1\"", "\"eth1/2\"", "2:23: interface name `eth1/2` has a `/` or `:`; write it as `ip link` shows it"),
@@ -291,28 +291,28 @@ const BROKEN: &[(&str, &str, &str)] = &[
     (
         "10.0.1.12",
         "2001:db8::12",
-        "15:15: `l2` forwards IPv4 packets unchanged, so it cannot reach the IPv6 backend `2001:db8::12`; write `forward = \
-         \"ipip\"`, or give the backend's IPv4 address",
+        "15:15: `l2` forwards IPv4 packets unchanged, so it cannot reach the IPv6 backend `2001:db8::12`; write \
+         `forward = \"ipip\"`, or give the backend's IPv4 address",
     ),
     (
         "\"10.0.2.1\"",
         "\"10.0.2.1\", weight = 0",
-        "23:46: every backend of this VIP has weight 0, so none would take traffic; give at least one a weight, or take \
-         backends out with `state = \"drain\"`",
+        "23:46: every backend of this VIP has weight 0, so none would take traffic; give at least one a weight, or \
+         take backends out with `state = \"drain\"`",
     ),
     (
         "10.0.2.1",
         "2001:db8:1::1",
-        "23:25: `ipip` reaches the backend `2001:db8:1::1` inside IPv6, for which packets need a source address; write into \
-         [node] a prefix of your own that no host uses and that backends accept, for instance `encap_source6 = \
-         \"fd12:3456:789a:e::/64\"`",
+        "23:25: `ipip` reaches the backend `2001:db8:1::1` inside IPv6, for which packets need a source address; \
+         write into [node] a prefix of your own that no host uses and that backends accept, for instance \
+         `encap_source6 = \"fd12:3456:789a:e::/64\"`",
     ),
     ("\"dns\"", "\"web\"", "19:8: VIP name `web` is already taken in line 7; rename one of the two"),
     (
         "address = \"2001:db8::53\"\nports = [\"udp/any\"]",
         "address = \"203.0.113.10\"\nports = [\"udp/any\", \"tcp/443\"]",
-        "21:21: `tcp/443` on 203.0.113.10 is already served by VIP `web` in line 6; change the port or the address of one \
-         of the two",
+        "21:21: `tcp/443` on 203.0.113.10 is already served by VIP `web` in line 6; change the port or the address of \
+         one of the two",
     ),
     (
         "xdp_mode = \"auto\"",
@@ -327,7 +327,8 @@ const BROKEN: &[(&str, &str, &str)] = &[
     (
         "xdp_mode = \"auto\"",
         "max_slots = 16381",
-        "18:1: the config has 17390 slots, above `max_slots`, which is 16381; write `max_slots = 17390` or more in [node]",
+        "18:1: the config has 17390 slots, above `max_slots`, which is 16381; write `max_slots = 17390` or more in \
+         [node]",
     ),
 ];
 

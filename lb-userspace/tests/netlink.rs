@@ -551,7 +551,8 @@ fn an_interface_that_goes_down_and_comes_back_is_followed() {
         assert_eq!(lab.lb.mac("eth0"), [2, 0, 0, 0, 0, 0x55]);
         follower.until_resolved(target, NextHop { mtu: 1400, ..lab.by_eth0() }).await;
         let changed = |change: &InterfaceChange| {
-            matches!(change, InterfaceChange::Changed(eth0) if eth0.mtu == 1400 && eth0.mac == Some([2, 0, 0, 0, 0, 0x55]))
+            let mac = Some([2, 0, 0, 0, 0, 0x55]);
+            matches!(change, InterfaceChange::Changed(eth0) if eth0.mtu == 1400 && eth0.mac == mac)
         };
         follower.until_changed("eth0 changed", changed).await;
         assert_eq!(follower.interface("eth0").unwrap().mac, Some([2, 0, 0, 0, 0, 0x55]));
@@ -643,7 +644,8 @@ fn hops_of_a_route_are_shared_by_weight_and_one_without_carrier_is_not_taken() {
     lab.lb.ip("-6 addr add 2001:db8:a::1/64 dev eth1 nodad");
     lab.peer.ip("-6 addr add 2001:db8:a::2/64 dev peer1 nodad");
     lab.lb.ip(
-        "-6 route add 2001:db8:1::/48 nexthop via 2001:db8::2 dev eth0 weight 1 nexthop via 2001:db8:a::2 dev eth1 weight 3",
+        "-6 route add 2001:db8:1::/48 nexthop via 2001:db8::2 dev eth0 weight 1 nexthop via 2001:db8:a::2 dev eth1 \
+         weight 3",
     );
     let targets: Vec<Target> = (0..64)
         .flat_map(|last| [tunnel(&format!("192.0.2.{last}")), tunnel(&format!("2001:db8:1::{last:x}"))])
@@ -803,7 +805,9 @@ fn an_interface_is_followed_under_all_its_names() {
     lab.follow(Pace::default(), &[], async |follower| {
         let ifindex = lab.lb.ifindex("eth0");
         lab.lb.ip("link property add dev eth0 altname enP65536p1s0f0np0");
-        let named = |change: &InterfaceChange| matches!(change, InterfaceChange::Changed(eth0) if eth0.is_named("enP65536p1s0f0np0"));
+        let named = |change: &InterfaceChange| {
+            matches!(change, InterfaceChange::Changed(eth0) if eth0.is_named("enP65536p1s0f0np0"))
+        };
         follower.until_changed("eth0 has another name", named).await;
         lab.lb.ip("link set eth0 name wan0");
         let renamed = |change: &InterfaceChange| {
@@ -814,7 +818,9 @@ fn an_interface_is_followed_under_all_its_names() {
         let gone = |change: &InterfaceChange| matches!(change, InterfaceChange::Vanished(_));
         assert!(!follower.changes.iter().any(gone), "{:?}", follower.changes);
         lab.lb.ip("link property del dev wan0 altname enP65536p1s0f0np0");
-        let bare = |change: &InterfaceChange| matches!(change, InterfaceChange::Changed(wan0) if wan0.altnames.is_empty() && wan0.name == "wan0");
+        let bare = |change: &InterfaceChange| {
+            matches!(change, InterfaceChange::Changed(wan0) if wan0.altnames.is_empty() && wan0.name == "wan0")
+        };
         follower.until_changed("wan0 has no other name", bare).await;
     });
 }

@@ -22,8 +22,8 @@ fn the_reference_of_the_config_is_that_of_the_keys() {
         made.lines().zip(written.lines().chain(std::iter::repeat(""))).find(|(made, written)| made != written);
     assert!(
         made == written,
-        "docs/config.md is not what the keys say, first at {differing:?}: write it anew by NARU_WRITE_DOCS=1 cargo test \
-         --workspace --test reference"
+        "docs/config.md is not what the keys say, first at {differing:?}: write it anew by NARU_WRITE_DOCS=1 cargo \
+         test --workspace --test reference"
     );
 }
 

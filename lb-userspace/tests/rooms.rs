@@ -38,8 +38,8 @@ fn rooms_use_each_other_as_the_picture_says() {
 }
 
 /// The parts of a module are the modules below it, each with all that is below that, and the file of the module itself.
-/// Two things are no use: what this file only passes on (`pub use`), and what another one needs to add methods to a type
-/// of it (`impl Controller`), whose fields nobody can see who is not below.
+/// Two things are no use: what this file only passes on (`pub use`), and what another one needs to add methods to a
+/// type of it (`impl Controller`), whose fields nobody can see who is not below.
 #[test]
 fn parts_of_a_module_use_each_other_in_one_direction() {
     let source = Source::read();

@@ -1,5 +1,5 @@
-//! Long-lived connections in a lab: servers that talk on every backend, a daemon, and populations of clients that notice
-//! when a connection breaks.
+//! Long-lived connections in a lab: servers that talk on every backend, a daemon, and populations of clients that
+//! notice when a connection breaks.
 
 use std::{
     net::{IpAddr, SocketAddr},

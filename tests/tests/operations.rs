@@ -274,8 +274,8 @@ fn save_in_place(file: &Path, text: &str) {
     fs::write(file, text).unwrap();
 }
 
-/// Somebody's save takes its time, and an apply waits for it: operations wait for neither, and what they did is in force
-/// while it waits.
+/// Somebody's save takes its time, and an apply waits for it: operations wait for neither, and what they did is in
+/// force while it waits.
 #[test]
 #[ignore = "needs root"]
 fn operations_do_not_wait_for_an_apply_that_waits_for_a_save() {

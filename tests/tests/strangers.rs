@@ -123,8 +123,8 @@ fn scrapers_that_idle_or_do_not_read_are_in_nobodys_way() {
     }
     let megabytes = |bytes: u64| bytes >> 20;
     println!(
-        "slowest of {IDLE} idle and {SLOW} slow readers beside: {worst:?}, alone {alone:?} (wanted: {WANTED:?}); memory: {} MiB, \
-         then {:?}",
+        "slowest of {IDLE} idle and {SLOW} slow readers beside: {worst:?}, alone {alone:?} (wanted: {WANTED:?}); \
+         memory: {} MiB, then {:?}",
         megabytes(before),
         after.iter().map(|bytes| megabytes(*bytes)).collect::<Vec<_>>()
     );

@@ -36,7 +36,8 @@ impl Site {
     fn config(&self, states: [&str; 2], keys: &str) -> String {
         let Self { vip, backends: [a, b] } = self;
         format!(
-            "[[vip]]\nname = \"web\"\naddress = \"{vip}\"\nports = [\"tcp/80\", \"udp/80\"]\nforward = \"ipip\"\n{keys}\n\
+            "[[vip]]\nname = \"web\"\naddress = \"{vip}\"\nports = [\"tcp/80\", \"udp/80\"]\nforward = \
+             \"ipip\"\n{keys}\n\
              backends = [{{ address = \"{a}\", state = \"{}\" }}, {{ address = \"{b}\", state = \"{}\" }}]\n",
             states[0], states[1],
         )

@@ -1,5 +1,5 @@
-//! `cargo xtask lint`: clippy, with warnings as errors. Over the workspace as it is built for this machine, and over what
-//! runs in the kernel as it is built for that: `lb-ebpf` with its programs, for the eBPF target.
+//! `cargo xtask lint`: clippy, with warnings as errors. Over the workspace as it is built for this machine, and over
+//! what runs in the kernel as it is built for that: `lb-ebpf` with its programs, for the eBPF target.
 
 use std::{
     env,

@@ -85,8 +85,8 @@ fn install_toolchain() -> anyhow::Result<BpfToolchain> {
         }
     }
     bail!(
-        "nothing that can build for eBPF could be installed; it takes `rustup {}` and a bpf-linker for its LLVM (`cargo \
-         binstall bpf-linker`), or the distribution's rustc with its source and LLVM. Tried:\n{}",
+        "nothing that can build for eBPF could be installed; it takes `rustup {}` and a bpf-linker for its LLVM \
+         (`cargo binstall bpf-linker`), or the distribution's rustc with its source and LLVM. Tried:\n{}",
         NIGHTLY.join(" "),
         tried.iter().map(|(what, error)| format!("{what}: {error}")).collect::<Vec<_>>().join("\n")
     )
@@ -118,8 +118,8 @@ fn install_linker(llvm: u32) -> anyhow::Result<()> {
         say(&format!("bpf-linker must be made with LLVM {llvm}; installing its development files"));
         apt_install(&[&format!("llvm-{llvm}-dev")]).with_context(|| {
             format!(
-                "no bpf-linker for LLVM {llvm} in PATH, and none can be built: install one (`cargo binstall bpf-linker` \
-                 or the release of the linker's project), or LLVM {llvm} with its development files"
+                "no bpf-linker for LLVM {llvm} in PATH, and none can be built: install one (`cargo binstall \
+                 bpf-linker` or the release of the linker's project), or LLVM {llvm} with its development files"
             )
         })?;
     }

@@ -166,11 +166,12 @@ impl Report {
         );
         println!("{}", self.deaths());
         println!(
-            "\nHow the connections of a killed backend failed, in ms: median (highest). AFTER CHANGE: from the end of the \
-             command that\nset the backend down; below zero if before it, as a crashed server's kernel closes its \
+            "\nHow the connections of a killed backend failed, in ms: median (highest). AFTER CHANGE: from the end of \
+             the command that\nset the backend down; below zero if before it, as a crashed server's kernel closes its \
              connections itself. AFTER MESSAGE:\nfrom the message that was not answered; a connection that was silent \
              hears of the change by its next one. While the cable\nis pulled, the client's kernel repeats the message \
-             at growing intervals, and a repetition is what hears of it.\nIn ms: a round trip {}, a command {}.\nMachine: {}",
+             at growing intervals, and a repetition is what hears of it.\nIn ms: a round trip {}, a command \
+             {}.\nMachine: {}",
             self.round_trip, self.command, self.machine
         );
         self.print_each();

@@ -41,8 +41,8 @@ pub enum ClientError {
     },
     /// This user may not talk to the daemon.
     #[error(
-        "{} may not be opened by this user: be root or a member of the group `naru`, or of one of `readers` in [node] to \
-         read",
+        "{} may not be opened by this user: be root or a member of the group `naru`, or of one of `readers` in [node] \
+         to read",
         socket.display()
     )]
     Permission {

@@ -123,7 +123,8 @@ fn detach_pins(global: &Global, options: &Detach) -> Result<Exit, Failure> {
         }
     };
     eprintln!(
-        "no daemon runs: took the pins below {place} away; {} is as it was, so that a daemon attaches again what it lists",
+        "no daemon runs: took the pins below {place} away; {} is as it was, so that a daemon attaches again what it \
+         lists",
         global.config.display()
     );
     global.output.print(&detached, |names| names.iter().map(|name| format!("interface {name}: detached\n")).collect());

@@ -41,8 +41,10 @@ fn generated_text(Found { file, fingerprint }: &Found) -> String {
     let file = file.display();
     format!(
         "{file}: a new seed, fingerprint {fingerprint}\n\
-         All load balancers of this site need this very file: copy it, with owner root and mode 0600, before any of them uses it\n\
-         Each uses it by `hash_seed_file = \"{file}\"` in [node] and `naru apply`, which moves every flow to another slot\n"
+         All load balancers of this site need this very file: copy it, with owner root and mode 0600, before any of \
+         them uses it\n\
+         Each uses it by `hash_seed_file = \"{file}\"` in [node] and `naru apply`, which moves every flow to another \
+         slot\n"
     )
 }
 

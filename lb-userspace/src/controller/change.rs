@@ -170,8 +170,8 @@ impl Controller {
         Ok(Applied { changes, writes: done.writes, to_maps, elapsed: from.elapsed(), warnings })
     }
 
-    /// Takes room on disk for what [`Self::put`] will write: `text` for the config file if that is to be replaced, whose
-    /// text must be `before` then, and for the next start. Operations are done meanwhile.
+    /// Takes room on disk for what [`Self::put`] will write: `text` for the config file if that is to be replaced,
+    /// whose text must be `before` then, and for the next start. Operations are done meanwhile.
     pub(super) async fn reserve(&mut self, before: Option<Text>, text: &Text) -> Result<Record, Error> {
         let file = before.map(|before| (self.file.path.clone(), before));
         let text = Arc::clone(text);

@@ -72,8 +72,8 @@ pub fn remove_leftovers(file: &ConfigFile, applied: &str) {
         let is_known = text.is_some() && [Some(applied), current.as_deref()].contains(&text.as_deref());
         if !is_known && !is_room {
             log::warn!(
-                "{} was left by a daemon that was killed: it is what the file was before its last edit, an edit that was \
-                 not made, or a save; look, and remove it",
+                "{} was left by a daemon that was killed: it is what the file was before its last edit, an edit that \
+                 was not made, or a save; look, and remove it",
                 path.display()
             );
         } else if let Err(error) = fs::remove_file(&path) {

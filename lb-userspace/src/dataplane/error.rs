@@ -17,7 +17,8 @@ use super::Mode;
 pub enum Error {
     /// Another daemon has it.
     #[error(
-        "{holder} runs the data plane pinned under {}; stop it first, or give this daemon a `bpffs` of its own in [node]",
+        "{holder} runs the data plane pinned under {}; stop it first, or give this daemon a `bpffs` of its own in \
+         [node]",
         path.display()
     )]
     Held {

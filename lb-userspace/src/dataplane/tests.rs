@@ -369,8 +369,8 @@ fn what_runs_in_another_network_namespace_is_neither_adopted_nor_removed() {
 
     let home = Namespace::current();
     let refused = || Dataplane::open(&pins.0, &web()).err().unwrap().to_string();
-    let expected = "interface lb0, to which the program is attached, is in another network namespace than this process; \
-                    run naru there, or take the program off with `naru interface detach lb0`";
+    let expected = "interface lb0, to which the program is attached, is in another network namespace than this \
+                    process; run naru there, or take the program off with `naru interface detach lb0`";
     Namespace::unshare();
     assert_eq!(refused(), expected, "where no interface has this index");
     assert_eq!(veth("lb0", "client").0, ifindex);

@@ -60,7 +60,8 @@ fn status_of(place: &Place) -> anyhow::Result<Status> {
         Some(Pinned::Gone) => (None, Some(format!("has gone: `naru decap detach {interface}` tidies up"))),
         None => {
             let problem = format!(
-                "is incomplete, an attach or a detach broke off: attach again, or tidy up with `naru decap detach {interface}`"
+                "is incomplete, an attach or a detach broke off: attach again, or tidy up with `naru decap detach \
+                 {interface}`"
             );
             let (from, to, vips, outcomes) = Default::default();
             return Ok(Status { interface, mode: None, problem: Some(problem), from, to, vips, outcomes });

@@ -59,8 +59,8 @@ pub(crate) fn source4(text: &str) -> Result<Ipv4Net, String> {
 pub(crate) fn source6(text: &str) -> Result<Ipv6Net, String> {
     match source(text, "an IPv6 prefix of your own such as `fd12:3456:789a:e::/64`", 16)? {
         IpNet::V6(net) if DISCARDED.contains(&net) => Err(format!(
-            "`{text}` is of the discard prefix (RFC 6666), from which networks let no packet through; write a prefix of your \
-             own that no host uses, such as `fd12:3456:789a:e::/64`"
+            "`{text}` is of the discard prefix (RFC 6666), from which networks let no packet through; write a prefix \
+             of your own that no host uses, such as `fd12:3456:789a:e::/64`"
         )),
         IpNet::V6(net) => Ok(net),
         IpNet::V4(_) => Err(format!("`{text}` is an IPv4 prefix; it belongs in `encap_source4`")),

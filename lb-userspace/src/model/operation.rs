@@ -1,7 +1,8 @@
 //! What operators do to backends in passing: an overlay over what the sources want, which edits none of them.
 //!
 //! A drain before a disk is changed is no wish for ever, and often nobody's who may edit the file: it is remembered
-//! beside the file, with who asked for it, when and why, and goes before the `state` of the file until it is taken back.
+//! beside the file, with who asked for it, when and why, and goes before the `state` of the file until it is taken
+//! back.
 
 use std::{
     collections::BTreeMap,

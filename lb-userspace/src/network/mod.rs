@@ -3,8 +3,8 @@
 //! [`NextHops`] has the addresses that naru forwards to, and the ways there; one task asks the kernel how it would
 //! route to each and which MAC address that leads to, follows the changes of routes, neighbours and interfaces, and
 //! keeps the neighbour entries in use from growing stale, which nobody else does for packets that never pass through
-//! the kernel's stack. What it finds comes as [`Event`]s. It changes nothing in the kernel but what resolving a neighbour
-//! changes.
+//! the kernel's stack. What it finds comes as [`Event`]s. It changes nothing in the kernel but what resolving a
+//! neighbour changes.
 //!
 //! Whom it believes: the kernel alone; what other processes send to its sockets is not looked at. Nobody off the path
 //! moves a next hop, since the routing tables are asked and not what ICMP has made of them. Whoever is on a backend's

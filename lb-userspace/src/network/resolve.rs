@@ -64,7 +64,8 @@ pub enum Unresolved {
         kind: &'static str,
     },
     /// The route wraps packets in headers that the data plane does not make (MPLS, segment routing, …).
-    #[error("the route to {address}{} encapsulates (see `{}`): naru needs a plain route", by(via), command(*address, via))]
+    #[error("the route to {address}{} encapsulates (see `{}`): naru needs a plain \
+             route", by(via), command(*address, via))]
     Encapsulated {
         /// The target.
         address: IpAddr,

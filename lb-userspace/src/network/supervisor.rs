@@ -57,8 +57,8 @@ where
             backoff = FIRST_BACKOFF;
         }
         log::error!(
-            "netlink: {why}; next hops and interfaces are not followed until it is begun anew, in {backoff:?}; the data \
-             plane keeps what it has"
+            "netlink: {why}; next hops and interfaces are not followed until it is begun anew, in {backoff:?}; the \
+             data plane keeps what it has"
         );
         shared.health.send_modify(|health| {
             health.restarts += 1;

@@ -1,6 +1,6 @@
-//! How tests wait, how they say what they did not test, and where they pin. Every wait has a limit, that of a wait for a process too;
-//! what was waited for is named when it is over. The limit is no measure of anything: it only ends what would never
-//! end.
+//! How tests wait, how they say what they did not test, and where they pin. Every wait has a limit, that of a wait for
+//! a process too; what was waited for is named when it is over. The limit is no measure of anything: it only ends what
+//! would never end.
 
 mod pins;
 
@@ -140,8 +140,8 @@ pub fn not_built(what: &str, option: &str) {
     note(&line, env::var_os(NOT_TESTED).as_deref().map(Path::new));
 }
 
-/// Whether the `naru` under test has places to fail at (`lb_userspace::fault`). Where it has not, says that `what` is not
-/// tested.
+/// Whether the `naru` under test has places to fail at (`lb_userspace::fault`). Where it has not, says that `what` is
+/// not tested.
 ///
 /// # Panics
 ///

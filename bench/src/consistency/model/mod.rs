@@ -205,12 +205,12 @@ impl Report {
         );
         println!(
             "BROKEN: sent to another backend although their own was active. EVICTED: although their own, drained or \
-             removed, still\nserved them. LOST: of backends that were down. TRACKED: connections with an entry, of those \
-             open; without the first fifth\nof the changes. JET (Mendelson et al., CoNEXT 2021, abstract) claims tables \
-             \"an order of magnitude smaller\" than full\ntracking; its authors' code, with a horizon of 47 for 468 \
-             servers, says \"about 10%\". JET's rule runs here over the same\nMaglev tables, with every backend that is \
-             not active as its horizon. It presumes that backends leave only by dying, and\nknows neither weights nor \
-             drains: what it breaks here is outside of what it claims."
+             removed, still\nserved them. LOST: of backends that were down. TRACKED: connections with an entry, of \
+             those open; without the first fifth\nof the changes. JET (Mendelson et al., CoNEXT 2021, abstract) \
+             claims tables \"an order of magnitude smaller\" than full\ntracking; its authors' code, with a horizon \
+             of 47 for 468 servers, says \"about 10%\". JET's rule runs here over the same\nMaglev tables, with every \
+             backend that is not active as its horizon. It presumes that backends leave only by dying, and\nknows \
+             neither weights nor drains: what it breaks here is outside of what it claims."
         );
     }
 

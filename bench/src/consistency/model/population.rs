@@ -27,8 +27,9 @@ const KINDS: [Kind; 3] = [
 ];
 
 /// As the report describes them.
-pub const DESCRIPTION: &str = "lifetimes exponential with means of 60 s (99 % of new ones),\n10 min (0.9 %) and 2 h (0.1 %), \
-                               that is 82 %, 8 % and 10 % of the open ones; a packet each 1 s, 10 s and 60 s on average";
+pub const DESCRIPTION: &str = "lifetimes exponential with means of 60 s (99 % of new ones),\n10 min (0.9 %) and 2 h \
+                               (0.1 %), that is 82 %, 8 % and 10 % of the open ones; a packet each 1 s, 10 s and 60 s \
+                               on average";
 
 /// What became of connections between two changes.
 #[derive(Clone, Copy, Debug, Default)]

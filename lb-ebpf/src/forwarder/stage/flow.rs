@@ -1,8 +1,8 @@
 //! Fourth stage, of packets on slots that move and of VIPs that track always: whom the flow belongs to, by the flow
 //! tables.
 //!
-//! Looks entries up, lets [`lb_ebpf::rules::tracking`] decide, and writes what it says. Flows of which one packet was seen are
-//! in a table of their own, so that a flood of first packets evicts no established flow.
+//! Looks entries up, lets [`lb_ebpf::rules::tracking`] decide, and writes what it says. Flows of which one packet was
+//! seen are in a table of their own, so that a flood of first packets evicts no established flow.
 
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_ns};
 use lb_common::{FlowEntry, FlowKey, FlowOutcome, NO_ID, Slot, Tick};

@@ -58,8 +58,8 @@ struct Found {
 }
 
 impl Former {
-    /// What is pinned in the directories of other versions than that of `place`: the data plane whose program was loaded
-    /// last. One that nothing here reads is left alone; its links are taken over as interfaces are attached.
+    /// What is pinned in the directories of other versions than that of `place`: the data plane whose program was
+    /// loaded last. One that nothing here reads is left alone; its links are taken over as interfaces are attached.
     ///
     /// # Errors
     ///
@@ -203,8 +203,8 @@ impl Former {
         flows.into_iter().try_for_each(|found| self.convert_hash(found, pins))
     }
 
-    /// Removes what another version had pinned, but for links that are still there; `place` goes on counting losses where
-    /// it did.
+    /// Removes what another version had pinned, but for links that are still there; `place` goes on counting losses
+    /// where it did.
     pub fn remove(self, place: &Place) -> Result<(), Error> {
         let Self { root, .. } = &self;
         if root == place.root() || !names(&links_of(&self.root))?.is_empty() {

@@ -107,8 +107,8 @@ impl Question {
 
     fn crowded(&self) -> ApiError {
         let error = format!(
-            "large answers are on their way to other users, or one to this user, and no turn came within {} s: try again, \
-             or ask for less (one VIP, fewer flows)",
+            "large answers are on their way to other users, or one to this user, and no turn came within {} s: try \
+             again, or ask for less (one VIP, fewer flows)",
             self.answers.patience.as_secs()
         );
         ApiError::unavailable(error)

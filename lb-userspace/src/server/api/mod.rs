@@ -1,12 +1,12 @@
 //! The HTTP/JSON API on the unix socket: routes, and errors as JSON. It asks the controller and knows nothing itself.
 //!
 //! What a local user can do who may not change things: connect, where the mode of the socket lets him (see [`access`]),
-//! and be refused. He takes places of [`socket::LIMITS`] from himself and his like only, and none from who may change things
-//! ([`socket::Socket`], [`crate::server`]); what he is refused is logged once in a while and not each time. To know who
-//! he is may take the network: few are looked up at a time ([`LOOKED_UP`]), for each user fewer, of who may change
-//! things apart from others, and root never, so that root waits for no directory. Who may only read can have a few
-//! answers made at a time ([`reading`]), of which [`answer`] bounds those that are large; nothing that others ask who
-//! may do more waits for them. A body may have [`BODY`] bytes, and must be there within [`PATIENCE`].
+//! and be refused. He takes places of [`socket::LIMITS`] from himself and his like only, and none from who may change
+//! things ([`socket::Socket`], [`crate::server`]); what he is refused is logged once in a while and not each time. To
+//! know who he is may take the network: few are looked up at a time ([`LOOKED_UP`]), for each user fewer, of who may
+//! change things apart from others, and root never, so that root waits for no directory. Who may only read can have a
+//! few answers made at a time ([`reading`]), of which [`answer`] bounds those that are large; nothing that others ask
+//! who may do more waits for them. A body may have [`BODY`] bytes, and must be there within [`PATIENCE`].
 
 pub mod access;
 mod answer;
@@ -74,8 +74,9 @@ const TELL: Duration = Duration::from_secs(10);
 
 /// Answers on `socket`, and keeps it, until this is dropped.
 pub async fn serve(socket: Arc<Socket>, controller: Handle) -> Infallible {
+    let router = router(controller.clone(), Arc::clone(&socket));
     tokio::select! {
-        never = server::serve(Arc::clone(&socket), router(controller.clone(), Arc::clone(&socket)), socket::LIMITS) => never,
+        never = server::serve(Arc::clone(&socket), router, socket::LIMITS) => never,
         never = socket.keep(controller) => never,
     }
 }

@@ -319,8 +319,8 @@ fn make_dir(dir: &Path) -> io::Result<()> {
 fn remedy(error: &io::Error) -> &'static str {
     if error.kind() == ErrorKind::ReadOnlyFilesystem {
         // Under systemd only the directory that it made can be written to, and that one is no longer there.
-        return "if somebody has removed the directory that systemd made for it, `systemctl restart naru` makes it anew and \
-                interrupts nothing; else set another `socket` in [node]";
+        return "if somebody has removed the directory that systemd made for it, `systemctl restart naru` makes it \
+                anew and interrupts nothing; else set another `socket` in [node]";
     }
     "set another `socket` in [node] or correct the directory"
 }
@@ -342,8 +342,8 @@ fn admit(path: &Path, group: Option<Gid>, readers: &Readers) -> Option<String> {
     if let Err(error) = permit() {
         let path = path.display();
         return Some(format!(
-            "{path} cannot be given the group `{GROUP}` and mode {mode:o}: {error}; run the daemon as root or as a member \
-             of that group"
+            "{path} cannot be given the group `{GROUP}` and mode {mode:o}: {error}; run the daemon as root or as a \
+             member of that group"
         ));
     }
     let Readers::Groups(names) = readers else { return None };
@@ -381,8 +381,8 @@ async fn remove_stale(path: &Path) -> Result<(), SocketError> {
 /// The answer on a connection that is one too many.
 fn too_many_connections() -> ApiError {
     let error = format!(
-        "the daemon has {} connections, which is all that it takes, and none of them gives way to one more of this user: \
-         try again in a moment",
+        "the daemon has {} connections, which is all that it takes, and none of them gives way to one more of this \
+         user: try again in a moment",
         LIMITS.connections
     );
     ApiError::unavailable(error)

@@ -61,8 +61,8 @@ fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => "; create it, or name another with `--config`",
         io::ErrorKind::PermissionDenied if geteuid().is_root() => {
-            "; the daemon has not got root's power to read everything: make the file root's or readable by all, and the \
-             directories above it open to root"
+            "; the daemon has not got root's power to read everything: make the file root's or readable by all, and \
+             the directories above it open to root"
         }
         io::ErrorKind::PermissionDenied => "; run as a user who may read it",
         _ => "",

@@ -10,9 +10,12 @@ pub fn reference() -> String {
         "# The config\n\n\
          <!-- Made from `lb-userspace/src/model/keys.rs`, and compared with it by a test. To write it anew:\n\
          NARU_WRITE_DOCS=1 cargo test --workspace --test reference -->\n\n\
-         Every key of the config file, what holds without it, what it is for, and what a change of it does to connections.\n\
-         [configs/naru.toml](../configs/naru.toml) says more of each, as a file to begin from. A key that is not here is\n\
-         refused. The file is `/etc/naru/naru.toml`, or what `--config` or `NARU_CONFIG` says; `naru check` finds what is\n\
+         Every key of the config file, what holds without it, what it is for, and what a change of it does to \
+         connections.\n\
+         [configs/naru.toml](../configs/naru.toml) says more of each, as a file to begin from. A key that is not here \
+         is\n\
+         refused. The file is `/etc/naru/naru.toml`, or what `--config` or `NARU_CONFIG` says; `naru check` finds \
+         what is\n\
          wrong with it, `naru diff` shows what `naru apply` would change.\n\n",
     );
     section(&mut text, "`[node]`: the machine", &[NODE]);

@@ -31,7 +31,8 @@ impl Sections {
         self.0.as_deref()
     }
 
-    /// The VIP of that name in `text`, which these are of; where the parts are the VIPs of `config`, at its place there.
+    /// The VIP of that name in `text`, which these are of; where the parts are the VIPs of `config`, at its place
+    /// there.
     pub(super) fn vip(&self, text: &str, config: Option<&Config>, name: &str) -> Option<Range<usize>> {
         let starts = self.starts()?;
         let part = |index: usize| starts[index]..starts.get(index + 1).copied().unwrap_or(text.len());

@@ -149,8 +149,8 @@ impl Check<'_> {
         let pinned = |backend: &BackendDraft| backend.mac.as_ref().map(toml::Spanned::span);
         let Some(span) = vip.backends.iter().find_map(pinned).filter(|_| !forward.is_on_link()) else { return };
         let message = format!(
-            "`mac` pins the MAC address of an `l2` backend, and frames of a VIP with `forward = \"{forward}\"` may go to \
-             a router; remove the key (a router's address is pinned by `ip neigh replace ADDRESS lladdr MAC dev \
+            "`mac` pins the MAC address of an `l2` backend, and frames of a VIP with `forward = \"{forward}\"` may go \
+             to a router; remove the key (a router's address is pinned by `ip neigh replace ADDRESS lladdr MAC dev \
              INTERFACE nud permanent`)"
         );
         self.problems.add(span, message);
@@ -170,8 +170,8 @@ impl Check<'_> {
         });
         let Some((first, forward)) = first else { return };
         let message = format!(
-            "`{forward}` reaches the backend `{}` inside IPv6, for which packets need a source address; write into [node] a prefix \
-             of your own that no host uses and that backends accept, for instance `encap_source6 = \
+            "`{forward}` reaches the backend `{}` inside IPv6, for which packets need a source address; write into \
+             [node] a prefix of your own that no host uses and that backends accept, for instance `encap_source6 = \
              \"fd12:3456:789a:e::/64\"`",
             first.address.get_ref()
         );

@@ -141,8 +141,8 @@ impl fmt::Display for Warning {
             ),
             Self::NoHashSeed => write!(
                 f,
-                "there is no hash seed, so anyone can compute packets that all meet on one backend; run `naru seed generate` \
-                 once for all load balancers of the site, and write `hash_seed_file = \"{}\"` in [node]",
+                "there is no hash seed, so anyone can compute packets that all meet on one backend; run `naru seed \
+                 generate` once for all load balancers of the site, and write `hash_seed_file = \"{}\"` in [node]",
                 seed::DEFAULT_FILE
             ),
             Self::NoBackends { vip } => {
@@ -167,8 +167,8 @@ impl fmt::Display for Warning {
             ),
             Self::IdleTimeUntracked { vip, key } => write!(
                 f,
-                "`{key}` of VIP `{vip}` has no effect, because with `tracking = \"never\"` no flow is remembered; remove \
-                 the key, or write `tracking = \"adaptive\"`"
+                "`{key}` of VIP `{vip}` has no effect, because with `tracking = \"never\"` no flow is remembered; \
+                 remove the key, or write `tracking = \"adaptive\"`"
             ),
             Self::IdleTimeUnserved { vip, key, protocol } => write!(
                 f,
@@ -228,9 +228,11 @@ mod tests {
         assert_eq!(
             warnings(text),
             [
-                "no interface is listed, so no traffic is taken; write for instance `interfaces = [\"eth0\"]` in [node]",
-                "there is no hash seed, so anyone can compute packets that all meet on one backend; run `naru seed generate` \
-                 once for all load balancers of the site, and write `hash_seed_file = \"/etc/naru/hash_seed\"` in [node]",
+                "no interface is listed, so no traffic is taken; write for instance `interfaces = [\"eth0\"]` in \
+                 [node]",
+                "there is no hash seed, so anyone can compute packets that all meet on one backend; run `naru seed \
+                 generate` once for all load balancers of the site, and write `hash_seed_file = \
+                 \"/etc/naru/hash_seed\"` in [node]",
                 "VIP `a` has no backends, so its traffic is dropped; add one to `backends`",
                 "no backend of VIP `b` takes new flows: those in state `active` have weight 0, the others are drained \
                  or down; make one active",
@@ -247,7 +249,8 @@ mod tests {
                 |(host, state)| format!("{{ address = \"10.0.{}.{}\", {state} }}", host / 250, host % 250 + 1);
             let backends: Vec<_> = states.iter().enumerate().map(backend).collect();
             format!(
-                "node = {{ interfaces = [\"eth0\"], hash_seed_file = \"/s\" }}\n[[vip]]\nname = \"a\"\naddress = \"192.0.2.1\"\nports = [\"tcp/80\"]\n\
+                "node = {{ interfaces = [\"eth0\"], hash_seed_file = \"/s\" }}\n[[vip]]\nname = \"a\"\naddress = \
+                 \"192.0.2.1\"\nports = [\"tcp/80\"]\n\
                  forward = \"ipip\"\nslots = {slots}\nbackends = [{}]\n",
                 backends.join(", ")
             )
@@ -268,15 +271,16 @@ mod tests {
     fn idle_times_without_effect_are_doubted() {
         let vip = |ports: &str, keys: &str| {
             format!(
-                "node = {{ interfaces = [\"eth0\"], hash_seed_file = \"/s\" }}\n[[vip]]\nname = \"a\"\naddress = \"192.0.2.1\"\nports = [{ports}]\n\
+                "node = {{ interfaces = [\"eth0\"], hash_seed_file = \"/s\" }}\n[[vip]]\nname = \"a\"\naddress = \
+                 \"192.0.2.1\"\nports = [{ports}]\n\
                  forward = \"ipip\"\n{keys}\nbackends = [{{ address = \"10.0.0.1\" }}]\n"
             )
         };
         let both = "tcp_idle = \"1h\"\nudp_idle = \"5s\"\n";
         let never = |key: &str| {
             format!(
-                "`{key}` of VIP `a` has no effect, because with `tracking = \"never\"` no flow is remembered; remove the \
-                 key, or write `tracking = \"adaptive\"`"
+                "`{key}` of VIP `a` has no effect, because with `tracking = \"never\"` no flow is remembered; remove \
+                 the key, or write `tracking = \"adaptive\"`"
             )
         };
         assert_eq!(
@@ -286,8 +290,8 @@ mod tests {
         for tracking in ["tracking = \"always\"\n", ""] {
             let unserved = |key: &str, protocol: &str| {
                 format!(
-                    "`{key}` of VIP `a` has no effect, because none of its ports is `{protocol}/…`; remove the key, or add \
-                     such a port"
+                    "`{key}` of VIP `a` has no effect, because none of its ports is `{protocol}/…`; remove the key, \
+                     or add such a port"
                 )
             };
             let keys = format!("{tracking}{both}");
