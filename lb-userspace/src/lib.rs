@@ -7,6 +7,7 @@
 pub mod api;
 pub mod cli;
 pub mod controller;
+pub mod cpus;
 pub mod dataplane;
 pub mod decap;
 pub mod disk;

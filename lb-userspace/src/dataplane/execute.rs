@@ -1,10 +1,8 @@
 //! Steps of a plan, done to maps.
 
-use std::thread;
-
 use super::{Error, egress::egress, grace::grace, maps::Maps};
 use crate::{
-    fault,
+    cpus, fault,
     plan::{State, Step},
 };
 
@@ -76,10 +74,5 @@ fn put_tables(maps: &Maps, tables: &[Step], before: &Maps) -> usize {
         Step::PutTable { base, slots, owners, flows } => maps.put_table(*base, *slots, owners, flows.as_ref(), before),
         _ => 0,
     };
-    let cpus = thread::available_parallelism().map_or(1, usize::from);
-    thread::scope(|scope| {
-        let shares = tables.chunks(tables.len().div_ceil(cpus));
-        let workers: Vec<_> = shares.map(|share| scope.spawn(move || share.iter().map(put).sum::<usize>())).collect();
-        workers.into_iter().map(|worker| worker.join().expect("writing tables does not panic")).sum()
-    })
+    cpus::map(tables, 1, put).into_iter().sum()
 }

@@ -14,6 +14,7 @@ use super::{
     rules::{self, after_sweep},
 };
 use crate::{
+    cpus,
     dataplane::{self, Dataplane, Table, Writes},
     plan::State,
 };
@@ -110,8 +111,10 @@ impl Upkeep {
     fn find_moving(&mut self, dataplane: &Dataplane, wanted: impl Fn(u32) -> bool) {
         let (slots, now) = (dataplane.slots(), dataplane::now());
         let tables = dataplane.state().served_vips().map(|(_, record)| (record.slot_base, record.slots));
-        for (base, count) in tables.filter(|(base, _)| wanted(*base)) {
-            let moving = MovingSlots::of(&slots, base, count, now);
+        let tables: Vec<_> = tables.filter(|(base, _)| wanted(*base)).collect();
+        // A daemon that starts looks at all of them: a gigabyte for thousands of VIPs.
+        let found = cpus::map(&tables, 100, |(base, count)| MovingSlots::of(&slots, *base, *count, now));
+        for ((base, _), moving) in tables.into_iter().zip(found) {
             if moving != MovingSlots::default() {
                 let moving = Moving { since: self.sweeps, slots: moving };
                 Arc::make_mut(&mut self.moving).insert(base, moving);
