@@ -211,8 +211,8 @@ impl Bed {
     /// Waits until so many problems of a kind are told by `/metrics`.
     fn wait_for_problems(&self, kind: &str, count: u32) {
         eventually("metrics are served", || self.has_metrics(), || self.log());
-        let told = format!("naru_problems{{kind=\"{kind}\"}} {count}\n");
-        eventually(&told, || self.scrape().contains(&told), || format!("{}{}", self.scrape(), self.log()));
+        let reported = format!("naru_problems{{kind=\"{kind}\"}} {count}\n");
+        eventually(&reported, || self.scrape().contains(&reported), || format!("{}{}", self.scrape(), self.log()));
     }
 
     fn scrape(&self) -> String {
@@ -759,8 +759,8 @@ fn flows_are_listed_counted_and_narrowed_down() {
     let flows = listed["flows"].as_array().unwrap();
     assert_eq!((flows.len(), &listed["matched"]), (3, &3.into()), "{listed}");
     for flow in flows {
-        let told = ["vip", "port", "client", "table", "state"].map(|key| flow[key].as_str().unwrap());
-        assert_eq!(told, ["web", "tcp/80", "10.0.1.1", "embryonic", "syn"], "{flow}");
+        let reported = ["vip", "port", "client", "table", "state"].map(|key| flow[key].as_str().unwrap());
+        assert_eq!(reported, ["web", "tcp/80", "10.0.1.1", "embryonic", "syn"], "{flow}");
         assert!(flow["idle_seconds"].as_u64().unwrap() <= 60, "{flow}");
     }
 
@@ -1094,9 +1094,9 @@ fn groups_say_who_reads_and_who_changes() {
     bed.done("apply");
     assert!(bed.log().lines().any(|line| line.contains("apply by root (uid 0, ") && line.contains("done in")));
     eventually("others may connect", || mode(&bed) == 0o666, || bed.log());
-    let told = || as_user(&bed, USER, "64002", "status").out;
+    let reported = || as_user(&bed, USER, "64002", "status").out;
     let absent = "there is no group absent, which `readers` in [node] names";
-    eventually("a group that there is not is a problem", || told().contains(absent), told);
+    eventually("a group that there is not is a problem", || reported().contains(absent), reported);
     outcome(&bed, "64002", drain, 5, "may read and not change things: be root or a member of the group `naru`");
     outcome(&bed, "64002", "apply", 5, "may read and not change things");
     outcome(
@@ -1303,12 +1303,12 @@ fn a_listener_for_metrics_that_fails_is_begun_anew() {
         eventually("the listener fails and is begun anew", has_failed, || bed.log());
     };
     fails(1);
-    let told = || bed.has_metrics() || bed.json("status")["problems"][0]["kind"] == "metrics";
-    eventually("that is told while it lasts", told, || bed.log());
+    let reported = || bed.has_metrics() || bed.json("status")["problems"][0]["kind"] == "metrics";
+    eventually("that is told while it lasts", reported, || bed.log());
     fails(3);
     let log = bed.log();
-    let told = ["/metrics on 127.0.0.1:9100 has failed", "mended:"].map(|said| log.matches(said).count());
-    assert_eq!(told, [1, 0], "{log}");
+    let reported = ["/metrics on 127.0.0.1:9100 has failed", "mended:"].map(|said| log.matches(said).count());
+    assert_eq!(reported, [1, 0], "{log}");
     bed.done("backend drain web 10.0.1.12");
     fs::remove_file(fault).unwrap();
     bed.wait_for_problems("metrics", 0);
@@ -1365,12 +1365,12 @@ fn a_change_of_the_hash_seed_is_told_as_what_it_is() {
     bed.done("backend set web 10.0.1.11 --weight 50");
     assert_eq!(hashes_by(&bed), before);
 
-    let told =
+    let reported =
         format!("node: hash_seed changed (fingerprint {FINGERPRINT} → {other}): every flow moves to another slot");
     let diff = bed.naru("diff");
-    assert!(diff.code == 1 && diff.out.contains(&told), "{} {}", diff.code, diff.out);
+    assert!(diff.code == 1 && diff.out.contains(&reported), "{} {}", diff.code, diff.out);
     let applied = bed.done("apply");
-    assert!(applied.contains(&told), "{applied}");
+    assert!(applied.contains(&reported), "{applied}");
     let after = hashes_by(&bed);
     assert!(after.0 != before.0 && after.1 == other, "{after:?}");
     assert_eq!(bed.naru("diff").code, 0);
@@ -1386,8 +1386,8 @@ fn a_change_of_the_hash_seed_is_told_as_what_it_is() {
     bed.end(Signal::SIGTERM);
     bed.start(&[]);
     assert_eq!(hashes_by(&bed).1, FINGERPRINT);
-    let told = format!("hash_seed changed (fingerprint {other} → {FINGERPRINT})");
-    assert!(bed.log().contains(&told), "{}", bed.log());
+    let reported = format!("hash_seed changed (fingerprint {other} → {FINGERPRINT})");
+    assert!(bed.log().contains(&reported), "{}", bed.log());
     assert!(!bed.log().contains("0001020304"), "the seed is logged");
     bed.end(Signal::SIGTERM);
 }

@@ -230,11 +230,11 @@ impl Bed {
         let of_file = if text == self.text_before() { before } else { after };
         assert!(text == self.text_before() || text == (change.after)(&self.node), "{place}: half a file:\n{text}");
         let status = self.naru.status().unwrap();
-        let told = status.problems.iter().any(|problem| problem.kind == ProblemKind::Config);
+        let reported = status.problems.iter().any(|problem| problem.kind == ProblemKind::Config);
         if now == of_file {
-            assert_eq!((status.config.file, told), (FileState::Applied, false), "{place}");
+            assert_eq!((status.config.file, reported), (FileState::Applied, false), "{place}");
         } else {
-            assert_eq!((status.config.file, told), (FileState::Changed, true), "{place}");
+            assert_eq!((status.config.file, reported), (FileState::Changed, true), "{place}");
         }
         assert!(!self.is_answered || now == after, "{place}: what was answered is not in force");
         let attached = status.interfaces.iter().all(|interface| interface.attached.is_some());

@@ -133,11 +133,11 @@ fn two_interfaces_that_swap_their_names_serve_on() {
         // As udev does it: one after the other, and each is heard of.
         site.wait_for("the daemon has heard of it", LIMIT, |naru| {
             let status = naru.status()?;
-            let is_told = |said: &Interface| {
+            let is_reported = |said: &Interface| {
                 said.problem.as_ref().is_some_and(|problem| problem.contains(&format!("called {to} now")))
             };
             let is_right = |said: &Interface| said.name == to && said.attached.is_some() && said.problem.is_none();
-            Ok(status.interfaces.iter().any(|said| is_told(said) || is_right(said)))
+            Ok(status.interfaces.iter().any(|said| is_reported(said) || is_right(said)))
         })
         .unwrap();
     }

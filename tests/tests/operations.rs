@@ -51,7 +51,7 @@ fn backend(naru: &Naru, address: &str) -> Backend {
 }
 
 /// State, state in the file, and who has set the former; slots follow the state.
-fn told(naru: &Naru, address: &str) -> (String, Option<String>, Option<String>) {
+fn reported(naru: &Naru, address: &str) -> (String, Option<String>, Option<String>) {
     let backend = backend(naru, address);
     assert_eq!(backend.slots > 0, backend.state == "active", "{backend:?}");
     (backend.state, backend.file_state, backend.operation.map(|operation| operation.by))
@@ -72,7 +72,7 @@ fn an_operation_goes_before_the_file_and_edits_nothing() {
     let text = naru.config().unwrap();
     let said = naru.cli(&["backend", "drain", "web", ONE, "--why", "a new disk"]).unwrap();
     assert_eq!(said, format!("vip web: backend {ONE} state active → drain\n"));
-    assert_eq!(told(&naru, ONE), by_root("drain", "active"));
+    assert_eq!(reported(&naru, ONE), by_root("drain", "active"));
     assert_eq!((naru.config().unwrap(), naru.status().unwrap().config.file), (text.clone(), FileState::Applied));
     assert_eq!(naru.status().unwrap().operations, 1);
     let list = naru.cli(&["backend", "list"]).unwrap();
@@ -85,20 +85,20 @@ fn an_operation_goes_before_the_file_and_edits_nothing() {
     // It outlives the daemon, however that ends.
     naru.kill9().unwrap();
     naru.restart().unwrap();
-    assert_eq!(told(&naru, ONE), by_root("drain", "active"));
+    assert_eq!(reported(&naru, ONE), by_root("drain", "active"));
     naru.stop().unwrap();
     naru.restart().unwrap();
-    assert_eq!(told(&naru, ONE), by_root("drain", "active"));
+    assert_eq!(reported(&naru, ONE), by_root("drain", "active"));
     assert_eq!(naru.cli(&["diff"]).unwrap(), "The file is what runs.\n");
 
     naru.cli(&["backend", "down", "web", ONE]).unwrap();
-    assert_eq!(told(&naru, ONE), by_root("down", "active"));
+    assert_eq!(reported(&naru, ONE), by_root("down", "active"));
     naru.cli(&["backend", "restore", "web", ONE]).unwrap();
-    assert_eq!(told(&naru, ONE), by_file("active"));
+    assert_eq!(reported(&naru, ONE), by_file("active"));
     // The same for one that the file itself holds back.
-    assert_eq!(told(&naru, TWO), by_file("drain"));
+    assert_eq!(reported(&naru, TWO), by_file("drain"));
     naru.cli(&["backend", "restore", "web", TWO]).unwrap();
-    assert_eq!(told(&naru, TWO), by_root("active", "drain"));
+    assert_eq!(reported(&naru, TWO), by_root("active", "drain"));
     assert_eq!(naru.config().unwrap(), text);
 
     for (command, error) in [
@@ -121,16 +121,16 @@ fn an_operation_is_done_while_the_file_is_ahead_and_stays_when_the_file_is_repla
     naru.write_config(&ahead).unwrap();
     assert!(naru.cli(&["backend", "set", "web", ONE, "--weight", "5"]).is_err());
     naru.cli(&["backend", "drain", "web", ONE]).unwrap();
-    assert_eq!((told(&naru, ONE), backend(&naru, ONE).weight), (by_root("drain", "active"), 100));
+    assert_eq!((reported(&naru, ONE), backend(&naru, ONE).weight), (by_root("drain", "active"), 100));
     naru.write_config("[node").unwrap();
     naru.cli(&["backend", "restore", "web", TWO]).unwrap();
-    assert_eq!(told(&naru, TWO), by_root("active", "drain"));
+    assert_eq!(reported(&naru, TWO), by_root("active", "drain"));
 
     // A deployment of the file takes nothing back.
     naru.write_config(&ahead).unwrap();
     naru.cli(&["apply"]).unwrap();
-    assert_eq!((told(&naru, ONE), backend(&naru, ONE).weight), (by_root("drain", "active"), 7));
-    assert_eq!(told(&naru, TWO), by_root("active", "drain"));
+    assert_eq!((reported(&naru, ONE), backend(&naru, ONE).weight), (by_root("drain", "active"), 7));
+    assert_eq!(reported(&naru, TWO), by_root("active", "drain"));
 
     // What the file says meanwhile is a change of it, and whoever applies it is told that it is not heard.
     let down = ahead.replace("weight = 7 }", "weight = 7, state = \"down\" }");
@@ -148,12 +148,12 @@ fn an_operation_is_done_while_the_file_is_ahead_and_stays_when_the_file_is_repla
         warning.contains(&format!("backend {ONE} is drain all the same (drain by root (uid 0) since")),
         "{warning}"
     );
-    assert_eq!(told(&naru, ONE), by_root("drain", "down"));
+    assert_eq!(reported(&naru, ONE), by_root("drain", "down"));
 
     // The file says the same as the operation that restored it, and has the last word from then on.
     naru.write_config(&down.replace(", state = \"drain\"", "")).unwrap();
     naru.cli(&["apply"]).unwrap();
-    assert_eq!(told(&naru, TWO), by_file("active"));
+    assert_eq!(reported(&naru, TWO), by_file("active"));
 
     // One that goes takes what was done to it along.
     let gone = text.replace("  { address = \"10.0.1.11\", weight = 100 },\n", "").replace(", state = \"drain\"", "");
@@ -163,7 +163,7 @@ fn an_operation_is_done_while_the_file_is_ahead_and_stays_when_the_file_is_repla
     assert!(warning.contains(&format!("the config has no backend {ONE} any more")), "{warning}");
     naru.write_config(&text).unwrap();
     naru.cli(&["apply"]).unwrap();
-    assert_eq!(told(&naru, ONE), by_file("active"));
+    assert_eq!(reported(&naru, ONE), by_file("active"));
 }
 
 /// Where nothing can be kept, what is asked for at night is done all the same, and kept as soon as it can be.
@@ -173,7 +173,7 @@ fn an_operation_is_done_where_it_cannot_be_kept() {
     let (_lab, mut naru) = start();
     let give_back = take_state_directory(&naru);
     naru.cli(&["backend", "drain", "web", ONE]).unwrap();
-    assert_eq!(told(&naru, ONE), by_root("drain", "active"));
+    assert_eq!(reported(&naru, ONE), by_root("drain", "active"));
     let problems = naru.status().unwrap().problems;
     let problem = problems.iter().find(|problem| problem.kind == ProblemKind::State).expect("a problem is told");
     assert!(problem.reason.contains("would not know what was drained"), "{}", problem.reason);
@@ -181,7 +181,7 @@ fn an_operation_is_done_where_it_cannot_be_kept() {
     naru.wait_for("it is kept", LIMIT, |naru| Ok(naru.status().unwrap().problems.is_empty())).unwrap();
     naru.kill9().unwrap();
     naru.restart().unwrap();
-    assert_eq!(told(&naru, ONE), by_root("drain", "active"));
+    assert_eq!(reported(&naru, ONE), by_root("drain", "active"));
     let book = naru.state().join("operations.json");
     let kept = fs::metadata(&book).unwrap();
     assert_eq!(kept.permissions().mode() & 0o777, 0o600);
@@ -233,7 +233,7 @@ fn no_operation_and_no_save_is_lost_to_the_other() {
             let why = drained.operation.and_then(|operation| operation.why);
             assert_eq!(why, Some(format!("round {round}")));
             naru.cli(&["backend", "restore", "web", ONE]).unwrap();
-            assert_eq!(told(&naru, ONE), by_file("active"), "round {round}");
+            assert_eq!(reported(&naru, ONE), by_file("active"), "round {round}");
         }
         is_over.store(true, Ordering::Relaxed);
         editor.join().unwrap();
@@ -300,7 +300,7 @@ fn operations_do_not_wait_for_an_apply_that_waits_for_a_save() {
         assert!(!applied.status.success(), "nothing was waited for: {applied:?}");
     });
     drop(saver);
-    assert_eq!((told(&naru, ONE), told(&naru, TWO)), (by_root("drain", "active"), by_root("active", "drain")));
+    assert_eq!((reported(&naru, ONE), reported(&naru, TWO)), (by_root("drain", "active"), by_root("active", "drain")));
 }
 
 /// That nobody has applied the file is told until somebody does: an operation is no apply.
@@ -339,7 +339,7 @@ fn operations_are_done_while_the_disk_hangs() {
     let warning = String::from_utf8_lossy(&drained.stderr).into_owned();
     assert!(drained.status.success() && warning.contains("the disk does not answer"), "{warning}");
     naru.cli(&["backend", "restore", "web", TWO]).unwrap();
-    assert_eq!((told(&naru, ONE), told(&naru, TWO)), (by_root("drain", "active"), by_root("active", "drain")));
+    assert_eq!((reported(&naru, ONE), reported(&naru, TWO)), (by_root("drain", "active"), by_root("active", "drain")));
     // An apply waits for the disk, and then is done.
     thread::scope(|scope| {
         let text = naru.config().unwrap();
@@ -351,7 +351,7 @@ fn operations_are_done_while_the_disk_hangs() {
     naru.wait_for("all is kept", LIMIT, |naru| Ok(naru.status().unwrap().problems.is_empty())).unwrap();
     naru.kill9().unwrap();
     naru.restart().unwrap();
-    assert_eq!((told(&naru, ONE), told(&naru, TWO)), (by_root("drain", "active"), by_root("active", "drain")));
+    assert_eq!((reported(&naru, ONE), reported(&naru, TWO)), (by_root("drain", "active"), by_root("active", "drain")));
 }
 
 /// A state directory that is somebody else's at the start is taken once that has ended: what was kept there is in force
@@ -365,13 +365,13 @@ fn a_state_directory_that_comes_late_is_read_before_it_is_written() {
     let state = File::open(naru.state()).unwrap();
     let held = nix::fcntl::Flock::lock(state, nix::fcntl::FlockArg::LockExclusive).unwrap();
     naru.restart().unwrap();
-    assert_eq!(told(&naru, ONE), by_file("active"), "nobody may read what was done");
+    assert_eq!(reported(&naru, ONE), by_file("active"), "nobody may read what was done");
     let restored = naru.try_cli(&["backend", "restore", "web", TWO]).unwrap();
     let warning = String::from_utf8_lossy(&restored.stderr).into_owned();
     assert!(restored.status.success() && warning.contains("nor what was drained"), "{warning}");
     drop(held);
     naru.wait_for("it is kept", LIMIT, |naru| Ok(naru.status().unwrap().problems.is_empty())).unwrap();
-    let both = |naru: &Naru| (told(naru, ONE), told(naru, TWO));
+    let both = |naru: &Naru| (reported(naru, ONE), reported(naru, TWO));
     assert_eq!(both(&naru), (by_root("drain", "active"), by_root("active", "drain")));
     let text = naru.config().unwrap();
     naru.write_config(&text.replace("weight = 100 }", "weight = 7 }")).unwrap();
@@ -391,7 +391,7 @@ fn a_stop_keeps_what_was_done() {
     give_back();
     naru.stop().unwrap();
     naru.restart().unwrap();
-    assert_eq!(told(&naru, ONE), by_root("drain", "active"));
+    assert_eq!(reported(&naru, ONE), by_root("drain", "active"));
 }
 
 /// An operation does one thing to one backend, whatever else is not as the file says.

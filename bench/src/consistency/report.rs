@@ -334,13 +334,13 @@ mod tests {
     #[test]
     fn what_the_killed_backend_takes_along_is_not_broken() {
         let failures = [("b1", Cause::Reset), ("", Cause::Refused), ("b2", Cause::Closed)];
-        let told = |victim| {
+        let reported = |victim| {
             let report = report(victim, &failures, &[]);
             let [Outcome { open, on_victim, broken, lost, .. }, ..] = &report.steps[0].outcomes;
             (*open, *on_victim, broken.values().sum::<usize>(), lost.values().sum::<usize>())
         };
-        assert_eq!(told(Some(Backend(0))), (12, 7, 1, 2));
-        assert_eq!(told(None), (12, 0, 3, 0));
+        assert_eq!(reported(Some(Backend(0))), (12, 7, 1, 2));
+        assert_eq!(reported(None), (12, 0, 3, 0));
     }
 
     #[test]

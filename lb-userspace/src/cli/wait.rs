@@ -27,7 +27,7 @@ const POLL: Duration = Duration::from_millis(500);
 const RESTART: Duration = Duration::from_secs(30);
 
 /// How often it is said what is waited for.
-const TELL: Duration = Duration::from_secs(5);
+const REPORT_EVERY: Duration = Duration::from_secs(5);
 
 /// A backend that is watched until it has no flows.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl Watch {
         let failed = |how: String| Err(Failure::new(Exit::Failed, format!("vip {vip}: backend {address} {how}")));
         let started = Instant::now();
         let mut heard = started;
-        let mut told: Option<Instant> = None;
+        let mut reported: Option<Instant> = None;
         loop {
             let left = match self.look(client, &mut heard).await? {
                 Progress::Done => {
@@ -99,9 +99,9 @@ impl Watch {
                 let timeout = humantime::format_duration(timeout);
                 return failed(format!("is left with {left} after {timeout}; it takes no new flows"));
             }
-            if told.is_none_or(|told| told.elapsed() >= TELL) {
+            if reported.is_none_or(|reported| reported.elapsed() >= REPORT_EVERY) {
                 eprintln!("vip {vip}: backend {address} is left with {left}");
-                told = Some(Instant::now());
+                reported = Some(Instant::now());
             }
             tokio::time::sleep(POLL).await;
         }

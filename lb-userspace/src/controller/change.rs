@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     dataplane,
-    model::{Operate, Operations, ProblemKind, Target, Unheard},
+    model::{Operate, Operations, Overridden, ProblemKind, Target},
     plan::{Change, Removal},
     source::file::{
         ReadError,
@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Changes of an apply that are logged one by one.
-const TOLD: usize = 50;
+const LISTED: usize = 50;
 
 impl Controller {
     pub(super) async fn apply(&mut self, force: bool) -> Result<Applied, Error> {
@@ -96,9 +96,9 @@ impl Controller {
         let record = self.reserve(before, &wanted.text).await?;
         // Operations that were done while the disk was waited for are among these.
         let (wanted, forgotten) = Desired::new(wanted, &self.applied.operations);
-        let unheard = self.applied.unheard(&wanted.sources.config);
-        let changes: Vec<_> = unheard.iter().map(node::unheard_change).collect();
-        let warnings: Vec<_> = unheard.iter().filter_map(Unheard::warning).chain(forgotten).collect();
+        let overridden = self.applied.overridden(&wanted.sources.config);
+        let changes: Vec<_> = overridden.iter().map(node::overridden_change).collect();
+        let warnings: Vec<_> = overridden.iter().filter_map(Overridden::warning).chain(forgotten).collect();
         let mut applied = self.change_to(wanted, record, from).await?;
         self.because = None;
         self.applied_at = SystemTime::now() - from.elapsed().saturating_sub(applied.to_maps);
@@ -250,10 +250,10 @@ impl Controller {
                 let Applied { changes, writes, elapsed, .. } = applied;
                 let elapsed = elapsed.as_micros();
                 log::info!("{what} done in {elapsed} µs: changes {}, writes {writes}", changes.len());
-                for change in changes.iter().take(TOLD) {
+                for change in changes.iter().take(LISTED) {
                     log_change(change);
                 }
-                if let more @ 1.. = changes.len().saturating_sub(TOLD) {
+                if let more @ 1.. = changes.len().saturating_sub(LISTED) {
                     log::info!("{more} more changes");
                 }
             }

@@ -85,7 +85,7 @@ impl ConfigFile {
 
     /// What the file holds, once nobody is writing to it.
     pub fn settled_text(&self) -> Result<String, ReadError> {
-        disk::read_settled(&self.path).map_err(|error| self.unreadable(error))
+        disk::read_stable(&self.path).map_err(|error| self.unreadable(error))
     }
 
     /// What the file holds, which may be half a save: to be shown, and not to be applied.

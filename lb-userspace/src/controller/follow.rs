@@ -21,7 +21,7 @@ use crate::{
 const RESOLVE: Duration = Duration::from_millis(500);
 
 /// Backends without a way that are told of one by one.
-const TOLD: usize = 10;
+const LISTED: usize = 10;
 
 /// Events that are handled as one.
 pub(super) const EVENTS: usize = 4096;
@@ -132,12 +132,12 @@ pub(super) fn missing(ways: &Ways, config: &Config, targets: &HashSet<Target>) -
         let reason = ways.way_to(&target).err()?;
         Some(format!("no packet can be sent to backend {} of VIP {} yet: {reason}", backend.address, vip.name))
     });
-    let mut told: Vec<_> = missing.by_ref().take(TOLD).collect();
+    let mut reported: Vec<_> = missing.by_ref().take(LISTED).collect();
     match missing.count() {
         0 => {}
-        more => told.push(format!("no packet can be sent to {more} more backends yet: see `naru status`")),
+        more => reported.push(format!("no packet can be sent to {more} more backends yet: see `naru status`")),
     }
-    told
+    reported
 }
 
 #[cfg(test)]

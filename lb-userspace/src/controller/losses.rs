@@ -35,12 +35,12 @@ impl Losses {
         match dataplane::Losses::open(bpffs) {
             Ok(losses) => {
                 let mut found = Found { counts: Some(losses.counts().clone()), ..Found::default() };
-                found.tell(losses.missing());
+                found.report(losses.missing());
                 Self { losses: Some(losses), found, ..Self::default() }
             }
             Err(error) => {
                 let mut losses = Self::default();
-                losses.found.tell(Some(&error));
+                losses.found.report(Some(&error));
                 losses
             }
         }
@@ -58,9 +58,9 @@ impl Losses {
             Ok(frames) => {
                 self.interfaces = interfaces;
                 self.found.look(&frames);
-                self.found.tell(losses.missing());
+                self.found.report(losses.missing());
             }
-            Err(error) => self.found.tell(Some(&error)),
+            Err(error) => self.found.report(Some(&error)),
         }
     }
 
@@ -102,7 +102,7 @@ impl Found {
     }
 
     /// Notes what is not counted, and that all is again.
-    fn tell(&mut self, missing: Option<&dataplane::LossesError>) {
+    fn report(&mut self, missing: Option<&dataplane::LossesError>) {
         let problem = missing.map(ToString::to_string);
         if self.problem == problem {
             return;

@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt::Display, path::PathBuf};
 
 use super::Error;
 use crate::{
-    model::{self, Config, Difference, Node, Unheard, Vrf, keys::SettingChange},
+    model::{self, Config, Difference, Node, Overridden, Vrf, keys::SettingChange},
     plan::{Change, record},
 };
 
@@ -40,8 +40,8 @@ pub fn refuse_restart_keys(old: &Node, new: &Node) -> Result<(), Error> {
 }
 
 /// What the file says of a backend and no packet follows, as a change of the file.
-pub fn unheard_change(unheard: &Unheard<'_>) -> Change {
-    let Unheard { vip, backend, from, to, .. } = unheard;
+pub fn overridden_change(overridden: &Overridden<'_>) -> Change {
+    let Overridden { vip, backend, from, to, .. } = overridden;
     let (vip, from, to) = ((*vip).to_owned(), from.clone(), to.clone());
     Change::BackendChanged { vip, backend: *backend, key: "state".to_owned(), from, to }
 }
@@ -145,9 +145,9 @@ mod tests {
         };
         let [old, new] = [old, new].map(|node| Config::new(Parts { node, ..Parts::default() }).unwrap());
         assert_eq!(changes(&old, &old), []);
-        let told: Vec<_> = changes(&old, &new).iter().map(Change::to_string).collect();
+        let reported: Vec<_> = changes(&old, &new).iter().map(Change::to_string).collect();
         assert_eq!(
-            told,
+            reported,
             [
                 "node: interfaces eth0,eth1 → eth1",
                 "node: metrics none → 127.0.0.1:9100",

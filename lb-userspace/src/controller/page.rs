@@ -46,8 +46,8 @@ pub fn unpack(kept: &str) -> Option<(&str, &str)> {
     let (head, text) = kept.split_once('\n')?;
     let (length, rest) = head.strip_prefix(HEAD)?.strip_prefix("length=")?.split_once(" checksum=")?;
     let (sum, config) = rest.split_once(" config=")?;
-    let told = (length.parse().ok()?, u64::from_str_radix(sum, 16).ok()?);
-    (told == print(text)).then_some((config, text))
+    let reported = (length.parse().ok()?, u64::from_str_radix(sum, 16).ok()?);
+    (reported == print(text)).then_some((config, text))
 }
 
 const HEAD: &str = "# What naru applied last, for the start after a crash; do not edit. ";

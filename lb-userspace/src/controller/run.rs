@@ -61,8 +61,8 @@ impl Controller {
         block_in_place(|| self.interfaces.follow(&mut self.dataplane, None, &config.node))?;
         self.losses = block_in_place(|| Losses::open(&config.node.bpffs));
         self.follow_attachments();
-        let told = self.because.iter().cloned().chain(self.state_directory.problem()).chain(self.view().warnings());
-        for warning in told.chain(missing(self.next_hops.ways(), &config, &targets)) {
+        let reported = self.because.iter().cloned().chain(self.state_directory.problem()).chain(self.view().warnings());
+        for warning in reported.chain(missing(self.next_hops.ways(), &config, &targets)) {
             log::warn!("{warning}");
         }
         self.read_logs(config.node.log_packets);

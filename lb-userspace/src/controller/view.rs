@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     dataplane::{self, Attachment, LostFrames},
-    model::{self, Config, Operations, Readers, Target, Unheard},
+    model::{self, Config, Operations, Overridden, Readers, Target},
     network::Ways,
     plan::{Change, Removal},
     source::file::ReadError,
@@ -115,8 +115,8 @@ impl View {
         let wanted = self.file.with_seed(self.file.read(Some(&self.applied.sources))?)?;
         let removal = Removal::between(&self.applied.sources.config, &wanted.config);
         let (_, forgotten) = Desired::new(wanted.clone(), &self.applied.operations);
-        let unheard = self.applied.unheard(&wanted.config);
-        let warnings = unheard.iter().filter_map(Unheard::warning).chain(forgotten).collect();
+        let overridden = self.applied.overridden(&wanted.config);
+        let warnings = overridden.iter().filter_map(Overridden::warning).chain(forgotten).collect();
         Ok(Diff { changes: self.changes_to(wanted), removal, warnings })
     }
 
@@ -128,7 +128,10 @@ impl View {
         let (wanted, _) = Desired::new(wanted, &self.applied.operations);
         let plan = self.dataplane.plan(&wanted.config);
         let changes = node::merged(node::changes(self.config(), &wanted.config), plan.into_changes());
-        node::merged(changes, self.applied.unheard(&wanted.sources.config).iter().map(node::unheard_change).collect())
+        node::merged(
+            changes,
+            self.applied.overridden(&wanted.sources.config).iter().map(node::overridden_change).collect(),
+        )
     }
 
     /// How the config file relates to what runs, as it is now.

@@ -53,14 +53,14 @@ fn the_status_tells_the_vips_as_they_were_named() {
         .map(|text| text.parse().unwrap())
         .into();
     attach(&Options { vips: vips.clone(), ..options(&pins, "lb0", XdpMode::Auto) }).unwrap();
-    let told = || status(&pins.0).unwrap().remove(0).vips;
-    assert_eq!(told(), vips);
+    let reported = || status(&pins.0).unwrap().remove(0).vips;
+    assert_eq!(reported(), vips);
     attach(&options(&pins, "lb0", XdpMode::Auto)).unwrap();
-    assert_eq!(told(), []);
+    assert_eq!(reported(), []);
     let all = Options { vips: vec!["::/0".parse().unwrap()], ..options(&pins, "lb0", XdpMode::Auto) };
     let error = attach(&all).unwrap_err().to_string();
     assert!(error.contains("::/0 takes in every address"), "{error}");
-    assert_eq!(told(), [], "what ran before runs on");
+    assert_eq!(reported(), [], "what ran before runs on");
 }
 
 /// IPv6 that is forwarded although the interface is set not to would be taken for local.

@@ -8,12 +8,12 @@
 mod lease;
 mod plain;
 mod replace;
-mod settled;
+mod stable;
 mod staged;
 
 pub use self::{
     plain::{open, read},
     replace::{ReplaceError, Replaced, Rescue},
-    settled::read_settled,
+    stable::read_stable,
     staged::{Reserved, Staged, WriteError, leftovers},
 };

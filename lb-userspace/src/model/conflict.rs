@@ -81,14 +81,14 @@ pub fn conflicts<C: Claims>(node: &Node, vips: &[C]) -> Vec<Conflict> {
             }
         }
         let Some(address) = claims.address() else { continue };
-        let mut told = None;
+        let mut reported = None;
         for (port, claimed) in claims.ports().enumerate() {
             match services.entry((address, claimed)) {
                 Entry::Vacant(free) => _ = free.insert(vip),
-                Entry::Occupied(first) if told.is_some() && *first.get() != vip => {}
+                Entry::Occupied(first) if reported.is_some() && *first.get() != vip => {}
                 Entry::Occupied(first) => {
                     let first = *first.get();
-                    told = told.or((first != vip).then_some(first));
+                    reported = reported.or((first != vip).then_some(first));
                     conflicts.push(Conflict::Service { vip, port, first });
                 }
             }

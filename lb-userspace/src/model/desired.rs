@@ -63,23 +63,23 @@ impl<S: Sources> Desired<S> {
 
     /// What `after`, another config of the sources, says of the state of backends that what operators have done goes
     /// before: no packet follows it, and it is a change of a source all the same.
-    pub fn unheard(&self, after: &Config) -> Vec<Unheard<'_>> {
+    pub fn overridden(&self, after: &Config) -> Vec<Overridden<'_>> {
         // Only of VIPs that differ can the state.
         let Difference { gone, come } = self.sources.merged().difference(after);
         let [gone, come] = [gone, come]
             .map(|vips| vips.into_iter().map(|vip| (vip.name.as_str(), vip)).collect::<HashMap<&str, &Arc<Vip>>>());
-        let unheard = self.operations.iter().filter_map(|(vip, backend, operation)| {
+        let overridden = self.operations.iter().filter_map(|(vip, backend, operation)| {
             let (from, to) = (state_of(gone.get(vip)?, backend)?, state_of(come.get(vip)?, backend)?);
             let [from, to] = [from, to].map(|state| state.word().to_owned());
-            (from != to).then_some(Unheard { vip, backend, from, to, operation })
+            (from != to).then_some(Overridden { vip, backend, from, to, operation })
         });
-        unheard.collect()
+        overridden.collect()
     }
 }
 
 /// A change of a backend's `state` in its source, which what an operator has done goes before.
 #[derive(Debug)]
-pub struct Unheard<'a> {
+pub struct Overridden<'a> {
     /// Name of the VIP.
     pub vip: &'a str,
     /// The backend's address.
@@ -91,7 +91,7 @@ pub struct Unheard<'a> {
     operation: &'a Operation,
 }
 
-impl Unheard<'_> {
+impl Overridden<'_> {
     /// What to tell whoever made it, if what he wants is not so.
     pub fn warning(&self) -> Option<String> {
         let Self { vip, backend, to, operation, .. } = self;

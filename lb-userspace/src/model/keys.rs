@@ -464,9 +464,9 @@ mod tests {
         let before = Settings::default();
         let after =
             Settings { udp_idle: "90s".parse().unwrap(), mark: Some("0x10".parse().unwrap()), ..before.clone() };
-        let told: Vec<String> =
+        let reported: Vec<String> =
             before.changes(&after).into_iter().map(|c| format!("{} {} → {}", c.key, c.from, c.to)).collect();
-        assert_eq!(told, ["udp_idle 1m → 1m 30s", "mark as in [node] → 0x10"]);
+        assert_eq!(reported, ["udp_idle 1m → 1m 30s", "mark as in [node] → 0x10"]);
         assert_eq!(after.changes(&after), []);
     }
 

@@ -29,7 +29,7 @@ pub use self::{
     backend::{Backend, state_serde},
     config::{Config, Difference, Local, Parts},
     conflict::{Claims, Conflict, conflicts},
-    desired::{Desired, Sources, Unheard},
+    desired::{Desired, Overridden, Sources},
     forward::ForwardMode,
     idle::{IdleTime, IdleTimeError},
     keys::{Given, Settings},

@@ -196,7 +196,7 @@ mod tests {
     }
 
     /// Whether the task that finds ways is told of `change`.
-    fn tells(next_hops: &mut NextHops, change: impl FnOnce(&mut NextHops)) -> bool {
+    fn reports(next_hops: &mut NextHops, change: impl FnOnce(&mut NextHops)) -> bool {
         let mut task = next_hops.wanted.subscribe();
         task.mark_unchanged();
         change(next_hops);
@@ -219,13 +219,16 @@ mod tests {
         assert_eq!(*next_hops.ask([1, 2, 2].map(target)).targets(), targets([1, 2]));
         next_hops.follow((vec![], [1, 2, 2].map(target).to_vec()));
         next_hops.keep_only_needed(HashSet::new());
-        assert!(!tells(&mut next_hops, |next_hops| next_hops.keep_only_needed(HashSet::new())), "the same is no news");
+        assert!(
+            !reports(&mut next_hops, |next_hops| next_hops.keep_only_needed(HashSet::new())),
+            "the same is no news"
+        );
 
-        let is_told = tells(&mut next_hops, |next_hops| {
+        let is_reported = reports(&mut next_hops, |next_hops| {
             next_hops.follow((vec![target(2)], vec![]));
             next_hops.keep_only_needed(HashSet::new());
         });
-        assert!(!is_told, "another VIP has it still");
+        assert!(!is_reported, "another VIP has it still");
         assert_eq!(*next_hops.ask([2, 3].map(target)).targets(), targets([3]));
         next_hops.follow((vec![target(2)], vec![target(3)]));
         next_hops.keep_only_needed(targets([2]));
@@ -238,7 +241,7 @@ mod tests {
     #[test]
     fn what_lingers_from_before_is_told_of() {
         let mut next_hops = store();
-        assert!(tells(&mut next_hops, |next_hops| next_hops.adopt([], [target(1)])));
+        assert!(reports(&mut next_hops, |next_hops| next_hops.adopt([], [target(1)])));
         assert_eq!(next_hops.ask([target(1)]).targets().len(), 0, "its way is adopted");
     }
 
@@ -257,8 +260,8 @@ mod tests {
     fn what_was_asked_for_and_did_not_come_is_asked_for_again() {
         let mut next_hops = store();
         assert_eq!(next_hops.ask([target(1)]).targets().len(), 1);
-        let is_told = tells(&mut next_hops, |next_hops| next_hops.keep_only_needed(HashSet::new()));
-        assert!(is_told, "the change did not happen");
+        let is_reported = reports(&mut next_hops, |next_hops| next_hops.keep_only_needed(HashSet::new()));
+        assert!(is_reported, "the change did not happen");
         assert_eq!(wanted(&next_hops), HashSet::new());
         assert_eq!(next_hops.ask([target(1)]).targets().len(), 1);
     }

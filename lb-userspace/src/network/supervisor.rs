@@ -127,7 +127,7 @@ mod tests {
         let troubled = timeout(SOON, health.wait_for(|health| health.restarts == 1)).await.unwrap().unwrap().clone();
         assert!(troubled.trouble.as_ref().is_some_and(|trouble| trouble.contains(why)), "{troubled:?}");
         let mut restarted = false;
-        let told = async {
+        let reported = async {
             loop {
                 match events.recv().await {
                     Some(Event::Restarted) => restarted = true,
@@ -137,7 +137,7 @@ mod tests {
                 }
             }
         };
-        let (asking, result) = timeout(SOON, told).await.unwrap();
+        let (asking, result) = timeout(SOON, reported).await.unwrap();
         assert_eq!(result, Err(Unresolved::ThisHost { address: target.address }));
         assert!(next_hops.is_current(&target, asking) && restarted);
         assert_eq!(handle.health(), Health { restarts: 1, trouble: None });

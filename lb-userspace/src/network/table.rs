@@ -81,9 +81,9 @@ impl Table {
         let mut fewer = Vec::new();
         for (lookup, way) in &mut self.targets {
             let count = way.reported.len();
-            way.reported.retain(|manner, told| {
+            way.reported.retain(|manner, report| {
                 let target = manner.target(*lookup);
-                let stays = wanted.asking(&target) == Some(told.asking);
+                let stays = wanted.asking(&target) == Some(report.asking);
                 if !stays {
                     self.outbox.forget(target);
                 }
@@ -384,7 +384,7 @@ impl Table {
     fn evaluate(&mut self, lookup: Lookup) {
         let Some(way) = self.targets.get_mut(&lookup) else { return };
         let Some(route) = &way.route else { return };
-        for (manner, told) in &mut way.reported {
+        for (manner, report) in &mut way.reported {
             let target = manner.target(lookup);
             let mut result = next_hop(target, route, &self.interfaces, &self.neighbours);
             if let (Err(Unresolved::NoRoute { address, .. }), Some((ifindex, name))) = (&result, &way.interface)
@@ -392,9 +392,9 @@ impl Table {
             {
                 result = Err(Unresolved::RouteLost { address: *address, interface: name.clone() });
             }
-            if told.result.as_ref() != Some(&result) {
-                told.result = Some(result.clone());
-                self.outbox.put(target, told.asking, result);
+            if report.result.as_ref() != Some(&result) {
+                report.result = Some(result.clone());
+                self.outbox.put(target, report.asking, result);
             }
         }
     }
@@ -591,9 +591,9 @@ mod tests {
         assert_eq!(events(&mut table), [(strict, Ok(PEER))], "what is known needs no new question");
         table.route_is(to("10.0.0.2"), gateway("10.0.0.1"));
         table.apply(Change::Neighbour(key("10.0.0.1"), known(Standing::Usable, OTHER)));
-        let told = events(&mut table);
-        assert!(told.contains(&(tunnel("10.0.0.2"), Ok(OTHER))), "{told:?}");
-        assert!(matches!(told.as_slice(), [.., (_, Err(Unresolved::BehindGateway { .. }))] | [(_, Err(_)), ..]));
+        let reported = events(&mut table);
+        assert!(reported.contains(&(tunnel("10.0.0.2"), Ok(OTHER))), "{reported:?}");
+        assert!(matches!(reported.as_slice(), [.., (_, Err(Unresolved::BehindGateway { .. }))] | [(_, Err(_)), ..]));
     }
 
     #[test]
@@ -610,7 +610,7 @@ mod tests {
     #[test]
     fn a_target_that_is_asked_for_anew_is_told_anew() {
         let mut table = resolved("10.0.0.2");
-        let told = |table: &mut Table| match table.take_event() {
+        let reported = |table: &mut Table| match table.take_event() {
             Some(Event::NextHop { asking, result, .. }) => (asking, result.map(|next_hop| next_hop.destination())),
             other => panic!("{other:?}"),
         };
@@ -618,7 +618,7 @@ mod tests {
         table.set_targets(&Wanted::by(2, &[tunnel("10.0.0.2")]));
         assert_eq!(unasked(&mut table), [ip("10.0.0.2")]);
         table.route_is(to("10.0.0.2"), on_link());
-        assert_eq!(told(&mut table), (2, Ok(PEER)));
+        assert_eq!(reported(&mut table), (2, Ok(PEER)));
         table.set_targets(&Wanted::by(2, &[tunnel("10.0.0.2")]));
         assert_eq!(table.take_event(), None);
     }
@@ -687,8 +687,11 @@ mod tests {
         // And beside it one that believes the network.
         table.apply(Change::Interface(interface(2, "eth0")));
         want(&mut table, &[pinned, tunnel("10.0.0.2")]);
-        let told = events(&mut table);
-        assert!(told.contains(&(pinned, Ok(OTHER))) && told.contains(&(tunnel("10.0.0.2"), Ok(PEER))), "{told:?}");
+        let reported = events(&mut table);
+        assert!(
+            reported.contains(&(pinned, Ok(OTHER))) && reported.contains(&(tunnel("10.0.0.2"), Ok(PEER))),
+            "{reported:?}"
+        );
         want(&mut table, &[pinned]);
         assert!(table.users.is_empty());
     }
@@ -763,8 +766,8 @@ mod tests {
         table.take_uses(10);
         table.sync_interfaces(vec![interface(3, "eth1")], false);
         table.sync_neighbours(Neighbours::new(), false);
-        let told: Vec<_> = std::iter::from_fn(|| table.take_event()).collect();
-        assert_eq!(told, [Event::Interface(InterfaceChange::Appeared(interface(3, "eth1")))]);
+        let reported: Vec<_> = std::iter::from_fn(|| table.take_event()).collect();
+        assert_eq!(reported, [Event::Interface(InterfaceChange::Appeared(interface(3, "eth1")))]);
         assert_eq!(table.interfaces(), [interface(2, "eth0"), interface(3, "eth1")]);
         assert!(!table.has_uses(), "nor is a neighbour asked for that is known");
         table.sync_interfaces(vec![interface(3, "eth1")], true);

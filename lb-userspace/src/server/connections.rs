@@ -55,7 +55,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const REST: Duration = Duration::from_secs(1);
 
 /// How often it is logged that nothing can be accepted.
-const TELL: Duration = Duration::from_secs(60);
+const REPORT_EVERY: Duration = Duration::from_secs(60);
 
 /// What somebody's connections count for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -136,7 +136,7 @@ pub async fn serve<L: Listener>(listener: L, router: Router, limits: Limits) -> 
     let mut connections = Connections::<L::Owner>::new(limits);
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut told: Option<Instant> = None;
+    let mut reported: Option<Instant> = None;
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -150,8 +150,8 @@ pub async fn serve<L: Listener>(listener: L, router: Router, limits: Limits) -> 
                 // That one has gone already.
                 Err(error) if matches!(error.kind(), ConnectionAborted | ConnectionReset | NotConnected) => {}
                 Err(error) => {
-                    if told.is_none_or(|told| told.elapsed() >= TELL) {
-                        told = Some(Instant::now());
+                    if reported.is_none_or(|reported| reported.elapsed() >= REPORT_EVERY) {
+                        reported = Some(Instant::now());
                         log::error!("no connection can be accepted: {error}; trying again");
                     }
                     tokio::time::sleep(REST).await;

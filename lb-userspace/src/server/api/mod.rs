@@ -70,7 +70,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOOKED_UP: (usize, usize) = (8, 2);
 
 /// How often refusals are logged.
-const TELL: Duration = Duration::from_secs(10);
+const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 /// Answers on `socket`, and keeps it, until this is dropped.
 pub async fn serve(socket: Arc<Socket>, controller: Handle) -> Infallible {
@@ -115,7 +115,7 @@ struct Guard {
 /// Refusals since one was logged.
 #[derive(Default)]
 struct Refusals {
-    told: Option<Instant>,
+    reported: Option<Instant>,
     untold: u64,
 }
 
@@ -130,9 +130,9 @@ impl Guard {
     }
 
     /// Logs that somebody was refused, unless that was done a moment ago.
-    fn tell(&self, origin: &Origin, what: &str) {
+    fn report(&self, origin: &Origin, what: &str) {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        if refusals.told.is_some_and(|told| told.elapsed() < TELL) {
+        if refusals.reported.is_some_and(|reported| reported.elapsed() < REPORT_EVERY) {
             refusals.untold += 1;
             return;
         }
@@ -140,7 +140,7 @@ impl Guard {
             0 => String::new(),
             untold => format!("; {untold} more were refused before"),
         };
-        refusals.told = Some(Instant::now());
+        refusals.reported = Some(Instant::now());
         log::warn!("{what} by {origin} refused: not permitted{before}");
     }
 
@@ -168,7 +168,7 @@ impl Guard {
         if has >= needs {
             return Ok((has, origin));
         }
-        self.tell(&origin, &format!("{method} {}", uri.path()));
+        self.report(&origin, &format!("{method} {}", uri.path()));
         let error = access::refusal(&peer.user(), has, &readers);
         Err(ApiError { status: StatusCode::FORBIDDEN, body: ErrorBody { error, kind: ErrorKind::Forbidden } })
     }

@@ -94,7 +94,7 @@ impl fmt::Display for Edit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let json = serde_json::to_string(self).map_err(|_| fmt::Error)?;
         // One with thousands of backends would fill the log.
-        match json.char_indices().nth(Self::TOLD) {
+        match json.char_indices().nth(Self::LISTED) {
             Some((end, _)) => write!(f, "{}…", &json[..end]),
             None => f.write_str(&json),
         }
@@ -103,7 +103,7 @@ impl fmt::Display for Edit {
 
 impl Edit {
     /// Characters of an edit that are shown.
-    const TOLD: usize = 500;
+    const LISTED: usize = 500;
 }
 
 /// The text of a config after `edit`.

@@ -17,7 +17,7 @@ use super::{
 /// # Errors
 ///
 /// It cannot be read, or somebody keeps it open for writing ([`ErrorKind::ResourceBusy`]).
-pub fn read_settled(path: &Path) -> io::Result<String> {
+pub fn read_stable(path: &Path) -> io::Result<String> {
     read_within(path, plain::PATIENCE)
 }
 
@@ -66,6 +66,6 @@ mod tests {
         drop(writer);
         assert_eq!(reader.join().unwrap(), "half, whole");
         fs::remove_file(&path).unwrap();
-        assert_eq!(read_settled(&path).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(read_stable(&path).unwrap_err().kind(), ErrorKind::NotFound);
     }
 }
