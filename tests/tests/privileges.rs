@@ -27,7 +27,8 @@ fn configs() -> PathBuf {
 /// The values of a line of `/proc/PID/task/TID/status`, one for each thread.
 fn of_threads(naru: &Naru, name: &str) -> Vec<String> {
     let threads = fs::read_dir(format!("/proc/{}/task", naru.pid().unwrap())).unwrap();
-    let texts = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("status")).unwrap());
+    // A thread may end between the two looks.
+    let texts = threads.filter_map(|thread| fs::read_to_string(thread.unwrap().path().join("status")).ok());
     let value =
         |text: String| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":\t").map(str::to_owned));
     texts.map(|text| value(text).unwrap()).collect()
