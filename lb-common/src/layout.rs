@@ -14,12 +14,14 @@ pub struct Layout {
     pub key: usize,
     /// Size of a value in bytes.
     pub value: usize,
+    /// Former data planes need not have it: it begins empty then.
+    pub came_later: bool,
 }
 
 /// The number of all layouts together. It is part of the path that maps are pinned under, so that a daemon that is
 /// older than a layout never adopts maps that it would misread.
 pub const ABI: u32 = {
-    let (mut abi, mut index) = (Layout::FIRST_ABI, 0);
+    let (mut abi, mut index) = (Layout::COUNTED_FROM, 0);
     while index < Layout::ALL.len() {
         abi += Layout::ALL[index].version - 1;
         index += 1;
@@ -28,9 +30,11 @@ pub const ABI: u32 = {
 };
 
 impl Layout {
-    /// The [`ABI`] of which all layouts have version 1; those before it are not told apart by map. A map that comes
-    /// adds one to it, one that goes adds its version.
-    pub const FIRST_ABI: u32 = 4;
+    /// The oldest [`ABI`] whose maps can be read: all layouts have version 1 there.
+    pub const OLDEST_ABI: u32 = 4;
+
+    /// From what the [`ABI`] is counted. A map that comes adds one to it, and one that goes its version.
+    const COUNTED_FROM: u32 = Self::OLDEST_ABI;
 
     /// All that a daemon takes over from the one before.
     pub const ALL: [Self; 17] = [
@@ -39,8 +43,9 @@ impl Layout {
         Self::new::<u32, VipRecord>(maps::VIP_RECORDS, 1),
         Self::new::<u32, Slot>(maps::SLOTS, 1),
         Self::new::<u32, Backend>(maps::BACKENDS, 1),
-        Self::new::<FlowKey, FlowEntry>(maps::FLOWS, 1),
+        // In this order none is overlooked that is promoted while they are copied.
         Self::new::<FlowKey, FlowEntry>(maps::EMBRYOS, 1),
+        Self::new::<FlowKey, FlowEntry>(maps::FLOWS, 1),
         Self::new::<u32, OwnMac>(maps::OWN_MACS, 1),
         Self::new::<u32, Counters>(maps::VIP_COUNTERS, 1),
         Self::new::<u32, Counters>(maps::BACKEND_COUNTERS, 1),
@@ -54,7 +59,7 @@ impl Layout {
     ];
 
     const fn new<Key, Value>(map: &'static str, version: u32) -> Self {
-        Self { map, version, key: size_of::<Key>(), value: size_of::<Value>() }
+        Self { map, version, key: size_of::<Key>(), value: size_of::<Value>(), came_later: false }
     }
 
     /// The layout of that map; `None` for one that every generation has of its own.

@@ -107,6 +107,9 @@ fn test(allow_untested: bool, release: bool, arguments: &[OsString]) -> anyhow::
     // What needs root is left out of `cargo test`, and says so.
     let (own, rest) =
         arguments.split_at(arguments.iter().position(|argument| argument == "--").unwrap_or(arguments.len()));
+    if let Some(flag) = own.iter().find(|argument| *argument == "--release" || *argument == "--allow-untested") {
+        bail!("{} goes before the names of tests: what follows them is for `cargo test`", flag.display());
+    }
     tests.args(own).args(["--", "--include-ignored"]).args(rest.iter().skip(1));
     tests.env("NARU_BIN", built.join("naru")).env("NARU_LAB_BIN", built.join("naru-lab"));
     tests.env_remove(RELEASE);

@@ -40,10 +40,11 @@ impl Controller {
             block_in_place(|| Start::choose(&file, &mut state_directory, dataplane::attached))?;
         let seed = block_in_place(|| file.seed(&contents.config));
         *contents.config.local().hash_seed = seed.as_ref().copied().unwrap_or_default();
-        let mut dataplane = block_in_place(|| Dataplane::open(&contents.config.node.bpffs, &contents.config))?;
+        let mut dataplane = block_in_place(|| Dataplane::begin(&contents.config.node.bpffs, &contents.config))?;
         if !is_known && let Some(removal) = taken_away(&dataplane, &contents.config) {
             return Err(Error::TakesAwayAtStart { path: file.path, removal });
         }
+        block_in_place(|| dataplane.resume(&contents.config))?;
         keep_attached(&mut contents.config, &dataplane);
         let mut problems = Problems::default();
         let adopted = dataplane.state().seed;

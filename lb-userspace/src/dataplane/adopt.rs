@@ -1,7 +1,7 @@
 //! What a daemon begins with: the data plane that runs, of this version or another one, with whatever the daemon before
 //! had begun and not finished.
 
-use log::info;
+use log::{info, warn};
 
 use super::{
     Dataplane, Error,
@@ -20,20 +20,28 @@ use crate::{
 
 impl Dataplane {
     /// Finishes what another daemon began, and puts the embedded program in place of another version's.
-    pub(super) fn resume(&mut self, config: &Config) -> Result<(), Error> {
-        if !self.generation.program_is_current() {
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses something.
+    pub fn resume(&mut self, config: &Config) -> Result<(), Error> {
+        let lacks_features = !self.state.features.contains(self.state.features_in_use());
+        if !self.generation.program_is_current() || lacks_features {
             info!("the pinned program is another version's: it is replaced");
             let features = self.state.features_in_use().with(required_features(config));
             self.replace_program(Globals { features, seed: self.state.seed })?;
         }
         self.settle()?;
-        self.make_room_for_counters(config)
+        if let Err(error) = self.make_room_for_counters(config) {
+            warn!("not everything is counted until the next start: {error}");
+        }
+        Ok(())
     }
 
     /// A pinned map may have fewer counters than this version has reasons to count.
     fn make_room_for_counters(&mut self, config: &Config) -> Result<(), Error> {
         let number = self.generation.number();
-        if self.generation.maps.count_everything()? {
+        if self.generation.maps.have_room()? {
             return Ok(());
         }
         let Some(former) = Former::of_this_version(&self.place, number)? else { return Ok(()) };
@@ -86,41 +94,53 @@ impl Dataplane {
 }
 
 /// The generation to go on with, and what it takes over from, as far as that is not done. Where nothing runs yet, one
-/// that is large enough for `config` and empty.
-pub(super) fn adopt(place: &Place, config: &Config) -> Result<(Generation, Option<Former>), Error> {
+/// that is large enough for `config` and empty. `has_links`: interfaces run what is pinned for this version.
+pub(super) fn adopt(place: &Place, has_links: bool, config: &Config) -> Result<(Generation, Option<Former>), Error> {
     match (newest(place)?, Former::of_another_version(place)?) {
         (None, None) => {
             let capacity = Capacity::with_headroom(Capacity::needed(config), &config.node);
             let globals = Globals { features: required_features(config), seed: config.node.hash_seed };
-            Ok((Draft::new(place, 1, capacity, globals, |_| Ok(()))?.finish(None)?, None))
+            Ok((Draft::new(place, 1, capacity, globals, |_| Ok(()))?.finish(None, false)?, None))
         }
-        (Some(own), None) => {
-            let former = match own.maps.journal().carrying {
-                Some(Carrying::Former) => Former::of_this_version(place, own.number() - 1)?,
-                Some(Carrying::Generation) | None => None,
-            };
-            Ok((own, former))
-        }
-        // The one that was loaded last is the one that was in use last.
-        (Some(own), Some(other)) if own.loaded_at()? >= other.loaded_at() => Ok((own, Some(other))),
-        (own, Some(other)) => {
+        (own, Some(other)) if !goes_on(own.as_ref(), has_links, &other)? => {
             info!("the data plane pinned under {} is taken over", other.root().display());
             let number = own.map_or(0, |own| own.number()) + 1;
             Ok((succeed(&other, place, number, config)?, Some(other)))
         }
+        (None, Some(_)) => unreachable!("what is not there does not go on"),
+        (Some(own), other) => {
+            // What is carried over is that of the generation before, where maps of this version got more counters.
+            let before = match own.maps.journal().carrying {
+                Some(Carrying::Former) => Former::of_this_version(place, own.number() - 1)?,
+                Some(Carrying::Generation) | None => None,
+            };
+            Ok((own, before.or(other)))
+        }
     }
+}
+/// Whether this version's generation was in use later than another version's: what interfaces run is in use. A taking
+/// over that was broken off before the first interface is begun again, for a daemon of the other version may have gone on
+/// meanwhile.
+fn goes_on(own: Option<&Generation>, has_links: bool, other: &Former) -> Result<bool, Error> {
+    let Some(own) = own else { return Ok(false) };
+    Ok(match (has_links, other.has_links()?) {
+        (true, false) => true,
+        (false, true) => false,
+        (false, false) if own.maps.journal().carrying.is_some() => false,
+        _ => own.loaded_at()? >= other.loaded_at(),
+    })
 }
 
 /// A generation of today with all that `former` has. Its program runs on no interface yet.
 pub(super) fn succeed(former: &Former, place: &Place, number: u32, config: &Config) -> Result<Generation, Error> {
-    let Globals { features, seed } = former.globals();
+    let Globals { features, seed } = former.journal().globals();
     let globals = Globals { features: features.with(required_features(config)), seed };
     let made = Draft::new(place, number, former.capacity(), globals, |pins| former.share(pins));
     let made = made.and_then(|mut draft| {
         fault::point("convert maps");
         former.copy_to(&draft.maps_directory())?;
         draft.maps.put_devices_in_use()?;
-        draft.finish(Some(Carrying::Former))
+        draft.finish(Some(Carrying::Former), former.journal().applying)
     });
     made.inspect_err(|_| {
         // The error at hand says more than that of cleaning up would.

@@ -184,6 +184,6 @@ impl Dataplane {
         draft.maps.carry_own_macs_from(before);
         fault::point("carry flows");
         draft.maps.carry_flows_from(before)?;
-        Ok((draft.finish(Some(Carrying::Generation))?, state, writes))
+        Ok((draft.finish(Some(Carrying::Generation), false)?, state, writes))
     }
 }

@@ -90,11 +90,11 @@ impl Draft {
     }
 
     /// Pins the program: from now on this is the generation that a daemon adopts.
-    pub fn finish(mut self, carrying: Option<Carrying>) -> Result<Generation, Error> {
+    pub fn finish(mut self, carrying: Option<Carrying>, applying: bool) -> Result<Generation, Error> {
         let xdp = self.loaded.xdp()?;
         let id = xdp.info().map_err(|error| Error::load(&error))?.id();
         let Globals { features, seed } = self.globals;
-        let journal = Journal { program: id, features, seed, object: object(), applying: false, carrying };
+        let journal = Journal { program: id, features, seed, object: object(), applying, carrying };
         fault::point("note the new generation");
         self.maps.note(journal);
         fault::point("pin the program");

@@ -231,7 +231,11 @@ impl Links {
     ) -> Result<(), Error> {
         let link = open_pin(pin)?;
         fault::point("take a link over");
-        link.replace(program.fd).map_err(Error::file("replace the program of the link", pin))?;
+        match link.replace(program.fd) {
+            // The interface has gone this moment.
+            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => return remove(pin).map(drop),
+            replaced => replaced.map_err(Error::file("replace the program of the link", pin))?,
+        }
         let path = self.pin(&attachment.name);
         fault::point("pin a link that is taken over");
         link.pin(&path).map_err(Error::file("pin the link", &path))?;

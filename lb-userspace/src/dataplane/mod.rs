@@ -103,24 +103,36 @@ pub struct Writes {
 }
 
 impl Dataplane {
-    /// Takes the data plane pinned under `bpffs`, adopting what runs there; where nothing does, makes one that is large
-    /// enough for `config` and empty.
+    /// Takes the data plane as [`Self::begin`] does, and goes on with it as [`Self::resume`] does.
+    ///
+    /// # Errors
+    ///
+    /// Those of both.
+    pub fn open(bpffs: &Path, config: &Config) -> Result<Self, Error> {
+        let mut dataplane = Self::begin(bpffs, config)?;
+        dataplane.resume(config)?;
+        Ok(dataplane)
+    }
+
+    /// Takes the data plane pinned under `bpffs` and reads what runs there, which goes on as it is; where nothing does,
+    /// makes one that is large enough for `config` and empty.
     ///
     /// # Errors
     ///
     /// Another daemon has it ([`Error::Held`]), `bpffs` is not on a bpf file system, or the kernel refuses something.
-    pub fn open(bpffs: &Path, config: &Config) -> Result<Self, Error> {
+    pub fn begin(bpffs: &Path, config: &Config) -> Result<Self, Error> {
         raise_memory_limit();
         let place = Place::take(bpffs)?;
         let links = Links::open(bpffs, place.links())?;
-        let (generation, former) = adopt::adopt(&place, config)?;
+        let has_links = links.attachments().next().is_some();
+        let (generation, former) = adopt::adopt(&place, has_links, config)?;
         let state = generation.maps.read()?;
         let next_hops = state
             .backends()
             .values()
             .filter_map(|entry| state.target(entry).zip(entry.next_hop.current().copied()))
             .collect();
-        let mut dataplane = Self {
+        Ok(Self {
             place,
             next_hops: Arc::new(next_hops),
             generation,
@@ -131,9 +143,7 @@ impl Dataplane {
             flips: HashMap::new(),
             counted: Arc::default(),
             writes: Writes::default(),
-        };
-        dataplane.resume(config)?;
-        Ok(dataplane)
+        })
     }
 
     /// The data plane as it is now, for whoever reads while this goes on.

@@ -57,13 +57,13 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// They are none: every reason.
+    /// They are not valid: all reasons.
     pub fn new(parts: Parts) -> Result<Self, Vec<Conflict>> {
         let conflicts = conflicts(&parts.node, &parts.vips);
         if conflicts.is_empty() { Ok(Self(parts)) } else { Err(conflicts) }
     }
 
-    /// The config with other VIPs in the places of these; `None` where it would be none. VIPs that stay are looked at
+    /// The config with other VIPs in the places of these; `None` where that is not valid. VIPs that stay are looked at
     /// only for what they have in common with those that come.
     pub fn with_vips(&self, places: Range<usize>, come: Vec<Arc<Vip>>) -> Option<Self> {
         let Parts { node, vips } = &self.0;

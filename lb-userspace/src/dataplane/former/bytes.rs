@@ -128,8 +128,11 @@ impl Memory {
         unsafe { slice::from_raw_parts(self.at(index), self.size) }
     }
 
-    /// A value that is one 64-bit word.
+    /// A value that is one 64-bit word; 0 where there are not as many.
     pub fn word(&self, index: u32) -> u64 {
+        if index >= self.entries {
+            return 0;
+        }
         u64::from_ne_bytes(self.value(index).try_into().expect("the map has values of eight bytes"))
     }
 

@@ -26,7 +26,7 @@ pub const FORMER: &[Conversion] = &[];
 impl Conversion {
     /// Of a map that is as it was.
     pub const fn none(layout: &Layout) -> Self {
-        let Layout { map, version, key, value } = *layout;
+        let Layout { map, version, key, value, .. } = *layout;
         Self { map, version, key_size: key, value_size: value, key: same, value: same }
     }
 }

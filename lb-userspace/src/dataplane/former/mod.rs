@@ -16,7 +16,7 @@ use std::{
 };
 
 use aya::maps::{MapData, MapType};
-use lb_common::{DropReason, FlowOutcome, Layout, maps};
+use lb_common::{DropReason, FlowOutcome, Layout, OwnMac, maps};
 use log::warn;
 use nix::fcntl::Flock;
 
@@ -25,12 +25,12 @@ use self::{bytes::Bytes, conversion::FORMER};
 use super::{
     Error,
     generation::{loaded_at, maps_in, program_in},
-    globals::Globals,
+    links::{Pinned, pinned},
     losses::losses_in,
-    maps::{JOURNAL, Journal, pin_of},
-    place::{Place, generation, generations, links_of, lock, names, remove_tree, roots},
+    maps::{Carrying, JOURNAL, Journal, Sweeps, pin_of},
+    place::{Place, generation, generations, links_of, lock, names, remove, remove_tree, roots},
 };
-use crate::plan::Capacity;
+use crate::{fault, plan::Capacity};
 
 /// Maps that packets count in, each with the one that has what was counted before.
 const COUNTERS: [(&str, &str); 4] = [
@@ -46,7 +46,7 @@ pub struct Former {
     /// Held as its own daemon would hold it, where it is another version's.
     _lock: Option<Flock<File>>,
     maps: Vec<Found>,
-    globals: Globals,
+    journal: Journal,
     loaded_at: Option<SystemTime>,
 }
 
@@ -58,29 +58,38 @@ struct Found {
 }
 
 impl Former {
-    /// What is pinned in the directories of other versions than that of `place`: the data plane whose program was
-    /// loaded last. One that nothing here reads is left alone; its links are taken over as interfaces are attached.
+    /// What is pinned in the directories of other versions than that of `place`: what interfaces run, and among several
+    /// what was loaded last. One that nothing here reads is left alone; its links are taken over as interfaces are
+    /// attached. What no interface runs and no daemon would go on with is removed.
     ///
     /// # Errors
     ///
-    /// A daemon runs it, or the kernel does not let it be read.
+    /// A daemon runs one of them, or the kernel does not let it be read.
     pub fn of_another_version(place: &Place) -> Result<Option<Self>, Error> {
         let mut newest: Option<Self> = None;
         for root in roots(place.bpffs())? {
             let abi = root.file_name().and_then(|name| name.to_str()?.strip_prefix('v')?.parse::<u32>().ok());
-            if root == place.root() || abi.is_none_or(|abi| abi < Layout::FIRST_ABI) {
+            if root == place.root() || abi.is_none_or(|abi| abi < Layout::OLDEST_ABI) {
                 continue;
             }
             let lock = lock(&root)?;
             let directories = generations(&root)?.into_iter().map(|number| generation(&root, number));
             let Some(directory) = directories.into_iter().find(|directory| program_in(directory).exists()) else {
+                if names(&links_of(&root))?.is_empty() {
+                    remove_tree(&root)?;
+                }
                 continue;
             };
             match Self::read(root, directory, Some(lock), FORMER)? {
-                Ok(former) if newest.as_ref().is_none_or(|newest| newest.loaded_at < former.loaded_at) => {
-                    newest = Some(former);
+                Ok(former) => {
+                    let ranks_first = match &newest {
+                        Some(newest) => former.rank()? > newest.rank()?,
+                        None => true,
+                    };
+                    if ranks_first {
+                        newest = Some(former);
+                    }
                 }
-                Ok(_) => {}
                 Err((root, map)) => warn!(
                     "the map {map} pinned under {} is laid out in a way that this version does not know: it takes the \
                      interfaces over from there, without tracked flows and counts",
@@ -88,7 +97,15 @@ impl Former {
                 ),
             }
         }
+        if let Some(Carrying::Generation) = newest.as_ref().and_then(|newest| newest.journal.carrying) {
+            warn!("another version's daemon was killed while its maps grew: what was counted before is lost");
+        }
         Ok(newest)
+    }
+
+    /// What is in use ranks before what is not, then what was loaded last.
+    fn rank(&self) -> Result<(bool, Option<SystemTime>), Error> {
+        Ok((self.has_links()?, self.loaded_at))
     }
 
     /// A generation of this version.
@@ -119,17 +136,25 @@ impl Former {
             let former = conversions.iter().copied().filter(|former| former.map == layout.map);
             let mut known = [Conversion::none(layout)].into_iter().chain(former);
             let pinned = known.find(|known| names.contains(&pin_of(known.map, known.version)));
-            let Some(conversion) = pinned else { return Ok(Err((root, layout.map))) };
+            let Some(conversion) = pinned else {
+                if layout.came_later {
+                    continue;
+                }
+                return Ok(Err((root, layout.map)));
+            };
             let bytes = open(layout.map, &pin_of(layout.map, conversion.version))?;
             if (bytes.key_size, bytes.value_size) != (conversion.key_size, conversion.value_size) {
                 return Ok(Err((root, layout.map)));
             }
             found.push(Found { layout, bytes, conversion });
         }
-        let journal = open(JOURNAL, JOURNAL)?.memory()?;
-        let globals = Journal::from_words(|index| journal.word(index)).globals();
+        if !names.iter().any(|name| name == JOURNAL) {
+            return Ok(Err((root, JOURNAL)));
+        }
+        let words = open(JOURNAL, JOURNAL)?.memory()?;
+        let journal = Journal::from_words(|index| words.word(index));
         let loaded_at = loaded_at(&directory)?;
-        Ok(Ok(Self { root, _lock: lock, maps: found, globals, loaded_at }))
+        Ok(Ok(Self { root, _lock: lock, maps: found, journal, loaded_at }))
     }
 
     /// Where all of it is pinned.
@@ -142,9 +167,18 @@ impl Former {
         self.loaded_at
     }
 
-    /// What its program was loaded with.
-    pub fn globals(&self) -> Globals {
-        self.globals
+    /// What its daemon noted last.
+    pub fn journal(&self) -> Journal {
+        self.journal
+    }
+
+    /// Whether an interface runs it.
+    ///
+    /// # Errors
+    ///
+    /// What is pinned for links is none.
+    pub fn has_links(&self) -> Result<bool, Error> {
+        Ok(pinned(&links_of(&self.root))?.values().any(|link| *link != Pinned::Gone))
     }
 
     /// How many entries its maps have.
@@ -214,6 +248,11 @@ impl Former {
         if from.exists() && !to.exists() {
             fs::rename(&from, &to).map_err(Error::file("rename the directory", &from))?;
         }
+        // Without a program nobody takes it for a data plane, should this break off.
+        for number in generations(root)? {
+            remove(&program_in(&generation(root, number)))?;
+        }
+        fault::point("remove the maps of another version");
         remove_tree(root)
     }
 
@@ -223,6 +262,8 @@ impl Former {
         let needed = match layout.map {
             maps::DROP_COUNTERS | maps::DROP_CARRIED => DropReason::COUNT as u32,
             maps::FLOW_COUNTERS | maps::FLOW_CARRIED => FlowOutcome::COUNT as u32,
+            maps::OWN_MACS => OwnMac::PLACES,
+            maps::SWEEPS => Sweeps::ENTRIES,
             _ => 0,
         };
         // What is brought over is added to what was: to that of a map of its own, or a repetition would add it twice.
@@ -237,9 +278,13 @@ impl Former {
     }
 
     fn convert_array(&self, found: &Found, pins: &Path) -> Result<(), Error> {
-        let mut today = open(found.layout, pins)?.memory()?;
+        let today = open(found.layout, pins)?;
+        let mut memory = today.memory()?;
         found.bytes.each(|key, value| {
-            (found.conversion.value)(value, today.value_mut(index(key)));
+            // What is beyond a map of a fixed size is of no meaning to this version.
+            if index(key) < today.entries {
+                (found.conversion.value)(value, memory.value_mut(index(key)));
+            }
             Ok(())
         })
     }

@@ -92,6 +92,29 @@ fn what_another_version_left_goes_on_where_layouts_are_the_same() {
     assert_eq!(pins.names(""), ["g1", "links", "losses"]);
 }
 
+/// A daemon of the other version may have gone on meanwhile.
+#[test]
+#[ignore = "needs root"]
+fn taking_over_is_begun_again_where_no_interface_was_taken_over() {
+    let pins = Pins::new();
+    let (ifindex, _) = veth("lb0", "client");
+    let mut old = site(&pins);
+    old.attach("lb0", ifindex, XdpMode::Generic).unwrap();
+    let (state, before, program) = (old.state.clone(), seen(&old), old.program_id().unwrap());
+    let root = leave_to(&pins, ABI + 1);
+    drop(old);
+    let refused = Dataplane::begin(&pins.0, &web()).unwrap();
+    assert_eq!(refused.state, state);
+    drop(refused);
+    assert_eq!(interface::running(ifindex).unwrap().unwrap().program, program);
+    assert_eq!((names(&root).unwrap().len(), pins.names("")), (2, vec!["g1".to_owned(), "links".to_owned()]));
+
+    let new = pins.open(&web());
+    assert_eq!((&new.state, seen(&new)), (&state, before));
+    assert_eq!(interface::running(ifindex).unwrap().unwrap().program, new.program_id().unwrap());
+    assert_eq!((names(&pins.0).unwrap(), pins.names("")), (vec![format!("v{ABI}")], vec!["g2".into(), "links".into()]));
+}
+
 #[test]
 #[ignore = "needs root"]
 fn what_was_used_last_is_what_goes_on() {
@@ -129,7 +152,7 @@ fn counters_that_are_missing_get_room_and_the_others_keep_their_counts() {
     let drops = new.counters().unwrap().drops;
     let counted = u64::from_ne_bytes([1; 8]).wrapping_mul(nr_cpus().unwrap() as u64);
     assert!(drops.iter().all(|(reason, count)| *count == if *reason as u32 == 1 { counted } else { 0 }), "{drops:?}");
-    assert!(new.generation.maps.count_everything().unwrap());
+    assert!(new.generation.maps.have_room().unwrap());
 }
 
 /// Keys and values of the layouts that are called former here are those of today from back to front, with bytes behind

@@ -118,14 +118,14 @@ impl Readings {
 
     /// How many packets were dropped for `reason`.
     pub fn drops(&self, reason: DropReason) -> Result<u64, Error> {
-        let counted = total(&self.drop_counters, reason as u32).map_err(Error::map("read", maps::DROP_COUNTERS))?;
-        Ok(counted.wrapping_add(self.drop_carried.load(reason as u32)))
+        let counted = counted(&self.drop_counters, &self.drop_carried, reason as u32);
+        counted.map_err(Error::map("read", maps::DROP_COUNTERS))
     }
 
     /// How many packets the flow tables were asked for, with this outcome.
     pub fn flow_packets(&self, outcome: FlowOutcome) -> Result<u64, Error> {
-        let counted = total(&self.flow_counters, outcome as u32).map_err(Error::map("read", maps::FLOW_COUNTERS))?;
-        Ok(counted.wrapping_add(self.flow_carried.load(outcome as u32)))
+        let counted = counted(&self.flow_counters, &self.flow_carried, outcome as u32);
+        counted.map_err(Error::map("read", maps::FLOW_COUNTERS))
     }
 
     pub(super) fn max_entries(&self, name: &str) -> Result<u32, Error> {
@@ -229,8 +229,12 @@ impl Maps {
     }
 }
 
-fn total(map: &PerCpuArray<MapData, u64>, index: u32) -> Result<u64, MapError> {
-    Ok(map.get(&index, 0)?.iter().fold(0, |sum: u64, value| sum.wrapping_add(*value)))
+/// What was counted at `index`, now and before; 0 where an earlier version made the maps without it.
+fn counted(map: &PerCpuArray<MapData, u64>, carried: &Mapped<u64, 1>, index: u32) -> Result<u64, MapError> {
+    if index >= carried.entries {
+        return Ok(0);
+    }
+    Ok(map.get(&index, 0)?.iter().fold(carried.load(index), |sum: u64, value| sum.wrapping_add(*value)))
 }
 
 fn sum(map: &PerCpuArray<MapData, Counters>, index: u32) -> Result<Counters, MapError> {

@@ -120,15 +120,17 @@ impl Maps {
         if self.readings.max_entries(maps::FLOWS)? == capacity.flows { self.flows.pin(directory) } else { Ok(()) }
     }
 
-    /// Whether there is a counter for everything that this version counts.
-    pub fn count_everything(&self) -> Result<bool, Error> {
-        let counters = [
+    /// Whether the maps of a fixed size have the entries that this version needs, such as a counter for each drop reason.
+    pub fn have_room(&self) -> Result<bool, Error> {
+        let needed = [
             (maps::DROP_COUNTERS, DropReason::COUNT),
             (maps::DROP_CARRIED, DropReason::COUNT),
             (maps::FLOW_COUNTERS, FlowOutcome::COUNT),
             (maps::FLOW_CARRIED, FlowOutcome::COUNT),
+            (maps::OWN_MACS, OwnMac::PLACES as usize),
+            (maps::SWEEPS, Sweeps::ENTRIES as usize),
         ];
-        counters
+        needed
             .into_iter()
             .try_fold(true, |all, (name, count)| Ok(all && self.readings.max_entries(name)? >= count as u32))
     }

@@ -45,7 +45,8 @@ pub enum Table {
 }
 
 impl Sweeps {
-    pub(super) const ENTRIES: u32 = 4;
+    /// Entries of the map.
+    pub const ENTRIES: u32 = 4;
 
     /// Entries that sweeps have deleted from a table.
     pub fn deleted(&self, table: Table) -> u64 {
