@@ -121,7 +121,7 @@ impl Controller {
     }
 }
 
-/// The backends of `config` behind `targets` to which there is no way, one line each, at most [`TOLD`].
+/// The backends of `config` behind `targets` to which there is no way, one line each, at most [`LISTED`].
 pub(super) fn missing(ways: &Ways, config: &Config, targets: &HashSet<Target>) -> Vec<String> {
     if targets.is_empty() {
         return Vec::new();
@@ -143,18 +143,11 @@ pub(super) fn missing(ways: &Ways, config: &Config, targets: &HashSet<Target>) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::fixtures::{config, vip};
 
     #[test]
     fn what_is_missing_is_told_by_backend_and_vip_with_its_reason() {
-        let text = "
-            [[vip]]
-            name = \"web\"
-            address = \"203.0.113.10\"
-            ports = [\"tcp/80\"]
-            forward = \"ipip\"
-            backends = [{ address = \"10.0.0.1\" }, { address = \"10.0.0.2\" }]
-        ";
-        let config = Config::parse(text, "naru.toml".as_ref()).unwrap();
+        let config = config([vip("web", "203.0.113.10", &["tcp/80"], &["10.0.0.1", "10.0.0.2"])]);
         let asked: Vec<Target> = Target::all(&config).collect();
         let missing = missing(&Ways::default(), &config, &HashSet::from([asked[1]]));
         let [line] = missing.as_slice() else { panic!("{missing:?}") };

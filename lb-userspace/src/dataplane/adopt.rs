@@ -25,10 +25,10 @@ impl Dataplane {
     ///
     /// The kernel refuses something.
     pub fn resume(&mut self, config: &Config) -> Result<(), Error> {
-        let lacks_features = !self.state.features.contains(self.state.features_in_use());
-        if !self.generation.program_is_current() || lacks_features {
+        let in_use = self.state.features_in_use();
+        if !self.generation.program_is_current() || !self.state.features.contains(in_use) {
             info!("the pinned program is another version's: it is replaced");
-            let features = self.state.features_in_use().with(required_features(config));
+            let features = in_use.with(required_features(config));
             self.replace_program(Globals { features, seed: self.state.seed })?;
         }
         self.settle()?;
@@ -96,19 +96,20 @@ impl Dataplane {
 /// The generation to go on with, and what it takes over from, as far as that is not done. Where nothing runs yet, one
 /// that is large enough for `config` and empty. `has_links`: interfaces run what is pinned for this version.
 pub(super) fn adopt(place: &Place, has_links: bool, config: &Config) -> Result<(Generation, Option<Former>), Error> {
-    match (newest(place)?, Former::of_another_version(place)?) {
-        (None, None) => {
-            let capacity = Capacity::with_headroom(Capacity::needed(config), &config.node);
-            let globals = Globals { features: required_features(config), seed: config.node.hash_seed };
-            Ok((Draft::new(place, 1, capacity, globals, |_| Ok(()))?.finish(None, false)?, None))
-        }
-        (own, Some(other)) if !goes_on(own.as_ref(), has_links, &other)? => {
-            info!("the data plane pinned under {} is taken over", other.root().display());
-            let number = own.map_or(0, |own| own.number()) + 1;
-            Ok((succeed(&other, place, number, config)?, Some(other)))
-        }
-        (None, Some(_)) => unreachable!("what is not there does not go on"),
-        (Some(own), other) => {
+    let other = Former::of_another_version(place)?;
+    let Some(own) = newest(place)? else {
+        return match other {
+            Some(other) => take_over(other, place, 1, config),
+            None => {
+                let capacity = Capacity::with_headroom(Capacity::needed(config), &config.node);
+                let globals = Globals { features: required_features(config), seed: config.node.hash_seed };
+                Ok((Draft::new(place, 1, capacity, globals, |_| Ok(()))?.finish(None, false)?, None))
+            }
+        };
+    };
+    match other {
+        Some(other) if !goes_on(&own, has_links, &other)? => take_over(other, place, own.number() + 1, config),
+        other => {
             // What is carried over is that of the generation before, where maps of this version got more counters.
             let before = match own.maps.journal().carrying {
                 Some(Carrying::Former) => Former::of_this_version(place, own.number() - 1)?,
@@ -118,17 +119,24 @@ pub(super) fn adopt(place: &Place, has_links: bool, config: &Config) -> Result<(
         }
     }
 }
-/// Whether this version's generation was in use later than another version's: what interfaces run is in use. A taking
-/// over that was broken off before the first interface is begun again, for a daemon of the other version may have gone on
-/// meanwhile.
-fn goes_on(own: Option<&Generation>, has_links: bool, other: &Former) -> Result<bool, Error> {
-    let Some(own) = own else { return Ok(false) };
-    Ok(match (has_links, other.has_links()?) {
-        (true, false) => true,
-        (false, true) => false,
-        (false, false) if own.maps.journal().carrying.is_some() => false,
-        _ => own.loaded_at()? >= other.loaded_at(),
-    })
+
+fn take_over(
+    other: Former,
+    place: &Place,
+    number: u32,
+    config: &Config,
+) -> Result<(Generation, Option<Former>), Error> {
+    info!("the data plane pinned under {} is taken over", other.root().display());
+    Ok((succeed(&other, place, number, config)?, Some(other)))
+}
+
+/// Whether this version's generation was in use later than another version's. A taking over that was broken off before
+/// the first interface is begun again, for a daemon of the other version may have gone on meanwhile.
+fn goes_on(own: &Generation, has_links: bool, other: &Former) -> Result<bool, Error> {
+    let other = other.rank()?;
+    let nothing_runs = !has_links && !other.0;
+    let is_broken_off = nothing_runs && own.maps.journal().carrying.is_some();
+    Ok(!is_broken_off && (has_links, own.loaded_at()?) >= other)
 }
 
 /// A generation of today with all that `former` has. Its program runs on no interface yet.

@@ -94,11 +94,8 @@ impl Links {
                 continue;
             }
             fault::point("hand a link over");
-            match link.replace(program.fd) {
-                Ok(()) => handed += 1,
-                // The interface went between the two calls.
-                Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {}
-                Err(error) => return Err(Error::file("replace the program of the link", &path)(error)),
+            if replace(link, &path, program)? {
+                handed += 1;
             }
         }
         Ok(handed)
@@ -199,7 +196,7 @@ impl Links {
         program: ProgramRef<'_>,
     ) -> Result<(), Error> {
         let _lock = lock(root)?;
-        self.move_here(attachment, pin, root, program)?;
+        self.move_here(open_pin(pin)?, attachment, pin, root, program)?;
         // What no interface runs any more goes.
         if names(&links_of(root))?.is_empty() { remove_tree(root) } else { Ok(()) }
     }
@@ -210,9 +207,9 @@ impl Links {
     ///
     /// As [`Self::open`], and the kernel does not put `program` in the place of another.
     pub fn take_all(&mut self, root: &Path, program: ProgramRef<'_>) -> Result<(), Error> {
-        for (pin, _, attachment) in open_all(&links_of(root))? {
+        for (pin, link, attachment) in open_all(&links_of(root))? {
             match self.ifindex(&attachment.name) {
-                None => self.move_here(attachment, &pin, root, program)?,
+                None => self.move_here(link, attachment, &pin, root, program)?,
                 // It is the same one: whoever took it over was killed before the pin was removed.
                 Some(ifindex) if ifindex == attachment.ifindex => drop(remove(&pin)?),
                 // Another interface has the name by now: whoever attaches this one sorts that out.
@@ -222,19 +219,18 @@ impl Links {
         Ok(())
     }
 
+    /// Has a link of another data plane run `program`, and moves its pin here.
     fn move_here(
         &mut self,
+        link: XdpLink,
         attachment: Attachment,
         pin: &Path,
         root: &Path,
         program: ProgramRef<'_>,
     ) -> Result<(), Error> {
-        let link = open_pin(pin)?;
         fault::point("take a link over");
-        match link.replace(program.fd) {
-            // The interface has gone this moment.
-            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => return remove(pin).map(drop),
-            replaced => replaced.map_err(Error::file("replace the program of the link", pin))?,
+        if !replace(&link, pin, program)? {
+            return remove(pin).map(drop);
         }
         let path = self.pin(&attachment.name);
         fault::point("pin a link that is taken over");
@@ -286,6 +282,15 @@ impl Links {
 
     fn pin(&self, name: &str) -> PathBuf {
         self.directory.join(pin_name(name))
+    }
+}
+
+/// Has a link, pinned at `pin`, run `program`; `false` where its interface has gone this moment.
+fn replace(link: &XdpLink, pin: &Path, program: ProgramRef<'_>) -> Result<bool, Error> {
+    match link.replace(program.fd) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => Ok(false),
+        Err(error) => Err(Error::file("replace the program of the link", pin)(error)),
     }
 }
 

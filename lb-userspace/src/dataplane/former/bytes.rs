@@ -1,18 +1,15 @@
 //! Maps of whatever layout, as bytes.
 
-use std::{
-    os::fd::{AsFd as _, AsRawFd as _},
-    slice,
-};
+use std::{os::fd::AsFd as _, slice};
 
 use aya::{
     maps::{MapData, MapError, MapType},
     util::nr_cpus,
 };
 use aya_obj::generated::BPF_NOEXIST;
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::MmapRaw;
 
-use crate::dataplane::{Error, sys};
+use crate::dataplane::{Error, maps::memory, sys};
 
 /// Entries that are read by one system call.
 const BATCH: usize = 4096;
@@ -95,10 +92,7 @@ impl Bytes {
     /// The values of a memory-mapped array.
     pub fn memory(&self) -> Result<Memory, Error> {
         let stride = self.stride();
-        let mapped = MmapOptions::new()
-            .len(self.entries as usize * stride)
-            .map_raw(self.map.fd().as_fd().as_raw_fd())
-            .map_err(self.failed("map into memory"))?;
+        let mapped = memory(self.name, &self.map, self.entries as usize * stride)?;
         Ok(Memory { mapped, entries: self.entries, stride, size: self.value_size })
     }
 

@@ -16,7 +16,7 @@ use std::{
 };
 
 use aya::maps::{MapData, MapType};
-use lb_common::{DropReason, FlowOutcome, Layout, OwnMac, maps};
+use lb_common::{Layout, maps};
 use log::warn;
 use nix::fcntl::Flock;
 
@@ -27,7 +27,7 @@ use super::{
     generation::{loaded_at, maps_in, program_in},
     links::{Pinned, pinned},
     losses::losses_in,
-    maps::{Carrying, JOURNAL, Journal, Sweeps, pin_of},
+    maps::{Carrying, JOURNAL, Journal, entries_needed, pin_of},
     place::{Place, generation, generations, links_of, lock, names, remove, remove_tree, roots},
 };
 use crate::{fault, plan::Capacity};
@@ -103,9 +103,14 @@ impl Former {
         Ok(newest)
     }
 
-    /// What is in use ranks before what is not, then what was loaded last.
-    fn rank(&self) -> Result<(bool, Option<SystemTime>), Error> {
-        Ok((self.has_links()?, self.loaded_at))
+    /// What an interface runs ranks before what none does, then what was loaded last.
+    ///
+    /// # Errors
+    ///
+    /// What is pinned for links is none.
+    pub fn rank(&self) -> Result<(bool, Option<SystemTime>), Error> {
+        let has_links = pinned(&links_of(&self.root))?.values().any(|link| *link != Pinned::Gone);
+        Ok((has_links, self.loaded_at))
     }
 
     /// A generation of this version.
@@ -127,10 +132,6 @@ impl Former {
     ) -> Result<Result<Self, (PathBuf, &'static str)>, Error> {
         let pins = maps_in(&directory);
         let names = names(&pins)?;
-        let open = |name: &'static str, pin: &str| {
-            let map = MapData::from_pin(pins.join(pin)).map_err(Error::map("open", name))?;
-            Bytes::of(name, map)
-        };
         let mut found = Vec::new();
         for layout in &Layout::ALL {
             let former = conversions.iter().copied().filter(|former| former.map == layout.map);
@@ -142,7 +143,7 @@ impl Former {
                 }
                 return Ok(Err((root, layout.map)));
             };
-            let bytes = open(layout.map, &pin_of(layout.map, conversion.version))?;
+            let bytes = open(&pins, layout.map, conversion.version)?;
             if (bytes.key_size, bytes.value_size) != (conversion.key_size, conversion.value_size) {
                 return Ok(Err((root, layout.map)));
             }
@@ -151,7 +152,7 @@ impl Former {
         if !names.iter().any(|name| name == JOURNAL) {
             return Ok(Err((root, JOURNAL)));
         }
-        let words = open(JOURNAL, JOURNAL)?.memory()?;
+        let words = open(&pins, JOURNAL, 1)?.memory()?;
         let journal = Journal::from_words(|index| words.word(index));
         let loaded_at = loaded_at(&directory)?;
         Ok(Ok(Self { root, _lock: lock, maps: found, journal, loaded_at }))
@@ -162,23 +163,9 @@ impl Former {
         &self.root
     }
 
-    /// When its program was loaded.
-    pub fn loaded_at(&self) -> Option<SystemTime> {
-        self.loaded_at
-    }
-
     /// What its daemon noted last.
     pub fn journal(&self) -> Journal {
         self.journal
-    }
-
-    /// Whether an interface runs it.
-    ///
-    /// # Errors
-    ///
-    /// What is pinned for links is none.
-    pub fn has_links(&self) -> Result<bool, Error> {
-        Ok(pinned(&links_of(&self.root))?.values().any(|link| *link != Pinned::Gone))
     }
 
     /// How many entries its maps have.
@@ -225,7 +212,7 @@ impl Former {
             }
             // Set before anything is added.
             self.convert_array(carried, pins)?;
-            let mut sums = open(carried.layout, pins)?.memory()?;
+            let mut sums = open(pins, carried.layout.map, carried.layout.version)?.memory()?;
             let mut converted = vec![0; counters.layout.value];
             counters.bytes.each(|key, value| {
                 (counters.conversion.value)(value, &mut converted);
@@ -233,15 +220,15 @@ impl Former {
                 Ok(())
             })?;
         }
-        let flows = self.maps.iter().filter(|found| found.bytes.kind == MapType::LruHash && !self.is_shared(found));
-        flows.into_iter().try_for_each(|found| self.convert_hash(found, pins))
+        let mut flows = self.maps.iter().filter(|found| found.bytes.kind == MapType::LruHash && !self.is_shared(found));
+        flows.try_for_each(|found| self.convert_hash(found, pins))
     }
 
     /// Removes what another version had pinned, but for links that are still there; `place` goes on counting losses
     /// where it did.
     pub fn remove(self, place: &Place) -> Result<(), Error> {
-        let Self { root, .. } = &self;
-        if root == place.root() || !names(&links_of(&self.root))?.is_empty() {
+        let root = &self.root;
+        if root == place.root() || !names(&links_of(root))?.is_empty() {
             return Ok(());
         }
         let [from, to] = [root, place.root()].map(losses_in);
@@ -259,17 +246,10 @@ impl Former {
     /// Whether today's generation has this map as it is.
     fn is_shared(&self, found: &Found) -> bool {
         let Found { layout, bytes, conversion } = found;
-        let needed = match layout.map {
-            maps::DROP_COUNTERS | maps::DROP_CARRIED => DropReason::COUNT as u32,
-            maps::FLOW_COUNTERS | maps::FLOW_CARRIED => FlowOutcome::COUNT as u32,
-            maps::OWN_MACS => OwnMac::PLACES,
-            maps::SWEEPS => Sweeps::ENTRIES,
-            _ => 0,
-        };
         // What is brought over is added to what was: to that of a map of its own, or a repetition would add it twice.
         let counters = COUNTERS.iter().find(|(_, carried)| *carried == layout.map);
         conversion.version == layout.version
-            && bytes.entries >= needed
+            && bytes.entries >= entries_needed(layout.map)
             && counters.is_none_or(|(counters, _)| self.is_shared(self.find(counters)))
     }
 
@@ -278,7 +258,7 @@ impl Former {
     }
 
     fn convert_array(&self, found: &Found, pins: &Path) -> Result<(), Error> {
-        let today = open(found.layout, pins)?;
+        let today = open(pins, found.layout.map, found.layout.version)?;
         let mut memory = today.memory()?;
         found.bytes.each(|key, value| {
             // What is beyond a map of a fixed size is of no meaning to this version.
@@ -291,7 +271,7 @@ impl Former {
 
     /// What is there already stays.
     fn convert_hash(&self, found: &Found, pins: &Path) -> Result<(), Error> {
-        let today = open(found.layout, pins)?;
+        let today = open(pins, found.layout.map, found.layout.version)?;
         let (mut key, mut value) = (vec![0; found.layout.key], vec![0; found.layout.value]);
         found.bytes.each(|former_key, former_value| {
             (found.conversion.key)(former_key, &mut key);
@@ -301,10 +281,10 @@ impl Former {
     }
 }
 
-/// Today's map.
-fn open(layout: &Layout, pins: &Path) -> Result<Bytes, Error> {
-    let map = MapData::from_pin(pins.join(pin_of(layout.map, layout.version)));
-    Bytes::of(layout.map, map.map_err(Error::map("open", layout.map))?)
+/// The map pinned in `pins` with that version of its layout.
+fn open(pins: &Path, name: &'static str, version: u32) -> Result<Bytes, Error> {
+    let map = MapData::from_pin(pins.join(pin_of(name, version)));
+    Bytes::of(name, map.map_err(Error::map("open", name))?)
 }
 
 /// The key of an array.

@@ -60,6 +60,14 @@ fn open_in(directory: &Path, name: &'static str) -> Bytes {
     Bytes::of(name, MapData::from_pin(crate::dataplane::maps::pin_in(directory, name)).unwrap()).unwrap()
 }
 
+/// The same, attached to an interface of this thread's own network namespace.
+fn attached_site(pins: &Pins) -> (Dataplane, u32) {
+    let (ifindex, _) = veth("lb0", "client");
+    let mut dataplane = site(pins);
+    dataplane.attach("lb0", ifindex, XdpMode::Generic).unwrap();
+    (dataplane, ifindex)
+}
+
 /// Leaves what is pinned as another version would.
 fn leave_to(pins: &Pins, abi: u32) -> PathBuf {
     let root = pins.0.join(format!("v{abi}"));
@@ -71,9 +79,7 @@ fn leave_to(pins: &Pins, abi: u32) -> PathBuf {
 #[ignore = "needs root"]
 fn what_another_version_left_goes_on_where_layouts_are_the_same() {
     let pins = Pins::new();
-    let (ifindex, _) = veth("lb0", "client");
-    let mut old = site(&pins);
-    old.attach("lb0", ifindex, XdpMode::Generic).unwrap();
+    let (old, ifindex) = attached_site(&pins);
     let (state, before, program) = (old.state.clone(), seen(&old), old.program_id().unwrap());
     assert!(before.0.iter().any(|slot| slot.is_moving()) && before.1 == [(flow(1), FLOW)]);
     let root = leave_to(&pins, ABI + 1);
@@ -97,9 +103,7 @@ fn what_another_version_left_goes_on_where_layouts_are_the_same() {
 #[ignore = "needs root"]
 fn taking_over_is_begun_again_where_no_interface_was_taken_over() {
     let pins = Pins::new();
-    let (ifindex, _) = veth("lb0", "client");
-    let mut old = site(&pins);
-    old.attach("lb0", ifindex, XdpMode::Generic).unwrap();
+    let (old, ifindex) = attached_site(&pins);
     let (state, before, program) = (old.state.clone(), seen(&old), old.program_id().unwrap());
     let root = leave_to(&pins, ABI + 1);
     drop(old);

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use lb_common::{DropReason, FlowOutcome, Layout, OwnMac, maps};
 
+use super::tables::Sweeps;
 use crate::plan::Capacity;
 
 /// The ring buffer of aya-log.
@@ -30,6 +31,18 @@ pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 13] {
         (maps::FLOW_COUNTERS, Some(FlowOutcome::ROOM as u32)),
         (LOGS, None),
     ]
+}
+
+/// The entries that this version needs of a map of a fixed size, such as a counter for each drop reason; 0 of one that
+/// is as large as its config needs.
+pub fn entries_needed(name: &str) -> u32 {
+    match name {
+        maps::DROP_COUNTERS | maps::DROP_CARRIED => DropReason::COUNT as u32,
+        maps::FLOW_COUNTERS | maps::FLOW_CARRIED => FlowOutcome::COUNT as u32,
+        maps::OWN_MACS => OwnMac::PLACES,
+        maps::SWEEPS => Sweeps::ENTRIES,
+        _ => 0,
+    }
 }
 
 /// Name of the pin of a map with that version of its layout.

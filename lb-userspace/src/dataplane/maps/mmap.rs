@@ -22,6 +22,12 @@ pub(super) struct Mapped<V, const WORDS: usize> {
     _values: PhantomData<V>,
 }
 
+/// The first `length` bytes of a map with `BPF_F_MMAPABLE`, mapped.
+pub fn memory(name: &str, map: &MapData, length: usize) -> Result<MmapRaw, Error> {
+    let mapped = MmapOptions::new().len(length).map_raw(map.fd().as_fd().as_raw_fd());
+    mapped.map_err(|error| Error::map("map into memory", name)(MapError::IoError(error)))
+}
+
 impl<V: Pod, const WORDS: usize> Mapped<V, WORDS> {
     const FITS: () = assert!(size_of::<V>() == WORDS * size_of::<u64>() && align_of::<V>() <= align_of::<u64>());
 
@@ -32,11 +38,7 @@ impl<V: Pod, const WORDS: usize> Mapped<V, WORDS> {
         if info.value_size() != expected {
             return Err(Error::Layout { name: name.to_owned(), found: info.value_size(), expected });
         }
-        let length = info.max_entries() as usize * size_of::<V>();
-        let memory = MmapOptions::new()
-            .len(length)
-            .map_raw(map.fd().as_fd().as_raw_fd())
-            .map_err(|error| Error::map("map into memory", name)(MapError::IoError(error)))?;
+        let memory = memory(name, &map, info.max_entries() as usize * size_of::<V>())?;
         Ok(Self { memory, entries: info.max_entries(), _values: PhantomData })
     }
 

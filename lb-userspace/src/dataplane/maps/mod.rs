@@ -18,14 +18,16 @@ use std::{mem::offset_of, path::Path, sync::Arc};
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
 use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type};
 use lb_common::{
-    Backend, Counters, DropReason, FlowOutcome, NO_ID, OwnMac, Vip4Key, Vip6Key, VipName, VipRecord, VipRoute, maps,
+    Backend, Counters, DropReason, FlowOutcome, Layout, NO_ID, OwnMac, Vip4Key, Vip6Key, VipName, VipRecord, VipRoute,
+    maps,
 };
 
 pub use self::{
     counters::{MapUsage, Readings},
     flows::{FlowTable, FlowTables},
     journal::{Carrying, Journal},
-    layout::{JOURNAL, object_maps, pin_in, pin_of},
+    layout::{JOURNAL, entries_needed, object_maps, pin_in, pin_of},
+    mmap::memory,
     tables::{Slots, Sweeps, Table},
 };
 use self::{layout::DEVICES, mmap::Mapped};
@@ -120,19 +122,11 @@ impl Maps {
         if self.readings.max_entries(maps::FLOWS)? == capacity.flows { self.flows.pin(directory) } else { Ok(()) }
     }
 
-    /// Whether the maps of a fixed size have the entries that this version needs, such as a counter for each drop reason.
+    /// Whether no map of a fixed size has fewer entries than this version needs.
     pub fn have_room(&self) -> Result<bool, Error> {
-        let needed = [
-            (maps::DROP_COUNTERS, DropReason::COUNT),
-            (maps::DROP_CARRIED, DropReason::COUNT),
-            (maps::FLOW_COUNTERS, FlowOutcome::COUNT),
-            (maps::FLOW_CARRIED, FlowOutcome::COUNT),
-            (maps::OWN_MACS, OwnMac::PLACES as usize),
-            (maps::SWEEPS, Sweeps::ENTRIES as usize),
-        ];
-        needed
-            .into_iter()
-            .try_fold(true, |all, (name, count)| Ok(all && self.readings.max_entries(name)? >= count as u32))
+        Layout::ALL
+            .iter()
+            .try_fold(true, |all, Layout { map, .. }| Ok(all && self.readings.max_entries(map)? >= entries_needed(map)))
     }
 
     /// Takes the maps for new ones, which no packet reads.
