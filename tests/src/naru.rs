@@ -18,7 +18,10 @@ use hyper::{Request, body::Bytes, client::conn::http1::handshake, header};
 use hyper_util::rt::TokioIo;
 use lb_userspace::api::types::Status;
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        signal::{Signal, kill},
+    },
     unistd::Pid,
 };
 use patience::LIMIT;
@@ -47,6 +50,7 @@ pub struct Naru {
     state: PathBuf,
     log: PathBuf,
     unit: Option<PathBuf>,
+    open_files: Option<u64>,
     process: Option<Child>,
     /// When a scrape shows anything new.
     scraped: Mutex<Option<Instant>>,
@@ -110,6 +114,7 @@ impl Naru {
             state: lab.dir().join("state"),
             log: lab.dir().join("naru.log"),
             unit: None,
+            open_files: None,
             process: None,
             scraped: Mutex::default(),
         };
@@ -156,6 +161,11 @@ impl Naru {
             Some(unit) => self.confined(unit, &run)?,
             None => run,
         };
+        if let Some(limit) = self.open_files {
+            let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+            // SAFETY: between fork and exec this makes one system call and allocates nothing.
+            unsafe { command.pre_exec(move || Ok(setrlimit(Resource::RLIMIT_NOFILE, limit.min(hard), hard)?)) };
+        }
         // A process group of its own: a kept daemon survives the terminal.
         let process = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0).spawn();
         self.process = Some(process.context("cannot start the daemon")?);
@@ -165,6 +175,11 @@ impl Naru {
     /// From now on daemons are started with the privileges that this unit of systemd leaves them.
     pub fn confine(&mut self, unit: &Path) {
         self.unit = Some(unit.to_owned());
+    }
+
+    /// From now on daemons may have so many files open, and no more.
+    pub fn limit_open_files(&mut self, limit: u64) {
+        self.open_files = Some(limit);
     }
 
     /// From now on daemons and commands are those of another build.

@@ -17,6 +17,9 @@ const FLAG: &str = "--against";
 /// of a map's layout that a released version does not have.
 const BEFORE: &str = "1a809a8";
 
+/// What the version before optimised, and this one no longer does.
+const UNOPTIMISED: &str = "profile.dev.package.lb-userspace.opt-level=0";
+
 /// The arguments with the path of a built `naru-bench` in the place of the revision, where they name one.
 ///
 /// # Errors
@@ -60,7 +63,12 @@ pub fn naru_before() -> anyhow::Result<PathBuf> {
     // In a place of its own: cargo takes the crates of one workspace in two places for the same.
     let tree = tree(&commit)?;
     let target = tree.join("target");
-    build("naru", &["--quiet", "--locked", "--package", "lb-userspace", "--bin", "naru"], &tree, &target)?;
+    lend(&target)?;
+    // By the profile of this workspace, so that the crates which are not its own are the same.
+    let profile = xtask::workspace().join("Cargo.toml");
+    let profile = profile.to_str().context("the path of the workspace is not UTF-8")?;
+    let options = ["--quiet", "--locked", "--workspace", "--bin", "naru", "--config", profile, "--config", UNOPTIMISED];
+    build("naru", &options, &tree, &target)?;
     let directory = kept.parent().expect("it lies in a directory");
     fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     let half = kept.with_extension("half");
@@ -69,6 +77,20 @@ pub fn naru_before() -> anyhow::Result<PathBuf> {
     // A gigabyte that nobody needs any more.
     fs::remove_dir_all(target.join("debug")).with_context(|| format!("cannot remove {}", target.display()))?;
     Ok(kept)
+}
+
+/// Gives a work tree what is built here of the crates that are not this workspace's: most of a build is those.
+fn lend(target: &Path) -> anyhow::Result<()> {
+    let theirs = target.join("debug");
+    let own = xtask::target_dir().join("debug");
+    if theirs.exists() || !own.exists() {
+        return Ok(());
+    }
+    fs::create_dir(&theirs).with_context(|| format!("cannot make {}", theirs.display()))?;
+    let parts = [".fingerprint", "build", "deps"].map(|part| own.join(part));
+    succeed(Command::new("cp").arg("--archive").args(parts).arg(&theirs))?;
+    let mut clean = super::cargo(&["clean", "--quiet", "--workspace", "--target-dir"]);
+    succeed(clean.arg(target).env_remove("CARGO_TARGET_DIR"))
 }
 
 /// A work tree of a commit, under the target directory.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+pub mod ebpf;
 pub mod toolchain;
 
 /// The root of the workspace.

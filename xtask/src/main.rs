@@ -6,9 +6,11 @@ mod lint;
 mod setup;
 
 use std::{
+    env,
     ffi::OsString,
     fs,
     process::{Command, ExitCode},
+    thread,
 };
 
 use anyhow::{Context as _, bail};
@@ -22,6 +24,12 @@ const ALLOW_UNTESTED: &str = "NARU_ALLOW_UNTESTED";
 
 /// Says that the binary to be tested is a release: `patience::RELEASE`.
 const RELEASE: &str = "NARU_RELEASE";
+
+/// Says how many tests run at once.
+const THREADS: &str = "RUST_TEST_THREADS";
+
+/// So many, as they wait for much of their time.
+const TESTS_A_CPU: usize = 2;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Sets up, shows, tests and measures naru")]
@@ -99,8 +107,8 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
 
 /// Runs the tests; whatever they did not test stands at the end, where it is read.
 fn test(allow_untested: bool, release: bool, arguments: &[OsString]) -> anyhow::Result<ExitCode> {
-    let before = against::naru_before();
     finish(&mut cargo(&["build", "--workspace", "--bins"]))?;
+    let before = against::naru_before();
     // Named, so that no test asks cargo for them while others run.
     let built = xtask::target_dir().join("debug");
     let mut tests = cargo(&["test", "--workspace", "--no-fail-fast"]);
@@ -113,6 +121,10 @@ fn test(allow_untested: bool, release: bool, arguments: &[OsString]) -> anyhow::
     tests.args(own).args(["--", "--include-ignored"]).args(rest.iter().skip(1));
     tests.env("NARU_BIN", built.join("naru")).env("NARU_LAB_BIN", built.join("naru-lab"));
     tests.env_remove(RELEASE);
+    if env::var_os(THREADS).is_none() {
+        let cpus = thread::available_parallelism().map_or(1, usize::from);
+        tests.env(THREADS, (cpus * TESTS_A_CPU).to_string());
+    }
     if release {
         finish(&mut cargo(&["build", "--workspace", "--release", "--bin", "naru"]))?;
         tests.env("NARU_BIN", built.with_file_name("release").join("naru")).env(RELEASE, "1");
@@ -135,7 +147,7 @@ fn test(allow_untested: bool, release: bool, arguments: &[OsString]) -> anyhow::
 }
 
 fn cargo(arguments: &[&str]) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(xtask::workspace());
     command
 }

@@ -33,14 +33,9 @@ pub fn run(verbose: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The cargo that goes with `compiler`.
-pub fn cargo_of(compiler: &Compiler) -> Command {
-    if in_path("rustup") { rustup(&["run", &compiler.toolchain, "cargo"]) } else { Command::new("cargo") }
-}
-
 /// Installs clippy for `compiler`, where that has none.
 pub fn install_clippy(compiler: &Compiler) -> anyhow::Result<()> {
-    let version = cargo_of(compiler).args(["clippy", "--version"]).output();
+    let version = compiler.cargo().args(["clippy", "--version"]).output();
     if version.is_ok_and(|output| output.status.success()) {
         return Ok(());
     }

@@ -57,6 +57,13 @@ impl Compiler {
         [Self::nightly as fn() -> _, Self::distribution].into_iter().filter_map(|probe| probe())
     }
 
+    /// The cargo that goes with it.
+    pub fn cargo(&self) -> Command {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let has_rustup = env::split_paths(&path).any(|directory| directory.join("rustup").exists());
+        if has_rustup { rustup(&["run", &self.toolchain, "cargo"]) } else { Command::new("cargo") }
+    }
+
     fn nightly() -> Option<Self> {
         Self::probe(|| rustup(&["run", "nightly", "rustc"]), "nightly", false)
     }

@@ -15,6 +15,7 @@ use std::{
 };
 
 use naru_tests::{
+    connections::allow_many_sockets,
     lab::Lab,
     naru::{METRICS, Naru},
     user::as_user,
@@ -23,7 +24,6 @@ use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
     sys::{
-        resource::{Resource, getrlimit, setrlimit},
         socket::{setsockopt, sockopt::RcvBuf},
         stat::Mode,
     },
@@ -97,12 +97,12 @@ fn crowd() -> (Vec<TcpStream>, Vec<TcpStream>) {
 #[test]
 #[ignore = "needs root"]
 fn scrapers_that_idle_or_do_not_read_are_in_nobodys_way() {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    // The daemon gets no more descriptors than most service managers give.
-    setrlimit(Resource::RLIMIT_NOFILE, soft.min(1024), hard).unwrap();
+    allow_many_sockets().unwrap();
     let lab = Lab::builder().build().unwrap();
-    let naru = Naru::start(&lab, &vips()).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    let mut naru = Naru::prepare(&lab, &Naru::node(&lab, &vips())).unwrap();
+    // No more than most service managers give.
+    naru.limit_open_files(1024);
+    naru.restart().unwrap();
     // It serves the socket first.
     naru.cli(&["status"]).unwrap();
     let size = naru.metrics().unwrap().len();

@@ -1,0 +1,25 @@
+//! The end-to-end tests: one program, so that it is linked once, and tests that wait do so side by side. What they share
+//! is the library `naru_tests`.
+
+mod accidents;
+mod broken_configs;
+mod changes;
+mod consistency;
+mod counters;
+mod decap;
+mod flood;
+mod flows;
+mod forward_modes;
+mod hash_seed;
+mod kills;
+mod lab;
+mod load;
+mod losses;
+mod network_changes;
+mod operations;
+mod packet;
+mod privileges;
+mod restart;
+mod strangers;
+mod tracking;
+mod upgrade;
