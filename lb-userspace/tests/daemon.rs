@@ -21,7 +21,7 @@ use nix::{
     },
     unistd::{Pid, mkfifo},
 };
-use patience::LIMIT;
+use patience::{LIMIT, Namespace, ip};
 use serde_json::Value;
 
 const VIPS: &str = r#"
@@ -64,7 +64,7 @@ struct Said {
 impl Bed {
     /// Takes this thread into a network namespace of its own and writes a config with one attached interface.
     fn new(vips: &str) -> Self {
-        unshare(CloneFlags::CLONE_NEWNET).expect("these tests make network namespaces: run them as root");
+        Namespace::unshare();
         ip("link set lo up");
         make_veth();
         let bed = Self { dir: tempfile::tempdir().unwrap(), bpffs: patience::pins(), metrics_port: 9100, daemon: None };
@@ -235,16 +235,6 @@ impl Drop for Bed {
         self.naru("interface detach --all");
         let _ = fs::remove_dir(&self.bpffs);
     }
-}
-
-fn ip(line: &str) {
-    ip_says(line);
-}
-
-fn ip_says(line: &str) -> String {
-    let output = patience::output(Command::new("ip").args(line.split(' '))).expect("iproute2 is installed");
-    assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
 }
 
 /// `lb0` with a peer, in a network whose neighbour 10.0.1.11 is known for ever and 10.0.1.12 never answers.
@@ -559,7 +549,7 @@ fn a_way_that_native_xdp_cannot_take_is_none() {
         assert_eq!(said.code, 0, "{}", said.err);
     };
     let behind = |bed: &Bed| bed.backend("10.0.2.21")["next_hop"].clone();
-    eventually("the bridge is up", || ip_says("link show br0").contains("state UP"), || ip_says("link"));
+    eventually("the bridge is up", || ip("link show br0").contains("state UP"), || ip("link"));
     bed.start(&[]);
     for _ in 0..2 {
         let reason = behind(&bed)["reason"].as_str().unwrap_or_default().to_owned();
@@ -1344,7 +1334,7 @@ fn backends_have_series_where_the_config_wants_them() {
 /// Which program forwards, and which keys of the flow hash are in force by the fingerprint.
 fn hashes_by(bed: &Bed) -> (String, String) {
     let program =
-        ip_says("link show lb0").split("prog/xdp id ").nth(1).map(|rest| rest[..rest.find(' ').unwrap()].to_owned());
+        ip("link show lb0").split("prog/xdp id ").nth(1).map(|rest| rest[..rest.find(' ').unwrap()].to_owned());
     let status = bed.json("status");
     (program.expect("lb0 has a program"), status["hash_seed"].as_str().unwrap_or("none").to_owned())
 }

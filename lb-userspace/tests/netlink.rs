@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    fs::{self, File},
+    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6},
     os::fd::AsRawFd,
     process::Command,
@@ -18,88 +18,44 @@ use lb_userspace::{
     model::Target,
     network::{self, Event, Handle, InterfaceChange, InterfaceInfo, NextHops, Pace, Unresolved},
 };
-use nix::{
-    sched::{CloneFlags, setns, unshare},
-    sys::socket::{
-        AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, bind, sendto, setsockopt,
-        socket, sockopt,
-    },
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, bind, sendto, setsockopt,
+    socket, sockopt,
 };
-use patience::LIMIT;
+use patience::{LIMIT, Namespace};
 use tokio::{sync::mpsc, time::timeout};
 
-/// A network namespace that lives as long as this does.
-struct Namespace(File);
-
-impl Namespace {
-    fn new() -> Self {
-        let make = || {
-            unshare(CloneFlags::CLONE_NEWNET).expect("these tests need root");
-            File::open("/proc/thread-self/ns/net").unwrap()
-        };
-        let namespace = Self(thread::spawn(make).join().unwrap());
-        namespace.ip("link set lo up");
-        // IPv6 addresses serve at once.
-        for key in ["ipv6/conf/all/accept_dad", "ipv6/conf/default/accept_dad"] {
-            namespace.sysctl(key, "0");
-        }
-        namespace
+/// A namespace in which addresses serve at once.
+fn namespace() -> Namespace {
+    let namespace = Namespace::new();
+    namespace.ip("link set lo up");
+    for key in ["all", "default"] {
+        namespace.sysctl(&format!("net/ipv6/conf/{key}/accept_dad"), "0").unwrap();
     }
+    namespace
+}
 
-    /// Does `work` on a thread in this namespace.
-    fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let inside = || {
-            setns(&self.0, CloneFlags::CLONE_NEWNET).unwrap();
-            work()
-        };
-        thread::scope(|scope| scope.spawn(inside).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+/// Joins two by a veth pair, one end named `here`, the other `there`, both up.
+fn join(namespace: &Namespace, here: &str, peer: &Namespace, there: &str) {
+    let path = format!("/proc/{}/fd/{}", std::process::id(), peer.file().as_raw_fd());
+    namespace.ip(&format!("link add {here} type veth peer name {there} netns {path}"));
+    // A neighbour that is gone is known to be gone within a second.
+    for family in ["ipv4", "ipv6"] {
+        namespace.sysctl(&format!("net/{family}/neigh/{here}/retrans_time_ms"), "100").unwrap();
     }
+    namespace.ip(&format!("link set {here} up"));
+    peer.ip(&format!("link set {there} up"));
+}
 
-    /// Runs `ip` with `arguments`, separated by spaces; returns what it prints.
-    fn ip(&self, arguments: &str) -> String {
-        self.run(|| {
-            let mut ip = Command::new("ip");
-            let output = patience::output(ip.args(arguments.split_whitespace())).expect("ip of iproute2");
-            assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-            String::from_utf8(output.stdout).unwrap()
-        })
-    }
+fn mac(namespace: &Namespace, interface: &str) -> [u8; 6] {
+    let line = namespace.ip(&format!("-br link show dev {interface}"));
+    let mac = line.split_whitespace().find(|word| word.len() == 17 && word.contains(':')).unwrap();
+    let bytes: Vec<u8> = mac.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+    bytes.try_into().unwrap()
+}
 
-    /// Runs many `ip` commands, one on each line.
-    fn ip_batch(&self, commands: &str) {
-        self.run(|| {
-            let mut ip = Command::new("ip");
-            let output = patience::fed(ip.args(["-batch", "-"]), commands.as_bytes()).unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        });
-    }
-
-    fn sysctl(&self, key: &str, value: &str) {
-        self.run(|| fs::write(format!("/proc/sys/net/{key}"), value).unwrap_or_else(|error| panic!("{key}: {error}")));
-    }
-
-    /// Joins this namespace to `peer` by a veth pair, named `here` here and `there` there, both up.
-    fn join(&self, here: &str, peer: &Namespace, there: &str) {
-        let path = format!("/proc/{}/fd/{}", std::process::id(), peer.0.as_raw_fd());
-        self.ip(&format!("link add {here} type veth peer name {there} netns {path}"));
-        // A neighbour that is gone is known to be gone within a second.
-        for family in ["ipv4", "ipv6"] {
-            self.sysctl(&format!("{family}/neigh/{here}/retrans_time_ms"), "100");
-        }
-        self.ip(&format!("link set {here} up"));
-        peer.ip(&format!("link set {there} up"));
-    }
-
-    fn mac(&self, interface: &str) -> [u8; 6] {
-        let line = self.ip(&format!("-br link show dev {interface}"));
-        let mac = line.split_whitespace().find(|word| word.len() == 17 && word.contains(':')).unwrap();
-        let bytes: Vec<u8> = mac.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
-        bytes.try_into().unwrap()
-    }
-
-    fn ifindex(&self, interface: &str) -> u32 {
-        self.ip(&format!("-o link show dev {interface}")).split(':').next().unwrap().parse().unwrap()
-    }
+fn ifindex(namespace: &Namespace, interface: &str) -> u32 {
+    namespace.ip(&format!("-o link show dev {interface}")).split(':').next().unwrap().parse().unwrap()
 }
 
 /// The load balancer's namespace with `eth0`, 10.0.0.1/24 and 2001:db8::1/64, and behind it a peer with `peer0`,
@@ -111,8 +67,8 @@ struct Lab {
 
 impl Lab {
     fn new() -> Self {
-        let lab = Self { lb: Namespace::new(), peer: Namespace::new() };
-        lab.lb.join("eth0", &lab.peer, "peer0");
+        let lab = Self { lb: namespace(), peer: namespace() };
+        join(&lab.lb, "eth0", &lab.peer, "peer0");
         lab.lb.ip("addr add 10.0.0.1/24 dev eth0");
         lab.lb.ip("addr add 2001:db8::1/64 dev eth0 nodad");
         lab.peer.ip("addr add 10.0.0.2/24 dev peer0");
@@ -123,7 +79,7 @@ impl Lab {
 
     /// A second link: `eth1` with 10.1.0.1/24 to `peer1` with 10.1.0.2/24.
     fn second_link(&self) {
-        self.lb.join("eth1", &self.peer, "peer1");
+        join(&self.lb, "eth1", &self.peer, "peer1");
         self.lb.ip("addr add 10.1.0.1/24 dev eth1");
         self.peer.ip("addr add 10.1.0.2/24 dev peer1");
     }
@@ -148,12 +104,12 @@ impl Lab {
     }
 
     fn by(&self, interface: &str, peer: &str) -> NextHop {
-        NextHop::new(self.peer.mac(peer), self.lb.mac(interface), self.lb.ifindex(interface), 1500, 0)
+        NextHop::new(mac(&self.peer, peer), mac(&self.lb, interface), ifindex(&self.lb, interface), 1500, 0)
     }
 
     /// The next hop out of `eth0` to a MAC address that ends in `last`.
     fn by_eth0_to(&self, last: u8) -> NextHop {
-        NextHop::new([2, 0, 0, 0, 0, last], self.lb.mac("eth0"), self.lb.ifindex("eth0"), 1500, 0)
+        NextHop::new([2, 0, 0, 0, 0, last], mac(&self.lb, "eth0"), ifindex(&self.lb, "eth0"), 1500, 0)
     }
 }
 
@@ -247,7 +203,7 @@ fn send_icmp(from: &Namespace, source: Ipv4Addr, to: Ipv4Addr, kind: [u8; 2], re
 
 /// The same of ICMPv6 (the kernel makes the checksum), out of `interface`.
 fn send_icmp6(from: &Namespace, interface: &str, source: Ipv6Addr, to: Ipv6Addr, message: &[u8]) {
-    let scope = from.ifindex(interface);
+    let scope = ifindex(from, interface);
     from.run(|| {
         let raw = socket(AddressFamily::Inet6, SockType::Raw, SockFlag::empty(), SockProtocol::IcmpV6).unwrap();
         // Neighbour discovery is believed only from the same link.
@@ -467,7 +423,7 @@ fn backends_that_no_frame_can_reach_say_why() {
 #[ignore = "needs root"]
 fn a_neighbour_that_changes_its_mac_address_is_followed_at_once() {
     let lab = Lab::new();
-    lab.peer.sysctl("ipv4/conf/all/arp_notify", "1");
+    lab.peer.sysctl("net/ipv4/conf/all/arp_notify", "1").unwrap();
     let target = tunnel("10.0.0.2");
     // Whoever only looks again now and then never notices.
     let never = Duration::from_secs(3600);
@@ -548,7 +504,7 @@ fn an_interface_that_goes_down_and_comes_back_is_followed() {
         lab.lb.ip("link set eth0 mtu 1400");
         follower.until_resolved(target, NextHop { mtu: 1400, ..lab.by_eth0() }).await;
         lab.lb.ip("link set eth0 address 02:00:00:00:00:55");
-        assert_eq!(lab.lb.mac("eth0"), [2, 0, 0, 0, 0, 0x55]);
+        assert_eq!(mac(&lab.lb, "eth0"), [2, 0, 0, 0, 0, 0x55]);
         follower.until_resolved(target, NextHop { mtu: 1400, ..lab.by_eth0() }).await;
         let changed = |change: &InterfaceChange| {
             let mac = Some([2, 0, 0, 0, 0, 0x55]);
@@ -606,7 +562,7 @@ fn a_route_by_a_next_hop_object_follows_the_object() {
 fn routes_that_name_next_hop_objects_only_are_followed_to_them() {
     let lab = Lab::new();
     lab.second_link();
-    lab.lb.sysctl("ipv4/nexthop_compat_mode", "0");
+    lab.lb.sysctl("net/ipv4/nexthop_compat_mode", "0").unwrap();
     lab.lb.ip("nexthop add id 7 via 10.0.0.2 dev eth0");
     lab.lb.ip("nexthop add id 8 via 10.1.0.2 dev eth1");
     lab.lb.ip("nexthop add id 9 group 7,1/8,3");
@@ -764,8 +720,8 @@ fn backends_in_a_vrf_are_reached_by_its_tables() {
 #[ignore = "needs root"]
 fn a_pinned_mac_address_stays_whatever_the_segment_says() {
     let lab = Lab::new();
-    lab.peer.sysctl("ipv4/conf/all/arp_notify", "1");
-    let (believing, mac) = (l2("10.0.0.2"), lab.peer.mac("peer0"));
+    lab.peer.sysctl("net/ipv4/conf/all/arp_notify", "1").unwrap();
+    let (believing, mac) = (l2("10.0.0.2"), mac(&lab.peer, "peer0"));
     let pinned = Target { mac: Some(mac), ..believing };
     // Nobody is there to answer, and nobody is asked.
     let absent = Target { mac: Some([2, 0, 0, 0, 0, 0x99]), ..l2("10.0.0.99") };
@@ -807,7 +763,7 @@ fn a_target_that_was_let_go_of_is_found_anew() {
 fn an_interface_is_followed_under_all_its_names() {
     let lab = Lab::new();
     lab.follow(Pace::default(), &[], async |follower| {
-        let ifindex = lab.lb.ifindex("eth0");
+        let ifindex = ifindex(&lab.lb, "eth0");
         lab.lb.ip("link property add dev eth0 altname enP65536p1s0f0np0");
         let named = |change: &InterfaceChange| {
             matches!(change, InterfaceChange::Changed(eth0) if eth0.is_named("enP65536p1s0f0np0"))
@@ -836,7 +792,7 @@ fn an_interface_that_is_deleted_and_made_again_is_another_one() {
     let target = tunnel("10.0.0.2");
     lab.follow(Pace::default(), &[target], async |follower| {
         let old = follower.interface("eth0").unwrap();
-        assert_eq!((old.mac, old.mtu, old.kind.as_deref()), (Some(lab.lb.mac("eth0")), 1500, Some("veth")));
+        assert_eq!((old.mac, old.mtu, old.kind.as_deref()), (Some(mac(&lab.lb, "eth0")), 1500, Some("veth")));
         assert!(old.up && old.carrier && old.arp && !old.loopback && old.lower.is_none());
         follower.until_resolved(target, lab.by_eth0()).await;
         assert_eq!(follower.changes, [], "what was there from the start is no change");
@@ -849,10 +805,10 @@ fn an_interface_that_is_deleted_and_made_again_is_another_one() {
         assert_eq!(follower.interface("eth0"), None);
         follower.until_unresolved(target, |why| matches!(why, Unresolved::RouteLost { .. })).await;
 
-        lab.lb.join("eth0", &lab.peer, "peer0");
+        join(&lab.lb, "eth0", &lab.peer, "peer0");
         lab.lb.ip("addr add 10.0.0.1/24 dev eth0");
         lab.peer.ip("addr add 10.0.0.2/24 dev peer0");
-        let new = lab.lb.ifindex("eth0");
+        let new = ifindex(&lab.lb, "eth0");
         assert_ne!(new, old.ifindex);
         let appeared = |change: &InterfaceChange| {
             matches!(change, InterfaceChange::Appeared(eth0) if (eth0.name.as_str(), eth0.ifindex) == ("eth0", new))
@@ -869,7 +825,7 @@ fn a_port_that_leaves_its_bridge_lives_on() {
     lab.follow(Pace::default(), &[], async |follower| {
         lab.lb.ip("link add br0 type bridge");
         lab.lb.ip("link set eth0 master br0");
-        let bridge = lab.lb.ifindex("br0");
+        let bridge = ifindex(&lab.lb, "br0");
         let joined =
             |change: &InterfaceChange| matches!(change, InterfaceChange::Changed(eth0) if eth0.master == Some(bridge));
         follower.until_changed("eth0 joined br0", joined).await;
@@ -890,7 +846,7 @@ fn a_port_that_leaves_its_bridge_lives_on() {
 fn neighbours_in_use_are_kept_alive_and_a_silent_change_of_mac_address_is_learnt() {
     let lab = Lab::new();
     for (key, value) in [("base_reachable_time_ms", "300"), ("delay_first_probe_time", "0")] {
-        lab.lb.sysctl(&format!("ipv4/neigh/eth0/{key}"), value);
+        lab.lb.sysctl(&format!("net/ipv4/neigh/eth0/{key}"), value).unwrap();
     }
     let target = tunnel("10.0.0.2");
     let pace = Pace { keep_alive: Duration::from_millis(300), ..Pace::default() };
@@ -926,7 +882,7 @@ fn tens_of_thousands_of_targets_are_resolved_and_followed() {
     let near = (0..EACH).map(|index| IpAddr::from((0x0a40_0002 + index).to_be_bytes()));
     // Permanent, so as not to take the room for others in a table that all namespaces share.
     let neighbour = |address| format!("neigh add {address} lladdr 02:00:00:00:00:99 dev eth0 nud permanent\n");
-    lab.lb.ip_batch(&near.clone().map(neighbour).collect::<String>());
+    lab.lb.ip_batch(&near.clone().map(neighbour).collect::<String>()).unwrap();
     let targets: Vec<Target> = distant.chain(near).map(|address| Target::new(address, false)).collect();
     lab.follow(Pace::default(), &targets, async |follower| {
         let all_by = async |follower: &mut Follower, distant: NextHop, near: NextHop| {
@@ -968,8 +924,8 @@ fn changes_whose_events_were_lost_are_found_all_the_same() {
             sockets.lines().filter_map(|line| line.split_whitespace().nth(8)?.parse::<u64>().ok()).sum::<u64>()
         };
         for _ in 0..20 {
-            lab.lb.ip_batch(&add);
-            lab.lb.ip_batch(&del);
+            lab.lb.ip_batch(&add).unwrap();
+            lab.lb.ip_batch(&del).unwrap();
             if dropped() > 0 {
                 break;
             }

@@ -1,22 +1,13 @@
-//! Network namespaces: making and entering them. The only place in the workspace's tests that does.
+//! Network namespaces with names, which outlive a process that was killed.
 
-use std::{
-    fs::{self, File},
-    future::Future,
-    io,
-    os::unix::{fs::MetadataExt as _, process::CommandExt as _},
-    path::Path,
-    process::Command,
-    sync::Arc,
-    thread,
-};
+use std::{fs, future::Future, io, os::unix::fs::MetadataExt as _, path::Path, process::Command, thread};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use nix::{
-    sched::{CloneFlags, setns},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use patience::{Namespace, ip_batch};
 
 /// Where iproute2 keeps named namespaces.
 const RUN: &str = "/run/netns";
@@ -27,7 +18,7 @@ const RUN: &str = "/run/netns";
 #[derive(Clone, Debug)]
 pub struct Netns {
     name: String,
-    file: Arc<File>,
+    namespace: Namespace,
 }
 
 impl Netns {
@@ -39,7 +30,7 @@ impl Netns {
     pub fn create<'a>(names: impl IntoIterator<Item = &'a str>) -> anyhow::Result<Vec<Self>> {
         let names: Vec<_> = names.into_iter().collect();
         let batch: String = names.iter().map(|name| format!("netns add {name}\n")).collect();
-        ip_batch(Command::new("ip"), &batch)?;
+        ip_batch(&batch)?;
         names.into_iter().map(Self::open).collect()
     }
 
@@ -50,8 +41,9 @@ impl Netns {
     /// Fails when there is none.
     pub fn open(name: &str) -> anyhow::Result<Self> {
         let path = Path::new(RUN).join(name);
-        let file = File::open(&path).with_context(|| format!("cannot open the namespace {}", path.display()))?;
-        Ok(Self { name: name.to_owned(), file: Arc::new(file) })
+        let namespace =
+            Namespace::open(&path).with_context(|| format!("cannot open the namespace {}", path.display()))?;
+        Ok(Self { name: name.to_owned(), namespace })
     }
 
     /// Names of all namespaces that start with `prefix`.
@@ -70,20 +62,12 @@ impl Netns {
 
     /// A command that will run inside the namespace.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new(program);
-        let file = Arc::clone(&self.file);
-        // SAFETY: between fork and exec this makes one system call and allocates nothing.
-        unsafe { command.pre_exec(move || enter(&file)) };
-        command
+        self.namespace.command(program)
     }
 
     /// Runs `work` on a thread inside the namespace and waits for it. A panic inside is passed on.
     pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        let inside = || {
-            enter(&self.file).expect("a namespace that is open can be entered by root");
-            work()
-        };
-        thread::scope(|scope| scope.spawn(inside).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        self.namespace.run(work)
     }
 
     /// Starts `work` on a thread inside the namespace.
@@ -95,9 +79,9 @@ impl Netns {
         &self,
         work: impl FnOnce() -> R + Send + 'static,
     ) -> io::Result<thread::JoinHandle<R>> {
-        let file = Arc::clone(&self.file);
+        let namespace = self.namespace.clone();
         thread::Builder::new().name(self.name.clone()).spawn(move || {
-            enter(&file).expect("a namespace that is open can be entered by root");
+            namespace.enter();
             work()
         })
     }
@@ -113,7 +97,7 @@ impl Netns {
     ///
     /// With what `ip` says about the line that failed.
     pub fn ip(&self, batch: &str) -> anyhow::Result<()> {
-        ip_batch(self.command("ip"), batch).with_context(|| format!("in the namespace {}", self.name))
+        self.namespace.ip_batch(batch).with_context(|| format!("in the namespace {}", self.name))
     }
 
     /// Sets the sysctl `key` (with slashes, below `/proc/sys`) of the namespace.
@@ -122,9 +106,7 @@ impl Netns {
     ///
     /// When the kernel has no such key or refuses the value.
     pub fn sysctl(&self, key: &str, value: &str) -> anyhow::Result<()> {
-        let path = Path::new("/proc/sys").join(key);
-        self.run(|| fs::write(&path, value))
-            .with_context(|| format!("cannot write {value} to {} in {}", path.display(), self.name))
+        self.namespace.sysctl(key, value).with_context(|| format!("in the namespace {}", self.name))
     }
 
     /// Kills every process in the namespace, then removes it and its interfaces.
@@ -137,12 +119,12 @@ impl Netns {
             // A process that ended meanwhile is what we want.
             let _ = kill(pid, Signal::SIGKILL);
         }
-        ip_batch(Command::new("ip"), &format!("netns del {}\n", self.name))
+        ip_batch(&format!("netns del {}\n", self.name))
     }
 
     /// The processes whose main thread is inside the namespace.
     fn processes(&self) -> Vec<Pid> {
-        let Ok(inode) = self.file.metadata().map(|metadata| metadata.ino()) else {
+        let Ok(inode) = self.namespace.file().metadata().map(|metadata| metadata.ino()) else {
             return Vec::new();
         };
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -158,16 +140,4 @@ pub fn runtime() -> tokio::runtime::Runtime {
         .enable_all()
         .build()
         .expect("a runtime needs an epoll descriptor only")
-}
-
-/// Runs `command`, whose program is `ip`, over the lines of `batch`.
-fn ip_batch(mut command: Command, batch: &str) -> anyhow::Result<()> {
-    let output = patience::fed(command.args(["-batch", "-"]), batch.as_bytes()).context("iproute2 has it")?;
-    let says = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "`ip -batch` failed: {}\n{batch}", says.trim());
-    Ok(())
-}
-
-fn enter(namespace: &File) -> io::Result<()> {
-    setns(namespace, CloneFlags::CLONE_NEWNET).map_err(io::Error::from)
 }

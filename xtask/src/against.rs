@@ -115,6 +115,8 @@ fn build(what: &str, options: &[&str], tree: &Path, target: &Path) -> anyhow::Re
     eprintln!("building {what} of {} …", tree.display());
     let mut build = super::cargo(&["build"]);
     let build = build.args(options).arg("--target-dir").arg(target);
+    // Once.
+    build.env("CARGO_INCREMENTAL", "0");
     succeed(build.env_remove("CARGO_TARGET_DIR").current_dir(tree))
 }
 

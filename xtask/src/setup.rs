@@ -123,7 +123,8 @@ fn install_linker(llvm: u32) -> anyhow::Result<()> {
     let bin = format!("{prefix}/bin");
     let path = std::env::var("PATH").unwrap_or_default();
     let feature = format!("llvm-{llvm}");
-    let arguments = ["install", "bpf-linker", "--locked", "--quiet", "--version", BPF_LINKER_VERSION];
+    // Unoptimised, as it spends its time in LLVM.
+    let arguments = ["install", "bpf-linker", "--debug", "--locked", "--quiet", "--version", BPF_LINKER_VERSION];
     run_quietly(
         Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
             .args(arguments)

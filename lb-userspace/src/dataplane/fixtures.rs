@@ -1,12 +1,9 @@
 //! Directories of pins and network namespaces for tests. All of it needs root.
 
-use std::{fs::File, path::PathBuf, process::Command};
+use std::path::PathBuf;
 
-use nix::{
-    net::if_::if_nametoindex,
-    sched::{CloneFlags, setns, unshare},
-    unistd::geteuid,
-};
+use nix::{net::if_::if_nametoindex, unistd::geteuid};
+use patience::{Namespace, ip};
 
 use super::{Dataplane, detach_everything, place};
 use crate::{
@@ -55,39 +52,13 @@ impl Drop for Pins {
     }
 }
 
-/// A network namespace, kept as long as this.
-pub struct Namespace(File);
-
-impl Namespace {
-    /// The one that this thread is in.
-    pub fn current() -> Self {
-        Self(File::open("/proc/thread-self/ns/net").unwrap())
-    }
-
-    /// Takes this thread, and its children, to a new one.
-    pub fn unshare() {
-        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace needs root");
-    }
-
-    /// Takes this thread, and its children, there.
-    pub fn enter(&self) {
-        setns(&self.0, CloneFlags::CLONE_NEWNET).unwrap();
-    }
-}
-
 /// A pair of veths in a network namespace that this thread, and its children, are in from now on; both go with it.
 pub fn veth(name: &str, peer: &str) -> (u32, u32) {
     Namespace::unshare();
-    ip(&["link", "add", name, "type", "veth", "peer", "name", peer]);
+    ip(&format!("link add {name} type veth peer name {peer}"));
     let up = |name: &str| {
-        ip(&["link", "set", name, "up"]);
+        ip(&format!("link set {name} up"));
         if_nametoindex(name).unwrap()
     };
     (up(name), up(peer))
-}
-
-/// Runs `ip` in the network namespace of this thread.
-pub fn ip(arguments: &[&str]) {
-    let output = patience::output(Command::new("ip").args(arguments)).expect("iproute2 is needed");
-    assert!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }

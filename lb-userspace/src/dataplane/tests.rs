@@ -23,8 +23,10 @@ use nix::{
     unistd::Pid,
 };
 
+use patience::{Namespace, ip};
+
 use super::{
-    fixtures::{Namespace, Pins, assert_mirrors, ip, veth, web},
+    fixtures::{Pins, assert_mirrors, veth, web},
     generation::Draft,
     globals::Globals,
     *,
@@ -123,7 +125,7 @@ fn next_hops_change_in_place_and_outlive_the_daemon() {
     assert_eq!(devices(&dataplane), 1);
 
     // An interface that went unheard of is no way to new backends, nor to old ones.
-    ip(&["link", "del", "one"]);
+    ip("link del one");
     config.vip_mut(1).backends.push(backend("10.0.1.13", 1));
     dataplane.apply(&config).unwrap();
     assert!(dataplane.backends().iter().all(|backend| backend.next_hop.is_none()));
@@ -309,13 +311,13 @@ fn links_are_adopted_replaced_renamed_and_removed() {
 
     let mut dataplane = pins.open(&web());
     assert_eq!(dataplane.attachments().len(), 1);
-    ip(&["link", "set", "lb0.100", "down"]);
-    ip(&["link", "set", "lb0.100", "name", "wan"]);
-    ip(&["link", "set", "wan", "up"]);
+    ip("link set lb0.100 down");
+    ip("link set lb0.100 name wan");
+    ip("link set wan up");
     assert_eq!(dataplane.attach("wan", ifindex, XdpMode::Auto).unwrap().name, "wan");
     assert_eq!(pins.names("links"), ["wan"]);
 
-    ip(&["link", "del", "wan"]);
+    ip("link del wan");
     let new = veth("wan", "client").0;
     let replaced = dataplane.attach("wan", new, XdpMode::Native).unwrap();
     assert_eq!((replaced.ifindex, replaced.mode), (new, Mode::Native));
@@ -353,7 +355,7 @@ fn the_link_of_an_interface_that_went_while_no_daemon_ran_is_removed() {
     let pins = Pins::new();
     let (ifindex, _) = veth("lb0", "client");
     pins.open(&web()).attach("lb0", ifindex, XdpMode::Auto).unwrap();
-    ip(&["link", "del", "lb0"]);
+    ip("link del lb0");
     assert_eq!(pins.open(&web()).attachments(), []);
     assert!(pins.names("links").is_empty());
 }

@@ -4,6 +4,7 @@ use std::{fs, net::IpAddr};
 
 use ipnet::IpNet;
 use lb_common::{DECAP_ABI, DecapSource};
+use patience::{Namespace, ip};
 
 use super::{
     accepted::{network, ranges},
@@ -13,7 +14,7 @@ use super::{
 use crate::{
     dataplane::{
         DECAP, Mode,
-        fixtures::{Namespace, Pins, ip, veth},
+        fixtures::{Pins, veth},
         names,
     },
     model::{Config, XdpMode},
@@ -110,7 +111,7 @@ fn the_status_names_interfaces_as_the_kernel_does_and_survives_what_broke_off() 
 fn an_attach_that_fails_leaves_nothing_or_what_was_there() {
     let pins = Pins::new();
     veth("lb0", "client");
-    ip(&["link", "set", "lo", "up"]);
+    ip("link set lo up");
     // The loopback has no native XDP.
     assert!(attach(&options(&pins, "lo", XdpMode::Native)).is_err());
     assert!(names(&Place::base(&pins.0)).unwrap().is_empty());
@@ -140,7 +141,7 @@ fn the_status_asked_for_in_another_network_namespace_detaches_nothing() {
     home.enter();
     assert_eq!(status(&pins.0).unwrap()[0].mode, Some(Mode::Native));
 
-    ip(&["link", "del", "lb0"]);
+    ip("link del lb0");
     assert!(problem().starts_with("has gone"));
 }
 

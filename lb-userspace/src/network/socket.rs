@@ -401,16 +401,10 @@ impl std::fmt::Debug for Socket {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        collections::BTreeSet,
-        io::Write as _,
-        net::IpAddr,
-        process::{Command, Stdio},
-    };
+    use std::{collections::BTreeSet, net::IpAddr};
 
     use netlink_packet_core::NetlinkPayload;
     use netlink_packet_route::route::RouteFlags;
-    use nix::sched::unshare;
 
     use super::*;
     use crate::network::message::{interfaces_request, route_request};
@@ -429,25 +423,13 @@ mod tests {
         request
     }
 
-    /// A namespace with so many interfaces that their list comes in several parts.
-    fn crowded() -> Namespace {
-        let make = || {
-            unshare(CloneFlags::CLONE_NEWNET).expect("this test needs root");
-            Namespace::current().unwrap()
-        };
-        let namespace = thread::spawn(make).join().unwrap();
+    /// A namespace with so many interfaces that their list comes in several parts, and a socket in it.
+    fn crowded() -> (patience::Namespace, Socket) {
+        let namespace = patience::Namespace::new();
         let bridges: String = (0..100).map(|number| format!("link add b{number} type bridge\n")).collect();
-        ip(&namespace, &bridges);
-        namespace
-    }
-
-    fn ip(namespace: &Namespace, batch: &str) {
-        let run = || {
-            let mut ip = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn()?;
-            ip.stdin.take().unwrap().write_all(batch.as_bytes())?;
-            ip.wait()
-        };
-        assert!(namespace.enter(run).unwrap().success(), "{batch}");
+        namespace.ip_batch(&bridges).unwrap();
+        let own = namespace.run(|| Namespace::current().unwrap());
+        (namespace, Socket::open(&own, &[]).unwrap())
     }
 
     fn names(reading: &Reading) -> BTreeSet<String> {
@@ -461,13 +443,12 @@ mod tests {
     #[tokio::test]
     #[ignore = "needs root"]
     async fn a_dump_that_a_change_interrupts_is_repeated() {
-        let namespace = crowded();
-        let mut socket = Socket::open(&namespace, &[]).unwrap();
+        let (namespace, mut socket) = crowded();
         let mut parts = 0;
         let change_once = || {
             parts += 1;
             if parts == 1 {
-                ip(&namespace, "link del b99\nlink add late type bridge\n");
+                namespace.ip_batch("link del b99\nlink add late type bridge\n").unwrap();
             }
         };
         let reading = socket.dump_with(interfaces_request(), change_once).await.unwrap();
@@ -481,12 +462,11 @@ mod tests {
     #[tokio::test]
     #[ignore = "needs root"]
     async fn a_dump_that_is_interrupted_each_time_says_so() {
-        let namespace = crowded();
-        let mut socket = Socket::open(&namespace, &[]).unwrap();
+        let (namespace, mut socket) = crowded();
         let mut parts = 0;
         let change = || {
             parts += 1;
-            ip(&namespace, &format!("link add c{parts} type bridge\n"));
+            namespace.ip(&format!("link add c{parts} type bridge"));
         };
         let reading = socket.dump_with(interfaces_request(), change).await.unwrap();
         assert!(reading.interrupted && !reading.is_complete());

@@ -1,7 +1,8 @@
-//! How tests wait, how they say what they did not test, and where they pin. Every wait has a limit, that of a wait for
+//! How tests wait, how they say what they did not test, where they pin, and their network namespaces. Every wait has a limit, that of a wait for
 //! a process too; what was waited for is named when it is over. The limit is no measure of anything: it only ends what
 //! would never end.
 
+mod namespace;
 mod pins;
 
 use std::{
@@ -22,7 +23,10 @@ use nix::{
     unistd::Pid,
 };
 
-pub use self::pins::pins;
+pub use self::{
+    namespace::{Namespace, ip, ip_batch},
+    pins::pins,
+};
 
 /// How long anything may take that a test waits for, on a machine that does a lot besides.
 pub const LIMIT: Duration = Duration::from_secs(60);
