@@ -19,7 +19,6 @@ use std::{
 };
 
 use anyhow::ensure;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -28,7 +27,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{lab::Host, netns};
+use crate::{lab::Host, limits::allow_many_files, netns};
 
 /// The first attempts to open are spread over this time, so that no queue on the way overflows.
 const RAMP: Duration = Duration::from_secs(2);
@@ -137,7 +136,7 @@ impl Population {
     ///
     /// When no thread can be started.
     pub fn start(hosts: &[Host], options: Options) -> io::Result<Self> {
-        allow_many_sockets()?;
+        allow_many_files()?;
         let shared = Arc::new(Shared::new(options));
         let start = |(first, host): (usize, &Host)| {
             let (shared, step) = (Arc::clone(&shared), hosts.len());
@@ -217,19 +216,6 @@ pub async fn serve(listener: TcpListener, name: Arc<str>) -> Infallible {
             Err(_) => sleep(Duration::from_millis(5)).await,
         }
     }
-}
-
-/// Raises the limit of open files to what is allowed: thousands of sockets are more than many systems begin with.
-///
-/// # Errors
-///
-/// When the limit cannot be read or set.
-pub fn allow_many_sockets() -> io::Result<()> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    if soft < hard {
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-    }
-    Ok(())
 }
 
 /// The server's side of a connection.

@@ -19,7 +19,10 @@ use lb_userspace::{
 };
 use nix::net::if_::if_nametoindex;
 
-use crate::frames::{BALANCER_MAC, NEXT_HOP_MAC};
+use crate::{
+    frames::{BALANCER_MAC, NEXT_HOP_MAC},
+    limits::allow_many_files,
+};
 
 /// Outer source addresses of packets in IPv6.
 pub const SOURCE6: &str = "fd6e:6172:75:e::/64";
@@ -73,6 +76,7 @@ impl Forwarder {
 
     /// Loads the forwarder; every backend has this next hop.
     pub fn with_next_hop(config: &str, next_hop: Option<NextHop>) -> anyhow::Result<Self> {
+        allow_many_files()?;
         let pins = Pins(patience::pins());
         let config = parse(config)?;
         let mut dataplane = Dataplane::open(&pins.0, &config)?;

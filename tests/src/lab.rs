@@ -30,7 +30,7 @@ use nix::ifaddrs::getifaddrs;
 
 pub use self::leftovers::teardown_kept;
 use self::{leftovers::State, pass::Pass};
-use crate::netns::Netns;
+use crate::{limits::allow_many_files, netns::Netns};
 
 /// The IPv4 prefix whose addresses the router sends to the load balancer.
 pub const VIPS4: &str = "203.0.113.0/24";
@@ -124,6 +124,8 @@ impl Builder {
         ensure!((1..=14).contains(&self.clients), "a lab has 1 to 14 clients, not {}", self.clients);
         ensure!(self.backends <= 100, "a lab has at most 100 backends, not {}", self.backends);
         ensure!(nix::unistd::geteuid().is_root(), "a lab of network namespaces needs root");
+        // Those of many labs, and daemons may have as many.
+        allow_many_files()?;
         let state = State::new()?;
         let names: Vec<_> = ["router".to_owned(), "lb".to_owned()]
             .into_iter()

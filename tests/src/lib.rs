@@ -11,6 +11,7 @@ pub mod flood;
 pub mod forwarder;
 pub mod frames;
 pub mod lab;
+pub mod limits;
 pub mod live;
 pub mod load;
 pub mod maps;

@@ -32,7 +32,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{connections, lab::Host, naru::lab_binary, pattern};
+use crate::{connections, lab::Host, limits::allow_many_files, naru::lab_binary, pattern};
 
 /// What a server serves, and as whom.
 #[derive(Clone, Debug)]
@@ -87,7 +87,7 @@ pub enum Protocol {
 /// When an address cannot be bound or the log cannot be written.
 pub async fn serve(options: Options, ready: impl FnOnce()) -> anyhow::Result<Infallible> {
     let log = options.log.as_deref().map(Log::append).transpose()?;
-    connections::allow_many_sockets()?;
+    allow_many_files()?;
     let mut tasks = JoinSet::new();
     for address in options.talk {
         let (listener, name) = (listen(address)?, options.name.as_str().into());

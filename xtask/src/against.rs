@@ -2,7 +2,7 @@
 //! REVISION`, and the version before this one, from which `cargo xtask test` upgrades.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
@@ -17,7 +17,7 @@ const FLAG: &str = "--against";
 /// of a map's layout that a released version does not have.
 const BEFORE: &str = "1a809a8";
 
-/// What the version before optimised, and this one no longer does.
+/// What the version before optimised, and this one no longer does: to go once that is so of both.
 const UNOPTIMISED: &str = "profile.dev.package.lb-userspace.opt-level=0";
 
 /// The arguments with the path of a built `naru-bench` in the place of the revision, where they name one.
@@ -79,16 +79,39 @@ pub fn naru_before() -> anyhow::Result<PathBuf> {
     Ok(kept)
 }
 
-/// Gives a work tree what is built here of the crates that are not this workspace's: most of a build is those.
+/// Gives a work tree what is built here of the crates that are not this workspace's: most of a build is those. Where
+/// that cannot be, they are built once more.
 fn lend(target: &Path) -> anyhow::Result<()> {
     let theirs = target.join("debug");
-    let own = xtask::target_dir().join("debug");
-    if theirs.exists() || !own.exists() {
+    if theirs.exists() {
         return Ok(());
     }
-    fs::create_dir(&theirs).with_context(|| format!("cannot make {}", theirs.display()))?;
-    let parts = [".fingerprint", "build", "deps"].map(|part| own.join(part));
-    succeed(Command::new("cp").arg("--archive").args(parts).arg(&theirs))?;
+    // Whole or not at all.
+    let half = target.join("half");
+    let _ = fs::remove_dir_all(&half);
+    if let Err(error) = copy_foreign(&half).and_then(|()| Ok(fs::rename(half.join("debug"), &theirs)?)) {
+        eprintln!("building every crate anew: {error:#}");
+    }
+    let _ = fs::remove_dir_all(&half);
+    Ok(())
+}
+
+/// A copy, in another target directory, of what is built here of crates that are not this workspace's.
+fn copy_foreign(target: &Path) -> anyhow::Result<()> {
+    let (own, copy) = (xtask::target_dir().join("debug"), target.join("debug"));
+    let is_of_a_crate = |path: &PathBuf| {
+        path.extension().and_then(OsStr::to_str).is_some_and(|it| matches!(it, "rlib" | "rmeta" | "so" | "d"))
+    };
+    let crates = fs::read_dir(own.join("deps"))?.flatten().map(|entry| entry.path()).filter(is_of_a_crate);
+    fs::create_dir_all(copy.join("deps"))?;
+    // With their times, by which cargo sees what is fresh.
+    let cp = || {
+        let mut cp = Command::new("cp");
+        cp.arg("--archive");
+        cp
+    };
+    succeed(cp().args(crates).arg(copy.join("deps")))?;
+    succeed(cp().args([".fingerprint", "build"].map(|part| own.join(part))).arg(&copy))?;
     let mut clean = super::cargo(&["clean", "--quiet", "--workspace", "--target-dir"]);
     succeed(clean.arg(target).env_remove("CARGO_TARGET_DIR"))
 }
@@ -105,7 +128,8 @@ fn tree(commit: &str) -> anyhow::Result<PathBuf> {
     fs::create_dir_all(&target).with_context(|| format!("cannot make {}", target.display()))?;
     // What setup built for itself serves both.
     let setup = target.join("setup");
-    if !setup.exists() {
+    // The link, wherever it leads.
+    if setup.symlink_metadata().is_err() {
         symlink(xtask::setup_dir(), &setup).with_context(|| format!("cannot make {}", setup.display()))?;
     }
     Ok(tree)
@@ -115,7 +139,6 @@ fn build(what: &str, options: &[&str], tree: &Path, target: &Path) -> anyhow::Re
     eprintln!("building {what} of {} …", tree.display());
     let mut build = super::cargo(&["build"]);
     let build = build.args(options).arg("--target-dir").arg(target);
-    // Once.
     build.env("CARGO_INCREMENTAL", "0");
     succeed(build.env_remove("CARGO_TARGET_DIR").current_dir(tree))
 }

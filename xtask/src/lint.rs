@@ -17,5 +17,5 @@ pub fn run() -> anyhow::Result<ExitCode> {
         eprintln!("NOT LINTED: what runs in the kernel: there is no clippy of the compiler that builds it: {error:#}");
         return Ok(ExitCode::SUCCESS);
     }
-    finish(ebpf::cargo(&toolchain, "clippy").args(["--lib", "--bins", "--", "-D", "warnings"]))
+    finish(ebpf::clippy(&toolchain)?.args(["--", "-D", "warnings"]))
 }

@@ -1,3 +1,5 @@
+//! What a next hop is looked up by.
+
 use std::net::IpAddr;
 
 use lb_common::Via;

@@ -1,6 +1,6 @@
-//! How tests wait, how they say what they did not test, where they pin, and their network namespaces. Every wait has a limit, that of a wait for
-//! a process too; what was waited for is named when it is over. The limit is no measure of anything: it only ends what
-//! would never end.
+//! How tests wait, how they say what they did not test, where they pin, and their network namespaces. Every wait has a
+//! limit, that of a wait for a process too; what was waited for is named when it is over. The limit is no measure of
+//! anything: it only ends what would never end.
 
 mod namespace;
 mod pins;

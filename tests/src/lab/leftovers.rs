@@ -18,6 +18,8 @@ use crate::netns::{self, Netns};
 
 const ROOT: &str = "/run/naru-lab";
 const BPFFS: &str = "/sys/fs/bpf";
+/// The file in a lab's directory that its process holds locked.
+const LOCK: &str = "lock";
 /// The file in a lab's directory that says that it outlives its process.
 const KEPT: &str = "kept";
 
@@ -133,8 +135,12 @@ pub fn teardown_kept() -> anyhow::Result<Vec<String>> {
 fn sweep() -> anyhow::Result<()> {
     for id in ids() {
         let dir = Path::new(ROOT).join(&id);
-        let gone = lock_file(&dir)?.try_lock().is_ok();
-        if gone && !dir.join(KEPT).exists() {
+        let Ok(lock) = File::open(dir.join(LOCK)) else {
+            // It is just going, or its process was killed before it had anything.
+            let _ = fs::remove_dir(&dir);
+            continue;
+        };
+        if lock.try_lock().is_ok() && !dir.join(KEPT).exists() {
             remove(&id).with_context(|| format!("cannot remove what is left of lab {id}"))?;
         }
     }
@@ -161,7 +167,7 @@ fn ids() -> Vec<String> {
 
 /// The lock file of `dir`, not locked yet.
 fn lock_file(dir: &Path) -> anyhow::Result<File> {
-    let path = dir.join("lock");
+    let path = dir.join(LOCK);
     File::create(&path).with_context(|| format!("cannot make {}", path.display()))
 }
 

@@ -232,7 +232,7 @@ fn a_full_disk_changes_nothing() {
 #[test]
 #[ignore = "needs root"]
 fn a_slow_disk_holds_up_neither_the_network_nor_reads() {
-    const SLOW: Duration = Duration::from_secs(3);
+    const SLOW: Duration = Duration::from_secs(6);
     if !patience::has_faults("a slow disk") {
         return;
     }

@@ -19,7 +19,7 @@ const SWITCHES: [Features; 8] = [
 
 #[test]
 #[ignore = "needs root"]
-fn every_set_of_features_is_taken_by_the_verifier() {
+fn sets_of_features_are_taken_by_the_verifier() {
     let is_old = KernelVersion::current().unwrap() < KernelVersion::new(5, 18, 0);
     let sets = 0..1u32 << SWITCHES.len();
     // The programs differ in how they read a frame, and features in what is done with it: for the second, sets with few

@@ -15,7 +15,6 @@ use std::{
 };
 
 use naru_tests::{
-    connections::allow_many_sockets,
     lab::Lab,
     naru::{METRICS, Naru},
     user::as_user,
@@ -97,7 +96,6 @@ fn crowd() -> (Vec<TcpStream>, Vec<TcpStream>) {
 #[test]
 #[ignore = "needs root"]
 fn scrapers_that_idle_or_do_not_read_are_in_nobodys_way() {
-    allow_many_sockets().unwrap();
     let lab = Lab::builder().build().unwrap();
     let mut naru = Naru::prepare(&lab, &Naru::node(&lab, &vips())).unwrap();
     // No more than most service managers give.

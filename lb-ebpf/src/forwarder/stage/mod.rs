@@ -1,5 +1,5 @@
-//! What happens to a packet, one stage a file. Each says "go on with this" or gives a reason to drop; only
-//! [`pipeline`](crate::pipeline) calls them.
+//! What happens to a packet, one stage a file. Each says "go on with this", "not ours" or gives a reason to drop;
+//! [`pipeline`](crate::pipeline) calls them, and only [`flow`] another one, [`count`].
 
 pub mod count;
 pub mod flow;

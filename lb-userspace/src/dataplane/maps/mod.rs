@@ -1,4 +1,5 @@
-//! Every map, opened from its pin; the one place that writes to them.
+//! Every map, opened from its pin, and what is written to those that programs run on. (What another version pinned is
+//! converted by `former`, into maps that no program runs on yet.)
 //!
 //! Arrays that only the daemon writes are memory-mapped and written word by word with atomic stores, so that a table of
 //! slots costs no system call per slot and a packet sees a slot, or a next hop, before or after a change and never
