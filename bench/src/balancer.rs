@@ -4,7 +4,10 @@ use std::{collections::HashMap, fmt, net::IpAddr};
 
 use anyhow::{Context as _, ensure};
 use lb_common::NextHop;
-use naru_tests::forwarder::{Forwarder, SOURCE6};
+use naru_tests::{
+    forwarder::{Forwarder, SOURCE6},
+    vip_text::VipText,
+};
 use serde::Serialize;
 
 use crate::traffic::{Kind, Traffic, vip};
@@ -224,23 +227,13 @@ impl fmt::Display for Tracking {
 
 /// A config of one VIP in which one half of the backends takes new flows and the other is drained.
 fn config(mode: Mode, state: State, active: Half) -> String {
-    let backends: Vec<String> = (1..=2 * BACKENDS)
-        .map(|host| {
-            let address = if mode.ipv6_backend { format!("2001:db8:b::{host:x}") } else { format!("10.0.1.{host}") };
-            let state = if (host > BACKENDS) == (active == Half::Second) { "active" } else { "drain" };
-            format!("  {{ address = \"{address}\", state = \"{state}\" }},\n")
-        })
-        .collect();
+    let ports = ["tcp/80", "udp/80"];
+    let vip = VipText::new("bench", vip(mode.ipv6_vip).ip(), ports, mode.forward).text("tracking", state.tracking);
+    let vip = (1..=2 * BACKENDS).fold(vip.text("tcp_idle", "12h").text("udp_idle", "12h"), |vip, host| {
+        let address = if mode.ipv6_backend { format!("2001:db8:b::{host:x}") } else { format!("10.0.1.{host}") };
+        let state = if (host > BACKENDS) == (active == Half::Second) { "active" } else { "drain" };
+        vip.backend_with(address, &format!("state = \"{state}\""))
+    });
     let max_flows = if state.tracks() { MAX_FLOWS } else { FEW_FLOWS };
-    format!(
-        "[node]\ninterfaces = []\nencap_source6 = \"{SOURCE6}\"\nmax_flows = {max_flows}\n\n[[vip]]\nname = \
-         \"bench\"\naddress = \"{}\"\n\
-         ports = [\"tcp/80\", \"udp/80\"]\nforward = \"{}\"\ntracking = \"{}\"\ntcp_idle = \"12h\"\nudp_idle = \
-         \"12h\"\n\
-         backends = [\n{}]\n",
-        vip(mode.ipv6_vip).ip(),
-        mode.forward,
-        state.tracking,
-        backends.concat()
-    )
+    format!("[node]\ninterfaces = []\nencap_source6 = \"{SOURCE6}\"\nmax_flows = {max_flows}\n\n{vip}")
 }

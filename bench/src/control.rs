@@ -3,7 +3,6 @@
 //! it what a table costs: time to compute it, memory, and how evenly it shares.
 
 use std::{
-    fmt::Write as _,
     net::Ipv4Addr,
     path::Path,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -18,7 +17,11 @@ use lb_userspace::{
     model::Vip,
     plan::maglev::{self, WeightedBackend},
 };
-use naru_tests::{lab::Lab, naru::Naru};
+use naru_tests::{
+    lab::{Host, Lab},
+    naru::Naru,
+    vip_text::VipText,
+};
 use serde::Serialize;
 
 use crate::{
@@ -197,19 +200,12 @@ fn measure(size: Size, case: &mut Case, changes: u32) -> anyhow::Result<()> {
 
 /// VIPs of port 80 on addresses in a row, each served by all backends of the lab.
 fn config(lab: &Lab, size: Size) -> String {
-    let backends: Vec<String> =
-        lab.backends().iter().map(|host| format!("  {{ address = \"{}\" }},\n", host.ipv4())).collect();
-    let backends = backends.concat();
-    let mut text = format!("[node]\ninterfaces = {:?}\nmax_slots = 200_000_000\n", lab.interfaces());
+    let mut text = format!("[node]\ninterfaces = {:?}\nmax_slots = 200_000_000\n\n", lab.interfaces());
     for number in 0..size.vips {
         let [high, low] = (number as u16).to_be_bytes();
-        write!(
-            text,
-            "\n[[vip]]\nname = \"vip-{number}\"\naddress = \"198.18.{high}.{low}\"\nports = [\"tcp/80\"]\n\
-             forward = \"ipip\"\nslots = {}\nbackends = [\n{backends}]\n",
-            size.slots
-        )
-        .expect("a string takes everything");
+        let (name, address) = (format_args!("vip-{number}"), format_args!("198.18.{high}.{low}"));
+        let vip = VipText::new(name, address, ["tcp/80"], "ipip").value("slots", size.slots);
+        text += &vip.backends(lab.backends().iter().map(Host::ipv4)).to_string();
     }
     text
 }

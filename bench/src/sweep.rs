@@ -23,10 +23,11 @@ use anyhow::{bail, ensure};
 use clap::Args;
 use lb_userspace::api::types::Applied;
 use naru_tests::{
-    lab::Lab,
+    lab::{Host, Lab},
     live::{self, ACK, Generator, SYN, Sink, Stream},
     maps,
     naru::{METRICS, Naru},
+    vip_text::VipText,
 };
 use nix::{
     time::{ClockId, clock_gettime},
@@ -455,15 +456,11 @@ fn target() -> SocketAddr {
 }
 
 fn config(lab: &Lab) -> String {
-    let backends = lab.backends().iter().map(|host| format!("  {{ address = \"{}\" }},\n", host.ipv4()));
-    let backends: String = backends.collect();
-    format!(
-        "[node]\ninterfaces = {:?}\nmetrics = \"{METRICS}\"\nmax_flows = {MAX_FLOWS}\n\n[[vip]]\nname = \"{VIP}\"\n\
-         address = \"{ADDRESS}\"\nports = [\"tcp/{PORT}\", \"udp/{PORT}\"]\nforward = \"ipip\"\ntracking = \
-         \"always\"\ntcp_idle = \"12h\"\n\
-         backends = [\n{backends}]\n",
-        lab.interfaces()
-    )
+    let ports = ["tcp", "udp"].map(|protocol| format!("{protocol}/{PORT}"));
+    let vip = VipText::new(VIP, ADDRESS, ports, "ipip").text("tracking", "always").text("tcp_idle", "12h");
+    let vip = vip.backends(lab.backends().iter().map(Host::ipv4));
+    let interfaces = lab.interfaces();
+    format!("[node]\ninterfaces = {interfaces:?}\nmetrics = \"{METRICS}\"\nmax_flows = {MAX_FLOWS}\n\n{vip}")
 }
 
 fn millis(time: Duration) -> f64 {

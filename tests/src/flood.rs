@@ -20,6 +20,7 @@ use crate::{
     maps,
     naru::{Naru, attach_decap},
     server::Server,
+    vip_text::VipText,
 };
 
 /// What a run takes.
@@ -385,12 +386,8 @@ fn target() -> SocketAddr {
 }
 
 fn config(backends: &[Host]) -> String {
-    let backends = backends.iter().map(|host| format!("  {{ address = \"{}\" }},\n", host.ipv4()));
-    let backends: String = backends.collect();
-    format!(
-        "[[vip]]\nname = \"{VIP}\"\naddress = \"{ADDRESS}\"\nports = [\"tcp/{PORT}\"]\nforward = \"ipip\"\n\
-         backends = [\n{backends}]\n"
-    )
+    let vip = VipText::new(VIP, ADDRESS, [format!("tcp/{PORT}")], "ipip");
+    vip.backends(backends.iter().map(Host::ipv4)).to_string()
 }
 
 #[cfg(test)]

@@ -25,3 +25,4 @@ pub mod talk;
 pub mod transfer;
 pub mod udp;
 pub mod user;
+pub mod vip_text;

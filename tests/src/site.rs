@@ -9,6 +9,7 @@ use crate::{
     lab::{Builder, Host, Lab},
     naru::{Naru, attach_decap},
     server::Server,
+    vip_text::VipText,
 };
 
 /// The port of HTTP on every VIP of a site.
@@ -78,14 +79,12 @@ impl Vip {
     /// Its part of the config.
     fn config(&self, lab: &Lab) -> String {
         let Self { name, address, forward, weights, .. } = self;
-        let backends = lab.backends().iter().zip(*weights).map(|(backend, weight)| {
-            format!("  {{ address = \"{}\", weight = {weight} }}, # {}\n", self.address_of(backend), backend.name())
+        let ports = [format!("tcp/{HTTP}"), format!("udp/{ECHO}")];
+        let backends = lab.backends().iter().zip(*weights);
+        let vip = backends.fold(VipText::new(name, address, ports, forward), |vip, (backend, weight)| {
+            vip.backend_with(self.address_of(backend), &format!("weight = {weight}"))
         });
-        let backends: String = backends.collect();
-        format!(
-            "[[vip]]\nname = \"{name}\"\naddress = \"{address}\"\nports = [\"tcp/{HTTP}\", \"udp/{ECHO}\"]\n\
-             forward = \"{forward}\"\nbackends = [\n{backends}]\n\n"
-        )
+        vip.to_string()
     }
 }
 

@@ -2,7 +2,6 @@
 //! the script changes those.
 
 use std::{
-    fmt::Write as _,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     thread::sleep,
     time::{Duration, Instant},
@@ -11,9 +10,10 @@ use std::{
 use anyhow::Context as _;
 use naru_tests::{
     connections::{self, Habit, Population, Tally},
-    lab::{Host, Lab},
+    lab::Lab,
     naru::{Naru, attach_decap},
     server::Server,
+    vip_text::VipText,
 };
 
 use super::{
@@ -250,17 +250,12 @@ impl Site {
 
 /// Three VIPs that differ in address and tracking.
 fn config(lab: &Lab) -> String {
-    let backend = |host: &Host| format!("  {{ address = \"{}\", weight = {WEIGHT} }},\n", host.ipv4());
-    let backends: String = lab.backends()[..BACKENDS - 1].iter().map(backend).collect();
-    let mut text = String::new();
-    for mode in Mode::ALL {
-        let (name, address) = (mode.word(), mode.address());
-        write!(
-            text,
-            "[[vip]]\nname = \"{name}\"\naddress = \"{address}\"\nports = [\"tcp/{PORT}\"]\nforward = \"ipip\"\n\
-             tracking = \"{name}\"\ntcp_idle = \"{TCP_IDLE}s\"\nbackends = [\n{backends}]\n\n"
-        )
-        .expect("a string takes everything");
-    }
-    text
+    let vip = |mode: &Mode| {
+        let vip =
+            VipText::new(mode.word(), mode.address(), [format!("tcp/{PORT}")], "ipip").text("tracking", mode.word());
+        let vip = vip.text("tcp_idle", format_args!("{TCP_IDLE}s"));
+        let backends = lab.backends()[..BACKENDS - 1].iter();
+        backends.fold(vip, |vip, host| vip.backend_with(host.ipv4(), &format!("weight = {WEIGHT}"))).to_string()
+    };
+    Mode::ALL.iter().map(vip).collect()
 }

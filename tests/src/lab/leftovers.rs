@@ -18,8 +18,6 @@ use crate::netns::{self, Netns};
 
 const ROOT: &str = "/run/naru-lab";
 const BPFFS: &str = "/sys/fs/bpf";
-/// The file in a lab's directory that its process holds locked.
-const LOCK: &str = "lock";
 /// The file in a lab's directory that says that it outlives its process.
 const KEPT: &str = "kept";
 
@@ -135,11 +133,8 @@ pub fn teardown_kept() -> anyhow::Result<Vec<String>> {
 fn sweep() -> anyhow::Result<()> {
     for id in ids() {
         let dir = Path::new(ROOT).join(&id);
-        let Ok(lock) = File::open(dir.join(LOCK)) else {
-            // It is just going, or its process was killed before it had anything.
-            let _ = fs::remove_dir(&dir);
-            continue;
-        };
+        // Its process may just be removing it.
+        let Ok(lock) = lock_file(&dir) else { continue };
         if lock.try_lock().is_ok() && !dir.join(KEPT).exists() {
             remove(&id).with_context(|| format!("cannot remove what is left of lab {id}"))?;
         }
@@ -153,8 +148,11 @@ fn remove(id: &str) -> anyhow::Result<()> {
         Netns::open(&name)?.delete()?;
     }
     for dir in [bpffs_of(id), Path::new(ROOT).join(id)] {
-        if dir.exists() {
-            fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+        match fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", dir.display()));
+            }
+            _ => {}
         }
     }
     Ok(())
@@ -167,7 +165,7 @@ fn ids() -> Vec<String> {
 
 /// The lock file of `dir`, not locked yet.
 fn lock_file(dir: &Path) -> anyhow::Result<File> {
-    let path = dir.join(LOCK);
+    let path = dir.join("lock");
     File::create(&path).with_context(|| format!("cannot make {}", path.display()))
 }
 

@@ -12,6 +12,7 @@ use naru_tests::{
     connections::{Cause, Habit, Tally},
     lab::Lab,
     talk::{PORT, Talk},
+    vip_text::VipText,
 };
 
 /// A VIP of the lab, named after what is different about it.
@@ -90,12 +91,9 @@ impl Vip {
     /// All backends but the last.
     fn config(&self, lab: &Lab) -> String {
         let Self { name, address, forward, tracking } = self;
-        let backends = (0..BACKENDS - 1).map(|index| format!("  {{ address = \"{}\" }},\n", self.backend(lab, index)));
-        let backends: String = backends.collect();
-        format!(
-            "[[vip]]\nname = \"{name}\"\naddress = \"{address}\"\nports = [\"tcp/{PORT}\"]\nforward = \"{forward}\"\n\
-             tracking = \"{tracking}\"\ntcp_idle = \"{TCP_IDLE}\"\nbackends = [\n{backends}]\n\n"
-        )
+        let backends = (0..BACKENDS - 1).map(|index| self.backend(lab, index));
+        let vip = VipText::new(name, address, [format!("tcp/{PORT}")], forward).backends(backends);
+        vip.text("tracking", tracking).text("tcp_idle", TCP_IDLE).to_string()
     }
 }
 

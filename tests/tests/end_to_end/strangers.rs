@@ -18,6 +18,7 @@ use naru_tests::{
     lab::Lab,
     naru::{METRICS, Naru},
     user::as_user,
+    vip_text::VipText,
 };
 use nix::{
     mount::{MsFlags, mount},
@@ -43,13 +44,11 @@ const IDLE: usize = 2000;
 const SLOW: usize = 20;
 
 fn vips() -> String {
-    let backends: String = (1..=10).map(|host| format!("{{ address = \"10.99.0.{host}\" }}, ")).collect();
+    let backends = (1..=10).map(|host| format!("10.99.0.{host}"));
     let vip = |number: usize| {
         let address = format!("203.0.{}.{}", 113 + number / 250, 1 + number % 250);
-        format!(
-            "[[vip]]\nname = \"vip{number}\"\naddress = \"{address}\"\nports = [\"tcp/80\"]\nforward = \"ipip\"\n\
-             slots = 1009\nbackends = [{backends}]\n"
-        )
+        let vip = VipText::new(format_args!("vip{number}"), address, ["tcp/80"], "ipip").value("slots", 1009);
+        vip.backends(backends.clone()).to_string()
     };
     (0..VIPS).map(vip).collect()
 }

@@ -16,6 +16,7 @@ use lb_userspace::dataplane::FlowTable;
 use naru_tests::{
     forwarder::{Forwarder, Output, Verdict},
     frames::Packet,
+    vip_text::VipText,
 };
 use patience::LIMIT;
 
@@ -34,13 +35,10 @@ const ISN: u32 = 0xffff_fff0;
 impl Site {
     /// With the states of both backends, and more keys of the VIP.
     fn config(&self, states: [&str; 2], keys: &str) -> String {
-        let Self { vip, backends: [a, b] } = self;
-        format!(
-            "[[vip]]\nname = \"web\"\naddress = \"{vip}\"\nports = [\"tcp/80\", \"udp/80\"]\nforward = \
-             \"ipip\"\n{keys}\n\
-             backends = [{{ address = \"{a}\", state = \"{}\" }}, {{ address = \"{b}\", state = \"{}\" }}]\n",
-            states[0], states[1],
-        )
+        let vip = VipText::new("web", self.vip, ["tcp/80", "udp/80"], "ipip").lines(keys);
+        let backends = self.backends.iter().zip(states);
+        let with = |vip: VipText, (backend, state)| vip.backend_with(backend, &format!("state = \"{state}\""));
+        backends.fold(vip, with).to_string()
     }
 
     fn address(&self) -> SocketAddr {

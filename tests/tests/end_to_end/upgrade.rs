@@ -1,6 +1,6 @@
 //! From the version before to this one, and back, while connections live: no flow and no count is lost.
 
-use std::{fmt::Write as _, fs, net::IpAddr, path::Path, time::Duration};
+use std::{fs, net::IpAddr, path::Path, time::Duration};
 
 use lb_common::ABI;
 use lb_userspace::api::{flows::FlowCount, types::Stats};
@@ -9,6 +9,7 @@ use naru_tests::{
     lab::Lab,
     naru::{Naru, naru_binary, naru_binary_before},
     talk::{PORT, Talk},
+    vip_text::VipText,
 };
 
 /// Name, address and forward mode.
@@ -73,21 +74,13 @@ impl Site {
 }
 
 fn config(lab: &Lab) -> String {
-    let mut text = String::new();
-    for (name, vip, forward) in VIPS {
+    let vip = |(name, vip, forward)| {
         let tracking = if name == "always" { "always" } else { "adaptive" };
-        write!(
-            text,
-            "[[vip]]\nname = \"{name}\"\naddress = \"{vip}\"\nports = [\"tcp/{PORT}\"]\nforward = \"{forward}\"\n\
-             tracking = \"{tracking}\"\nbackends = [\n"
-        )
-        .unwrap();
-        for backend in 0..BACKENDS {
-            writeln!(text, "  {{ address = \"{}\", weight = 100 }},", address(lab, backend, forward)).unwrap();
-        }
-        text += "]\n\n";
-    }
-    text
+        let vip = VipText::new(name, vip, [format!("tcp/{PORT}")], forward).text("tracking", tracking);
+        let backends = (0..BACKENDS).map(|backend| address(lab, backend, forward));
+        backends.fold(vip, |vip, backend| vip.backend_with(backend, "weight = 100")).to_string()
+    };
+    VIPS.map(vip).concat()
 }
 
 fn address(lab: &Lab, backend: usize, forward: &str) -> IpAddr {
