@@ -82,7 +82,7 @@ impl Vip {
         let ports = [format!("tcp/{HTTP}"), format!("udp/{ECHO}")];
         let backends = lab.backends().iter().zip(*weights);
         let vip = backends.fold(VipText::new(name, address, ports, forward), |vip, (backend, weight)| {
-            vip.backend_with(self.address_of(backend), &format!("weight = {weight}"))
+            vip.backend_with(self.address_of(backend), &format!("weight = {weight}")).comment(backend.name())
         });
         vip.to_string()
     }

@@ -53,6 +53,14 @@ impl VipText {
         self
     }
 
+    /// A comment behind the last backend.
+    pub fn comment(mut self, comment: &str) -> Self {
+        let line = self.backends.trim_end().len();
+        self.backends.truncate(line);
+        self.backends += &format!(" # {comment}\n");
+        self
+    }
+
     /// More backends.
     pub fn backends<A: fmt::Display>(self, addresses: impl IntoIterator<Item = A>) -> Self {
         addresses.into_iter().fold(self, Self::backend)
