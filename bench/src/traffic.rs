@@ -298,6 +298,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs root"]
     fn packets_are_what_they_are_called() {
         for ipv6 in [false, true] {
             let sent = |kind, flows| sent(Traffic { kind, flows, ipv6 }, Order::Rounds, 1024);
@@ -321,6 +322,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs root"]
     fn short_connections_open_go_on_and_close() {
         for ipv6 in [false, true] {
             let mut packets = sent(Traffic { kind: Kind::Short, flows: Flows::Bits(5), ipv6 }, Order::Rounds, 1024);
@@ -336,6 +338,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs root"]
     fn an_introduction_shows_all_flows_in_an_order_of_its_own() {
         let traffic = Traffic { kind: Kind::Ack, flows: Flows::Bits(8), ipv6: false };
         let introduction = sent(traffic, Order::Introduction, traffic.introduction() as usize);
