@@ -27,7 +27,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::{lab::Host, limits::allow_many_files, netns};
+use crate::{lab::Host, netns};
 
 /// The first attempts to open are spread over this time, so that no queue on the way overflows.
 const RAMP: Duration = Duration::from_secs(2);
@@ -136,7 +136,6 @@ impl Population {
     ///
     /// When no thread can be started.
     pub fn start(hosts: &[Host], options: Options) -> io::Result<Self> {
-        allow_many_files()?;
         let shared = Arc::new(Shared::new(options));
         let start = |(first, host): (usize, &Host)| {
             let (shared, step) = (Arc::clone(&shared), hosts.len());

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, path::Path, process::Command};
 
 use anyhow::{Context as _, bail};
-use xtask::toolchain::{BPF_LINKER_VERSION, BpfToolchain, Compiler, linker_root, rustup};
+use xtask::toolchain::{BPF_LINKER_VERSION, BpfToolchain, Compiler, in_path, linker_root, rustup};
 
 /// Programs that the tests run, and the Debian package of each.
 const TOOLS: [(&str, &str); 4] =
@@ -163,10 +163,4 @@ fn run_quietly(command: &mut Command) -> anyhow::Result<()> {
         bail!("{command:?} failed ({}):\n{}", output.status, last.join("\n"));
     }
     Ok(())
-}
-
-fn in_path(program: &str) -> bool {
-    let sbin = ["/usr/sbin", "/sbin"].map(Into::into);
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).chain(sbin).any(|dir| dir.join(program).exists())
 }

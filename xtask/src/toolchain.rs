@@ -59,9 +59,7 @@ impl Compiler {
 
     /// The cargo that goes with it.
     pub fn cargo(&self) -> Command {
-        let path = env::var_os("PATH").unwrap_or_default();
-        let has_rustup = env::split_paths(&path).any(|directory| directory.join("rustup").exists());
-        if has_rustup { rustup(&["run", &self.toolchain, "cargo"]) } else { Command::new("cargo") }
+        if in_path("rustup") { rustup(&["run", &self.toolchain, "cargo"]) } else { Command::new("cargo") }
     }
 
     fn nightly() -> Option<Self> {
@@ -103,6 +101,13 @@ impl Compiler {
 fn version(release: &str) -> Option<(u32, u32)> {
     let mut parts = release.split('.').map(str::parse);
     Some((parts.next()?.ok()?, parts.next()?.ok()?))
+}
+
+/// Whether the shell of root would find `program`.
+pub fn in_path(program: &str) -> bool {
+    let sbin = ["/usr/sbin", "/sbin"].map(Into::into);
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).chain(sbin).any(|dir| dir.join(program).exists())
 }
 
 /// Where setup installs the bpf-linker for this LLVM.
