@@ -15,10 +15,7 @@ const FLAG: &str = "--against";
 
 /// The version before this one: upgrades are from it. To be moved when a version is released, and never past a change
 /// of a map's layout that a released version does not have.
-const BEFORE: &str = "1a809a8";
-
-/// What the version before optimised, and this one no longer does: to go once that is so of both.
-const UNOPTIMISED: &str = "profile.dev.package.lb-userspace.opt-level=0";
+const BEFORE: &str = "33d673a";
 
 /// The arguments with the path of a built `naru-bench` in the place of the revision, where they name one.
 ///
@@ -63,11 +60,11 @@ pub fn naru_before() -> anyhow::Result<PathBuf> {
     // In a place of its own: cargo takes the crates of one workspace in two places for the same.
     let tree = tree(&commit)?;
     let target = tree.join("target");
-    lend(&target)?;
+    lend(&target);
     // By the profile of this workspace, so that the crates which are not its own are the same.
     let profile = xtask::workspace().join("Cargo.toml");
     let profile = profile.to_str().context("the path of the workspace is not UTF-8")?;
-    let options = ["--quiet", "--locked", "--workspace", "--bin", "naru", "--config", profile, "--config", UNOPTIMISED];
+    let options = ["--quiet", "--locked", "--workspace", "--bin", "naru", "--config", profile];
     build("naru", &options, &tree, &target)?;
     let directory = kept.parent().expect("it lies in a directory");
     fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
@@ -75,25 +72,36 @@ pub fn naru_before() -> anyhow::Result<PathBuf> {
     let copied = fs::copy(target.join("debug/naru"), &half).and_then(|_| fs::rename(&half, &kept));
     copied.with_context(|| format!("cannot make {}", kept.display()))?;
     // A gigabyte that nobody needs any more.
-    fs::remove_dir_all(target.join("debug")).with_context(|| format!("cannot remove {}", target.display()))?;
+    for directory in ["debug", "ebpf"] {
+        fs::remove_dir_all(target.join(directory)).with_context(|| format!("cannot remove {}", target.display()))?;
+    }
     Ok(kept)
 }
 
-/// Gives a work tree what is built here of the crates that are not this workspace's: most of a build is those. Where
-/// that cannot be, they are built once more.
-fn lend(target: &Path) -> anyhow::Result<()> {
-    let theirs = target.join("debug");
-    if theirs.exists() {
-        return Ok(());
+/// Gives a work tree what is built here of the crates that are not this workspace's, for either target: most of a build
+/// is those. Where that cannot be, they are built once more.
+fn lend(target: &Path) {
+    type Copy = fn(&Path) -> anyhow::Result<()>;
+    for (directory, copy) in [("debug", copy_foreign as Copy), ("ebpf", copy_ebpf)] {
+        let theirs = target.join(directory);
+        if theirs.exists() {
+            continue;
+        }
+        // Whole or not at all.
+        let half = target.join("half");
+        let _ = fs::remove_dir_all(&half);
+        if let Err(error) = copy(&half).and_then(|()| Ok(fs::rename(half.join(directory), &theirs)?)) {
+            eprintln!("building every crate of {directory} anew: {error:#}");
+        }
+        let _ = fs::remove_dir_all(&half);
     }
-    // Whole or not at all.
-    let half = target.join("half");
-    let _ = fs::remove_dir_all(&half);
-    if let Err(error) = copy_foreign(&half).and_then(|()| Ok(fs::rename(half.join("debug"), &theirs)?)) {
-        eprintln!("building every crate anew: {error:#}");
-    }
-    let _ = fs::remove_dir_all(&half);
-    Ok(())
+}
+
+/// A copy, in another target directory, of what is built here for the kernel. What of it is this workspace's is built
+/// anew, as it lies in another place.
+fn copy_ebpf(target: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(target)?;
+    succeed(archive().arg(xtask::target_dir().join("ebpf")).arg(target))
 }
 
 /// A copy, in another target directory, of what is built here of crates that are not this workspace's.
@@ -104,16 +112,17 @@ fn copy_foreign(target: &Path) -> anyhow::Result<()> {
     };
     let crates = fs::read_dir(own.join("deps"))?.flatten().map(|entry| entry.path()).filter(is_of_a_crate);
     fs::create_dir_all(copy.join("deps"))?;
-    // With their times, by which cargo sees what is fresh.
-    let cp = || {
-        let mut cp = Command::new("cp");
-        cp.arg("--archive");
-        cp
-    };
-    succeed(cp().args(crates).arg(copy.join("deps")))?;
-    succeed(cp().args([".fingerprint", "build"].map(|part| own.join(part))).arg(&copy))?;
+    succeed(archive().args(crates).arg(copy.join("deps")))?;
+    succeed(archive().args([".fingerprint", "build"].map(|part| own.join(part))).arg(&copy))?;
     let mut clean = super::cargo(&["clean", "--quiet", "--workspace", "--target-dir"]);
     succeed(clean.arg(target).env_remove("CARGO_TARGET_DIR"))
+}
+
+/// Copies files with their times, by which cargo sees what is fresh.
+fn archive() -> Command {
+    let mut cp = Command::new("cp");
+    cp.arg("--archive");
+    cp
 }
 
 /// A work tree of a commit, under the target directory.
