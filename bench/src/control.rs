@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use comfy_table::Table;
-use lb_common::{Address, Slot};
+use lb_common::{Address, SlotWord};
 use lb_userspace::{
     api::types::Applied,
     model::Vip,
@@ -241,7 +241,7 @@ impl TableRow {
             backends,
             slots,
             build: build.summary(),
-            memory: slots as usize * size_of::<Slot>(),
+            memory: slots as usize * size_of::<SlotWord>(),
             imbalance: 100.0 * (f64::from(largest * backends) / f64::from(slots) - 1.0),
             displaced: 100.0 * displaced as f64 / f64::from(slots),
         }

@@ -1,6 +1,8 @@
 //! How the forwarder's maps are laid out: each has a version of its own, and all of them together the [`ABI`].
 
-use crate::{Backend, Counters, FlowEntry, FlowKey, OwnMac, Slot, Vip4Key, Vip6Key, VipRecord, VipRoute, maps};
+use crate::{
+    Backend, Counters, FlowEntry, FlowKey, OwnMac, Slot, SlotLine, Vip4Key, Vip6Key, VipRecord, VipRoute, maps,
+};
 
 /// How a map is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,14 +36,15 @@ impl Layout {
     pub const OLDEST_ABI: u32 = 4;
 
     /// From what the [`ABI`] is counted. A map that comes adds one to it, and one that goes its version.
-    const COUNTED_FROM: u32 = Self::OLDEST_ABI;
+    const COUNTED_FROM: u32 = Self::OLDEST_ABI + 1;
 
     /// All that a daemon takes over from the one before.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::new::<Vip4Key, VipRoute>(maps::VIPS4, 1),
         Self::new::<Vip6Key, VipRoute>(maps::VIPS6, 1),
         Self::new::<u32, VipRecord>(maps::VIP_RECORDS, 1),
-        Self::new::<u32, Slot>(maps::SLOTS, 1),
+        Self::new::<u32, SlotLine>(maps::SLOTS, 2),
+        Self::new::<u32, Slot>(maps::MOVES, 1).later(),
         Self::new::<u32, Backend>(maps::BACKENDS, 1),
         // In this order none is overlooked that is promoted while they are copied.
         Self::new::<FlowKey, FlowEntry>(maps::EMBRYOS, 1),
@@ -60,6 +63,10 @@ impl Layout {
 
     const fn new<Key, Value>(map: &'static str, version: u32) -> Self {
         Self { map, version, key: size_of::<Key>(), value: size_of::<Value>(), came_later: false }
+    }
+
+    const fn later(self) -> Self {
+        Self { came_later: true, ..self }
     }
 
     /// The layout of that map; `None` for one that every generation has of its own.

@@ -33,7 +33,7 @@ pub use hash_key::HashKey;
 pub use layout::{ABI, Layout};
 pub use losses::{DeviceLayout, LossCause, Losses};
 pub use own_mac::OwnMac;
-pub use slot::Slot;
+pub use slot::{Slot, SlotLine, SlotWord};
 pub use via::{Via, VrfName};
 pub use vip::{MARKER, Vip4Key, Vip6Key, VipFlags, VipName, VipRecord, VipRoute};
 
@@ -48,8 +48,10 @@ pub mod maps {
     pub const VIPS6: &str = "VIPS6";
     /// VIP id → [`crate::VipRecord`]; written and read by the daemon only.
     pub const VIP_RECORDS: &str = "VIP_RECORDS";
-    /// Slot index → [`crate::Slot`]; memory-mapped.
+    /// Slot index divided by [`crate::SlotWord::A_LINE`] → [`crate::SlotLine`]; memory-mapped.
     pub const SLOTS: &str = "SLOTS";
+    /// Place → [`crate::Slot`], of slots that move; memory-mapped.
+    pub const MOVES: &str = "MOVES";
     /// Backend id → [`crate::Backend`]; memory-mapped.
     pub const BACKENDS: &str = "BACKENDS";
     /// [`crate::FlowKey`] → [`crate::FlowEntry`], of flows of which two packets were seen; least recently used first

@@ -1,11 +1,24 @@
 //! One entry of a VIP's Maglev table.
+//!
+//! A table has four bytes for it ([`SlotWord`]): all of a slot that is settled. Of one that moves there is more to say
+//! ([`Slot`]), in eight bytes that it shares with every slot of which the same is to be said, and that packets on other
+//! slots never read. A slot becomes another one by one store to its four bytes, whatever it was and will be.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{NO_ID, Tick};
 
+/// What a table has of a slot: the id of its owner where it is settled, else the place of its [`Slot`] among those that
+/// move.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlotWord(u32);
+
+/// The slots that one cache line holds: the map of slots has lines for values.
+pub type SlotLine = [SlotWord; SlotWord::A_LINE as usize];
+
 /// Whom the flows of one slot belong to: two backend ids, the time of the last change and two flags in one aligned
-/// 64-bit word, so that one store changes the whole slot and no packet sees half of a change.
+/// 64-bit word.
 ///
 /// A slot is *settled* while every flow on it belongs to one backend; packets then need no flow table. A change that
 /// gives it to another backend makes it *moving*: it has a current owner, which new flows go to, and a settled owner,
@@ -22,6 +35,49 @@ const ID_MASK: u64 = (1 << ID_BITS) - 1;
 const TICK_SHIFT: u32 = 2 * ID_BITS;
 const KEEPS_UDP: u64 = 1 << 62;
 const MOVING: u64 = 1 << 63;
+
+impl SlotWord {
+    /// Slots in a line.
+    pub const A_LINE: u32 = 16;
+    /// The largest place of a slot that moves.
+    pub const MAX_MOVE: u32 = Self::MOVING - 1;
+
+    const MOVING: u32 = 1 << 31;
+
+    /// A slot on which every flow belongs to `owner`.
+    #[inline(always)]
+    pub const fn settled(owner: u32) -> Self {
+        Self(owner)
+    }
+
+    /// A slot that moves, of which `place` has the rest.
+    #[inline(always)]
+    pub const fn moving(place: u32) -> Self {
+        Self(Self::MOVING | place)
+    }
+
+    /// The owner of a settled slot.
+    #[inline(always)]
+    pub const fn owner(self) -> Option<u32> {
+        if self.0 & Self::MOVING == 0 { Some(self.0) } else { None }
+    }
+
+    /// Where the rest is of a slot that moves.
+    #[inline(always)]
+    pub const fn place(self) -> u32 {
+        self.0 & Self::MAX_MOVE
+    }
+
+    /// As the map has it.
+    pub const fn to_bits(self) -> u32 {
+        self.0
+    }
+
+    /// From what the map has.
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+}
 
 impl Slot {
     /// No backend: what a table holds before it is filled, and when a VIP has no backend with weight.
@@ -144,7 +200,9 @@ impl Slot {
     }
 }
 
-super::pod!(Slot);
+super::pod!(Slot, SlotWord);
+
+const _: () = assert!(size_of::<SlotLine>() == 64);
 
 #[cfg(test)]
 mod tests {
@@ -165,6 +223,15 @@ mod tests {
         assert!(!settled.is_moving() && !settled.keeps_udp());
         assert_eq!(Slot::EMPTY.current(), NO_ID);
         assert_eq!(slot.renamed(|id| if id == C { B } else { id }), Slot::moving(B, A, NOW));
+    }
+
+    #[test]
+    fn a_word_is_an_owner_or_a_place() {
+        for number in [0, 1, Slot::MAX_ID, SlotWord::MAX_MOVE] {
+            assert_eq!(SlotWord::settled(number).owner(), Some(number));
+            assert_eq!((SlotWord::moving(number).owner(), SlotWord::moving(number).place()), (None, number));
+        }
+        assert_eq!(SlotWord::default().owner(), Some(NO_ID));
     }
 
     #[test]

@@ -10,7 +10,10 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
-use lb_common::{Backend, FlowEntry, FlowKey, FlowOutcome, Slot, Vip4Key, Vip6Key, VipRecord, VipRoute, maps};
+use lb_common::{
+    Backend, FlowEntry, FlowKey, FlowOutcome, Layout, Slot, SlotLine, SlotWord, Vip4Key, Vip6Key, VipRecord, VipRoute,
+    maps,
+};
 use memmap2::MmapOptions;
 
 /// What the maps that follow from the config hold: the name of a map, and its entries as bytes in a settled order.
@@ -37,7 +40,8 @@ pub fn dump(bpffs: &Path) -> anyhow::Result<Dump> {
             })?,
         ),
         (maps::VIP_RECORDS, records(bpffs)?),
-        (maps::SLOTS, mapped::<Slot>(bpffs, maps::SLOTS)?),
+        (maps::SLOTS, mapped::<SlotLine>(bpffs, maps::SLOTS)?),
+        (maps::MOVES, mapped::<Slot>(bpffs, maps::MOVES)?),
         (maps::BACKENDS, mapped::<Backend>(bpffs, maps::BACKENDS)?),
     ]))
 }
@@ -57,16 +61,16 @@ pub fn served(bpffs: &Path) -> anyhow::Result<Vec<Served>> {
 }
 
 fn served_by(generation: &Path) -> anyhow::Result<Served> {
-    let slots = mapped::<Slot>(generation, maps::SLOTS)?.concat();
+    let slots = slots(generation)?;
     let backends = mapped::<Backend>(generation, maps::BACKENDS)?.concat();
-    let address = |slot: &[u8; 8]| {
-        let id = Slot::load(&u64::from_ne_bytes(*slot).into()).current() as usize;
+    let address = |slot: &Slot| {
+        let id = slot.current() as usize;
         // The address is the first field of an entry.
         let entry = &backends[id * size_of::<Backend>()..];
         *entry.first_chunk::<16>().expect("an entry is longer than an address")
     };
     let table = |route: &VipRoute| {
-        let slots = &slots.as_chunks().0[route.slot_base as usize..][..route.slots as usize];
+        let slots = &slots[route.slot_base as usize..][..route.slots as usize];
         slots.iter().map(address).collect()
     };
     let mut served = Served::new();
@@ -91,10 +95,18 @@ fn served_by(generation: &Path) -> anyhow::Result<Served> {
 ///
 /// As with [`dump`].
 pub fn moving_slots(bpffs: &Path) -> anyhow::Result<usize> {
-    // A `Slot` is one word.
-    let bytes = mapped::<Slot>(bpffs, maps::SLOTS)?.concat();
-    let slots = bytes.as_chunks().0.iter().map(|word| Slot::load(&u64::from_ne_bytes(*word).into()));
-    Ok(slots.filter(|slot| slot.is_moving()).count())
+    Ok(slots(bpffs)?.iter().filter(|slot| slot.is_moving()).count())
+}
+
+fn slots(bpffs: &Path) -> anyhow::Result<Vec<Slot>> {
+    let (words, moves) =
+        (mapped::<SlotLine>(bpffs, maps::SLOTS)?.concat(), mapped::<Slot>(bpffs, maps::MOVES)?.concat());
+    let moves: Vec<_> = moves.as_chunks().0.iter().map(|word| Slot::load(&u64::from_ne_bytes(*word).into())).collect();
+    let slot = |word: &[u8; 4]| {
+        let word = SlotWord::from_bits(u32::from_ne_bytes(*word));
+        word.owner().map_or_else(|| moves[word.place() as usize], Slot::settled)
+    };
+    Ok(words.as_chunks().0.iter().map(slot).collect())
 }
 
 /// Entries of the table of established and of that of embryonic flows, counted one by one.
@@ -163,7 +175,12 @@ fn mapped<T>(bpffs: &Path, name: &str) -> anyhow::Result<Vec<Vec<u8>>> {
 }
 
 fn open(bpffs: &Path, name: &str) -> anyhow::Result<MapData> {
-    let pins = find(bpffs, name)?;
+    // The version of a layout is part of the pin's name, but for the first.
+    let pin = match Layout::of(name).map_or(1, |layout| layout.version) {
+        1 => name.to_owned(),
+        version => format!("{name}_v{version}"),
+    };
+    let pins = find(bpffs, &pin)?;
     ensure!(pins.len() == 1, "{name} is pinned {} times below {}", pins.len(), bpffs.display());
     MapData::from_pin(&pins[0]).with_context(|| format!("cannot open {}", pins[0].display()))
 }

@@ -8,8 +8,8 @@ use aya_ebpf::{
     maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray},
 };
 use lb_common::{
-    Backend, Counters, DropReason, Features, FlowEntry, FlowKey, FlowOutcome, HashKey, OwnMac, Slot, Vip4Key, Vip6Key,
-    VipRoute,
+    Backend, Counters, DropReason, Features, FlowEntry, FlowKey, FlowOutcome, HashKey, OwnMac, Slot, SlotLine, Vip4Key,
+    Vip6Key, VipRoute,
 };
 use lb_ebpf::hash::Key;
 
@@ -18,7 +18,9 @@ pub static VIPS4: HashMap<Vip4Key, VipRoute> = HashMap::with_max_entries(1, 0);
 #[map]
 pub static VIPS6: HashMap<Vip6Key, VipRoute> = HashMap::with_max_entries(1, 0);
 #[map]
-pub static SLOTS: Array<Slot> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+pub static SLOTS: Array<SlotLine> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+pub static MOVES: Array<Slot> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub static BACKENDS: Array<Backend> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]

@@ -110,9 +110,15 @@ fn hash<H: Family>(Flow { route, packet }: &Flow<H>) -> FlowHash {
 /// Id of the backend that the flow belongs to: the owner of its slot, except where the flow tables may say otherwise.
 #[inline(always)]
 fn owner<H: Family>(Flow { route, packet }: &Flow<H>, hash: FlowHash) -> Result<u32, DropReason> {
-    let slot = slot::of(route, hash)?;
-    let always = route.flags.contains(VipFlags::TRACK_ALWAYS);
-    if !maps::uses(Features::TRACKING) || !(slot.is_moving() || always) {
+    let word = slot::of(route, hash)?;
+    let always = maps::uses(Features::TRACKING) && route.flags.contains(VipFlags::TRACK_ALWAYS);
+    if let Some(owner) = word.owner()
+        && !always
+    {
+        return Ok(owner);
+    }
+    let slot = slot::whole(word)?;
+    if !maps::uses(Features::TRACKING) {
         return Ok(slot.current());
     }
     // A copy that may lie on the stack, so that the original need not.

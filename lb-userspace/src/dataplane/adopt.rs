@@ -143,10 +143,10 @@ fn goes_on(own: &Generation, has_links: bool, other: &Former) -> Result<bool, Er
 pub(super) fn succeed(former: &Former, place: &Place, number: u32, config: &Config) -> Result<Generation, Error> {
     let Globals { features, seed } = former.journal().globals();
     let globals = Globals { features: features.with(required_features(config)), seed };
-    let made = Draft::new(place, number, former.capacity(), globals, |pins| former.share(pins));
+    let made = Draft::new(place, number, former.capacity()?, globals, |pins| former.share(pins));
     let made = made.and_then(|mut draft| {
         fault::point("convert maps");
-        former.copy_to(&draft.maps_directory())?;
+        former.copy_to(&draft.maps_directory(), &draft.maps)?;
         draft.maps.put_devices_in_use()?;
         draft.finish(Some(Carrying::Former), former.journal().applying)
     });

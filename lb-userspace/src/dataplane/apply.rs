@@ -46,12 +46,23 @@ impl Dataplane {
         let started = Instant::now();
         self.settle()?;
         self.forget_gone_devices()?;
-        let plan = self.plan(config);
+        let mut plan = self.plan(config);
         self.in_force = None;
-        let writes = match plan.rebuild() {
-            Some(capacity) => self.rebuild(&plan, capacity)?,
-            None => self.apply_in_place(&plan)?,
+        let mut writes = match plan.rebuild() {
+            Some(capacity) => self.rebuild(&plan, capacity),
+            None => self.apply_in_place(&plan),
         };
+        if let Err(Error::NoPlace) = writes {
+            // In new maps, with a place for every slot. Of what the plan says, some is done by now.
+            let state = Arc::make_mut(&mut self.state);
+            state.suspect = true;
+            state.capacity.moves = plan.rebuild().unwrap_or(state.capacity).slots;
+            let changes = plan.into_changes();
+            plan = self.plan(config).saying(changes);
+            let capacity = plan.rebuild().expect("what is suspect is made anew");
+            writes = self.rebuild(&plan, capacity);
+        }
+        let writes = writes?;
         self.in_force = Some(Arc::new(InForce::by(&plan, config.clone())));
         self.forget_unused_ways();
         let finished = Instant::now();
@@ -78,10 +89,13 @@ impl Dataplane {
         self.forget(freed)
     }
 
-    /// Writes slots as a sweep leaves them: each by its index.
+    /// Writes slots as a sweep leaves them: each by its index. Those that there is no room for stay as they are until
+    /// the next sweep: they move for longer than they would have to.
     pub fn put_slots(&mut self, slots: &[(u32, Slot)]) {
-        for (index, slot) in slots {
-            self.generation.maps.put_slot(*index, *slot);
+        let maps = &self.generation.maps;
+        let left = slots.iter().filter(|(index, slot)| maps.put_slot(*index, *slot).is_err()).count();
+        if left > 0 {
+            debug!("{left} slots stay as they are for want of room");
         }
     }
 

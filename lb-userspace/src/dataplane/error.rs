@@ -70,6 +70,9 @@ pub enum Error {
         /// The right size.
         expected: u32,
     },
+    /// Slots are to move of which more is to be said than the maps have room for. New maps have more.
+    #[error("more slots move, each in another way, than the map {} has room for", lb_common::maps::MOVES)]
+    NoPlace,
     /// The program does not load.
     #[error("the kernel does not take the data plane: {reason}")]
     Load {

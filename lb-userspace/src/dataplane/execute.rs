@@ -23,7 +23,7 @@ pub(super) fn execute(
         }
         match run {
             [step] => writes += execute_one(maps, step, before)?,
-            tables => writes += put_tables(maps, tables, before.unwrap_or(maps)),
+            tables => writes += put_tables(maps, tables, before.unwrap_or(maps))?,
         }
         run.iter().for_each(|step| state.record(step));
     }
@@ -43,7 +43,7 @@ fn execute_one(maps: &mut Maps, step: &Step, before: Option<&Maps>) -> Result<us
             maps.put_backend(*id, *entry);
         }
         Step::PutTable { base, slots, owners, flows } => {
-            return Ok(maps.put_table(*base, *slots, owners, flows.as_ref(), before.unwrap_or(maps)));
+            return maps.put_table(*base, *slots, owners, flows.as_ref(), before.unwrap_or(maps));
         }
         Step::PutVip { id, record, fresh } => {
             if *fresh {
@@ -69,10 +69,10 @@ fn execute_one(maps: &mut Maps, step: &Step, before: Option<&Maps>) -> Result<us
 }
 
 /// Tables are independent of each other and most of the work of a first load: every CPU takes a share.
-fn put_tables(maps: &Maps, tables: &[Step], before: &Maps) -> usize {
+fn put_tables(maps: &Maps, tables: &[Step], before: &Maps) -> Result<usize, Error> {
     let put = |step: &Step| match step {
         Step::PutTable { base, slots, owners, flows } => maps.put_table(*base, *slots, owners, flows.as_ref(), before),
-        _ => 0,
+        _ => Ok(0),
     };
     cpus::map(tables, 1, put).into_iter().sum()
 }

@@ -50,7 +50,86 @@ fn resolve(dataplane: &mut Dataplane, next_hop: Option<NextHop>) -> usize {
 
 /// Number of interfaces that packets can be redirected to.
 fn devices(dataplane: &Dataplane) -> u64 {
-    dataplane.view().map_usage([0; 2]).unwrap().into_iter().find(|map| map.name == "DEVICES").unwrap().entries
+    entries(dataplane, lb_common::maps::DEVICES)
+}
+
+/// Entries of a map that are in use.
+fn entries(dataplane: &Dataplane, map: &str) -> u64 {
+    dataplane.view().map_usage([0; 2]).unwrap().into_iter().find(|usage| usage.name == map).unwrap().entries
+}
+
+/// One VIP with four backends, of which one has this weight.
+fn weighted(weight: u32) -> Config {
+    let mut web = vip("web", "203.0.113.10", &["tcp/80"], &["10.0.1.1", "10.0.1.2", "10.0.1.3", "10.0.1.4"]);
+    web.backends[0].weight = weight;
+    config([web])
+}
+
+fn slots(dataplane: &Dataplane) -> Vec<lb_common::Slot> {
+    (0..SLOTS).map(|index| dataplane.slots().at(index).unwrap()).collect()
+}
+
+#[test]
+#[ignore = "needs root"]
+fn slots_that_move_in_the_same_way_share_what_is_said_of_them() {
+    let pins = Pins::new();
+    let mut dataplane = pins.open(&weighted(100));
+    let said = |dataplane: &Dataplane| entries(dataplane, lb_common::maps::MOVES);
+    dataplane.apply(&weighted(100)).unwrap();
+    assert_eq!(said(&dataplane), 0);
+    dataplane.apply(&weighted(0)).unwrap();
+    let moving: Vec<_> = slots(&dataplane).into_iter().filter(|slot| slot.is_moving()).collect();
+    let ways: HashSet<_> = moving.iter().map(|slot| (slot.current(), slot.settled_owner())).collect();
+    assert!(moving.len() > ways.len() && ways.len() >= 3, "{ways:?}");
+    assert_eq!(said(&dataplane), ways.len() as u64);
+
+    // Another daemon finds them, and what is free once none is left and a grace period has passed.
+    let before = slots(&dataplane);
+    drop(dataplane);
+    let mut dataplane = pins.open(&weighted(0));
+    assert_eq!((slots(&dataplane), said(&dataplane)), (before.clone(), ways.len() as u64));
+    let settled = |slot: &lb_common::Slot| lb_common::Slot::settled(slot.current());
+    let all: Vec<_> = (0..).zip(before.iter().map(settled)).collect();
+    dataplane.put_slots(&all);
+    assert!(slots(&dataplane).iter().all(|slot| !slot.is_moving()));
+    for weight in [1, 50, 100, 150].repeat(100) {
+        dataplane.apply(&weighted(weight)).unwrap();
+        dataplane.put_slots(&all);
+    }
+    assert!(said(&dataplane) <= 256 + 12, "{} places are in use that nobody needs", said(&dataplane));
+}
+
+/// Here there is room for two.
+#[test]
+#[ignore = "needs root"]
+fn a_change_that_has_more_to_say_than_there_is_room_for_is_made_in_new_maps() {
+    use lb_common::maps::MOVES;
+    let pins = Pins::new();
+    let mut dataplane = pins.open(&weighted(100));
+    dataplane.apply(&weighted(100)).unwrap();
+    let pin = dataplane.generation.maps_directory().join(MOVES);
+    drop(dataplane);
+    fs::remove_file(&pin).unwrap();
+    let (array, flags) = (aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY, aya_obj::generated::BPF_F_MMAPABLE);
+    let few = MapData::create(aya_obj::Map::new_from_params(array as u32, 4, 8, 2, flags), MOVES, None).unwrap();
+    few.pin(&pin).unwrap();
+
+    let mut dataplane = pins.open(&weighted(100));
+    let before = slots(&dataplane);
+    let applied = dataplane.apply(&weighted(10)).unwrap();
+    assert_eq!(applied.changes.len(), 1, "{:?}", applied.changes);
+    assert_eq!(pins.names(""), ["g2", "links"]);
+    assert_mirrors(&dataplane);
+    let after = slots(&dataplane);
+    assert!(after.iter().zip(&before).all(|(after, before)| after.settled_owner() == before.current()));
+    let (mut there, mut here) = (vec![0; 8], vec![0; 8]);
+    let fresh = Pins::new();
+    let mut other = fresh.open(&weighted(10));
+    other.apply(&weighted(10)).unwrap();
+    other.slots().count(0, SLOTS, &mut there);
+    dataplane.slots().count(0, SLOTS, &mut here);
+    assert_eq!(here, there);
+    assert!(dataplane.apply(&weighted(10)).unwrap().changes.is_empty());
 }
 
 #[test]

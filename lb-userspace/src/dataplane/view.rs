@@ -254,7 +254,7 @@ impl View {
     ///
     /// The kernel does not say.
     pub fn map_usage(&self, flows: [u64; 2]) -> Result<Vec<MapUsage>, Error> {
-        self.readings.usage(&self.state, flows)
+        self.readings.usage(&self.state, &self.slots, flows)
     }
 
     /// What the maps hold.

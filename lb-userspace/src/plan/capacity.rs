@@ -1,5 +1,7 @@
 //! How many entries the maps have, and how many a config needs.
 
+use lb_common::SlotWord;
+
 use super::totals::Totals;
 use crate::model::{Config, Node};
 
@@ -14,8 +16,10 @@ pub struct Capacity {
     pub keys6: u32,
     /// Of everything that a backend id indexes.
     pub backends: u32,
-    /// Slots.
+    /// Slots: a multiple of those that a line has.
     pub slots: u32,
+    /// What is said of slots that move.
+    pub moves: u32,
     /// Established flows.
     pub flows: u32,
 }
@@ -26,6 +30,12 @@ impl Capacity {
     const MIN_BACKENDS: u32 = 256;
     /// 64 tables of the default size: 8 MB.
     const MIN_SLOTS: u32 = 64 * 16_381;
+
+    /// So many slots share what is said of one that moves, at least: a change of one of 16 backends makes 15 different
+    /// ones of a table of 16,381, one of all of them 240.
+    const SLOTS_A_MOVE: u32 = 8;
+    /// Enough for a few small tables all of whose slots move, each in another way: 128 KiB.
+    const MIN_MOVES: u32 = 1 << 14;
 
     /// What `config` needs.
     pub fn needed(config: &Config) -> Self {
@@ -42,6 +52,7 @@ impl Capacity {
             keys6: entries(totals.keys6),
             backends: entries(totals.backends + 1),
             slots: entries(totals.slots),
+            moves: 0,
             flows: Self::flows(node),
         }
     }
@@ -57,14 +68,22 @@ impl Capacity {
             roomy.max(least).min(limit.max(needed))
         };
         let slots = needed.slots.saturating_add(needed.slots / 4);
+        let slots = slots.max(Self::MIN_SLOTS).min(node.max_slots.max(needed.slots)).max(1);
+        let slots = slots.next_multiple_of(SlotWord::A_LINE);
         Self {
             vips: grown(needed.vips, Self::MIN_VIPS, node.max_vips.saturating_add(1)),
             keys4: grown(needed.keys4, Self::MIN_KEYS, u32::MAX),
             keys6: grown(needed.keys6, Self::MIN_KEYS, u32::MAX),
             backends: grown(needed.backends, Self::MIN_BACKENDS, node.max_backends.saturating_add(1)),
-            slots: slots.max(Self::MIN_SLOTS).min(node.max_slots.max(needed.slots)).max(1),
+            slots,
+            moves: Self::moves(slots),
             flows: needed.flows,
         }
+    }
+
+    /// What there is to be said, at most, of those of so many slots that move.
+    pub fn moves(slots: u32) -> u32 {
+        (slots / Self::SLOTS_A_MOVE).max(Self::MIN_MOVES).min(slots)
     }
 
     /// The established flows that the tables have room for: what the config says, else one for every 64 KiB of the
@@ -104,6 +123,7 @@ impl Capacity {
             keys6: self.keys6.max(other.keys6),
             backends: self.backends.max(other.backends),
             slots: self.slots.max(other.slots),
+            moves: self.moves.max(other.moves),
             flows: self.flows.max(other.flows),
         }
     }
@@ -123,9 +143,10 @@ mod tests {
     #[test]
     fn headroom_stops_at_the_limit_and_never_below_the_need() {
         let node = Node { max_vips: 100, max_backends: 1000, max_slots: 2_000_000, ..Node::default() };
-        let needed = Capacity { vips: 90, keys4: 300, keys6: 0, backends: 1001, slots: 1_900_000, flows: 7 };
+        let needed = Capacity { vips: 90, keys4: 300, keys6: 0, backends: 1001, slots: 1_900_000, moves: 0, flows: 7 };
         let sized = Capacity::with_headroom(needed, &node);
-        assert_eq!(sized, Capacity { vips: 101, keys4: 512, keys6: 256, backends: 1001, slots: 2_000_000, flows: 7 });
+        let (slots, moves) = (2_000_000, 250_000);
+        assert_eq!(sized, Capacity { vips: 101, keys4: 512, keys6: 256, backends: 1001, slots, moves, flows: 7 });
     }
 
     #[test]
@@ -137,8 +158,9 @@ mod tests {
 
     #[test]
     fn a_small_config_gets_the_minimum() {
-        let needed = Capacity { vips: 2, keys4: 2, keys6: 0, backends: 4, slots: 16_381, flows: 7 };
+        let needed = Capacity { vips: 2, keys4: 2, keys6: 0, backends: 4, slots: 16_381, moves: 0, flows: 7 };
         let sized = Capacity::with_headroom(needed, &Node::default());
-        assert_eq!(sized, Capacity { vips: 64, keys4: 256, keys6: 256, backends: 256, slots: 64 * 16_381, flows: 7 });
+        let (slots, moves) = (64 * 16_381, 8 * 16_381);
+        assert_eq!(sized, Capacity { vips: 64, keys4: 256, keys6: 256, backends: 256, slots, moves, flows: 7 });
     }
 }

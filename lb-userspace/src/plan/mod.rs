@@ -139,6 +139,12 @@ impl Plan {
         Self { totals, ..self }
     }
 
+    /// The plan with these changes in the place of its own, where part of it is done already.
+    #[must_use]
+    pub fn saying(self, changes: Vec<Change>) -> Self {
+        Self { changes, ..self }
+    }
+
     /// The map writes, in order.
     pub fn steps(&self) -> &[Step] {
         &self.steps

@@ -361,7 +361,7 @@ impl World {
 }
 
 fn roomy() -> World {
-    World::new(Capacity { vips: 64, keys4: 64, keys6: 64, backends: 64, slots: 64 * SLOTS, flows: flows() })
+    World::new(Capacity { vips: 64, keys4: 64, keys6: 64, backends: 64, slots: 64 * SLOTS, moves: 0, flows: flows() })
 }
 
 /// As many as tables for a config that does not say have room for.
@@ -508,7 +508,8 @@ fn another_way_of_forwarding_makes_another_entry_that_continues_the_counts() {
 #[test]
 fn what_a_plan_frees_it_does_not_hand_out() {
     let full = |names: &[&str]| config(names.iter().map(|name| vip(name, "192.0.2.1", &["tcp/80"], &["10.0.0.1"])));
-    let mut world = World::new(Capacity { vips: 2, keys4: 2, keys6: 2, backends: 2, slots: SLOTS, flows: flows() });
+    let mut world =
+        World::new(Capacity { vips: 2, keys4: 2, keys6: 2, backends: 2, slots: SLOTS, moves: 0, flows: flows() });
     world.apply(&full(&["a"]));
     let plan = Plan::new(&world.state, &full(&["b"]), &NextHops::new(), None);
     assert!(plan.rebuild().is_some(), "there is no room for both at once");
@@ -559,7 +560,7 @@ fn no_walk_through_configs_shows_a_packet_half_a_change() {
     for seed in 1..=40 {
         let mut random = Random(seed);
         let mut world =
-            World::new(Capacity { vips: 6, keys4: 10, keys6: 10, backends: 20, slots: 700, flows: flows() });
+            World::new(Capacity { vips: 6, keys4: 10, keys6: 10, backends: 20, slots: 700, moves: 0, flows: flows() });
         for _ in 0..12 {
             world.apply(&random.config());
         }
@@ -573,7 +574,7 @@ fn no_walk_through_configs_breaks_a_connection() {
     for seed in 1..=60 {
         let mut random = Random(seed);
         let mut world =
-            World::new(Capacity { vips: 6, keys4: 10, keys6: 10, backends: 20, slots: 700, flows: flows() });
+            World::new(Capacity { vips: 6, keys4: 10, keys6: 10, backends: 20, slots: 700, moves: 0, flows: flows() });
         for _ in 0..12 {
             world.apply(&random.config());
             world.open_flows(&mut random);

@@ -1,4 +1,5 @@
-//! From the version before to this one, and back, while connections live: no flow and no count is lost.
+//! From the version before to this one, and back, while connections live: no flow and no count is lost on the way there;
+//! on the way back none that no change has put at risk.
 
 use std::{fs, net::IpAddr, path::Path, time::Duration};
 
@@ -50,13 +51,18 @@ impl Site {
         self.0.naru.use_binary(binary);
         self.0.naru.restart().unwrap();
         self.check(step);
+        assert_eq!(self.0.naru.status().unwrap().problems, [], "{step}");
+        self.0.naru.cli(&["diff"]).unwrap();
+    }
+
+    /// The same, while flows are at risk.
+    fn hand_flows_to(&mut self, binary: &Path, step: &str) {
+        self.hand_to(binary, step);
         let status = self.0.naru.status().unwrap();
-        assert_eq!(status.problems, [], "{step}");
         assert!(status.tracking.moving_slots > 0, "{step}: no slot moves, and nothing is at risk");
         let counts: Vec<FlowCount> = self.0.naru.read(&["flows", "--count"]).unwrap();
         let established: u64 = counts.iter().map(|count| count.established).sum();
         assert!(established > CONNECTIONS as u64, "{step}: only {established} flows are remembered");
-        self.0.naru.cli(&["diff"]).unwrap();
     }
 
     /// Nothing has broken, and each connection was counted once.
@@ -90,7 +96,7 @@ fn address(lab: &Lab, backend: usize, forward: &str) -> IpAddr {
 
 #[test]
 #[ignore = "needs root"]
-fn an_upgrade_and_the_way_back_lose_nothing() {
+fn an_upgrade_loses_nothing() {
     let Some(before) = naru_binary_before() else {
         return patience::not_tested("an upgrade from the version before", "NARU_BEFORE_BIN names no binary of it");
     };
@@ -100,17 +106,29 @@ fn an_upgrade_and_the_way_back_lose_nothing() {
     site.check("a change before the upgrade");
     site.0.naru.stop().unwrap();
     site.check("no daemon");
-    site.hand_to(this, "the upgrade");
+    site.hand_flows_to(this, "the upgrade");
     site.reweigh(1, 300);
     site.check("a change after the upgrade");
     site.0.naru.kill9().unwrap();
-    site.hand_to(&before, "the way back");
-    site.reweigh(0, 50);
-    site.check("a change after the way back");
-    site.0.naru.kill9().unwrap();
-    site.hand_to(this, "the upgrade once more");
+    site.hand_flows_to(this, "a restart");
     site.reweigh(2, 10);
     site.end();
+}
+
+/// The version before does not know how this one lays maps out: it goes on by its config, and what was tracked or
+/// counted is not known any more.
+#[test]
+#[ignore = "needs root"]
+fn the_way_back_breaks_nothing_on_settled_slots() {
+    let Some(before) = naru_binary_before() else {
+        return patience::not_tested("the way back to the version before", "NARU_BEFORE_BIN names no binary of it");
+    };
+    let mut site = Site::start(naru_binary().unwrap());
+    site.0.naru.kill9().unwrap();
+    site.hand_to(&before, "the way back");
+    site.0.naru.kill9().unwrap();
+    site.hand_to(naru_binary().unwrap(), "the upgrade once more");
+    site.check("the end");
 }
 
 /// Another version has a directory of its own. Here it is one that lays all maps out as this version does.
@@ -125,7 +143,7 @@ fn what_another_version_pinned_is_taken_over_and_nothing_is_lost() {
     for step in ["a later version's", "a later version's once more"] {
         site.0.naru.kill9().unwrap();
         fs::rename(&own, &other).unwrap();
-        site.hand_to(this, step);
+        site.hand_flows_to(this, step);
         assert!(own.exists() && !other.exists(), "{step}");
         site.reweigh(1, 300);
     }

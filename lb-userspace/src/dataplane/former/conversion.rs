@@ -1,6 +1,9 @@
 //! How entries of a former version of a map become entries of today's.
 
-use lb_common::Layout;
+use lb_common::{Layout, maps};
+
+use super::{abi4, bytes::Bytes};
+use crate::dataplane::{Error, maps::Maps};
 
 /// How a former version of a map is read.
 #[derive(Clone, Copy)]
@@ -13,21 +16,34 @@ pub struct Conversion {
     pub key_size: usize,
     /// Size of a value of that version in bytes.
     pub value_size: usize,
-    /// Makes a key of today, which has the size that the second slice has.
-    pub key: fn(&[u8], &mut [u8]),
-    /// Makes a value of today.
-    pub value: fn(&[u8], &mut [u8]),
+    /// How what it holds comes to be in the maps of today.
+    pub how: How,
+}
+
+/// How what a former map holds comes to be in the maps of today.
+#[derive(Clone, Copy)]
+pub enum How {
+    /// Entry by entry.
+    Entries {
+        /// Makes a key of today, which has the size that the second slice has.
+        key: fn(&[u8], &mut [u8]),
+        /// Makes a value of today.
+        value: fn(&[u8], &mut [u8]),
+    },
+    /// It means the same in maps of another shape, to which it is written as any change is.
+    Meaning(fn(&Bytes, &Maps) -> Result<(), Error>),
 }
 
 /// Every former version that is read: those of releases from which an upgrade keeps flows and counts. Each stays here
 /// until no such release is left.
-pub const FORMER: &[Conversion] = &[];
+pub const FORMER: &[Conversion] =
+    &[Conversion { map: maps::SLOTS, version: 1, key_size: 4, value_size: 8, how: How::Meaning(abi4::put_slots) }];
 
 impl Conversion {
     /// Of a map that is as it was.
     pub const fn none(layout: &Layout) -> Self {
         let Layout { map, version, key, value, .. } = *layout;
-        Self { map, version, key_size: key, value_size: value, key: same, value: same }
+        Self { map, version, key_size: key, value_size: value, how: How::Entries { key: same, value: same } }
     }
 }
 

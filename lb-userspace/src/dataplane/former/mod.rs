@@ -4,6 +4,7 @@
 //! A map that is laid out as today is the same map in both. Any other one is made anew and its entries are converted:
 //! before the links are handed over, and what packets write once more after it.
 
+mod abi4;
 mod bytes;
 mod conversion;
 #[cfg(test)]
@@ -16,18 +17,21 @@ use std::{
 };
 
 use aya::maps::{MapData, MapType};
-use lb_common::{Layout, maps};
+use lb_common::{Layout, SlotWord, maps};
 use log::warn;
 use nix::fcntl::Flock;
 
 pub use self::conversion::Conversion;
-use self::{bytes::Bytes, conversion::FORMER};
+use self::{
+    bytes::Bytes,
+    conversion::{FORMER, How},
+};
 use super::{
     Error,
     generation::{loaded_at, maps_in, program_in},
     links::{Pinned, pinned},
     losses::losses_in,
-    maps::{Carrying, JOURNAL, Journal, entries_needed, pin_of},
+    maps::{Carrying, JOURNAL, Journal, Maps, entries_needed, pin_of},
     place::{Place, generation, generations, links_of, lock, names, remove, remove_tree, roots},
 };
 use crate::{fault, plan::Capacity};
@@ -168,17 +172,26 @@ impl Former {
         self.journal
     }
 
-    /// How many entries its maps have.
-    pub fn capacity(&self) -> Capacity {
+    /// How many entries the maps of today need for what its maps have.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not let one be read.
+    pub fn capacity(&self) -> Result<Capacity, Error> {
         let entries = |name| self.find(name).bytes.entries;
-        Capacity {
+        let (slots, moves) = match self.find(maps::SLOTS) {
+            Found { bytes, conversion: Conversion { version: 1, .. }, .. } => abi4::slot_capacity(bytes)?,
+            _ => (entries(maps::SLOTS) * SlotWord::A_LINE, entries(maps::MOVES)),
+        };
+        Ok(Capacity {
             vips: entries(maps::VIP_RECORDS),
             keys4: entries(maps::VIPS4),
             keys6: entries(maps::VIPS6),
             backends: entries(maps::BACKENDS),
-            slots: entries(maps::SLOTS),
+            slots,
+            moves,
             flows: entries(maps::FLOWS),
-        }
+        })
     }
 
     /// Pins in the directory `pins` the maps that today's generation has as they are.
@@ -190,13 +203,14 @@ impl Former {
         Ok(())
     }
 
-    /// Converts what the others hold into the maps pinned in `pins`, which no packet reads yet.
-    pub fn copy_to(&self, pins: &Path) -> Result<(), Error> {
+    /// Converts what the others hold into `today`, the maps pinned in `pins`, which no packet reads yet.
+    pub fn copy_to(&self, pins: &Path, today: &Maps) -> Result<(), Error> {
         for found in self.maps.iter().filter(|found| !self.is_shared(found)) {
-            match found.bytes.kind {
-                MapType::Array => self.convert_array(found, pins)?,
-                MapType::PerCpuArray => {}
-                _ => self.convert_hash(found, pins)?,
+            match (found.conversion.how, found.bytes.kind) {
+                (How::Meaning(put), _) => put(&found.bytes, today)?,
+                (How::Entries { value, .. }, MapType::Array) => convert_array(found, value, pins)?,
+                (How::Entries { .. }, MapType::PerCpuArray) => {}
+                (How::Entries { key, value }, _) => convert_hash(found, key, value, pins)?,
             }
         }
         Ok(())
@@ -210,18 +224,27 @@ impl Former {
             if self.is_shared(counters) {
                 continue;
             }
+            let [How::Entries { value: convert, .. }, How::Entries { value: convert_carried, .. }] =
+                [counters, carried].map(|found| found.conversion.how)
+            else {
+                continue;
+            };
             // Set before anything is added.
-            self.convert_array(carried, pins)?;
+            convert_array(carried, convert_carried, pins)?;
             let mut sums = open(pins, carried.layout.map, carried.layout.version)?.memory()?;
             let mut converted = vec![0; counters.layout.value];
             counters.bytes.each(|key, value| {
-                (counters.conversion.value)(value, &mut converted);
+                convert(value, &mut converted);
                 add(sums.value_mut(index(key)), &converted);
                 Ok(())
             })?;
         }
-        let mut flows = self.maps.iter().filter(|found| found.bytes.kind == MapType::LruHash && !self.is_shared(found));
-        flows.try_for_each(|found| self.convert_hash(found, pins))
+        for found in self.maps.iter().filter(|found| found.bytes.kind == MapType::LruHash && !self.is_shared(found)) {
+            if let How::Entries { key, value } = found.conversion.how {
+                convert_hash(found, key, value, pins)?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes what another version had pinned, but for links that are still there; `place` goes on counting losses
@@ -256,29 +279,31 @@ impl Former {
     fn find(&self, name: &str) -> &Found {
         self.maps.iter().find(|found| found.layout.map == name).expect("a former data plane has every map")
     }
+}
 
-    fn convert_array(&self, found: &Found, pins: &Path) -> Result<(), Error> {
-        let today = open(pins, found.layout.map, found.layout.version)?;
-        let mut memory = today.memory()?;
-        found.bytes.each(|key, value| {
-            // What is beyond a map of a fixed size is of no meaning to this version.
-            if index(key) < today.entries {
-                (found.conversion.value)(value, memory.value_mut(index(key)));
-            }
-            Ok(())
-        })
-    }
+type Convert = fn(&[u8], &mut [u8]);
 
-    /// What is there already stays.
-    fn convert_hash(&self, found: &Found, pins: &Path) -> Result<(), Error> {
-        let today = open(pins, found.layout.map, found.layout.version)?;
-        let (mut key, mut value) = (vec![0; found.layout.key], vec![0; found.layout.value]);
-        found.bytes.each(|former_key, former_value| {
-            (found.conversion.key)(former_key, &mut key);
-            (found.conversion.value)(former_value, &mut value);
-            today.enter(&key, &value)
-        })
-    }
+fn convert_array(found: &Found, convert: Convert, pins: &Path) -> Result<(), Error> {
+    let today = open(pins, found.layout.map, found.layout.version)?;
+    let mut memory = today.memory()?;
+    found.bytes.each(|key, value| {
+        // What is beyond a map of a fixed size is of no meaning to this version.
+        if index(key) < today.entries {
+            convert(value, memory.value_mut(index(key)));
+        }
+        Ok(())
+    })
+}
+
+/// What is there already stays.
+fn convert_hash(found: &Found, convert_key: Convert, convert: Convert, pins: &Path) -> Result<(), Error> {
+    let today = open(pins, found.layout.map, found.layout.version)?;
+    let (mut key, mut value) = (vec![0; found.layout.key], vec![0; found.layout.value]);
+    found.bytes.each(|former_key, former_value| {
+        convert_key(former_key, &mut key);
+        convert(former_value, &mut value);
+        today.enter(&key, &value)
+    })
 }
 
 /// The map pinned in `pins` with that version of its layout.

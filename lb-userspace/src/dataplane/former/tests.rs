@@ -192,8 +192,8 @@ fn change_layout(directory: &Path, name: &'static str) -> Conversion {
     values.iter().for_each(|(key, value)| former.put(key, value).unwrap());
     fs::remove_file(crate::dataplane::maps::pin_in(directory, name)).unwrap();
     former.map().pin(directory.join(pin_of(name, VERSION))).unwrap();
-    let key = if is_hash { mirrored } else { Conversion::none(Layout::of(name).unwrap()).key };
-    Conversion { map: name, version: VERSION, key_size, value_size, key, value: mirrored }
+    let key = if is_hash { mirrored } else { super::conversion::same };
+    Conversion { map: name, version: VERSION, key_size, value_size, how: How::Entries { key, value: mirrored } }
 }
 
 #[test]

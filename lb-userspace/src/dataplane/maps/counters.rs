@@ -19,7 +19,7 @@ use aya::{
 use lb_common::{Backend, Counters, DropReason, FlowOutcome, NO_ID, OwnMac, VipName, maps};
 
 use super::{
-    Maps, Table,
+    Maps, Slots, Table,
     layout::{JOURNAL, LOGS, object_maps, pin_in},
     mmap::Mapped,
 };
@@ -133,18 +133,20 @@ impl Readings {
         map.expect("every map is in the list").map(|info| info.max_entries()).map_err(Error::map("look at", name))
     }
 
-    /// Fill and memory of every map; `state` knows how full those are that the daemon writes, `flows` the flow tables.
-    pub fn usage(&self, state: &State, flows: [u64; 2]) -> Result<Vec<MapUsage>, Error> {
+    /// Fill and memory of every map; `state` and `slots` know how full those are that the daemon writes, `flows` the
+    /// flow tables.
+    pub fn usage(&self, state: &State, slots: &Slots, flows: [u64; 2]) -> Result<Vec<MapUsage>, Error> {
         let (vips, backends) = (state.vips().len() as u64, state.backends().len() as u64);
         let keys = |v4: bool| state.keys().keys().filter(|key| key.address.is_ipv4() == v4).count() as u64;
-        let slots = state.vips().values().map(|record| u64::from(record.slots)).sum();
+        let taken = state.vips().values().map(|record| u64::from(record.slots)).sum();
         let mut usage = Vec::new();
         for (name, map) in &self.all {
             let max_entries = map.info().map_err(Error::map("look at", name))?.max_entries();
             let entries = match *name {
                 maps::VIPS4 => keys(true),
                 maps::VIPS6 => keys(false),
-                maps::SLOTS => slots,
+                maps::SLOTS => taken,
+                maps::MOVES => slots.places_in_use(),
                 maps::VIP_RECORDS | maps::VIP_COUNTERS | maps::VIP_CARRIED => vips,
                 maps::BACKENDS | maps::BACKEND_COUNTERS | maps::BACKEND_CARRIED => backends,
                 maps::FLOWS => flows[Table::Established as usize],
@@ -156,6 +158,8 @@ impl Readings {
                 LOGS => continue,
                 _ => u64::from(max_entries),
             };
+            // A line of slots is one to the kernel.
+            let max_entries = if *name == maps::SLOTS { slots.entries() } else { max_entries };
             let memory_bytes = memory(map).map_err(|error| Error::map("look at", name)(MapError::IoError(error)))?;
             usage.push(MapUsage { name: (*name).to_owned(), entries, max_entries: max_entries.into(), memory_bytes });
         }

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use lb_common::{DropReason, FlowOutcome, Layout, OwnMac, maps};
+use lb_common::{DropReason, FlowOutcome, Layout, OwnMac, SlotWord, maps};
 
-use super::tables::Sweeps;
+use super::Sweeps;
 use crate::plan::Capacity;
 
 /// The ring buffer of aya-log.
@@ -15,11 +15,12 @@ pub const JOURNAL: &str = "JOURNAL";
 pub const DEVICES: u32 = 1024;
 
 /// The maps that the object declares, with the entries that they get; `None` for as many as the object says.
-pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 13] {
+pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 14] {
     [
         (maps::VIPS4, Some(capacity.keys4)),
         (maps::VIPS6, Some(capacity.keys6)),
-        (maps::SLOTS, Some(capacity.slots)),
+        (maps::SLOTS, Some(capacity.slots.div_ceil(SlotWord::A_LINE))),
+        (maps::MOVES, Some(capacity.moves)),
         (maps::BACKENDS, Some(capacity.backends)),
         (maps::FLOWS, Some(capacity.flows)),
         (maps::EMBRYOS, Some(capacity.embryos())),

@@ -4,7 +4,7 @@ use std::{
     marker::PhantomData,
     mem,
     os::fd::{AsFd as _, AsRawFd as _},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
 use aya::{
@@ -49,6 +49,13 @@ impl<V: Pod, const WORDS: usize> Mapped<V, WORDS> {
         // SAFETY: the mapping has `entries` entries of this size, starts at a page, stays as long as `self`, and is
         // accessed by atomic operations only.
         unsafe { &*words.add(index as usize) }
+    }
+
+    /// A 32-bit word, which the data plane may be reading. They are numbered through all entries.
+    pub(super) fn half(&self, index: u32) -> &AtomicU32 {
+        assert!(index as usize / (2 * WORDS) < self.entries as usize, "word {index} of a map of {}", self.entries);
+        // SAFETY: as in `cell`; nobody accesses words of this map by another width at the same time.
+        unsafe { &*self.memory.as_mut_ptr().cast::<AtomicU32>().add(index as usize) }
     }
 
     pub(super) fn load(&self, index: u32) -> V {

@@ -12,15 +12,16 @@ mod journal;
 mod keys;
 mod layout;
 mod mmap;
-mod tables;
+mod slots;
+mod sweeps;
 
-use std::{mem::offset_of, path::Path, sync::Arc};
+use std::{collections::HashSet, mem::offset_of, path::Path, sync::Arc};
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
 use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type};
 use lb_common::{
-    Backend, Counters, DropReason, FlowOutcome, Layout, NO_ID, OwnMac, Vip4Key, Vip6Key, VipName, VipRecord, VipRoute,
-    maps,
+    Backend, Counters, DropReason, FlowOutcome, Layout, NO_ID, OwnMac, Slot, Vip4Key, Vip6Key, VipName, VipRecord,
+    VipRoute, maps,
 };
 
 pub use self::{
@@ -29,9 +30,10 @@ pub use self::{
     journal::{Carrying, Journal},
     layout::{JOURNAL, entries_needed, object_maps, pin_in, pin_of},
     mmap::memory,
-    tables::{Slots, Sweeps, Table},
+    slots::Slots,
+    sweeps::{Sweeps, Table},
 };
-use self::{layout::DEVICES, mmap::Mapped};
+use self::{layout::DEVICES, mmap::Mapped, slots::Places};
 use super::Error;
 use crate::plan::{Capacity, State};
 
@@ -41,6 +43,7 @@ pub struct Maps {
     vips6: HashMap<MapData, Vip6Key, VipRoute>,
     records: Mapped<VipRecord, 15>,
     slots: Arc<Slots>,
+    places: Places,
     backends: Mapped<Backend, 16>,
     own_macs: Mapped<OwnMac, 1>,
     /// A DEVMAP_HASH: aya's own type wants values with room for a program, and generic mode before 5.15 refuses those.
@@ -99,7 +102,8 @@ impl Maps {
             vips4: hash(maps::VIPS4)?.try_into().map_err(layout(maps::VIPS4))?,
             vips6: hash(maps::VIPS6)?.try_into().map_err(layout(maps::VIPS6))?,
             records: Mapped::open(maps::VIP_RECORDS, data(maps::VIP_RECORDS)?)?,
-            slots: Arc::new(Slots(Mapped::open(maps::SLOTS, data(maps::SLOTS)?)?)),
+            slots: Arc::new(Slots::open(data(maps::SLOTS)?, data(maps::MOVES)?)?),
+            places: Places::default(),
             backends: Mapped::open(maps::BACKENDS, data(maps::BACKENDS)?)?,
             own_macs: Mapped::open(maps::OWN_MACS, data(maps::OWN_MACS)?)?,
             devices: hash(maps::DEVICES)?.try_into().map_err(layout(maps::DEVICES))?,
@@ -143,6 +147,7 @@ impl Maps {
             keys6: self.readings.max_entries(maps::VIPS6)?,
             backends: self.backends.entries,
             slots: self.slots.entries(),
+            moves: self.slots.places(),
             flows: self.readings.max_entries(maps::FLOWS)?,
         };
         let journal = self.journal();
@@ -161,6 +166,7 @@ impl Maps {
             let (key, route) = entry.map_err(Error::map("read", maps::VIPS6))?;
             state.put_key(key.into(), route);
         }
+        self.places.count(&self.slots, |slots| tables_with(slots, &state));
         Ok(state)
     }
 
@@ -206,6 +212,17 @@ impl Maps {
         }
         old.flows.copy_to(&self.flows)
     }
+}
+
+/// The tables in which some slot may say one of `slots`: first slot and number.
+fn tables_with(slots: &[Slot], state: &State) -> Vec<(u32, u32)> {
+    let vip = |id: u32| state.backends().get(&id).map(|entry| entry.vip);
+    let vips: Option<HashSet<u32>> =
+        slots.iter().map(|slot| vip(slot.current()).or_else(|| vip(slot.settled_owner()))).collect();
+    // Some say of nobody who is known.
+    let is_wanted = |id: &u32| vips.as_ref().is_none_or(|vips| vips.contains(id));
+    let records = state.vips().iter().filter(|(id, _)| is_wanted(id));
+    records.map(|(_, record)| (record.slot_base, record.slots)).collect()
 }
 
 fn errno(error: &MapError) -> Option<i32> {

@@ -1,0 +1,252 @@
+//! The slots of all tables: what packets read, and who keeps account of the slots that move.
+
+use std::{
+    collections::HashMap,
+    mem,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use aya::maps::MapData;
+use lb_common::{NO_ID, Slot, SlotLine, SlotWord, Tick, maps};
+
+use super::{Maps, mmap::Mapped};
+use crate::{
+    dataplane::{Error, grace::grace, sys},
+    plan::{Continuation, Owner, maglev},
+};
+
+/// The slots of all tables, which sweeps read while the data plane's owner writes.
+pub struct Slots {
+    lines: Mapped<SlotLine, 8>,
+    /// By place.
+    moves: Mapped<Slot, 1>,
+}
+
+/// Which places of slots that move are in use: slots of which the same is to be said share one. A place that is free
+/// holds [`Slot::EMPTY`].
+#[derive(Default)]
+pub(super) struct Places(Mutex<Book>);
+
+#[derive(Default)]
+struct Book {
+    /// What is said at a place, and of how many slots.
+    used: HashMap<u32, (Slot, u32)>,
+    /// Where it is said.
+    places: HashMap<Slot, u32>,
+    free: Vec<u32>,
+    /// From here on all places are free.
+    fresh: u32,
+    /// Of no slot any more, but a packet may be on its way there.
+    left: Vec<u32>,
+}
+
+impl Slots {
+    pub(super) fn open(slots: MapData, moves: MapData) -> Result<Self, Error> {
+        Ok(Self { lines: Mapped::open(maps::SLOTS, slots)?, moves: Mapped::open(maps::MOVES, moves)? })
+    }
+
+    /// The slot at `index`; none where there are not as many.
+    pub fn at(&self, index: u32) -> Option<Slot> {
+        let cell = self.cell(index)?;
+        loop {
+            let word = load(cell);
+            if let Some(owner) = word.owner() {
+                return Some(Slot::settled(owner));
+            }
+            let slot = self.moves.load(word.place());
+            // Else another slot's may be there by now.
+            if load(cell) == word {
+                return Some(slot);
+            }
+        }
+    }
+
+    /// How many there are.
+    pub fn entries(&self) -> u32 {
+        self.lines.entries * SlotWord::A_LINE
+    }
+
+    /// How many places there are for slots that move.
+    pub(super) fn places(&self) -> u32 {
+        self.moves.entries
+    }
+
+    /// How many of them are not free.
+    pub(super) fn places_in_use(&self) -> u64 {
+        self.moves.iter().filter(|(_, slot)| *slot != Slot::EMPTY).count() as u64
+    }
+
+    /// Counts the slots of a table by the backend that they give new flows to, into `counts` by its id.
+    pub fn count(&self, base: u32, slots: u32, counts: &mut [u32]) {
+        for slot in (base..base + slots).map_while(|index| self.at(index)) {
+            if let Some(count) = counts.get_mut(slot.current() as usize) {
+                *count += 1;
+            }
+        }
+    }
+
+    fn cell(&self, index: u32) -> Option<&AtomicU32> {
+        (index < self.entries()).then(|| self.lines.half(index))
+    }
+}
+
+impl Places {
+    /// Finds out which places are in use. `tables` has first slot and number of each table that may have slots which
+    /// say one of these.
+    pub fn count(&self, slots: &Slots, tables: impl FnOnce(&[Slot]) -> Vec<(u32, u32)>) {
+        let said: Vec<(u32, Slot)> = slots.moves.iter().filter(|(_, slot)| *slot != Slot::EMPTY).collect();
+        let mut book = Book::default();
+        let words = tables(&said.iter().map(|(_, slot)| *slot).collect::<Vec<_>>());
+        let words =
+            words.into_iter().flat_map(|(base, count)| base..base + count).filter_map(|index| slots.cell(index));
+        for word in words.map(load).filter(|word| word.owner().is_none()) {
+            let slot = slots.moves.load(word.place());
+            book.used.entry(word.place()).or_insert((slot, 0)).1 += 1;
+            book.places.insert(slot, word.place());
+        }
+        for (place, _) in said {
+            book.free.extend(book.fresh..place);
+            book.fresh = place + 1;
+            if !book.used.contains_key(&place) {
+                book.left.push(place);
+            }
+        }
+        *self.lock() = book;
+    }
+
+    /// A place at which `slot` is said, for one slot more.
+    ///
+    /// # Errors
+    ///
+    /// There is none left.
+    fn take(&self, slots: &Slots, slot: Slot) -> Result<u32, Error> {
+        let mut book = self.lock();
+        if let Some(place) = book.places.get(&slot).copied() {
+            book.used.entry(place).and_modify(|(_, count)| *count += 1);
+            return Ok(place);
+        }
+        let place = book.empty(slots).ok_or(Error::NoPlace)?;
+        slots.moves.store(place, slot);
+        book.used.insert(place, (slot, 1));
+        book.places.insert(slot, place);
+        Ok(place)
+    }
+
+    /// One slot less is at `place`.
+    fn leave(&self, place: u32) {
+        let mut book = self.lock();
+        let Some((slot, count)) = book.used.get_mut(&place) else { return };
+        *count -= 1;
+        if *count == 0 {
+            let slot = *slot;
+            book.used.remove(&place);
+            if book.places.get(&slot) == Some(&place) {
+                book.places.remove(&slot);
+            }
+            book.left.push(place);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Book> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Book {
+    /// Places that were left are free once so many were, and as many as are in use: one wait for all of them.
+    const MANY: usize = 256;
+
+    /// A free place.
+    fn empty(&mut self, slots: &Slots) -> Option<u32> {
+        let has_fresh = self.fresh < slots.places();
+        let are_many = self.left.len() >= Self::MANY.max(self.used.len());
+        if self.free.is_empty() && !self.left.is_empty() && (are_many || !has_fresh) {
+            grace();
+            self.left.iter().for_each(|place| slots.moves.store(*place, Slot::EMPTY));
+            self.free = mem::take(&mut self.left);
+        }
+        self.free.pop().or_else(|| {
+            let place = self.fresh;
+            self.fresh += u32::from(has_fresh);
+            has_fresh.then_some(place)
+        })
+    }
+}
+
+impl Maps {
+    /// Computes and writes a table; the flows of a table in `before` go on as `flows` says. Returns how many slots were
+    /// others before.
+    ///
+    /// # Errors
+    ///
+    /// More is to be said of slots that move than there is room for. Slots up to one of them are written.
+    pub fn put_table(
+        &self,
+        base: u32,
+        slots: u32,
+        owners: &[Owner],
+        flows: Option<&Continuation>,
+        before: &Self,
+    ) -> Result<usize, Error> {
+        let backends: Vec<_> = owners.iter().map(|owner| owner.backend).collect();
+        let table = maglev::table(&backends, slots);
+        let now = sys::now();
+        let mut written = 0;
+        for (offset, owner) in (0..).zip(table) {
+            let owner = owners.get(owner as usize).map_or(NO_ID, |owner| owner.id);
+            let slot = match flows {
+                Some(flows) => given_to(before.slot(flows.base + offset), owner, now, flows),
+                None => Slot::settled(owner),
+            };
+            if self.put_slot(base + offset, slot)? {
+                written += 1;
+            }
+        }
+        Ok(written)
+    }
+
+    /// The slot at `index`, which must be one.
+    pub fn slot(&self, index: u32) -> Slot {
+        self.slots.at(index).unwrap_or_else(|| panic!("slot {index} of {}", self.slots.entries()))
+    }
+
+    /// Writes a slot; whether it was another one before.
+    ///
+    /// # Errors
+    ///
+    /// It moves, and there is no room for what is to be said of it. It is as it was.
+    pub fn put_slot(&self, index: u32, slot: Slot) -> Result<bool, Error> {
+        if self.slot(index) == slot {
+            return Ok(false);
+        }
+        let word = match slot.is_moving() {
+            true => SlotWord::moving(self.places.take(&self.slots, slot)?),
+            false => SlotWord::settled(slot.current()),
+        };
+        let cell = self.slots.lines.half(index);
+        let before = load(cell);
+        // With release: whoever sees the word sees what was stored before, the backend's entry or what is at its place.
+        cell.store(word.to_bits(), Ordering::Release);
+        if before.owner().is_none() {
+            self.places.leave(before.place());
+        }
+        Ok(true)
+    }
+}
+
+fn load(cell: &AtomicU32) -> SlotWord {
+    SlotWord::from_bits(cell.load(Ordering::Acquire))
+}
+
+/// A slot after a change that gives it to `owner`.
+fn given_to(before: Slot, owner: u32, now: Tick, flows: &Continuation) -> Slot {
+    let before = if flows.successors.is_empty() {
+        before
+    } else {
+        before.renamed(|id| flows.successors.get(&id).copied().unwrap_or(id))
+    };
+    before.given_to(owner, now)
+}
