@@ -2,10 +2,11 @@
 
 use crate::{Address, Be32};
 
-/// One backend of one VIP. A real server that serves two VIPs has two entries, for each counts its own.
+/// One backend of one VIP, as packets read it: one cache line. A real server that serves two VIPs has two entries, for
+/// each counts its own.
 ///
-/// Everything but `weight`, `state` and the next hops is written before any slot names the entry and stays until no
-/// slot does, so that the data plane never sees half of it.
+/// Everything but `state` and `hop` is written before any slot names the entry and stays until no slot does, so that the
+/// data plane never sees half of it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backend {
@@ -21,19 +22,25 @@ pub struct Backend {
     pub vip: u32,
     /// How packets reach the backend: [`Forward`](crate::Forward) as a number.
     pub forward: u32,
-    /// Weight in the config; the slots follow from it while the backend is active.
-    pub weight: u32,
     /// [`BackendState`] as a number, and [`Backend::REMOVED`].
     pub state: u32,
+    /// Where its next hop is in their map; 0 where there is none.
+    pub hop: u32,
+    /// Always 0 so far: room for what a forward mode must know of a backend.
+    pub reserved: [u32; 2],
+}
+
+/// What the daemon must know of a backend besides, to adopt it after a restart. The data plane never reads it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackendRecord {
+    /// Weight in the config; the slots follow from it while the backend is active.
+    pub weight: u32,
     /// Id of the entry that the same real server has now, where this one is another way to it that is no longer wanted;
     /// else 0.
     pub successor: u32,
-    /// The next hop.
-    pub next_hop: NextHopCell,
-    /// The MAC address that the operator has pinned, for the daemon: the next hop follows from it.
+    /// The MAC address that the operator has pinned: the next hop follows from it.
     pub pin: MacPin,
-    /// Always 0 so far: room for what a forward mode must know of a backend. With it an entry is two cache lines.
-    pub reserved: [u32; 2],
 }
 
 /// TTL or hop limit of every outer header (the default that RFC 1700 gives).
@@ -48,21 +55,10 @@ impl Backend {
     /// Set in the state of a backend that the config does not have any more; it is there until its flows have ended.
     pub const REMOVED: u32 = 1 << 2;
 
-    /// What the operator wants of it, or wanted last.
-    #[inline(always)]
-    pub const fn backend_state(&self) -> BackendState {
-        BackendState::from_u32(self.state & !Self::REMOVED)
-    }
-
-    /// Whether the config does not have it any more.
-    pub const fn is_removed(&self) -> bool {
-        self.state & Self::REMOVED != 0
-    }
-
     /// Whether its flows are lost, and go to the current owners of their slots.
     #[inline(always)]
     pub const fn is_down(&self) -> bool {
-        matches!(self.backend_state(), BackendState::Down)
+        matches!(BackendState::from_u32(self.state & !Self::REMOVED), BackendState::Down)
     }
 
     /// The part of the outer IPv4 header's checksum that is the same for every packet, for [`Backend::outer_sum`]: the
@@ -97,27 +93,24 @@ impl MacPin {
     }
 }
 
-/// Two next hops of which one is in use: a new one is written to the idle half and put in use by one store.
+/// Two next hops of which one is in use, or none: a new one is written to the idle half and put in use by one store. All
+/// backends that are reached alike share a cell. It is a cache line.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NextHopCell {
-    /// 0 or 1: the half in use; [`NextHopCell::NONE`]: the next hop is not known.
+    /// 1 or 2: the half in use; [`NextHopCell::NONE`]: the next hop is not known.
     pub in_use: u32,
+    /// Always 0: the halves lie in no 64-bit word with what says which is in use.
+    pub reserved: u32,
     /// The halves.
     pub halves: [NextHop; 2],
+    /// Always 0.
+    pub rest: [u32; 2],
 }
 
 impl NextHopCell {
     /// Value of `in_use` while there is no way to the backend.
-    pub const NONE: u32 = 2;
-
-    /// A cell that holds `next_hop`, or none.
-    pub fn new(next_hop: Option<NextHop>) -> Self {
-        Self {
-            in_use: if next_hop.is_some() { 0 } else { Self::NONE },
-            halves: [next_hop.unwrap_or_default(), NextHop::default()],
-        }
-    }
+    pub const NONE: u32 = 0;
 
     /// The next hop in use.
     ///
@@ -131,7 +124,22 @@ impl NextHopCell {
         // SAFETY: aligned, and as long-lived as `self`. Volatile, so that it is read once: the daemon may store
         // another.
         let in_use = unsafe { (&raw const self.in_use).read_volatile() };
-        self.halves.get(in_use as usize)
+        self.halves.get(in_use.wrapping_sub(1) as usize)
+    }
+
+    /// The cell with `next_hop` in its idle half and that in use.
+    #[must_use]
+    pub const fn turned(self, next_hop: Option<NextHop>) -> Self {
+        let mut turned = self;
+        match next_hop {
+            Some(next_hop) => {
+                let idle = if self.in_use == 1 { 1 } else { 0 };
+                turned.halves[idle] = next_hop;
+                turned.in_use = idle as u32 + 1;
+            }
+            None => turned.in_use = Self::NONE,
+        }
+        turned
     }
 }
 
@@ -206,10 +214,11 @@ impl BackendState {
     }
 }
 
-super::pod!(Backend, MacPin, NextHop, NextHopCell);
+super::pod!(Backend, BackendRecord, MacPin, NextHop, NextHopCell);
 
-const _: () = assert!(size_of::<Backend>() == 128);
-const _: () = assert!(size_of::<NextHop>() == 24);
+const _: () = assert!(size_of::<Backend>() == 64);
+const _: () = assert!(size_of::<BackendRecord>() == 16);
+const _: () = assert!(size_of::<NextHopCell>() == 64);
 
 #[cfg(test)]
 mod tests {
@@ -248,11 +257,20 @@ mod tests {
     #[test]
     fn the_half_in_use_is_the_one_that_counts() {
         let [one, two] = [1, 2].map(|ifindex| NextHop { ifindex, ..NextHop::default() });
-        let cell = |in_use| NextHopCell { in_use, halves: [one, two] };
+        let cell = |in_use| NextHopCell { in_use, halves: [one, two], ..NextHopCell::default() };
         assert_eq!(
-            [0, 1, NextHopCell::NONE, u32::MAX].map(|in_use| cell(in_use).current().copied()),
-            [Some(one), Some(two), None, None]
+            [1, 2, NextHopCell::NONE, 3, u32::MAX].map(|in_use| cell(in_use).current().copied()),
+            [Some(one), Some(two), None, None, None]
         );
+        for in_use in [1, 2, NextHopCell::NONE] {
+            let before = cell(in_use);
+            let three = NextHop { ifindex: 3, ..one };
+            let after = before.turned(Some(three));
+            assert_eq!((after.current(), after.turned(None).current()), (Some(&three), None));
+            assert_ne!(after.in_use, in_use);
+            let used = (in_use as usize).wrapping_sub(1);
+            assert_eq!(after.halves.get(used), before.halves.get(used), "the half in use was written");
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! How the forwarder's maps are laid out: each has a version of its own, and all of them together the [`ABI`].
 
 use crate::{
-    Backend, Counters, FlowEntry, FlowKey, OwnMac, Slot, SlotLine, Vip4Key, Vip6Key, VipRecord, VipRoute, maps,
+    Backend, BackendRecord, Counters, FlowEntry, FlowKey, NextHopCell, OwnMac, Slot, SlotLine, Vip4Key, Vip6Key,
+    VipRecord, VipRoute, maps,
 };
 
 /// How a map is laid out.
@@ -36,16 +37,18 @@ impl Layout {
     pub const OLDEST_ABI: u32 = 4;
 
     /// From what the [`ABI`] is counted. A map that comes adds one to it, and one that goes its version.
-    const COUNTED_FROM: u32 = Self::OLDEST_ABI + 1;
+    const COUNTED_FROM: u32 = Self::OLDEST_ABI + 3;
 
     /// All that a daemon takes over from the one before.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::new::<Vip4Key, VipRoute>(maps::VIPS4, 1),
         Self::new::<Vip6Key, VipRoute>(maps::VIPS6, 1),
         Self::new::<u32, VipRecord>(maps::VIP_RECORDS, 1),
         Self::new::<u32, SlotLine>(maps::SLOTS, 2),
         Self::new::<u32, Slot>(maps::MOVES, 1).later(),
-        Self::new::<u32, Backend>(maps::BACKENDS, 1),
+        Self::new::<u32, Backend>(maps::BACKENDS, 2),
+        Self::new::<u32, BackendRecord>(maps::BACKEND_RECORDS, 1).later(),
+        Self::new::<u32, NextHopCell>(maps::NEXT_HOPS, 1).later(),
         // In this order none is overlooked that is promoted while they are copied.
         Self::new::<FlowKey, FlowEntry>(maps::EMBRYOS, 1),
         Self::new::<FlowKey, FlowEntry>(maps::FLOWS, 1),

@@ -22,7 +22,7 @@ mod via;
 mod vip;
 
 pub use address::{Address, Be16, Be32};
-pub use backend::{Backend, BackendState, MacPin, NextHop, NextHopCell, OUTER_FRAGMENT, OUTER_TTL};
+pub use backend::{Backend, BackendRecord, BackendState, MacPin, NextHop, NextHopCell, OUTER_FRAGMENT, OUTER_TTL};
 pub use counters::Counters;
 pub use decap::{DECAP_ABI, DECAP_VIP_BITS, DECAP_VIPS, DecapCounters, DecapOutcome, DecapSource};
 pub use drop_reason::DropReason;
@@ -54,6 +54,10 @@ pub mod maps {
     pub const MOVES: &str = "MOVES";
     /// Backend id → [`crate::Backend`]; memory-mapped.
     pub const BACKENDS: &str = "BACKENDS";
+    /// Backend id → [`crate::BackendRecord`]; written and read by the daemon only.
+    pub const BACKEND_RECORDS: &str = "BACKEND_RECORDS";
+    /// Place → [`crate::NextHopCell`]; memory-mapped. That at place 0 is none.
+    pub const NEXT_HOPS: &str = "NEXT_HOPS";
     /// [`crate::FlowKey`] → [`crate::FlowEntry`], of flows of which two packets were seen; least recently used first
     /// out.
     pub const FLOWS: &str = "FLOWS";

@@ -11,8 +11,8 @@ use std::{
 use anyhow::{Context as _, ensure};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use lb_common::{
-    Backend, FlowEntry, FlowKey, FlowOutcome, Layout, Slot, SlotLine, SlotWord, Vip4Key, Vip6Key, VipRecord, VipRoute,
-    maps,
+    Backend, BackendRecord, FlowEntry, FlowKey, FlowOutcome, Layout, Slot, SlotLine, SlotWord, Vip4Key, Vip6Key,
+    VipRecord, VipRoute, maps,
 };
 use memmap2::MmapOptions;
 
@@ -43,6 +43,7 @@ pub fn dump(bpffs: &Path) -> anyhow::Result<Dump> {
         (maps::SLOTS, mapped::<SlotLine>(bpffs, maps::SLOTS)?),
         (maps::MOVES, mapped::<Slot>(bpffs, maps::MOVES)?),
         (maps::BACKENDS, mapped::<Backend>(bpffs, maps::BACKENDS)?),
+        (maps::BACKEND_RECORDS, mapped::<BackendRecord>(bpffs, maps::BACKEND_RECORDS)?),
     ]))
 }
 

@@ -8,8 +8,8 @@ use aya_ebpf::{
     maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray},
 };
 use lb_common::{
-    Backend, Counters, DropReason, Features, FlowEntry, FlowKey, FlowOutcome, HashKey, OwnMac, Slot, SlotLine, Vip4Key,
-    Vip6Key, VipRoute,
+    Backend, Counters, DropReason, Features, FlowEntry, FlowKey, FlowOutcome, HashKey, NextHopCell, OwnMac, Slot,
+    SlotLine, Vip4Key, Vip6Key, VipRoute,
 };
 use lb_ebpf::hash::Key;
 
@@ -23,6 +23,8 @@ pub static SLOTS: Array<SlotLine> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 pub static MOVES: Array<Slot> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub static BACKENDS: Array<Backend> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+pub static NEXT_HOPS: Array<NextHopCell> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub static FLOWS: LruHashMap<FlowKey, FlowEntry> = LruHashMap::with_max_entries(1, 0);
 #[map]

@@ -146,7 +146,7 @@ pub(super) fn succeed(former: &Former, place: &Place, number: u32, config: &Conf
     let made = Draft::new(place, number, former.capacity()?, globals, |pins| former.share(pins));
     let made = made.and_then(|mut draft| {
         fault::point("convert maps");
-        former.copy_to(&draft.maps_directory(), &draft.maps)?;
+        former.copy_to(&draft.maps_directory(), &mut draft.maps)?;
         draft.maps.put_devices_in_use()?;
         draft.finish(Some(Carrying::Former), former.journal().applying)
     });

@@ -177,7 +177,6 @@ impl Dataplane {
         };
         self.generation = generation;
         self.state = Arc::new(state);
-        self.flips.clear();
         self.counted = Arc::default();
         self.writes.generation = true;
         self.settle().map(|()| writes)

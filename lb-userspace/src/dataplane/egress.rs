@@ -6,11 +6,11 @@ use std::{
     sync::Arc,
 };
 
-use lb_common::{NextHop, NextHopCell};
+use lb_common::NextHop;
 use log::debug;
 
-use super::{Dataplane, Error, grace::grace};
-use crate::model::Target;
+use super::{Dataplane, Error};
+use crate::{model::Target, plan::Entry};
 
 impl Dataplane {
     /// Says where frames to these targets go from now on, `None` for nowhere; other targets stay as they are.
@@ -38,33 +38,18 @@ impl Dataplane {
                 None => drop(Arc::make_mut(&mut self.next_hops).remove(target)),
             }
         }
-        let concerned = |(id, entry): (&u32, &lb_common::Backend)| {
+        let concerned = |(id, entry): (&u32, &Entry)| {
             let next_hop = *known.get(&self.state.target(entry)?)?;
-            (entry.next_hop.current().copied() != next_hop).then_some((*id, next_hop))
+            (entry.next_hop != next_hop).then_some((*id, Entry { next_hop, ..*entry }))
         };
         let concerned: Vec<_> = self.state.backends().iter().filter_map(concerned).collect();
-        self.flip(&concerned);
+        if !concerned.is_empty() {
+            self.generation.maps.put_next_hops(&concerned);
+            let state = Arc::make_mut(&mut self.state);
+            concerned.iter().for_each(|(id, entry)| state.put_backend(*id, *entry));
+        }
         self.keep_used_devices()?;
         Ok(concerned.len())
-    }
-
-    /// Puts next hops in use. A half of a cell is overwritten only when no packet can be reading it any more.
-    fn flip(&mut self, next_hops: &[(u32, Option<NextHop>)]) {
-        if next_hops.iter().any(|(id, _)| self.flips.contains_key(id)) {
-            grace();
-            self.flips.clear();
-        }
-        if next_hops.is_empty() {
-            return;
-        }
-        let state = Arc::make_mut(&mut self.state);
-        for (id, next_hop) in next_hops {
-            let Some(mut entry) = state.backends().get(id).copied() else { continue };
-            self.flips.insert(*id, egress(&entry));
-            entry.next_hop = turned(entry.next_hop, *next_hop);
-            self.generation.maps.put_backend(*id, entry);
-            state.put_backend(*id, entry);
-        }
     }
 
     /// Forgets the way to those of `targets` where no backend is any more: nobody follows it from now on.
@@ -106,26 +91,12 @@ impl Dataplane {
     /// those interfaces stay until a call after the next grace period.
     fn keep_used_devices(&mut self) -> Result<(), Error> {
         let in_use = self.state.backends().values().filter_map(egress);
-        let used: HashSet<u32> = in_use.chain(self.flips.values().flatten().copied()).collect();
+        let used: HashSet<u32> = in_use.chain(self.generation.maps.left_devices()).collect();
         self.generation.maps.keep_devices(|ifindex| used.contains(&ifindex))
     }
 }
 
 /// The interface that frames to a backend leave by.
-pub(super) fn egress(entry: &lb_common::Backend) -> Option<u32> {
-    entry.next_hop.current().map(|next_hop| next_hop.ifindex)
-}
-
-/// The cell with `next_hop` in its other half and in use.
-fn turned(cell: NextHopCell, next_hop: Option<NextHop>) -> NextHopCell {
-    let mut turned = cell;
-    match next_hop {
-        Some(next_hop) => {
-            let idle = usize::from(cell.in_use == 0);
-            turned.halves[idle] = next_hop;
-            turned.in_use = idle as u32;
-        }
-        None => turned.in_use = NextHopCell::NONE,
-    }
-    turned
+pub(super) fn egress(entry: &Entry) -> Option<u32> {
+    entry.next_hop.map(|next_hop| next_hop.ifindex)
 }

@@ -31,12 +31,7 @@ mod sys;
 mod tests;
 mod view;
 
-use std::{
-    collections::{HashMap, HashSet},
-    mem,
-    path::Path,
-    sync::Arc,
-};
+use std::{collections::HashSet, mem, path::Path, sync::Arc};
 
 use aya_log::EbpfLogger;
 use lb_common::Features;
@@ -80,9 +75,6 @@ pub struct Dataplane {
     in_force: Option<Arc<InForce>>,
     /// What [`Self::set_next_hops`] said of targets that some backend has.
     next_hops: Arc<NextHops>,
-    /// Backends whose next hop changed since the last grace period, and the interface that frames left by until then:
-    /// a packet on its way may still be reading the one and redirected to the other.
-    flips: HashMap<u32, Option<u32>>,
     /// Slots by backend, of the tables that were counted since they were written.
     counted: Arc<SlotCounts>,
     /// What was written since it was last taken.
@@ -125,13 +117,10 @@ impl Dataplane {
         let place = Place::take(bpffs)?;
         let links = Links::open(bpffs, place.links())?;
         let has_links = links.attachments().next().is_some();
-        let (generation, former) = adopt::adopt(&place, has_links, config)?;
+        let (mut generation, former) = adopt::adopt(&place, has_links, config)?;
         let state = generation.maps.read()?;
-        let next_hops = state
-            .backends()
-            .values()
-            .filter_map(|entry| state.target(entry).zip(entry.next_hop.current().copied()))
-            .collect();
+        generation.maps.take_account(&state);
+        let next_hops = state.backends().values().filter_map(|entry| state.target(entry).zip(entry.next_hop)).collect();
         Ok(Self {
             place,
             next_hops: Arc::new(next_hops),
@@ -140,7 +129,6 @@ impl Dataplane {
             links,
             state: Arc::new(state),
             in_force: None,
-            flips: HashMap::new(),
             counted: Arc::default(),
             writes: Writes::default(),
         })

@@ -134,6 +134,57 @@ fn a_change_that_has_more_to_say_than_there_is_room_for_is_made_in_new_maps() {
 
 #[test]
 #[ignore = "needs root"]
+fn backends_behind_one_gateway_share_what_leads_there() {
+    let pins = Pins::new();
+    let mut dataplane = pins.open(&weighted(100));
+    dataplane.apply(&weighted(100)).unwrap();
+    let hop = |mac: u8| Some(NextHop::new([2, 0, 0, 0, 0, mac], [2; 6], 1, 1500, 0));
+    let places = |dataplane: &Dataplane| -> Vec<u32> { dataplane.generation.maps.hops().into_values().collect() };
+    assert_eq!(places(&dataplane), [0; 4]);
+    assert_eq!(resolve(&mut dataplane, hop(1)), 4);
+    let there = places(&dataplane);
+    assert!(there[0] != 0 && there.iter().all(|place| *place == there[0]), "{there:?}");
+    // The gateway gets another MAC address, is lost, and comes back: its place says so, and no backend is written.
+    for next_hop in [hop(2), hop(3), None, hop(2), hop(1)] {
+        assert_eq!(resolve(&mut dataplane, next_hop), 4);
+        assert_eq!(places(&dataplane), there);
+        assert_mirrors(&dataplane);
+        assert!(dataplane.backends().iter().all(|backend| backend.next_hop == next_hop));
+    }
+
+    // One goes another way, and comes back.
+    let target = dataplane.backends()[1].target;
+    for (next_hop, own) in [(hop(9), true), (None, true), (hop(1), false), (hop(8), true), (hop(1), false)] {
+        dataplane.set_next_hops([(target, next_hop)]).unwrap();
+        assert_mirrors(&dataplane);
+        let now = places(&dataplane);
+        assert_eq!((now[1] != there[1], now[0]), (own, there[0]), "{now:?}");
+    }
+    // Another daemon goes on with what is there.
+    dataplane.set_next_hops([(target, hop(9))]).unwrap();
+    let before = places(&dataplane);
+    drop(dataplane);
+    let mut dataplane = pins.open(&weighted(100));
+    assert_eq!(places(&dataplane), before);
+    for mac in 10..40 {
+        dataplane.set_next_hops([(target, hop(mac))]).unwrap();
+        assert_eq!(places(&dataplane), before, "it is its own place");
+        assert_mirrors(&dataplane);
+    }
+    // Each its own way, again and again: places that were left are handed out again.
+    let targets: Vec<_> = dataplane.backends().iter().map(|backend| backend.target).collect();
+    for round in 0..200u8 {
+        let ways =
+            (0..).zip(&targets).map(|(index, target)| (*target, hop(if round % 2 == 0 { 1 } else { 50 + index })));
+        dataplane.set_next_hops(ways.collect::<Vec<_>>()).unwrap();
+        assert_mirrors(&dataplane);
+        let different: HashSet<_> = places(&dataplane).into_iter().collect();
+        assert_eq!(different.len(), if round % 2 == 0 { 1 } else { 4 });
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
 fn an_applied_config_is_in_the_maps_and_is_applied_once() {
     let pins = Pins::new();
     let mut dataplane = pins.open(&web());

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     model::{Config, Target},
-    plan::{InForce, NextHops, Plan, State},
+    plan::{Entry, InForce, NextHops, Plan, State},
 };
 
 /// The data plane as it is at a moment.
@@ -143,7 +143,7 @@ impl View {
 
     /// The backends that run, those included that were removed and have flows.
     pub fn backends(&self) -> Vec<Backend> {
-        let backend = |(id, entry): (&u32, &lb_common::Backend)| {
+        let backend = |(id, entry): (&u32, &Entry)| {
             Some(Backend {
                 id: *id,
                 vip: self.vip_name(entry.vip),
@@ -152,7 +152,7 @@ impl View {
                 weight: entry.weight,
                 state: entry.backend_state(),
                 removed: entry.is_removed(),
-                next_hop: entry.next_hop.current().copied(),
+                next_hop: entry.next_hop,
             })
         };
         self.state.backends().iter().filter_map(backend).collect()
@@ -178,7 +178,7 @@ impl View {
             self.state.vips().iter().map(|(id, record)| Ok((record.name.as_str().to_owned(), maps.vip_counters(*id)?)));
         let names = self.state.vips().iter().map(|(id, record)| (*id, record.name.as_str()));
         let names: HashMap<_, _> = names.filter(|(_, name)| with_backends(name)).collect();
-        let backend = |(id, entry): (&u32, &lb_common::Backend)| {
+        let backend = |(id, entry): (&u32, &Entry)| {
             let vip = (*names.get(&entry.vip)?).to_owned();
             let counted = maps.backend_counters(*id);
             Some(counted.map(|counters| BackendCounts { vip, address: entry.address.into(), counters }))
@@ -240,7 +240,7 @@ impl View {
             ids.iter().for_each(|id| slots[*id as usize] = 0);
             counted.iter().for_each(|(id, count)| slots[*id as usize] = *count);
         }
-        let slots = |(id, entry): (&u32, &lb_common::Backend)| BackendSlots {
+        let slots = |(id, entry): (&u32, &Entry)| BackendSlots {
             vip: self.vip_name(entry.vip),
             address: entry.address.into(),
             slots: slots[*id as usize],

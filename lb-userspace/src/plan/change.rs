@@ -6,11 +6,11 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::{Backend, Features, Forward, VipFlags, VipRecord};
+use lb_common::{Features, Forward, VipFlags, VipRecord};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    State,
+    Entry, State,
     record::settings,
     wanted::{Index, Wanted, WantedVip, keys},
 };
@@ -197,7 +197,7 @@ fn node_change(key: &str, from: impl fmt::Display, to: impl fmt::Display) -> Cha
 }
 
 /// The outer source network of an entry; of an IPv6 one not more than its last 32 bits are known to vary.
-fn source(entry: &Backend) -> String {
+fn source(entry: &Entry) -> String {
     let prefix = entry.outer_source_mask.host().leading_zeros();
     match IpAddr::from(entry.outer_source) {
         IpAddr::V4(network) => format!("{network}/{prefix}"),
@@ -240,7 +240,7 @@ fn ports_words(mut ports: Vec<(u8, u16)>) -> String {
 fn backend_changes(vip: &WantedVip<'_>, index: &Index<'_>) -> Vec<Change> {
     let name = || vip.config.name.clone();
     let members = index.members(vip.id).iter().filter(|(_, entry)| !entry.is_removed());
-    let mut there: BTreeMap<IpAddr, &Backend> = members.map(|(_, entry)| (entry.address.into(), *entry)).collect();
+    let mut there: BTreeMap<IpAddr, &Entry> = members.map(|(_, entry)| (entry.address.into(), *entry)).collect();
     let mut changes = Vec::new();
     for backend in &vip.backends {
         let address = backend.config.address;
@@ -256,7 +256,7 @@ fn backend_changes(vip: &WantedVip<'_>, index: &Index<'_>) -> Vec<Change> {
         };
         differs("weight", known.weight.to_string(), weight.to_string());
         differs("state", known.backend_state().word().to_owned(), state.to_owned());
-        let pin = |entry: &Backend| entry.pin.mac().map_or("none".to_owned(), |mac| Mac::from(mac).to_string());
+        let pin = |entry: &Entry| entry.pin.mac().map_or("none".to_owned(), |mac| Mac::from(mac).to_string());
         differs("mac", pin(known), pin(&backend.entry));
     }
     changes.extend(there.into_keys().map(|backend| Change::BackendRemoved { vip: name(), backend }));

@@ -12,6 +12,7 @@
 mod allocate;
 mod capacity;
 mod change;
+mod entry;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod key;
@@ -38,9 +39,10 @@ use self::{
 pub use self::{
     capacity::Capacity,
     change::Change,
+    entry::Entry,
     key::{FamilyKey, VipKey},
     removal::{Removal, Served},
-    state::{State, effective_weight},
+    state::State,
     step::{Continuation, Owner, Step},
     wanted::NextHops,
 };

@@ -9,9 +9,9 @@
 use std::collections::BTreeMap;
 
 use imbl::{OrdMap, OrdSet};
-use lb_common::{Backend, BackendState, Features, Forward, NO_ID, Via, VipFlags, VipName, VipRecord, VipRoute};
+use lb_common::{Features, Forward, NO_ID, Via, VipFlags, VipName, VipRecord, VipRoute};
 
-use super::{Capacity, Step, VipKey};
+use super::{Capacity, Entry, Step, VipKey};
 use crate::{
     model::{ForwardMode, Target},
     seed::HashSeed,
@@ -33,7 +33,7 @@ pub struct State {
     /// Every VIP key, markers included.
     keys: OrdMap<VipKey, VipRoute>,
     /// Backend id → its entry.
-    backends: OrdMap<u32, Backend>,
+    backends: OrdMap<u32, Entry>,
     /// Name of a VIP → its id.
     names: OrdMap<VipName, u32>,
     /// VIP id and key, without markers.
@@ -87,7 +87,7 @@ impl State {
     }
 
     /// Takes note of a backend's entry.
-    pub fn put_backend(&mut self, id: u32, entry: Backend) {
+    pub fn put_backend(&mut self, id: u32, entry: Entry) {
         self.free_backend(id);
         self.backends_by_vip.insert((entry.vip, id));
         if entry.is_removed() {
@@ -113,7 +113,7 @@ impl State {
     }
 
     fn free_backend(&mut self, id: u32) {
-        let Some(Backend { vip, forward, .. }) = self.backends.remove(&id) else { return };
+        let Some(Entry { vip, forward, .. }) = self.backends.remove(&id) else { return };
         self.backends_by_vip.remove(&(vip, id));
         self.removed_backends.remove(&id);
         self.forwards.entry(forward).and_modify(|count| *count -= 1);
@@ -131,7 +131,7 @@ impl State {
     }
 
     /// Backend id → its entry.
-    pub fn backends(&self) -> &OrdMap<u32, Backend> {
+    pub fn backends(&self) -> &OrdMap<u32, Entry> {
         &self.backends
     }
 
@@ -147,7 +147,7 @@ impl State {
     }
 
     /// The backends of a VIP, in the order of their ids.
-    pub fn backends_of(&self, vip: u32) -> impl Iterator<Item = (u32, &Backend)> {
+    pub fn backends_of(&self, vip: u32) -> impl Iterator<Item = (u32, &Entry)> {
         let ids = self.backends_by_vip.range((vip, 0)..=(vip, u32::MAX));
         ids.filter_map(|(_, id)| Some((*id, self.backends.get(id)?)))
     }
@@ -170,12 +170,12 @@ impl State {
     }
 
     /// The backends that no config has any more: they stay until their last flow has ended.
-    pub fn removed_backends(&self) -> impl Iterator<Item = (u32, &Backend)> {
+    pub fn removed_backends(&self) -> impl Iterator<Item = (u32, &Entry)> {
         self.removed_backends.iter().filter_map(|id| Some((*id, self.backends.get(id)?)))
     }
 
     /// Where frames to a backend go; `None` where its entry is free.
-    pub fn target(&self, entry: &Backend) -> Option<Target> {
+    pub fn target(&self, entry: &Entry) -> Option<Target> {
         let via = self.vips.get(&entry.vip).map(|record| record.via).unwrap_or_default();
         target_of(entry, via)
     }
@@ -216,19 +216,8 @@ impl State {
     }
 }
 
-/// The weight that an entry counts with in its VIP's table.
-pub fn effective_weight(entry: &Backend) -> u32 {
-    if entry.is_removed() {
-        return 0;
-    }
-    match entry.backend_state() {
-        BackendState::Active => entry.weight,
-        BackendState::Drain | BackendState::Down => 0,
-    }
-}
-
 /// The target of a backend's entry whose VIP is reached by `via`; `None` where the entry is free.
-pub(super) fn target_of(entry: &Backend, via: Via) -> Option<Target> {
+pub(super) fn target_of(entry: &Entry, via: Via) -> Option<Target> {
     let forward = Forward::from_u32(entry.forward).filter(|_| entry.vip != NO_ID)?;
     Some(Target {
         address: entry.address.into(),

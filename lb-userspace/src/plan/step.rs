@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use lb_common::{Backend, VipRecord, VipRoute};
+use lb_common::{VipRecord, VipRoute};
 
-use super::{VipKey, maglev::WeightedBackend};
+use super::{Entry, VipKey, maglev::WeightedBackend};
 
 /// One map write, or a pause between map writes.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,7 +14,7 @@ pub enum Step {
         /// Its id.
         id: u32,
         /// All of it; of an entry in use only weight, state and next hop may differ from what is there.
-        entry: Backend,
+        entry: Entry,
         /// The id was free: its counters start from zero.
         fresh: bool,
     },

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lb_common::{Backend, VipRecord, VipRoute};
+use lb_common::{VipRecord, VipRoute};
 
 use super::{
-    State, Step, VipKey,
+    Entry, State, Step, VipKey,
     wanted::{Index, Wanted, WantedVip, keys},
 };
 
@@ -46,7 +46,7 @@ fn put_backends(vip: &WantedVip<'_>, state: &State) -> impl Iterator<Item = Step
     wanted.chain(vip.leaving.iter().copied()).filter_map(|(id, entry)| put_backend(id, entry, state))
 }
 
-fn put_backend(id: u32, entry: Backend, state: &State) -> Option<Step> {
+fn put_backend(id: u32, entry: Entry, state: &State) -> Option<Step> {
     let there = state.backends().get(&id);
     (there != Some(&entry)).then(|| Step::PutBackend { id, entry, fresh: there.is_none() })
 }

@@ -6,8 +6,7 @@ use std::{
 };
 
 use lb_common::{
-    Address, Backend, BackendState, FlowEntry, FlowKey, FlowOutcome, NO_ID, NextHop, NextHopCell, Slot, Tick, VipFlags,
-    VipRecord,
+    Address, BackendState, FlowEntry, FlowKey, FlowOutcome, NO_ID, NextHop, Slot, Tick, VipFlags, VipRecord,
 };
 use lb_ebpf::{
     hash::FlowHash,
@@ -186,7 +185,7 @@ impl World {
         flows.retain_mut(|flow| {
             let Some((record, slot)) = self.slot_of(flow) else { return false };
             let id = self.send(flow, &record, slot, TcpFlags::ACK);
-            let is_lost = |(_, entry): (&u32, &Backend)| {
+            let is_lost = |(_, entry): (&u32, &Entry)| {
                 entry.is_down() && self.state.vips().get(&entry.vip) == Some(&record) && entry.address == flow.server
             };
             if self.state.backends().iter().any(is_lost) {
@@ -225,7 +224,7 @@ impl World {
         let downs = self.state.backends().iter().filter(|(_, entry)| entry.is_down()).map(|(id, _)| *id);
         let downs: BTreeSet<u32> = downs.collect();
         let before = std::mem::replace(&mut self.downs, downs);
-        let is_removed = |id: &u32| self.state.backends().get(id).is_some_and(Backend::is_removed);
+        let is_removed = |id: &u32| self.state.backends().get(id).is_some_and(Entry::is_removed);
         let given_up = self.downs.iter().copied().filter(|id| is_removed(id) || before.contains(id));
         let given_up: BTreeSet<u32> = given_up.collect();
 
@@ -284,7 +283,7 @@ impl World {
             return slot.current();
         }
         let transport = Transport { protocol: TCP, ports: 0, flags, sequence: 1, data_len: 0, first_fragment: false };
-        let is_down = |id: u32| self.state.backends().get(&id).is_none_or(Backend::is_down);
+        let is_down = |id: u32| self.state.backends().get(&id).is_none_or(Entry::is_down);
         let Decision { entry, outcome } = match flow.entry {
             Some(entry) => tracking::follow(entry, slot, &transport, self.now, is_down(entry.backend())),
             None => tracking::enter(slot, &transport, self.now, always, is_down(slot.settled_owner())),
@@ -352,8 +351,8 @@ impl World {
     fn identities(&self) -> BTreeMap<String, u32> {
         let name = |id: u32| self.state.vips()[&id].name.as_str();
         let vips = self.state.vips().keys().map(|id| (name(*id).to_owned(), *id));
-        let backend = |entry: &Backend| {
-            let Backend { address, outer_source, outer_sum, forward, .. } = *entry;
+        let backend = |entry: &Entry| {
+            let Entry { address, outer_source, outer_sum, forward, .. } = *entry;
             format!("{} {address:?} {outer_source:?} {outer_sum} {forward}", name(entry.vip))
         };
         vips.chain(self.state.backends().iter().map(|(id, entry)| (backend(entry), *id))).collect()
@@ -487,7 +486,7 @@ fn another_way_of_forwarding_makes_another_entry_that_continues_the_counts() {
     world.apply(&config);
     let (ipip, l2) = (NextHop::new([2; 6], [4; 6], 1, 1500, 0), NextHop::new([2; 6], [6; 6], 2, 1500, 0));
     for (id, entry) in world.state.backends().clone() {
-        world.state.put_backend(id, Backend { next_hop: NextHopCell::new(Some(ipip)), ..entry });
+        world.state.put_backend(id, Entry { next_hop: Some(ipip), ..entry });
     }
     config.vip_mut(0).forward = ForwardMode::L2;
     world.assert_successors(&config, &[1, 2]);
@@ -496,7 +495,7 @@ fn another_way_of_forwarding_makes_another_entry_that_continues_the_counts() {
     let known = Target { address, on_link: true, via: Default::default(), mac: None };
     let plan = Plan::new(&world.state, &config, &NextHops::from([(known, l2)]), None);
     let next_hops = plan.steps().iter().filter_map(|step| match step {
-        Step::PutBackend { entry, .. } if !entry.is_removed() => Some(entry.next_hop.current().copied()),
+        Step::PutBackend { entry, .. } if !entry.is_removed() => Some(entry.next_hop),
         _ => None,
     });
     assert_eq!(next_hops.collect::<Vec<_>>(), [Some(l2), None]);

@@ -3,14 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use lb_common::{
-    Address, Backend, BackendState, Be32, MacPin, NO_ID, NextHop, NextHopCell, VipFlags, VipRecord, VipRoute,
-};
+use lb_common::{Address, Backend, BackendState, Be32, MacPin, NO_ID, NextHop, VipFlags, VipRecord, VipRoute};
 
 use super::{
-    Continuation, Owner, State, Step, VipKey,
+    Continuation, Entry, Owner, State, Step, VipKey,
     allocate::{KeptIds, Pools},
-    effective_weight,
     maglev::WeightedBackend,
     record::record,
     state::target_of,
@@ -47,7 +44,7 @@ pub(super) struct WantedVip<'a> {
     pub(super) record: VipRecord,
     pub(super) backends: Vec<WantedBackend<'a>>,
     /// Backends that the config does not have, while flows of theirs may go on: id and entry.
-    pub(super) leaving: Vec<(u32, Backend)>,
+    pub(super) leaving: Vec<(u32, Entry)>,
 }
 
 /// A VIP that the config does not have.
@@ -55,7 +52,7 @@ pub(super) struct LeavingVip {
     pub(super) id: u32,
     pub(super) record: VipRecord,
     /// Id and entry.
-    pub(super) backends: Vec<(u32, Backend)>,
+    pub(super) backends: Vec<(u32, Entry)>,
 }
 
 /// A backend as the config wants it.
@@ -63,8 +60,8 @@ pub(super) struct WantedBackend<'a> {
     pub(super) config: &'a model::Backend,
     pub(super) id: u32,
     /// What is there of it, and the id that it has there: another one where its constant part changes.
-    pub(super) known: Option<(u32, &'a Backend)>,
-    pub(super) entry: Backend,
+    pub(super) known: Option<(u32, &'a Entry)>,
+    pub(super) entry: Entry,
 }
 
 /// What of the state a plan looks up, in the shape that it looks it up in.
@@ -72,9 +69,9 @@ pub(super) struct WantedBackend<'a> {
 pub(super) struct Index<'a> {
     vips: HashMap<&'a str, (u32, &'a VipRecord)>,
     /// By VIP id and address. There are several where a real server was reached in other ways before.
-    backends: HashMap<(u32, Address), Vec<(u32, &'a Backend)>>,
+    backends: HashMap<(u32, Address), Vec<(u32, &'a Entry)>>,
     /// VIP id → its backends in the order of their ids.
-    members: HashMap<u32, Vec<(u32, &'a Backend)>>,
+    members: HashMap<u32, Vec<(u32, &'a Entry)>>,
     /// VIP id → its keys in their order.
     keys: HashMap<u32, Vec<VipKey>>,
 }
@@ -165,31 +162,27 @@ impl<'a> WantedVip<'a> {
                 _ => pools.backend()?,
             };
             entry.next_hop = match known {
-                Some((known, there)) if known == id && pools.keep_tables => there.next_hop,
-                Some((_, there)) if there.forward == entry.forward => {
-                    NextHopCell::new(there.next_hop.current().copied())
-                }
-                _ => NextHopCell::new(target_of(&entry, record.via).and_then(|target| next_hops.get(&target)).copied()),
+                Some((_, there)) if there.forward == entry.forward => there.next_hop,
+                _ => target_of(&entry, record.via).and_then(|target| next_hops.get(&target)).copied(),
             };
             Some(WantedBackend { config: backend, id, known, entry })
         };
         let backends = config.backends.iter().map(backend).collect::<Option<Vec<_>>>()?;
-        let keep_tables = pools.keep_tables;
         let mut vip =
             Self { config, id, known: known.map(|(_, record)| record), record, backends, leaving: Vec::new() };
         if known.is_some() {
-            vip.leaving = vip.leaving(index, keep_tables);
+            vip.leaving = vip.leaving(index);
         }
         Some(vip)
     }
 
     /// What is there of this VIP and is not wanted.
-    fn leaving(&self, index: &Index<'_>, keep_tables: bool) -> Vec<(u32, Backend)> {
+    fn leaving(&self, index: &Index<'_>) -> Vec<(u32, Entry)> {
         let kept: HashSet<u32> = self.backends.iter().map(|own| own.id).collect();
         let successors: HashMap<Address, &WantedBackend<'_>> =
             self.backends.iter().map(|own| (own.entry.address, own)).collect();
         let gone = index.members(self.id).iter().filter(|(id, _)| !kept.contains(id));
-        gone.map(|(id, there)| (*id, removed(there, successors.get(&there.address).copied(), keep_tables))).collect()
+        gone.map(|(id, there)| (*id, removed(there, successors.get(&there.address).copied()))).collect()
     }
 
     pub(super) fn route(&self) -> VipRoute {
@@ -199,7 +192,7 @@ impl<'a> WantedVip<'a> {
 
     pub(super) fn table(&self) -> Step {
         let owner = |backend: &WantedBackend<'_>| {
-            let weight = effective_weight(&backend.entry);
+            let weight = backend.entry.effective_weight();
             let weighted = WeightedBackend { key: backend.entry.address, weight };
             (weight > 0).then_some(Owner { backend: weighted, id: backend.id })
         };
@@ -242,7 +235,7 @@ impl<'a> WantedVip<'a> {
         if self.known.is_none_or(|known| remembers(known) != remembers(&self.record)) || self.table_moves() {
             return false;
         }
-        let taking = |id: u32, entry: &Backend| Some((id, effective_weight(entry))).filter(|(_, weight)| *weight > 0);
+        let taking = |id: u32, entry: &Entry| Some((id, entry.effective_weight())).filter(|(_, weight)| *weight > 0);
         let there = index.members(self.id).iter().filter_map(|(id, entry)| taking(*id, entry));
         let mut wanted: Vec<_> = self.backends.iter().filter_map(|own| taking(own.id, &own.entry)).collect();
         wanted.sort_unstable();
@@ -256,19 +249,18 @@ impl LeavingVip {
         if !keep_tables {
             (record.slot_base, record.slots) = (0, 0);
         }
-        let backends = index.members(id).iter().map(|(id, there)| (*id, removed(there, None, keep_tables)));
+        let backends = index.members(id).iter().map(|(id, there)| (*id, removed(there, None)));
         Self { id, record, backends: backends.collect() }
     }
 }
 
 /// The entry of a backend that is not wanted; `successor` is the same real server as it is wanted.
-fn removed(there: &Backend, successor: Option<&WantedBackend<'_>>, keep_tables: bool) -> Backend {
+fn removed(there: &Entry, successor: Option<&WantedBackend<'_>>) -> Entry {
     let is_down = successor.map_or(there.is_down(), |successor| successor.entry.is_down());
     let state = if is_down { BackendState::Down } else { BackendState::Drain };
-    Backend {
+    Entry {
         state: state as u32 | Backend::REMOVED,
         successor: successor.map_or(there.successor, |successor| successor.id),
-        next_hop: if keep_tables { there.next_hop } else { NextHopCell::new(there.next_hop.current().copied()) },
         ..*there
     }
 }
@@ -305,14 +297,14 @@ impl<'a> Index<'a> {
     }
 
     /// What is there of the backend that `entry` is of: the same way to it, else the one in use, else any.
-    fn backend(&self, entry: &Backend) -> Option<(u32, &'a Backend)> {
+    fn backend(&self, entry: &Entry) -> Option<(u32, &'a Entry)> {
         let there = self.backends.get(&(entry.vip, entry.address))?;
         let same = there.iter().find(|(_, there)| same_constants(entry, there));
         same.or_else(|| there.iter().find(|(_, there)| !there.is_removed())).or_else(|| there.first()).copied()
     }
 
     /// The backends of a VIP, in the order of their ids.
-    pub(super) fn members(&self, vip: u32) -> &[(u32, &'a Backend)] {
+    pub(super) fn members(&self, vip: u32) -> &[(u32, &'a Entry)] {
         self.members.get(&vip).map(Vec::as_slice).unwrap_or_default()
     }
 
@@ -335,7 +327,7 @@ pub(super) fn keys(vip: &model::Vip) -> impl Iterator<Item = VipKey> {
 }
 
 /// A backend's entry, as yet without next hop.
-fn entry(vip_id: u32, vip: &model::Vip, backend: &model::Backend, node: &Node) -> Backend {
+fn entry(vip_id: u32, vip: &model::Vip, backend: &model::Backend, node: &Node) -> Entry {
     let forward = vip.forward.way(backend.address);
     let (outer_source, outer_source_mask) = match vip.forward.outer_source(backend.address, node) {
         Some(Ok((_, IpNet::V4(prefix)))) => outer_source4(prefix),
@@ -344,7 +336,7 @@ fn entry(vip_id: u32, vip: &model::Vip, backend: &model::Backend, node: &Node) -
         Some(Err(_)) | None => Default::default(),
     };
     let outer_sum = vip.forward.outer_sum(vip.address, backend.address);
-    Backend {
+    Entry {
         address: backend.address.into(),
         outer_source,
         outer_source_mask,
@@ -354,9 +346,8 @@ fn entry(vip_id: u32, vip: &model::Vip, backend: &model::Backend, node: &Node) -
         weight: backend.weight,
         state: backend.state as u32,
         successor: NO_ID,
-        next_hop: NextHopCell::default(),
+        next_hop: None,
         pin: MacPin::new(backend.mac.map(Into::into)),
-        reserved: [0; 2],
     }
 }
 
@@ -370,8 +361,8 @@ fn outer_source6(net: Ipv6Net) -> (Address, Be32) {
 }
 
 /// Whether two entries agree in everything that must not change while slots name them.
-fn same_constants(a: &Backend, b: &Backend) -> bool {
-    let Backend {
+fn same_constants(a: &Entry, b: &Entry) -> bool {
+    let Entry {
         address,
         outer_source,
         outer_source_mask,
@@ -383,7 +374,6 @@ fn same_constants(a: &Backend, b: &Backend) -> bool {
         successor: _,
         next_hop: _,
         pin: _,
-        reserved: _,
     } = *a;
     (address, outer_source, outer_source_mask, outer_sum, vip, forward)
         == (b.address, b.outer_source, b.outer_source_mask, b.outer_sum, b.vip, b.forward)

@@ -7,7 +7,10 @@ use lb_common::{Address, FlowEntry, FlowKey, FlowState, HashKey, NO_ID, Slot, Ti
 use lb_ebpf::{hash::FlowHash, wire::TCP};
 
 use super::{MovingSlots, Swept};
-use crate::{dataplane::Table, plan::State};
+use crate::{
+    dataplane::Table,
+    plan::{Entry, State},
+};
 
 /// Seconds after which the entry of a TCP connection that has sent nothing but a SYN, or has sent FIN or RST, is taken
 /// out: an unanswered SYN is repeated for about that long (RFC 6298 §5, backing off from 1 s), and IPVS gives a
@@ -184,7 +187,7 @@ pub fn freeable(state: &State, swept: &Swept, holds: impl Fn(u32, u32) -> bool) 
     let removed = state.removed_vips().map(|(id, _)| id);
     let vips: Vec<u32> = removed.filter(|id| !swept.has_flows(*id)).collect();
     let successors: HashSet<u32> = state.backends().values().map(|entry| entry.successor).collect();
-    let is_free = |(id, entry): &(u32, &lb_common::Backend)| {
+    let is_free = |(id, entry): &(u32, &Entry)| {
         let Some(record) = state.vips().get(&entry.vip) else { return true };
         // The table of a removed VIP, which may be served again, names its backends.
         if record.flags.contains(VipFlags::REMOVED) {

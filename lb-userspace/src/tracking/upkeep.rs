@@ -16,7 +16,7 @@ use super::{
 use crate::{
     cpus,
     dataplane::{self, Dataplane, Table, Writes},
-    plan::State,
+    plan::{Entry, State},
 };
 
 /// Keeps the flow tables and the slots that move in order. What it knows is of one data plane, which it follows: each
@@ -186,7 +186,7 @@ impl Upkeep {
     /// Takes note of who is down, and since when.
     fn note_downs(&mut self, state: &State) {
         let now = Instant::now();
-        let is_down = |id: &u32| state.backends().get(id).is_some_and(lb_common::Backend::is_down);
+        let is_down = |id: &u32| state.backends().get(id).is_some_and(Entry::is_down);
         let downs = Arc::make_mut(&mut self.downs);
         downs.retain(|id, _| is_down(id));
         for (id, _) in state.backends().iter().filter(|(_, entry)| entry.is_down()) {

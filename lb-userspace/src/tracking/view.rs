@@ -9,10 +9,7 @@ use std::{
 use lb_common::Tick;
 
 use super::{GIVEN_UP_AFTER, Swept, moving::Moving, rules};
-use crate::{
-    dataplane::{self, Table},
-    plan::effective_weight,
-};
+use crate::dataplane::{self, Table};
 
 /// What is tracked at a moment.
 #[derive(Clone)]
@@ -91,7 +88,7 @@ impl View {
                 None => Duration::MAX,
             };
             let swept_since = moving.is_none_or(|moving| self.has_swept_since(moving.since));
-            let takes_none = effective_weight(in_maps) == 0;
+            let takes_none = in_maps.effective_weight() == 0;
             Backend {
                 flows: flows.unwrap_or(0),
                 held_slots,

@@ -46,7 +46,7 @@ fn killing_and_restarting_the_daemon_disturbs_nobody() {
     }
 }
 
-/// The maps without the next hops in the backends' entries, which may change halves.
+/// The maps without the backends' entries, of which next hops may lie elsewhere.
 fn records(dump: &maps::Dump) -> maps::Dump {
     let mut dump = dump.clone();
     dump.remove(lb_common::maps::BACKENDS);

@@ -13,7 +13,7 @@ use lb_ebpf::{
     xdp::XdpFrame,
 };
 
-use crate::maps::{self, DEVICES};
+use crate::maps::{self, DEVICES, NEXT_HOPS};
 
 /// Sends the packet to `backend`. The verdict is a transmission.
 #[inline(always)]
@@ -23,7 +23,7 @@ pub fn send<H: Family>(
     backend: &Backend,
     hash: FlowHash,
 ) -> Result<u32, DropReason> {
-    let next_hop = backend.next_hop.current().ok_or(DropReason::NoNextHop)?;
+    let next_hop = next_hop(backend).ok_or(DropReason::NoNextHop)?;
     match Forward::from_u32(backend.forward) {
         Some(way @ Forward::Ipip4) if maps::uses(way.feature()) => {
             ipip::forward::<Ipv4, _, _>(frame, packet, next_hop, backend, hash)?;
@@ -35,6 +35,14 @@ pub fn send<H: Family>(
         _ => return Err(DropReason::NoBackend),
     }
     transmit(frame, next_hop)
+}
+
+/// Where frames to the backend go.
+#[inline(always)]
+fn next_hop(backend: &Backend) -> Option<&'static NextHop> {
+    // SAFETY: a reference. Volatile, so that it is read once: the daemon may store another place.
+    let place = unsafe { (&raw const backend.hop).read_volatile() };
+    NEXT_HOPS.get(place)?.current()
 }
 
 /// An outer header of `N` words and a new Ethernet header in place of the old one.

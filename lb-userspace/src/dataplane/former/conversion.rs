@@ -31,15 +31,25 @@ pub enum How {
         value: fn(&[u8], &mut [u8]),
     },
     /// It means the same in maps of another shape, to which it is written as any change is.
-    Meaning(fn(&Bytes, &Maps) -> Result<(), Error>),
+    Meaning(Put),
 }
 
 /// Every former version that is read: those of releases from which an upgrade keeps flows and counts. Each stays here
 /// until no such release is left.
-pub const FORMER: &[Conversion] =
-    &[Conversion { map: maps::SLOTS, version: 1, key_size: 4, value_size: 8, how: How::Meaning(abi4::put_slots) }];
+pub const FORMER: &[Conversion] = &[
+    Conversion::by_meaning(maps::SLOTS, 1, 8, abi4::put_slots),
+    Conversion::by_meaning(maps::BACKENDS, 1, abi4::BACKEND_LEN, abi4::put_backends),
+];
+
+/// Writes what a former map holds.
+type Put = fn(&Bytes, &mut Maps) -> Result<(), Error>;
 
 impl Conversion {
+    /// Of an array that is written by what it means.
+    const fn by_meaning(map: &'static str, version: u32, value_size: usize, put: Put) -> Self {
+        Self { map, version, key_size: size_of::<u32>(), value_size, how: How::Meaning(put) }
+    }
+
     /// Of a map that is as it was.
     pub const fn none(layout: &Layout) -> Self {
         let Layout { map, version, key, value, .. } = *layout;

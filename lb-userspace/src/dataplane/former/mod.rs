@@ -204,7 +204,7 @@ impl Former {
     }
 
     /// Converts what the others hold into `today`, the maps pinned in `pins`, which no packet reads yet.
-    pub fn copy_to(&self, pins: &Path, today: &Maps) -> Result<(), Error> {
+    pub fn copy_to(&self, pins: &Path, today: &mut Maps) -> Result<(), Error> {
         for found in self.maps.iter().filter(|found| !self.is_shared(found)) {
             match (found.conversion.how, found.bytes.kind) {
                 (How::Meaning(put), _) => put(&found.bytes, today)?,

@@ -1,7 +1,7 @@
 //! What is counted, and how full the maps are: read by many beside the one that writes.
 
 use std::{
-    collections::HashMap as StdHashMap,
+    collections::{HashMap as StdHashMap, HashSet},
     fs, io,
     os::fd::{AsFd as _, AsRawFd as _},
     path::Path,
@@ -16,7 +16,7 @@ use aya::{
     maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
     util::nr_cpus,
 };
-use lb_common::{Backend, Counters, DropReason, FlowOutcome, NO_ID, OwnMac, VipName, maps};
+use lb_common::{Counters, DropReason, FlowOutcome, OwnMac, VipName, maps};
 
 use super::{
     Maps, Slots, Table,
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     dataplane::Error,
-    plan::{Capacity, State},
+    plan::{Capacity, Entry, State},
 };
 
 /// How full a map is and what it costs.
@@ -65,7 +65,7 @@ impl Readings {
         let data = |name: &str| MapData::from_pin(pin_in(directory, name)).map_err(Error::map("open", name));
         let names = Capacity::default();
         let carried = [maps::VIP_CARRIED, maps::BACKEND_CARRIED, maps::DROP_CARRIED, maps::FLOW_CARRIED];
-        let own = carried.into_iter().chain([maps::VIP_RECORDS, maps::SWEEPS, JOURNAL]);
+        let own = carried.into_iter().chain([maps::VIP_RECORDS, maps::BACKEND_RECORDS, maps::SWEEPS, JOURNAL]);
         let mut all = Vec::new();
         for name in object_maps(names).map(|(name, _)| name).into_iter().chain(own) {
             // An object without log statements has no map for them.
@@ -148,12 +148,16 @@ impl Readings {
                 maps::SLOTS => taken,
                 maps::MOVES => slots.places_in_use(),
                 maps::VIP_RECORDS | maps::VIP_COUNTERS | maps::VIP_CARRIED => vips,
-                maps::BACKENDS | maps::BACKEND_COUNTERS | maps::BACKEND_CARRIED => backends,
+                maps::BACKENDS | maps::BACKEND_RECORDS | maps::BACKEND_COUNTERS | maps::BACKEND_CARRIED => backends,
                 maps::FLOWS => flows[Table::Established as usize],
                 maps::EMBRYOS => flows[Table::Embryonic as usize],
                 maps::OWN_MACS => self.own_macs.iter().filter(|(_, word)| *word != OwnMac::FREE).count() as u64,
                 maps::DROP_COUNTERS | maps::DROP_CARRIED => DropReason::COUNT as u64,
                 maps::FLOW_COUNTERS | maps::FLOW_CARRIED => FlowOutcome::COUNT as u64,
+                maps::NEXT_HOPS => {
+                    let ways = state.backends().values().filter_map(|entry| entry.next_hop);
+                    ways.collect::<HashSet<_>>().len() as u64
+                }
                 maps::DEVICES => self.devices.keys().filter(Result::is_ok).count() as u64,
                 LOGS => continue,
                 _ => u64::from(max_entries),
@@ -210,14 +214,13 @@ impl Maps {
     pub fn carry_from(&self, old: &Self) -> Result<(), Error> {
         let old_vips: StdHashMap<_, _> =
             old.records.iter().map(|(id, record)| (record.name.as_str().to_owned(), id)).collect();
-        let old_backends: StdHashMap<u32, Backend> =
-            old.backends.iter().filter(|(_, entry)| entry.vip != NO_ID).collect();
+        let old_backends: StdHashMap<u32, Entry> = old.backends.iter().collect();
         for (id, record) in self.records.iter().filter(|(_, record)| record.name != VipName::default()) {
             if let Some(old_id) = old_vips.get(record.name.as_str()) {
                 self.readings.vip_carried.store(id, old.readings.vip_counters(*old_id)?);
             }
         }
-        for (id, entry) in self.backends.iter().filter(|(_, entry)| entry.vip != NO_ID) {
+        for (id, entry) in self.backends.iter() {
             // Ids are the same in both.
             if old_backends.get(&id).is_some_and(|old| (old.vip, old.address) == (entry.vip, entry.address)) {
                 self.readings.backend_carried.store(id, old.readings.backend_counters(id)?);

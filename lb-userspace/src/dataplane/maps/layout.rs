@@ -15,13 +15,14 @@ pub const JOURNAL: &str = "JOURNAL";
 pub const DEVICES: u32 = 1024;
 
 /// The maps that the object declares, with the entries that they get; `None` for as many as the object says.
-pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 14] {
+pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 15] {
     [
         (maps::VIPS4, Some(capacity.keys4)),
         (maps::VIPS6, Some(capacity.keys6)),
         (maps::SLOTS, Some(capacity.slots.div_ceil(SlotWord::A_LINE))),
         (maps::MOVES, Some(capacity.moves)),
         (maps::BACKENDS, Some(capacity.backends)),
+        (maps::NEXT_HOPS, Some(capacity.backends)),
         (maps::FLOWS, Some(capacity.flows)),
         (maps::EMBRYOS, Some(capacity.embryos())),
         (maps::OWN_MACS, Some(OwnMac::PLACES)),

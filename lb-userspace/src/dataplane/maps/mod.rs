@@ -5,6 +5,7 @@
 //! slots costs no system call per slot and a packet sees a slot, or a next hop, before or after a change and never
 //! half of it. This module keeps the order within an entry; the order of entries is the plan's.
 
+mod backends;
 mod counters;
 mod flows;
 mod interfaces;
@@ -20,10 +21,11 @@ use std::{collections::HashSet, mem::offset_of, path::Path, sync::Arc};
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
 use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type};
 use lb_common::{
-    Backend, Counters, DropReason, FlowOutcome, Layout, NO_ID, OwnMac, Slot, Vip4Key, Vip6Key, VipName, VipRecord,
+    BackendRecord, Counters, DropReason, FlowOutcome, Layout, OwnMac, Slot, Vip4Key, Vip6Key, VipName, VipRecord,
     VipRoute, maps,
 };
 
+use self::{backends::Backends, layout::DEVICES, mmap::Mapped, slots::Places};
 pub use self::{
     counters::{MapUsage, Readings},
     flows::{FlowTable, FlowTables},
@@ -33,7 +35,6 @@ pub use self::{
     slots::Slots,
     sweeps::{Sweeps, Table},
 };
-use self::{layout::DEVICES, mmap::Mapped, slots::Places};
 use super::Error;
 use crate::plan::{Capacity, State};
 
@@ -44,7 +45,7 @@ pub struct Maps {
     records: Mapped<VipRecord, 15>,
     slots: Arc<Slots>,
     places: Places,
-    backends: Mapped<Backend, 16>,
+    backends: Backends,
     own_macs: Mapped<OwnMac, 1>,
     /// A DEVMAP_HASH: aya's own type wants values with room for a program, and generic mode before 5.15 refuses those.
     devices: HashMap<MapData, u32, u32>,
@@ -64,6 +65,7 @@ pub fn create_own(directory: &Path, capacity: Capacity) -> Result<(), Error> {
     let own = [
         (maps::SWEEPS, size_of::<u64>(), Sweeps::ENTRIES),
         (maps::VIP_RECORDS, size_of::<VipRecord>(), capacity.vips),
+        (maps::BACKEND_RECORDS, size_of::<BackendRecord>(), capacity.backends),
         (maps::VIP_CARRIED, size_of::<Counters>(), capacity.vips),
         (maps::BACKEND_CARRIED, size_of::<Counters>(), capacity.backends),
         (maps::DROP_CARRIED, size_of::<u64>(), DropReason::ROOM as u32),
@@ -104,7 +106,7 @@ impl Maps {
             records: Mapped::open(maps::VIP_RECORDS, data(maps::VIP_RECORDS)?)?,
             slots: Arc::new(Slots::open(data(maps::SLOTS)?, data(maps::MOVES)?)?),
             places: Places::default(),
-            backends: Mapped::open(maps::BACKENDS, data(maps::BACKENDS)?)?,
+            backends: Backends::open(data(maps::BACKENDS)?, data(maps::BACKEND_RECORDS)?, data(maps::NEXT_HOPS)?)?,
             own_macs: Mapped::open(maps::OWN_MACS, data(maps::OWN_MACS)?)?,
             devices: hash(maps::DEVICES)?.try_into().map_err(layout(maps::DEVICES))?,
             vip_counters: per_cpu(maps::VIP_COUNTERS)?.try_into().map_err(layout(maps::VIP_COUNTERS))?,
@@ -136,7 +138,7 @@ impl Maps {
 
     /// Takes the maps for new ones, which no packet reads.
     pub fn unread(self) -> Self {
-        Self { key_left: false, ..self }
+        Self { key_left: false, backends: self.backends.unread(), ..self }
     }
 
     /// Everything that the maps hold.
@@ -145,7 +147,7 @@ impl Maps {
             vips: self.records.entries,
             keys4: self.readings.max_entries(maps::VIPS4)?,
             keys6: self.readings.max_entries(maps::VIPS6)?,
-            backends: self.backends.entries,
+            backends: self.backends.room(),
             slots: self.slots.entries(),
             moves: self.slots.places(),
             flows: self.readings.max_entries(maps::FLOWS)?,
@@ -156,8 +158,7 @@ impl Maps {
         state.suspect = journal.applying;
         let records = self.records.iter().filter(|(_, record)| record.name != VipName::default());
         records.for_each(|(id, record)| state.put_vip(id, record));
-        let backends = self.backends.iter().filter(|(_, entry)| entry.vip != NO_ID);
-        backends.for_each(|(id, entry)| state.put_backend(id, entry));
+        self.backends.iter().for_each(|(id, entry)| state.put_backend(id, entry));
         for entry in self.vips4.iter() {
             let (key, route) = entry.map_err(Error::map("read", maps::VIPS4))?;
             state.put_key(key.into(), route);
@@ -166,16 +167,13 @@ impl Maps {
             let (key, route) = entry.map_err(Error::map("read", maps::VIPS6))?;
             state.put_key(key.into(), route);
         }
-        self.places.count(&self.slots, |slots| tables_with(slots, &state));
         Ok(state)
     }
 
-    /// Writes a backend's entry; only words that differ.
-    pub fn put_backend(&self, id: u32, entry: Backend) {
-        // The VIP and the forward mode make the entry valid.
-        const VALID: usize = offset_of!(Backend, vip) / size_of::<u64>();
-        const IN_USE: usize = offset_of!(Backend, next_hop.in_use) / size_of::<u64>();
-        self.backends.store_in_order(id, entry, [IN_USE, VALID]);
+    /// Takes account of what is in use of the maps that hold `state`, so that something else can be written to them.
+    pub fn take_account(&mut self, state: &State) {
+        self.backends.count();
+        self.places.count(&self.slots, |slots| tables_with(slots, state));
     }
 
     /// Writes a VIP's record.
