@@ -1,8 +1,8 @@
 //! How the forwarder's maps are laid out: each has a version of its own, and all of them together the [`ABI`].
 
 use crate::{
-    Backend, BackendRecord, Counters, FlowEntry, FlowKey, NextHopCell, OwnMac, Slot, SlotLine, Vip4Key, Vip6Key,
-    VipRecord, VipRoute, maps,
+    Backend, BackendRecord, BucketLine, Counters, FlowEntry, FlowKey, NextHopCell, OwnMac, Slot, SlotLine, Vip4Place,
+    Vip6Place, VipRecord, maps,
 };
 
 /// How a map is laid out.
@@ -37,12 +37,13 @@ impl Layout {
     pub const OLDEST_ABI: u32 = 4;
 
     /// From what the [`ABI`] is counted. A map that comes adds one to it, and one that goes its version.
-    const COUNTED_FROM: u32 = Self::OLDEST_ABI + 3;
+    const COUNTED_FROM: u32 = Self::OLDEST_ABI + 4;
 
     /// All that a daemon takes over from the one before.
-    pub const ALL: [Self; 20] = [
-        Self::new::<Vip4Key, VipRoute>(maps::VIPS4, 1),
-        Self::new::<Vip6Key, VipRoute>(maps::VIPS6, 1),
+    pub const ALL: [Self; 21] = [
+        Self::new::<u32, BucketLine>(maps::VIP_BUCKETS, 1).later(),
+        Self::new::<u32, Vip4Place>(maps::VIPS4, 2),
+        Self::new::<u32, Vip6Place>(maps::VIPS6, 2),
         Self::new::<u32, VipRecord>(maps::VIP_RECORDS, 1),
         Self::new::<u32, SlotLine>(maps::SLOTS, 2),
         Self::new::<u32, Slot>(maps::MOVES, 1).later(),

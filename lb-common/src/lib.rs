@@ -35,16 +35,20 @@ pub use losses::{DeviceLayout, LossCause, Losses};
 pub use own_mac::OwnMac;
 pub use slot::{Slot, SlotLine, SlotWord};
 pub use via::{Via, VrfName};
-pub use vip::{MARKER, Vip4Key, Vip6Key, VipFlags, VipName, VipRecord, VipRoute};
+pub use vip::{
+    BucketLine, MARKER, Vip4Key, Vip4Place, Vip6Key, Vip6Place, VipFlags, VipHash, VipName, VipRecord, VipRoute,
+};
 
 /// Id 0 of a VIP or backend means "none"; entry 0 of the arrays that they index stays unused.
 pub const NO_ID: u32 = 0;
 
 /// Names of the maps in the forwarder's object, and of their pins.
 pub mod maps {
-    /// `Vip4Key` → [`crate::VipRoute`].
+    /// Bucket divided by [`crate::VipHash::A_LINE`] → [`crate::BucketLine`], of both families; memory-mapped.
+    pub const VIP_BUCKETS: &str = "VIP_BUCKETS";
+    /// Place → [`crate::Vip4Place`]; memory-mapped.
     pub const VIPS4: &str = "VIPS4";
-    /// `Vip6Key` → [`crate::VipRoute`].
+    /// Place → [`crate::Vip6Place`]; memory-mapped.
     pub const VIPS6: &str = "VIPS6";
     /// VIP id → [`crate::VipRecord`]; written and read by the daemon only.
     pub const VIP_RECORDS: &str = "VIP_RECORDS";

@@ -1,4 +1,10 @@
 //! How a packet finds its VIP, and what the daemon remembers of one.
+//!
+//! The keys lie in a perfect hash table, by "hash and displace" (Belazzougui, Botelho and Dietzfelbinger, "Hash, displace,
+//! and compress", ESA 2009, §2): a key's hash names a bucket, the bucket has a multiplier, and that and the hash name the
+//! one place where the key is, if it is anywhere. The daemon, which knows all keys, chooses for each bucket a multiplier
+//! with which its keys meet no other's. To change what is in a bucket it writes all of it to places where nobody looks,
+//! and then the multiplier: one store, before which every packet finds what was there, and behind it what is there now.
 
 use crate::{Address, Be16, Be32, Via};
 
@@ -6,13 +12,75 @@ use crate::{Address, Be16, Be32, Via};
 /// what a packet is looked up by whose ports cannot be read.
 pub const MARKER: u8 = 0x80;
 
-/// Key of an IPv4 VIP. One 64-bit word: the kernel compares keys by such words, and a processor that must put one
-/// together from smaller ones that were written just before waits until those have left its store buffer.
+/// Key of an IPv4 VIP: one 64-bit word.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Vip4Key(u64);
 
+/// Where a family's VIP key is, and what it leads to. Half a cache line.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Vip4Place {
+    /// All zeros where nothing is.
+    pub key: Vip4Key,
+    /// What the key leads to.
+    pub route: VipRoute,
+    /// Always 0.
+    pub reserved: u64,
+}
+
+/// The same of an IPv6 VIP. A cache line.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Vip6Place {
+    /// Of no protocol where nothing is.
+    pub key: Vip6Key,
+    /// What the key leads to.
+    pub route: VipRoute,
+    /// Always 0.
+    pub reserved: [u64; 3],
+}
+
+/// The multipliers of the buckets in one cache line: the map of buckets has lines for values.
+pub type BucketLine = [u32; VipHash::A_LINE as usize];
+
+/// The hash of a VIP key. Nobody but who writes the config chooses keys: it needs no secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VipHash(u64);
+
+impl VipHash {
+    /// Buckets in a line.
+    pub const A_LINE: u32 = 16;
+
+    /// The key's bucket. `mask`: number of buckets, a power of two, less one.
+    #[inline(always)]
+    pub const fn bucket(self, mask: u32) -> u32 {
+        (self.0 >> 32) as u32 & mask
+    }
+
+    /// Where the key is if its bucket has this multiplier. `mask`: number of places, a power of two, less one.
+    #[inline(always)]
+    pub const fn place(self, multiplier: u32, mask: u32) -> u32 {
+        (((self.0 & 0xffff_ffff) * multiplier as u64) >> 24) as u32 & mask
+    }
+
+    /// Odd factors of the golden ratio and of SplitMix64.
+    const FACTORS: [u64; 4] =
+        [0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb, 0xd6e8_feb8_6659_fd93];
+
+    #[inline(always)]
+    const fn of(sum: u64) -> Self {
+        Self((sum ^ sum >> 32).wrapping_mul(Self::FACTORS[3]))
+    }
+}
+
 impl Vip4Key {
+    /// What its place follows from.
+    #[inline(always)]
+    pub const fn hash(self) -> VipHash {
+        VipHash::of(self.0.wrapping_mul(VipHash::FACTORS[0]))
+    }
+
     /// Of a packet to this address and port, or of a VIP. `port`: 0 for any; `protocol`: IP protocol number, with
     /// [`MARKER`] in a marker.
     #[inline(always)]
@@ -45,6 +113,15 @@ pub struct Vip6Key {
 }
 
 impl Vip6Key {
+    /// What its place follows from.
+    #[inline(always)]
+    pub const fn hash(self) -> VipHash {
+        let [a, b, c] = VipHash::FACTORS.first_chunk::<3>().expect("there are more");
+        let [first, second] = self.address;
+        let sum = first.wrapping_mul(*a).wrapping_add(second.wrapping_mul(*b));
+        VipHash::of(sum.wrapping_add(self.service.wrapping_mul(*c)))
+    }
+
     /// See [`Vip4Key::new`].
     #[inline(always)]
     pub const fn new(Address([a, b, c, d]): Address, port: Be16, protocol: u8) -> Self {
@@ -80,7 +157,7 @@ const fn service(port: Be16, protocol: u8) -> u64 {
     port.wire() as u64 | (protocol as u64) << 16
 }
 
-/// What the data plane needs of a VIP: all of it comes with the one hash lookup.
+/// What the data plane needs of a VIP: all of it lies beside the key.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VipRoute {
@@ -184,11 +261,13 @@ pub struct VipRecord {
     pub reserved: u32,
 }
 
-super::pod!(Vip4Key, Vip6Key, VipRoute, VipRecord);
+super::pod!(Vip4Key, Vip4Place, Vip6Key, Vip6Place, VipRoute, VipRecord);
 
 const _: () = assert!(size_of::<Vip4Key>() == 8);
 const _: () = assert!(size_of::<Vip6Key>() == 24);
 const _: () = assert!(size_of::<VipRoute>() == 16);
+const _: () = assert!(size_of::<Vip4Place>() == 32);
+const _: () = assert!(size_of::<Vip6Place>() == 64);
 const _: () = assert!(size_of::<VipRecord>() == 120);
 
 #[cfg(test)]
@@ -202,6 +281,30 @@ mod tests {
         let address = Address([1, 2, 3, 4].map(Be32::new));
         let v6 = Vip6Key::new(address, Be16::new(53), 17);
         assert_eq!((v6.address(), v6.port().host(), v6.protocol()), (address, 53, 17));
+    }
+
+    /// Keys as operators have them: addresses and ports in a row. As many meet in a bucket, and at a place, as of random
+    /// ones.
+    #[test]
+    fn keys_in_a_row_spread() {
+        const KEYS: u32 = 1 << 14;
+        let v4 =
+            |n: u32| Vip4Key::new(Be32::new(0xcb00_7100 + (n >> 1)), Be16::new(80), if n & 1 == 0 { 6 } else { 0x86 });
+        let ports = |n: u32| Vip4Key::new(Be32::new(0xcb00_7101), Be16::new(n as u16), 6);
+        let v6 = |n: u32| Vip6Key::new(Address([0x2001_0db8, 0, 0, n].map(Be32::new)), Be16::new(443), 17);
+        let hashes: [&dyn Fn(u32) -> VipHash; 3] = [&|n| v4(n).hash(), &|n| ports(n).hash(), &|n| v6(n).hash()];
+        for hash in hashes {
+            for place in [&(|hash: VipHash| hash.bucket(KEYS - 1)) as &dyn Fn(VipHash) -> u32, &|hash| {
+                hash.place(0x9e37_79b1, KEYS - 1)
+            }] {
+                let mut counts = [0u8; KEYS as usize];
+                (0..KEYS).for_each(|n| counts[place(hash(n)) as usize] += 1);
+                let empty = counts.iter().filter(|count| **count == 0).count() as f64 / f64::from(KEYS);
+                // 1/e of random ones, to half a per cent; fewer are better still.
+                assert!(empty < 0.385, "{empty} of all are empty");
+                assert!(*counts.iter().max().unwrap() <= 10);
+            }
+        }
     }
 
     #[test]

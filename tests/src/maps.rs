@@ -11,8 +11,8 @@ use std::{
 use anyhow::{Context as _, ensure};
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use lb_common::{
-    Backend, BackendRecord, FlowEntry, FlowKey, FlowOutcome, Layout, Slot, SlotLine, SlotWord, Vip4Key, Vip6Key,
-    VipRecord, VipRoute, maps,
+    Backend, BackendRecord, BucketLine, FlowEntry, FlowKey, FlowOutcome, Layout, Slot, SlotLine, SlotWord, Vip4Place,
+    Vip6Place, VipHash, VipRecord, VipRoute, maps,
 };
 use memmap2::MmapOptions;
 
@@ -26,19 +26,7 @@ pub type Dump = BTreeMap<&'static str, Vec<Vec<u8>>>;
 /// When a map is missing, pinned twice, or cannot be read.
 pub fn dump(bpffs: &Path) -> anyhow::Result<Dump> {
     Ok(Dump::from([
-        (
-            maps::VIPS4,
-            vips::<Vip4Key>(bpffs, maps::VIPS4, |key| {
-                [&key.address().wire().to_ne_bytes()[..], &key.port().wire().to_ne_bytes(), &[key.protocol()]].concat()
-            })?,
-        ),
-        (
-            maps::VIPS6,
-            vips::<Vip6Key>(bpffs, maps::VIPS6, |key| {
-                let address = key.address().0.into_iter().flat_map(|word| word.wire().to_ne_bytes());
-                address.chain(key.port().wire().to_ne_bytes()).chain([key.protocol()]).collect()
-            })?,
-        ),
+        (maps::VIPS4, vips(bpffs)?.into_iter().map(|vip| format!("{vip:?}").into_bytes()).collect()),
         (maps::VIP_RECORDS, records(bpffs)?),
         (maps::SLOTS, mapped::<SlotLine>(bpffs, maps::SLOTS)?),
         (maps::MOVES, mapped::<Slot>(bpffs, maps::MOVES)?),
@@ -74,20 +62,10 @@ fn served_by(generation: &Path) -> anyhow::Result<Served> {
         let slots = &slots[route.slot_base as usize..][..route.slots as usize];
         slots.iter().map(address).collect()
     };
-    let mut served = Served::new();
-    let v4: HashMap<_, Vip4Key, VipRoute> = Map::HashMap(open(generation, maps::VIPS4)?).try_into()?;
-    for entry in v4.iter() {
-        let (key, route) = entry?;
-        let address = Ipv4Addr::from_bits(key.address().host());
-        served.insert(format!("{address:?} {} {}", key.port().host(), key.protocol()), table(&route));
-    }
-    let v6: HashMap<_, Vip6Key, VipRoute> = Map::HashMap(open(generation, maps::VIPS6)?).try_into()?;
-    for entry in v6.iter() {
-        let (key, route) = entry?;
-        let address = IpAddr::from(key.address());
-        served.insert(format!("{address:?} {} {}", key.port().host(), key.protocol()), table(&route));
-    }
-    Ok(served)
+    let entry = |(address, port, protocol, route): (IpAddr, u16, u8, VipRoute)| {
+        (format!("{address:?} {port} {protocol}"), table(&route))
+    };
+    Ok(vips(generation)?.into_iter().map(entry).collect())
 }
 
 /// Slots that move, of all slots below `bpffs`.
@@ -147,16 +125,37 @@ pub fn flow_packets(bpffs: &Path) -> anyhow::Result<[u64; FlowOutcome::COUNT]> {
     Ok(packets)
 }
 
-fn vips<K: aya::Pod>(bpffs: &Path, name: &str, bytes: fn(&K) -> Vec<u8>) -> anyhow::Result<Vec<Vec<u8>>> {
-    let map: HashMap<_, K, VipRoute> = Map::HashMap(open(bpffs, name)?).try_into()?;
-    let entries = map.iter().map(|entry| {
-        let (key, VipRoute { id, slot_base, slots, flags }) = entry?;
-        let value = [id, slot_base, slots, flags.0].map(u32::to_ne_bytes);
-        Ok([bytes(&key), value.concat()].concat())
+/// Address, port, protocol and route of every VIP key, in a settled order.
+fn vips(bpffs: &Path) -> anyhow::Result<Vec<(IpAddr, u16, u8, VipRoute)>> {
+    let buckets = values::<u32>(mapped::<BucketLine>(bpffs, maps::VIP_BUCKETS)?);
+    let (v4, v6) = (
+        values::<Vip4Place>(mapped::<Vip4Place>(bpffs, maps::VIPS4)?),
+        values::<Vip6Place>(mapped::<Vip6Place>(bpffs, maps::VIPS6)?),
+    );
+    // What is elsewhere than where packets look was left there.
+    let is_at = |hash: VipHash, index: usize, places: usize| {
+        let multiplier = buckets[hash.bucket(buckets.len() as u32 - 1) as usize];
+        hash.place(multiplier, places as u32 - 1) == index as u32
+    };
+    let v4 = v4.iter().enumerate().filter(|(index, at)| is_at(at.key.hash(), *index, v4.len())).map(|(_, at)| {
+        let address = Ipv4Addr::from_bits(at.key.address().host()).into();
+        (address, at.key.port().host(), at.key.protocol(), at.route)
     });
-    let mut entries = entries.collect::<anyhow::Result<Vec<_>>>()?;
-    entries.sort();
-    Ok(entries)
+    let v6 = v6.iter().enumerate().filter(|(index, at)| is_at(at.key.hash(), *index, v6.len()));
+    let v6 = v6.map(|(_, at)| (at.key.address().into(), at.key.port().host(), at.key.protocol(), at.route));
+    let mut vips: Vec<_> = v4.chain(v6).filter(|(_, _, protocol, _)| *protocol != 0).collect();
+    vips.sort_by_key(|(address, port, protocol, _)| (*address, *port, *protocol));
+    Ok(vips)
+}
+
+/// The values of an array, from its bytes.
+fn values<T: aya::Pod>(bytes: Vec<Vec<u8>>) -> Vec<T> {
+    // SAFETY: each chunk has as many bytes as the type, and any bytes are a value of a `Pod`.
+    bytes
+        .concat()
+        .chunks_exact(size_of::<T>())
+        .map(|chunk| unsafe { chunk.as_ptr().cast::<T>().read_unaligned() })
+        .collect()
 }
 
 fn records(bpffs: &Path) -> anyhow::Result<Vec<Vec<u8>>> {

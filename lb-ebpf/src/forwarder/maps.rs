@@ -5,18 +5,20 @@ use aya_ebpf::{
     Global,
     bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray},
+    maps::{Array, DevMapHash, LruHashMap, PerCpuArray},
 };
 use lb_common::{
-    Backend, Counters, DropReason, Features, FlowEntry, FlowKey, FlowOutcome, HashKey, NextHopCell, OwnMac, Slot,
-    SlotLine, Vip4Key, Vip6Key, VipRoute,
+    Backend, BucketLine, Counters, DropReason, Features, FlowEntry, FlowKey, FlowOutcome, HashKey, NextHopCell, OwnMac,
+    Slot, SlotLine, Vip4Place, Vip6Place,
 };
 use lb_ebpf::hash::Key;
 
 #[map]
-pub static VIPS4: HashMap<Vip4Key, VipRoute> = HashMap::with_max_entries(1, 0);
+pub static VIP_BUCKETS: Array<BucketLine> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
-pub static VIPS6: HashMap<Vip6Key, VipRoute> = HashMap::with_max_entries(1, 0);
+pub static VIPS4: Array<Vip4Place> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+pub static VIPS6: Array<Vip6Place> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub static SLOTS: Array<SlotLine> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
@@ -46,6 +48,10 @@ pub static FLOW_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(FlowO
 #[unsafe(no_mangle)]
 static FEATURES: Global<u32> = Global::new(0);
 
+/// Numbers of VIP buckets, of places of IPv4 VIPs and of those of IPv6 VIPs, each less one.
+#[unsafe(no_mangle)]
+static VIP_MASKS: [Global<u32>; 3] = [const { Global::new(0) }; 3];
+
 /// The words of the flow hash's key, which the loader always sets: one global each, so that a packet loads those alone
 /// that its family needs.
 #[unsafe(no_mangle)]
@@ -59,6 +65,24 @@ impl Key for LoadedKey {
     fn word(&self, position: usize) -> u64 {
         HASH_KEY.get(position).map_or(0, Global::load)
     }
+}
+
+/// Number of VIP buckets less one.
+#[inline(always)]
+pub fn bucket_mask() -> u32 {
+    VIP_MASKS[0].load()
+}
+
+/// Number of places of IPv4 VIPs less one.
+#[inline(always)]
+pub fn vip4_mask() -> u32 {
+    VIP_MASKS[1].load()
+}
+
+/// Number of places of IPv6 VIPs less one.
+#[inline(always)]
+pub fn vip6_mask() -> u32 {
+    VIP_MASKS[2].load()
 }
 
 /// Whether the config uses `feature`. A constant to the verifier, which removes the branches that are never taken.

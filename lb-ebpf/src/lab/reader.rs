@@ -1,18 +1,22 @@
-//! A packet on its way that is slow: it looks a VIP up, takes its time, and only then reads what it has found.
+//! A packet on its way that is slow: it looks a VIP up, takes its time between each read and the next, and says what it
+//! has found.
 
 use aya_ebpf::{
     Global,
-    bindings::xdp_action,
+    bindings::{BPF_F_MMAPABLE, xdp_action},
     helpers::bpf_ktime_get_ns,
     macros::map,
-    maps::{Array, HashMap},
+    maps::Array,
 };
-use lb_common::{Be16, Be32, Vip4Key, VipRoute};
+use lb_common::{Be16, Be32, BucketLine, Vip4Key, Vip4Place, VipHash};
 
 /// The forwarder's, by its pin.
 #[map]
-static VIPS4: HashMap<Vip4Key, VipRoute> = HashMap::with_max_entries(1, 0);
-/// Ids of the VIP that the last packet found, and of the one whose route it read.
+static VIP_BUCKETS: Array<BucketLine> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// The forwarder's, by its pin.
+#[map]
+static VIPS4: Array<Vip4Place> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Ids of the VIP that the last packet found, 0 for none, and of the one whose route it read.
 #[map]
 static READ: Array<[u32; 2]> = Array::with_max_entries(1, 0);
 
@@ -22,21 +26,36 @@ static ADDRESS: Global<u32> = Global::new(0);
 /// The TCP port that is looked up.
 #[unsafe(no_mangle)]
 static PORT: Global<u16> = Global::new(0);
-/// Looks at the clock between look-up and reading, which take half a millisecond or more: as many as the verifier walks
-/// through.
-const LOOKS: u32 = 20_000;
+/// Numbers of buckets and of places, each less one.
+#[unsafe(no_mangle)]
+static MASKS: [Global<u32>; 2] = [const { Global::new(0) }; 2];
+/// Looks at the clock between one read and the next, which take a quarter of a millisecond or more: as many as the
+/// verifier walks through.
+const LOOKS: u32 = 10_000;
 
-/// Passes the frame; what it has read is in [`READ`].
+/// Passes the frame where the key was at no place; what it has read is in [`READ`].
 #[inline(always)]
 pub fn read() -> u32 {
     let key = Vip4Key::new(Be32::from_wire(ADDRESS.load()), Be16::new(PORT.load()), 6);
-    // SAFETY: the entry is read below; that it may have become another's meanwhile is what is looked for.
-    let Some(route) = (unsafe { VIPS4.get(key) }) else { return xdp_action::XDP_PASS };
-    // SAFETY: points to the value of an entry, which stays memory of the map.
-    let before = unsafe { core::ptr::read_volatile(&route.id) };
+    let hash = key.hash();
+    let [buckets, places] = &MASKS;
+    let bucket = hash.bucket(buckets.load());
+    let Some(line) = VIP_BUCKETS.get(bucket / VipHash::A_LINE) else { return xdp_action::XDP_ABORTED };
+    let Some(multiplier) = line.get((bucket % VipHash::A_LINE) as usize) else { return xdp_action::XDP_ABORTED };
+    // SAFETY: a reference; that what it says may not hold any more is what is looked for.
+    let multiplier = unsafe { core::ptr::from_ref(multiplier).read_volatile() };
+    dwell();
+    let Some(place) = VIPS4.get(hash.place(multiplier, places.load())) else { return xdp_action::XDP_ABORTED };
+    // SAFETY: as above.
+    let (found, before) =
+        unsafe { ((&raw const place.key).read_volatile(), (&raw const place.route.id).read_volatile()) };
+    if found != key {
+        let _ = READ.set(0, [0, 0], 0);
+        return xdp_action::XDP_PASS;
+    }
     dwell();
     // SAFETY: as above.
-    let after = unsafe { core::ptr::read_volatile(&route.id) };
+    let after = unsafe { (&raw const place.route.id).read_volatile() };
     let _ = READ.set(0, [before, after], 0);
     xdp_action::XDP_TX
 }

@@ -52,11 +52,11 @@ impl Dataplane {
             Some(capacity) => self.rebuild(&plan, capacity),
             None => self.apply_in_place(&plan),
         };
-        if let Err(Error::NoPlace) = writes {
-            // In new maps, with a place for every slot. Of what the plan says, some is done by now.
+        if let Err(Error::NoPlace { map }) = writes {
+            // In new maps, with more room. Of what the plan says, some is done by now.
             let state = Arc::make_mut(&mut self.state);
             state.suspect = true;
-            state.capacity.moves = plan.rebuild().unwrap_or(state.capacity).slots;
+            state.capacity = plan.rebuild().unwrap_or(state.capacity).with_room_in(map);
             let changes = plan.into_changes();
             plan = self.plan(config).saying(changes);
             let capacity = plan.rebuild().expect("what is suspect is made anew");

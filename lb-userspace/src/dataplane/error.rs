@@ -70,9 +70,12 @@ pub enum Error {
         /// The right size.
         expected: u32,
     },
-    /// Slots are to move of which more is to be said than the maps have room for. New maps have more.
-    #[error("more slots move, each in another way, than the map {} has room for", lb_common::maps::MOVES)]
-    NoPlace,
+    /// A map whose size does not follow from a config, but from what it comes to hold, is full. New maps have more room.
+    #[error("the map {map} has no room left")]
+    NoPlace {
+        /// Its name.
+        map: &'static str,
+    },
     /// The program does not load.
     #[error("the kernel does not take the data plane: {reason}")]
     Load {

@@ -231,9 +231,11 @@ pub(super) fn parse(
     capacity: Capacity,
     Globals { features, seed }: Globals,
 ) -> Result<Loaded, Error> {
+    let masks = maps::vip_masks(pins, capacity)?;
     let mut loader = EbpfLoader::new();
     loader.override_global("FEATURES", &features.0, true);
     loader.override_global("HASH_KEY", seed.key(), true);
+    loader.override_global("VIP_MASKS", &masks, true);
     for (name, entries) in maps::object_maps(capacity) {
         loader.map_pin_path(name, maps::pin_in(pins, name));
         if let Some(entries) = entries {

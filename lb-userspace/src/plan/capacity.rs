@@ -1,6 +1,6 @@
 //! How many entries the maps have, and how many a config needs.
 
-use lb_common::SlotWord;
+use lb_common::{SlotWord, VipHash, maps};
 
 use super::totals::Totals;
 use crate::model::{Config, Node};
@@ -114,6 +114,26 @@ impl Capacity {
         Self { flows: Self::flows(node), ..self }
     }
 
+    /// With as much room in one of the maps whose size does not follow from a config as any config may come to need
+    /// that fits the others.
+    #[must_use]
+    pub fn with_room_in(self, map: &str) -> Self {
+        match map {
+            maps::MOVES => Self { moves: self.slots, ..self },
+            _ => Self { keys4: self.keys4.saturating_mul(2), keys6: self.keys6.saturating_mul(2), ..self },
+        }
+    }
+
+    /// Places for as many keys of VIPs: a power of two, at most half of which are taken.
+    pub fn places(keys: u32) -> u32 {
+        2 * power_of_two(keys)
+    }
+
+    /// Buckets of VIP keys, of which one has one key or less on average: a power of two.
+    pub fn buckets(self) -> u32 {
+        power_of_two(self.keys4.saturating_add(self.keys6)).max(VipHash::A_LINE)
+    }
+
     /// At least as much as `other` everywhere.
     #[must_use]
     pub fn at_least(self, other: Self) -> Self {
@@ -127,6 +147,11 @@ impl Capacity {
             flows: self.flows.max(other.flows),
         }
     }
+}
+
+/// As many or more; no map has 2^27.
+fn power_of_two(count: u32) -> u32 {
+    count.clamp(1, 1 << 26).next_power_of_two()
 }
 
 /// Memory of this host in bytes; 0 where the kernel does not say.

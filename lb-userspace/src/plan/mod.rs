@@ -51,10 +51,6 @@ use crate::{
     seed::HashSeed,
 };
 
-/// Most keys whose routes are replaced in the maps in use. Each costs the wait for packets on their way, about 10 ms;
-/// new maps replace none.
-const MAX_REPLACED: usize = 32;
-
 /// What to do so that the maps hold a config.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
@@ -100,9 +96,6 @@ impl Plan {
         };
         if let Some(wanted) = in_place {
             let steps = steps::steps(state, &index, &wanted);
-            if steps::replaced_keys(state, &steps) > MAX_REPLACED {
-                return Self::rebuilt(state, config, next_hops, needed, features).with(totals);
-            }
             let changes = change::changes(state, &index, &wanted, features);
             return Self::of(steps, changes, None, state, features, config.node.hash_seed).with(totals);
         }

@@ -63,19 +63,12 @@ fn routes(wanted: &Wanted<'_>) -> BTreeMap<VipKey, VipRoute> {
     markers.chain(services).collect()
 }
 
-/// Markers behind what they are for: they say that something is served. What is replaced, and has its marker, comes
-/// last: it is what each further write has to wait for.
+/// Markers behind what they are for: they say that something is served.
 fn put_keys(state: &State, routes: &BTreeMap<VipKey, VipRoute>) -> Vec<Step> {
     let differing = routes.iter().filter(|(key, route)| state.keys().get(*key) != Some(*route));
-    let (replaced, new): (Vec<_>, Vec<_>) = differing.partition(|(key, _)| state.keys().contains_key(*key));
-    let (markers, services): (Vec<_>, Vec<_>) = new.into_iter().partition(|(key, _)| key.is_marker());
-    let puts = services.into_iter().chain(markers).chain(replaced);
+    let (markers, services): (Vec<_>, Vec<_>) = differing.partition(|(key, _)| key.is_marker());
+    let puts = services.into_iter().chain(markers);
     puts.map(|(key, route)| Step::PutKey { key: *key, route: *route }).collect()
-}
-
-/// How many keys get another route.
-pub(super) fn replaced_keys(state: &State, steps: &[Step]) -> usize {
-    steps.iter().filter(|step| matches!(step, Step::PutKey { key, .. } if state.keys().contains_key(key))).count()
 }
 
 /// Markers first, for the same reason; one that any VIP of the config needs stays.

@@ -1,9 +1,9 @@
 //! Second stage: which VIP a packet is for.
 
-use lb_common::{Be16, Features, MARKER, Vip4Key, Vip6Key, VipRoute};
+use lb_common::{Be16, Features, MARKER, Vip4Key, Vip6Key, VipHash, VipRoute};
 use lb_ebpf::wire::{Family, Ipv4, Ipv6, TCP, Transport, UDP};
 
-use crate::maps::{self, VIPS4, VIPS6};
+use crate::maps::{self, VIP_BUCKETS, VIPS4, VIPS6};
 
 /// The port in keys of VIPs that serve any, and in markers.
 const ANY_PORT: Be16 = Be16::new(0);
@@ -32,15 +32,31 @@ impl Vips for Ipv4 {
     #[inline(always)]
     fn route(&self, port: Be16, protocol: u8) -> Option<VipRoute> {
         let [_, _, _, address] = self.destination().0;
-        // SAFETY: the daemon replaces routes whole; the copy is taken before the RCU read section of this run ends.
-        unsafe { VIPS4.get(Vip4Key::new(address, port, protocol)) }.copied()
+        let key = Vip4Key::new(address, port, protocol);
+        let hash = key.hash();
+        let place = VIPS4.get(hash.place(multiplier(hash)?, maps::vip4_mask()))?;
+        (place.key == key).then_some(place.route)
     }
 }
 
 impl Vips for Ipv6 {
     #[inline(always)]
     fn route(&self, port: Be16, protocol: u8) -> Option<VipRoute> {
-        // SAFETY: as above.
-        unsafe { VIPS6.get(Vip6Key::new(self.destination(), port, protocol)) }.copied()
+        let key = Vip6Key::new(self.destination(), port, protocol);
+        let hash = key.hash();
+        let place = VIPS6.get(hash.place(multiplier(hash)?, maps::vip6_mask()))?;
+        (place.key == key).then_some(place.route)
     }
+}
+
+/// The multiplier of the bucket of a key. The address of the key's place is computed from it, so that nothing there is
+/// read that is older than it (see [`lb_common::NextHopCell::current`]); what is at the place stays there until no
+/// packet is on its way that read the multiplier.
+#[inline(always)]
+fn multiplier(hash: VipHash) -> Option<u32> {
+    let bucket = hash.bucket(maps::bucket_mask());
+    let line = VIP_BUCKETS.get(bucket / VipHash::A_LINE)?;
+    let multiplier = line.get((bucket % VipHash::A_LINE) as usize)?;
+    // SAFETY: a reference. Volatile, so that it is read once: the daemon may store another.
+    Some(unsafe { core::ptr::from_ref(multiplier).read_volatile() })
 }

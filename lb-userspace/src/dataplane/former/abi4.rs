@@ -1,9 +1,9 @@
 //! What maps held up to ABI 4, where it is not what today's hold.
 
-use std::{collections::HashSet, sync::atomic::AtomicU64};
+use std::collections::HashSet;
 
 use aya::Pod;
-use lb_common::{Address, Be32, MacPin, NO_ID, NextHop, Slot, SlotWord};
+use lb_common::{Address, Be32, MacPin, NO_ID, NextHop, Slot, SlotWord, Vip4Key, Vip6Key};
 
 use super::{bytes::Bytes, index};
 use crate::{
@@ -42,8 +42,7 @@ const _: () = assert!(BACKEND_LEN == 128);
 /// The backends.
 pub fn put_backends(backends: &Bytes, today: &mut Maps) -> Result<(), Error> {
     backends.each(|key, value| {
-        // SAFETY: as many bytes as a backend has, by whoever reads maps of this layout, and any bytes are one.
-        let backend = unsafe { value.as_ptr().cast::<Backend>().read_unaligned() };
+        let backend: Backend = read(value);
         let Backend { address, outer_source, outer_source_mask, outer_sum, vip, forward, weight, state, .. } = backend;
         let Backend { successor, in_use, halves, pin, reserved: _, .. } = backend;
         let next_hop = halves.get(in_use as usize).copied();
@@ -67,16 +66,26 @@ pub fn put_backends(backends: &Bytes, today: &mut Maps) -> Result<(), Error> {
     })
 }
 
+/// The keys of IPv4 VIPs, in a hash map.
+pub fn put_keys4(keys: &Bytes, today: &mut Maps) -> Result<(), Error> {
+    keys.each(|key, route| today.put_key(read::<Vip4Key>(key).into(), read(route)))
+}
+
+/// Those of IPv6 VIPs.
+pub fn put_keys6(keys: &Bytes, today: &mut Maps) -> Result<(), Error> {
+    keys.each(|key, route| today.put_key(read::<Vip6Key>(key).into(), read(route)))
+}
+
 /// The slots: each was a [`Slot`].
 pub fn put_slots(slots: &Bytes, today: &mut Maps) -> Result<(), Error> {
-    slots.each(|key, value| today.put_slot(index(key), slot(value)).map(drop))
+    slots.each(|key, value| today.put_slot(index(key), read(value)).map(drop))
 }
 
 /// How many slots there are to be, and how much is to be said of those that move.
 pub fn slot_capacity(slots: &Bytes) -> Result<(u32, u32), Error> {
     let mut moving = HashSet::new();
     slots.each(|_, value| {
-        let slot = slot(value);
+        let slot: Slot = read(value);
         if slot.is_moving() {
             moving.insert(slot);
         }
@@ -87,7 +96,9 @@ pub fn slot_capacity(slots: &Bytes) -> Result<(u32, u32), Error> {
     Ok((entries, Capacity::moves(entries).max(2 * moving.len() as u32)))
 }
 
-fn slot(value: &[u8]) -> Slot {
-    let word = u64::from_ne_bytes(value.try_into().expect("a slot had eight bytes"));
-    Slot::load(&AtomicU64::new(word))
+/// A value from its bytes.
+fn read<T: Pod>(bytes: &[u8]) -> T {
+    assert_eq!(bytes.len(), size_of::<T>(), "maps are read whose layout is known");
+    // SAFETY: as many bytes as it has, and any bytes are a value of a `Pod`.
+    unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
 }

@@ -37,17 +37,19 @@ pub enum How {
 /// Every former version that is read: those of releases from which an upgrade keeps flows and counts. Each stays here
 /// until no such release is left.
 pub const FORMER: &[Conversion] = &[
-    Conversion::by_meaning(maps::SLOTS, 1, 8, abi4::put_slots),
-    Conversion::by_meaning(maps::BACKENDS, 1, abi4::BACKEND_LEN, abi4::put_backends),
+    Conversion::by_meaning(maps::VIPS4, 1, [8, 16], abi4::put_keys4),
+    Conversion::by_meaning(maps::VIPS6, 1, [24, 16], abi4::put_keys6),
+    Conversion::by_meaning(maps::SLOTS, 1, [4, 8], abi4::put_slots),
+    Conversion::by_meaning(maps::BACKENDS, 1, [4, abi4::BACKEND_LEN], abi4::put_backends),
 ];
 
 /// Writes what a former map holds.
 type Put = fn(&Bytes, &mut Maps) -> Result<(), Error>;
 
 impl Conversion {
-    /// Of an array that is written by what it means.
-    const fn by_meaning(map: &'static str, version: u32, value_size: usize, put: Put) -> Self {
-        Self { map, version, key_size: size_of::<u32>(), value_size, how: How::Meaning(put) }
+    /// Of a map with keys and values of these sizes that is written by what it means.
+    const fn by_meaning(map: &'static str, version: u32, [key_size, value_size]: [usize; 2], put: Put) -> Self {
+        Self { map, version, key_size, value_size, how: How::Meaning(put) }
     }
 
     /// Of a map that is as it was.

@@ -183,10 +183,14 @@ impl Former {
             Found { bytes, conversion: Conversion { version: 1, .. }, .. } => abi4::slot_capacity(bytes)?,
             _ => (entries(maps::SLOTS) * SlotWord::A_LINE, entries(maps::MOVES)),
         };
+        let keys = |name| match self.find(name) {
+            Found { bytes, conversion: Conversion { version: 1, .. }, .. } => bytes.entries,
+            Found { bytes, .. } => bytes.entries / 2,
+        };
         Ok(Capacity {
             vips: entries(maps::VIP_RECORDS),
-            keys4: entries(maps::VIPS4),
-            keys6: entries(maps::VIPS6),
+            keys4: keys(maps::VIPS4),
+            keys6: keys(maps::VIPS6),
             backends: entries(maps::BACKENDS),
             slots,
             moves,

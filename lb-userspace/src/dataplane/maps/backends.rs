@@ -25,7 +25,7 @@ pub(super) struct Backends {
     book: Book,
 }
 
-/// Which next hops are in use. Nothing of it is in the maps: it is counted when they are read ([`Backends::read`]).
+/// Which next hops are in use. Nothing of it is in the maps: it is counted when they are read ([`Backends::take_account`]).
 #[derive(Default)]
 struct Book {
     /// Place → backends that have it.
@@ -72,8 +72,8 @@ impl Backends {
         })
     }
 
-    /// Counts which next hops are in use.
-    pub(super) fn count(&mut self) {
+    /// Finds out which next hops are in use.
+    pub(super) fn take_account(&mut self) {
         let mut book = Book { is_begun: self.book.is_begun, ..Book::default() };
         for (_, Backend { hop, .. }) in self.entries.iter().filter(|(_, entry)| entry.vip != NO_ID) {
             if hop != NOWHERE {

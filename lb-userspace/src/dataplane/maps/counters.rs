@@ -16,7 +16,7 @@ use aya::{
     maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
     util::nr_cpus,
 };
-use lb_common::{Counters, DropReason, FlowOutcome, OwnMac, VipName, maps};
+use lb_common::{Counters, DropReason, FlowOutcome, OwnMac, VipHash, VipName, maps};
 
 use super::{
     Maps, Slots, Table,
@@ -143,6 +143,7 @@ impl Readings {
         for (name, map) in &self.all {
             let max_entries = map.info().map_err(Error::map("look at", name))?.max_entries();
             let entries = match *name {
+                maps::VIP_BUCKETS => (keys(true) + keys(false)).min((max_entries * VipHash::A_LINE).into()),
                 maps::VIPS4 => keys(true),
                 maps::VIPS6 => keys(false),
                 maps::SLOTS => taken,
@@ -162,8 +163,14 @@ impl Readings {
                 LOGS => continue,
                 _ => u64::from(max_entries),
             };
-            // A line of slots is one to the kernel.
-            let max_entries = if *name == maps::SLOTS { slots.entries() } else { max_entries };
+            // A line is one to the kernel.
+            let max_entries = match *name {
+                maps::SLOTS => slots.entries(),
+                maps::VIP_BUCKETS => max_entries * VipHash::A_LINE,
+                // As many places again stay free.
+                maps::VIPS4 | maps::VIPS6 => max_entries / 2,
+                _ => max_entries,
+            };
             let memory_bytes = memory(map).map_err(|error| Error::map("look at", name)(MapError::IoError(error)))?;
             usage.push(MapUsage { name: (*name).to_owned(), entries, max_entries: max_entries.into(), memory_bytes });
         }

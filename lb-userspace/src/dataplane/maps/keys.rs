@@ -1,52 +1,222 @@
-//! Keys of VIPs, and what they lead to.
+//! Keys of VIPs, and what they lead to: a perfect hash table, as [`lb_common::VipHash`] says.
 
-use std::mem;
+use std::{
+    collections::{HashMap, HashSet},
+    mem,
+};
 
-use aya::maps::MapError;
-use aya_obj::generated::{BPF_ANY, BPF_NOEXIST};
-use lb_common::{VipRoute, maps};
+use aya::maps::MapData;
+use lb_common::{BucketLine, Vip4Place, Vip6Place, VipHash, VipRoute, maps};
 
-use super::{Maps, errno};
+use super::{Maps, mmap::Mapped};
 use crate::{
     dataplane::{Error, grace::grace},
     plan::{FamilyKey, VipKey},
 };
 
+/// Every key, and what it leads to.
+pub(super) struct Keys {
+    buckets: Mapped<BucketLine, 8>,
+    v4: Mapped<Vip4Place, 4>,
+    v6: Mapped<Vip6Place, 8>,
+    book: Book,
+}
+
+/// Which keys there are. Nothing of it is in the maps: it is counted when they are read ([`Keys::take_account`]).
+#[derive(Default)]
+struct Book {
+    /// By bucket: the keys in it and where they are.
+    buckets: HashMap<u32, Vec<(VipKey, Place)>>,
+    /// Places that have a key, or had one.
+    taken: HashSet<Place>,
+    /// Those of them that are no key's any more, but a packet may be on its way there.
+    left: Vec<Place>,
+}
+
+/// A place in the map of either family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Place {
+    V4(u32),
+    V6(u32),
+}
+
+/// So many multipliers are tried for a bucket: of eight keys, where half of all places are taken, one in 256 will do.
+const TRIED: u32 = 1 << 16;
+
+impl Keys {
+    pub(super) fn open(buckets: MapData, v4: MapData, v6: MapData) -> Result<Self, Error> {
+        Ok(Self {
+            buckets: Mapped::open(maps::VIP_BUCKETS, buckets)?,
+            v4: Mapped::open(maps::VIPS4, v4)?,
+            v6: Mapped::open(maps::VIPS6, v6)?,
+            book: Book::default(),
+        })
+    }
+
+    /// Keys of IPv4 and of IPv6 VIPs that there is room for: half of the places stay free.
+    pub(super) fn room(&self) -> [u32; 2] {
+        [self.v4.entries / 2, self.v6.entries / 2]
+    }
+
+    /// Every key, and what it leads to.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (VipKey, VipRoute)> {
+        self.all()
+            .filter(|(place, key, _)| self.place(key, self.multiplier(key)) == *place)
+            .map(|(_, key, to)| (key, to))
+    }
+
+    /// Finds out which places are in use.
+    pub(super) fn take_account(&mut self) {
+        let mut book = Book::default();
+        for (place, key, _) in self.all() {
+            book.taken.insert(place);
+            if self.place(&key, self.multiplier(&key)) == place {
+                book.buckets.entry(self.bucket(&key)).or_default().push((key, place));
+            } else {
+                book.left.push(place);
+            }
+        }
+        self.book = book;
+    }
+
+    /// What is at all places, be it of use or not.
+    fn all(&self) -> impl Iterator<Item = (Place, VipKey, VipRoute)> {
+        let v4 = self.v4.iter().map(|(place, at)| (Place::V4(place), at.key.into(), at.route));
+        let v6 = self.v6.iter().map(|(place, at)| (Place::V6(place), at.key.into(), at.route));
+        v4.chain(v6).filter(|(_, key, _): &(Place, VipKey, VipRoute)| key.protocol != 0)
+    }
+
+    /// Inserts a key or replaces its route. A packet finds in the key's bucket all as it was or all as it is then.
+    ///
+    /// # Errors
+    ///
+    /// There is no multiplier for its bucket.
+    fn put(&mut self, key: VipKey, route: VipRoute) -> Result<(), Error> {
+        let bucket = self.bucket(&key);
+        let before = self.book.buckets.get(&bucket).cloned().unwrap_or_default();
+        let others =
+            before.iter().filter(|(other, _)| *other != key).map(|(other, place)| (*other, self.route(*place)));
+        let keys: Vec<_> = others.chain([(key, route)]).collect();
+        if before.iter().any(|(other, place)| *other == key && self.route(*place) == route) {
+            return Ok(());
+        }
+        let found = self.free_places(&keys).or_else(|| {
+            self.wait();
+            self.free_places(&keys)
+        });
+        let (multiplier, places) = found.ok_or(Error::NoPlace { map: maps::VIP_BUCKETS })?;
+        for ((key, route), place) in keys.iter().zip(&places) {
+            match (key.in_map(), place) {
+                (FamilyKey::V4(key), Place::V4(place)) => {
+                    self.v4.store(*place, Vip4Place { key, route: *route, ..Vip4Place::default() });
+                }
+                (FamilyKey::V6(key), Place::V6(place)) => {
+                    self.v6.store(*place, Vip6Place { key, route: *route, ..Vip6Place::default() });
+                }
+                _ => unreachable!("a key's place is in the map of its family"),
+            }
+        }
+        // With release: whoever sees it finds what was stored before.
+        self.buckets.half(bucket).store(multiplier, std::sync::atomic::Ordering::Release);
+        self.book.left.extend(before.into_iter().map(|(_, place)| place));
+        self.book.taken.extend(&places);
+        self.book.buckets.insert(bucket, keys.into_iter().map(|(key, _)| key).zip(places).collect());
+        Ok(())
+    }
+
+    fn remove(&mut self, key: &VipKey) {
+        let bucket = self.bucket(key);
+        let Some(keys) = self.book.buckets.get_mut(&bucket) else { return };
+        let Some(position) = keys.iter().position(|(other, _)| other == key) else { return };
+        let (_, place) = keys.swap_remove(position);
+        if keys.is_empty() {
+            self.book.buckets.remove(&bucket);
+        }
+        // The key alone: who has found it may be reading the rest.
+        match place {
+            Place::V4(place) => self.v4.store(place, Vip4Place { key: Default::default(), ..self.v4.load(place) }),
+            Place::V6(place) => {
+                // Without the protocol it is none; the address stays, which no single store could take away.
+                let at = self.v6.load(place);
+                let key = lb_common::Vip6Key::new(at.key.address(), Default::default(), 0);
+                self.v6.store(place, Vip6Place { key, ..at });
+            }
+        }
+        self.book.left.push(place);
+    }
+
+    /// A multiplier for the bucket of these keys, and the places that they have by it: free ones, no two the same.
+    fn free_places(&self, keys: &[(VipKey, VipRoute)]) -> Option<(u32, Vec<Place>)> {
+        let mut places = Vec::with_capacity(keys.len());
+        (0..TRIED).map(|number| number.wrapping_mul(0x9e37_79b9) | 1).find_map(|multiplier| {
+            places.clear();
+            for (key, _) in keys {
+                let place = self.place(key, multiplier);
+                if self.book.taken.contains(&place) || places.contains(&place) {
+                    return None;
+                }
+                places.push(place);
+            }
+            Some((multiplier, mem::take(&mut places)))
+        })
+    }
+
+    /// Waits until no packet is on its way to a place that was left.
+    fn wait(&mut self) {
+        grace();
+        for place in mem::take(&mut self.book.left) {
+            match place {
+                Place::V4(place) => self.v4.store(place, Vip4Place::default()),
+                Place::V6(place) => self.v6.store(place, Vip6Place::default()),
+            }
+            self.book.taken.remove(&place);
+        }
+    }
+
+    fn bucket(&self, key: &VipKey) -> u32 {
+        hash(key).bucket(self.buckets.entries * VipHash::A_LINE - 1)
+    }
+
+    fn multiplier(&self, key: &VipKey) -> u32 {
+        self.buckets.half(self.bucket(key)).load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    /// Where a key is if its bucket has this multiplier.
+    fn place(&self, key: &VipKey, multiplier: u32) -> Place {
+        let place = |entries: u32| hash(key).place(multiplier, entries - 1);
+        match key.in_map() {
+            FamilyKey::V4(_) => Place::V4(place(self.v4.entries)),
+            FamilyKey::V6(_) => Place::V6(place(self.v6.entries)),
+        }
+    }
+
+    fn route(&self, place: Place) -> VipRoute {
+        match place {
+            Place::V4(place) => self.v4.load(place).route,
+            Place::V6(place) => self.v6.load(place).route,
+        }
+    }
+}
+
 impl Maps {
     /// Inserts a VIP key or replaces its route: packets find the one or the other, and never another VIP's.
     ///
-    /// The kernel does not change an element in place, but it hands the element of a key that was replaced or deleted
-    /// to the next write at once (`htab_map_update_elem`, kernel/bpf/hashtab.c; without preallocation as well, since
-    /// 6.1), while a packet that found the element before may be reading it. So a write that was left such an element
-    /// first waits until no packet is on its way that may have found it: about 10 ms after each replacement, nothing
-    /// where keys are only inserted or only removed.
+    /// # Errors
+    ///
+    /// There is no room for it; no key is another one.
     pub fn put_key(&mut self, key: VipKey, route: VipRoute) -> Result<(), Error> {
-        if mem::take(&mut self.key_left) {
-            grace();
-        }
-        match self.write_key(key, route, BPF_NOEXIST) {
-            Err((_, error)) if errno(&error) == Some(libc::EEXIST) => {
-                self.key_left = true;
-                self.write_key(key, route, BPF_ANY)
-            }
-            result => result,
-        }
-        .map_err(|(name, error)| Error::map("write to", name)(error))
+        self.keys.put(key, route)
     }
 
-    fn write_key(&mut self, key: VipKey, route: VipRoute, flags: u32) -> Result<(), (&'static str, MapError)> {
-        match key.in_map() {
-            FamilyKey::V4(key) => self.vips4.insert(key, route, flags.into()).map_err(|error| (maps::VIPS4, error)),
-            FamilyKey::V6(key) => self.vips6.insert(key, route, flags.into()).map_err(|error| (maps::VIPS6, error)),
-        }
+    /// Deletes a VIP key.
+    pub fn remove_key(&mut self, key: VipKey) {
+        self.keys.remove(&key);
     }
+}
 
-    /// Deletes a VIP key, and leaves its element to the next [`Self::put_key`].
-    pub fn remove_key(&mut self, key: VipKey) -> Result<(), Error> {
-        self.key_left = true;
-        match key.in_map() {
-            FamilyKey::V4(key) => self.vips4.remove(&key).map_err(Error::map("delete from", maps::VIPS4)),
-            FamilyKey::V6(key) => self.vips6.remove(&key).map_err(Error::map("delete from", maps::VIPS6)),
-        }
+fn hash(key: &VipKey) -> VipHash {
+    match key.in_map() {
+        FamilyKey::V4(key) => key.hash(),
+        FamilyKey::V6(key) => key.hash(),
     }
 }

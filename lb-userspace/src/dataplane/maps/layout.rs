@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use lb_common::{DropReason, FlowOutcome, Layout, OwnMac, SlotWord, maps};
+use aya::maps::MapData;
+use lb_common::{DropReason, FlowOutcome, Layout, OwnMac, SlotWord, VipHash, maps};
 
 use super::Sweeps;
-use crate::plan::Capacity;
+use crate::{dataplane::Error, plan::Capacity};
 
 /// The ring buffer of aya-log.
 pub const LOGS: &str = "AYA_LOGS";
@@ -15,10 +16,11 @@ pub const JOURNAL: &str = "JOURNAL";
 pub const DEVICES: u32 = 1024;
 
 /// The maps that the object declares, with the entries that they get; `None` for as many as the object says.
-pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 15] {
+pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 16] {
     [
-        (maps::VIPS4, Some(capacity.keys4)),
-        (maps::VIPS6, Some(capacity.keys6)),
+        (maps::VIP_BUCKETS, Some(capacity.buckets() / VipHash::A_LINE)),
+        (maps::VIPS4, Some(Capacity::places(capacity.keys4))),
+        (maps::VIPS6, Some(Capacity::places(capacity.keys6))),
         (maps::SLOTS, Some(capacity.slots.div_ceil(SlotWord::A_LINE))),
         (maps::MOVES, Some(capacity.moves)),
         (maps::BACKENDS, Some(capacity.backends)),
@@ -33,6 +35,21 @@ pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 15] {
         (maps::FLOW_COUNTERS, Some(FlowOutcome::ROOM as u32)),
         (LOGS, None),
     ]
+}
+
+/// What the program must know of the sizes of the maps pinned in `pins`, or made there for `capacity`: numbers of VIP
+/// buckets, of places of IPv4 and of IPv6 VIPs, each less one.
+pub fn vip_masks(pins: &Path, capacity: Capacity) -> Result<[u32; 3], Error> {
+    let [buckets, v4, v6] = [maps::VIP_BUCKETS, maps::VIPS4, maps::VIPS6].map(|name| {
+        let pin = pin_in(pins, name);
+        if !pin.exists() {
+            let made = object_maps(capacity).into_iter().find(|(other, _)| *other == name);
+            return Ok(made.and_then(|(_, entries)| entries).expect("its size follows from the capacity"));
+        }
+        let map = MapData::from_pin(pin).map_err(Error::map("open", name))?;
+        Ok(map.info().map_err(Error::map("look at", name))?.max_entries())
+    });
+    Ok([buckets? * VipHash::A_LINE - 1, v4? - 1, v6? - 1])
 }
 
 /// The entries that this version needs of a map of a fixed size, such as a counter for each drop reason; 0 of one that

@@ -20,17 +20,14 @@ use std::{collections::HashSet, mem::offset_of, path::Path, sync::Arc};
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
 use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type};
-use lb_common::{
-    BackendRecord, Counters, DropReason, FlowOutcome, Layout, OwnMac, Slot, Vip4Key, Vip6Key, VipName, VipRecord,
-    VipRoute, maps,
-};
+use lb_common::{BackendRecord, Counters, DropReason, FlowOutcome, Layout, OwnMac, Slot, VipName, VipRecord, maps};
 
-use self::{backends::Backends, layout::DEVICES, mmap::Mapped, slots::Places};
+use self::{backends::Backends, keys::Keys, layout::DEVICES, mmap::Mapped, slots::Places};
 pub use self::{
     counters::{MapUsage, Readings},
     flows::{FlowTable, FlowTables},
     journal::{Carrying, Journal},
-    layout::{JOURNAL, entries_needed, object_maps, pin_in, pin_of},
+    layout::{JOURNAL, entries_needed, object_maps, pin_in, pin_of, vip_masks},
     mmap::memory,
     slots::Slots,
     sweeps::{Sweeps, Table},
@@ -40,8 +37,7 @@ use crate::plan::{Capacity, State};
 
 /// The maps of one generation.
 pub struct Maps {
-    vips4: HashMap<MapData, Vip4Key, VipRoute>,
-    vips6: HashMap<MapData, Vip6Key, VipRoute>,
+    keys: Keys,
     records: Mapped<VipRecord, 15>,
     slots: Arc<Slots>,
     places: Places,
@@ -55,8 +51,6 @@ pub struct Maps {
     flows: FlowTables,
     sweeps: Arc<Sweeps>,
     journal: Mapped<u64, 1>,
-    /// A write to the key maps has left an element to the next one: see [`Self::put_key`].
-    key_left: bool,
     readings: Arc<Readings>,
 }
 
@@ -97,25 +91,21 @@ impl Maps {
     /// One is missing or has values of another size.
     pub fn open(directory: &Path) -> Result<Self, Error> {
         let data = |name: &str| MapData::from_pin(pin_in(directory, name)).map_err(Error::map("open", name));
-        let hash = |name| data(name).map(Map::HashMap);
         let per_cpu = |name| data(name).map(Map::PerCpuArray);
         let layout = |name| Error::map("use", name);
         Ok(Self {
-            vips4: hash(maps::VIPS4)?.try_into().map_err(layout(maps::VIPS4))?,
-            vips6: hash(maps::VIPS6)?.try_into().map_err(layout(maps::VIPS6))?,
+            keys: Keys::open(data(maps::VIP_BUCKETS)?, data(maps::VIPS4)?, data(maps::VIPS6)?)?,
             records: Mapped::open(maps::VIP_RECORDS, data(maps::VIP_RECORDS)?)?,
             slots: Arc::new(Slots::open(data(maps::SLOTS)?, data(maps::MOVES)?)?),
             places: Places::default(),
             backends: Backends::open(data(maps::BACKENDS)?, data(maps::BACKEND_RECORDS)?, data(maps::NEXT_HOPS)?)?,
             own_macs: Mapped::open(maps::OWN_MACS, data(maps::OWN_MACS)?)?,
-            devices: hash(maps::DEVICES)?.try_into().map_err(layout(maps::DEVICES))?,
+            devices: data(maps::DEVICES).map(Map::HashMap)?.try_into().map_err(layout(maps::DEVICES))?,
             vip_counters: per_cpu(maps::VIP_COUNTERS)?.try_into().map_err(layout(maps::VIP_COUNTERS))?,
             backend_counters: per_cpu(maps::BACKEND_COUNTERS)?.try_into().map_err(layout(maps::BACKEND_COUNTERS))?,
             flows: FlowTables::open(directory)?,
             sweeps: Arc::new(Sweeps(Mapped::open(maps::SWEEPS, data(maps::SWEEPS)?)?)),
             journal: Mapped::open(JOURNAL, data(JOURNAL)?)?,
-            // Whoever wrote last may have done so a moment ago.
-            key_left: true,
             readings: Arc::new(Readings::open(directory)?),
         })
     }
@@ -138,15 +128,16 @@ impl Maps {
 
     /// Takes the maps for new ones, which no packet reads.
     pub fn unread(self) -> Self {
-        Self { key_left: false, backends: self.backends.unread(), ..self }
+        Self { backends: self.backends.unread(), ..self }
     }
 
     /// Everything that the maps hold.
     pub fn read(&self) -> Result<State, Error> {
+        let [keys4, keys6] = self.keys.room();
         let capacity = Capacity {
             vips: self.records.entries,
-            keys4: self.readings.max_entries(maps::VIPS4)?,
-            keys6: self.readings.max_entries(maps::VIPS6)?,
+            keys4,
+            keys6,
             backends: self.backends.room(),
             slots: self.slots.entries(),
             moves: self.slots.places(),
@@ -159,21 +150,15 @@ impl Maps {
         let records = self.records.iter().filter(|(_, record)| record.name != VipName::default());
         records.for_each(|(id, record)| state.put_vip(id, record));
         self.backends.iter().for_each(|(id, entry)| state.put_backend(id, entry));
-        for entry in self.vips4.iter() {
-            let (key, route) = entry.map_err(Error::map("read", maps::VIPS4))?;
-            state.put_key(key.into(), route);
-        }
-        for entry in self.vips6.iter() {
-            let (key, route) = entry.map_err(Error::map("read", maps::VIPS6))?;
-            state.put_key(key.into(), route);
-        }
+        self.keys.iter().for_each(|(key, route)| state.put_key(key, route));
         Ok(state)
     }
 
     /// Takes account of what is in use of the maps that hold `state`, so that something else can be written to them.
     pub fn take_account(&mut self, state: &State) {
-        self.backends.count();
-        self.places.count(&self.slots, |slots| tables_with(slots, state));
+        self.keys.take_account();
+        self.backends.take_account();
+        self.places.take_account(&self.slots, |slots| tables_with(slots, state));
     }
 
     /// Writes a VIP's record.

@@ -96,7 +96,7 @@ impl Slots {
 impl Places {
     /// Finds out which places are in use. `tables` has first slot and number of each table that may have slots which
     /// say one of these.
-    pub fn count(&self, slots: &Slots, tables: impl FnOnce(&[Slot]) -> Vec<(u32, u32)>) {
+    pub fn take_account(&self, slots: &Slots, tables: impl FnOnce(&[Slot]) -> Vec<(u32, u32)>) {
         let said: Vec<(u32, Slot)> = slots.moves.iter().filter(|(_, slot)| *slot != Slot::EMPTY).collect();
         let mut book = Book::default();
         let words = tables(&said.iter().map(|(_, slot)| *slot).collect::<Vec<_>>());
@@ -128,7 +128,7 @@ impl Places {
             book.used.entry(place).and_modify(|(_, count)| *count += 1);
             return Ok(place);
         }
-        let place = book.empty(slots).ok_or(Error::NoPlace)?;
+        let place = book.empty(slots).ok_or(Error::NoPlace { map: maps::MOVES })?;
         slots.moves.store(place, slot);
         book.used.insert(place, (slot, 1));
         book.places.insert(slot, place);
