@@ -1,6 +1,8 @@
 //! What the data plane counts.
 
-/// Counts of a VIP or of a backend, on one CPU.
+use crate::DropReason;
+
+/// Counts of a backend, on one CPU; or of several together.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -24,4 +26,26 @@ impl Counters {
     }
 }
 
-super::pod!(Counters);
+/// Packets for a VIP that were dropped, by reason, on one CPU; or of several together.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drops(pub [u64; DropReason::ROOM]);
+
+impl Drops {
+    /// The sum of both.
+    #[must_use]
+    pub fn plus(self, Self(other): Self) -> Self {
+        let Self(mut sum) = self;
+        sum.iter_mut().zip(other).for_each(|(sum, other)| *sum = sum.wrapping_add(other));
+        Self(sum)
+    }
+
+    /// Every reason, and how many there were for it.
+    pub fn by_reason(self) -> impl Iterator<Item = (DropReason, u64)> {
+        DropReason::ALL.into_iter().zip(self.0)
+    }
+}
+
+super::pod!(Counters, Drops);
+
+const _: () = assert!(size_of::<Drops>() == 128);

@@ -43,9 +43,8 @@ impl DropReason {
 
     /// Number of reasons.
     pub const COUNT: usize = Self::ALL.len();
-    /// Counters that their map is made with: more than there are reasons, so that one more fits into a map that is
-    /// pinned.
-    pub const ROOM: usize = 32;
+    /// Counters that each VIP has: more than there are reasons, so that one more fits into a map that is pinned.
+    pub const ROOM: usize = 16;
 
     /// As metrics and messages name it.
     pub const fn name(self) -> &'static str {

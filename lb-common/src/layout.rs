@@ -1,8 +1,8 @@
 //! How the forwarder's maps are laid out: each has a version of its own, and all of them together the [`ABI`].
 
 use crate::{
-    Backend, BackendRecord, BucketLine, Counters, FlowEntry, FlowKey, NextHopCell, OwnMac, Slot, SlotLine, Vip4Place,
-    Vip6Place, VipRecord, maps,
+    Backend, BackendRecord, BucketLine, Counters, Drops, FlowEntry, FlowKey, NextHopCell, OwnMac, Slot, SlotLine,
+    Vip4Place, Vip6Place, VipRecord, maps,
 };
 
 /// How a map is laid out.
@@ -37,10 +37,10 @@ impl Layout {
     pub const OLDEST_ABI: u32 = 4;
 
     /// From what the [`ABI`] is counted. A map that comes adds one to it, and one that goes its version.
-    const COUNTED_FROM: u32 = Self::OLDEST_ABI + 4;
+    const COUNTED_FROM: u32 = Self::OLDEST_ABI + 9;
 
     /// All that a daemon takes over from the one before.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 20] = [
         Self::new::<u32, BucketLine>(maps::VIP_BUCKETS, 1).later(),
         Self::new::<u32, Vip4Place>(maps::VIPS4, 2),
         Self::new::<u32, Vip6Place>(maps::VIPS6, 2),
@@ -54,13 +54,12 @@ impl Layout {
         Self::new::<FlowKey, FlowEntry>(maps::EMBRYOS, 1),
         Self::new::<FlowKey, FlowEntry>(maps::FLOWS, 1),
         Self::new::<u32, OwnMac>(maps::OWN_MACS, 1),
-        Self::new::<u32, Counters>(maps::VIP_COUNTERS, 1),
         Self::new::<u32, Counters>(maps::BACKEND_COUNTERS, 1),
-        Self::new::<u32, u64>(maps::DROP_COUNTERS, 1),
+        Self::new::<u32, Drops>(maps::VIP_DROPS, 1).later(),
         Self::new::<u32, u64>(maps::FLOW_COUNTERS, 1),
-        Self::new::<u32, Counters>(maps::VIP_CARRIED, 1),
+        Self::new::<u32, Counters>(maps::VIP_CARRIED, 2),
+        Self::new::<u32, Drops>(maps::VIP_DROPS_CARRIED, 1).later(),
         Self::new::<u32, Counters>(maps::BACKEND_CARRIED, 1),
-        Self::new::<u32, u64>(maps::DROP_CARRIED, 1),
         Self::new::<u32, u64>(maps::FLOW_CARRIED, 1),
         Self::new::<u32, u64>(maps::SWEEPS, 1),
     ];

@@ -23,7 +23,7 @@ mod vip;
 
 pub use address::{Address, Be16, Be32};
 pub use backend::{Backend, BackendRecord, BackendState, MacPin, NextHop, NextHopCell, OUTER_FRAGMENT, OUTER_TTL};
-pub use counters::Counters;
+pub use counters::{Counters, Drops};
 pub use decap::{DECAP_ABI, DECAP_VIP_BITS, DECAP_VIPS, DecapCounters, DecapOutcome, DecapSource};
 pub use drop_reason::DropReason;
 pub use features::Features;
@@ -71,22 +71,20 @@ pub mod maps {
     pub const OWN_MACS: &str = "OWN_MACS";
     /// Interface index → itself, for redirects.
     pub const DEVICES: &str = "DEVICES";
-    /// VIP id → per-CPU [`crate::Counters`].
-    pub const VIP_COUNTERS: &str = "VIP_COUNTERS";
     /// Backend id → per-CPU [`crate::Counters`].
     pub const BACKEND_COUNTERS: &str = "BACKEND_COUNTERS";
-    /// [`crate::DropReason`] → per-CPU `u64`.
-    pub const DROP_COUNTERS: &str = "DROP_COUNTERS";
+    /// VIP id, 0 where it is not known → per-CPU [`crate::Drops`].
+    pub const VIP_DROPS: &str = "VIP_DROPS";
     /// [`crate::FlowOutcome`] → per-CPU `u64`.
     pub const FLOW_COUNTERS: &str = "FLOW_COUNTERS";
-    /// VIP id → [`crate::Counters`] brought over from smaller maps; the daemon's only.
+    /// VIP id → [`crate::Counters`] of backends that it has no more; the daemon's only.
     pub const VIP_CARRIED: &str = "VIP_CARRIED";
+    /// VIP id → [`crate::Drops`] brought over from smaller maps, at 0 those of VIPs that are no more; the daemon's only.
+    pub const VIP_DROPS_CARRIED: &str = "VIP_DROPS_CARRIED";
     /// Backend id → [`crate::Counters`] brought over from smaller maps; the daemon's only.
     pub const BACKEND_CARRIED: &str = "BACKEND_CARRIED";
     /// [`crate::FlowOutcome`] → `u64` brought over from smaller maps; the daemon's only.
     pub const FLOW_CARRIED: &str = "FLOW_CARRIED";
-    /// [`crate::DropReason`] → `u64` brought over from smaller maps; the daemon's only.
-    pub const DROP_CARRIED: &str = "DROP_CARRIED";
     /// What sweeps over the flow tables have counted; the daemon's only.
     pub const SWEEPS: &str = "SWEEPS";
 }

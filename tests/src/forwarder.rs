@@ -150,7 +150,7 @@ impl Forwarder {
 
     /// Counts by drop reason, of those that have any.
     pub fn drops(&self) -> anyhow::Result<BTreeMap<&'static str, u64>> {
-        let drops = self.dataplane.counters()?.drops.into_iter();
+        let drops = self.dataplane.counters()?.drops.by_reason();
         Ok(drops.filter(|(_, count)| *count > 0).map(|(reason, count)| (reason.name(), count)).collect())
     }
 }

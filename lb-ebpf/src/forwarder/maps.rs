@@ -8,7 +8,7 @@ use aya_ebpf::{
     maps::{Array, DevMapHash, LruHashMap, PerCpuArray},
 };
 use lb_common::{
-    Backend, BucketLine, Counters, DropReason, Features, FlowEntry, FlowKey, FlowOutcome, HashKey, NextHopCell, OwnMac,
+    Backend, BucketLine, Counters, Drops, Features, FlowEntry, FlowKey, FlowOutcome, HashKey, NextHopCell, OwnMac,
     Slot, SlotLine, Vip4Place, Vip6Place,
 };
 use lb_ebpf::hash::Key;
@@ -36,11 +36,9 @@ pub static OWN_MACS: Array<OwnMac> = Array::with_max_entries(OwnMac::PLACES, BPF
 #[map]
 pub static DEVICES: DevMapHash = DevMapHash::with_max_entries(1, 0);
 #[map]
-pub static VIP_COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
-#[map]
 pub static BACKEND_COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(1, 0);
 #[map]
-pub static DROP_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(DropReason::ROOM as u32, 0);
+pub static VIP_DROPS: PerCpuArray<Drops> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static FLOW_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(FlowOutcome::ROOM as u32, 0);
 

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use aya_log_ebpf::info;
-use lb_common::{DropReason, Features, FlowKey, VipFlags, VipRoute};
+use lb_common::{DropReason, Features, FlowKey, NO_ID, VipFlags, VipRoute};
 use lb_ebpf::{
     hash::FlowHash,
     wire::{Ethernet, Family, Frame as _, Ipv4, Ipv6, Packet},
@@ -23,6 +23,13 @@ struct Flow<H> {
     packet: Packet<H>,
 }
 
+/// A packet that is to be dropped.
+struct Dropped {
+    /// Id of the VIP that it was for; [`NO_ID`] where that is not known.
+    vip: u32,
+    reason: DropReason,
+}
+
 /// Runs one packet through all stages.
 #[inline(always)]
 pub fn run(context: &XdpContext) -> u32 {
@@ -41,36 +48,37 @@ pub fn run(context: &XdpContext) -> u32 {
     match verdict {
         Ok(Some(verdict)) => verdict,
         Ok(None) => xdp_action::XDP_PASS,
-        Err(reason) => drop(&frame, reason),
+        Err(dropped) => drop(&frame, &dropped),
     }
 }
 
 /// The way of a packet of one family, whose header is at `offset`; no verdict where it is not for a VIP.
 #[inline(always)]
-fn walk<H: Vips>(frame: &XdpFrame, offset: usize) -> Result<Option<u32>, DropReason> {
-    match flow::<H>(frame, offset)? {
-        Some(flow) => send(frame, &flow).map(Some),
-        None => Ok(None),
+fn walk<H: Vips>(frame: &XdpFrame, offset: usize) -> Result<Option<u32>, Dropped> {
+    let Some(flow) = flow::<H>(frame, offset)? else { return Ok(None) };
+    match send(frame, &flow) {
+        Ok(verdict) => Ok(Some(verdict)),
+        Err(reason) => Err(Dropped { vip: flow.route.id, reason }),
     }
 }
 
 /// The flow of a packet for a VIP. What is malformed is an error only where some VIP serves its protocol on its
 /// address.
 #[inline(always)]
-fn flow<H: Vips>(frame: &XdpFrame, offset: usize) -> Result<Option<Flow<H>>, DropReason> {
+fn flow<H: Vips>(frame: &XdpFrame, offset: usize) -> Result<Option<Flow<H>>, Dropped> {
     let Some(header) = H::parse(frame, offset) else { return Ok(None) };
     let packet = match header.packet(frame, offset) {
         Ok(Some(packet)) => packet,
         Ok(None) => return Ok(None),
         Err(reason) => {
             let is_served = vip::serves(&header, header.announced_protocol(frame, offset));
-            return if is_served { Err(reason) } else { Ok(None) };
+            return if is_served { Err(Dropped { vip: NO_ID, reason }) } else { Ok(None) };
         }
     };
     let Some(route) = vip::lookup(&header, &packet.transport) else { return Ok(None) };
     if packet.transport.first_fragment {
         // What follows it could not be sent after it.
-        return Err(DropReason::Fragment);
+        return Err(Dropped { vip: route.id, reason: DropReason::Fragment });
     }
     Ok(Some(Flow { route, packet }))
 }
@@ -79,17 +87,15 @@ fn flow<H: Vips>(frame: &XdpFrame, offset: usize) -> Result<Option<Flow<H>>, Dro
 #[inline(always)]
 fn send<H: Family>(frame: &XdpFrame, flow: &Flow<H>) -> Result<u32, DropReason> {
     let Flow { route, packet } = flow;
-    let (total_len, opens) = (packet.header.total_len(), packet.transport.opens());
-    count::vip(route.id, total_len, opens);
     if packet.header.is_expiring() {
         return Err(DropReason::TtlExceeded);
     }
-    // Not before the calls above: the key's words would be kept on the stack meanwhile.
     let hash = hash(flow);
     let id = owner(flow, hash)?;
     let backend = slot::backend(id)?;
     let verdict = forward::send(frame, packet, backend, hash)?;
-    count::backend(id, total_len, opens);
+    let total_len = packet.header.total_len();
+    count::backend(id, total_len, packet.transport.opens());
     if maps::uses(Features::LOG) {
         log_sent(frame.context(), route.id, id, total_len, verdict);
     }
@@ -128,10 +134,10 @@ fn owner<H: Family>(Flow { route, packet }: &Flow<H>, hash: FlowHash) -> Result<
 }
 
 #[inline(always)]
-fn drop(frame: &XdpFrame, reason: DropReason) -> u32 {
-    count::dropped(reason);
+fn drop(frame: &XdpFrame, Dropped { vip, reason }: &Dropped) -> u32 {
+    count::dropped(*vip, *reason);
     if maps::uses(Features::LOG) {
-        log_drop(frame.context(), reason, frame.len() as u32);
+        log_drop(frame.context(), *reason, frame.len() as u32);
     }
     xdp_action::XDP_DROP
 }

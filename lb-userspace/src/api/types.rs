@@ -275,7 +275,8 @@ pub struct UnreachableBackend {
 pub struct Stats {
     /// Per VIP, in the order of the config.
     pub vips: Vec<VipStats>,
-    /// Dropped packets per reason, every reason.
+    /// Dropped packets per reason, every reason; those included of which is not known for which VIP, and those for VIPs
+    /// that are no more.
     pub drops: Vec<DropStats>,
     /// Packets that the flow tables were asked for per outcome, every outcome.
     pub tracked: Vec<TrackedStats>,
@@ -300,9 +301,12 @@ pub struct LossStats {
 pub struct VipStats {
     /// Name of the VIP.
     pub name: String,
-    /// Its counts.
+    /// What was sent to its backends, those included that it has no more.
     #[serde(flatten)]
     pub counts: Counts,
+    /// Packets for it that were dropped, per reason that there was; they are not among its counts.
+    #[serde(default)]
+    pub drops: Vec<DropStats>,
     /// Counts of its backends, in the order of the config; behind them those that the config does not have any more, as
     /// long as flows may be left of them.
     pub backends: Vec<BackendStats>,

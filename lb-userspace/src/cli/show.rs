@@ -12,8 +12,8 @@ use super::{
 use crate::api::{
     client::Client,
     types::{
-        Backend, BackendStats, Counts, Diff, FileState, Interface, MapUsage, NextHop, Problem, Settings, Stats, Status,
-        TableUsage, Tracking, Vip, VipStats,
+        Backend, BackendStats, Counts, Diff, DropStats, FileState, Interface, MapUsage, NextHop, Problem, Settings,
+        Stats, Status, TableUsage, Tracking, Vip, VipStats,
     },
 };
 
@@ -197,7 +197,7 @@ fn stats_text(stats: &Stats, per: &str) -> String {
         let Counts { packets, bytes, new_flows } = counts;
         [vip.to_owned(), backend, packets.to_string(), bytes.to_string(), new_flows.to_string()]
     };
-    let rows = stats.vips.iter().flat_map(|VipStats { name, counts, backends }| {
+    let rows = stats.vips.iter().flat_map(|VipStats { name, counts, backends, .. }| {
         let backends = backends.iter().map(|BackendStats { address, removed, counts }| {
             let note = if *removed { " (removed)" } else { "" };
             row("", format!("{address}{note}"), counts)
@@ -215,27 +215,39 @@ fn stats_text(stats: &Stats, per: &str) -> String {
         let rows = losses.iter().map(|loss| [loss.interface.clone(), loss.cause.clone(), loss.packets.to_string()]);
         text += &format!("\n{}", table([("LOST BY", Left), ("CAUSE", Left), (packets.as_str(), Right)], rows));
     }
-    let drops: Vec<_> = stats.drops.iter().filter(|drop| drop.packets > 0).collect();
-    if drops.is_empty() {
+    let rows: Vec<_> = stats.drops.iter().flat_map(|drop| drops_of(stats, drop)).collect();
+    if rows.is_empty() {
         return text + "\nNothing dropped.\n";
     }
-    let rows = drops.iter().map(|drop| [drop.reason.clone(), drop.packets.to_string()]);
-    text + "\n" + &table([("DROPPED BECAUSE", Left), (packets.as_str(), Right)], rows)
+    text + "\n" + &table([("DROPPED BECAUSE", Left), ("VIP", Left), (packets.as_str(), Right)], rows)
+}
+
+/// The lines of one reason: a VIP each, and what is of none that is known.
+fn drops_of(stats: &Stats, DropStats { reason, packets }: &DropStats) -> Vec<[String; 3]> {
+    let of_vip = |vip: &VipStats| vip.drops.iter().find(|drop| drop.reason == *reason).map(|drop| drop.packets);
+    let of_vips: Vec<_> = stats.vips.iter().filter_map(|vip| Some((vip.name.as_str(), of_vip(vip)?))).collect();
+    let rest = packets.saturating_sub(of_vips.iter().map(|(_, packets)| packets).sum());
+    let all = of_vips.into_iter().chain([("-", rest)]).filter(|(_, packets)| *packets > 0);
+    all.map(|(vip, packets)| [reason.clone(), vip.to_owned(), packets.to_string()]).collect()
 }
 
 /// What came on top of `before`, per second. VIPs and backends that were not there before count from zero.
 fn rates(now: &Stats, before: &Stats, elapsed: Duration) -> Stats {
+    let count = |packets| Counts { packets, ..Counts::default() };
+    let rate = |now, old| count(now).per_second(count(old), elapsed).packets;
     let mut rates = now.clone();
     for vip in &mut rates.vips {
         let old = before.vips.iter().find(|old| old.name == vip.name);
         vip.counts = vip.counts.per_second(old.map(|old| old.counts).unwrap_or_default(), elapsed);
+        for drop in &mut vip.drops {
+            let old = old.and_then(|old| old.drops.iter().find(|old| old.reason == drop.reason));
+            drop.packets = rate(drop.packets, old.map_or(0, |old| old.packets));
+        }
         for backend in &mut vip.backends {
             let old = old.and_then(|old| old.backends.iter().find(|old| old.address == backend.address));
             backend.counts = backend.counts.per_second(old.map(|old| old.counts).unwrap_or_default(), elapsed);
         }
     }
-    let count = |packets| Counts { packets, ..Counts::default() };
-    let rate = |now, old| count(now).per_second(count(old), elapsed).packets;
     for drop in &mut rates.drops {
         let old = before.drops.iter().find(|old| old.reason == drop.reason);
         drop.packets = rate(drop.packets, old.map_or(0, |old| old.packets));
@@ -347,7 +359,7 @@ fn diff_text(diff: &Diff) -> String {
 mod tests {
     use super::*;
     use crate::api::types::Operation;
-    use crate::api::types::{DropStats, LossStats, TrackedStats};
+    use crate::api::types::{LossStats, TrackedStats};
 
     fn stats(packets: u64, dropped: u64) -> Stats {
         let counts = Counts { packets, bytes: packets * 60, new_flows: packets / 10 };
@@ -355,6 +367,7 @@ mod tests {
             vips: vec![VipStats {
                 name: "web".into(),
                 counts,
+                drops: vec![DropStats { reason: "no_backend".into(), packets: dropped * 2 / 5 }],
                 backends: vec![
                     BackendStats { address: "10.0.0.1".parse().unwrap(), removed: false, counts },
                     BackendStats { address: "10.0.0.2".parse().unwrap(), removed: true, counts: Counts::default() },
@@ -390,8 +403,9 @@ mod tests {
              LOST BY   CAUSE      PACKETS\n\
              eth0      transmit         5\n\
              \n\
-             DROPPED BECAUSE   PACKETS\n\
-             no_backend              5\n"
+             DROPPED BECAUSE   VIP   PACKETS\n\
+             no_backend        web         2\n\
+             no_backend        -           3\n"
         );
         assert!(stats_text(&stats(1, 0), "").ends_with("\nNothing dropped.\n"));
     }
@@ -401,7 +415,7 @@ mod tests {
         let rates = rates(&stats(1600, 45), &stats(1000, 5), Duration::from_secs(2));
         assert_eq!(rates.vips[0].counts, Counts { packets: 300, bytes: 18_000, new_flows: 30 });
         assert_eq!(rates.vips[0].backends[0].counts.packets, 300);
-        assert_eq!(rates.drops[1].packets, 20);
+        assert_eq!((rates.drops[1].packets, rates.vips[0].drops[0].packets), (20, 8));
         assert_eq!(rates.tracked[0].packets, 300);
         assert_eq!(rates.losses[0].packets, 20);
     }

@@ -57,11 +57,12 @@ fn execute_one(maps: &mut Maps, step: &Step, before: Option<&Maps>) -> Result<us
             grace();
             return Ok(0);
         }
-        Step::FreeVip { id } => maps.put_record(*id, Default::default()),
+        Step::FreeVip { id } => {
+            maps.retire_drops(*id)?;
+            maps.put_record(*id, Default::default());
+        }
         Step::FreeBackend { id, successor } => {
-            if let Some(successor) = successor {
-                maps.move_backend_counters(*id, *successor)?;
-            }
+            maps.move_backend_counters(*id, *successor)?;
             maps.put_backend(*id, Default::default());
         }
     }

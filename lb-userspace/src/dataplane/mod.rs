@@ -49,7 +49,7 @@ pub use self::{
     own_macs::{LeftOut, OwnMacs},
     place::{interface_of, make_directories, mount_if_missing, names, pin_name},
     sys::now,
-    view::{Backend, BackendCounts, BackendSlots, Counts, View},
+    view::{Backend, BackendCounts, BackendSlots, Counts, View, VipCounts},
 };
 use self::{former::Former, generation::Generation, place::Place, view::SlotCounts};
 pub(crate) use self::{

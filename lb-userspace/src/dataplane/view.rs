@@ -6,12 +6,12 @@
 //! sweeps need: those of the flow tables and of what sweeps count.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use lb_common::{BackendState, Counters, DropReason, FlowOutcome, Forward, NextHop};
+use lb_common::{BackendState, Counters, Drops, FlowOutcome, Forward, NO_ID, NextHop};
 
 use super::{
     Error,
@@ -63,14 +63,25 @@ pub struct Backend {
 /// Everything that was counted since the data plane was first loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counts {
-    /// Per VIP: its name and counters.
-    pub vips: Vec<(String, Counters)>,
+    /// Per VIP.
+    pub vips: Vec<VipCounts>,
     /// Per backend.
     pub backends: Vec<BackendCounts>,
-    /// Dropped packets per reason, in the order of [`DropReason::ALL`].
-    pub drops: Vec<(DropReason, u64)>,
+    /// Dropped packets, of all VIPs.
+    pub drops: Drops,
     /// Packets that the flow tables were asked for, by outcome, in the order of [`FlowOutcome::ALL`].
     pub flow_packets: Vec<(FlowOutcome, u64)>,
+}
+
+/// What was counted for a VIP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VipCounts {
+    /// Its name.
+    pub vip: String,
+    /// What was sent to its backends, those included that it has no more.
+    pub counters: Counters,
+    /// Packets for it that were dropped.
+    pub drops: Drops,
 }
 
 /// What was counted for a backend.
@@ -174,24 +185,31 @@ impl View {
     /// The kernel does not let a map be read.
     pub fn counters_of(&self, with_backends: &impl Fn(&str) -> bool) -> Result<Counts, Error> {
         let maps = &self.readings;
-        let vips =
-            self.state.vips().iter().map(|(id, record)| Ok((record.name.as_str().to_owned(), maps.vip_counters(*id)?)));
-        let names = self.state.vips().iter().map(|(id, record)| (*id, record.name.as_str()));
-        let names: HashMap<_, _> = names.filter(|(_, name)| with_backends(name)).collect();
-        let backend = |(id, entry): (&u32, &Entry)| {
-            let vip = (*names.get(&entry.vip)?).to_owned();
-            let counted = maps.backend_counters(*id);
-            Some(counted.map(|counters| BackendCounts { vip, address: entry.address.into(), counters }))
-        };
-        let backends = || self.state.backends().iter().filter_map(backend).collect::<Result<_, Error>>();
-        let drops = DropReason::ALL.into_iter().map(|reason| Ok((reason, maps.drops(reason)?)));
+        let (vips, backends) = maps.while_none_moves(|| self.counted(with_backends))?;
+        let drops = vips.iter().map(|vip| vip.drops).fold(maps.drops(NO_ID)?, Drops::plus);
         let flow_packets = FlowOutcome::ALL.into_iter().map(|outcome| Ok((outcome, maps.flow_packets(outcome)?)));
-        Ok(Counts {
-            vips: vips.collect::<Result<_, Error>>()?,
-            backends: maps.while_none_moves(backends)?,
-            drops: drops.collect::<Result<_, Error>>()?,
-            flow_packets: flow_packets.collect::<Result<_, Error>>()?,
-        })
+        Ok(Counts { vips, backends, drops, flow_packets: flow_packets.collect::<Result<_, Error>>()? })
+    }
+
+    /// Counts of VIPs, and of the backends of some of them.
+    fn counted(&self, with_backends: &impl Fn(&str) -> bool) -> Result<(Vec<VipCounts>, Vec<BackendCounts>), Error> {
+        let maps = &self.readings;
+        let mut vips = BTreeMap::new();
+        for (id, record) in self.state.vips() {
+            let vip = record.name.as_str().to_owned();
+            let counts = VipCounts { vip, counters: maps.gone_counters(*id), drops: maps.drops(*id)? };
+            vips.insert(*id, (with_backends(&counts.vip), counts));
+        }
+        let mut backends = Vec::new();
+        for (id, entry) in self.state.backends() {
+            let Some((is_shown, vip)) = vips.get_mut(&entry.vip) else { continue };
+            let counters = maps.backend_counters(*id)?;
+            vip.counters = vip.counters.plus(counters);
+            if *is_shown {
+                backends.push(BackendCounts { vip: vip.vip.clone(), address: entry.address.into(), counters });
+            }
+        }
+        Ok((vips.into_values().map(|(_, vip)| vip).collect(), backends))
     }
 
     /// The flow tables, to be read at leisure.

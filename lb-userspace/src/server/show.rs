@@ -6,7 +6,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use lb_common::LossCause;
+use lb_common::{Drops, LossCause};
 
 use crate::{
     api::types::{
@@ -76,10 +76,7 @@ pub fn stats(view: &View) -> Result<Stats, Error> {
 /// Counters, those of backends only for some VIPs, by name.
 pub fn stats_of(view: &View, shown: impl Fn(&str) -> bool) -> Result<Stats, Error> {
     let dataplane::Counts { vips, backends, drops, flow_packets } = view.dataplane.counters_of(&shown)?;
-    let mut of_vips: HashMap<_, Counts> = HashMap::new();
-    for (name, counters) in vips {
-        *of_vips.entry(name).or_default() += counters.into();
-    }
+    let mut of_vips: HashMap<_, _> = vips.into_iter().map(|counts| (counts.vip.clone(), counts)).collect();
     // A server that was reached in another way before has several entries.
     let mut of_backends: HashMap<_, BTreeMap<_, Counts>> = HashMap::new();
     for BackendCounts { vip, address, counters } in backends {
@@ -95,17 +92,23 @@ pub fn stats_of(view: &View, shown: impl Fn(&str) -> bool) -> Result<Stats, Erro
         });
         let mut backends: Vec<_> = configured.collect();
         backends.extend(counted.into_iter().map(|(address, counts)| BackendStats { address, removed: true, counts }));
-        let counts = of_vips.get(&vip.name).copied().unwrap_or_default();
-        stats.vips.push(VipStats { name: vip.name.clone(), counts, backends });
+        let counted = of_vips.remove(&vip.name);
+        let (counts, dropped) = counted.map_or_else(Default::default, |counts| (counts.counters.into(), counts.drops));
+        let drops = drop_stats(dropped).filter(|drop| drop.packets > 0).collect();
+        stats.vips.push(VipStats { name: vip.name.clone(), counts, drops, backends });
     }
-    stats.drops =
-        drops.into_iter().map(|(reason, packets)| DropStats { reason: reason.name().to_owned(), packets }).collect();
+    stats.drops = drop_stats(drops).collect();
     stats.losses = view.lost_frames().into_iter().flat_map(|lost| losses(view, lost)).collect();
     stats.tracked = flow_packets
         .into_iter()
         .map(|(outcome, packets)| TrackedStats { outcome: outcome.name().to_owned(), packets })
         .collect();
     Ok(stats)
+}
+
+/// Drops by reason, every reason.
+fn drop_stats(drops: Drops) -> impl Iterator<Item = DropStats> {
+    drops.by_reason().map(|(reason, packets)| DropStats { reason: reason.name().to_owned(), packets })
 }
 
 /// VIPs with their backends, in the order of the config.

@@ -6,12 +6,13 @@ use std::{
 };
 
 use etherparse::{IpDscp, IpEcn, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header};
-use lb_common::{Address, Be32, Counters, HashKey, NextHop};
+use lb_common::{Address, Be32, Counters, DropReason, HashKey, NextHop};
 use lb_ebpf::hash::FlowHash;
 use lb_userspace::plan::maglev::{self, WeightedBackend};
 use naru_tests::{
     forwarder::{Forwarder, INGRESS, Output, SOURCE6, Verdict, next_hop},
     frames::{self, BALANCER_MAC, CLIENT_MAC, NEXT_HOP_MAC, Packet},
+    vip_text::VipText,
 };
 
 const CLIENT4: &str = "198.51.100.7:40000";
@@ -199,7 +200,7 @@ fn frames_for_other_mac_addresses_pass_untouched_and_uncounted() {
         let malformed = changed(to(NEXT_HOP_MAC), &[(14, 0x43)]);
         assert_eq!(forwarder.run(&malformed).unwrap(), Output { verdict: Verdict::Pass, frame: malformed });
         assert_eq!(forwarder.drops().unwrap(), [].into());
-        assert_eq!(forwarder.dataplane().counters().unwrap().vips[0].1, Counters::default());
+        assert_eq!(forwarder.dataplane().counters().unwrap().vips[0].counters, Counters::default());
 
         forwarder.set_own_macs(&[(INGRESS, &[BALANCER_MAC, VRRP_MAC])]);
         assert_eq!(
@@ -319,7 +320,7 @@ fn what_is_not_for_a_vip_leaves_exactly_as_it_came() {
     }
     assert_eq!(forwarder.drops().unwrap(), [].into());
     let counters = forwarder.dataplane().counters().unwrap();
-    assert!(counters.vips.iter().all(|vip| vip.1.packets == 0), "{counters:?}");
+    assert!(counters.vips.iter().all(|vip| vip.counters.packets == 0), "{counters:?}");
 }
 
 #[test]
@@ -370,6 +371,85 @@ fn drops_behind_the_vip_have_their_reasons() {
     let all_drained = config.replace("\" }", "\", state = \"drain\" }");
     assert_eq!(drops(&Forwarder::new(&all_drained).unwrap()), [("no_backend", 1)].into());
     assert_eq!(drops(&Forwarder::with_next_hop(&config, None).unwrap()), [("no_next_hop", 1)].into());
+}
+
+/// By VIP, where that is known; what was counted for a VIP is not forgotten with it, only for whom it was.
+#[test]
+#[ignore = "needs root"]
+fn drops_are_counted_by_vip() {
+    let mut served = VipText::new("served", at(VIP4).ip(), ["tcp/80"], "ipip").backend("10.0.1.11").to_string();
+    let empty = VipText::new("empty", "203.0.113.99", ["tcp/80"], "ipip").to_string();
+    let mut forwarder = Forwarder::new(&format!("{served}{empty}")).unwrap();
+    let counts = |forwarder: &Forwarder| {
+        let counts = forwarder.dataplane().counters().unwrap();
+        let of_vips = counts.vips.iter().map(|vip| {
+            let drops: Vec<_> = vip.drops.by_reason().filter(|(_, count)| *count > 0).collect();
+            (vip.vip.clone(), vip.counters.packets, drops)
+        });
+        (of_vips.collect::<Vec<_>>(), forwarder.drops().unwrap())
+    };
+    let send = |forwarder: &Forwarder, to: &str, times: usize| {
+        for _ in 0..times {
+            forwarder.run(&Packet::syn(at(CLIENT4), at(to)).frame()).unwrap();
+        }
+    };
+    send(&forwarder, VIP4, 3);
+    send(&forwarder, "203.0.113.99:80", 2);
+    forwarder.run(&Packet::syn(at(CLIENT4), at(VIP4)).lifetime(1).frame()).unwrap();
+    forwarder.run(&Packet::udp(at(CLIENT4), at(VIP4), &[1; 64]).fragment(185, false).frame()).unwrap();
+    forwarder.run(&Packet::syn(at(CLIENT4), at(VIP4)).fragment(185, false).frame()).unwrap();
+    let (mut of_vips, drops) = counts(&forwarder);
+    of_vips.sort_by_key(|(vip, ..)| vip.clone());
+    assert_eq!(
+        of_vips,
+        [
+            ("empty".to_owned(), 0, vec![(DropReason::NoBackend, 2)]),
+            ("served".to_owned(), 3, vec![(DropReason::TtlExceeded, 1)])
+        ]
+    );
+    let all = [("fragment", 1), ("no_backend", 2), ("ttl_exceeded", 1)];
+    assert_eq!(drops, all.into(), "those of a fragment are of a VIP that is not known");
+
+    // Without the VIP, and in larger maps.
+    forwarder.apply(&served).unwrap();
+    forwarder.sweep().unwrap();
+    let (of_vips, drops) = counts(&forwarder);
+    assert_eq!((of_vips.len(), drops), (1, all.into()), "{of_vips:?}");
+    for vip in 0..100 {
+        let address = format!("203.0.114.{vip}");
+        served += &VipText::new(format!("vip{vip}"), address, ["tcp/80"], "ipip").backend("10.0.1.11").to_string();
+    }
+    forwarder.apply(&served).unwrap();
+    let (of_vips, drops) = counts(&forwarder);
+    assert_eq!((of_vips[0].1, drops), (3, all.into()));
+    assert_eq!(of_vips[0].2, [(DropReason::TtlExceeded, 1)]);
+}
+
+/// What a backend counted that the VIP has no more stays with the VIP.
+#[test]
+#[ignore = "needs root"]
+fn a_vip_keeps_what_its_backends_counted() {
+    let vip = |backends: &[&str]| {
+        let vip = VipText::new("web", at(VIP4).ip(), ["tcp/80"], "ipip").text("tracking", "never");
+        backends.iter().fold(vip, |vip, backend| vip.backend(*backend)).to_string()
+    };
+    let mut forwarder = Forwarder::new(&vip(&["10.0.1.11"])).unwrap();
+    let mut seen = 0;
+    let mut counted = |forwarder: &Forwarder| {
+        forwarder.run(&Packet::syn(at(CLIENT4), at(VIP4)).frame()).unwrap();
+        seen += 1;
+        let counts = forwarder.dataplane().counters().unwrap();
+        let counters = counts.vips[0].counters;
+        assert_eq!((counters.packets, counters.new_flows), (seen, seen));
+        counts.backends.iter().map(|backend| backend.counters.packets).sum::<u64>()
+    };
+    assert_eq!(counted(&forwarder), 1);
+    for backends in [&["10.0.1.12"][..], &["10.0.1.13"], &["10.0.1.12", "10.0.1.14"], &["10.0.1.12"]] {
+        forwarder.apply(&vip(backends)).unwrap();
+        forwarder.sweep().unwrap();
+        counted(&forwarder);
+    }
+    assert!(counted(&forwarder) < 6, "nothing is left of backends that are no more");
 }
 
 /// The largest packet that fits goes, one byte more does not: without encapsulation, and with it.
@@ -444,7 +524,7 @@ fn short_frames_padded_by_the_sender_keep_their_padding() {
     let frame = [&packet.frame()[..], &padding].concat();
     assert_eq!(forwarder.run(&frame).unwrap(), sent([&packet.forwarded()[..], &padding].concat()));
     let counters = forwarder.dataplane().counters().unwrap();
-    assert_eq!(counters.vips[0].1.bytes, 28, "bytes are those of the IP packet");
+    assert_eq!(counters.vips[0].counters.bytes, 28, "bytes are those of the IP packet");
 }
 
 #[test]
@@ -462,7 +542,7 @@ fn counters_tell_packets_bytes_and_new_flows() {
     }
     let counters = forwarder.dataplane().counters().unwrap();
     let expected = Counters { packets: 5, bytes: 40 + 40 + 140 + 40 + 38, new_flows: 1 };
-    assert_eq!(counters.vips[0].1, expected);
+    assert_eq!(counters.vips[0].counters, expected);
     assert_eq!(counters.backends[0].counters, expected);
 }
 

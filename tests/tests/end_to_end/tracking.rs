@@ -228,7 +228,7 @@ fn a_syn_that_contradicts_itself_is_no_new_flow() {
             assert_eq!(site.all(&forwarder, forged), [1; 4]);
             assert_eq!(tables(&forwarder), before);
             let counters = forwarder.dataplane().counters().unwrap();
-            assert_eq!((counters.vips[0].1.packets, counters.vips[0].1.new_flows), (11, 1));
+            assert_eq!((counters.vips[0].counters.packets, counters.vips[0].counters.new_flows), (11, 1));
         }
     }
 }

@@ -1,15 +1,8 @@
-//! Counts: a VIP's packets as soon as it is known, a backend's once the frame is ready, and every drop. Every counter
-//! is this CPU's own.
+//! Counts: a backend's packets once the frame is ready, and every drop by VIP. Every counter is this CPU's own.
 
 use lb_common::{Counters, DropReason, FlowOutcome};
 
-use crate::maps::{BACKEND_COUNTERS, DROP_COUNTERS, FLOW_COUNTERS, VIP_COUNTERS};
-
-/// Counts a packet that came for a VIP.
-#[inline(always)]
-pub fn vip(id: u32, bytes: u32, opens: bool) {
-    add(VIP_COUNTERS.get_ptr_mut(id), bytes, opens);
-}
+use crate::maps::{BACKEND_COUNTERS, FLOW_COUNTERS, VIP_DROPS};
 
 /// Counts a packet that went to a backend.
 #[inline(always)]
@@ -17,10 +10,16 @@ pub fn backend(id: u32, bytes: u32, opens: bool) {
     add(BACKEND_COUNTERS.get_ptr_mut(id), bytes, opens);
 }
 
-/// Counts a packet that was dropped.
+/// Counts a packet for a VIP that was dropped; of a malformed one is not known for which.
 #[inline(always)]
-pub fn dropped(reason: DropReason) {
-    count(DROP_COUNTERS.get_ptr_mut(reason as u32));
+pub fn dropped(vip: u32, reason: DropReason) {
+    if let Some(drops) = VIP_DROPS.get_ptr_mut(vip) {
+        // SAFETY: the map's value on this CPU, which nothing else writes while this program runs.
+        let drops = unsafe { &mut (*drops).0 };
+        if let Some(count) = drops.get_mut(reason as usize) {
+            *count += 1;
+        }
+    }
 }
 
 /// Counts what became of a packet that the flow tables were asked for.

@@ -1,13 +1,16 @@
 //! What maps held up to ABI 4, where it is not what today's hold.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, path::Path};
 
-use aya::Pod;
-use lb_common::{Address, Be32, MacPin, NO_ID, NextHop, Slot, SlotWord, Vip4Key, Vip6Key};
+use aya::{Pod, maps::MapData};
+use lb_common::{Address, Be32, MacPin, NO_ID, NextHop, Slot, SlotWord, Vip4Key, Vip6Key, maps};
 
 use super::{bytes::Bytes, index};
 use crate::{
-    dataplane::{Error, maps::Maps},
+    dataplane::{
+        Error,
+        maps::{Maps, pin_in},
+    },
     plan::{Capacity, Entry},
 };
 
@@ -94,6 +97,57 @@ pub fn slot_capacity(slots: &Bytes) -> Result<(u32, u32), Error> {
     let entries = slots.entries.next_multiple_of(SlotWord::A_LINE);
     // As much again for the next change.
     Ok((entries, Capacity::moves(entries).max(2 * moving.len() as u32)))
+}
+
+/// Sets what VIPs keep of backends that they have no more, and what was dropped, in the maps pinned in `today`: by ABI 4 a
+/// VIP counted on its own, and drops were counted by reason alone. May be repeated.
+pub fn carry_counts(pins: &Path, today: &Path) -> Result<(), Error> {
+    let map = |name| Bytes::of(name, MapData::from_pin(pins.join(name)).map_err(Error::map("open", name))?);
+    // What was counted, with what was carried before.
+    let sums = |counters, carried| -> Result<Vec<Vec<u64>>, Error> {
+        let mut sums = Vec::new();
+        map(carried)?.each(|_, value| {
+            sums.push(words(value));
+            Ok(())
+        })?;
+        map(counters)?.each(|key, value| {
+            if let Some(sum) = sums.get_mut(index(key) as usize) {
+                sum.iter_mut().zip(words(value)).for_each(|(sum, counted)| *sum = sum.wrapping_add(counted));
+            }
+            Ok(())
+        })?;
+        Ok(sums)
+    };
+    let mut vips = sums("VIP_COUNTERS", maps::VIP_CARRIED)?;
+    let backends = sums(maps::BACKEND_COUNTERS, maps::BACKEND_CARRIED)?;
+    map(maps::BACKENDS)?.each(|key, value| {
+        let Backend { vip, .. } = read(value);
+        if let (Some(vip), Some(counted)) = (vips.get_mut(vip as usize), backends.get(index(key) as usize)) {
+            // A packet that was dropped counted for the VIP alone; one that came meanwhile, for the backend alone.
+            vip.iter_mut().zip(counted).for_each(|(vip, counted)| *vip = vip.saturating_sub(*counted));
+        }
+        Ok(())
+    })?;
+    let today = |name| {
+        let map = MapData::from_pin(pin_in(today, name)).map_err(Error::map("open", name))?;
+        Bytes::of(name, map)?.memory()
+    };
+    let mut carried = today(maps::VIP_CARRIED)?;
+    for (id, counted) in (0..).zip(vips) {
+        write(carried.value_mut(id), &counted);
+    }
+    let drops = sums("DROP_COUNTERS", "DROP_CARRIED")?.concat();
+    write(today(maps::VIP_DROPS_CARRIED)?.value_mut(NO_ID), &drops);
+    Ok(())
+}
+
+fn words(bytes: &[u8]) -> Vec<u64> {
+    bytes.as_chunks().0.iter().map(|word| u64::from_ne_bytes(*word)).collect()
+}
+
+/// Writes as many words as fit.
+fn write(bytes: &mut [u8], words: &[u64]) {
+    bytes.as_chunks_mut().0.iter_mut().zip(words).for_each(|(bytes, word)| *bytes = word.to_ne_bytes());
 }
 
 /// A value from its bytes.

@@ -37,16 +37,17 @@ use super::{
 use crate::{fault, plan::Capacity};
 
 /// Maps that packets count in, each with the one that has what was counted before.
-const COUNTERS: [(&str, &str); 4] = [
-    (maps::VIP_COUNTERS, maps::VIP_CARRIED),
+const COUNTERS: [(&str, &str); 3] = [
     (maps::BACKEND_COUNTERS, maps::BACKEND_CARRIED),
-    (maps::DROP_COUNTERS, maps::DROP_CARRIED),
+    (maps::VIP_DROPS, maps::VIP_DROPS_CARRIED),
     (maps::FLOW_COUNTERS, maps::FLOW_CARRIED),
 ];
 
 /// What a daemon of another version left, or one of this version with maps of too few entries.
 pub struct Former {
     root: PathBuf,
+    /// Where its maps are pinned.
+    pins: PathBuf,
     /// Held as its own daemon would hold it, where it is another version's.
     _lock: Option<Flock<File>>,
     maps: Vec<Found>,
@@ -159,7 +160,7 @@ impl Former {
         let words = open(&pins, JOURNAL, 1)?.memory()?;
         let journal = Journal::from_words(|index| words.word(index));
         let loaded_at = loaded_at(&directory)?;
-        Ok(Ok(Self { root, _lock: lock, maps: found, journal, loaded_at }))
+        Ok(Ok(Self { root, pins, _lock: lock, maps: found, journal, loaded_at }))
     }
 
     /// Where all of it is pinned.
@@ -223,8 +224,11 @@ impl Former {
     /// Brings over what packets have entered since [`Self::copy_to`], and what they counted, once none meets these maps
     /// any more. May be repeated.
     pub fn carry_to(&self, pins: &Path) -> Result<(), Error> {
+        if self.counts_vips() {
+            abi4::carry_counts(&self.pins, pins)?;
+        }
         for (counters, carried) in COUNTERS {
-            let (counters, carried) = (self.find(counters), self.find(carried));
+            let (Some(counters), Some(carried)) = (self.get(counters), self.get(carried)) else { continue };
             if self.is_shared(counters) {
                 continue;
             }
@@ -275,13 +279,26 @@ impl Former {
         let Found { layout, bytes, conversion } = found;
         // What is brought over is added to what was: to that of a map of its own, or a repetition would add it twice.
         let counters = COUNTERS.iter().find(|(_, carried)| *carried == layout.map);
+        // VIPs follow from backends as of one moment: no packet is to count on both sides of it.
+        let is_compared = layout.map == maps::BACKEND_COUNTERS && self.counts_vips();
         conversion.version == layout.version
+            && !is_compared
             && bytes.entries >= entries_needed(layout.map)
-            && counters.is_none_or(|(counters, _)| self.is_shared(self.find(counters)))
+            && counters.is_none_or(|(counters, _)| self.get(counters).is_some_and(|counters| self.is_shared(counters)))
+    }
+
+    /// Whether packets for a VIP were counted beside those to its backends: by ABI 4.
+    fn counts_vips(&self) -> bool {
+        self.find(maps::VIP_CARRIED).conversion.version == 1
+    }
+
+    /// A map that came later may be missing.
+    fn get(&self, name: &str) -> Option<&Found> {
+        self.maps.iter().find(|found| found.layout.map == name)
     }
 
     fn find(&self, name: &str) -> &Found {
-        self.maps.iter().find(|found| found.layout.map == name).expect("a former data plane has every map")
+        self.get(name).expect("a former data plane has every map that did not come later")
     }
 }
 

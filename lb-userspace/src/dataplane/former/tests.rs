@@ -144,18 +144,18 @@ fn counters_that_are_missing_get_room_and_the_others_keep_their_counts() {
     drop(old);
     let kind = bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY;
     let few = MapData::create(aya_obj::Map::new_from_params(kind as u32, 4, 8, 2, 0), "FEW", None).unwrap();
-    let pin = directory.join(maps::DROP_COUNTERS);
+    let pin = directory.join(maps::FLOW_COUNTERS);
     fs::remove_file(&pin).unwrap();
     few.pin(&pin).unwrap();
-    let few = Bytes::of(maps::DROP_COUNTERS, few).unwrap();
+    let few = Bytes::of(maps::FLOW_COUNTERS, few).unwrap();
     few.put(&1u32.to_ne_bytes(), &[1; 8].repeat(nr_cpus().unwrap())).unwrap();
 
     let new = pins.open(&web());
     assert_eq!(pins.names(""), ["g2", "links"]);
     assert_eq!((&new.state, seen(&new)), (&state, before));
-    let drops = new.counters().unwrap().drops;
+    let flows = new.counters().unwrap().flow_packets;
     let counted = u64::from_ne_bytes([1; 8]).wrapping_mul(nr_cpus().unwrap() as u64);
-    assert!(drops.iter().all(|(reason, count)| *count == if *reason as u32 == 1 { counted } else { 0 }), "{drops:?}");
+    assert!(flows.iter().all(|(outcome, count)| *count == if *outcome as u32 == 1 { counted } else { 0 }), "{flows:?}");
     assert!(new.generation.maps.have_room().unwrap());
 }
 
@@ -210,7 +210,8 @@ fn maps_of_another_layout_are_converted() {
         maps::BACKENDS,
         maps::FLOWS,
         maps::BACKEND_COUNTERS,
-        maps::DROP_COUNTERS,
+        maps::VIP_DROPS,
+        maps::FLOW_COUNTERS,
     ];
     let directory = old.generation.maps_directory();
     let conversions = changed.map(|name| change_layout(&directory, name));

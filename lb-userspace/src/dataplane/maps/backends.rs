@@ -59,6 +59,11 @@ impl Backends {
         Self { book: Book { is_begun: true, ..self.book }, ..self }
     }
 
+    /// Id of the VIP that a backend is of; [`NO_ID`] where the entry is free.
+    pub(super) fn vip(&self, id: u32) -> u32 {
+        self.entries.load(id).vip
+    }
+
     /// Ids that there is room for.
     pub(super) fn room(&self) -> u32 {
         self.entries.entries

@@ -13,10 +13,11 @@ use std::{
 };
 
 use aya::{
+    Pod,
     maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
     util::nr_cpus,
 };
-use lb_common::{Counters, DropReason, FlowOutcome, OwnMac, VipHash, VipName, maps};
+use lb_common::{Counters, Drops, FlowOutcome, NO_ID, OwnMac, VipHash, VipName, maps};
 
 use super::{
     Maps, Slots, Table,
@@ -44,17 +45,16 @@ pub struct MapUsage {
 /// What is counted and how full the maps are: handles of their own, for any number of readers beside the one that
 /// writes.
 pub struct Readings {
-    pub(super) vip_counters: PerCpuArray<MapData, Counters>,
     pub(super) backend_counters: PerCpuArray<MapData, Counters>,
-    drop_counters: PerCpuArray<MapData, u64>,
+    vip_drops: PerCpuArray<MapData, Drops>,
     flow_counters: PerCpuArray<MapData, u64>,
     vip_carried: Mapped<Counters, 3>,
     backend_carried: Mapped<Counters, 3>,
-    drop_carried: Mapped<u64, 1>,
+    drops_carried: Mapped<Drops, 16>,
     flow_carried: Mapped<u64, 1>,
     pub(super) own_macs: Mapped<OwnMac, 1>,
     pub(super) devices: HashMap<MapData, u32, u32>,
-    /// How often counts began or ended to go from one backend to another: odd while some do.
+    /// How often counts began or ended to go from a backend to another or to its VIP: odd while some do.
     pub(super) moves: AtomicU64,
     /// Descriptors of all maps once more, for their usage.
     pub(super) all: Vec<(&'static str, MapData)>,
@@ -64,7 +64,7 @@ impl Readings {
     pub(super) fn open(directory: &Path) -> Result<Self, Error> {
         let data = |name: &str| MapData::from_pin(pin_in(directory, name)).map_err(Error::map("open", name));
         let names = Capacity::default();
-        let carried = [maps::VIP_CARRIED, maps::BACKEND_CARRIED, maps::DROP_CARRIED, maps::FLOW_CARRIED];
+        let carried = [maps::VIP_CARRIED, maps::BACKEND_CARRIED, maps::VIP_DROPS_CARRIED, maps::FLOW_CARRIED];
         let own = carried.into_iter().chain([maps::VIP_RECORDS, maps::BACKEND_RECORDS, maps::SWEEPS, JOURNAL]);
         let mut all = Vec::new();
         for name in object_maps(names).map(|(name, _)| name).into_iter().chain(own) {
@@ -76,13 +76,12 @@ impl Readings {
         let per_cpu = |name| data(name).map(Map::PerCpuArray);
         let layout = |name| Error::map("use", name);
         Ok(Self {
-            vip_counters: per_cpu(maps::VIP_COUNTERS)?.try_into().map_err(layout(maps::VIP_COUNTERS))?,
             backend_counters: per_cpu(maps::BACKEND_COUNTERS)?.try_into().map_err(layout(maps::BACKEND_COUNTERS))?,
-            drop_counters: per_cpu(maps::DROP_COUNTERS)?.try_into().map_err(layout(maps::DROP_COUNTERS))?,
+            vip_drops: per_cpu(maps::VIP_DROPS)?.try_into().map_err(layout(maps::VIP_DROPS))?,
             flow_counters: per_cpu(maps::FLOW_COUNTERS)?.try_into().map_err(layout(maps::FLOW_COUNTERS))?,
             vip_carried: Mapped::open(maps::VIP_CARRIED, data(maps::VIP_CARRIED)?)?,
             backend_carried: Mapped::open(maps::BACKEND_CARRIED, data(maps::BACKEND_CARRIED)?)?,
-            drop_carried: Mapped::open(maps::DROP_CARRIED, data(maps::DROP_CARRIED)?)?,
+            drops_carried: Mapped::open(maps::VIP_DROPS_CARRIED, data(maps::VIP_DROPS_CARRIED)?)?,
             flow_carried: Mapped::open(maps::FLOW_CARRIED, data(maps::FLOW_CARRIED)?)?,
             own_macs: Mapped::open(maps::OWN_MACS, data(maps::OWN_MACS)?)?,
             devices: data(maps::DEVICES).map(Map::HashMap)?.try_into().map_err(layout(maps::DEVICES))?,
@@ -91,7 +90,8 @@ impl Readings {
         })
     }
 
-    /// What `read` reads of backends' counters while none go from one to another: it may be called several times.
+    /// What `read` reads of counters while none go from a backend to another or to its VIP: it may be called several
+    /// times.
     pub fn while_none_moves<T>(&self, read: impl Fn() -> T) -> T {
         loop {
             let before = self.moves.load(Ordering::Acquire);
@@ -104,10 +104,9 @@ impl Readings {
         }
     }
 
-    /// What a VIP counted.
-    pub fn vip_counters(&self, id: u32) -> Result<Counters, Error> {
-        let counted = sum(&self.vip_counters, id).map_err(Error::map("read", maps::VIP_COUNTERS))?;
-        Ok(counted.plus(self.vip_carried.load(id)))
+    /// What backends counted that a VIP has no more.
+    pub fn gone_counters(&self, vip: u32) -> Counters {
+        self.vip_carried.load(vip)
     }
 
     /// What a backend counted.
@@ -116,10 +115,11 @@ impl Readings {
         Ok(counted.plus(self.backend_carried.load(id)))
     }
 
-    /// How many packets were dropped for `reason`.
-    pub fn drops(&self, reason: DropReason) -> Result<u64, Error> {
-        let counted = counted(&self.drop_counters, &self.drop_carried, reason as u32);
-        counted.map_err(Error::map("read", maps::DROP_COUNTERS))
+    /// How many packets for a VIP were dropped; for id 0, those of which is not known for which VIP, and those for VIPs
+    /// that are no more.
+    pub fn drops(&self, vip: u32) -> Result<Drops, Error> {
+        let counted = self.vip_drops.get(&vip, 0).map_err(Error::map("read", maps::VIP_DROPS))?;
+        Ok(counted.iter().fold(self.drops_carried.load(vip), |sum, drops| sum.plus(*drops)))
     }
 
     /// How many packets the flow tables were asked for, with this outcome.
@@ -148,12 +148,11 @@ impl Readings {
                 maps::VIPS6 => keys(false),
                 maps::SLOTS => taken,
                 maps::MOVES => slots.places_in_use(),
-                maps::VIP_RECORDS | maps::VIP_COUNTERS | maps::VIP_CARRIED => vips,
+                maps::VIP_RECORDS | maps::VIP_DROPS | maps::VIP_CARRIED | maps::VIP_DROPS_CARRIED => vips,
                 maps::BACKENDS | maps::BACKEND_RECORDS | maps::BACKEND_COUNTERS | maps::BACKEND_CARRIED => backends,
                 maps::FLOWS => flows[Table::Established as usize],
                 maps::EMBRYOS => flows[Table::Embryonic as usize],
                 maps::OWN_MACS => self.own_macs.iter().filter(|(_, word)| *word != OwnMac::FREE).count() as u64,
-                maps::DROP_COUNTERS | maps::DROP_CARRIED => DropReason::COUNT as u64,
                 maps::FLOW_COUNTERS | maps::FLOW_CARRIED => FlowOutcome::COUNT as u64,
                 maps::NEXT_HOPS => {
                     let ways = state.backends().values().filter_map(|entry| entry.next_hop);
@@ -179,23 +178,38 @@ impl Readings {
 }
 
 impl Maps {
-    /// Sets what a VIP counted, where no packet counts on it.
+    /// Sets to nothing what was counted for a VIP, where no packet counts on it.
     pub fn reset_vip_counters(&mut self, id: u32) -> Result<(), Error> {
-        zero(&mut self.vip_counters, id).map_err(Error::map("write to", maps::VIP_COUNTERS))?;
+        zero(&mut self.vip_drops, id).map_err(Error::map("write to", maps::VIP_DROPS))?;
+        self.readings.drops_carried.store(id, Drops::default());
         self.readings.vip_carried.store(id, Counters::default());
         Ok(())
     }
 
-    /// Sets what a backend counted, where no packet counts on it.
+    /// Adds the drops of a VIP, on which no packet counts any more, to those of VIPs that are no more.
+    pub fn retire_drops(&mut self, vip: u32) -> Result<(), Error> {
+        let readings = Arc::clone(&self.readings);
+        let drops = readings.drops(vip)?;
+        // In the order of `move_backend_counters`.
+        let emptied = self.reset_vip_counters(vip);
+        if emptied.is_ok() {
+            readings.drops_carried.store(NO_ID, readings.drops_carried.load(NO_ID).plus(drops));
+        }
+        emptied
+    }
+
+    /// Sets to nothing what a backend counted, where no packet counts on it.
     pub fn reset_backend_counters(&mut self, id: u32) -> Result<(), Error> {
         zero(&mut self.backend_counters, id).map_err(Error::map("write to", maps::BACKEND_COUNTERS))?;
         self.readings.backend_carried.store(id, Counters::default());
         Ok(())
     }
 
-    /// Adds what a backend counted, on which no packet counts any more, to what another one did. Whoever reads
-    /// meanwhile finds it at one of them, also if he does not know yet that the first is gone.
-    pub fn move_backend_counters(&mut self, from: u32, to: u32) -> Result<(), Error> {
+    /// Adds what a backend counted, on which no packet counts any more, to what another one did, or to what its VIP
+    /// keeps of backends that it has no more. Whoever reads meanwhile finds it in one place, also if he does not know
+    /// yet that the first is gone.
+    pub fn move_backend_counters(&mut self, from: u32, to: Option<u32>) -> Result<(), Error> {
+        let vip = self.backends.vip(from);
         let readings = Arc::clone(&self.readings);
         let counted = readings.backend_counters(from)?;
         readings.moves.fetch_add(1, Ordering::AcqRel);
@@ -205,7 +219,10 @@ impl Maps {
         // they would be there twice for good.
         let emptied = self.reset_backend_counters(from);
         if emptied.is_ok() {
-            self.add_backend_counters(to, counted);
+            match to {
+                Some(to) => self.add_backend_counters(to, counted),
+                None => readings.vip_carried.store(vip, readings.vip_carried.load(vip).plus(counted)),
+            }
         }
         readings.moves.fetch_add(1, Ordering::AcqRel);
         emptied
@@ -224,17 +241,20 @@ impl Maps {
         let old_backends: StdHashMap<u32, Entry> = old.backends.iter().collect();
         for (id, record) in self.records.iter().filter(|(_, record)| record.name != VipName::default()) {
             if let Some(old_id) = old_vips.get(record.name.as_str()) {
-                self.readings.vip_carried.store(id, old.readings.vip_counters(*old_id)?);
+                self.readings.vip_carried.store(id, old.readings.gone_counters(*old_id));
+                self.readings.drops_carried.store(id, old.readings.drops(*old_id)?);
             }
         }
+        let here = |id: &u32| self.records.load(*id).name != VipName::default();
+        let gone = old_vips.values().filter(|id| **id >= self.records.entries || !here(id));
+        let gone = gone.map(|id| old.readings.drops(*id)).collect::<Result<Vec<_>, _>>()?;
+        let drops = gone.into_iter().fold(old.readings.drops(NO_ID)?, Drops::plus);
+        self.readings.drops_carried.store(NO_ID, drops);
         for (id, entry) in self.backends.iter() {
             // Ids are the same in both.
             if old_backends.get(&id).is_some_and(|old| (old.vip, old.address) == (entry.vip, entry.address)) {
                 self.readings.backend_carried.store(id, old.readings.backend_counters(id)?);
             }
-        }
-        for reason in DropReason::ALL {
-            self.readings.drop_carried.store(reason as u32, old.readings.drops(reason)?);
         }
         for outcome in FlowOutcome::ALL {
             self.readings.flow_carried.store(outcome as u32, old.readings.flow_packets(outcome)?);
@@ -255,9 +275,9 @@ fn sum(map: &PerCpuArray<MapData, Counters>, index: u32) -> Result<Counters, Map
     Ok(map.get(&index, 0)?.iter().fold(Counters::default(), |sum, counters| sum.plus(*counters)))
 }
 
-fn zero(map: &mut PerCpuArray<MapData, Counters>, index: u32) -> Result<(), MapError> {
+fn zero<V: Pod + Default>(map: &mut PerCpuArray<MapData, V>, index: u32) -> Result<(), MapError> {
     let cpus = nr_cpus().map_err(|(_, error)| MapError::IoError(error))?;
-    map.set(index, PerCpuValues::try_from(vec![Counters::default(); cpus])?, 0)
+    map.set(index, PerCpuValues::try_from(vec![V::default(); cpus])?, 0)
 }
 
 /// `memlock` in the descriptor's fdinfo: what the kernel keeps for the map, in bytes.

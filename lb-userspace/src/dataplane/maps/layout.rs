@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapData;
-use lb_common::{DropReason, FlowOutcome, Layout, OwnMac, SlotWord, VipHash, maps};
+use lb_common::{FlowOutcome, Layout, OwnMac, SlotWord, VipHash, maps};
 
 use super::Sweeps;
 use crate::{dataplane::Error, plan::Capacity};
@@ -16,7 +16,7 @@ pub const JOURNAL: &str = "JOURNAL";
 pub const DEVICES: u32 = 1024;
 
 /// The maps that the object declares, with the entries that they get; `None` for as many as the object says.
-pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 16] {
+pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 15] {
     [
         (maps::VIP_BUCKETS, Some(capacity.buckets() / VipHash::A_LINE)),
         (maps::VIPS4, Some(Capacity::places(capacity.keys4))),
@@ -29,9 +29,8 @@ pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 16] {
         (maps::EMBRYOS, Some(capacity.embryos())),
         (maps::OWN_MACS, Some(OwnMac::PLACES)),
         (maps::DEVICES, Some(DEVICES)),
-        (maps::VIP_COUNTERS, Some(capacity.vips)),
         (maps::BACKEND_COUNTERS, Some(capacity.backends)),
-        (maps::DROP_COUNTERS, Some(DropReason::ROOM as u32)),
+        (maps::VIP_DROPS, Some(capacity.vips)),
         (maps::FLOW_COUNTERS, Some(FlowOutcome::ROOM as u32)),
         (LOGS, None),
     ]
@@ -52,11 +51,10 @@ pub fn vip_masks(pins: &Path, capacity: Capacity) -> Result<[u32; 3], Error> {
     Ok([buckets? * VipHash::A_LINE - 1, v4? - 1, v6? - 1])
 }
 
-/// The entries that this version needs of a map of a fixed size, such as a counter for each drop reason; 0 of one that
+/// The entries that this version needs of a map of a fixed size, such as a counter for each flow outcome; 0 of one that
 /// is as large as its config needs.
 pub fn entries_needed(name: &str) -> u32 {
     match name {
-        maps::DROP_COUNTERS | maps::DROP_CARRIED => DropReason::COUNT as u32,
         maps::FLOW_COUNTERS | maps::FLOW_CARRIED => FlowOutcome::COUNT as u32,
         maps::OWN_MACS => OwnMac::PLACES,
         maps::SWEEPS => Sweeps::ENTRIES,

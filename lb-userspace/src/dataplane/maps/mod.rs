@@ -20,7 +20,7 @@ use std::{collections::HashSet, mem::offset_of, path::Path, sync::Arc};
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
 use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type};
-use lb_common::{BackendRecord, Counters, DropReason, FlowOutcome, Layout, OwnMac, Slot, VipName, VipRecord, maps};
+use lb_common::{BackendRecord, Counters, Drops, FlowOutcome, Layout, OwnMac, Slot, VipName, VipRecord, maps};
 
 use self::{backends::Backends, keys::Keys, layout::DEVICES, mmap::Mapped, slots::Places};
 pub use self::{
@@ -46,7 +46,7 @@ pub struct Maps {
     /// A DEVMAP_HASH: aya's own type wants values with room for a program, and generic mode before 5.15 refuses those.
     devices: HashMap<MapData, u32, u32>,
     /// Handles to set counters by; they are read by those of `readings`.
-    vip_counters: PerCpuArray<MapData, Counters>,
+    vip_drops: PerCpuArray<MapData, Drops>,
     backend_counters: PerCpuArray<MapData, Counters>,
     flows: FlowTables,
     sweeps: Arc<Sweeps>,
@@ -62,7 +62,7 @@ pub fn create_own(directory: &Path, capacity: Capacity) -> Result<(), Error> {
         (maps::BACKEND_RECORDS, size_of::<BackendRecord>(), capacity.backends),
         (maps::VIP_CARRIED, size_of::<Counters>(), capacity.vips),
         (maps::BACKEND_CARRIED, size_of::<Counters>(), capacity.backends),
-        (maps::DROP_CARRIED, size_of::<u64>(), DropReason::ROOM as u32),
+        (maps::VIP_DROPS_CARRIED, size_of::<Drops>(), capacity.vips),
         (maps::FLOW_CARRIED, size_of::<u64>(), FlowOutcome::ROOM as u32),
         (JOURNAL, size_of::<u64>(), journal::ENTRIES),
     ];
@@ -101,7 +101,7 @@ impl Maps {
             backends: Backends::open(data(maps::BACKENDS)?, data(maps::BACKEND_RECORDS)?, data(maps::NEXT_HOPS)?)?,
             own_macs: Mapped::open(maps::OWN_MACS, data(maps::OWN_MACS)?)?,
             devices: data(maps::DEVICES).map(Map::HashMap)?.try_into().map_err(layout(maps::DEVICES))?,
-            vip_counters: per_cpu(maps::VIP_COUNTERS)?.try_into().map_err(layout(maps::VIP_COUNTERS))?,
+            vip_drops: per_cpu(maps::VIP_DROPS)?.try_into().map_err(layout(maps::VIP_DROPS))?,
             backend_counters: per_cpu(maps::BACKEND_COUNTERS)?.try_into().map_err(layout(maps::BACKEND_COUNTERS))?,
             flows: FlowTables::open(directory)?,
             sweeps: Arc::new(Sweeps(Mapped::open(maps::SWEEPS, data(maps::SWEEPS)?)?)),

@@ -70,11 +70,16 @@ fn encode_build_info(encoder: &mut DescriptorEncoder) -> fmt::Result {
 fn encode_vips(encoder: &mut DescriptorEncoder, vips: &[VipSample]) -> fmt::Result {
     let of_vips =
         |count: fn(&Counts) -> u64| vips.iter().map(move |vip| ([("vip", vip.name.as_str())], count(&vip.counts)));
-    counter(encoder, "naru_vip_packets", "Packets for a VIP", None, of_vips(|counts| counts.packets))?;
-    let help = "Bytes for a VIP, from the IP header on, before encapsulation";
+    let help = "Packets sent to the backends of a VIP";
+    counter(encoder, "naru_vip_packets", help, None, of_vips(|counts| counts.packets))?;
+    let help = "Bytes sent to the backends of a VIP, from the IP header on, before encapsulation";
     counter(encoder, "naru_vip", help, Some(&Unit::Bytes), of_vips(|counts| counts.bytes))?;
-    let help = "TCP segments for a VIP that open a connection";
-    counter(encoder, "naru_vip_new_flows", help, None, of_vips(|counts| counts.new_flows))
+    let help = "TCP segments sent to the backends of a VIP that open a connection";
+    counter(encoder, "naru_vip_new_flows", help, None, of_vips(|counts| counts.new_flows))?;
+    let drops = vips.iter().flat_map(|vip| {
+        vip.drops.iter().map(|drop| ([("vip", vip.name.as_str()), ("reason", drop.reason.as_str())], drop.packets))
+    });
+    counter(encoder, "naru_vip_drops", "Packets for a VIP that were dropped", None, drops)
 }
 
 fn encode_backends(encoder: &mut DescriptorEncoder, vips: &[VipSample]) -> fmt::Result {
@@ -267,8 +272,13 @@ mod tests {
         };
         Snapshot {
             vips: vec![
-                VipSample { name: "web".into(), counts, backends: vec![known, removed] },
-                VipSample { name: "dns".into(), counts: Counts::default(), backends: Vec::new() },
+                VipSample {
+                    name: "web".into(),
+                    counts,
+                    drops: vec![DropStats { reason: "no_backend".into(), packets: 5 }],
+                    backends: vec![known, removed],
+                },
+                VipSample { name: "dns".into(), counts: Counts::default(), drops: Vec::new(), backends: Vec::new() },
             ],
             drops: vec![DropStats { reason: "no_backend".into(), packets: 7 }],
             losses: vec![LossStats { interface: "eth0".into(), cause: "transmit".into(), packets: 11 }],
@@ -311,6 +321,7 @@ mod tests {
             "naru_vip_bytes_total{vip=\"dns\"} 0",
             "naru_vip_new_flows_total{vip=\"web\"} 1",
             "naru_vip_new_flows_total{vip=\"dns\"} 0",
+            "naru_vip_drops_total{vip=\"web\",reason=\"no_backend\"} 5",
             "naru_backend_packets_total{vip=\"web\",backend=\"10.0.0.1\"} 3",
             "naru_backend_packets_total{vip=\"web\",backend=\"2001:db8::1\"} 0",
             "naru_backend_bytes_total{vip=\"web\",backend=\"10.0.0.1\"} 180",

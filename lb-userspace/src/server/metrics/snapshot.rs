@@ -55,6 +55,8 @@ pub struct VipSample {
     pub name: String,
     /// What it counted.
     pub counts: Counts,
+    /// Packets for it that were dropped, per reason that there was.
+    pub drops: Vec<DropStats>,
     /// Its backends; none where the config wants none shown.
     pub backends: Vec<BackendSample>,
 }
@@ -90,11 +92,11 @@ impl Snapshot {
         let shown: HashSet<_> = shown.map(|vip| vip.name.as_str()).collect();
         let Stats { vips: counted, drops, tracked, losses } = show::stats_of(view, |vip| shown.contains(vip))?;
         let mut running = if shown.is_empty() { HashMap::new() } else { show::running(view) };
-        let samples = vips.iter().zip(counted).map(|(vip, VipStats { name, counts, backends })| {
+        let samples = vips.iter().zip(counted).map(|(vip, VipStats { name, counts, drops, backends })| {
             let running = running.remove(&name).unwrap_or_default();
             let backends =
                 backends.into_iter().map(|counted| sample(view, vip, &counted, running.get(&counted.address)));
-            VipSample { backends: backends.collect(), name, counts }
+            VipSample { backends: backends.collect(), name, counts, drops }
         });
         Ok(Self {
             vips: samples.collect(),
