@@ -53,7 +53,7 @@ impl Layout {
         // In this order none is overlooked that is promoted while they are copied.
         Self::new::<FlowKey, FlowEntry>(maps::EMBRYOS, 1),
         Self::new::<FlowKey, FlowEntry>(maps::FLOWS, 1),
-        Self::new::<u32, OwnMac>(maps::OWN_MACS, 1),
+        Self::new::<u32, OwnMac>(maps::OWN_MACS, 2),
         Self::new::<u32, Counters>(maps::BACKEND_COUNTERS, 1),
         Self::new::<u32, Drops>(maps::VIP_DROPS, 1).later(),
         Self::new::<u32, u64>(maps::FLOW_COUNTERS, 1),

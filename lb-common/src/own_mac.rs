@@ -1,7 +1,8 @@
 //! Which MAC addresses frames for this host are addressed to, by the interface that they come in by.
 
 /// A MAC address of an interface that the data plane is attached to, as one 64-bit word, so that one store changes it:
-/// the address in the lower 48 bits, above it the lower 16 bits of the interface's index. Zero in a free place.
+/// the address in the lower 48 bits, its first byte lowest, above it the lower 16 bits of the interface's index. Zero in
+/// a free place.
 ///
 /// An interface's words lie in its window of [`OwnMac::WINDOW`] places, the one that most frames are addressed to first
 /// where that place is free. Interfaces whose indices are equal modulo [`OwnMac::WINDOWS`] share a window.
@@ -24,13 +25,13 @@ impl OwnMac {
     /// The word of the address that `destination`, the first two words of a frame, holds, on this interface.
     #[inline(always)]
     pub const fn of_frame([first, second]: [u32; 2], ifindex: u32) -> Self {
-        let mac = (u32::from_be(first) as u64) << 16 | (u32::from_be(second) >> 16) as u64;
+        let mac = u32::from_le(first) as u64 | (u32::from_le(second) as u64 & 0xffff) << 32;
         Self((ifindex as u64) << Self::INTERFACE_SHIFT | mac)
     }
 
     /// The word of an address of this interface.
     pub const fn new([a, b, c, d, e, f]: [u8; 6], ifindex: u32) -> Self {
-        Self((ifindex as u64) << Self::INTERFACE_SHIFT | u64::from_be_bytes([0, 0, a, b, c, d, e, f]))
+        Self((ifindex as u64) << Self::INTERFACE_SHIFT | u64::from_le_bytes([a, b, c, d, e, f, 0, 0]))
     }
 
     /// The first place of the window of an interface.
@@ -42,7 +43,7 @@ impl OwnMac {
     /// Whether it is the address of a group: multicast or broadcast.
     #[inline(always)]
     pub const fn is_group(self) -> bool {
-        self.0 >> 40 & 1 != 0
+        self.0 & 1 != 0
     }
 
     /// Whether both are of one interface, as far as a word tells.

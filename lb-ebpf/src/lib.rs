@@ -4,6 +4,7 @@
 #![no_std]
 #![cfg_attr(all(feature = "bpf", target_arch = "bpf"), feature(asm_experimental_arch))]
 
+pub mod cold;
 pub mod decap;
 pub mod ecn;
 pub mod encap;

@@ -9,19 +9,19 @@ use aya_ebpf::{
 
 use lb_common::{Address, Be32};
 
-use crate::wire::Frame;
+use crate::wire::{ETHERNET_LEN, Frame, VLAN_LEN};
 
 /// The frame that an XDP program was called for.
 pub struct XdpFrame<'a> {
     context: &'a XdpContext,
-    /// Whether the program was loaded for frames of several buffers. A constant to the verifier.
-    multi_buffer: bool,
+    /// Whether the program was loaded for frames of several buffers: asked where it matters, by few frames.
+    multi_buffer: fn() -> bool,
 }
 
 impl<'a> XdpFrame<'a> {
     /// The frame of `context`.
     #[inline(always)]
-    pub fn new(context: &'a XdpContext, multi_buffer: bool) -> Self {
+    pub fn new(context: &'a XdpContext, multi_buffer: fn() -> bool) -> Self {
         Self { context, multi_buffer }
     }
 
@@ -102,11 +102,49 @@ impl<'a> XdpFrame<'a> {
         true
     }
 
+    /// Writes all headers of a frame without a tag: the Ethernet addresses, the ethertype and `N` words behind it;
+    /// whether the frame has room for them. One check for all of it, where `set_words` makes one each.
+    #[inline(always)]
+    #[must_use]
+    pub fn set_headers<const N: usize>(&self, macs: [u32; 3], ethertype: u16, words: [u32; N]) -> bool {
+        let Some(pointer) = self.pointer(0, ETHERNET_LEN + 4 * N) else { return false };
+        // SAFETY: `pointer` checked that the frame has all of these bytes.
+        unsafe {
+            access::store_words(pointer, macs);
+            access::store_half(pointer.add(ETHERNET_LEN - 2), ethertype);
+            access::store_words(pointer.add(ETHERNET_LEN), words);
+        }
+        true
+    }
+
+    /// The same of a frame with a tag, which is the fourth word of `addresses`.
+    #[inline(always)]
+    #[must_use]
+    pub fn set_tagged_headers<const N: usize>(&self, addresses: [u32; 4], ethertype: u16, words: [u32; N]) -> bool {
+        const LEN: usize = ETHERNET_LEN + VLAN_LEN;
+        let Some(pointer) = self.pointer(0, LEN + 4 * N) else { return false };
+        // SAFETY: as above.
+        unsafe {
+            access::store_words(pointer, addresses);
+            access::store_half(pointer.add(LEN - 2), ethertype);
+            access::store_words(pointer.add(LEN), words);
+        }
+        true
+    }
+
     /// A pointer to `len` bytes at `offset`, where the frame has them.
     #[inline(always)]
     fn pointer(&self, offset: usize, len: usize) -> Option<*mut u8> {
-        let start = self.context.data() + offset;
-        (start + len <= self.context.data_end()).then_some(start as *mut u8)
+        let [start, end] = self.bounds();
+        let start = start + offset;
+        (start + len <= end).then_some(start as *mut u8)
+    }
+
+    /// Where the bytes that can be reached begin and end.
+    #[inline(always)]
+    fn bounds(&self) -> [usize; 2] {
+        // SAFETY: the context has both, and is readable while the program runs.
+        unsafe { access::bounds(self.raw()) }
     }
 
     #[inline(always)]
@@ -118,12 +156,13 @@ impl<'a> XdpFrame<'a> {
 impl Frame for XdpFrame<'_> {
     #[inline(always)]
     fn len(&self) -> usize {
-        self.context.data_end() - self.context.data()
+        let [start, end] = self.bounds();
+        end - start
     }
 
     #[inline(always)]
     fn total_len(&self) -> usize {
-        if !self.multi_buffer {
+        if !(self.multi_buffer)() {
             return self.len();
         }
         // SAFETY: the helper only reads the context.
@@ -160,6 +199,26 @@ impl Frame for XdpFrame<'_> {
 mod access {
     use core::arch::asm;
 
+    use super::xdp_md;
+
+    /// Begin and end of the frame. The fields have 32 bits, but what is read of them are pointers, which the compiler
+    /// must not know: it would take their lower halves for all of them.
+    ///
+    /// # Safety
+    /// The context must be readable.
+    #[inline(always)]
+    pub unsafe fn bounds(context: *const xdp_md) -> [usize; 2] {
+        let (start, end): (u64, u64);
+        // SAFETY: the caller vouches for the context; the instructions read nothing else.
+        unsafe {
+            asm!("{start} = *(u32 *)({context} + 0)", start = lateout(reg) start, context = in(reg) context,
+                options(pure, readonly, nostack));
+            asm!("{end} = *(u32 *)({context} + 4)", end = lateout(reg) end, context = in(reg) context,
+                options(pure, readonly, nostack));
+        }
+        [start as usize, end as usize]
+    }
+
     /// The two bytes at `pointer`.
     ///
     /// # Safety
@@ -187,13 +246,13 @@ mod access {
         macro_rules! load {
             ($($index:literal)*) => {$(
                 if let Some(loaded) = words.get_mut($index) {
-                    let word: u64;
+                    let word: u32;
                     // SAFETY: the caller vouches for the bytes; the instruction reads nothing else.
                     unsafe {
-                        asm!("{word} = *(u32 *)({pointer} + {offset})", word = lateout(reg) word,
+                        asm!("{word} = *(u32 *)({pointer} + {offset})", word = lateout(wreg) word,
                             pointer = in(reg) pointer, offset = const 4 * $index, options(pure, readonly, nostack));
                     }
-                    *loaded = word as u32;
+                    *loaded = word;
                 }
             )*};
         }
@@ -239,6 +298,15 @@ mod access {
 /// The same for hosts, where only the compiler's checks are run.
 #[cfg(not(target_arch = "bpf"))]
 mod access {
+    use super::xdp_md;
+
+    #[inline(always)]
+    pub unsafe fn bounds(context: *const xdp_md) -> [usize; 2] {
+        // SAFETY: the caller vouches for the context.
+        let context = unsafe { &*context };
+        [context.data as usize, context.data_end as usize]
+    }
+
     #[inline(always)]
     pub unsafe fn load_half(pointer: *const u8) -> u16 {
         // SAFETY: the caller vouches for the bytes.

@@ -74,6 +74,8 @@ fn flags(toolchain: &BpfToolchain) -> anyhow::Result<OsString> {
         format!("--cfg=bpf_target_arch=\"{architecture}\""),
         // BTF describes the types of maps and programs to the kernel; it is made of debug information.
         "-Cdebuginfo=2".to_owned(),
+        // Arithmetic and comparisons of 32 bits (kernel 5.1), without which every such value is cleared by two shifts.
+        "-Ctarget-cpu=v3".to_owned(),
         "-Clink-arg=--btf".to_owned(),
         // Cargo tells linkers apart by their path alone.
         format!("-Cmetadata=linker-{}-{}", metadata.len(), changed.as_secs()),

@@ -44,13 +44,13 @@ static OUTCOMES: PerCpuArray<DecapCounters> = PerCpuArray::with_max_entries(Deca
 /// The decapsulation, for frames of several buffers as well (kernel 5.18).
 #[xdp(frags)]
 pub fn decap(context: XdpContext) -> u32 {
-    run(&XdpFrame::new(&context, true))
+    run(&XdpFrame::new(&context, || true))
 }
 
 /// The decapsulation for kernels that do not know such frames.
 #[xdp]
 pub fn decap_linear(context: XdpContext) -> u32 {
-    run(&XdpFrame::new(&context, false))
+    run(&XdpFrame::new(&context, || false))
 }
 
 #[inline(always)]

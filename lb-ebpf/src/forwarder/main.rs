@@ -1,7 +1,7 @@
 //! The forwarder: an XDP program that sends each packet for a VIP to one of its backends.
 //!
 //! One packet walks the stages in one direction, as [`pipeline`] calls them:
-//! `own_mac` → `wire` → `vip` → `slot` → (`flow`) → `forward` → `count`.
+//! `wire` → `vip` → `own_mac` → `slot` → (`flow`) → `forward` → `count`.
 
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![no_main]

@@ -5,7 +5,7 @@ use aya_log_ebpf::info;
 use lb_common::{DropReason, Features, FlowKey, NO_ID, VipFlags, VipRoute};
 use lb_ebpf::{
     hash::FlowHash,
-    wire::{Ethernet, Family, Frame as _, Ipv4, Ipv6, Packet},
+    wire::{Ethernet, Family, Frame as _, Ipv4, Ipv6, Packet, Transport},
     xdp::XdpFrame,
 };
 
@@ -33,10 +33,7 @@ struct Dropped {
 /// Runs one packet through all stages.
 #[inline(always)]
 pub fn run(context: &XdpContext) -> u32 {
-    let frame = XdpFrame::new(context, maps::uses(Features::MULTI_BUFFER));
-    if !own_mac::is_destination(&frame) {
-        return xdp_action::XDP_PASS;
-    }
+    let frame = XdpFrame::new(context, || maps::uses(Features::MULTI_BUFFER));
     let Some(Ethernet { len, ethertype }) = Ethernet::parse(&frame) else { return xdp_action::XDP_PASS };
     let verdict = if ethertype == Ipv4::ETHERTYPE && maps::uses(Features::VIP4) {
         walk::<Ipv4>(&frame, len)
@@ -55,8 +52,14 @@ pub fn run(context: &XdpContext) -> u32 {
 /// The way of a packet of one family, whose header is at `offset`; no verdict where it is not for a VIP.
 #[inline(always)]
 fn walk<H: Vips>(frame: &XdpFrame, offset: usize) -> Result<Option<u32>, Dropped> {
-    let Some(flow) = flow::<H>(frame, offset)? else { return Ok(None) };
-    match send(frame, &flow) {
+    let found = flow::<H>(frame, offset);
+    let ingress = frame.ingress();
+    // Not asked of frames that pass in any case.
+    if !matches!(found, Ok(None)) && !own_mac::is_destination(frame, ingress) {
+        return Ok(None);
+    }
+    let Some(flow) = found? else { return Ok(None) };
+    match send(frame, &flow, ingress) {
         Ok(verdict) => Ok(Some(verdict)),
         Err(reason) => Err(Dropped { vip: flow.route.id, reason }),
     }
@@ -85,7 +88,7 @@ fn flow<H: Vips>(frame: &XdpFrame, offset: usize) -> Result<Option<Flow<H>>, Dro
 
 /// The stages behind the VIP lookup.
 #[inline(always)]
-fn send<H: Family>(frame: &XdpFrame, flow: &Flow<H>) -> Result<u32, DropReason> {
+fn send<H: Family>(frame: &XdpFrame, flow: &Flow<H>, ingress: u32) -> Result<u32, DropReason> {
     let Flow { route, packet } = flow;
     if packet.header.is_expiring() {
         return Err(DropReason::TtlExceeded);
@@ -93,7 +96,7 @@ fn send<H: Family>(frame: &XdpFrame, flow: &Flow<H>) -> Result<u32, DropReason> 
     let hash = hash(flow);
     let id = owner(flow, hash)?;
     let backend = slot::backend(id)?;
-    let verdict = forward::send(frame, packet, backend, hash)?;
+    let verdict = forward::send(frame, packet, backend, hash, ingress)?;
     let total_len = packet.header.total_len();
     count::backend(id, total_len, packet.transport.opens());
     if maps::uses(Features::LOG) {
@@ -105,12 +108,10 @@ fn send<H: Family>(frame: &XdpFrame, flow: &Flow<H>) -> Result<u32, DropReason> 
 /// The hash of what the VIP's flows are told apart by.
 #[inline(always)]
 fn hash<H: Family>(Flow { route, packet }: &Flow<H>) -> FlowHash {
-    let (ports, protocol) = if route.flags.contains(VipFlags::HASH_SOURCE_IP) {
-        (0, 0)
-    } else {
-        (packet.transport.ports, packet.transport.protocol)
-    };
-    packet.header.hash(&maps::LoadedKey, ports, protocol)
+    // A mask and no branch.
+    let kept = u32::from(route.flags.contains(VipFlags::HASH_SOURCE_IP)).wrapping_sub(1);
+    let Transport { ports, protocol, .. } = packet.transport;
+    packet.header.hash(&maps::LoadedKey, ports & kept, protocol & kept as u8)
 }
 
 /// Id of the backend that the flow belongs to: the owner of its slot, except where the flow tables may say otherwise.

@@ -86,7 +86,7 @@ struct Variant {
 /// See [`crate::bench_entry`].
 #[inline(always)]
 pub fn entry(context: &XdpContext) -> u32 {
-    let frame = XdpFrame::new(context, false);
+    let frame = XdpFrame::new(context, || false);
     if !next(&frame) {
         return xdp_action::XDP_ABORTED;
     }
@@ -98,7 +98,7 @@ pub fn entry(context: &XdpContext) -> u32 {
 /// See [`crate::bench_generate`].
 #[inline(always)]
 pub fn generate(context: &XdpContext) -> u32 {
-    let frame = XdpFrame::new(context, false);
+    let frame = XdpFrame::new(context, || false);
     if !next(&frame) {
         return xdp_action::XDP_ABORTED;
     }
@@ -113,7 +113,7 @@ pub fn count(context: &XdpContext) -> u32 {
     // SAFETY: the map's value on this CPU, which nothing else writes while this program runs.
     let [frames, bytes, first, last] = unsafe { &mut *received };
     *frames += 1;
-    *bytes += XdpFrame::new(context, false).len() as u64;
+    *bytes += XdpFrame::new(context, || false).len() as u64;
     if *frames % STAMPED == 0 {
         // SAFETY: the helper reads the clock.
         *last = unsafe { bpf_ktime_get_ns() };
@@ -127,7 +127,7 @@ pub fn count(context: &XdpContext) -> u32 {
 /// Puts an Ethernet header and `N` words of a constant in front.
 #[inline(always)]
 pub fn encapsulate<const N: usize>(context: &XdpContext) -> u32 {
-    let frame = XdpFrame::new(context, false);
+    let frame = XdpFrame::new(context, || false);
     let written = frame.adjust_head(-(4 * N as i32))
         && frame.set_words(0, macs())
         && frame.set_half(ETHERNET_LEN - 2, ETHERTYPE_IPV4.wire())
@@ -138,7 +138,7 @@ pub fn encapsulate<const N: usize>(context: &XdpContext) -> u32 {
 /// Rewrites the Ethernet addresses.
 #[inline(always)]
 pub fn rewrite(context: &XdpContext) -> u32 {
-    let frame = XdpFrame::new(context, false);
+    let frame = XdpFrame::new(context, || false);
     if frame.set_words(0, macs()) { xdp_action::XDP_TX } else { xdp_action::XDP_ABORTED }
 }
 

@@ -24,7 +24,7 @@ const IPIP: u8 = 4;
 /// See [`crate::sink`].
 #[inline(always)]
 pub fn absorb(context: &XdpContext) -> u32 {
-    let frame = XdpFrame::new(context, false);
+    let frame = XdpFrame::new(context, || false);
     if !is_generated(&frame) {
         return xdp_action::XDP_PASS;
     }

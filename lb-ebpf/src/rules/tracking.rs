@@ -55,7 +55,7 @@ pub fn follow(entry: FlowEntry, slot: Slot, transport: &Transport, now: Tick, is
 /// Whether a packet of a flow in the embryonic table shows that there is more to it than its first packet.
 #[inline(always)]
 pub fn promotes(transport: &Transport) -> bool {
-    !transport.flags.contains(TcpFlags::SYN) && !transport.flags.contains(TcpFlags::RST)
+    !transport.flags().contains(TcpFlags::SYN) && !transport.flags().contains(TcpFlags::RST)
 }
 
 /// Of a packet whose flow has no entry: `Opened` and `Kept` say that it is to be entered. `always`: the VIP tracks
@@ -67,7 +67,7 @@ pub fn enter(slot: Slot, transport: &Transport, now: Tick, always: bool, is_down
     let goes_to_current = is_new || is_down;
     let backend = if goes_to_current { slot.current() } else { slot.settled_owner() };
     let entry = first_entry(backend, transport, now);
-    let ends = transport.flags.contains(TcpFlags::RST) || transport.contradicts();
+    let ends = transport.flags().contains(TcpFlags::RST) || transport.contradicts();
     let is_at_risk = always || slot.current() != slot.settled_owner();
     let outcome = if is_tcp && !is_new && is_down {
         FlowOutcome::Rerouted
@@ -84,9 +84,9 @@ pub fn enter(slot: Slot, transport: &Transport, now: Tick, always: bool, is_down
 /// The entry after another TCP segment of its flow.
 #[inline(always)]
 fn advanced(entry: FlowEntry, transport: &Transport, now: Tick) -> FlowEntry {
-    let at = Position::of(transport.sequence);
+    let at = Position::of(transport.sequence());
     let continues = at.continues(entry.next());
-    let (fin, rst) = (transport.flags.contains(TcpFlags::FIN), transport.flags.contains(TcpFlags::RST));
+    let (fin, rst) = (transport.flags().contains(TcpFlags::FIN), transport.flags().contains(TcpFlags::RST));
     if rst && !continues {
         return entry;
     }
@@ -94,7 +94,7 @@ fn advanced(entry: FlowEntry, transport: &Transport, now: Tick) -> FlowEntry {
         _ if rst => FlowState::Rst,
         _ if fin && continues => FlowState::Fin,
         // A client that has sent FIN sends nothing new, but it acknowledges for as long as the backend sends.
-        FlowState::Fin if transport.data_len == 0 || at.from(entry.next()) < 0 => FlowState::Fin,
+        FlowState::Fin if transport.data_len() == 0 || at.from(entry.next()) < 0 => FlowState::Fin,
         FlowState::Syn if transport.opens() => FlowState::Syn,
         _ => FlowState::Open,
     };
@@ -115,7 +115,7 @@ fn first_entry(backend: u32, transport: &Transport, now: Tick) -> FlowEntry {
 fn state_of_first(transport: &Transport) -> FlowState {
     if transport.opens() {
         FlowState::Syn
-    } else if transport.flags.contains(TcpFlags::FIN) {
+    } else if transport.flags().contains(TcpFlags::FIN) {
         FlowState::Fin
     } else {
         FlowState::Open
@@ -125,15 +125,14 @@ fn state_of_first(transport: &Transport) -> FlowState {
 /// Where the client's stream goes on behind this segment; SYN and FIN take a sequence number each (RFC 9293 §3.4).
 #[inline(always)]
 fn position_after(transport: &Transport) -> Position {
-    let TcpFlags(flags) = transport.flags;
+    let TcpFlags(flags) = transport.flags();
     let marks = (flags & 1) + (flags >> 1 & 1);
-    Position::of(transport.sequence.wrapping_add(transport.data_len).wrapping_add(marks as u32))
+    Position::of(transport.sequence().wrapping_add(transport.data_len()).wrapping_add(marks as u32))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::UDP;
 
     const A: u32 = 1;
     const B: u32 = 2;
@@ -142,8 +141,7 @@ mod tests {
     const ISN: u32 = 0xffff_ff00;
 
     fn segment(flags: u8, sequence: u32, data_len: u32) -> Transport {
-        let flags = TcpFlags(flags);
-        Transport { protocol: TCP, ports: 0, flags, sequence, data_len, first_fragment: false }
+        Transport::segment(0, TcpFlags(flags), sequence, data_len)
     }
 
     fn syn() -> Transport {
@@ -163,7 +161,7 @@ mod tests {
     }
 
     fn datagram() -> Transport {
-        Transport { protocol: UDP, ports: 0, flags: TcpFlags(0), sequence: 0, data_len: 100, first_fragment: false }
+        Transport::datagram(0, 100)
     }
 
     fn moving() -> Slot {

@@ -8,7 +8,10 @@ use super::{
     frame::{byte_of, half_of},
     transport::check_length,
 };
-use crate::hash::{FlowHash, Key};
+use crate::{
+    cold::cold,
+    hash::{FlowHash, Key},
+};
 
 /// Length of an IPv4 header without options, in bytes.
 pub const IPV4_LEN: usize = 20;
@@ -60,12 +63,12 @@ impl Family for Ipv4 {
         let header_len = self.header_len();
         let total_len = self.total_len() as usize;
         if header_len < IPV4_LEN || total_len < header_len {
-            return Err(DropReason::BadLength);
+            return Err(cold(DropReason::BadLength));
         }
         check_length(frame, offset, total_len)?;
         let fragment = half_of(self.0[1], 1);
         if fragment & FRAGMENT_OFFSET != 0 {
-            return Err(DropReason::Fragment);
+            return Err(cold(DropReason::Fragment));
         }
         let first_fragment = fragment & MORE_FRAGMENTS != 0;
         let transport_offset = offset + header_len;

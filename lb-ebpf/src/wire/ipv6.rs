@@ -8,7 +8,10 @@ use super::{
     frame::{byte_of, half_of},
     transport::check_length,
 };
-use crate::hash::{FlowHash, Key};
+use crate::{
+    cold::cold,
+    hash::{FlowHash, Key},
+};
 
 /// Length of an IPv6 header without extensions, in bytes.
 pub const IPV6_LEN: usize = 40;
@@ -60,7 +63,7 @@ impl Family for Ipv6 {
         };
         check_length(frame, offset, IPV6_LEN + payload_len)?;
         if payload_len < len {
-            return Err(DropReason::BadLength);
+            return Err(cold(DropReason::BadLength));
         }
         let offset = payload_offset + len;
         let transport = Transport::parse(frame, protocol, offset, payload_len - len, first_fragment)?;
@@ -132,15 +135,16 @@ fn walk<F: Frame + ?Sized>(frame: &F, first: u8, offset: usize) -> Result<Option
         if !is_extension(extension) {
             break;
         }
-        let header = frame.half(offset + found.len).ok_or(DropReason::Truncated)?;
+        let header = frame.half(offset + found.len).ok_or_else(|| cold(DropReason::Truncated))?;
         let [next, len] = header.to_ne_bytes();
         found.protocol = next;
         found.len += match extension {
             FRAGMENT => {
-                let fragment = frame.half(offset + found.len + 2).map(u16::from_be).ok_or(DropReason::Truncated)?;
+                let fragment =
+                    frame.half(offset + found.len + 2).map(u16::from_be).ok_or_else(|| cold(DropReason::Truncated))?;
                 if fragment & !0b111 != 0 {
                     // Only TCP and UDP are for a VIP; the rest of another packet passes.
-                    return if next == TCP || next == UDP { Err(DropReason::Fragment) } else { Ok(None) };
+                    return if next == TCP || next == UDP { Err(cold(DropReason::Fragment)) } else { Ok(None) };
                 }
                 found.first_fragment |= fragment & 1 != 0;
                 8
@@ -151,7 +155,7 @@ fn walk<F: Frame + ?Sized>(frame: &F, first: u8, offset: usize) -> Result<Option
     }
     match found.protocol {
         TCP | UDP => Ok(Some(found)),
-        other if is_extension(other) => Err(DropReason::TooManyExtensions),
+        other if is_extension(other) => Err(cold(DropReason::TooManyExtensions)),
         _ => Ok(None),
     }
 }

@@ -3,7 +3,8 @@
 use lb_common::DropReason;
 use network_types::ip::IpProto;
 
-use super::{Frame, Transport, frame::byte_of};
+use super::{Frame, Transport};
+use crate::cold::cold;
 
 /// IP protocol number of TCP.
 pub const TCP: u8 = IpProto::Tcp as u8;
@@ -41,16 +42,8 @@ pub(super) fn parse<F: Frame + ?Sized>(
     first_fragment: bool,
 ) -> Result<Transport, DropReason> {
     if len < LEN {
-        return Err(DropReason::Truncated);
+        return Err(cold(DropReason::Truncated));
     }
-    let [ports, sequence, _, rest] = frame.words(offset).ok_or(DropReason::Truncated)?;
-    let header_len = (byte_of(rest, 0) >> 4) as u32 * 4;
-    Ok(Transport {
-        protocol: TCP,
-        ports,
-        flags: TcpFlags(byte_of(rest, 1)),
-        sequence: u32::from_be(sequence),
-        data_len: (len as u32).saturating_sub(header_len),
-        first_fragment,
-    })
+    let [ports, sequence, _, fourth] = frame.words(offset).ok_or_else(|| cold(DropReason::Truncated))?;
+    Ok(Transport { protocol: TCP, ports, sequence, fourth, len: len as u32, first_fragment })
 }

@@ -3,7 +3,8 @@
 use lb_common::DropReason;
 use network_types::ip::IpProto;
 
-use super::{Frame, TcpFlags, Transport};
+use super::{Frame, Transport};
+use crate::cold::cold;
 
 /// IP protocol number of UDP.
 pub const UDP: u8 = IpProto::Udp as u8;
@@ -20,9 +21,8 @@ pub(super) fn parse<F: Frame + ?Sized>(
     first_fragment: bool,
 ) -> Result<Transport, DropReason> {
     if len < LEN {
-        return Err(DropReason::Truncated);
+        return Err(cold(DropReason::Truncated));
     }
-    let [ports] = frame.words(offset).ok_or(DropReason::Truncated)?;
-    let data_len = (len - LEN) as u32;
-    Ok(Transport { protocol: UDP, ports, flags: TcpFlags::default(), sequence: 0, data_len, first_fragment })
+    let [ports] = frame.words(offset).ok_or_else(|| cold(DropReason::Truncated))?;
+    Ok(Transport { protocol: UDP, ports, sequence: 0, fourth: 0, len: len as u32, first_fragment })
 }

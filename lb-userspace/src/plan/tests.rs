@@ -282,7 +282,7 @@ impl World {
         if !slot.is_moving() && !always {
             return slot.current();
         }
-        let transport = Transport { protocol: TCP, ports: 0, flags, sequence: 1, data_len: 0, first_fragment: false };
+        let transport = Transport::segment(0, flags, 1, 0);
         let is_down = |id: u32| self.state.backends().get(&id).is_none_or(Entry::is_down);
         let Decision { entry, outcome } = match flow.entry {
             Some(entry) => tracking::follow(entry, slot, &transport, self.now, is_down(entry.backend())),

@@ -3,7 +3,7 @@
 use lb_common::{FlowOutcome, Slot, Tick};
 use lb_ebpf::{
     rules::tracking,
-    wire::{TCP, TcpFlags, Transport},
+    wire::{TcpFlags, Transport},
 };
 use lb_userspace::tracking::{GIVEN_UP_AFTER, after_sweep};
 
@@ -85,7 +85,7 @@ impl Tracking for Adaptive {
             Packet::Syn => TcpFlags::SYN,
             Packet::Later => TcpFlags::ACK,
         };
-        let transport = Transport { protocol: TCP, ports: 0, flags, sequence: 0, data_len: 0, first_fragment: false };
+        let transport = Transport::segment(0, flags, 0, 0);
         let decision = tracking::enter(slot, &transport, Tick(0), false, self.is_down(slot.settled_owner()));
         let tracked = matches!(decision.outcome, FlowOutcome::Opened | FlowOutcome::Kept);
         Route { backend: decision.entry.backend(), tracked }

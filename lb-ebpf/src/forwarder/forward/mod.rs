@@ -7,6 +7,7 @@ mod l2;
 use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use lb_common::{Backend, Be16, DropReason, Features, Forward, NextHop};
 use lb_ebpf::{
+    cold::cold,
     encap,
     hash::FlowHash,
     wire::{ETHERNET_LEN, Family, Frame as _, Ipv4, Ipv6, Packet, VLAN_LEN},
@@ -15,15 +16,17 @@ use lb_ebpf::{
 
 use crate::maps::{self, DEVICES, NEXT_HOPS};
 
-/// Sends the packet to `backend`. The verdict is a transmission.
+/// Sends the packet, which came in by the interface with the index `ingress`, to `backend`. The verdict is a
+/// transmission.
 #[inline(always)]
 pub fn send<H: Family>(
     frame: &XdpFrame,
     packet: &Packet<H>,
     backend: &Backend,
     hash: FlowHash,
+    ingress: u32,
 ) -> Result<u32, DropReason> {
-    let next_hop = next_hop(backend).ok_or(DropReason::NoNextHop)?;
+    let next_hop = next_hop(backend).ok_or_else(|| cold(DropReason::NoNextHop))?;
     match Forward::from_u32(backend.forward) {
         Some(way @ Forward::Ipip4) if maps::uses(way.feature()) => {
             ipip::forward::<Ipv4, _, _>(frame, packet, next_hop, backend, hash)?;
@@ -32,9 +35,9 @@ pub fn send<H: Family>(
             ipip::forward::<Ipv6, _, _>(frame, packet, next_hop, backend, hash)?;
         }
         Some(way @ Forward::L2) if maps::uses(way.feature()) => l2::forward(frame, packet, next_hop)?,
-        _ => return Err(DropReason::NoBackend),
+        _ => return Err(cold(DropReason::NoBackend)),
     }
-    transmit(frame, next_hop)
+    transmit(next_hop, ingress)
 }
 
 /// Where frames to the backend go.
@@ -59,16 +62,9 @@ fn encapsulate<H: Family, const N: usize>(
     let ethernet_len = ethernet_len(next_hop);
     let grow = 4 * N as i32 + ethernet_len as i32 - packet.offset as i32;
     if !frame.adjust_head(-grow) {
-        return Err(DropReason::NoHeadroom);
+        return Err(cold(DropReason::NoHeadroom));
     }
-    set_ethernet(frame, next_hop, ethertype)?;
-    // Two constant offsets instead of a variable one, which would cost the verifier's knowledge of the frame.
-    let written = if ethernet_len == ETHERNET_LEN {
-        frame.set_words(ETHERNET_LEN, header)
-    } else {
-        frame.set_words(ETHERNET_LEN + VLAN_LEN, header)
-    };
-    written.then_some(()).ok_or(DropReason::Truncated)
+    set_headers(frame, next_hop, ethertype, header)
 }
 
 /// What forwarding does to the packet itself: one is taken off its lifetime, and what lies behind it in the frame is
@@ -78,10 +74,10 @@ fn prepare<H: Family>(frame: &XdpFrame, packet: &Packet<H>) -> Result<(), DropRe
     let end = packet.offset as u32 + packet.header.total_len();
     let len = frame.len() as u32;
     if len > SMALL && len != end && !cut(frame.context(), end) {
-        return Err(DropReason::BadLength);
+        return Err(cold(DropReason::BadLength));
     }
     let (at, lifetime) = packet.header.aged();
-    frame.set_words(packet.offset + at, [lifetime]).then_some(()).ok_or(DropReason::Truncated)
+    frame.set_words(packet.offset + at, [lifetime]).then_some(()).ok_or_else(|| cold(DropReason::Truncated))
 }
 
 /// Frames up to this length in bytes are sent with what lies behind the packet, be it padding: with 60 bytes more they
@@ -97,14 +93,14 @@ const SMALL: u32 = 256;
 /// A function of its own, so that what it does to pointers into the frame concerns no other frame.
 #[inline(never)]
 fn cut(context: &XdpContext, end: u32) -> bool {
-    let frame = XdpFrame::new(context, maps::uses(Features::MULTI_BUFFER));
+    let frame = XdpFrame::new(context, || maps::uses(Features::MULTI_BUFFER));
     let excess = frame.total_len() as i32 - end as i32;
     excess <= 0 || frame.adjust_tail(-excess)
 }
 
 #[inline(always)]
 fn fits(ip_len: u32, next_hop: &NextHop) -> Result<(), DropReason> {
-    if ip_len > next_hop.mtu { Err(DropReason::TooBig) } else { Ok(()) }
+    if ip_len > next_hop.mtu { Err(cold(DropReason::TooBig)) } else { Ok(()) }
 }
 
 #[inline(always)]
@@ -112,21 +108,27 @@ fn ethernet_len(next_hop: &NextHop) -> usize {
     if next_hop.vlan == 0 { ETHERNET_LEN } else { ETHERNET_LEN + VLAN_LEN }
 }
 
+/// The Ethernet header that the next hop asks for, and `N` words behind it.
 #[inline(always)]
-fn set_ethernet(frame: &XdpFrame, next_hop: &NextHop, ethertype: Be16) -> Result<(), DropReason> {
+fn set_headers<const N: usize>(
+    frame: &XdpFrame,
+    next_hop: &NextHop,
+    ethertype: Be16,
+    words: [u32; N],
+) -> Result<(), DropReason> {
     let written = if next_hop.vlan == 0 {
-        frame.set_words(0, next_hop.macs) && frame.set_half(12, ethertype.wire())
+        frame.set_headers(next_hop.macs, ethertype.wire(), words)
     } else {
         let [a, b, c] = next_hop.macs;
-        frame.set_words(0, [a, b, c, encap::vlan_tag(next_hop)]) && frame.set_half(16, ethertype.wire())
+        frame.set_tagged_headers([a, b, c, encap::vlan_tag(next_hop)], ethertype.wire(), words)
     };
-    written.then_some(()).ok_or(DropReason::Truncated)
+    written.then_some(()).ok_or_else(|| cold(DropReason::Truncated))
 }
 
 /// Out by the interface that it came in by, or by another one.
 #[inline(always)]
-fn transmit(frame: &XdpFrame, next_hop: &NextHop) -> Result<u32, DropReason> {
-    if next_hop.ifindex == frame.ingress() {
+fn transmit(next_hop: &NextHop, ingress: u32) -> Result<u32, DropReason> {
+    if next_hop.ifindex == ingress {
         return Ok(xdp_action::XDP_TX);
     }
     // The daemon enters every egress interface; one that is not there has vanished.

@@ -1,4 +1,4 @@
-//! Fourth stage, of packets on slots that move and of VIPs that track always: whom the flow belongs to, by the flow
+//! Fifth stage, of packets on slots that move and of VIPs that track always: whom the flow belongs to, by the flow
 //! tables.
 //!
 //! Looks entries up, lets [`lb_ebpf::rules::tracking`] decide, and writes what it says. Flows of which one packet was

@@ -1,7 +1,7 @@
-//! Third stage: which slot of its VIP's table a flow is on, and the backend behind an id.
+//! Fourth stage: which slot of its VIP's table a flow is on, and the backend behind an id.
 
 use lb_common::{Backend, DropReason, NO_ID, Slot, SlotWord, VipRoute};
-use lb_ebpf::hash::FlowHash;
+use lb_ebpf::{cold::cold, hash::FlowHash};
 
 use crate::maps::{BACKENDS, MOVES, SLOTS};
 
@@ -9,8 +9,8 @@ use crate::maps::{BACKENDS, MOVES, SLOTS};
 #[inline(always)]
 pub fn of(route: &VipRoute, hash: FlowHash) -> Result<SlotWord, DropReason> {
     let index = route.slot_base.wrapping_add(hash.slot(route.slots));
-    let line = SLOTS.get(index / SlotWord::A_LINE).ok_or(DropReason::NoBackend)?;
-    let word = line.get((index % SlotWord::A_LINE) as usize).ok_or(DropReason::NoBackend)?;
+    let line = SLOTS.get(index / SlotWord::A_LINE).ok_or_else(|| cold(DropReason::NoBackend))?;
+    let word = line.get((index % SlotWord::A_LINE) as usize).ok_or_else(|| cold(DropReason::NoBackend))?;
     // SAFETY: a reference. Volatile, so that it is read once: the daemon may store another word.
     Ok(unsafe { core::ptr::from_ref(word).read_volatile() })
 }
@@ -21,7 +21,7 @@ pub fn of(route: &VipRoute, hash: FlowHash) -> Result<SlotWord, DropReason> {
 pub fn whole(word: SlotWord) -> Result<Slot, DropReason> {
     match word.owner() {
         Some(owner) => Ok(Slot::settled(owner)),
-        None => MOVES.get(word.place()).copied().ok_or(DropReason::NoBackend),
+        None => MOVES.get(word.place()).copied().ok_or_else(|| cold(DropReason::NoBackend)),
     }
 }
 
@@ -29,7 +29,7 @@ pub fn whole(word: SlotWord) -> Result<Slot, DropReason> {
 #[inline(always)]
 pub fn backend(id: u32) -> Result<&'static Backend, DropReason> {
     if id == NO_ID {
-        return Err(DropReason::NoBackend);
+        return Err(cold(DropReason::NoBackend));
     }
-    BACKENDS.get(id).ok_or(DropReason::NoBackend)
+    BACKENDS.get(id).ok_or_else(|| cold(DropReason::NoBackend))
 }

@@ -79,6 +79,14 @@ pub fn put_keys6(keys: &Bytes, today: &mut Maps) -> Result<(), Error> {
     keys.each(|key, route| today.put_key(read::<Vip6Key>(key).into(), read(route)))
 }
 
+/// An address of an interface: its last byte was lowest.
+pub fn own_mac(former: &[u8], today: &mut [u8]) {
+    today.copy_from_slice(former);
+    if let Some(mac) = today.get_mut(..6) {
+        mac.reverse();
+    }
+}
+
 /// The slots: each was a [`Slot`].
 pub fn put_slots(slots: &Bytes, today: &mut Maps) -> Result<(), Error> {
     slots.each(|key, value| today.put_slot(index(key), read(value)).map(drop))

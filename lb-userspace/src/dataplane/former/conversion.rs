@@ -40,6 +40,13 @@ pub const FORMER: &[Conversion] = &[
     Conversion::by_meaning(maps::VIPS4, 1, [8, 16], abi4::put_keys4),
     Conversion::by_meaning(maps::VIPS6, 1, [24, 16], abi4::put_keys6),
     Conversion::by_meaning(maps::SLOTS, 1, [4, 8], abi4::put_slots),
+    Conversion {
+        map: maps::OWN_MACS,
+        version: 1,
+        key_size: 4,
+        value_size: 8,
+        how: How::Entries { key: same, value: abi4::own_mac },
+    },
     // `abi4::carry_counts` has what they mean.
     Conversion::by_meaning(maps::VIP_CARRIED, 1, [4, 24], |_, _| Ok(())),
     Conversion::by_meaning(maps::BACKENDS, 1, [4, abi4::BACKEND_LEN], abi4::put_backends),
