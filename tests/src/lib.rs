@@ -10,6 +10,7 @@ pub mod demo;
 pub mod flood;
 pub mod forwarder;
 pub mod frames;
+pub mod instructions;
 pub mod lab;
 pub mod limits;
 pub mod live;

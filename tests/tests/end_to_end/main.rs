@@ -11,6 +11,7 @@ mod flood;
 mod flows;
 mod forward_modes;
 mod hash_seed;
+mod instructions;
 mod kills;
 mod lab;
 mod load;

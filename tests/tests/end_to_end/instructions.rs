@@ -1,0 +1,48 @@
+//! What the program costs in calls, by its own instructions as the kernel runs them.
+
+use aya::util::KernelVersion;
+use naru_tests::{
+    forwarder::Forwarder,
+    instructions::{Callee, Instructions},
+    vip_text::VipText,
+};
+
+/// What a packet on a settled slot does not come across that arrives in one buffer, is not longer than it says, is
+/// addressed to the interface's own address, and leaves by the interface that it came in by. The program's own
+/// functions are all of that sort: other addresses of the interface, flow tables, frames with something behind the
+/// packet.
+fn is_another_path(callee: &Callee) -> bool {
+    match callee {
+        Callee::Own(_) => true,
+        Callee::Kernel(name) => ["bpf_xdp_get_buff_len", "redirect"].iter().any(|other| name.contains(other)),
+    }
+}
+
+/// One call for each packet on a settled slot, and that is what moves the start of the frame; none with `l2`.
+#[test]
+#[ignore = "needs root"]
+fn a_packet_on_a_settled_slot_makes_one_call() {
+    if KernelVersion::current().unwrap() < KernelVersion::new(6, 10, 0) {
+        return patience::not_tested("calls per packet", "kernels before 6.10 look counters up by a call");
+    }
+    for (vip, backend, forward) in [
+        ("203.0.113.10", "10.0.1.11", "ipip"),
+        ("203.0.113.10", "2001:db8::b", "ipip"),
+        ("2001:db8:77::10", "10.0.1.11", "ipip"),
+        ("2001:db8:77::10", "2001:db8::b", "ipip"),
+        ("203.0.113.10", "10.0.1.11", "l2"),
+    ] {
+        for tracking in ["adaptive", "always", "never"] {
+            let config = VipText::new("web", vip, ["tcp/80", "udp/any"], forward).text("tracking", tracking);
+            let forwarder = Forwarder::new(&config.backend(backend).to_string()).unwrap();
+            let Some(instructions) = Instructions::of(forwarder.program().unwrap()).unwrap() else {
+                return patience::not_tested("calls per packet", "this kernel hides the addresses of its functions");
+            };
+            let all = instructions.calls_of(0).unwrap();
+            println!("{vip} {forward} to {backend}, {tracking}: {all:?}");
+            let (most, names) = instructions.most_calls(0, is_another_path).unwrap();
+            let names: Vec<_> = names.iter().map(String::as_str).collect();
+            assert_eq!((most, names), (1, vec!["bpf_xdp_adjust_head"]), "{forward} to {backend}, {tracking}");
+        }
+    }
+}
