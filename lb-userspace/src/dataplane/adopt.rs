@@ -46,6 +46,8 @@ impl Dataplane {
         }
         let Some(former) = Former::of_this_version(&self.place, number)? else { return Ok(()) };
         self.generation = succeed(&former, &self.place, number + 1, config)?;
+        // Most of its maps are the same.
+        drop(self.generation.maps.take_account(&self.state));
         self.former = Some(former);
         self.settle()
     }

@@ -84,7 +84,7 @@ pub struct Dataplane {
 /// What was written to the maps, as far as it concerns who keeps the flow tables and the slots that move in order.
 #[derive(Debug, Default)]
 pub struct Writes {
-    /// First slots of the tables that were written.
+    /// First slots of the tables that were written; of a data plane that was just opened, of those with slots that move.
     pub tables: HashSet<u32>,
     /// A VIP or a backend was removed.
     pub removed: bool,
@@ -119,7 +119,8 @@ impl Dataplane {
         let has_links = links.attachments().next().is_some();
         let (mut generation, former) = adopt::adopt(&place, has_links, config)?;
         let state = generation.maps.read()?;
-        generation.maps.take_account(&state);
+        // Whoever keeps slots that move in order finds them there.
+        let writes = Writes { tables: generation.maps.take_account(&state).collect(), ..Writes::default() };
         let next_hops = state.backends().values().filter_map(|entry| state.target(entry).zip(entry.next_hop)).collect();
         Ok(Self {
             place,
@@ -130,7 +131,7 @@ impl Dataplane {
             state: Arc::new(state),
             in_force: None,
             counted: Arc::default(),
-            writes: Writes::default(),
+            writes,
         })
     }
 

@@ -35,11 +35,10 @@ pub struct Upkeep {
 }
 
 impl Upkeep {
-    /// What the maps say.
+    /// What the maps say of a data plane of which nobody has kept the slots that move in order so far.
     pub fn of(dataplane: &mut Dataplane) -> Self {
         let mut upkeep = Self { moving: Arc::default(), sweeps: 0, removal: 0, swept: None, downs: Arc::default() };
-        drop(dataplane.take_writes());
-        upkeep.find_moving(dataplane, |_| true);
+        upkeep.follow(dataplane);
         upkeep
     }
 
@@ -112,7 +111,7 @@ impl Upkeep {
         let (slots, now) = (dataplane.slots(), dataplane::now());
         let tables = dataplane.state().served_vips().map(|(_, record)| (record.slot_base, record.slots));
         let tables: Vec<_> = tables.filter(|(base, _)| wanted(*base)).collect();
-        // A daemon that starts looks at all of them: a gigabyte for thousands of VIPs.
+        // After a change of all of them these are a gigabyte for thousands of VIPs.
         let found = cpus::map(&tables, 100, |(base, count)| MovingSlots::of(&slots, *base, *count, now));
         for ((base, _), moving) in tables.into_iter().zip(found) {
             if moving != MovingSlots::default() {

@@ -5,7 +5,7 @@ use std::{collections::HashSet, path::Path};
 use aya::{Pod, maps::MapData};
 use lb_common::{Address, Be32, MacPin, NO_ID, NextHop, Slot, SlotWord, Vip4Key, Vip6Key, maps};
 
-use super::{bytes::Bytes, index};
+use super::bytes::{Bytes, index};
 use crate::{
     dataplane::{
         Error,

@@ -107,6 +107,11 @@ impl Bytes {
     }
 }
 
+/// The key of an array.
+pub fn index(key: &[u8]) -> u32 {
+    u32::from_ne_bytes(key.try_into().expect("the keys of an array have four bytes"))
+}
+
 /// The values of a memory-mapped array, which nobody else writes while this is used.
 pub struct Memory {
     mapped: MmapRaw,

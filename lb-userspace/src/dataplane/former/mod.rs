@@ -23,7 +23,7 @@ use nix::fcntl::Flock;
 
 pub use self::conversion::Conversion;
 use self::{
-    bytes::Bytes,
+    bytes::{Bytes, index},
     conversion::{FORMER, How},
 };
 use super::{
@@ -331,11 +331,6 @@ fn convert_hash(found: &Found, convert_key: Convert, convert: Convert, pins: &Pa
 fn open(pins: &Path, name: &'static str, version: u32) -> Result<Bytes, Error> {
     let map = MapData::from_pin(pins.join(pin_of(name, version)));
     Bytes::of(name, map.map_err(Error::map("open", name))?)
-}
-
-/// The key of an array.
-fn index(key: &[u8]) -> u32 {
-    u32::from_ne_bytes(key.try_into().expect("the keys of an array have four bytes"))
 }
 
 /// Adds counters, which are 64-bit words, to others.

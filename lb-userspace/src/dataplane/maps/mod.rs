@@ -155,10 +155,12 @@ impl Maps {
     }
 
     /// Takes account of what is in use of the maps that hold `state`, so that something else can be written to them.
-    pub fn take_account(&mut self, state: &State) {
+    /// Returns the first slots of the tables that may have slots which move.
+    pub fn take_account(&mut self, state: &State) -> impl Iterator<Item = u32> + use<> {
         self.keys.take_account();
         self.backends.take_account();
-        self.places.take_account(&self.slots, |slots| tables_with(slots, state));
+        let tables = self.places.take_account(&self.slots, |slots| tables_with(slots, state));
+        tables.into_iter().map(|(base, _)| base)
     }
 
     /// Writes a VIP's record.
@@ -199,6 +201,9 @@ impl Maps {
 
 /// The tables in which some slot may say one of `slots`: first slot and number.
 fn tables_with(slots: &[Slot], state: &State) -> Vec<(u32, u32)> {
+    if slots.is_empty() {
+        return Vec::new();
+    }
     let vip = |id: u32| state.backends().get(&id).map(|entry| entry.vip);
     let vips: Option<HashSet<u32>> =
         slots.iter().map(|slot| vip(slot.current()).or_else(|| vip(slot.settled_owner()))).collect();

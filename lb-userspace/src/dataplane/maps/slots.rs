@@ -95,13 +95,13 @@ impl Slots {
 
 impl Places {
     /// Finds out which places are in use. `tables` has first slot and number of each table that may have slots which
-    /// say one of these.
-    pub fn take_account(&self, slots: &Slots, tables: impl FnOnce(&[Slot]) -> Vec<(u32, u32)>) {
+    /// say one of these; no other has a slot that moves. Returns them.
+    pub fn take_account(&self, slots: &Slots, tables: impl FnOnce(&[Slot]) -> Vec<(u32, u32)>) -> Vec<(u32, u32)> {
         let said: Vec<(u32, Slot)> = slots.moves.iter().filter(|(_, slot)| *slot != Slot::EMPTY).collect();
         let mut book = Book::default();
-        let words = tables(&said.iter().map(|(_, slot)| *slot).collect::<Vec<_>>());
-        let words =
-            words.into_iter().flat_map(|(base, count)| base..base + count).filter_map(|index| slots.cell(index));
+        let tables = tables(&said.iter().map(|(_, slot)| *slot).collect::<Vec<_>>());
+        let indexes = tables.iter().flat_map(|(base, count)| *base..base + count);
+        let words = indexes.filter_map(|index| slots.cell(index));
         for word in words.map(load).filter(|word| word.owner().is_none()) {
             let slot = slots.moves.load(word.place());
             book.used.entry(word.place()).or_insert((slot, 0)).1 += 1;
@@ -115,6 +115,7 @@ impl Places {
             }
         }
         *self.lock() = book;
+        tables
     }
 
     /// A place at which `slot` is said, for one slot more.
