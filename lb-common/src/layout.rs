@@ -17,7 +17,7 @@ pub struct Layout {
     pub key: usize,
     /// Size of a value in bytes.
     pub value: usize,
-    /// Former data planes need not have it: it begins empty then.
+    /// Former data planes need not have it: what it holds follows from their other maps then, or it begins empty.
     pub came_later: bool,
 }
 

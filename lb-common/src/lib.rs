@@ -39,7 +39,8 @@ pub use vip::{
     BucketLine, MARKER, Vip4Key, Vip4Place, Vip6Key, Vip6Place, VipFlags, VipHash, VipName, VipRecord, VipRoute,
 };
 
-/// Id 0 of a VIP or backend means "none"; entry 0 of the arrays that they index stays unused.
+/// Id 0 of a VIP or backend means "none"; entry 0 of the arrays that they index stays unused, but for
+/// drops: those of VIPs that are not known or are no more.
 pub const NO_ID: u32 = 0;
 
 /// Names of the maps in the forwarder's object, and of their pins.

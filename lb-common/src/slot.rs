@@ -4,8 +4,6 @@
 //! ([`Slot`]), in eight bytes that it shares with every slot of which the same is to be said, and that packets on other
 //! slots never read. A slot becomes another one by one store to its four bytes, whatever it was and will be.
 
-use core::sync::atomic::{AtomicU64, Ordering};
-
 use crate::{NO_ID, Tick};
 
 /// What a table has of a slot: the id of its owner where it is settled, else the place of its [`Slot`] among those that
@@ -184,14 +182,9 @@ impl Slot {
         Self::settled(self.current())
     }
 
-    /// Reads the slot that other CPUs may be reading and the daemon may be writing.
-    pub fn load(cell: &AtomicU64) -> Self {
-        Self(cell.load(Ordering::Relaxed))
-    }
-
-    /// Publishes the slot: what was stored before this (the backend's entry) is visible to whoever sees it.
-    pub fn store(self, cell: &AtomicU64) {
-        cell.store(self.0, Ordering::Release);
+    /// From what the map has.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
     }
 
     #[inline(always)]

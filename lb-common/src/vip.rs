@@ -4,7 +4,8 @@
 //! and compress", ESA 2009, §2): a key's hash names a bucket, the bucket has a multiplier, and that and the hash name the
 //! one place where the key is, if it is anywhere. The daemon, which knows all keys, chooses for each bucket a multiplier
 //! with which its keys meet no other's. To change what is in a bucket it writes all of it to places where nobody looks,
-//! and then the multiplier: one store, before which every packet finds what was there, and behind it what is there now.
+//! and then the multiplier: one store, before which every packet finds what was there, and behind it what is there now. A key
+//! that goes is cleared where it is.
 
 use crate::{Address, Be16, Be32, Via};
 
@@ -161,7 +162,7 @@ const fn service(port: Be16, protocol: u8) -> u64 {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VipRoute {
-    /// Id of the VIP, index of its counters; 0 in a marker.
+    /// Id of the VIP, index of its drops; 0 in a marker.
     pub id: u32,
     /// Index of the first slot of its table in the slots map.
     pub slot_base: u32,

@@ -80,7 +80,7 @@ pub fn moving_slots(bpffs: &Path) -> anyhow::Result<usize> {
 fn slots(bpffs: &Path) -> anyhow::Result<Vec<Slot>> {
     let (words, moves) =
         (mapped::<SlotLine>(bpffs, maps::SLOTS)?.concat(), mapped::<Slot>(bpffs, maps::MOVES)?.concat());
-    let moves: Vec<_> = moves.as_chunks().0.iter().map(|word| Slot::load(&u64::from_ne_bytes(*word).into())).collect();
+    let moves: Vec<_> = moves.as_chunks().0.iter().map(|word| Slot::from_bits(u64::from_ne_bytes(*word))).collect();
     let slot = |word: &[u8; 4]| {
         let word = SlotWord::from_bits(u32::from_ne_bytes(*word));
         word.owner().map_or_else(|| moves[word.place() as usize], Slot::settled)

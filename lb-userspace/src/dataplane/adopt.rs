@@ -38,7 +38,7 @@ impl Dataplane {
         Ok(())
     }
 
-    /// A pinned map may have fewer counters than this version has reasons to count.
+    /// A pinned map may have fewer entries than this version needs, such as a counter for each flow outcome.
     fn make_room_for_counters(&mut self, config: &Config) -> Result<(), Error> {
         let number = self.generation.number();
         if self.generation.maps.have_room()? {

@@ -1,4 +1,4 @@
-//! The ways that frames leave by: next hops in the entries of backends, and the interfaces that packets can be
+//! The ways that frames leave by: next hops of backends, and the interfaces that packets can be
 //! redirected to.
 
 use std::{

@@ -1,4 +1,4 @@
-//! What a program is loaded with as read-only data.
+//! What a program is loaded with as read-only data, besides the sizes of its maps.
 
 use lb_common::Features;
 

@@ -107,7 +107,8 @@ pub struct BackendSlots {
 }
 
 /// Slots by backend, of every table that was counted since it was written: to count the tables of thousands of VIPs is
-/// to read a gigabyte.
+/// to read
+/// hundreds of megabytes.
 #[derive(Debug, Default)]
 pub struct SlotCounts(Mutex<Counted>);
 

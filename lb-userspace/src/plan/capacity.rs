@@ -5,7 +5,7 @@ use lb_common::{SlotWord, VipHash, maps};
 use super::totals::Totals;
 use crate::model::{Config, Node};
 
-/// Entries of the maps. Entry 0 of the VIPs and of the backends is never used.
+/// Entries of the maps. Id 0 of a VIP and of a backend is never given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capacity {
     /// Of everything that a VIP id indexes.
@@ -28,7 +28,7 @@ impl Capacity {
     const MIN_VIPS: u32 = 64;
     const MIN_KEYS: u32 = 256;
     const MIN_BACKENDS: u32 = 256;
-    /// 64 tables of the default size: 8 MB.
+    /// 64 tables of the default size: 4 MB.
     const MIN_SLOTS: u32 = 64 * 16_381;
 
     /// So many slots share what is said of one that moves, at least: a change of one of 16 backends makes 15 different
@@ -149,7 +149,7 @@ impl Capacity {
     }
 }
 
-/// As many or more; no map has 2^27.
+/// As many or more, up to 2^26.
 fn power_of_two(count: u32) -> u32 {
     count.clamp(1, 1 << 26).next_power_of_two()
 }

@@ -13,7 +13,7 @@ pub enum Step {
     PutBackend {
         /// Its id.
         id: u32,
-        /// All of it; of an entry in use only weight, state and next hop may differ from what is there.
+        /// All of it; of an entry in use only weight, state, successor, next hop and pin may differ from what is there.
         entry: Entry,
         /// The id was free: its counters start from zero.
         fresh: bool,

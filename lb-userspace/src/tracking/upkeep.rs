@@ -111,7 +111,7 @@ impl Upkeep {
         let (slots, now) = (dataplane.slots(), dataplane::now());
         let tables = dataplane.state().served_vips().map(|(_, record)| (record.slot_base, record.slots));
         let tables: Vec<_> = tables.filter(|(base, _)| wanted(*base)).collect();
-        // After a change of all of them these are a gigabyte for thousands of VIPs.
+        // After a change of all of them these are hundreds of megabytes for thousands of VIPs.
         let found = cpus::map(&tables, 100, |(base, count)| MovingSlots::of(&slots, *base, *count, now));
         for ((base, _), moving) in tables.into_iter().zip(found) {
             if moving != MovingSlots::default() {

@@ -18,7 +18,8 @@ fn is_another_path(callee: &Callee) -> bool {
     }
 }
 
-/// One call for each packet on a settled slot, and that is what moves the start of the frame; none with `l2`.
+/// One call for each packet on a settled slot, and that is what moves the start of the frame; with `l2` only
+/// where tags differ.
 #[test]
 #[ignore = "needs root"]
 fn a_packet_on_a_settled_slot_makes_one_call() {

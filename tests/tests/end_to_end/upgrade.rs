@@ -1,5 +1,5 @@
 //! From the version before to this one, and back, while connections live: no flow and no count is lost on the way there;
-//! on the way back none that no change has put at risk.
+//! on the way back no connection on a settled slot breaks, and tracked flows and counts are lost.
 
 use std::{fs, net::IpAddr, path::Path, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What maps held up to ABI 4, where it is not what today's hold.
+//! What maps held by ABI 4, where it is not what today's hold.
 
 use std::{collections::HashSet, path::Path};
 

@@ -40,7 +40,8 @@ struct Book {
     turned: HashSet<u32>,
     /// Interfaces that packets may still be redirected to which found a next hop that is no more.
     devices: HashSet<u32>,
-    /// Another daemon may have left or turned any of them a moment ago.
+    /// A grace period has passed since this daemon began, or no packet reads these maps. Before that, another daemon may
+    /// have left or turned any of them a moment ago.
     is_begun: bool,
 }
 

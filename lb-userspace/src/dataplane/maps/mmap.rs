@@ -1,4 +1,4 @@
-//! Arrays in memory that packets read at the same time: written word by word with atomic stores.
+//! Arrays in memory that packets read at the same time: written with atomic stores of 32 or 64 bits.
 
 use std::{
     marker::PhantomData,

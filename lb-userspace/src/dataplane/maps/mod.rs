@@ -1,9 +1,10 @@
 //! Every map, opened from its pin, and what is written to those that programs run on. (What another version pinned is
 //! converted by `former`, into maps that no program runs on yet.)
 //!
-//! Arrays that only the daemon writes are memory-mapped and written word by word with atomic stores, so that a table of
-//! slots costs no system call per slot and a packet sees a slot, or a next hop, before or after a change and never
-//! half of it. This module keeps the order within an entry; the order of entries is the plan's.
+//! Arrays that only the daemon writes are memory-mapped and written with atomic stores of 32 or 64 bits, so that a table
+//! of slots costs no system call per slot and a packet sees a slot, a key or a next hop before or after a change and
+//! never half of it. This module keeps the order within an entry and of what it points to; the order of steps is the
+//! plan's.
 
 mod backends;
 mod counters;

@@ -53,7 +53,7 @@ pub struct Snapshot {
 pub struct VipSample {
     /// Its name.
     pub name: String,
-    /// What it counted.
+    /// What was sent to its backends.
     pub counts: Counts,
     /// Packets for it that were dropped, per reason that there was.
     pub drops: Vec<DropStats>,
