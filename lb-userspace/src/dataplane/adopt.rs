@@ -145,13 +145,18 @@ fn goes_on(own: &Generation, has_links: bool, other: &Former) -> Result<bool, Er
 pub(super) fn succeed(former: &Former, place: &Place, number: u32, config: &Config) -> Result<Generation, Error> {
     let Globals { features, seed } = former.journal().globals();
     let globals = Globals { features: features.with(required_features(config)), seed };
-    let made = Draft::new(place, number, former.capacity()?, globals, |pins| former.share(pins));
-    let made = made.and_then(|mut draft| {
+    let make = |capacity: Capacity| {
+        let mut draft = Draft::new(place, number, capacity, globals, |pins| former.share(pins))?;
         fault::point("convert maps");
         former.copy_to(&draft.maps_directory(), &mut draft.maps)?;
         draft.maps.put_devices_in_use()?;
         draft.finish(Some(Carrying::Former), former.journal().applying)
-    });
+    };
+    let capacity = former.capacity()?;
+    let made = match make(capacity) {
+        Err(Error::NoPlace { map }) => make(capacity.with_room_in(map)),
+        made => made,
+    };
     made.inspect_err(|_| {
         // The error at hand says more than that of cleaning up would.
         let _ = remove_tree(&place.generation(number));

@@ -54,13 +54,19 @@ impl Dataplane {
         };
         if let Err(Error::NoPlace { map }) = writes {
             // In new maps, with more room. Of what the plan says, some is done by now.
+            let (capacity, suspect) = (self.state.capacity, self.state.suspect);
             let state = Arc::make_mut(&mut self.state);
             state.suspect = true;
-            state.capacity = plan.rebuild().unwrap_or(state.capacity).with_room_in(map);
+            state.capacity = plan.rebuild().unwrap_or(capacity).with_room_in(map);
             let changes = plan.into_changes();
             plan = self.plan(config).saying(changes);
-            let capacity = plan.rebuild().expect("what is suspect is made anew");
-            writes = self.rebuild(&plan, capacity);
+            let larger = plan.rebuild().expect("what is suspect is made anew");
+            writes = self.rebuild(&plan, larger);
+            if writes.is_err() && self.state.capacity != larger {
+                // The maps in use are those that they were.
+                let state = Arc::make_mut(&mut self.state);
+                (state.capacity, state.suspect) = (capacity, suspect);
+            }
         }
         let writes = writes?;
         self.in_force = Some(Arc::new(InForce::by(&plan, config.clone())));
@@ -77,7 +83,8 @@ impl Dataplane {
     /// The kernel refuses a write.
     pub fn carry_out(&mut self, steps: &[Step]) -> Result<(), Error> {
         // The mirror is copied for whoever has a view of it.
-        if steps.is_empty() {
+        // What is freed before all counts are here would leave its own behind.
+        if steps.is_empty() || self.generation.maps.journal().carrying.is_some() {
             return Ok(());
         }
         let freed = steps.iter().filter_map(|step| match step {

@@ -99,6 +99,80 @@ fn slots_that_move_in_the_same_way_share_what_is_said_of_them() {
     assert!(said(&dataplane) <= 256 + 12, "{} places are in use that nobody needs", said(&dataplane));
 }
 
+/// What another VIP's table left behind, which nobody has any more, is not taken off what the VIPs say that are there.
+#[test]
+#[ignore = "needs root"]
+fn slots_that_no_table_has_any_more_are_known_to_move() {
+    let pins = Pins::new();
+    let named = |name: &str, octet: u8, weight: u32| {
+        let backends: Vec<_> = (1..=4).map(|host| format!("10.0.{octet}.{host}")).collect();
+        let backends: Vec<_> = backends.iter().map(String::as_str).collect();
+        let mut vip = vip(name, &format!("203.0.113.{octet}"), &["tcp/80"], &backends);
+        vip.backends[0].weight = weight;
+        vip
+    };
+    let mut dataplane = pins.open(&config([named("gone", 1, 100), named("stays", 2, 100)]));
+    dataplane.apply(&config([named("gone", 1, 100), named("stays", 2, 100)])).unwrap();
+    dataplane.apply(&config([named("gone", 1, 10), named("stays", 2, 10)])).unwrap();
+    let mut upkeep = Upkeep::of(&mut dataplane);
+    dataplane.apply(&config([named("stays", 2, 10)])).unwrap();
+    let swept = upkeep.sweep(&mut dataplane).unwrap().run().unwrap();
+    upkeep.apply_sweep(&mut dataplane, swept).unwrap();
+    assert_eq!(dataplane.state().vips().len(), 1);
+    let same = |dataplane: &Dataplane| {
+        let [book, slots] = dataplane.generation.maps.places_used();
+        assert!(!book.is_empty());
+        assert_eq!(book, slots);
+    };
+    same(&dataplane);
+    drop(dataplane);
+    let mut dataplane = pins.open(&config([named("stays", 2, 10)]));
+    same(&dataplane);
+    dataplane.apply(&config([named("stays", 2, 10), named("new", 3, 100)])).unwrap();
+    assert_eq!(
+        dataplane.state().vips().values().map(|record| record.slot_base).min(),
+        Some(0),
+        "where the old one was"
+    );
+    same(&dataplane);
+    assert_mirrors(&dataplane);
+}
+
+/// Keys of VIPs that come, go, and get other routes, on few places: what is there is found, with its own route, and what
+/// was removed is not.
+#[test]
+#[ignore = "needs root"]
+fn no_key_that_was_removed_is_found_again() {
+    let pins = Pins::new();
+    let all: Vec<Vip> = many(120, 1, SLOTS).vips.iter().map(|vip| Vip::clone(vip)).collect();
+    let mut dataplane = pins.open(&config(all.clone()));
+    let mut random: u32 = 1;
+    let mut next = |below: u32| {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (random >> 16) % below
+    };
+    let mut known = HashSet::new();
+    for round in 0..150 {
+        let mut vips: Vec<Vip> = all.iter().filter(|_| next(3) > 0).cloned().collect();
+        for vip in &mut vips {
+            vip.settings.tracking = [Tracking::Adaptive, Tracking::Always][next(2) as usize];
+        }
+        dataplane.apply(&config(vips)).unwrap();
+        known.extend(dataplane.state().keys().keys().copied());
+        let maps = &dataplane.generation.maps;
+        for key in &known {
+            assert_eq!(maps.find(key).as_ref(), dataplane.state().keys().get(key), "{key:?} in round {round}");
+        }
+        if round % 40 == 39 {
+            assert_mirrors(&dataplane);
+            let config = config([]);
+            drop(dataplane);
+            dataplane = pins.open(&config);
+        }
+    }
+    assert_eq!(pins.names(""), ["g1", "links"]);
+}
+
 /// Here there is room for two.
 #[test]
 #[ignore = "needs root"]

@@ -186,8 +186,9 @@ impl View {
     /// The kernel does not let a map be read.
     pub fn counters_of(&self, with_backends: &impl Fn(&str) -> bool) -> Result<Counts, Error> {
         let maps = &self.readings;
-        let (vips, backends) = maps.while_none_moves(|| self.counted(with_backends))?;
-        let drops = vips.iter().map(|vip| vip.drops).fold(maps.drops(NO_ID)?, Drops::plus);
+        let counted = maps.while_none_moves(|| Ok((self.counted(with_backends)?, maps.drops(NO_ID)?)));
+        let ((vips, backends), others) = counted.map_err(|error: Error| error)?;
+        let drops = vips.iter().map(|vip| vip.drops).fold(others, Drops::plus);
         let flow_packets = FlowOutcome::ALL.into_iter().map(|outcome| Ok((outcome, maps.flow_packets(outcome)?)));
         Ok(Counts { vips, backends, drops, flow_packets: flow_packets.collect::<Result<_, Error>>()? })
     }

@@ -119,7 +119,7 @@ impl Capacity {
     #[must_use]
     pub fn with_room_in(self, map: &str) -> Self {
         match map {
-            maps::MOVES => Self { moves: self.slots, ..self },
+            maps::MOVES => Self { moves: self.slots.saturating_add(1), ..self },
             _ => Self { keys4: self.keys4.saturating_mul(2), keys6: self.keys6.saturating_mul(2), ..self },
         }
     }

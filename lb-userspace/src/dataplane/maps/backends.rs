@@ -192,7 +192,7 @@ impl Backends {
         }
     }
 
-    /// A free place: there are as many as backends.
+    /// A free place: there is one more than backends.
     fn empty(&mut self) -> u32 {
         let has_fresh = self.book.fresh.max(1) < self.cells.entries;
         if self.book.free.is_empty() && !has_fresh {

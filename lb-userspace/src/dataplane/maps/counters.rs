@@ -54,7 +54,8 @@ pub struct Readings {
     flow_carried: Mapped<u64, 1>,
     pub(super) own_macs: Mapped<OwnMac, 1>,
     pub(super) devices: HashMap<MapData, u32, u32>,
-    /// How often counts began or ended to go from a backend to another or to its VIP: odd while some do.
+    /// How often counts began or ended to go from a backend to another or to its VIP, or from a VIP to those that are no
+    /// more: odd while some do.
     pub(super) moves: AtomicU64,
     /// Descriptors of all maps once more, for their usage.
     pub(super) all: Vec<(&'static str, MapData)>,
@@ -190,11 +191,14 @@ impl Maps {
     pub fn retire_drops(&mut self, vip: u32) -> Result<(), Error> {
         let readings = Arc::clone(&self.readings);
         let drops = readings.drops(vip)?;
-        // In the order of `move_backend_counters`.
+        // As in `move_backend_counters`.
+        readings.moves.fetch_add(1, Ordering::AcqRel);
+        fence(Ordering::Release);
         let emptied = self.reset_vip_counters(vip);
         if emptied.is_ok() {
             readings.drops_carried.store(NO_ID, readings.drops_carried.load(NO_ID).plus(drops));
         }
+        readings.moves.fetch_add(1, Ordering::AcqRel);
         emptied
     }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     mem,
+    sync::atomic::Ordering,
 };
 
 use aya::maps::MapData;
@@ -29,8 +30,11 @@ struct Book {
     buckets: HashMap<u32, Vec<(VipKey, Place)>>,
     /// Places that have a key, or had one.
     taken: HashSet<Place>,
-    /// Those of them that are no key's any more, but a packet may be on its way there.
-    left: Vec<Place>,
+    /// Those of them that are no key's any more, but a packet may be on its way there: by bucket, with the key whose copy
+    /// they still hold.
+    left: HashMap<u32, Vec<(VipKey, Place)>>,
+    /// The same of keys that were removed there.
+    cleared: Vec<Place>,
 }
 
 /// A place in the map of either family.
@@ -70,12 +74,14 @@ impl Keys {
         let mut book = Book::default();
         for (place, key, _) in self.all() {
             book.taken.insert(place);
-            if self.place(&key, self.multiplier(&key)) == place {
-                book.buckets.entry(self.bucket(&key)).or_default().push((key, place));
-            } else {
-                book.left.push(place);
-            }
+            let is_found = self.place(&key, self.multiplier(&key)) == place;
+            let keys = if is_found { &mut book.buckets } else { &mut book.left };
+            keys.entry(self.bucket(&key)).or_default().push((key, place));
         }
+        let v4 = self.v4.iter().filter(|(_, at)| at.key.protocol() == 0 && *at != Vip4Place::default());
+        let v6 = self.v6.iter().filter(|(_, at)| at.key.protocol() == 0 && *at != Vip6Place::default());
+        book.cleared.extend(v4.map(|(place, _)| Place::V4(place)).chain(v6.map(|(place, _)| Place::V6(place))));
+        book.taken.extend(&book.cleared);
         self.book = book;
     }
 
@@ -100,9 +106,9 @@ impl Keys {
         if before.iter().any(|(other, place)| *other == key && self.route(*place) == route) {
             return Ok(());
         }
-        let found = self.free_places(&keys).or_else(|| {
+        let found = self.free_places(bucket, &keys).or_else(|| {
             self.wait();
-            self.free_places(&keys)
+            self.free_places(bucket, &keys)
         });
         let (multiplier, places) = found.ok_or(Error::NoPlace { map: maps::VIP_BUCKETS })?;
         for ((key, route), place) in keys.iter().zip(&places) {
@@ -117,8 +123,8 @@ impl Keys {
             }
         }
         // With release: whoever sees it finds what was stored before.
-        self.buckets.half(bucket).store(multiplier, std::sync::atomic::Ordering::Release);
-        self.book.left.extend(before.into_iter().map(|(_, place)| place));
+        self.buckets.half(bucket).store(multiplier, Ordering::Release);
+        self.book.left.entry(bucket).or_default().extend(before);
         self.book.taken.extend(&places);
         self.book.buckets.insert(bucket, keys.into_iter().map(|(key, _)| key).zip(places).collect());
         Ok(())
@@ -142,17 +148,24 @@ impl Keys {
                 self.v6.store(place, Vip6Place { key, ..at });
             }
         }
-        self.book.left.push(place);
+        self.book.cleared.push(place);
     }
 
-    /// A multiplier for the bucket of these keys, and the places that they have by it: free ones, no two the same.
-    fn free_places(&self, keys: &[(VipKey, VipRoute)]) -> Option<(u32, Vec<Place>)> {
+    /// A multiplier for the bucket of these keys, and the places that they have by it: free ones, no two the same, and
+    /// none where packets to the key look already, which would find half of what is written. Nor does any copy of a key
+    /// that was in the bucket come to be in its place again: it may have been removed since.
+    fn free_places(&self, bucket: u32, keys: &[(VipKey, VipRoute)]) -> Option<(u32, Vec<Place>)> {
         let mut places = Vec::with_capacity(keys.len());
+        let copies = self.book.left.get(&bucket).map(Vec::as_slice).unwrap_or_default();
         (0..TRIED).map(|number| number.wrapping_mul(0x9e37_79b9) | 1).find_map(|multiplier| {
             places.clear();
+            if copies.iter().any(|(key, place)| self.place(key, multiplier) == *place) {
+                return None;
+            }
             for (key, _) in keys {
                 let place = self.place(key, multiplier);
-                if self.book.taken.contains(&place) || places.contains(&place) {
+                let is_looked_at = place == self.place(key, self.multiplier(key));
+                if is_looked_at || self.book.taken.contains(&place) || places.contains(&place) {
                     return None;
                 }
                 places.push(place);
@@ -164,7 +177,8 @@ impl Keys {
     /// Waits until no packet is on its way to a place that was left.
     fn wait(&mut self) {
         grace();
-        for place in mem::take(&mut self.book.left) {
+        let left = mem::take(&mut self.book.left).into_values().flatten().map(|(_, place)| place);
+        for place in left.chain(mem::take(&mut self.book.cleared)) {
             match place {
                 Place::V4(place) => self.v4.store(place, Vip4Place::default()),
                 Place::V6(place) => self.v6.store(place, Vip6Place::default()),
@@ -178,7 +192,7 @@ impl Keys {
     }
 
     fn multiplier(&self, key: &VipKey) -> u32 {
-        self.buckets.half(self.bucket(key)).load(std::sync::atomic::Ordering::Acquire)
+        self.buckets.half(self.bucket(key)).load(Ordering::Acquire)
     }
 
     /// Where a key is if its bucket has this multiplier.
@@ -206,6 +220,14 @@ impl Maps {
     /// There is no room for it; no key is another one.
     pub fn put_key(&mut self, key: VipKey, route: VipRoute) -> Result<(), Error> {
         self.keys.put(key, route)
+    }
+
+    /// What a packet finds that looks for this key.
+    #[cfg(test)]
+    pub fn find(&self, key: &VipKey) -> Option<VipRoute> {
+        let place = self.keys.place(key, self.keys.multiplier(key));
+        let found = self.keys.all().find(|(other, ..)| *other == place);
+        found.filter(|(_, other, _)| other == key).map(|(_, _, route)| route)
     }
 
     /// Deletes a VIP key.

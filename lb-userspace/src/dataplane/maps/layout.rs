@@ -24,7 +24,8 @@ pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 15] {
         (maps::SLOTS, Some(capacity.slots.div_ceil(SlotWord::A_LINE))),
         (maps::MOVES, Some(capacity.moves)),
         (maps::BACKENDS, Some(capacity.backends)),
-        (maps::NEXT_HOPS, Some(capacity.backends)),
+        // One more than backends: who gets another place gives his own back after that.
+        (maps::NEXT_HOPS, Some(capacity.backends + 1)),
         (maps::FLOWS, Some(capacity.flows)),
         (maps::EMBRYOS, Some(capacity.embryos())),
         (maps::OWN_MACS, Some(OwnMac::PLACES)),

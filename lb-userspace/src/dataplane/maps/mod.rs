@@ -160,8 +160,7 @@ impl Maps {
     pub fn take_account(&mut self, state: &State) -> impl Iterator<Item = u32> + use<> {
         self.keys.take_account();
         self.backends.take_account();
-        let tables = self.places.take_account(&self.slots, |slots| tables_with(slots, state));
-        tables.into_iter().map(|(base, _)| base)
+        tables_with(&self.places.take_account(&self.slots), state).into_iter()
     }
 
     /// Writes a VIP's record.
@@ -200,8 +199,8 @@ impl Maps {
     }
 }
 
-/// The tables in which some slot may say one of `slots`: first slot and number.
-fn tables_with(slots: &[Slot], state: &State) -> Vec<(u32, u32)> {
+/// First slots of the tables in which some slot may say one of `slots`.
+fn tables_with(slots: &[Slot], state: &State) -> Vec<u32> {
     if slots.is_empty() {
         return Vec::new();
     }
@@ -211,7 +210,7 @@ fn tables_with(slots: &[Slot], state: &State) -> Vec<(u32, u32)> {
     // Some say of nobody who is known.
     let is_wanted = |id: &u32| vips.as_ref().is_none_or(|vips| vips.contains(id));
     let records = state.vips().iter().filter(|(id, _)| is_wanted(id));
-    records.map(|(_, record)| (record.slot_base, record.slots)).collect()
+    records.map(|(_, record)| record.slot_base).collect()
 }
 
 fn errno(error: &MapError) -> Option<i32> {

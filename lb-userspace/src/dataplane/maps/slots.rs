@@ -14,6 +14,7 @@ use lb_common::{NO_ID, Slot, SlotLine, SlotWord, Tick, maps};
 
 use super::{Maps, mmap::Mapped};
 use crate::{
+    cpus,
     dataplane::{Error, grace::grace, sys},
     plan::{Continuation, Owner, maglev},
 };
@@ -88,25 +89,41 @@ impl Slots {
         }
     }
 
+    /// How many slots name each place. Every CPU looks through a share of them.
+    fn places_named(&self) -> HashMap<u32, u32> {
+        const SHARE: u32 = 1 << 20;
+        let shares: Vec<u32> = (0..self.entries()).step_by(SHARE as usize).collect();
+        let named = cpus::map(&shares, 1, |first| {
+            let mut named: HashMap<u32, u32> = HashMap::new();
+            let words = (*first..self.entries().min(first + SHARE)).filter_map(|index| self.cell(index)).map(load);
+            words.filter(|word| word.owner().is_none()).for_each(|word| *named.entry(word.place()).or_default() += 1);
+            named
+        });
+        named.into_iter().flatten().fold(HashMap::new(), |mut all, (place, count)| {
+            *all.entry(place).or_default() += count;
+            all
+        })
+    }
+
     fn cell(&self, index: u32) -> Option<&AtomicU32> {
         (index < self.entries()).then(|| self.lines.half(index))
     }
 }
 
 impl Places {
-    /// Finds out which places are in use. `tables` has first slot and number of each table that may have slots which
-    /// say one of these; no other has a slot that moves. Returns them.
-    pub fn take_account(&self, slots: &Slots, tables: impl FnOnce(&[Slot]) -> Vec<(u32, u32)>) -> Vec<(u32, u32)> {
+    /// Finds out which places are in use, by the words of all slots: also those that no table has any more, which the
+    /// next one that has them writes over. Returns what is said anywhere.
+    pub fn take_account(&self, slots: &Slots) -> Vec<Slot> {
         let said: Vec<(u32, Slot)> = slots.moves.iter().filter(|(_, slot)| *slot != Slot::EMPTY).collect();
         let mut book = Book::default();
-        let tables = tables(&said.iter().map(|(_, slot)| *slot).collect::<Vec<_>>());
-        let indexes = tables.iter().flat_map(|(base, count)| *base..base + count);
-        let words = indexes.filter_map(|index| slots.cell(index));
-        for word in words.map(load).filter(|word| word.owner().is_none()) {
-            let slot = slots.moves.load(word.place());
-            book.used.entry(word.place()).or_insert((slot, 0)).1 += 1;
-            book.places.insert(slot, word.place());
+        if !said.is_empty() {
+            for (place, count) in slots.places_named() {
+                let slot = slots.moves.load(place);
+                book.used.insert(place, (slot, count));
+                book.places.insert(slot, place);
+            }
         }
+        let what = said.iter().map(|(_, slot)| *slot).collect();
         for (place, _) in said {
             book.free.extend(book.fresh..place);
             book.fresh = place + 1;
@@ -115,19 +132,28 @@ impl Places {
             }
         }
         *self.lock() = book;
-        tables
+        what
     }
 
-    /// A place at which `slot` is said, for one slot more.
+    /// How many slots each place is used by.
+    #[cfg(test)]
+    fn users(&self) -> HashMap<u32, u32> {
+        self.lock().used.iter().map(|(place, (_, count))| (*place, *count)).collect()
+    }
+
+    /// A place at which `slot` is said, for one slot more; the last one only for a slot that is to give back another.
     ///
     /// # Errors
     ///
     /// There is none left.
-    fn take(&self, slots: &Slots, slot: Slot) -> Result<u32, Error> {
+    fn take(&self, slots: &Slots, slot: Slot, gives_back: bool) -> Result<u32, Error> {
         let mut book = self.lock();
         if let Some(place) = book.places.get(&slot).copied() {
             book.used.entry(place).and_modify(|(_, count)| *count += 1);
             return Ok(place);
+        }
+        if !gives_back && book.left.len() + book.free.len() + (slots.places() - book.fresh) as usize <= 1 {
+            return Err(Error::NoPlace { map: maps::MOVES });
         }
         let place = book.empty(slots).ok_or(Error::NoPlace { map: maps::MOVES })?;
         slots.moves.store(place, slot);
@@ -202,7 +228,7 @@ impl Maps {
                 Some(flows) => given_to(before.slot(flows.base + offset), owner, now, flows),
                 None => Slot::settled(owner),
             };
-            if self.put_slot(base + offset, slot)? {
+            if self.put(base + offset, slot, false)? {
                 written += 1;
             }
         }
@@ -214,17 +240,27 @@ impl Maps {
         self.slots.at(index).unwrap_or_else(|| panic!("slot {index} of {}", self.slots.entries()))
     }
 
-    /// Writes a slot; whether it was another one before.
+    /// Writes a slot as it is after a while; whether it was another one before.
     ///
     /// # Errors
     ///
     /// It moves, and there is no room for what is to be said of it. It is as it was.
     pub fn put_slot(&self, index: u32, slot: Slot) -> Result<bool, Error> {
+        self.put(index, slot, true)
+    }
+
+    /// How many slots each place is used by, as the book says and as the slots do.
+    #[cfg(test)]
+    pub fn places_used(&self) -> [HashMap<u32, u32>; 2] {
+        [self.places.users(), self.slots.places_named()]
+    }
+
+    fn put(&self, index: u32, slot: Slot, gives_back: bool) -> Result<bool, Error> {
         if self.slot(index) == slot {
             return Ok(false);
         }
         let word = match slot.is_moving() {
-            true => SlotWord::moving(self.places.take(&self.slots, slot)?),
+            true => SlotWord::moving(self.places.take(&self.slots, slot, gives_back)?),
             false => SlotWord::settled(slot.current()),
         };
         let cell = self.slots.lines.half(index);
