@@ -189,17 +189,13 @@ impl Maps {
 
     /// Adds the drops of a VIP, on which no packet counts any more, to those of VIPs that are no more.
     pub fn retire_drops(&mut self, vip: u32) -> Result<(), Error> {
-        let readings = Arc::clone(&self.readings);
-        let drops = readings.drops(vip)?;
-        // As in `move_backend_counters`.
-        readings.moves.fetch_add(1, Ordering::AcqRel);
-        fence(Ordering::Release);
-        let emptied = self.reset_vip_counters(vip);
-        if emptied.is_ok() {
-            readings.drops_carried.store(NO_ID, readings.drops_carried.load(NO_ID).plus(drops));
-        }
-        readings.moves.fetch_add(1, Ordering::AcqRel);
-        emptied
+        let drops = self.readings.drops(vip)?;
+        self.move_counts(|maps| {
+            maps.reset_vip_counters(vip)?;
+            let carried = &maps.readings.drops_carried;
+            carried.store(NO_ID, carried.load(NO_ID).plus(drops));
+            Ok(())
+        })
     }
 
     /// Sets to nothing what a backend counted, where no packet counts on it.
@@ -214,22 +210,29 @@ impl Maps {
     /// yet that the first is gone.
     pub fn move_backend_counters(&mut self, from: u32, to: Option<u32>) -> Result<(), Error> {
         let vip = self.backends.vip(from);
-        let readings = Arc::clone(&self.readings);
-        let counted = readings.backend_counters(from)?;
-        readings.moves.fetch_add(1, Ordering::AcqRel);
-        // The kernel's own stores to the first are not to be seen before that.
-        fence(Ordering::Release);
-        // In this order a daemon that is killed here, within a microsecond, has lost these counts; in the other one
-        // they would be there twice for good.
-        let emptied = self.reset_backend_counters(from);
-        if emptied.is_ok() {
+        let counted = self.readings.backend_counters(from)?;
+        self.move_counts(|maps| {
+            // In this order a daemon that is killed here, within a microsecond, has lost these counts; in the other one
+            // they would be there twice for good.
+            maps.reset_backend_counters(from)?;
+            let gone = &maps.readings.vip_carried;
             match to {
-                Some(to) => self.add_backend_counters(to, counted),
-                None => readings.vip_carried.store(vip, readings.vip_carried.load(vip).plus(counted)),
+                Some(to) => maps.add_backend_counters(to, counted),
+                None => gone.store(vip, gone.load(vip).plus(counted)),
             }
-        }
+            Ok(())
+        })
+    }
+
+    /// Counts go from one place to another: whoever reads meanwhile reads again.
+    fn move_counts(&mut self, go: impl FnOnce(&mut Self) -> Result<(), Error>) -> Result<(), Error> {
+        let readings = Arc::clone(&self.readings);
         readings.moves.fetch_add(1, Ordering::AcqRel);
-        emptied
+        // The kernel's own stores to what is emptied are not to be seen before that.
+        fence(Ordering::Release);
+        let gone = go(self);
+        readings.moves.fetch_add(1, Ordering::AcqRel);
+        gone
     }
 
     /// Adds to what a backend counted.
