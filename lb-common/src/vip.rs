@@ -1,11 +1,11 @@
 //! How a packet finds its VIP, and what the daemon remembers of one.
 //!
-//! The keys lie in a perfect hash table, by "hash and displace" (Belazzougui, Botelho and Dietzfelbinger, "Hash, displace,
-//! and compress", ESA 2009, §2): a key's hash names a bucket, the bucket has a multiplier, and that and the hash name the
-//! one place where the key is, if it is anywhere. The daemon, which knows all keys, chooses for each bucket a multiplier
-//! with which its keys meet no other's. To change what is in a bucket it writes all of it to places where nobody looks,
-//! and then the multiplier: one store, before which every packet finds what was there, and behind it what is there now. A key
-//! that goes is cleared where it is.
+//! The keys lie in a perfect hash table, by "hash and displace" (Belazzougui, Botelho and Dietzfelbinger, "Hash,
+//! displace, and compress", ESA 2009, §2): a key's hash names a bucket, the bucket has a multiplier, and that and the
+//! hash name the one place where the key is, if it is anywhere. The daemon, which knows all keys, chooses for each bucket
+//! a multiplier with which its keys meet no other's. To change what is in a bucket it writes all of it to places where
+//! nobody looks, and then the multiplier: one store, before which every packet finds what was there, and behind it what
+//! is there now. A key that goes is cleared where it is.
 
 use crate::{Address, Be16, Be32, Via};
 

@@ -9,7 +9,7 @@ use aya_ebpf::{
 
 use lb_common::{Address, Be32};
 
-use crate::wire::{ETHERNET_LEN, Frame, VLAN_LEN};
+use crate::wire::Frame;
 
 /// The frame that an XDP program was called for.
 pub struct XdpFrame<'a> {
@@ -102,32 +102,23 @@ impl<'a> XdpFrame<'a> {
         true
     }
 
-    /// Writes all headers of a frame without a tag: the Ethernet addresses, the ethertype and `N` words behind it;
-    /// whether the frame has room for them. One check for all of it, where `set_words` makes one each.
+    /// Writes all headers of a frame: the `A` words of the Ethernet addresses, and of a tag behind them where it has one,
+    /// the ethertype, and `N` words behind it; whether the frame has room for them. One check for all of it, where
+    /// `set_words` makes one each.
     #[inline(always)]
     #[must_use]
-    pub fn set_headers<const N: usize>(&self, macs: [u32; 3], ethertype: u16, words: [u32; N]) -> bool {
-        let Some(pointer) = self.pointer(0, ETHERNET_LEN + 4 * N) else { return false };
+    pub fn set_headers<const A: usize, const N: usize>(
+        &self,
+        addresses: [u32; A],
+        ethertype: u16,
+        words: [u32; N],
+    ) -> bool {
+        let Some(pointer) = self.pointer(0, 4 * A + 2 + 4 * N) else { return false };
         // SAFETY: `pointer` checked that the frame has all of these bytes.
         unsafe {
-            access::store_words(pointer, macs);
-            access::store_half(pointer.add(ETHERNET_LEN - 2), ethertype);
-            access::store_words(pointer.add(ETHERNET_LEN), words);
-        }
-        true
-    }
-
-    /// The same of a frame with a tag, which is the fourth word of `addresses`.
-    #[inline(always)]
-    #[must_use]
-    pub fn set_tagged_headers<const N: usize>(&self, addresses: [u32; 4], ethertype: u16, words: [u32; N]) -> bool {
-        const LEN: usize = ETHERNET_LEN + VLAN_LEN;
-        let Some(pointer) = self.pointer(0, LEN + 4 * N) else { return false };
-        // SAFETY: as above.
-        unsafe {
             access::store_words(pointer, addresses);
-            access::store_half(pointer.add(LEN - 2), ethertype);
-            access::store_words(pointer.add(LEN), words);
+            access::store_half(pointer.add(4 * A), ethertype);
+            access::store_words(pointer.add(4 * A + 2), words);
         }
         true
     }

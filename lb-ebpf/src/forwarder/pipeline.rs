@@ -49,8 +49,8 @@ pub fn run(context: &XdpContext) -> u32 {
     }
 }
 
-/// The way of a packet of one family, whose header is at `offset`; no verdict where it is not for
-/// a VIP, or its frame not for this host.
+/// The way of a packet of one family, whose header is at `offset`; no verdict where it is not for a
+/// VIP, or its frame not for this host.
 #[inline(always)]
 fn walk<H: Vips>(frame: &XdpFrame, offset: usize) -> Result<Option<u32>, Dropped> {
     let found = flow::<H>(frame, offset);

@@ -1,5 +1,4 @@
-//! The ways that frames leave by: next hops of backends, and the interfaces that packets can be
-//! redirected to.
+//! The ways that frames leave by: next hops of backends, and the interfaces that packets can be redirected to.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -107,8 +107,8 @@ pub struct BackendSlots {
 }
 
 /// Slots by backend, of every table that was counted since it was written: to count the tables of thousands of VIPs is
-/// to read
-/// hundreds of megabytes.
+/// to read hundreds
+/// of megabytes.
 #[derive(Debug, Default)]
 pub struct SlotCounts(Mutex<Counted>);
 
@@ -186,8 +186,8 @@ impl View {
     /// The kernel does not let a map be read.
     pub fn counters_of(&self, with_backends: &impl Fn(&str) -> bool) -> Result<Counts, Error> {
         let maps = &self.readings;
-        let counted = maps.while_none_moves(|| Ok((self.counted(with_backends)?, maps.drops(NO_ID)?)));
-        let ((vips, backends), others) = counted.map_err(|error: Error| error)?;
+        let counted = || -> Result<_, Error> { Ok((self.counted(with_backends)?, maps.drops(NO_ID)?)) };
+        let ((vips, backends), others) = maps.while_none_moves(counted)?;
         let drops = vips.iter().map(|vip| vip.drops).fold(others, Drops::plus);
         let flow_packets = FlowOutcome::ALL.into_iter().map(|outcome| Ok((outcome, maps.flow_packets(outcome)?)));
         Ok(Counts { vips, backends, drops, flow_packets: flow_packets.collect::<Result<_, Error>>()? })

@@ -120,7 +120,7 @@ fn set_headers<const N: usize>(
         frame.set_headers(next_hop.macs, ethertype.wire(), words)
     } else {
         let [a, b, c] = next_hop.macs;
-        frame.set_tagged_headers([a, b, c, encap::vlan_tag(next_hop)], ethertype.wire(), words)
+        frame.set_headers([a, b, c, encap::vlan_tag(next_hop)], ethertype.wire(), words)
     };
     written.then_some(()).ok_or_else(|| cold(DropReason::Truncated))
 }

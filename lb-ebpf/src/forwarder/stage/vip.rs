@@ -50,8 +50,8 @@ impl Vips for Ipv6 {
 }
 
 /// The multiplier of the bucket of a key. The address of the key's place is computed from it, so that nothing there is
-/// read that is older than it (see [`lb_common::NextHopCell::current`]); the route at the place stays there until
-/// no packet is on its way that read the multiplier.
+/// read that is older than it (see [`lb_common::NextHopCell::current`]); the route at the place stays there until no
+/// packet is on its way that read the multiplier.
 #[inline(always)]
 fn multiplier(hash: VipHash) -> Option<u32> {
     let bucket = hash.bucket(maps::bucket_mask());

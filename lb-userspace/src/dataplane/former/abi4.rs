@@ -31,7 +31,7 @@ struct Backend {
     in_use: u32,
     halves: [NextHop; 2],
     pin: MacPin,
-    reserved: [u32; 2],
+    _reserved: [u32; 2],
 }
 
 // SAFETY: `repr(C)`, `Copy`, made of integers without padding, any bytes valid.
@@ -45,23 +45,20 @@ const _: () = assert!(BACKEND_LEN == 128);
 /// The backends.
 pub fn put_backends(backends: &Bytes, today: &mut Maps) -> Result<(), Error> {
     backends.each(|key, value| {
-        let backend: Backend = read(value);
-        let Backend { address, outer_source, outer_source_mask, outer_sum, vip, forward, weight, state, .. } = backend;
-        let Backend { successor, in_use, halves, pin, reserved: _, .. } = backend;
-        let next_hop = halves.get(in_use as usize).copied();
-        if vip != NO_ID {
+        let former: Backend = read(value);
+        if former.vip != NO_ID {
             let entry = Entry {
-                address,
-                outer_source,
-                outer_source_mask,
-                outer_sum,
-                vip,
-                forward,
-                weight,
-                state,
-                successor,
-                next_hop,
-                pin,
+                address: former.address,
+                outer_source: former.outer_source,
+                outer_source_mask: former.outer_source_mask,
+                outer_sum: former.outer_sum,
+                vip: former.vip,
+                forward: former.forward,
+                weight: former.weight,
+                state: former.state,
+                successor: former.successor,
+                next_hop: former.halves.get(former.in_use as usize).copied(),
+                pin: former.pin,
             };
             today.put_backend(index(key), entry);
         }

@@ -1,8 +1,9 @@
 //! A data plane whose maps this version would make in another way: read by the layouts that they have, and brought into
 //! a generation of today's, so that flows, moving slots, ids and counts go on.
 //!
-//! A map that is laid out as today is the same map in both, but for counters from which others are computed. Any other one is made anew and its entries are converted:
-//! before the links are handed over, and what packets write once more after it.
+//! A map that is laid out as today is the same map in both, but for counters from which others are computed. Any other
+//! one is made anew and its entries are converted: before the links are handed over, and what packets write once more
+//! after it.
 
 mod abi4;
 mod bytes;

@@ -14,7 +14,7 @@ use crate::{
     plan::Entry,
 };
 
-/// The place of no next hop.
+/// The place of no next hop, at which none is ever written.
 const NOWHERE: u32 = 0;
 
 /// The entries of all backends.
@@ -25,7 +25,8 @@ pub(super) struct Backends {
     book: Book,
 }
 
-/// Which next hops are in use. Nothing of it is in the maps: it is counted when they are read ([`Backends::take_account`]).
+/// Which next hops are in use. Nothing of it is in the maps: it is counted when they are read
+/// ([`Backends::take_account`]).
 #[derive(Default)]
 struct Book {
     /// Place → backends that have it.
@@ -72,10 +73,10 @@ impl Backends {
 
     /// Every backend, by id.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, Entry)> {
-        self.entries.iter().filter(|(_, entry)| entry.vip != NO_ID).map(|(id, entry)| {
-            let next_hop = self.cells.load(entry.hop).current().copied();
-            (id, Entry::new(entry, self.records.load(id), next_hop.filter(|_| entry.hop != NOWHERE)))
-        })
+        self.entries
+            .iter()
+            .filter(|(_, entry)| entry.vip != NO_ID)
+            .map(|(id, entry)| (id, Entry::new(entry, self.records.load(id), self.next_hop(entry.hop))))
     }
 
     /// Finds out which next hops are in use.

@@ -100,12 +100,12 @@ impl Keys {
     fn put(&mut self, key: VipKey, route: VipRoute) -> Result<(), Error> {
         let bucket = self.bucket(&key);
         let before = self.book.buckets.get(&bucket).cloned().unwrap_or_default();
-        let others =
-            before.iter().filter(|(other, _)| *other != key).map(|(other, place)| (*other, self.route(*place)));
-        let keys: Vec<_> = others.chain([(key, route)]).collect();
         if before.iter().any(|(other, place)| *other == key && self.route(*place) == route) {
             return Ok(());
         }
+        let others =
+            before.iter().filter(|(other, _)| *other != key).map(|(other, place)| (*other, self.route(*place)));
+        let keys: Vec<_> = others.chain([(key, route)]).collect();
         let found = self.free_places(bucket, &keys).or_else(|| {
             self.wait();
             self.free_places(bucket, &keys)
@@ -157,6 +157,7 @@ impl Keys {
     fn free_places(&self, bucket: u32, keys: &[(VipKey, VipRoute)]) -> Option<(u32, Vec<Place>)> {
         let mut places = Vec::with_capacity(keys.len());
         let copies = self.book.left.get(&bucket).map(Vec::as_slice).unwrap_or_default();
+        let in_force = self.buckets.half(bucket).load(Ordering::Acquire);
         (0..TRIED).map(|number| number.wrapping_mul(0x9e37_79b9) | 1).find_map(|multiplier| {
             places.clear();
             if copies.iter().any(|(key, place)| self.place(key, multiplier) == *place) {
@@ -164,7 +165,7 @@ impl Keys {
             }
             for (key, _) in keys {
                 let place = self.place(key, multiplier);
-                let is_looked_at = place == self.place(key, self.multiplier(key));
+                let is_looked_at = place == self.place(key, in_force);
                 if is_looked_at || self.book.taken.contains(&place) || places.contains(&place) {
                     return None;
                 }
