@@ -65,12 +65,14 @@ fn print(report: &Report) {
     let outcomes = report.phases.iter().flat_map(|phase| phase.outcomes.keys());
     for outcome in outcomes.collect::<std::collections::BTreeSet<_>>() {
         let packets = |phase: &Phase| thousands(phase.outcomes.get(outcome).copied().unwrap_or(0));
-        row(&format!("flow tables: {outcome}"), &packets);
+        row(&format!("flow table: {outcome}"), &packets);
     }
-    let [established, embryonic] = report.room.map(thousands);
-    row(&format!("established entries, of {established}"), &|phase| change(phase, |usage| usage.entries[0]));
-    row(&format!("embryonic entries, of {embryonic}"), &|phase| change(phase, |usage| usage.entries[1]));
-    row("embryonic entries that gave way or expired", &|phase| thousands(phase.gone_embryos()));
+    row(&format!("established entries, room for {}", thousands(report.room)), &|phase| {
+        change(phase, |usage| usage.entries[0])
+    });
+    row("embryonic entries", &|phase| change(phase, |usage| usage.entries[1]));
+    row("embryonic entries that expired", &|phase| thousands(phase.gone_embryos()));
+    row("flows that were refused", &|phase| thousands(phase.refused()));
     row("memory of all maps, KiB", &|phase| change(phase, |usage| usage.map_bytes / 1024));
     row("memory of the daemon, KiB", &|phase| change(phase, |usage| usage.daemon_bytes / 1024));
     println!("{table}");

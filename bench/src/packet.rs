@@ -62,7 +62,7 @@ const ALL: [(Kind, Flows); 10] = [
     (Kind::Syn, Flows::New),
     (Kind::Short, Flows::Bits(16)),
     (Kind::Udp, Flows::Bits(0)),
-    (Kind::Udp, Flows::Bits(20)),
+    (Kind::Udp, Flows::Bits(16)),
     (Kind::Udp, Flows::New),
 ];
 const FEW: [(Kind, Flows); 2] = [BASE, (Kind::Ack, Flows::Bits(20))];
@@ -158,6 +158,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
             case.measure(repeat / 16)?;
             let nanoseconds = case.measure(repeat)?;
             case.sample.add(nanoseconds);
+            case.forget_new_flows(&balancers);
         }
     }
     for balancer in &balancers {
@@ -265,13 +266,24 @@ impl Case {
     fn introduce_flows(&mut self, balancers: &[Balancer]) -> anyhow::Result<()> {
         let packets = self.traffic.introduction();
         if self.traffic.flows == Flows::New {
-            return self.measure(packets).map(drop);
+            self.measure(packets)?;
+            self.forget_new_flows(balancers);
+            return Ok(());
         }
         let introduction = entry(self.subject, self.traffic, Order::Introduction, balancers)?;
         let rounds = std::mem::replace(&mut self.entry, introduction);
         self.measure(packets)?;
         self.entry = rounds;
         Ok(())
+    }
+
+    /// Lets the load balancer forget flows that came anew.
+    fn forget_new_flows(&self, balancers: &[Balancer]) {
+        if let (Flows::New, Subject::Balancer(mode, state)) = (self.traffic.flows, self.subject)
+            && let Some(balancer) = balancers.iter().find(|balancer| balancer.is(mode, state))
+        {
+            balancer.forget_embryos();
+        }
     }
 
     /// Nanoseconds per repetition, those of the entry program included; the kernel tells whole ones.

@@ -1,8 +1,8 @@
 //! How the forwarder's maps are laid out: each has a version of its own, and all of them together the [`ABI`].
 
 use crate::{
-    Backend, BackendRecord, BucketLine, Counters, Drops, FlowEntry, FlowKey, NextHopCell, OwnMac, Slot, SlotLine,
-    Vip4Place, Vip6Place, VipRecord, maps,
+    Allowance, Backend, BackendRecord, BucketLine, Counters, Drops, FlowGroup, FlowNames, HashKey, Intake, NextHopCell,
+    OwnMac, Slot, SlotLine, Vip4Place, Vip6Place, VipRecord, maps,
 };
 
 /// How a map is laid out.
@@ -37,10 +37,10 @@ impl Layout {
     pub const OLDEST_ABI: u32 = 4;
 
     /// From what the [`ABI`] is counted. A map that comes adds one to it, and one that goes its version.
-    const COUNTED_FROM: u32 = Self::OLDEST_ABI + 9;
+    const COUNTED_FROM: u32 = Self::OLDEST_ABI + 14;
 
     /// All that a daemon takes over from the one before.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::new::<u32, BucketLine>(maps::VIP_BUCKETS, 1).later(),
         Self::new::<u32, Vip4Place>(maps::VIPS4, 2),
         Self::new::<u32, Vip6Place>(maps::VIPS6, 2),
@@ -50,9 +50,11 @@ impl Layout {
         Self::new::<u32, Backend>(maps::BACKENDS, 2),
         Self::new::<u32, BackendRecord>(maps::BACKEND_RECORDS, 1).later(),
         Self::new::<u32, NextHopCell>(maps::NEXT_HOPS, 1).later(),
-        // In this order none is overlooked that is promoted while they are copied.
-        Self::new::<FlowKey, FlowEntry>(maps::EMBRYOS, 1),
-        Self::new::<FlowKey, FlowEntry>(maps::FLOWS, 1),
+        Self::new::<u32, FlowGroup>(maps::FLOWS, 2),
+        Self::new::<u32, FlowNames>(maps::FLOW_NAMES, 1).later(),
+        Self::new::<u32, HashKey>(maps::FLOW_SECRET, 1).later(),
+        Self::new::<u32, Allowance>(maps::ALLOWANCES, 1).later(),
+        Self::new::<u32, Intake>(maps::INTAKES, 1).later(),
         Self::new::<u32, OwnMac>(maps::OWN_MACS, 2),
         Self::new::<u32, Counters>(maps::BACKEND_COUNTERS, 1),
         Self::new::<u32, Drops>(maps::VIP_DROPS, 1).later(),

@@ -12,6 +12,7 @@ mod decap;
 mod drop_reason;
 mod features;
 mod flow;
+mod flow_table;
 mod forward;
 mod hash_key;
 mod layout;
@@ -27,7 +28,8 @@ pub use counters::{Counters, Drops};
 pub use decap::{DECAP_ABI, DECAP_VIP_BITS, DECAP_VIPS, DecapCounters, DecapOutcome, DecapSource};
 pub use drop_reason::DropReason;
 pub use features::Features;
-pub use flow::{FlowEntry, FlowKey, FlowOutcome, FlowState, Position, Tick};
+pub use flow::{FlowEntry, FlowKey, FlowKind, FlowOutcome, FlowParts, FlowState, Position, Progress, Tick};
+pub use flow_table::{Allowance, FlowGroup, FlowLine, FlowNames, FlowPlace, Intake};
 pub use forward::Forward;
 pub use hash_key::HashKey;
 pub use layout::{ABI, Layout};
@@ -63,11 +65,16 @@ pub mod maps {
     pub const BACKEND_RECORDS: &str = "BACKEND_RECORDS";
     /// Place → [`crate::NextHopCell`]; memory-mapped. That at place 0 is none.
     pub const NEXT_HOPS: &str = "NEXT_HOPS";
-    /// [`crate::FlowKey`] → [`crate::FlowEntry`], of flows of which two packets were seen; least recently used first
-    /// out.
+    /// Group of lines → [`crate::FlowGroup`]; memory-mapped.
     pub const FLOWS: &str = "FLOWS";
-    /// The same of flows of which one packet was seen.
-    pub const EMBRYOS: &str = "EMBRYOS";
+    /// The same → [`crate::FlowNames`]; memory-mapped.
+    pub const FLOW_NAMES: &str = "FLOW_NAMES";
+    /// 0 → the [`crate::HashKey`] by which flows find their lines and tags; written and read by the daemon only.
+    pub const FLOW_SECRET: &str = "FLOW_SECRET";
+    /// VIP id → [`crate::Allowance`]; memory-mapped.
+    pub const ALLOWANCES: &str = "ALLOWANCES";
+    /// VIP id → per-CPU [`crate::Intake`].
+    pub const INTAKES: &str = "INTAKES";
     /// Places of windows by interface → [`crate::OwnMac`]; memory-mapped.
     pub const OWN_MACS: &str = "OWN_MACS";
     /// Interface index → itself, for redirects.

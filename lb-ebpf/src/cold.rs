@@ -1,4 +1,4 @@
-//! What keeps the price of what is rare off the way of every packet.
+//! What the compiler must not know.
 
 use lb_common::DropReason;
 
@@ -17,4 +17,19 @@ pub fn cold(reason: DropReason) -> DropReason {
     }
     #[cfg(not(target_arch = "bpf"))]
     reason
+}
+
+/// The number, of which the compiler knows nothing. What is computed from it is computed from what was compared with a
+/// bound, which the compiler would else compute once more from what it came from, where the verifier sees no bound.
+#[inline(always)]
+pub fn opaque(number: u32) -> u32 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut number = u64::from(number);
+        // SAFETY: a move of a register to itself.
+        unsafe { core::arch::asm!("{0} = {0}", inout(reg) number, options(pure, nomem, nostack)) };
+        number as u32
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    number
 }

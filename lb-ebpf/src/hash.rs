@@ -8,7 +8,7 @@
 //! quality, and hides that the sum grows by equal steps along the ports of one client. ADR 13 says what this keeps from
 //! whom.
 
-use lb_common::{Address, Be32, HashKey};
+use lb_common::{Address, Be32, FlowKey, FlowLine, HashKey};
 
 /// A 64-bit hash. Its upper half chooses the slot and its lower half everything that is to vary by flow besides, so
 /// that the two choices are independent.
@@ -54,6 +54,44 @@ impl FlowHash {
     #[inline(always)]
     pub const fn entropy(self) -> u32 {
         self.0 as u32
+    }
+}
+
+/// A 64-bit hash of a flow's name under a key that is never public: where its entry is in the flow table, and by which
+/// tag that is known there.
+///
+/// Whoever finds two flows with one tag and one line makes a packet of one be taken for one of the other. With a key
+/// that he does not know he cannot look for them, and of two flows that he does not choose by it, one in 2^32 meets the
+/// other's tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowTag(u64);
+
+impl FlowTag {
+    /// Of a flow.
+    #[inline(always)]
+    pub fn of(key: &impl Key, flow: &FlowKey) -> Self {
+        let [a, b, c, d] = flow.source.0;
+        let sum = key
+            .word(0)
+            .wrapping_add(product(key, 1, d.wire(), flow.ports))
+            .wrapping_add(product(key, 3, c.wire(), flow.service))
+            .wrapping_add(product(key, 5, a.wire(), b.wire()));
+        Self(mix(key, sum))
+    }
+
+    /// Group and number in it of the flow's home line, in a table of so many groups.
+    #[inline(always)]
+    pub const fn home(self, groups: u32) -> (u32, u32) {
+        const A_GROUP: u64 = FlowLine::A_GROUP as u64;
+        let line = ((self.0 >> 32) * groups as u64) >> (32 - A_GROUP.ilog2());
+        ((line / A_GROUP) as u32, (line % A_GROUP) as u32)
+    }
+
+    /// The tag, which is never 0.
+    #[inline(always)]
+    pub const fn tag(self) -> u32 {
+        let tag = self.0 as u32;
+        if tag == 0 { 1 } else { tag }
     }
 }
 

@@ -12,6 +12,10 @@ pub mod hash;
 pub mod rules;
 pub mod wire;
 
+/// Atomic operations on words of maps, which rustc has no names for on the eBPF target.
+#[cfg(all(feature = "bpf", target_arch = "bpf"))]
+pub mod atomic;
+
 /// What `bpf` programs share and other targets cannot build.
 #[cfg(feature = "bpf")]
 pub mod xdp;

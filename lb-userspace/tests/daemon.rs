@@ -779,7 +779,7 @@ fn flows_are_listed_counted_and_narrowed_down() {
     bed.refused("flows --vip web --backend 10.0.1.99", 1, "VIP `web` has no backend `10.0.1.99`");
 
     let tracking = || bed.json("status")["tracking"].clone();
-    eventually("a sweep sees them", || tracking()["embryonic"]["entries"] == 3, || tracking().to_string());
+    eventually("a sweep sees them", || tracking()["flows"]["embryonic"] == 3, || tracking().to_string());
     assert_eq!(bed.backend(backend)["flows"], of_backend);
     let opened =
         bed.json("stats")["tracked"].as_array().unwrap().iter().find(|was| was["outcome"] == "opened").cloned();

@@ -85,7 +85,15 @@ impl Forwarder {
         dataplane.set_own_macs(&own_macs);
         let program = pins.program()?;
         let upkeep = Upkeep::of(&mut dataplane);
-        Ok(Self { dataplane, upkeep, program, next_hop, own_macs, pins })
+        let forwarder = Self { dataplane, upkeep, program, next_hop, own_macs, pins };
+        forwarder.admit_all();
+        Ok(forwarder)
+    }
+
+    /// Lets every VIP enter as many flows as there is room for, until the next sweep says otherwise.
+    pub fn admit_all(&self) {
+        let view = self.dataplane.view();
+        view.state().vips().keys().for_each(|vip| view.intakes().allow(*vip, u32::MAX));
     }
 
     /// Changes to another config, as a running daemon would.
@@ -102,13 +110,13 @@ impl Forwarder {
         assert_eq!(self.dataplane.set_own_macs(&self.own_macs), []);
     }
 
-    /// Sweeps the flow tables once, as a running daemon does every second.
+    /// Sweeps the flow table once, as a running daemon does every second.
     pub fn sweep(&mut self) -> anyhow::Result<()> {
-        let swept = self.upkeep.sweep(&mut self.dataplane)?.run()?;
+        let swept = self.upkeep.sweep(&mut self.dataplane).run()?;
         Ok(self.upkeep.apply_sweep(&mut self.dataplane, swept)?)
     }
 
-    /// How the flow tables and the slots are used, as of the last sweep.
+    /// How the flow table and the slots are used, as of the last sweep.
     pub fn usage(&self) -> Usage {
         self.upkeep.view().usage(&self.dataplane.view())
     }

@@ -19,6 +19,7 @@ pub mod maps;
 pub mod naru;
 pub mod netns;
 pub mod pattern;
+pub mod repair;
 pub mod server;
 pub mod service;
 pub mod site;

@@ -9,10 +9,10 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
+use aya::maps::{Array, Map, MapData, PerCpuArray};
 use lb_common::{
-    Backend, BackendRecord, BucketLine, FlowEntry, FlowKey, FlowOutcome, Layout, Slot, SlotLine, SlotWord, Vip4Place,
-    Vip6Place, VipHash, VipRecord, VipRoute, maps,
+    Backend, BackendRecord, BucketLine, FlowEntry, FlowGroup, FlowKey, FlowLine, FlowNames, FlowOutcome, Layout,
+    Progress, Slot, SlotLine, SlotWord, Vip4Place, Vip6Place, VipHash, VipRecord, VipRoute, maps,
 };
 use memmap2::MmapOptions;
 
@@ -88,13 +88,15 @@ fn slots(bpffs: &Path) -> anyhow::Result<Vec<Slot>> {
     Ok(words.as_chunks().0.iter().map(slot).collect())
 }
 
-/// Entries of the table of established and of that of embryonic flows, counted one by one.
+/// Established and embryonic entries, counted one by one.
 ///
 /// # Errors
 ///
 /// As with [`dump`].
 pub fn flow_entries(bpffs: &Path) -> anyhow::Result<[u64; 2]> {
-    Ok([flow_keys(bpffs, maps::FLOWS)?.len() as u64, flow_keys(bpffs, maps::EMBRYOS)?.len() as u64])
+    let flows = flows(bpffs)?;
+    let once = flows.iter().filter(|(_, entry)| entry.progress() == Progress::Once).count();
+    Ok([(flows.len() - once) as u64, once as u64])
 }
 
 /// The established flows that are remembered.
@@ -103,15 +105,19 @@ pub fn flow_entries(bpffs: &Path) -> anyhow::Result<[u64; 2]> {
 ///
 /// As with [`dump`].
 pub fn established(bpffs: &Path) -> anyhow::Result<HashSet<FlowKey>> {
-    flow_keys(bpffs, maps::FLOWS)
+    let established = flows(bpffs)?.into_iter().filter(|(_, entry)| entry.progress() != Progress::Once);
+    Ok(established.map(|(key, _)| key).collect())
 }
 
-fn flow_keys(bpffs: &Path, name: &str) -> anyhow::Result<HashSet<FlowKey>> {
-    let table: HashMap<_, FlowKey, FlowEntry> = Map::LruHashMap(open(bpffs, name)?).try_into()?;
-    table.keys().map(|key| key.with_context(|| format!("cannot read {name}"))).collect()
+fn flows(bpffs: &Path) -> anyhow::Result<Vec<(FlowKey, FlowEntry)>> {
+    let lines: Vec<FlowLine> = values(mapped::<FlowGroup>(bpffs, maps::FLOWS)?);
+    let keys: Vec<FlowKey> = values(mapped::<FlowNames>(bpffs, maps::FLOW_NAMES)?);
+    let places = lines.iter().flat_map(|line| line.tags.iter().zip(&line.entries));
+    let flows = places.zip(keys).filter(|((tag, entry), _)| **tag != 0 && entry.is_some());
+    Ok(flows.map(|((_, entry), key)| (key, *entry)).collect())
 }
 
-/// Packets that the flow tables were asked for, in the order of [`FlowOutcome::ALL`].
+/// Packets that the flow table was asked for, in the order of [`FlowOutcome::ALL`].
 ///
 /// # Errors
 ///

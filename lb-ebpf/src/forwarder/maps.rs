@@ -5,11 +5,11 @@ use aya_ebpf::{
     Global,
     bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, DevMapHash, LruHashMap, PerCpuArray},
+    maps::{Array, DevMapHash, PerCpuArray},
 };
 use lb_common::{
-    Backend, BucketLine, Counters, Drops, Features, FlowEntry, FlowKey, FlowOutcome, HashKey, NextHopCell, OwnMac,
-    Slot, SlotLine, Vip4Place, Vip6Place,
+    Allowance, Backend, BucketLine, Counters, Drops, Features, FlowGroup, FlowNames, FlowOutcome, HashKey, Intake,
+    NextHopCell, OwnMac, Slot, SlotLine, Vip4Place, Vip6Place,
 };
 use lb_ebpf::hash::Key;
 
@@ -28,9 +28,13 @@ pub static BACKENDS: Array<Backend> = Array::with_max_entries(1, BPF_F_MMAPABLE)
 #[map]
 pub static NEXT_HOPS: Array<NextHopCell> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
-pub static FLOWS: LruHashMap<FlowKey, FlowEntry> = LruHashMap::with_max_entries(1, 0);
+pub static FLOWS: Array<FlowGroup> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
-pub static EMBRYOS: LruHashMap<FlowKey, FlowEntry> = LruHashMap::with_max_entries(1, 0);
+pub static FLOW_NAMES: Array<FlowNames> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+pub static ALLOWANCES: Array<Allowance> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+pub static INTAKES: PerCpuArray<Intake> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static OWN_MACS: Array<OwnMac> = Array::with_max_entries(OwnMac::PLACES, BPF_F_MMAPABLE);
 #[map]
@@ -55,8 +59,32 @@ static VIP_MASKS: [Global<u32>; 3] = [const { Global::new(0) }; 3];
 #[unsafe(no_mangle)]
 static HASH_KEY: [Global<u64>; HashKey::WORDS] = [const { Global::new(0) }; HashKey::WORDS];
 
-/// The key that this program was loaded with.
+/// Number of groups of the flow table.
+#[unsafe(no_mangle)]
+static FLOW_GROUPS: Global<u32> = Global::new(1);
+
+/// The words of the key that flows find their lines and tags by, which the loader always sets.
+#[unsafe(no_mangle)]
+static FLOW_SECRET: [Global<u64>; HashKey::WORDS] = [const { Global::new(0) }; HashKey::WORDS];
+
+/// The key of the flow hash that this program was loaded with.
 pub struct LoadedKey;
+
+/// The key of the flow table.
+pub struct FlowSecret;
+
+impl Key for FlowSecret {
+    #[inline(always)]
+    fn word(&self, position: usize) -> u64 {
+        FLOW_SECRET.get(position).map_or(0, Global::load)
+    }
+}
+
+/// Number of groups of the flow table.
+#[inline(always)]
+pub fn flow_groups() -> u32 {
+    FLOW_GROUPS.load()
+}
 
 impl Key for LoadedKey {
     #[inline(always)]

@@ -1,125 +1,280 @@
-//! The rules of flow tracking: which backend a packet goes to on a slot that moves, and what the flow tables learn from
+//! The rules of flow tracking: which backend a packet goes to on a slot that moves, and what the flow table learns from
 //! it.
 //!
 //! After Mendelson et al., "Load Balancing with JET: Just Enough Tracking for Connection Consistency" (CoNEXT 2021),
 //! which tracks only what a change can put at risk, and the second chance of GitHub's GLB director. Pure: the `flow`
 //! stage looks entries up and writes them, tests and models run the same rules on the host.
 //!
-//! That a client has ended its TCP connection is believed of a FIN or RST only where its sequence number is the one
-//! that the stream had come to (as RFC 5961 §3.2 has receivers do): who does not see the stream cannot make its entry
-//! go.
+//! **A SYN binds only its own stream.** naru sees one direction, so it cannot know which of two streams on one four-tuple
+//! is real; it keeps them apart. A TCP flow may have two entries: *opened*, by a SYN, for the current owner of its slot,
+//! and *kept*, for the settled owner. A segment that the opened stream may have ([`FlowEntry::holds`]) goes to its
+//! backend, unless the kept one has the better claim ([`is_kept`]); a SYN counts by its own sequence number. Everything
+//! else goes where what is kept goes, and without that to the settled owner, and is kept there from then on, unless it is
+//! a SYN or a RST. A SYN opens a stream only where none is open. So a stranger's SYN makes a stream of its own beside the
+//! real one, and to take the real one's segments he must guess where it is, to one part in 2^15.
+//!
+//! **FIN and RST** are believed only where the stream has come to (as RFC 5961 §3.2 has receivers do), and never once a
+//! segment was far ahead of that: whoever does not see the stream can neither make its entry go by trying all places,
+//! nor lead it to where he knows it. An entry that is closing gives way to a SYN only after it has been silent for
+//! [`REUSED_AFTER`].
 //!
 //! A SYN with FIN or RST opens nothing and ends nothing: no client sends it, every receiver discards it or answers with
 //! RST. It goes where any other packet of its flow would, so that the backend answers as it would without a load
-//! balancer, and the tables learn nothing from it: whoever sends such by the million fills no table and keeps no entry
-//! alive.
+//! balancer, and the table learns nothing from it.
 
-use lb_common::{FlowEntry, FlowOutcome, FlowState, NO_ID, Position, Slot, Tick};
+use lb_common::{FlowEntry, FlowKind, FlowOutcome, FlowParts, NO_ID, Position, Progress, Slot, Tick};
 
 use crate::wire::{TCP, TcpFlags, Transport};
 
-/// What becomes of a packet and of its flow's entry.
+/// Ticks for which a stream that has ended must have been silent before a SYN opens another one in its place: four
+/// seconds, for a forged end shows by then that it was none, as the client sends on.
+pub const REUSED_AFTER: u16 = 4;
+
+/// Steps of 32 KiB that a segment may be ahead of where its stream goes on without a jump: what is on its way at once
+/// before the window is scaled.
+const NO_JUMP: i32 = 2;
+
+/// Steps of 32 KiB, either way, beyond which a segment is on no account one of a stream: 16 MiB.
+const FAR: u32 = (16 << 20) >> 15;
+
+/// What the table has of a packet's flow; entries of no backend where it has none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Of the stream that a SYN opened.
+    pub opened: FlowEntry,
+    /// Of what is kept for a settled owner, or of datagrams.
+    pub kept: FlowEntry,
+}
+
+/// What becomes of a packet and of its flow's entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// The entry of the flow from now on; the packet goes to its backend.
+    /// The packet goes to the backend of this entry.
     pub entry: FlowEntry,
+    /// What becomes of the entry.
+    pub write: Write,
     /// What this was.
     pub outcome: FlowOutcome,
 }
 
-/// Of a packet whose flow has an entry; `is_down`: the entry's backend is down.
+/// What becomes of a decision's entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Nothing.
+    Nothing,
+    /// It takes the place of the flow's entry of its kind.
+    Replace,
+    /// It gets a place. Where there is none, the packet goes to the settled owner, or if that is down to the current.
+    Enter,
+}
+
+/// Of a packet on this slot. `always`: the VIP tracks every flow; `is_down` is asked of the backend that an entry names,
+/// or of the slot's settled owner.
 #[inline(always)]
-pub fn follow(entry: FlowEntry, slot: Slot, transport: &Transport, now: Tick, is_down: bool) -> Decision {
-    if transport.contradicts() {
-        let entry = if is_down { entry.of_backend(slot.current()) } else { entry };
-        return Decision { entry, outcome: if is_down { FlowOutcome::Rerouted } else { FlowOutcome::Known } };
+pub fn decide(
+    seen: &Seen,
+    slot: Slot,
+    transport: &Transport,
+    now: Tick,
+    always: bool,
+    is_down: impl Fn(u32) -> bool,
+) -> Decision {
+    let at = Position::of(transport.sequence());
+    let Seen { opened, kept } = *seen;
+    let reopens = opened.is_some() && transport.opens() && has_ended(opened, now);
+    let opens = transport.opens() && (!opened.is_some() || reopens);
+    let entry = if opened.is_some() && !reopens && opened.holds(at) && !is_kept(opened, kept, at) {
+        opened
+    } else if opens {
+        FlowEntry::default()
+    } else {
+        kept
+    };
+    if entry.is_some() {
+        return follow(entry, slot, transport, now, is_down(entry.backend()));
     }
-    let opens = transport.opens();
+    let is_at_risk = always || slot.current() != slot.settled_owner() || kept.is_some();
+    let decision = enter(slot, transport, now, opens, is_at_risk, is_down);
+    if reopens && slot.current() != NO_ID {
+        return Decision { write: Write::Replace, outcome: FlowOutcome::Reopened, ..decision };
+    }
+    decision
+}
+
+/// Whether a packet changes nothing in its flow's only entry, whose backend is not down, and goes there: so it is with
+/// most. What [`decide`] says too, but for less.
+#[inline(always)]
+pub fn changes_nothing(entry: FlowEntry, transport: &Transport, now: Tick) -> bool {
+    let parts = entry.parts();
+    let TcpFlags(flags) = transport.flags();
+    let marks = TcpFlags::SYN.0 | TcpFlags::FIN.0 | TcpFlags::RST.0;
+    let begin = Position::of(transport.sequence());
+    let end = Position::of(transport.sequence().wrapping_add(transport.data_len()));
+    let is_first_data = parts.level == 0 && transport.data_len() > 0;
+    matches!(parts.progress, Progress::Open)
+        && parts.seen.0 == now.0
+        && (transport.protocol != TCP
+            || flags & marks == 0 && begin.from(parts.next) == 0 && end.from(parts.next) == 0 && !is_first_data)
+}
+
+/// Whether a segment at `at`, which the opened stream may have, is the kept one's.
+///
+/// Neither is real because it came first: a stranger's SYN may have come before a silent client's next segment, and his
+/// guess after an honest SYN. What tells them apart is what they have carried. A real stream comes past every sequence
+/// number sooner or later, so also past a place where a stranger has put another one: there the one that has carried
+/// more keeps its segments, retransmissions included; between two that have carried as much, the nearer does.
+#[inline(always)]
+fn is_kept(opened: FlowEntry, kept: FlowEntry, at: Position) -> bool {
+    if !kept.is_some() || !kept.holds(at) || kept.level() < opened.level() {
+        return false;
+    }
+    let (from_opened, from_kept) = (opened.distance(at), kept.distance(at));
+    if kept.level() == opened.level() {
+        from_kept < from_opened
+    } else {
+        // What follows on the opened stream is its own, unless it follows on both.
+        from_opened > 0 || from_kept == 0
+    }
+}
+
+/// Where a packet goes whose flow was to get an entry and found no place: where the next of its flow will go, which will
+/// find as little.
+#[inline(always)]
+pub fn refused(seen: &Seen, slot: Slot, is_down: impl Fn(u32) -> bool) -> u32 {
+    let kept = seen.kept.backend();
+    if kept != NO_ID && !is_down(kept) {
+        kept
+    } else if is_down(slot.settled_owner()) {
+        slot.current()
+    } else {
+        slot.settled_owner()
+    }
+}
+
+/// Whether a SYN opens another stream in the place of this one.
+#[inline(always)]
+fn has_ended(entry: FlowEntry, now: Tick) -> bool {
+    matches!(entry.progress(), Progress::Fin | Progress::Rst) && now.since(entry.seen()) >= REUSED_AFTER
+}
+
+/// Of a packet that goes where an entry says.
+#[inline(always)]
+fn follow(entry: FlowEntry, slot: Slot, transport: &Transport, now: Tick, is_down: bool) -> Decision {
     if is_down {
-        // A connection that is under way ends with the RST that the current owner answers with.
-        let state = if opens || transport.protocol != TCP { state_of_first(transport) } else { FlowState::Fin };
-        let entry = FlowEntry::new(slot.current(), state, now, position_after(transport));
-        return Decision { entry, outcome: FlowOutcome::Rerouted };
+        return reroute(entry, slot, transport, now);
     }
-    if opens && entry.state().is_closing() {
-        return Decision { entry: first_entry(slot.current(), transport, now), outcome: FlowOutcome::Reopened };
-    }
-    let entry = if transport.protocol == TCP {
-        advanced(entry, transport, now)
-    } else {
-        FlowEntry::new(entry.backend(), FlowState::Open, now, entry.next())
-    };
-    Decision { entry, outcome: FlowOutcome::Known }
-}
-
-/// Whether a packet of a flow in the embryonic table shows that there is more to it than its first packet.
-#[inline(always)]
-pub fn promotes(transport: &Transport) -> bool {
-    !transport.flags().contains(TcpFlags::SYN) && !transport.flags().contains(TcpFlags::RST)
-}
-
-/// Of a packet whose flow has no entry: `Opened` and `Kept` say that it is to be entered. `always`: the VIP tracks
-/// every flow; `is_down`: the slot's settled owner is down.
-#[inline(always)]
-pub fn enter(slot: Slot, transport: &Transport, now: Tick, always: bool, is_down: bool) -> Decision {
+    let was_once = matches!(entry.progress(), Progress::Once);
     let is_tcp = transport.protocol == TCP;
-    let is_new = if is_tcp { transport.opens() } else { !slot.keeps_udp() };
-    let goes_to_current = is_new || is_down;
-    let backend = if goes_to_current { slot.current() } else { slot.settled_owner() };
-    let entry = first_entry(backend, transport, now);
-    let ends = transport.flags().contains(TcpFlags::RST) || transport.contradicts();
-    let is_at_risk = always || slot.current() != slot.settled_owner();
-    let outcome = if is_tcp && !is_new && is_down {
-        FlowOutcome::Rerouted
-    } else if !is_at_risk || ends || backend == NO_ID {
-        FlowOutcome::Passed
-    } else if goes_to_current {
-        FlowOutcome::Opened
-    } else {
-        FlowOutcome::Kept
+    // A SYN leaves no trace in what is kept, nor in what a SYN has opened unless it is that SYN once more.
+    let is_trace = !transport.contradicts() && (!transport.opens() || is_syn_of(entry));
+    let after = match (is_tcp, is_trace) {
+        (true, true) => advanced(entry, transport, now),
+        (true, false) => entry,
+        (false, _) => FlowParts { seen: now, progress: Progress::Open, ..entry.parts() }.pack(),
     };
-    Decision { entry, outcome }
+    let outcome = if is_tcp && !is_trace && transport.opens() {
+        FlowOutcome::Passed
+    } else if !was_once {
+        FlowOutcome::Known
+    } else if matches!(after.progress(), Progress::Once) {
+        FlowOutcome::Repeated
+    } else {
+        FlowOutcome::Promoted
+    };
+    let write = if after == entry { Write::Nothing } else { Write::Replace };
+    Decision { entry: after, write, outcome }
 }
 
-/// The entry after another TCP segment of its flow.
+/// Whether nothing but the SYN that opened it was seen of a stream.
+#[inline(always)]
+fn is_syn_of(entry: FlowEntry) -> bool {
+    matches!((entry.kind(), entry.progress()), (FlowKind::Opened, Progress::Once))
+}
+
+/// Of a packet whose entry's backend is down: its stream is the current owner's, who ends a connection that is under way
+/// with the RST that he answers with.
+#[inline(always)]
+fn reroute(entry: FlowEntry, slot: Slot, transport: &Transport, now: Tick) -> Decision {
+    let entry = if transport.contradicts() {
+        entry.of_backend(slot.current())
+    } else {
+        let first = first(entry.kind(), slot.current(), transport, now);
+        let is_new = transport.protocol != TCP || (transport.opens() && matches!(entry.kind(), FlowKind::Opened));
+        if is_new { first } else { FlowParts { progress: Progress::Fin, ..first.parts() }.pack() }
+    };
+    let write = if slot.current() == NO_ID { Write::Nothing } else { Write::Replace };
+    Decision { entry, write, outcome: FlowOutcome::Rerouted }
+}
+
+/// Of a packet that no entry is for. `opens`: it is a SYN, and no stream of its flow is open. `is_at_risk`: without an
+/// entry its stream might go elsewhere later.
+#[inline(always)]
+fn enter(
+    slot: Slot,
+    transport: &Transport,
+    now: Tick,
+    opens: bool,
+    is_at_risk: bool,
+    is_down: impl Fn(u32) -> bool,
+) -> Decision {
+    let is_tcp = transport.protocol == TCP;
+    let is_new = opens || !is_tcp && !slot.keeps_udp();
+    let is_down = !is_new && is_down(slot.settled_owner());
+    let backend = if is_new || is_down { slot.current() } else { slot.settled_owner() };
+    let kind = match (is_tcp, opens) {
+        (true, true) => FlowKind::Opened,
+        (true, false) => FlowKind::Kept,
+        (false, _) => FlowKind::Datagrams,
+    };
+    let entry = first(kind, backend, transport, now);
+    let ends = transport.flags().contains(TcpFlags::RST) || transport.flags().contains(TcpFlags::SYN) && !opens;
+    if is_tcp && is_down {
+        Decision { entry, write: Write::Nothing, outcome: FlowOutcome::Rerouted }
+    } else if !is_at_risk || ends || backend == NO_ID {
+        Decision { entry, write: Write::Nothing, outcome: FlowOutcome::Passed }
+    } else {
+        let outcome = if is_new || is_down { FlowOutcome::Opened } else { FlowOutcome::Kept };
+        Decision { entry, write: Write::Enter, outcome }
+    }
+}
+
+/// The entry after another segment of its stream.
 #[inline(always)]
 fn advanced(entry: FlowEntry, transport: &Transport, now: Tick) -> FlowEntry {
-    let at = Position::of(transport.sequence());
-    let continues = at.continues(entry.next());
+    let parts = entry.parts();
+    let steps = Position::of(transport.sequence()).from(parts.next);
     let (fin, rst) = (transport.flags().contains(TcpFlags::FIN), transport.flags().contains(TcpFlags::RST));
+    let continues = matches!(steps, -1..=1) && !parts.jumped;
     if rst && !continues {
         return entry;
     }
-    let state = match entry.state() {
-        _ if rst => FlowState::Rst,
-        _ if fin && continues => FlowState::Fin,
+    // What is kept is not bound to a window: whatever is not the opened stream's comes here.
+    let is_elsewhere = steps.unsigned_abs() > FAR;
+    let progress = match parts.progress {
+        _ if rst => Progress::Rst,
+        _ if fin && continues => Progress::Fin,
         // A client that has sent FIN sends nothing new, but it acknowledges for as long as the backend sends.
-        FlowState::Fin if transport.data_len() == 0 || at.from(entry.next()) < 0 => FlowState::Fin,
-        FlowState::Syn if transport.opens() => FlowState::Syn,
-        _ => FlowState::Open,
+        Progress::Fin if transport.data_len() == 0 || steps < 0 => Progress::Fin,
+        Progress::Once if transport.opens() => Progress::Once,
+        _ => Progress::Open,
     };
     let after = position_after(transport);
-    let next = match state {
-        FlowState::Syn => after,
-        _ => after.advanced_from(entry.next()),
-    };
-    FlowEntry::new(entry.backend(), state, now, next)
+    let is_ahead = after.from(parts.next) > 0 && !transport.opens();
+    let next = if is_ahead || is_elsewhere { after } else { parts.next };
+    // What is far away was not carried by this stream.
+    let carries = transport.data_len() > 0 && !is_elsewhere;
+    let level = if carries { entry.level_at(Position::of(transport.sequence()), next) } else { parts.level };
+    let jumped = parts.jumped || steps > NO_JUMP || is_elsewhere;
+    FlowParts { progress, seen: now, next, level, jumped, ..parts }.pack()
 }
 
 #[inline(always)]
-fn first_entry(backend: u32, transport: &Transport, now: Tick) -> FlowEntry {
-    FlowEntry::new(backend, state_of_first(transport), now, position_after(transport))
-}
-
-#[inline(always)]
-fn state_of_first(transport: &Transport) -> FlowState {
-    if transport.opens() {
-        FlowState::Syn
-    } else if transport.flags().contains(TcpFlags::FIN) {
-        FlowState::Fin
-    } else {
-        FlowState::Open
-    }
+fn first(kind: FlowKind, backend: u32, transport: &Transport, now: Tick) -> FlowEntry {
+    let is_fin = transport.flags().contains(TcpFlags::FIN);
+    let progress = if is_fin { Progress::Fin } else { Progress::Once };
+    // TCP Fast Open has data in the SYN (RFC 7413).
+    let level = (transport.data_len() > 0) as u32;
+    FlowParts { backend, kind, progress, seen: now, next: position_after(transport), level, jumped: false }.pack()
 }
 
 /// Where the client's stream goes on behind this segment; SYN and FIN take a sequence number each (RFC 9293 §3.4).
@@ -137,19 +292,101 @@ mod tests {
     const A: u32 = 1;
     const B: u32 = 2;
     const NOW: Tick = Tick(100);
-    const LATER: Tick = Tick(200);
     const ISN: u32 = 0xffff_ff00;
+    /// Where a silent client of before the change has come to, and where a stranger believes it to be.
+    const OLD: u32 = 0x4000_0000;
+    const FALSE: u32 = 0x9000_0000;
+
+    /// One flow, and a table with room for it.
+    struct Flow {
+        slot: Slot,
+        now: Tick,
+        always: bool,
+        is_full: bool,
+        down: Option<u32>,
+        opened: FlowEntry,
+        kept: FlowEntry,
+        /// Packets of which less would have told as much.
+        shortcuts: u32,
+    }
+
+    impl Flow {
+        /// On a slot that is moving from A to B, of which nothing is known.
+        fn new() -> Self {
+            let (slot, nothing) = (Slot::moving(B, A, NOW), FlowEntry::default());
+            let (opened, kept) = (nothing, nothing);
+            Self { slot, now: NOW, always: false, is_full: false, down: None, opened, kept, shortcuts: 0 }
+        }
+
+        /// Of which these were sent.
+        fn after(segments: &[Transport]) -> Self {
+            let mut flow = Self::new();
+            for segment in segments {
+                flow.send(*segment);
+            }
+            flow
+        }
+
+        /// Sends one; the backend that it goes to, and what it was.
+        fn send(&mut self, transport: Transport) -> (u32, FlowOutcome) {
+            let is_down = |id: u32| Some(id) == self.down;
+            let seen = Seen { opened: self.opened, kept: self.kept };
+            let Decision { entry, write, outcome } =
+                decide(&seen, self.slot, &transport, self.now, self.always, is_down);
+            let [first, second] = [self.opened, self.kept];
+            let only = if first.is_some() { first } else { second };
+            if only.is_some() && first.is_some() != second.is_some() && !is_down(only.backend()) {
+                let nothing = (only, Write::Nothing, FlowOutcome::Known);
+                if changes_nothing(only, &transport, self.now) {
+                    assert_eq!((entry, write, outcome), nothing, "{transport:?}");
+                    self.shortcuts += 1;
+                }
+            }
+            if write == Write::Enter && self.is_full {
+                return (refused(&seen, self.slot, is_down), FlowOutcome::TableFull);
+            }
+            if write != Write::Nothing {
+                let cell = if entry.kind() == FlowKind::Opened { &mut self.opened } else { &mut self.kept };
+                assert_eq!(cell.is_some(), write == Write::Replace, "{transport:?}");
+                *cell = entry;
+            }
+            (entry.backend(), outcome)
+        }
+
+        /// The backends that these go to.
+        fn all<const N: usize>(&mut self, segments: [Transport; N]) -> [u32; N] {
+            segments.map(|segment| self.send(segment).0)
+        }
+
+        fn later(mut self, ticks: u16) -> Self {
+            self.now = Tick(self.now.0 + ticks);
+            self
+        }
+
+        fn progress(&self) -> Progress {
+            self.opened.progress()
+        }
+    }
 
     fn segment(flags: u8, sequence: u32, data_len: u32) -> Transport {
         Transport::segment(0, TcpFlags(flags), sequence, data_len)
     }
 
+    fn syn_of(sequence: u32) -> Transport {
+        segment(0x02, sequence, 0)
+    }
+
     fn syn() -> Transport {
-        segment(0x02, ISN, 0)
+        syn_of(ISN)
     }
 
     fn ack(sequence: u32, data_len: u32) -> Transport {
         segment(0x10, sequence, data_len)
+    }
+
+    /// So many bytes into the stream that `syn` opened.
+    fn data(offset: u32, data_len: u32) -> Transport {
+        ack(ISN.wrapping_add(1 + offset), data_len)
     }
 
     fn fin(sequence: u32) -> Transport {
@@ -164,110 +401,250 @@ mod tests {
         Transport::datagram(0, 100)
     }
 
-    fn moving() -> Slot {
-        Slot::moving(B, A, NOW)
-    }
-
-    fn entered(transport: &Transport) -> (u32, FlowState, FlowOutcome) {
-        let Decision { entry, outcome } = enter(moving(), transport, LATER, false, false);
-        (entry.backend(), entry.state(), outcome)
-    }
-
-    /// The state of an open flow of B, which has come to sequence number `at`, after these segments.
-    fn after(at: u32, segments: &[Transport]) -> FlowState {
-        let mut entry = FlowEntry::new(B, FlowState::Open, NOW, Position::of(at));
-        for segment in segments {
-            entry = follow(entry, moving(), segment, LATER, false).entry;
-            assert_eq!(entry.backend(), B, "{segment:?} moved the flow");
-        }
-        entry.state()
-    }
-
     #[test]
     fn new_flows_go_to_the_current_owner_and_others_stay() {
-        assert_eq!(entered(&syn()), (B, FlowState::Syn, FlowOutcome::Opened));
-        assert_eq!(entered(&ack(1, 0)), (A, FlowState::Open, FlowOutcome::Kept));
-        assert_eq!(entered(&fin(1)), (A, FlowState::Fin, FlowOutcome::Kept));
-        assert_eq!(entered(&rst(1)), (A, FlowState::Open, FlowOutcome::Passed));
-        assert_eq!(entered(&datagram()), (A, FlowState::Open, FlowOutcome::Kept));
-        let without_udp = moving().aged(Tick(NOW.0 + 10), 1000, 10);
-        let decision = enter(without_udp, &datagram(), LATER, false, false);
-        assert_eq!((decision.entry.backend(), decision.outcome), (B, FlowOutcome::Opened));
+        use FlowOutcome::{Kept, Opened, Passed};
+        for (first, backend, outcome) in
+            [(syn(), B, Opened), (ack(1, 0), A, Kept), (fin(1), A, Kept), (rst(1), A, Passed), (datagram(), A, Kept)]
+        {
+            assert_eq!(Flow::new().send(first), (backend, outcome), "{first:?}");
+        }
+        let without_udp = Slot::moving(B, A, NOW).aged(Tick(NOW.0 + 10), 1000, 10);
+        assert_eq!(Flow { slot: without_udp, ..Flow::new() }.send(datagram()), (B, Opened));
     }
 
     #[test]
     fn what_no_change_puts_at_risk_is_not_entered() {
-        for (slot, owner) in [(Slot::settled(A), A), (moving().aged(Tick(NOW.0 + 100), 100, 10), B)] {
-            for transport in [syn(), ack(1, 10), datagram()] {
-                let decision = enter(slot, &transport, LATER, false, false);
-                assert_eq!((decision.entry.backend(), decision.outcome), (owner, FlowOutcome::Passed));
-                let decision = enter(slot, &transport, LATER, true, false);
-                assert_eq!(decision.entry.backend(), owner);
-                assert!(matches!(decision.outcome, FlowOutcome::Opened | FlowOutcome::Kept));
+        for (slot, owner) in [(Slot::settled(A), A), (Slot::moving(B, A, NOW).aged(Tick(NOW.0 + 100), 100, 10), B)] {
+            for first in [syn(), ack(1, 10), datagram()] {
+                assert_eq!(Flow { slot, ..Flow::new() }.send(first), (owner, FlowOutcome::Passed));
+                let (backend, outcome) = Flow { slot, always: true, ..Flow::new() }.send(first);
+                assert!(matches!(outcome, FlowOutcome::Opened | FlowOutcome::Kept));
+                assert_eq!(backend, owner);
             }
         }
         let nobody = Slot::moving(NO_ID, A, NOW);
-        assert_eq!(enter(nobody, &syn(), LATER, false, false).outcome, FlowOutcome::Passed);
+        assert_eq!(Flow { slot: nobody, ..Flow::new() }.send(syn()), (NO_ID, FlowOutcome::Passed));
+    }
+
+    #[test]
+    fn after_a_forged_syn_the_silent_client_stays_where_it_was() {
+        // What follows it as well: the stranger completes a handshake, sends data, or leaves it at the SYN.
+        for forged in [&[][..], &[ack(FALSE + 1, 0)], &[ack(FALSE + 1, 1000), ack(FALSE + 1001, 1000)]] {
+            for answer in [ack(OLD, 100), ack(OLD, 0), rst(OLD), fin(OLD)] {
+                let mut flow = Flow::after(&[&[syn_of(FALSE)], forged].concat());
+                assert_eq!(flow.opened.backend(), B);
+                assert_eq!(flow.all([answer, ack(OLD, 100), ack(OLD + 100, 0)]), [A; 3], "{answer:?}");
+            }
+            let mut flow = Flow::after(&[&[syn_of(FALSE)], forged].concat());
+            assert_eq!(flow.send(rst(OLD)), (A, FlowOutcome::Passed), "a RST needs no entry");
+        }
+    }
+
+    #[test]
+    fn a_rst_that_answers_the_backends_answer_ends_what_the_syn_opened() {
+        let mut flow = Flow::after(&[syn()]);
+        assert_eq!(flow.all([rst(ISN.wrapping_add(1))]), [B]);
+        assert_eq!(flow.progress(), Progress::Rst);
+    }
+
+    #[test]
+    fn a_strangers_guesses_do_not_touch_an_honest_stream() {
+        let mut flow = Flow::after(&[syn(), data(0, 100)]);
+        for guess in [FALSE, OLD, 1 << 20, ISN.wrapping_sub(1 << 20)] {
+            assert_eq!(flow.all([ack(guess, 1000), rst(guess), fin(guess), syn_of(guess)]), [A; 4], "{guess:#x}");
+            assert_eq!(flow.all([data(100, 0), data(0, 100), data(50, 60_000)]), [B; 3], "{guess:#x}");
+        }
+        assert_eq!(flow.progress(), Progress::Open);
+    }
+
+    /// A real stream comes past wherever a stranger has put another one.
+    #[test]
+    fn streams_come_past_each_other() {
+        const PAST: u32 = 8 << 20;
+        let step = 1460;
+        // The real one is the opened one, or the kept one; segments are sent again now and then, and one is missing.
+        for (real, forged) in [(syn(), ack(PAST, 700)), (ack(ISN.wrapping_add(1), 10), syn_of(PAST))] {
+            let mut flow = Flow::new();
+            let backend = flow.send(real).0;
+            let other = flow.send(forged).0;
+            assert_ne!(other, backend);
+            flow.all([ack(PAST + 700, 700), ack(PAST + 1400, 700)]);
+            for number in 0..12_000u32 {
+                let at = number * step;
+                assert_eq!(flow.send(data(at, step)).0, backend, "{at} bytes in");
+                if number % 7 == 3 {
+                    assert_eq!(flow.send(data(at - 2 * step, step)).0, backend, "{at} bytes in, once more");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn fast_open_repetitions_keepalives_and_probes_are_of_the_stream() {
+        let with_data = segment(0x02, ISN, 1400);
+        for taken in [true, false] {
+            let from = if taken { 1400 } else { 0 };
+            let mut flow = Flow::after(&[with_data, with_data]);
+            assert_eq!(flow.all([data(from, 0), data(from, 1000), with_data]), [B; 3]);
+        }
+        let mut flow = Flow::after(&[syn(), syn(), data(0, 0)]);
+        // A keepalive repeats the last byte (RFC 9293 §3.8.4), before any data that of the SYN.
+        assert_eq!(flow.all([ack(ISN, 0), ack(ISN, 1), data(0, 1), syn(), data(0, 1460)]), [B; 5]);
+        assert_eq!((flow.progress(), flow.kept.is_some()), (Progress::Open, false));
+        // Round the whole of the sequence numbers.
+        for number in 0..70_000u32 {
+            assert_eq!(flow.send(data(number.wrapping_mul(65_000), 65_000)).0, B);
+        }
+    }
+
+    #[test]
+    fn a_syn_with_a_new_number_on_an_open_stream_goes_to_the_settled_owner_and_its_stream_stays_whole() {
+        let mut flow = Flow::after(&[syn(), data(0, 0)]);
+        let opened = flow.opened;
+        assert_eq!(flow.send(syn_of(OLD)), (A, FlowOutcome::Passed));
+        assert_eq!((flow.opened, flow.kept.is_some()), (opened, false));
+        assert_eq!(flow.all([ack(OLD + 1, 0), ack(OLD + 1, 1000), syn_of(OLD), fin(OLD + 1001)]), [A; 4]);
+        assert_eq!(flow.all([data(0, 100)]), [B]);
+        // In the second phase too.
+        let aged = Slot::moving(B, A, NOW).aged(Tick(NOW.0 + 100), 100, 10).given_to(A, NOW);
+        let mut flow = Flow { slot: aged, ..Flow::after(&[syn(), data(0, 0)]) };
+        assert_eq!(flow.all([syn_of(OLD), ack(OLD + 1, 0), data(0, 1)]), [B, B, B]);
+    }
+
+    #[test]
+    fn a_port_that_is_used_again_after_an_end_that_nobody_saw_gets_a_stream_of_its_own() {
+        let mut flow = Flow::after(&[ack(OLD, 100)]);
+        assert_eq!(flow.all([syn(), data(0, 0), data(0, 1000)]), [B; 3]);
+        assert_eq!(flow.all([ack(OLD, 100), rst(OLD + 100)]), [A; 2], "late duplicates of the old one");
+        assert_eq!(flow.all([data(1000, 1000), fin(ISN.wrapping_add(2001))]), [B; 2]);
+        // Also where only what is kept is with another backend than everything else.
+        let slot = Slot::moving(B, A, NOW).aged(Tick(NOW.0 + 100), 100, 10);
+        let mut flow = Flow { slot, ..Flow::after(&[ack(OLD, 100)]) };
+        assert_eq!(flow.all([syn(), data(0, 0), ack(OLD + 100, 0)]), [B, B, A]);
+    }
+
+    /// Wherever the shortcut is taken, it leads where the whole way does: [`Flow::send`] compares.
+    #[test]
+    fn most_packets_change_nothing() {
+        let mut seed = 1u64;
+        let mut random = |below: u32| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) as u32 % below
+        };
+        let (mut packets, mut shortcuts) = (0, 0);
+        for _ in 0..5_000 {
+            let mut flow = Flow { always: random(2) == 0, ..Flow::new() };
+            let (flags, mut at) = ([0x10, 0x10, 0x10, 0x10, 0x18, 0x02, 0x11, 0x04, 0x12], random(1 << 17));
+            let is_tcp = random(8) > 0;
+            for _ in 0..40 {
+                let len = [0, 0, 1, 1460][random(4) as usize];
+                let sent = match random(12) {
+                    _ if !is_tcp => datagram(),
+                    1 => segment(flags[random(9) as usize], random(u32::MAX), len),
+                    _ => segment(flags[random(9) as usize], at, len),
+                };
+                at = at.wrapping_add(len);
+                flow.send(sent);
+                flow.now = Tick(flow.now.0 + u16::from(random(20) == 0));
+                packets += 1;
+            }
+            shortcuts += flow.shortcuts;
+        }
+        assert!(shortcuts > packets / 10, "{shortcuts} of {packets}");
+    }
+
+    #[test]
+    fn what_finds_no_room_goes_to_the_settled_owner_and_stays_there() {
+        let mut flow = Flow { is_full: true, ..Flow::new() };
+        assert_eq!(flow.send(syn()), (A, FlowOutcome::TableFull));
+        assert_eq!(flow.all([data(0, 0), data(0, 1000), fin(ISN.wrapping_add(1001))]), [A; 3]);
+        // Or where something is kept: the next segments will go there.
+        let slot = Slot::moving(B, A, NOW).aged(Tick(NOW.0 + 100), 100, 10);
+        let mut flow = Flow { slot, ..Flow::after(&[ack(OLD, 100)]) };
+        flow.is_full = true;
+        assert_eq!(flow.all([syn(), data(0, 0)]), [A; 2]);
+        flow.down = Some(A);
+        assert_eq!(flow.all([syn(), data(0, 0)]), [B; 2]);
     }
 
     #[test]
     fn flows_of_a_backend_that_is_down_go_to_the_current_owner() {
-        let decision = enter(moving(), &ack(1, 10), LATER, false, true);
-        assert_eq!((decision.entry.backend(), decision.outcome), (B, FlowOutcome::Rerouted));
-        assert_eq!(enter(moving(), &datagram(), LATER, false, true).outcome, FlowOutcome::Opened);
-        assert_eq!(enter(moving(), &syn(), LATER, false, true).outcome, FlowOutcome::Opened);
-        let entry = FlowEntry::new(A, FlowState::Open, NOW, Position::default());
-        for (transport, state) in [(ack(1, 10), FlowState::Fin), (syn(), FlowState::Syn), (datagram(), FlowState::Open)]
-        {
-            let Decision { entry, outcome } = follow(entry, moving(), &transport, LATER, true);
-            assert_eq!((entry.backend(), entry.state(), outcome), (B, state, FlowOutcome::Rerouted));
+        use FlowOutcome::{Opened, Rerouted};
+        for (first, outcome) in [(ack(1, 10), Rerouted), (datagram(), Opened), (syn(), Opened)] {
+            assert_eq!(Flow { down: Some(A), ..Flow::new() }.send(first), (B, outcome));
         }
+        let moved = |first: Transport, then: Transport| {
+            let mut flow = Flow { slot: Slot::moving(B, A, NOW), ..Flow::after(&[first]) };
+            let own = if flow.opened.is_some() { B } else { A };
+            (flow.down, flow.slot) = (Some(own), Slot::moving(A + B - own, own, NOW));
+            let sent = flow.send(then);
+            let entry = if flow.opened.is_some() { flow.opened } else { flow.kept };
+            assert_eq!(entry.backend(), A + B - own);
+            (sent == (A + B - own, Rerouted), entry.state())
+        };
+        use lb_common::FlowState::{Fin, Open, Syn};
+        assert_eq!(moved(ack(1, 10), ack(11, 10)), (true, Fin), "it ends with the other's RST");
+        assert_eq!(moved(syn(), data(0, 10)), (true, Fin));
+        assert_eq!(moved(syn(), syn()), (true, Syn));
+        assert_eq!(moved(datagram(), datagram()), (true, Open));
     }
 
     #[test]
     fn a_connection_opens_and_closes() {
-        let mut entry = enter(moving(), &syn(), NOW, false, false).entry;
-        let segments = [
-            syn(),
-            ack(ISN.wrapping_add(1), 0),
-            ack(ISN.wrapping_add(1), 1000),
-            fin(ISN.wrapping_add(1001)),
-            // Acknowledges what the backend still sends.
-            ack(ISN.wrapping_add(1002), 0),
-            fin(ISN.wrapping_add(1001)),
-            rst(ISN.wrapping_add(1002)),
-        ];
+        let mut flow = Flow::new();
+        let segments =
+            [syn(), syn(), data(0, 0), data(0, 1000), fin(ISN.wrapping_add(1001)), data(1002, 0), data(1000, 0)];
         let states = segments.map(|segment| {
-            entry = follow(entry, moving(), &segment, LATER, false).entry;
-            entry.state()
+            assert_eq!(flow.send(segment).0, B);
+            flow.opened.state()
         });
-        use FlowState::*;
-        assert_eq!(states, [Syn, Open, Open, Fin, Fin, Fin, Rst]);
-        let again = follow(entry, Slot::moving(A, B, NOW), &syn(), LATER, false);
-        assert_eq!((again.entry.backend(), again.outcome), (A, FlowOutcome::Reopened));
-        assert_eq!(again.entry.state(), Syn);
+        use lb_common::FlowState::{Fin, Open, Syn};
+        assert_eq!(states, [Syn, Syn, Open, Open, Fin, Fin, Fin]);
+        flow.send(rst(ISN.wrapping_add(1002)));
+        assert_eq!(flow.progress(), Progress::Rst);
+
+        // Only after it was silent for a while is it another's.
+        flow.slot = Slot::moving(A, B, NOW);
+        assert_eq!(flow.send(syn_of(OLD)), (B, FlowOutcome::Passed));
+        let mut flow = flow.later(REUSED_AFTER);
+        assert_eq!(flow.send(syn_of(OLD)), (A, FlowOutcome::Reopened));
+        assert_eq!((flow.opened.backend(), flow.progress()), (A, Progress::Once));
     }
 
     #[test]
     fn who_does_not_see_the_stream_cannot_end_its_entry() {
-        let at = 1_000_000;
-        for forged in [rst(0), rst(at - 5_000), rst(at + 5_000), fin(at + 100_000), fin(at - 100_000)] {
-            assert_eq!(after(at, &[forged]), FlowState::Open, "{forged:?}");
+        const AT: u32 = 1_000_000;
+        let end_of = |segments: &[Transport]| {
+            let opened = [syn_of(AT - 1), ack(AT, 0)];
+            let progress = Flow::after(&[&opened, segments].concat()).progress();
+            let kept = Flow::after(&[&[ack(AT - 10, 10)], segments].concat()).kept.progress();
+            assert_eq!(progress == Progress::Open, matches!(kept, Progress::Open | Progress::Once), "{segments:?}");
+            progress
+        };
+        for forged in [rst(0), rst(AT - 70_000), rst(AT + 70_000), fin(AT + 100_000), fin(AT - 100_000)] {
+            assert_eq!(end_of(&[forged]), Progress::Open, "{forged:?}");
         }
-        // Data far ahead of the stream does not take the entry along to where a RST would then be believed.
-        assert_eq!(after(at, &[ack(at + (1 << 30), 10), rst(at + (1 << 30) + 10)]), FlowState::Open);
-        // Nor does a SYN on a flow that is under way move it.
-        assert_eq!(after(at, &[syn()]), FlowState::Open);
+        // Segments ahead of the stream do not take it along to where a RST would then be believed, nor does a SYN.
+        for ahead in [1 << 17, 1 << 20, 1 << 23, 1 << 30] {
+            assert_eq!(end_of(&[ack(AT + ahead, 10), rst(AT + ahead + 10)]), Progress::Open, "{ahead}");
+            let mut kept = Flow::after(&[ack(AT - 10, 10), ack(AT + ahead, 10), ack(AT, 10), fin(AT + 10)]);
+            assert_eq!(kept.kept.progress(), Progress::Open, "nothing ends what has jumped, {ahead}");
+            assert_eq!(kept.all([ack(AT + 10, 10)]), [A]);
+            assert_eq!(end_of(&[syn_of(AT + ahead), rst(AT + ahead + 1)]), Progress::Open, "{ahead}");
+        }
+        assert_eq!(end_of(&[rst(AT)]), Progress::Rst);
+        assert_eq!(end_of(&[fin(AT)]), Progress::Fin);
     }
 
     #[test]
     fn an_end_that_was_not_one_is_forgotten() {
-        let at = 1_000_000;
-        assert_eq!(after(at, &[rst(at)]), FlowState::Rst);
-        assert_eq!(after(at, &[rst(at), ack(at, 0)]), FlowState::Open);
-        assert_eq!(after(at, &[fin(at), ack(at, 0)]), FlowState::Fin);
-        assert_eq!(after(at, &[fin(at), ack(at, 1000)]), FlowState::Open);
-        assert_eq!(after(at, &[ack(at, 3000), fin(at + 3000), ack(at, 1000)]), FlowState::Fin, "data sent again");
+        let after = |segments: &[Transport]| Flow::after(&[&[syn(), data(0, 0)], segments].concat()).progress();
+        let at = ISN.wrapping_add(1);
+        assert_eq!(after(&[rst(at), ack(at, 0)]), Progress::Open);
+        assert_eq!(after(&[fin(at), ack(at, 0)]), Progress::Fin);
+        assert_eq!(after(&[fin(at), ack(at, 1000)]), Progress::Open);
+        assert_eq!(after(&[ack(at, 60_000), fin(at.wrapping_add(60_000)), ack(at, 1000)]), Progress::Fin, "sent again");
     }
 
     /// No table learns anything from a SYN with FIN or RST, whatever is there already.
@@ -277,23 +654,17 @@ mod tests {
             let forged = segment(flags, ISN, 0);
             assert!(!forged.opens() && forged.contradicts());
             for always in [false, true] {
-                let decision = enter(moving(), &forged, LATER, always, false);
-                assert_eq!((decision.entry.backend(), decision.outcome), (A, FlowOutcome::Passed));
+                assert_eq!(Flow { always, ..Flow::new() }.send(forged), (A, FlowOutcome::Passed));
             }
-            for state in FlowState::ALL {
-                let entry = FlowEntry::new(B, state, NOW, Position::of(ISN));
-                let decision = follow(entry, Slot::moving(A, B, NOW), &forged, LATER, false);
-                assert_eq!((decision.entry, decision.outcome), (entry, FlowOutcome::Known), "{flags:#x} {state:?}");
-                let decision = follow(entry, Slot::moving(A, B, NOW), &forged, LATER, true);
-                assert_eq!((decision.entry, decision.outcome), (entry.of_backend(A), FlowOutcome::Rerouted));
+            for known in [&[syn()][..], &[syn(), data(0, 0)], &[syn(), fin(ISN.wrapping_add(1))], &[data(0, 0)]] {
+                let mut flow = Flow::after(known);
+                let before = (flow.opened, flow.kept);
+                let backend = if flow.opened.is_some() { B } else { A };
+                assert_eq!((flow.send(forged).0, (flow.opened, flow.kept)), (backend, before));
             }
         }
-        assert!(!segment(0x12, ISN, 0).contradicts() && !segment(0x12, ISN, 0).opens(), "SYN with ACK");
-    }
-
-    #[test]
-    fn a_first_packet_is_not_enough_for_the_established_table() {
-        assert!(!promotes(&syn()) && !promotes(&rst(1)));
-        assert!(promotes(&ack(1, 0)) && promotes(&fin(1)) && promotes(&datagram()));
+        let answer = segment(0x12, ISN, 0);
+        assert!(!answer.contradicts() && !answer.opens(), "SYN with ACK");
+        assert_eq!(Flow::new().send(answer), (A, FlowOutcome::Passed));
     }
 }

@@ -3,7 +3,7 @@
 //! Enumerations and durations of the config are spelled here as in the config file. What the data plane reports
 //! goes out as it reports it.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -62,32 +62,34 @@ pub struct Problem {
     pub since: u64,
 }
 
-/// What the data plane remembers of flows.
+/// What the data plane remembers of flows. What a daemon of another version does not say is nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Tracking {
-    /// The table of flows of which two packets were seen.
-    pub established: TableUsage,
-    /// The table of flows of which one packet was seen.
-    pub embryonic: TableUsage,
+    /// Flows that there is room for.
+    pub max_flows: u64,
+    /// Entries, as of the last sweep.
+    pub flows: FlowEntries,
+    /// Entries that sweeps have taken out, because their flows had ended.
+    pub expired: FlowEntries,
+    /// By VIP: flows that were not entered for want of room, or because the VIP had its share. As of the last sweep; VIPs
+    /// without any are left out.
+    pub refused: BTreeMap<String, u64>,
     /// Slots on which every flow belongs to one backend.
     pub settled_slots: u64,
     /// Slots on which flows of several backends may be.
     pub moving_slots: u64,
-    /// How long the last sweep over the tables took, in microseconds; absent before the first.
+    /// How long the last sweep over the table took, in microseconds; absent before the first.
     pub sweep_us: Option<u64>,
 }
 
-/// How a flow table is used.
+/// Entries of the flow table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TableUsage {
-    /// Entries, as of the last sweep.
-    pub entries: u64,
-    /// Entries that it has room for.
-    pub max_entries: u64,
-    /// Entries that sweeps have taken out, because their flows had ended.
-    pub expired: u64,
-    /// Entries that gave way to newer ones, as of the last sweep.
-    pub evicted: u64,
+pub struct FlowEntries {
+    /// Of flows of which more than one packet was seen.
+    pub established: u64,
+    /// Of flows of which one packet was seen.
+    pub embryonic: u64,
 }
 
 /// How full a map is and what it costs.

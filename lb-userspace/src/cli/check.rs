@@ -17,8 +17,9 @@ use crate::{
     source::file::ReadError,
 };
 
-/// The oldest kernel that the data plane runs on: bpf_link for XDP and memory-mapped arrays are there.
-const KERNEL_FLOOR: (u32, u32) = (5, 10);
+/// The oldest kernel that the data plane runs on: the first with long-term support that has compare-and-swap for programs
+/// (5.12), bpf_link for XDP and memory-mapped arrays.
+const KERNEL_FLOOR: (u32, u32) = if cfg!(target_arch = "aarch64") { (5, 18) } else { (5, 15) };
 
 /// Since this kernel, XDP programs take frames of more than one buffer (`xdp.frags`).
 const KERNEL_FRAGS: (u32, u32) = (5, 18);
@@ -64,7 +65,10 @@ pub fn check(output: Output, file: &Path) -> Result<Exit, Failure> {
             KERNEL_FRAGS.0, KERNEL_FRAGS.1
         )),
         Some(_) => {}
-        None => warnings.push(format!("the kernel's version `{release}` cannot be read: is it 5.10 or newer?")),
+        None => warnings.push(format!(
+            "the kernel's version `{release}` cannot be read: is it {}.{} or newer?",
+            KERNEL_FLOOR.0, KERNEL_FLOOR.1
+        )),
     }
     if !problems.is_empty() {
         return Err(Failure::new(Exit::Invalid, format!("{}: {}", file.display(), problems.join("\n"))));
@@ -106,7 +110,7 @@ mod tests {
         assert_eq!(version("5.10"), Some((5, 10)));
         assert_eq!(version("6.18-rc1"), Some((6, 18)));
         assert_eq!(version("linux"), None);
-        assert!(version("5.9.16").unwrap() < KERNEL_FLOOR && version("5.18.0").unwrap() >= KERNEL_FRAGS);
+        assert!(version("5.14.16").unwrap() < KERNEL_FLOOR && version("5.18.0").unwrap() >= KERNEL_FRAGS);
     }
 
     #[test]

@@ -12,8 +12,8 @@ use super::{
 use crate::api::{
     client::Client,
     types::{
-        Backend, BackendStats, Counts, Diff, DropStats, FileState, Interface, MapUsage, NextHop, Problem, Settings,
-        Stats, Status, TableUsage, Tracking, Vip, VipStats,
+        Backend, BackendStats, Counts, Diff, DropStats, FileState, FlowEntries, Interface, MapUsage, NextHop, Problem,
+        Settings, Stats, Status, Tracking, Vip, VipStats,
     },
 };
 
@@ -80,7 +80,7 @@ pub async fn diff(client: Client, output: Output) -> Result<Exit, Failure> {
 
 fn status_text(status: &Status) -> String {
     let Status { version, pid, uptime_seconds, config, interfaces, vips, backends, tracking, .. } = status;
-    let Tracking { established, embryonic, settled_slots, moving_slots, .. } = tracking;
+    let Tracking { settled_slots, moving_slots, .. } = tracking;
     let uptime = humantime::format_duration(Duration::from_secs(*uptime_seconds));
     let applied_at = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(config.applied_at));
     let file = match &config.file {
@@ -104,7 +104,7 @@ fn status_text(status: &Status) -> String {
         ("Backends", &backends),
         ("Memory", &bytes(status.map_memory_bytes)),
         ("Slots", &format!("{settled_slots} settled, {moving_slots} moving")),
-        ("Flows", &format!("{} established, {} embryonic", usage_text(established), usage_text(embryonic))),
+        ("Flows", &flows_text(tracking)),
         ("Sweep", &sweep_text(tracking)),
     ]);
     if status.operations > 0 {
@@ -139,17 +139,23 @@ fn problems_text(problems: &[Problem]) -> String {
     )
 }
 
-fn usage_text(usage: &TableUsage) -> String {
-    let TableUsage { entries, max_entries, expired: _, evicted } = usage;
-    match evicted {
-        0 => format!("{entries} of {max_entries}"),
-        _ => format!("{entries} of {max_entries} ({evicted} evicted)"),
-    }
+fn flows_text(Tracking { max_flows, flows, refused, .. }: &Tracking) -> String {
+    let FlowEntries { established, embryonic } = flows;
+    let text = format!("{established} established, {embryonic} embryonic, room for {max_flows}");
+    // A few names, for there may be thousands.
+    const NAMED: usize = 3;
+    let mut most: Vec<_> = refused.iter().collect();
+    most.sort_by_key(|(vip, flows)| (std::cmp::Reverse(**flows), *vip));
+    let named = most.iter().take(NAMED).map(|(vip, flows)| format!("{flows} of {vip}"));
+    let others = most.len().saturating_sub(NAMED);
+    let others = (others > 0).then(|| format!("some of {others} other VIPs"));
+    let named: Vec<_> = named.chain(others).collect();
+    if named.is_empty() { text } else { format!("{text}; refused so far: {}", named.join(", ")) }
 }
 
 fn sweep_text(tracking: &Tracking) -> String {
     let Some(sweep_us) = tracking.sweep_us else { return "none yet".to_owned() };
-    let expired = tracking.established.expired + tracking.embryonic.expired;
+    let expired = tracking.expired.established + tracking.expired.embryonic;
     format!("took {:.1} ms; {expired} flows have ended so far", sweep_us as f64 / 1e3)
 }
 
@@ -479,11 +485,17 @@ mod tests {
     }
 
     #[test]
-    fn flow_tables_tell_their_fill_and_what_was_evicted() {
-        let table = TableUsage { entries: 4, max_entries: 64, expired: 6, evicted: 0 };
-        assert_eq!(usage_text(&table), "4 of 64");
-        assert_eq!(usage_text(&TableUsage { evicted: 1, ..table }), "4 of 64 (1 evicted)");
-        let tracking = Tracking { established: table, sweep_us: Some(1500), ..Tracking::default() };
+    fn the_flow_table_tells_its_fill_and_what_was_refused() {
+        let flows = FlowEntries { established: 4, embryonic: 1 };
+        let mut tracking = Tracking { max_flows: 66, flows, ..Tracking::default() };
+        assert_eq!(flows_text(&tracking), "4 established, 1 embryonic, room for 66");
+        tracking.refused = [("a", 1), ("b", 9), ("c", 3), ("d", 2), ("e", 1)].map(|(vip, n)| (vip.into(), n)).into();
+        assert_eq!(
+            flows_text(&tracking),
+            "4 established, 1 embryonic, room for 66; refused so far: 9 of b, 3 of c, 2 of d, some of 2 other VIPs"
+        );
+        tracking.expired = FlowEntries { established: 4, embryonic: 2 };
+        tracking.sweep_us = Some(1500);
         assert_eq!(sweep_text(&tracking), "took 1.5 ms; 6 flows have ended so far");
         assert_eq!(sweep_text(&Tracking::default()), "none yet");
     }

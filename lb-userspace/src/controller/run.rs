@@ -240,13 +240,14 @@ impl Controller {
         }
     }
 
-    /// Begins a sweep over the flow tables, or acts on what one found.
+    /// Begins a sweep over the flow table, or acts on what one found.
     fn sweep(&mut self, turn: Turn) {
         let lingering = self.dataplane.removed_targets().count();
         let done = match turn {
             Turn::Begin => {
                 let sweep = block_in_place(|| self.upkeep.sweep(&mut self.dataplane));
-                sweep.map(|sweep| self.sweeper.begin(sweep))
+                self.sweeper.begin(sweep);
+                Ok(())
             }
             Turn::End(result) => {
                 (*result).and_then(|swept| block_in_place(|| self.upkeep.apply_sweep(&mut self.dataplane, swept)))

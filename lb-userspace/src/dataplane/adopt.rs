@@ -80,12 +80,12 @@ impl Dataplane {
                 if let Some(old) = generation_before(&self.place, self.generation.number())? {
                     self.generation.maps.carry_from(&old.maps)?;
                     fault::point("carry flows once more");
-                    self.generation.maps.carry_flows_from(&old.maps)?;
+                    self.generation.maps.carry_flows_from(&old.maps);
                 }
             }
             Carrying::Former => {
                 if let Some(former) = &self.former {
-                    former.carry_to(&self.generation.maps_directory())?;
+                    former.carry_to(&self.generation.maps_directory(), &self.generation.maps)?;
                 }
             }
         }

@@ -13,6 +13,7 @@ use super::{
     execute::execute,
     generation::{Draft, Generation},
     globals::Globals,
+    grace::grace,
     maps::{self, Carrying},
     place::remove_tree,
 };
@@ -202,8 +203,13 @@ impl Dataplane {
         state.seed = globals.seed;
         let writes = execute(&mut draft.maps, &mut state, plan.steps(), Some(before))?;
         draft.maps.carry_own_macs_from(before);
+        draft.maps.carry_refusals_from(before)?;
         fault::point("carry flows");
-        draft.maps.carry_flows_from(before)?;
+        if draft.maps.flows().room() != before.flows().room() {
+            before.intakes().shut();
+            grace();
+            draft.maps.carry_flows_from(before);
+        }
         Ok((draft.finish(Some(Carrying::Generation), false)?, state, writes))
     }
 }

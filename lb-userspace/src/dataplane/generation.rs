@@ -24,7 +24,7 @@ use super::{
     Error,
     globals::Globals,
     links::ProgramRef,
-    maps::{self, Carrying, Journal, Maps},
+    maps::{self, Carrying, Journal, Maps, Sizes},
     place::{Place, make_directories, remove, remove_tree},
 };
 use crate::{fault, objects, plan::Capacity};
@@ -231,11 +231,14 @@ pub(super) fn parse(
     capacity: Capacity,
     Globals { features, seed }: Globals,
 ) -> Result<Loaded, Error> {
-    let masks = maps::vip_masks(pins, capacity)?;
+    let Sizes { vip_masks, flow_groups } = maps::sizes(pins, capacity)?;
+    let secret = maps::flow_secret(pins)?;
     let mut loader = EbpfLoader::new();
     loader.override_global("FEATURES", &features.0, true);
     loader.override_global("HASH_KEY", seed.key(), true);
-    loader.override_global("VIP_MASKS", &masks, true);
+    loader.override_global("VIP_MASKS", &vip_masks, true);
+    loader.override_global("FLOW_GROUPS", &flow_groups, true);
+    loader.override_global("FLOW_SECRET", &secret, true);
     for (name, entries) in maps::object_maps(capacity) {
         loader.map_pin_path(name, maps::pin_in(pins, name));
         if let Some(entries) = entries {

@@ -44,11 +44,11 @@ pub use self::{
     error::Error,
     links::{Attachment, Links, Pinned, ProgramRef, attached, detach_pinned, pinned},
     losses::{Interfaces as LossInterfaces, LossCounts, Losses, LossesError, LostFrames},
-    maps::{FlowTable, FlowTables, MapUsage, Slots, Sweeps, Table},
+    maps::{FlowTable, Intakes, MapUsage, Placed, Slots, Spot, Sweeps, Table},
     mode::Mode,
     own_macs::{LeftOut, OwnMacs},
     place::{interface_of, make_directories, mount_if_missing, names, pin_name},
-    sys::now,
+    sys::{now, online_cpus},
     view::{Backend, BackendCounts, BackendSlots, Counts, View, VipCounts},
 };
 use self::{former::Former, generation::Generation, place::Place, view::SlotCounts};
@@ -148,6 +148,7 @@ impl Dataplane {
             slots: Arc::clone(maps.slots()),
             sweeps: Arc::clone(maps.sweeps()),
             flows: maps.flows().clone(),
+            intakes: Arc::clone(maps.intakes()),
         }
     }
 
@@ -170,8 +171,8 @@ impl Dataplane {
         self.view().counters()
     }
 
-    /// The flow tables, to be read at leisure.
-    pub fn flow_tables(&self) -> FlowTables {
+    /// The flow table, to be read at leisure.
+    pub fn flow_table(&self) -> FlowTable {
         self.generation.maps.flows().clone()
     }
 

@@ -9,12 +9,15 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::Path,
-    slice,
 };
 
-use aya::Pod;
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type};
 use lb_common::Tick;
+
+/// CPUs that packets may come on.
+pub fn online_cpus() -> u64 {
+    aya::util::online_cpus().map_or(1, |cpus| cpus.len() as u64)
+}
 
 /// A program attached to an interface. Closing it detaches, unless it is pinned.
 #[derive(Debug)]
@@ -123,19 +126,8 @@ pub fn wait_for_readers() -> io::Result<()> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cursor(Option<u32>);
 
-/// Reads entries of a hash map, as many as fit in `keys` and `values`. Returns how many, and where to go on, unless
-/// that were all.
-pub fn lookup_batch<K: Pod, V: Pod>(
-    map: BorrowedFd<'_>,
-    cursor: Cursor,
-    keys: &mut [K],
-    values: &mut [V],
-) -> io::Result<(usize, Option<Cursor>)> {
-    let count = keys.len().min(values.len());
-    lookup_batch_of(map, cursor, bytes_of(keys), bytes_of(values), count)
-}
-
-/// The same, of keys and values of whatever size: at most `count`, for which there must be room.
+/// Reads entries of a hash map: at most `count`, for which there must be room. Returns how many, and where to go on,
+/// unless that were all.
 pub fn lookup_batch_of(
     map: BorrowedFd<'_>,
     cursor: Cursor,
@@ -161,24 +153,7 @@ pub fn lookup_batch_of(
     }
 }
 
-/// Deletes entries of a map, in order, until one is not there. Returns how many it deleted.
-pub fn delete_batch<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> (usize, io::Result<()>) {
-    let mut attr = empty_attr();
-    attr.batch.keys = keys.as_ptr() as u64;
-    attr.batch.count = keys.len() as u32;
-    attr.batch.map_fd = map.as_raw_fd() as u32;
-    let result = bpf(bpf_cmd::BPF_MAP_DELETE_BATCH, &mut attr).map(drop);
-    // SAFETY: the member that the command is about.
-    (unsafe { attr.batch.count } as usize, result)
-}
-
-/// Writes an entry of a map; `flags` are `BPF_NOEXIST`, `BPF_EXIST` or 0.
-pub fn update<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V, flags: u64) -> io::Result<()> {
-    let (key, value) = (std::ptr::from_ref(key) as u64, std::ptr::from_ref(value) as u64);
-    element(bpf_cmd::BPF_MAP_UPDATE_ELEM, map, key, value, flags)
-}
-
-/// The same, of a key and a value of the sizes that the map has.
+/// Writes an entry of a map, of the sizes that it has; `flags` are `BPF_NOEXIST`, `BPF_EXIST` or 0.
 pub fn update_of(map: BorrowedFd<'_>, key: &[u8], value: &[u8], flags: u64) -> io::Result<()> {
     element(bpf_cmd::BPF_MAP_UPDATE_ELEM, map, key.as_ptr() as u64, value.as_ptr() as u64, flags)
 }
@@ -207,11 +182,6 @@ fn element(command: bpf_cmd, map: BorrowedFd<'_>, key: u64, value: u64, flags: u
     element.__bindgen_anon_1.value = value;
     element.flags = flags;
     bpf(command, &mut attr).map(drop)
-}
-
-fn bytes_of<T: Pod>(values: &mut [T]) -> &mut [u8] {
-    // SAFETY: the same memory; a `Pod` has no padding, and any bytes are one.
-    unsafe { slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size_of_val(values)) }
 }
 
 fn empty_attr() -> bpf_attr {

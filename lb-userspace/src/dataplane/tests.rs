@@ -116,7 +116,7 @@ fn slots_that_no_table_has_any_more_are_known_to_move() {
     dataplane.apply(&config([named("gone", 1, 10), named("stays", 2, 10)])).unwrap();
     let mut upkeep = Upkeep::of(&mut dataplane);
     dataplane.apply(&config([named("stays", 2, 10)])).unwrap();
-    let swept = upkeep.sweep(&mut dataplane).unwrap().run().unwrap();
+    let swept = upkeep.sweep(&mut dataplane).run().unwrap();
     upkeep.apply_sweep(&mut dataplane, swept).unwrap();
     assert_eq!(dataplane.state().vips().len(), 1);
     let same = |dataplane: &Dataplane| {
@@ -664,7 +664,7 @@ fn a_backend_that_takes_over_an_id_starts_from_zero_and_a_new_outer_header_keeps
     let mut upkeep = Upkeep::of(&mut dataplane);
     let mut apply = |dataplane: &mut Dataplane, config: &Config| {
         let applied = dataplane.apply(config).unwrap();
-        let swept = upkeep.sweep(dataplane).unwrap().run().unwrap();
+        let swept = upkeep.sweep(dataplane).run().unwrap();
         upkeep.apply_sweep(dataplane, swept).unwrap();
         applied
     };
@@ -741,7 +741,7 @@ struct SlowReader {
 impl SlowReader {
     /// Reads the VIP at this address, port 80.
     fn start(maps: &Path, address: Ipv4Addr) -> Self {
-        let [buckets, places, _] = super::maps::vip_masks(maps, Capacity::default()).unwrap();
+        let [buckets, places, _] = super::maps::sizes(maps, Capacity::default()).unwrap().vip_masks;
         let [vip_buckets, vips4] = [lb_common::maps::VIP_BUCKETS, lb_common::maps::VIPS4];
         let mut lab = EbpfLoader::new()
             .map_pin_path(vip_buckets, super::maps::pin_in(maps, vip_buckets))

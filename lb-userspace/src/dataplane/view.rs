@@ -15,7 +15,7 @@ use lb_common::{BackendState, Counters, Drops, FlowOutcome, Forward, NO_ID, Next
 
 use super::{
     Error,
-    maps::{FlowTables, MapUsage, Readings, Slots, Sweeps},
+    maps::{FlowTable, Intakes, MapUsage, Readings, Slots, Sweeps},
 };
 use crate::{
     model::{Config, Target},
@@ -36,7 +36,8 @@ pub struct View {
     pub(super) readings: Arc<Readings>,
     pub(super) slots: Arc<Slots>,
     pub(super) sweeps: Arc<Sweeps>,
-    pub(super) flows: FlowTables,
+    pub(super) flows: FlowTable,
+    pub(super) intakes: Arc<Intakes>,
 }
 
 /// A backend as it runs.
@@ -214,14 +215,19 @@ impl View {
         Ok((vips.into_values().map(|(_, vip)| vip).collect(), backends))
     }
 
-    /// The flow tables, to be read at leisure.
-    pub fn flow_tables(&self) -> FlowTables {
+    /// The flow table, to be read at leisure.
+    pub fn flow_table(&self) -> FlowTable {
         self.flows.clone()
     }
 
     /// The slots of all tables, as they are when they are read.
     pub fn slots(&self) -> &Arc<Slots> {
         &self.slots
+    }
+
+    /// What VIPs may enter into it, and what they were refused.
+    pub fn intakes(&self) -> &Arc<Intakes> {
+        &self.intakes
     }
 
     /// The counts that sweeps keep.
@@ -268,7 +274,7 @@ impl View {
         self.state.backends().iter().map(slots).collect()
     }
 
-    /// Fill and memory of every map; `flows` are the entries of the established and of the embryonic table.
+    /// Fill and memory of every map; `flows` are the established and the embryonic entries.
     ///
     /// # Errors
     ///

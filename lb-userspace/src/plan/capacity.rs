@@ -1,6 +1,6 @@
 //! How many entries the maps have, and how many a config needs.
 
-use lb_common::{SlotWord, VipHash, maps};
+use lb_common::{FlowLine, SlotWord, VipHash, maps};
 
 use super::totals::Totals;
 use crate::model::{Config, Node};
@@ -20,7 +20,7 @@ pub struct Capacity {
     pub slots: u32,
     /// What is said of slots that move.
     pub moves: u32,
-    /// Established flows.
+    /// Tracked flows: a multiple of those that a group of places is made for.
     pub flows: u32,
 }
 
@@ -86,19 +86,26 @@ impl Capacity {
         (slots / Self::SLOTS_A_MOVE).max(Self::MIN_MOVES).min(slots)
     }
 
-    /// The established flows that the tables have room for: what the config says, else one for every 64 KiB of the
-    /// host's memory, as a power of two between 2^16 and 2^20. An entry takes about 100 bytes.
+    /// The tracked flows that the table has room for: what the config says, else one for every 64 KiB of the host's
+    /// memory, as a power of two between 2^16 and 2^20; or a few more, which share a group of places. A flow takes 67
+    /// bytes.
     pub fn flows(node: &Node) -> u32 {
         const MEMORY_PER_FLOW: u64 = 64 * 1024;
-        node.max_flows.unwrap_or_else(|| {
+        let flows = node.max_flows.unwrap_or_else(|| {
             let flows = host_memory() / MEMORY_PER_FLOW;
             1 << flows.checked_ilog2().unwrap_or(0).clamp(16, 20)
-        })
+        });
+        Self::flows_in_groups(flows)
     }
 
-    /// The embryonic flows that go with [`Self::flows`]: a quarter as many.
-    pub fn embryos(self) -> u32 {
-        (self.flows / 4).max(1)
+    /// The flows that groups of places are made for which have room for so many.
+    pub fn flows_in_groups(flows: u32) -> u32 {
+        flows.max(1).next_multiple_of(FlowLine::FLOWS_A_GROUP)
+    }
+
+    /// The groups of places for [`Self::flows`].
+    pub fn flow_groups(self) -> u32 {
+        self.flows.div_ceil(FlowLine::FLOWS_A_GROUP).max(1)
     }
 
     /// Room for this many VIPs and backends more.
@@ -177,8 +184,8 @@ mod tests {
     #[test]
     fn flow_tables_follow_the_config_or_the_host() {
         let flows = |max_flows| Capacity::flows(&Node { max_flows, ..Node::default() });
-        assert_eq!(flows(Some(5000)), 5000);
-        assert!(flows(None).is_power_of_two() && (1 << 16..=1 << 20).contains(&flows(None)), "{}", flows(None));
+        assert_eq!(flows(Some(5000)), 5016);
+        assert!((1 << 16..=(1 << 20) + FlowLine::FLOWS_A_GROUP).contains(&flows(None)), "{}", flows(None));
     }
 
     #[test]

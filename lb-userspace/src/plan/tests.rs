@@ -5,12 +5,10 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::{
-    Address, BackendState, FlowEntry, FlowKey, FlowOutcome, NO_ID, NextHop, Slot, Tick, VipFlags, VipRecord,
-};
+use lb_common::{Address, BackendState, FlowEntry, FlowKey, FlowKind, NO_ID, NextHop, Slot, Tick, VipFlags, VipRecord};
 use lb_ebpf::{
     hash::FlowHash,
-    rules::tracking::{self, Decision},
+    rules::tracking::{self, Decision, Seen, Write},
     wire::{TCP, TcpFlags, Transport},
 };
 
@@ -20,7 +18,6 @@ use super::{
     *,
 };
 use crate::{
-    dataplane::Table,
     model::{ForwardMode, IdleTime, Slots, Target, Tracking},
     tracking::{
         Swept,
@@ -54,7 +51,8 @@ struct Flow {
     address: Address,
     slots: u32,
     server: Address,
-    entry: Option<FlowEntry>,
+    /// Its entries: of the stream that its SYN opened, and of what is kept.
+    entries: [FlowEntry; 2],
 }
 
 impl World {
@@ -191,7 +189,7 @@ impl World {
             if self.state.backends().iter().any(is_lost) {
                 return false;
             }
-            assert_eq!(self.state.backends()[&id].address, flow.server, "{slot:?} {:?}", flow.entry);
+            assert_eq!(self.state.backends()[&id].address, flow.server, "{slot:?} {:?}", flow.entries);
             true
         });
         self.flows = flows;
@@ -204,7 +202,8 @@ impl World {
         for vip in names.into_iter().cycle().take(60) {
             let record = self.vip(&vip).1;
             let (address, slots, client) = (record.address, record.slots, random.below(1 << 32) as u32);
-            let mut flow = Flow { vip, client, address, slots, server: Address::default(), entry: None };
+            let mut flow =
+                Flow { vip, client, address, slots, server: Address::default(), entries: Default::default() };
             let Some((record, slot)) = self.slot_of(&flow) else { continue };
             let id = self.send(&mut flow, &record, slot, TcpFlags::SYN);
             if let Some(backend) = self.state.backends().get(&id) {
@@ -236,15 +235,22 @@ impl World {
 
     /// What a sweep finds, and does to entries.
     fn walk(&mut self, given_up: &BTreeSet<u32>) -> Swept {
-        let rules = Rules::new(&self.state, |id| given_up.contains(&id), self.now);
-        let mut swept = Swept::new(1, 1, [0; 2], self.state.capacity.slots, rules.backends());
+        let rules = Rules::new(&self.state, |id| given_up.contains(&id), |_| true, false, self.now);
+        let mut swept = Swept::new(1, 1, self.state.capacity.slots, rules.backends(), rules.vips());
         let mut flows = std::mem::take(&mut self.flows);
         for flow in &mut flows {
-            let Some((key, entry)) = self.key_of(flow).zip(flow.entry) else { continue };
-            assert_eq!(rules.slot(&key), self.index_of(flow), "the sweeper and the data plane look for it elsewhere");
-            flow.entry = rules.entry_after(&key, entry, self.now);
-            if let Some(kept) = flow.entry {
-                rules.note(Table::Established, &key, kept, |index| self.slots.get(&index).copied(), &mut swept);
+            let Some(key) = self.key_of(flow) else { continue };
+            for index in 0..2 {
+                let entry = flow.entries[index];
+                if !entry.is_some() {
+                    continue;
+                }
+                assert_eq!(rules.slot(&key), self.index_of(flow), "the sweeper and the data plane look elsewhere");
+                let kept = rules.entry_after(entry, self.now);
+                flow.entries[index] = kept.unwrap_or_default();
+                if let Some(kept) = kept {
+                    rules.note(kept, || key, |index| self.slots.get(&index).copied(), &mut swept);
+                }
             }
         }
         self.flows = flows;
@@ -271,7 +277,7 @@ impl World {
             for index in record.slot_base..record.slot_base + record.slots {
                 let Some(slot) = self.slots.get_mut(&index).filter(|slot| slot.is_moving()) else { continue };
                 let given_up = !slot.is_settling() && given_up.contains(&slot.settled_owner());
-                *slot = rules::after_sweep(*slot, swept.is_pinned(index), self.now, idle[&id], given_up);
+                *slot = rules::after_sweep(*slot, swept.is_pinned(index), self.now, idle[&id], u16::MAX, given_up);
             }
         }
     }
@@ -284,12 +290,11 @@ impl World {
         }
         let transport = Transport::segment(0, flags, 1, 0);
         let is_down = |id: u32| self.state.backends().get(&id).is_none_or(Entry::is_down);
-        let Decision { entry, outcome } = match flow.entry {
-            Some(entry) => tracking::follow(entry, slot, &transport, self.now, is_down(entry.backend())),
-            None => tracking::enter(slot, &transport, self.now, always, is_down(slot.settled_owner())),
-        };
-        if flow.entry.is_some() || matches!(outcome, FlowOutcome::Opened | FlowOutcome::Kept) {
-            flow.entry = Some(entry);
+        let [opened, kept] = flow.entries;
+        let seen = Seen { opened, kept };
+        let Decision { entry, write, .. } = tracking::decide(&seen, slot, &transport, self.now, always, is_down);
+        if write != Write::Nothing {
+            flow.entries[usize::from(entry.kind() != FlowKind::Opened)] = entry;
         }
         entry.backend()
     }

@@ -10,9 +10,9 @@ use lb_common::{Drops, LossCause};
 
 use crate::{
     api::types::{
-        Applied, Attached, Backend, BackendStats, ConfigStatus, Counts, Diff, DropStats, FileState, Interface, Link,
-        LossStats, MapUsage, NextHop, Problem, Stats, Status, TableUsage, TrackedStats, Tracking, UnreachableBackend,
-        Vip, VipStats,
+        Applied, Attached, Backend, BackendStats, ConfigStatus, Counts, Diff, DropStats, FileState, FlowEntries,
+        Interface, Link, LossStats, MapUsage, NextHop, Problem, Stats, Status, TrackedStats, Tracking,
+        UnreachableBackend, Vip, VipStats,
     },
     controller::{self, Error, View},
     dataplane::{self, BackendCounts, BackendSlots, LostFrames},
@@ -165,14 +165,20 @@ pub fn maps(view: &View) -> Result<Vec<MapUsage>, Error> {
 
 /// What the data plane remembers of flows.
 pub fn tracking(view: &View) -> Tracking {
-    let usage = |usage| {
-        let tracking::TableUsage { entries, max_entries, expired, evicted } = usage;
-        TableUsage { entries, max_entries, expired, evicted }
-    };
-    let tracking::Usage { established, embryonic, settled_slots, moving_slots, sweep } =
+    let tracking::Usage { max_flows, established, embryonic, expired, refused, settled_slots, moving_slots, sweep } =
         view.tracking.usage(&view.dataplane);
-    let sweep_us = sweep.map(microseconds);
-    Tracking { established: usage(established), embryonic: usage(embryonic), settled_slots, moving_slots, sweep_us }
+    let vips = view.dataplane.state().vips();
+    let refused = refused.into_iter().filter_map(|(id, flows)| Some((vips.get(&id)?.name.as_str().to_owned(), flows)));
+    let entries = |[established, embryonic]: [u64; 2]| FlowEntries { established, embryonic };
+    Tracking {
+        max_flows,
+        flows: entries([established, embryonic]),
+        expired: entries(expired),
+        refused: refused.collect(),
+        settled_slots,
+        moving_slots,
+        sweep_us: sweep.map(microseconds),
+    }
 }
 
 /// What runs of each backend, by the names of the VIPs and the addresses of their backends.

@@ -1,12 +1,13 @@
-//! Flow tracking: keeps the flow tables and the slots that move in order, beside the packets that use them.
+//! Flow tracking: keeps the flow table and the slots that move in order, beside the packets that use them.
 //!
-//! [`Sweeper`] says when a [`Sweep`] walks over the flow tables, by the pure [`rules`]. [`Upkeep`] applies what it
+//! [`Sweeper`] says when a [`Sweep`] walks over the flow table, by the pure [`rules`]. [`Upkeep`] applies what it
 //! found between two changes: slots age and settle, and ids that no flow needs any more are freed. Flow entries are
 //! written here, and what sweeps count; slots and all else are the data plane's to write.
 
 mod error;
 mod moving;
 pub mod rules;
+mod shares;
 mod sweep;
 mod sweeper;
 mod swept;
@@ -23,5 +24,5 @@ pub use self::{
     sweeper::{Sweeper, Turn},
     swept::Swept,
     upkeep::Upkeep,
-    view::{Backend, TableUsage, Usage, View},
+    view::{Backend, Usage, View},
 };

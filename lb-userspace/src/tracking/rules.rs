@@ -1,9 +1,9 @@
-//! The rules of the sweeper: what becomes of an entry of the flow tables, of a slot, and of what the config no longer
+//! The rules of the sweeper: what becomes of an entry of the flow table, of a slot, and of what the config no longer
 //! has. Pure, so that the plans' tests walk by the same rules over simulated maps.
 
 use std::collections::{HashMap, HashSet};
 
-use lb_common::{Address, FlowEntry, FlowKey, FlowState, HashKey, NO_ID, Slot, Tick, VipFlags, VipRecord};
+use lb_common::{Address, FlowEntry, FlowKey, FlowKind, FlowState, HashKey, NO_ID, Slot, Tick, VipFlags, VipRecord};
 use lb_ebpf::{hash::FlowHash, wire::TCP};
 
 use super::{MovingSlots, Swept};
@@ -17,6 +17,11 @@ use crate::{
 /// connection as much in `CLOSE_WAIT`.
 const SHORT_IDLE: u16 = 60;
 
+/// The same of a SYN, where the table is more than half full. Until an answer comes through, the SYN is repeated after 1
+/// and after 2 seconds more, and the answer after as long: an honest client is not silent for longer. What is still
+/// repeated later finds no entry, and begins anew.
+const CROWDED_IDLE: u16 = 4;
+
 /// What a sweep has to know of VIPs and backends, as of when it began.
 #[derive(Debug)]
 pub struct Rules {
@@ -24,9 +29,15 @@ pub struct Rules {
     services: Vec<Option<Service>>,
     /// By backend id.
     dispositions: Vec<Disposition>,
+    /// By backend id: its VIP.
+    vip_of: Vec<u32>,
+    /// By VIP id: whether slots of its table move. On others no flow is of somebody else than the slot.
+    moves: Vec<bool>,
     /// Of the program that these flows go through.
     hash_key: HashKey,
     begun: Tick,
+    /// The table is more than half full.
+    is_crowded: bool,
 }
 
 /// What a sweep has to know of a VIP that is served.
@@ -54,21 +65,42 @@ enum Disposition {
 }
 
 impl Rules {
-    /// Those for maps that hold `state` when the sweep begins.
-    pub fn new(state: &State, is_given_up: impl Fn(u32) -> bool, begun: Tick) -> Self {
+    /// Those for maps that hold `state` when the sweep begins; `moves` says whether slots of the table that begins at a
+    /// slot move, `is_crowded` that the flow table is more than half full.
+    pub fn new(
+        state: &State,
+        is_given_up: impl Fn(u32) -> bool,
+        moves: impl Fn(u32) -> bool,
+        is_crowded: bool,
+        begun: Tick,
+    ) -> Self {
         let mut services = vec![None; state.capacity.vips as usize];
+        let mut moving = vec![false; services.len()];
         for (id, record) in state.vips() {
             services[*id as usize] = Service::of(record);
+            moving[*id as usize] = moves(record.slot_base);
         }
         let mut dispositions = vec![Disposition::Go; state.capacity.backends as usize];
+        let mut vip_of = vec![NO_ID; dispositions.len()];
         for (id, entry) in state.backends() {
+            vip_of[*id as usize] = entry.vip;
             dispositions[*id as usize] = match entry.successor {
                 _ if is_given_up(*id) => Disposition::Go,
                 NO_ID => Disposition::Stay,
                 successor => Disposition::Move(successor),
             };
         }
-        Self { services, dispositions, hash_key: *state.seed.key(), begun }
+        Self { services, dispositions, vip_of, moves: moving, hash_key: *state.seed.key(), begun, is_crowded }
+    }
+
+    /// VIPs that there is room for.
+    pub fn vips(&self) -> usize {
+        self.services.len()
+    }
+
+    /// Ids of the VIPs whose flows are remembered.
+    pub fn tracked(&self) -> impl Iterator<Item = u32> {
+        (0..).zip(&self.services).filter(|(_, service)| service.is_some()).map(|(vip, _)| vip)
     }
 
     /// Backends that there is room for.
@@ -82,9 +114,9 @@ impl Rules {
     }
 
     /// The entry as it stays at `now`; `None` where it goes.
-    pub fn entry_after(&self, key: &FlowKey, entry: FlowEntry, now: Tick) -> Option<FlowEntry> {
+    pub fn entry_after(&self, entry: FlowEntry, now: Tick) -> Option<FlowEntry> {
         let age = now.since(entry.seen());
-        match self.owner(key, entry) {
+        match self.owner(entry) {
             Some((backend, idle)) => (age < idle).then(|| entry.of_backend(backend)),
             // Its VIP or its backend may have come since.
             None => (age <= now.since(self.begun)).then_some(entry),
@@ -93,9 +125,10 @@ impl Rules {
 
     /// The backend that a flow belongs to from now on, and the ticks without a packet after which it has ended; `None`
     /// where there was no such VIP or backend when the sweep began.
-    fn owner(&self, key: &FlowKey, entry: FlowEntry) -> Option<(u32, u16)> {
-        let service = self.services.get(key.vip() as usize)?.as_ref()?;
-        let idle = service.idle(key, entry);
+    fn owner(&self, entry: FlowEntry) -> Option<(u32, u16)> {
+        let vip = *self.vip_of.get(entry.backend() as usize)?;
+        let service = self.services.get(vip as usize)?.as_ref()?;
+        let idle = service.idle(entry, self.is_crowded);
         // A backend that took another one's place may have lost its own to a third.
         let mut id = entry.backend();
         for _ in 0..self.dispositions.len() {
@@ -108,22 +141,24 @@ impl Rules {
         None
     }
 
-    /// Notes in `swept` an entry that stays; `slot` is what is in the slot of that index.
+    /// Notes in `swept` an entry that stays; `key` is the name of its flow, `slot` what is in the slot of that index.
     pub fn note(
         &self,
-        which: Table,
-        key: &FlowKey,
         entry: FlowEntry,
+        key: impl FnOnce() -> FlowKey,
         slot: impl Fn(u32) -> Option<Slot>,
         swept: &mut Swept,
     ) {
-        swept.entries[which as usize] += 1;
-        // The tables may have flows already of a generation that has more ids.
-        if let Some(count) = swept.by_backend.get_mut(entry.backend() as usize) {
-            *count += 1;
+        swept.entries[Table::of(entry) as usize] += 1;
+        // The table may have flows already of a generation that has more ids.
+        let Some(count) = swept.by_backend.get_mut(entry.backend() as usize) else { return };
+        *count += 1;
+        let vip = self.vip_of[entry.backend() as usize] as usize;
+        swept.by_vip[vip] += 1;
+        if !self.moves[vip] {
+            return;
         }
-        swept.vips.insert(key.vip());
-        let Some(index) = self.slot(key) else { return };
+        let Some(index) = self.slot(&key()) else { return };
         if slot(index).is_some_and(|slot| slot.current() != entry.backend()) {
             swept.pinned[index as usize / 64] |= 1 << (index % 64);
         }
@@ -134,10 +169,7 @@ impl Service {
     /// `None` where no flow is to be remembered of the VIP.
     fn of(record: &VipRecord) -> Option<Self> {
         let is = |flag| record.flags.contains(flag);
-        if is(VipFlags::REMOVED) || is(VipFlags::TRACK_NEVER) {
-            return None;
-        }
-        Some(Self {
+        is_tracked(record).then(|| Self {
             address: record.address,
             slot_base: record.slot_base,
             slots: record.slots,
@@ -149,10 +181,11 @@ impl Service {
     }
 
     /// Ticks without a packet after which the flow has ended.
-    fn idle(&self, key: &FlowKey, entry: FlowEntry) -> u16 {
+    fn idle(&self, entry: FlowEntry, is_crowded: bool) -> u16 {
         match entry.state() {
-            _ if key.protocol() != TCP => self.udp_idle,
+            _ if entry.kind() == FlowKind::Datagrams => self.udp_idle,
             FlowState::Open => self.tcp_idle,
+            FlowState::Syn if is_crowded => self.short_idle.min(ticks(CROWDED_IDLE)),
             FlowState::Syn | FlowState::Fin | FlowState::Rst => self.short_idle,
         }
     }
@@ -168,16 +201,26 @@ impl Service {
     }
 }
 
+/// Whether any flow of a VIP is to be remembered.
+pub fn is_tracked(record: &VipRecord) -> bool {
+    !record.flags.contains(VipFlags::REMOVED) && !record.flags.contains(VipFlags::TRACK_NEVER)
+}
+
 /// A slot after a sweep at `now`: `is_pinned` says that a flow is on it which does not belong to its current owner,
 /// `idle` the ticks without a packet after which a TCP and a UDP flow without an entry counts as new, `is_given_up`
-/// that its settled owner has been down for [`GIVEN_UP_AFTER`](super::GIVEN_UP_AFTER).
+/// that its settled owner has been down for [`GIVEN_UP_AFTER`](super::GIVEN_UP_AFTER), and `quiet` the ticks since a flow
+/// of the VIP was last refused: such a flow is in no table and yet not from before the change.
 #[must_use]
-pub fn after_sweep(slot: Slot, is_pinned: bool, now: Tick, idle: (u16, u16), is_given_up: bool) -> Slot {
+pub fn after_sweep(slot: Slot, is_pinned: bool, now: Tick, idle: (u16, u16), quiet: u16, is_given_up: bool) -> Slot {
     if slot.is_settling() {
         return if is_pinned { slot } else { slot.settle() };
     }
-    let (tcp_idle, udp_idle) = if is_given_up { (0, 0) } else { idle };
-    slot.aged(now, tcp_idle, udp_idle)
+    if is_given_up {
+        return slot.aged(now, 0, 0);
+    }
+    let (tcp_idle, udp_idle) = idle;
+    let age = now.since(slot.since()).min(quiet);
+    slot.aged(Tick(slot.since().0.wrapping_add(age)), tcp_idle, udp_idle)
 }
 
 /// What may be freed: ids of removed VIPs of which a sweep found no flow, and of removed backends that no flow is with,
@@ -218,11 +261,18 @@ pub fn idle_times(state: &State) -> HashMap<u32, (u16, u16)> {
 }
 
 /// Whether a sweep at `now` may change any of a table's slots that move: most of the time they only wait for idle times
-/// to end.
-pub fn is_due(moving: &MovingSlots, now: Tick, idle: (u16, u16), is_given_up: impl Fn(u32) -> bool) -> bool {
+/// to end. `quiet` is as in [`after_sweep`].
+pub fn is_due(
+    moving: &MovingSlots,
+    now: Tick,
+    idle: (u16, u16),
+    quiet: u16,
+    is_given_up: impl Fn(u32) -> bool,
+) -> bool {
     let (tcp_idle, udp_idle) = idle;
     let soonest = if moving.keep_udp { udp_idle } else { tcp_idle.max(udp_idle) };
-    moving.settling > 0 || now.since(moving.since) >= soonest || moving.held.keys().any(|id| is_given_up(*id))
+    let age = now.since(moving.since).min(quiet);
+    moving.settling > 0 || age >= soonest || moving.held.keys().any(|id| is_given_up(*id))
 }
 
 /// At least so many seconds, in ticks.
@@ -247,8 +297,13 @@ mod tests {
     fn a_slot_settles_once_nothing_on_it_can_break() {
         let (idle, since) = ((ticks(900), ticks(60)), Tick(1000));
         let slot = Slot::moving(2, 1, since);
-        let after =
-            |slot, pinned, seconds, given_up| after_sweep(slot, pinned, Tick(1000 + ticks(seconds)), idle, given_up);
+        let after_refusal = |slot, pinned, seconds, quiet, given_up| {
+            after_sweep(slot, pinned, Tick(1000 + ticks(seconds)), idle, quiet, given_up)
+        };
+        let after = |slot, pinned, seconds, given_up| after_refusal(slot, pinned, seconds, u16::MAX, given_up);
+        assert!(!after_refusal(slot, false, 2000, ticks(900) - 1, false).is_settling());
+        assert!(after_refusal(slot, false, 2000, ticks(900), false).is_settling());
+        assert!(after_refusal(slot, false, 1, 0, true).is_settling());
         assert_eq!(after(slot, false, 500, false).settled_owner(), 1);
         assert!(after(slot, false, 1, true).is_settling(), "whoever is given up has no flows");
         let settling = after(slot, true, 900, false);
@@ -263,7 +318,7 @@ mod tests {
         let held = HashMap::from([(7, Held { slots: 3, since })]);
         let moving = MovingSlots { count: 3, settling: 0, keep_udp: true, since, held };
         let due = |moving: &MovingSlots, ticks: u16, given_up: bool| {
-            is_due(moving, Tick(since.0.wrapping_add(ticks)), (900, 100), |id| id == 7 && given_up)
+            is_due(moving, Tick(since.0.wrapping_add(ticks)), (900, 100), u16::MAX, |id| id == 7 && given_up)
         };
         assert_eq!([due(&moving, 99, false), due(&moving, 100, false)], [false, true]);
         let tcp = MovingSlots { keep_udp: false, ..moving.clone() };

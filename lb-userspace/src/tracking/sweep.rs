@@ -1,74 +1,89 @@
-//! The sweeper: walks the flow tables beside everything else, takes out what has ended, and finds out which slots and
-//! which backends the rest still needs, all by [`Rules`].
+//! The sweeper: walks the flow table beside everything else, takes out what has ended, and finds out which slots and
+//! which backends the rest still needs, all by [`Rules`]; then it says what each VIP may enter until the next sweep.
 //!
-//! A sweep works on a copy of what it must know ([`Sweep`]), on any thread, and changes nothing but flow entries. What
-//! it found ([`Swept`]) is applied between two changes ([`Upkeep`](super::Upkeep)): slots age and are settled, and what
-//! the config no longer has is freed. All that it needs is in the maps, so that it makes no difference which daemon
-//! began.
+//! A sweep works on a copy of what it must know ([`Sweep`]), on any thread, and changes nothing but flow entries and
+//! allowances. What it found ([`Swept`]) is applied between two changes ([`Upkeep`](super::Upkeep)): slots age and are
+//! settled, and what the config no longer has is freed. All that it needs is in the maps, so that it makes no difference
+//! which daemon began.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use lb_common::FlowOutcome::{Kept, Opened, Promoted};
+use lb_common::{FlowEntry, FlowLine, FlowPlace, Tick};
 
-use super::{Error, Swept, rules::Rules};
-use crate::dataplane::{self, FlowTable, FlowTables, Slots, Sweeps, Table};
+use super::{
+    Error, Swept,
+    rules::Rules,
+    shares::{Tracked, allowances},
+    swept::Left,
+};
+use crate::dataplane::{self, FlowTable, Intakes, Placed, Slots, Spot, Sweeps, Table};
 
 /// How long a backend is down before its silent connections are given up: should it come back later, its own side of
 /// them is most likely gone.
 pub const GIVEN_UP_AFTER: Duration = Duration::from_secs(60);
 
-/// A walk over the flow tables to be made.
+/// Every sweep looks at one group in so many for lines that entries went past and that none is past any more: to find
+/// that out takes the names of all entries of a group. Until then a packet reads one line more than it must.
+const SPILLED_TURNS: u64 = 16;
+
+/// A walk over the flow table to be made.
 pub struct Sweep {
-    /// Of the generation whose tables these are.
+    /// Of the generation whose table this is.
     generation: u32,
     /// Sweeps of this daemon are numbered.
     number: u64,
-    tables: FlowTables,
+    table: FlowTable,
     slots: Arc<Slots>,
     sweeps: Arc<Sweeps>,
+    intakes: Arc<Intakes>,
     rules: Rules,
     /// Whether anything is to be freed, if the sweep finds no flow of it.
     frees: bool,
-    inserted: [u64; 2],
+    /// What the one before found.
+    before: Option<Arc<Swept>>,
+    cpus: u64,
 }
 
 impl Sweep {
-    /// A walk over the tables of `dataplane`.
-    pub(super) fn new(
-        number: u64,
-        dataplane: &dataplane::View,
-        is_given_up: impl Fn(u32) -> bool,
-    ) -> Result<Self, Error> {
-        let (state, counted) = (dataplane.state(), |outcome| dataplane.flow_packets(outcome));
-        Ok(Self {
+    /// A walk over the table of `dataplane`, after the sweep that found `before`.
+    pub(super) fn new(number: u64, dataplane: &dataplane::View, rules: Rules, before: Option<Arc<Swept>>) -> Self {
+        Self {
             generation: dataplane.generation(),
             number,
-            tables: dataplane.flow_tables(),
+            table: dataplane.flow_table(),
             slots: Arc::clone(dataplane.slots()),
             sweeps: Arc::clone(dataplane.sweeps()),
-            rules: Rules::new(state, is_given_up, dataplane::now()),
-            frees: state.has_removed(),
-            inserted: [counted(Promoted)?, counted(Opened)? + counted(Kept)?],
-        })
+            intakes: Arc::clone(dataplane.intakes()),
+            rules,
+            frees: dataplane.state().has_removed(),
+            before: before.filter(|before| before.generation == dataplane.generation()),
+            cpus: dataplane::online_cpus(),
+        }
     }
 
     /// Makes it, on this thread, for as long as it takes.
     ///
     /// # Errors
     ///
-    /// The kernel does not let a table be read or written.
+    /// The kernel does not let a counter be read.
     pub fn run(self) -> Result<Swept, Error> {
-        // Packets that were on their way when slots were last written have entered their flows.
+        // Packets that were on their way when slots were last written have entered their flows; and whoever found an
+        // entry that an earlier sweep took out has left.
         dataplane::grace();
         let started = Instant::now();
-        let (slots, backends) = (self.slots.entries(), self.rules.backends());
-        let mut swept = Swept::new(self.generation, self.number, self.inserted, slots, backends);
-        // Flows go from the embryonic table to the other one: in this order none is overlooked.
-        self.walk(Table::Embryonic, &self.tables.embryonic, &mut swept)?;
-        self.walk(Table::Established, &self.tables.established, &mut swept)?;
+        let (backends, vips) = (self.rules.backends(), self.rules.vips());
+        let mut swept = Swept::new(self.generation, self.number, self.slots.entries(), backends, vips);
+        let nothing = Left::default();
+        let before = self.before.as_ref().map_or(&nothing, |swept| &swept.left);
+        // Those of other turns stay as they were noted.
+        swept.left.spilled = before.spilled.clone();
+        for group in 0..self.table.groups() {
+            self.walk(group, before, &mut swept);
+        }
+        self.allow(&mut swept)?;
         swept.elapsed = started.elapsed();
         if self.frees {
             // Packets that found an entry before it was taken out have left.
@@ -77,24 +92,102 @@ impl Sweep {
         Ok(swept)
     }
 
-    fn walk(&self, which: Table, table: &FlowTable, swept: &mut Swept) -> Result<(), Error> {
-        for batch in table.batches() {
-            let now = dataplane::now();
-            let mut ended = Vec::new();
-            for (key, entry) in batch? {
-                match self.rules.entry_after(&key, entry, now) {
-                    None => ended.push(key),
-                    Some(kept) => {
-                        if kept != entry {
-                            table.replace(&key, kept)?;
-                        }
-                        self.rules.note(which, &key, kept, |index| self.slots.at(index), swept);
+    /// Looks through a group.
+    fn walk(&self, group: u32, before: &Left, swept: &mut Swept) {
+        let mut places = [Placed::Free; FlowLine::PLACES_A_GROUP];
+        for (placed, spot) in places.iter_mut().zip(FlowTable::spots(group)) {
+            *placed = self.table.at(spot);
+        }
+        // Not before the entries were read, or some would be from the future.
+        let now = dataplane::now();
+        for (placed, spot) in places.iter().zip(FlowTable::spots(group)) {
+            match *placed {
+                Placed::Free => {}
+                Placed::Gone => self.table.free(spot),
+                Placed::Claimed(entry) => {
+                    if swept.left.is_abandoned(before, spot, entry) {
+                        self.table.remove(spot, entry);
                     }
                 }
+                Placed::Entry(entry) => self.look(spot, entry, now, swept),
             }
-            let deleted = table.delete(&ended)? as u64;
-            self.sweeps.add_deleted(which, deleted);
-            swept.expired += deleted;
+        }
+        if u64::from(group) % SPILLED_TURNS == self.number % SPILLED_TURNS {
+            self.clear_spilled(group, before, swept);
+        }
+    }
+
+    fn look(&self, spot: Spot, entry: FlowEntry, now: Tick, swept: &mut Swept) {
+        match self.rules.entry_after(entry, now) {
+            None => {
+                if self.table.remove(spot, entry) {
+                    self.sweeps.add_deleted(Table::of(entry), 1);
+                    swept.expired += 1;
+                }
+            }
+            Some(kept) => {
+                // If it fails, a packet came meanwhile: the next sweep sees what it wrote.
+                if kept != entry {
+                    let _ = self.table.replace(spot, entry, kept);
+                }
+                self.rules.note(kept, || self.table.name(spot), |index| self.slots.at(index), swept);
+            }
+        }
+    }
+
+    /// Takes the mark from lines of a group that no entry is past any more.
+    fn clear_spilled(&self, group: u32, before: &Left, swept: &mut Swept) {
+        const LINES: u32 = FlowLine::A_GROUP as u32;
+        let first = |line: u32| Spot { group, place: FlowPlace::new(line, 0) };
+        let spilled: Vec<u32> = (0..LINES).map(|line| self.table.spilled(first(line))).collect();
+        if spilled.iter().all(|count| *count == 0) {
+            return;
+        }
+        // Read after the counts: who went past a line has counted before.
+        let mut is_passed = [false; LINES as usize];
+        for spot in FlowTable::spots(group) {
+            match self.table.at(spot) {
+                Placed::Entry(_) => {
+                    let mut line = self.table.home(&self.table.name(spot));
+                    while line != spot.place.line() {
+                        is_passed[line as usize] = true;
+                        line = (line + 1) % LINES;
+                    }
+                }
+                // Nobody knows its home.
+                Placed::Claimed(_) => return,
+                Placed::Free | Placed::Gone => {}
+            }
+        }
+        for (line, count) in (0..LINES).zip(spilled) {
+            let spot = first(line);
+            if count > 0 && !is_passed[line as usize] {
+                if swept.left.is_unspilled(before, spot, count) {
+                    self.table.clear_spilled(spot, count);
+                    swept.left.spilled.remove(&spot);
+                }
+            } else {
+                swept.left.spilled.remove(&spot);
+            }
+        }
+    }
+
+    /// Says what each VIP may enter from now on.
+    fn allow(&self, swept: &mut Swept) -> Result<(), Error> {
+        let mut tracked = Vec::new();
+        for vip in self.rules.tracked() {
+            let refused = self.intakes.refused(vip)?;
+            swept.refused.insert(vip, refused);
+            let entries = swept.by_vip.get(vip as usize).copied().unwrap_or(0);
+            let (entries_before, refused_before) = self.before.as_ref().map_or((0, 0), |before| {
+                let entries = before.by_vip.get(vip as usize).copied().unwrap_or(0);
+                (entries, before.refused.get(&vip).copied().unwrap_or(0))
+            });
+            let is_active = entries > entries_before || refused != refused_before;
+            tracked.push(Tracked { vip, entries, is_active });
+        }
+        for (vip, flows) in allowances(self.table.room().into(), self.cpus, &tracked) {
+            self.intakes.allow(vip, flows);
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! When sweeps over the flow tables are made: one at a time, on a thread of their own, and never for more than a small
+//! When sweeps over the flow table are made: one at a time, on a thread of their own, and never for more than a small
 //! share of a CPU.
 
 use std::{
@@ -69,7 +69,7 @@ impl Sweeper {
 
     /// Tries again later.
     pub fn put_off(&mut self, reason: &dyn std::error::Error) {
-        log::error!("the flow tables could not be swept: {reason}");
+        log::error!("the flow table could not be swept: {reason}");
         self.due = Instant::now() + 10 * INTERVAL;
     }
 }

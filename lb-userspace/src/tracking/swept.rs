@@ -1,39 +1,73 @@
 //! What a sweep found.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use lb_common::FlowEntry;
+
+use crate::dataplane::Spot;
 
 /// What a sweep found.
 #[derive(Clone, Debug)]
 pub struct Swept {
     pub(super) generation: u32,
     pub(super) number: u64,
-    /// Entries that are left in the established and in the embryonic table.
+    /// Established and embryonic entries that are left.
     pub(super) entries: [u64; 2],
-    /// Entries that either table was ever given, as of the beginning.
-    pub(super) inserted: [u64; 2],
-    /// By backend id: its entries, in both tables.
+    /// By backend id: its entries.
     pub(super) by_backend: Vec<u64>,
-    /// Ids of the VIPs that have entries.
-    pub(super) vips: HashSet<u32>,
+    /// By VIP id: its entries.
+    pub(super) by_vip: Vec<u64>,
+    /// By VIP id: how many flows were ever refused.
+    pub(super) refused: HashMap<u32, u64>,
     /// A bit for each slot that a flow is on which does not belong to the slot's current owner.
     pub(super) pinned: Vec<u64>,
+    /// What only the next sweep can put in order.
+    pub(super) left: Left,
     /// Entries that were taken out.
     pub expired: u64,
     /// How long it took.
     pub elapsed: Duration,
 }
 
+/// What two sweeps must find alike before the second puts it in order.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Left {
+    /// A place of each line that entries went past, but none of those that are there: and how many did.
+    pub spilled: HashMap<Spot, u32>,
+    /// Places that were claimed for an entry whose name nobody has written.
+    pub claimed: HashSet<(Spot, u64)>,
+}
+
+impl Left {
+    /// Notes that a place is claimed; whether it was already when the sweep before noted it.
+    pub fn is_abandoned(&mut self, before: &Self, spot: Spot, entry: FlowEntry) -> bool {
+        self.claimed.insert((spot, entry.to_bits()));
+        before.claimed.contains(&(spot, entry.to_bits()))
+    }
+
+    /// Notes that `spilled` entries went past a line and none is there; whether it was so when the sweep before noted
+    /// it.
+    pub fn is_unspilled(&mut self, before: &Self, spot: Spot, spilled: u32) -> bool {
+        self.spilled.insert(spot, spilled);
+        before.spilled.get(&spot) == Some(&spilled)
+    }
+}
+
 impl Swept {
     /// Nothing yet, of a sweep that begins: see the fields.
-    pub(crate) fn new(generation: u32, number: u64, inserted: [u64; 2], slots: u32, backends: usize) -> Self {
+    pub(crate) fn new(generation: u32, number: u64, slots: u32, backends: usize, vips: usize) -> Self {
         Self {
             generation,
             number,
             entries: [0; 2],
-            inserted,
             by_backend: vec![0; backends],
-            vips: HashSet::new(),
+            by_vip: vec![0; vips],
+            refused: HashMap::new(),
             pinned: vec![0; slots.div_ceil(u64::BITS) as usize],
+            left: Left::default(),
             expired: 0,
             elapsed: Duration::ZERO,
         }
@@ -46,6 +80,6 @@ impl Swept {
 
     /// Whether a VIP has entries.
     pub(super) fn has_flows(&self, vip: u32) -> bool {
-        self.vips.contains(&vip)
+        self.by_vip.get(vip as usize).is_some_and(|entries| *entries > 0)
     }
 }

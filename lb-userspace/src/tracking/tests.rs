@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_common::{Address, BackendState, FlowEntry, FlowKey, FlowState, Position};
+use lb_common::{Address, BackendState, FlowKey, FlowKind, FlowParts, Position, Progress};
 
 use super::*;
 use crate::{
@@ -43,7 +43,7 @@ impl Bed {
     }
 
     fn begin(&mut self) -> Sweep {
-        self.upkeep.sweep(&mut self.dataplane).unwrap()
+        self.upkeep.sweep(&mut self.dataplane)
     }
 
     fn end(&mut self, swept: Swept) {
@@ -111,14 +111,14 @@ fn a_drained_backend_has_no_slots_and_a_removed_one_no_entry() {
 /// Enters an established flow of a client that is about just now.
 fn enter(dataplane: &Dataplane, client: u16, vip: u32, backend: u32) {
     let key = FlowKey::new(Address::default(), client.to_be().into(), vip, 6);
-    let entry = FlowEntry::new(backend, FlowState::Open, now(), Position::default());
-    dataplane.flow_tables().established.enter(&key, entry);
+    let (kind, progress, seen, next) = (FlowKind::Kept, Progress::Open, now(), Position::default());
+    let entry = FlowParts { backend, kind, progress, seen, next, level: 0, jumped: false }.pack();
+    assert!(dataplane.flow_table().enter(&key, entry));
 }
 
 /// Ids of the backends of all established flows.
 fn tracked(dataplane: &Dataplane) -> Vec<u32> {
-    let entries = dataplane.flow_tables().established.batches().flat_map(Result::unwrap).collect::<Vec<_>>();
-    let mut backends: Vec<_> = entries.iter().map(|(_, entry)| entry.backend()).collect();
+    let mut backends: Vec<_> = dataplane.flow_table().entries().map(|(_, entry)| entry.backend()).collect();
     backends.sort_unstable();
     backends
 }

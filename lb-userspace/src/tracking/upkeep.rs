@@ -6,16 +6,17 @@ use std::{
     time::Instant,
 };
 
-use lb_common::FlowOutcome;
+use lb_common::Tick;
 
 use super::{
     Error, GIVEN_UP_AFTER, MovingSlots, Sweep, Swept, View,
     moving::Moving,
-    rules::{self, after_sweep},
+    rules::{self, Rules, after_sweep},
+    shares,
 };
 use crate::{
     cpus,
-    dataplane::{self, Dataplane, Table, Writes},
+    dataplane::{self, Dataplane, Writes},
     plan::{Entry, State},
 };
 
@@ -32,12 +33,22 @@ pub struct Upkeep {
     swept: Option<Arc<Swept>>,
     /// Backends that are down, and when a sweep first met them so.
     downs: Arc<HashMap<u32, Instant>>,
+    /// By VIP id: when a sweep last met flows that had been refused. A daemon that begins takes all refusals for those of
+    /// just now.
+    refusals: HashMap<u32, Instant>,
 }
 
 impl Upkeep {
     /// What the maps say of a data plane of which nobody has kept the slots that move in order so far.
     pub fn of(dataplane: &mut Dataplane) -> Self {
-        let mut upkeep = Self { moving: Arc::default(), sweeps: 0, removal: 0, swept: None, downs: Arc::default() };
+        let mut upkeep = Self {
+            moving: Arc::default(),
+            sweeps: 0,
+            removal: 0,
+            swept: None,
+            downs: Arc::default(),
+            refusals: HashMap::new(),
+        };
         upkeep.follow(dataplane);
         upkeep
     }
@@ -64,6 +75,7 @@ impl Upkeep {
         }
         if generation || !tables.is_empty() {
             self.find_moving(dataplane, |base| generation || tables.contains(&base));
+            admit_new(&dataplane.view());
         }
         if (removed || !tables.is_empty()) && !self.moving.is_empty() {
             // Tables that lie elsewhere now, or that no VIP has any more.
@@ -75,16 +87,17 @@ impl Upkeep {
     }
 
     /// A sweep to be run on whichever thread, and then to be applied.
-    ///
-    /// # Errors
-    ///
-    /// The kernel does not let counters be read.
-    pub fn sweep(&mut self, dataplane: &mut Dataplane) -> Result<Sweep, Error> {
+    pub fn sweep(&mut self, dataplane: &mut Dataplane) -> Sweep {
         self.follow(dataplane);
         self.sweeps += 1;
-        self.note_downs(dataplane.state());
-        let is_given_up = |id| self.is_given_up(dataplane.state(), id);
-        Sweep::new(self.sweeps, &dataplane.view(), is_given_up)
+        let state = dataplane.state();
+        self.note_downs(state);
+        let entries: u64 = self.swept.as_ref().map_or(0, |swept| swept.entries.iter().sum());
+        let is_crowded = entries > u64::from(state.capacity.flows) / 2;
+        let is_given_up = |id| self.is_given_up(state, id);
+        let moves = |base| self.moving.contains_key(&base);
+        let rules = Rules::new(state, is_given_up, moves, is_crowded, dataplane::now());
+        Sweep::new(self.sweeps, &dataplane.view(), rules, self.swept.clone())
     }
 
     /// Acts on what a sweep found: settles slots on which no flow is that could break, and frees removed VIPs and
@@ -99,9 +112,9 @@ impl Upkeep {
         if swept.generation != dataplane.generation() {
             return Ok(());
         }
+        self.note_refusals(&swept);
         self.free(dataplane, &swept)?;
         self.settle_slots(dataplane, &swept);
-        note_evictions(&dataplane.view(), &swept)?;
         self.swept = Some(Arc::new(swept));
         Ok(())
     }
@@ -158,13 +171,14 @@ impl Upkeep {
             let idle = idle.get(&id).copied().unwrap_or_default();
             // What was found is not about the table as it is now; or there is nothing to do yet, and most of the time
             // there is not.
-            if moving.since >= swept.number || !rules::is_due(&moving.slots, now, idle, is_given_up) {
+            let quiet = self.refusals.get(&id).map_or(u16::MAX, |at| ticks_since(*at));
+            if moving.since >= swept.number || !rules::is_due(&moving.slots, now, idle, quiet, is_given_up) {
                 continue;
             }
             let after = |index: u32| {
                 let slot = slots.at(index).filter(|slot| slot.is_moving())?;
                 let given_up = !slot.is_settling() && is_given_up(slot.settled_owner());
-                let after = after_sweep(slot, swept.is_pinned(index), now, idle, given_up);
+                let after = after_sweep(slot, swept.is_pinned(index), now, idle, quiet, given_up);
                 (after != slot).then_some((index, after))
             };
             let changed: Vec<_> = (base..base + count).filter_map(after).collect();
@@ -180,6 +194,17 @@ impl Upkeep {
             }
         }
         all_moving.retain(|_, moving| moving.slots.count > 0);
+    }
+
+    /// Takes note of the VIPs that flows were refused of since the sweep before.
+    fn note_refusals(&mut self, swept: &Swept) {
+        let before = self.swept.as_ref().map(|swept| &swept.refused);
+        for (vip, refused) in &swept.refused {
+            let known = before.and_then(|before| before.get(vip)).copied().unwrap_or(0);
+            if *refused != known {
+                self.refusals.insert(*vip, Instant::now());
+            }
+        }
     }
 
     /// Takes note of who is down, and since when.
@@ -200,13 +225,19 @@ impl Upkeep {
     }
 }
 
-/// Entries that were made, are not there and were not taken out have given way to others.
-fn note_evictions(dataplane: &dataplane::View, swept: &Swept) -> Result<(), Error> {
-    let sweeps = dataplane.sweeps();
-    let promoted = dataplane.flow_packets(FlowOutcome::Promoted)?;
-    for (table, moved_on) in [(Table::Established, 0), (Table::Embryonic, promoted)] {
-        let accounted = sweeps.deleted(table) + swept.entries[table as usize] + moved_on;
-        sweeps.note_evicted(table, swept.inserted[table as usize].saturating_sub(accounted));
+/// Lets VIPs that no sweep has met enter what they are guaranteed.
+fn admit_new(dataplane: &dataplane::View) {
+    let state = dataplane.state();
+    let vips: Vec<_> =
+        state.vips().iter().filter_map(|(id, record)| rules::is_tracked(record).then_some(*id)).collect();
+    let each = shares::guaranteed(state.capacity.flows.into(), vips.len() as u64) / dataplane::online_cpus().max(1);
+    for vip in vips.into_iter().filter(|vip| !dataplane.intakes().is_met(*vip)) {
+        dataplane.intakes().allow(vip, u32::try_from(each).unwrap_or(u32::MAX));
     }
-    Ok(())
+}
+
+/// Whole ticks since a moment.
+fn ticks_since(moment: Instant) -> u16 {
+    let ticks = moment.elapsed().as_nanos() / u128::from(Tick::NANOSECONDS);
+    u16::try_from(ticks).unwrap_or(u16::MAX)
 }

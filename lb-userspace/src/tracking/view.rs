@@ -1,7 +1,7 @@
 //! What is tracked at a moment, beside the [data plane](dataplane::View) of that moment.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -27,7 +27,7 @@ pub struct View {
 pub struct Backend {
     /// As the maps have it.
     pub entry: dataplane::Backend,
-    /// Entries of its flows in the flow tables, as of the last sweep.
+    /// Entries of its flows in the flow table, as of the last sweep.
     pub flows: u64,
     /// Slots on which flows without an entry still belong to it although it is not their current owner.
     pub held_slots: u32,
@@ -38,32 +38,26 @@ pub struct Backend {
     pub drained: bool,
 }
 
-/// How the flow tables and the slots are used.
+/// How the flow table and the slots are used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// The table of established flows.
-    pub established: TableUsage,
-    /// The table of flows of which one packet was seen.
-    pub embryonic: TableUsage,
+    /// Flows that the table has room for.
+    pub max_flows: u64,
+    /// Entries of flows of which more than one packet was seen, as of the last sweep.
+    pub established: u64,
+    /// Entries of flows of which one packet was seen, as of the last sweep.
+    pub embryonic: u64,
+    /// Entries of either that sweeps have taken out, because their flows had ended.
+    pub expired: [u64; 2],
+    /// Flows that were refused, by VIP id: there was no room for them, or none for more of their VIP. As of the last
+    /// sweep; without those that there were none of.
+    pub refused: BTreeMap<u32, u64>,
     /// Slots of VIPs that are served, on which every flow belongs to one backend.
     pub settled_slots: u64,
     /// Slots on which flows of several backends may be.
     pub moving_slots: u64,
     /// How long the last sweep took; `None` before the first.
     pub sweep: Option<Duration>,
-}
-
-/// How a flow table is used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TableUsage {
-    /// Entries, as of the last sweep.
-    pub entries: u64,
-    /// Entries that it has room for.
-    pub max_entries: u64,
-    /// Entries that sweeps have taken out, because their flows had ended.
-    pub expired: u64,
-    /// Entries that gave way to newer ones, as of the last sweep.
-    pub evicted: u64,
 }
 
 impl View {
@@ -100,27 +94,27 @@ impl View {
         dataplane.backends().into_iter().map(backend).collect()
     }
 
-    /// How the flow tables and the slots of `dataplane` are used.
+    /// How the flow table and the slots of `dataplane` are used.
     pub fn usage(&self, dataplane: &dataplane::View) -> Usage {
-        let (state, sweeps, entries) = (dataplane.state(), dataplane.sweeps(), self.entries());
-        let usage = |table: Table, max_entries: u32| TableUsage {
-            entries: entries[table as usize],
-            max_entries: max_entries.into(),
-            expired: sweeps.deleted(table),
-            evicted: sweeps.evicted(table),
-        };
+        let (state, sweeps) = (dataplane.state(), dataplane.sweeps());
+        let [established, embryonic] = self.entries();
+        let refused = self.swept.iter().flat_map(|swept| &swept.refused);
+        let refused = refused.filter(|(_, count)| **count > 0).map(|(vip, count)| (*vip, *count)).collect();
         let slots: u64 = state.served_vips().map(|(_, record)| u64::from(record.slots)).sum();
         let moving_slots = self.moving.values().map(|moving| u64::from(moving.slots.count)).sum();
         Usage {
-            established: usage(Table::Established, state.capacity.flows),
-            embryonic: usage(Table::Embryonic, state.capacity.embryos()),
+            max_flows: state.capacity.flows.into(),
+            established,
+            embryonic,
+            expired: [Table::Established, Table::Embryonic].map(|table| sweeps.deleted(table)),
+            refused,
             settled_slots: slots.saturating_sub(moving_slots),
             moving_slots,
             sweep: self.swept.as_ref().map(|swept| swept.elapsed),
         }
     }
 
-    /// Entries of the established and of the embryonic table, as of the last sweep.
+    /// Established and embryonic entries, as of the last sweep.
     pub fn entries(&self) -> [u64; 2] {
         self.swept.as_ref().map_or([0; 2], |swept| swept.entries)
     }

@@ -22,5 +22,6 @@ mod packet;
 mod privileges;
 mod restart;
 mod strangers;
+mod streams;
 mod tracking;
 mod upgrade;

@@ -11,8 +11,9 @@ use std::{
 };
 
 use etherparse::TcpHeader;
-use lb_common::FlowState;
-use lb_userspace::dataplane::FlowTable;
+use lb_common::{FlowKind, FlowState, Tick};
+use lb_ebpf::rules::tracking;
+use lb_userspace::dataplane::Table;
 use naru_tests::{
     forwarder::{Forwarder, Output, Verdict},
     frames::Packet,
@@ -110,16 +111,19 @@ fn outcomes(forwarder: &Forwarder) -> BTreeMap<&'static str, u64> {
     counts.filter(|(_, count)| *count > 0).map(|(outcome, count)| (outcome.name(), count)).collect()
 }
 
-/// The entries of a table by the port of the client: id of the backend and state.
-fn entries(table: &FlowTable) -> BTreeMap<u16, (u32, FlowState)> {
-    let entries = table.batches().flat_map(Result::unwrap);
-    entries.map(|(key, entry)| (key.source_port(), (entry.backend(), entry.state()))).collect()
-}
-
-/// The entries of the established and of the embryonic table.
+/// The established and the embryonic flows by the port of the client: id of the backend and state; of a flow with two
+/// entries, those of the stream that a SYN opened.
 fn tables(forwarder: &Forwarder) -> [BTreeMap<u16, (u32, FlowState)>; 2] {
-    let tables = forwarder.dataplane().flow_tables();
-    [entries(&tables.established), entries(&tables.embryonic)]
+    let mut entries: Vec<_> = forwarder.dataplane().flow_table().named().collect();
+    entries.sort_by_key(|(_, entry)| entry.kind() == FlowKind::Opened);
+    let mut tables = [BTreeMap::new(), BTreeMap::new()];
+    for (key, entry) in entries {
+        tables.iter_mut().for_each(|table| {
+            table.remove(&key.source_port());
+        });
+        tables[Table::of(entry) as usize].insert(key.source_port(), (entry.backend(), entry.state()));
+    }
+    tables
 }
 
 /// Sweeps until the program does `what`.
@@ -186,7 +190,7 @@ fn flows_keep_their_backends_through_change_after_change() {
 #[ignore = "needs root"]
 fn a_flow_is_opened_anew_only_after_its_own_end() {
     let site = SITE4;
-    let end = |port: u16, last: &[Packet]| {
+    let end = |port: u16, last: &[Packet]| -> (FlowState, usize) {
         let mut forwarder = site.moved("");
         let open = [site.syn(port), site.ack(port), site.segment(port, 0, "A", &[1; 1400])];
         assert_eq!(site.all(&forwarder, open), [1, 1, 1]);
@@ -194,19 +198,39 @@ fn a_flow_is_opened_anew_only_after_its_own_end() {
             assert_eq!(site.sent(&forwarder, &packet.frame()), 1);
         }
         let state = tables(&forwarder)[0][&port].1;
-        // From now on new flows belong to the first backend.
+        // A SYN of another stream: it goes where flows without an entry belong, to the first backend, and opens nothing.
+        let syn = || site.tcp(port, ISN.wrapping_add(1 << 30), "S", b"").frame();
+        let sent = |forwarder: &Forwarder| (site.sent(forwarder, &syn()), tables(forwarder)[1].contains_key(&port));
+        assert_eq!(sent(&forwarder), (0, false));
+        if state == FlowState::Open {
+            return (state, 0);
+        }
+        // Once the end was not contradicted for a while it does: to the backend that new flows belong to by then.
         forwarder.apply(&site.config(["active", "drain"], "")).unwrap();
-        (state, site.sent(&forwarder, &site.syn(port).frame()))
+        forwarder.apply(&site.config(["drain", "active"], "")).unwrap();
+        thread::sleep(Duration::from_nanos((u64::from(tracking::REUSED_AFTER) + 1) * Tick::NANOSECONDS));
+        assert_eq!(sent(&forwarder), (1, true));
+        (state, 1)
     };
     let (fin, rst) = (site.segment(1, 1400, "FA", b""), site.segment(1, 1400, "R", b""));
-    assert_eq!(end(1, &[fin.clone(), site.segment(1, 1401, "A", b"")]), (FlowState::Fin, 0));
-    assert_eq!(end(1, &[rst]), (FlowState::Rst, 0));
-    for forged in [0, 1 << 16, 1 << 31, 0xffff_f000] {
-        assert_eq!(end(1, &[site.segment(1, 1400 + forged, "R", b"")]).1, usize::from(forged != 0), "RST at {forged}");
-        assert_eq!(end(1, &[site.segment(1, 1400 + forged, "FA", b"")]).1, usize::from(forged != 0), "FIN at {forged}");
+    let last = [vec![fin.clone(), site.segment(1, 1401, "A", b"")], vec![rst]];
+    let ends = thread::scope(|scope| {
+        let ends = last.each_ref().map(|last| scope.spawn(|| end(1, last)));
+        ends.map(|end| end.join().unwrap())
+    });
+    assert_eq!(ends, [(FlowState::Fin, 1), (FlowState::Rst, 1)]);
+    for forged in [1 << 16, 1 << 31, 0xffff_0000 - (1 << 16)] {
+        for flags in ["R", "FA"] {
+            let mut forwarder = site.moved("");
+            site.all(&forwarder, [site.syn(1), site.ack(1), site.segment(1, 0, "A", &[1; 1400])]);
+            site.all(&forwarder, [site.segment(1, 1400 + forged, flags, b"")]);
+            assert_eq!(tables(&forwarder)[0][&1].1, FlowState::Open, "{flags} at {forged}");
+            forwarder.apply(&site.config(["active", "drain"], "")).unwrap();
+            assert_eq!(site.all(&forwarder, [site.segment(1, 1400, "A", b"")]), [1]);
+        }
     }
     // It goes on after all.
-    assert_eq!(end(1, &[fin, site.segment(1, 1400, "A", &[1; 1400])]), (FlowState::Open, 1));
+    assert_eq!(end(1, &[fin, site.segment(1, 1400, "A", &[1; 1400])]), (FlowState::Open, 0));
 }
 
 /// SYN with FIN or RST opens no connection: it goes where an unknown packet goes, is entered nowhere, moves nothing,

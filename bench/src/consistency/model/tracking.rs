@@ -2,7 +2,7 @@
 
 use lb_common::{FlowOutcome, Slot, Tick};
 use lb_ebpf::{
-    rules::tracking,
+    rules::tracking::{self, Seen},
     wire::{TcpFlags, Transport},
 };
 use lb_userspace::tracking::{GIVEN_UP_AFTER, after_sweep};
@@ -86,7 +86,7 @@ impl Tracking for Adaptive {
             Packet::Later => TcpFlags::ACK,
         };
         let transport = Transport::segment(0, flags, 0, 0);
-        let decision = tracking::enter(slot, &transport, Tick(0), false, self.is_down(slot.settled_owner()));
+        let decision = tracking::decide(&Seen::default(), slot, &transport, Tick(0), false, |id| self.is_down(id));
         let tracked = matches!(decision.outcome, FlowOutcome::Opened | FlowOutcome::Kept);
         Route { backend: decision.entry.backend(), tracked }
     }
@@ -100,7 +100,7 @@ impl Tracking for Adaptive {
         for (slot, pinned) in slots.iter_mut().zip(pinned) {
             let since = down.get(slot.settled_owner() as usize).copied().flatten();
             let is_given_up = since.is_some_and(|since| now - since >= GIVEN_UP_AFTER.as_secs_f64());
-            *slot = after_sweep(*slot, *pinned, tick(now), (*tcp_idle, 0), is_given_up);
+            *slot = after_sweep(*slot, *pinned, tick(now), (*tcp_idle, 0), u16::MAX, is_given_up);
         }
     }
 }

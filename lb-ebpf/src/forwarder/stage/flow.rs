@@ -1,114 +1,165 @@
 //! Fifth stage, of packets on slots that move and of VIPs that track always: whom the flow belongs to, by the flow
-//! tables.
+//! table.
 //!
-//! Looks entries up, lets [`lb_ebpf::rules::tracking`] decide, and writes what it says. Flows of which one packet was
-//! seen are in a table of their own, so that a flood of first packets evicts no established flow.
+//! Looks entries up, lets [`lb_ebpf::rules::tracking`] decide, and writes what it says.
 
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::bpf_ktime_get_ns};
-use lb_common::{FlowEntry, FlowKey, FlowOutcome, NO_ID, Slot, Tick};
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use lb_common::{
+    Backend, FlowEntry, FlowGroup, FlowKey, FlowKind, FlowLine, FlowNames, FlowOutcome, FlowPlace, NO_ID, Slot, Tick,
+};
 use lb_ebpf::{
-    rules::tracking::{self, Decision},
+    atomic,
+    cold::opaque,
+    hash::FlowTag,
+    rules::{
+        flow_table::{self, At, Found, Group, Line},
+        tracking::{self, Decision, Seen, Write},
+    },
     wire::Transport,
 };
 
-use super::count;
-use crate::maps::{BACKENDS, EMBRYOS, FLOWS};
+use super::{count, intake};
+use crate::maps::{self, BACKENDS, FLOW_NAMES, FLOWS};
+
+/// A group of lines in the map.
+struct MapGroup(*mut FlowGroup);
+
+/// A line of it.
+struct MapLine(*mut FlowLine);
 
 /// Id of the backend that the packet goes to. `always`: the VIP tracks every flow.
 ///
 /// A function of its own, so that it takes neither registers nor stack from packets that need no flow table.
 #[inline(never)]
 pub fn owner(key: &FlowKey, slot: Slot, transport: &Transport, always: bool) -> u32 {
-    // SAFETY: the helper reads the clock.
-    let now = Tick::at(unsafe { bpf_ktime_get_ns() });
-    if let Some(cell) = FLOWS.get_ptr_mut(key) {
-        return follow_established(cell, slot, transport, now);
+    // SAFETY: the helper reads the clock, to a tick of the kernel's own, a few milliseconds: a hundredth of ours.
+    let now = Tick::at(unsafe { bpf_ktime_get_coarse_ns() });
+    let tag = FlowTag::of(&maps::FlowSecret, key);
+    let (index, home) = tag.home(maps::flow_groups());
+    let Some(group) = FLOWS.get_ptr_mut(index).map(MapGroup) else { return slot.settled_owner() };
+    let found = match find(&group, index, home, tag.tag(), key.vip()) {
+        Some(Ok((at, backend))) => {
+            if tracking::changes_nothing(at.entry, transport, now) && !backend.is_down() {
+                count::flow(FlowOutcome::Known);
+                return at.entry.backend();
+            }
+            let mut found = Found::default();
+            found.note(at);
+            found
+        }
+        Some(Err(found)) => found,
+        None => Found::default(),
+    };
+    let seen = Seen { opened: found.opened.entry, kept: found.kept.entry };
+    let Decision { entry, write, mut outcome } = tracking::decide(&seen, slot, transport, now, always, is_down);
+    match write {
+        Write::Nothing => {}
+        Write::Replace => {
+            let is_opened = matches!(entry.kind(), FlowKind::Opened);
+            let At { place, entry: before } = if is_opened { found.opened } else { found.kept };
+            // Another CPU may have been faster: what it says is as new.
+            let is_replaced = group.at(place).is_some_and(|(line, number)| line.swap(number, before, entry));
+            if !is_replaced && matches!(outcome, FlowOutcome::Promoted) {
+                outcome = FlowOutcome::Known;
+            }
+        }
+        Write::Enter => {
+            if let Some(refusal) = enter(key, entry) {
+                count::flow(refusal);
+                return tracking::refused(&seen, slot, is_down);
+            }
+        }
     }
-    if let Some(cell) = EMBRYOS.get_ptr_mut(key) {
-        return follow_embryonic(key, cell, slot, transport, now);
-    }
-    // Another CPU may have promoted it between the two lookups: it is then where the first one looked.
-    if !transport.opens()
-        && let Some(cell) = FLOWS.get_ptr_mut(key)
-    {
-        return follow_established(cell, slot, transport, now);
-    }
-    enter(key, slot, transport, now, always)
-}
-
-/// Takes a packet of a flow that has an entry into account.
-#[inline(always)]
-fn follow(cell: *mut FlowEntry, slot: Slot, transport: &Transport, now: Tick) -> Decision {
-    // SAFETY: the map's value, which stays readable while this program runs. Other CPUs and the daemon read and write
-    // it as the one word that it is; whichever of two packets of one flow writes last, the entry is one of that flow.
-    let entry = unsafe { cell.read() };
-    let decision = tracking::follow(entry, slot, transport, now, is_down(entry.backend()));
-    if decision.entry != entry {
-        // SAFETY: as above.
-        unsafe { cell.write(decision.entry) };
-    }
-    decision
-}
-
-/// The same of a flow of which more than one packet was seen before. Returns the id of its backend.
-#[inline(always)]
-fn follow_established(cell: *mut FlowEntry, slot: Slot, transport: &Transport, now: Tick) -> u32 {
-    let Decision { entry, outcome } = follow(cell, slot, transport, now);
     count::flow(outcome);
     entry.backend()
 }
 
-/// The same of a flow of which one packet was seen before: it is established now, if this shows that there is more to
-/// it.
+/// The entries of a flow. Most have none, or one in the home line: with its backend.
 #[inline(always)]
-fn follow_embryonic(key: &FlowKey, cell: *mut FlowEntry, slot: Slot, transport: &Transport, now: Tick) -> u32 {
-    let Decision { entry, outcome } = follow(cell, slot, transport, now);
-    count::flow(match outcome {
-        FlowOutcome::Known if !tracking::promotes(transport) => FlowOutcome::Repeated,
-        FlowOutcome::Known if promote(key, entry) => FlowOutcome::Promoted,
-        other => other,
-    });
-    entry.backend()
-}
-
-/// From the embryonic flows to the established ones; where that fails the flow stays where it is.
-#[inline(always)]
-fn promote(key: &FlowKey, entry: FlowEntry) -> bool {
-    let is_established = FLOWS.insert(key, entry, BPF_NOEXIST.into()).is_ok();
-    if is_established {
-        // Evicted meanwhile, if it is not there.
-        let _ = EMBRYOS.remove(key);
-    }
-    is_established
-}
-
-/// Enters a flow that is at risk. One that cannot be entered belongs to the settled owner, where its packets go without
-/// an entry.
-#[inline(always)]
-fn enter(key: &FlowKey, slot: Slot, transport: &Transport, now: Tick, always: bool) -> u32 {
-    const EEXIST: i32 = -17;
-    let is_settled_down = is_down(slot.settled_owner());
-    let Decision { entry, outcome } = tracking::enter(slot, transport, now, always, is_settled_down);
-    if outcome != FlowOutcome::Opened && outcome != FlowOutcome::Kept {
-        count::flow(outcome);
-        return entry.backend();
-    }
-    match EMBRYOS.insert(key, entry, BPF_NOEXIST.into()) {
-        Ok(()) => count::flow(outcome),
-        // Another CPU was first, with another packet of the same flow: it says where they go.
-        Err(EEXIST) => {
-            count::flow(FlowOutcome::Repeated);
-            return EMBRYOS.get_ptr_mut(key).map_or(entry.backend(), |cell| {
-                // SAFETY: as in `follow`.
-                unsafe { cell.read() }.backend()
-            });
+fn find(group: &MapGroup, index: u32, home: u32, tag: u32, vip: u32) -> Option<Result<(At, &'static Backend), Found>> {
+    let line = group.line(home);
+    let tagged = flow_table::tagged(&line, tag);
+    if line.spilled() == 0 && tagged & tagged.wrapping_sub(1) == 0 {
+        if tagged == 0 {
+            return None;
         }
-        Err(_) => {
-            count::flow(FlowOutcome::TableFull);
-            return if is_settled_down { slot.current() } else { slot.settled_owner() };
+        let number = flow_table::lowest(tagged)?;
+        let entry = line.entry(number);
+        let backend = BACKENDS.get(entry.backend()).filter(|backend| backend.vip == vip)?;
+        return Some(Ok((At { place: FlowPlace::new(home, number), entry }, backend)));
+    }
+    let mut found = Found::default();
+    let places = naru_find(index, home, tag, vip);
+    for bits in [places as u32, (places >> 32) as u32] {
+        let place = FlowPlace::from_bits(bits);
+        if place.is_some()
+            && let Some((line, number)) = group.at(place)
+        {
+            let entry = line.entry(number);
+            if entry.is_some() {
+                found.note(At { place, entry });
+            }
         }
     }
-    entry.backend()
+    Some(Err(found))
+}
+
+/// The places of a flow's entries, wherever they are in its group: in the lower half that of the one that a SYN opened,
+/// in the upper that of the other. A function that is verified once, for whatever it is called with.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn naru_find(group: u32, home: u32, tag: u32, vip: u32) -> u64 {
+    const NONE: u64 = FlowPlace::NONE.to_bits() as u64;
+    let Some(group) = FLOWS.get_ptr_mut(group).map(MapGroup) else { return NONE | NONE << 32 };
+    let home = home % FlowLine::A_GROUP as u32;
+    let Found { opened, kept } = flow_table::find(&group, home, tag, |entry| is_of(entry.backend(), vip));
+    u64::from(opened.place.to_bits()) | u64::from(kept.place.to_bits()) << 32
+}
+
+/// Enters a flow; what came in the way, if anything did.
+///
+/// A function of its own, for the same reason as [`owner`].
+#[inline(never)]
+fn enter(key: &FlowKey, entry: FlowEntry) -> Option<FlowOutcome> {
+    if !intake::admits(key.vip()) {
+        return Some(FlowOutcome::OverShare);
+    }
+    let tag = FlowTag::of(&maps::FlowSecret, key);
+    let (index, home) = tag.home(maps::flow_groups());
+    let group = FLOWS.get_ptr_mut(index).map(MapGroup)?;
+    let mut place = flow_table::claim_in(&group.line(home), home, entry);
+    if !place.is_some() {
+        place = FlowPlace::from_bits(naru_claim_behind(index, home, entry.to_bits()));
+    }
+    let Some((line, number)) = group.at(place).filter(|_| place.is_some()) else {
+        intake::give_back(key.vip());
+        return Some(FlowOutcome::TableFull);
+    };
+    if let Some(names) = FLOW_NAMES.get_ptr_mut(index) {
+        let in_group = opaque(place.line() * FlowLine::PLACES as u32 + number) as usize;
+        if in_group < FlowLine::PLACES_A_GROUP {
+            // SAFETY: within the map's value. The place is this CPU's own until it is published.
+            unsafe { names.cast::<FlowKey>().add(in_group).write(*key) };
+        }
+    }
+    line.publish(number, tag.tag());
+    None
+}
+
+/// A place behind the home line of a group, which is full; as bits. Few flows need it: a function that is verified once,
+/// for whatever it is called with.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn naru_claim_behind(group: u32, home: u32, entry: u64) -> u32 {
+    let Some(group) = FLOWS.get_ptr_mut(group).map(MapGroup) else { return FlowPlace::NONE.to_bits() };
+    let home = home % FlowLine::A_GROUP as u32;
+    flow_table::claim_behind(&group, home, FlowEntry::from_bits(entry)).to_bits()
+}
+
+/// Whether a backend is this VIP's: an entry is not, where two flows' tags are the same by chance.
+#[inline(always)]
+fn is_of(id: u32, vip: u32) -> bool {
+    BACKENDS.get(id).is_some_and(|backend| backend.vip == vip)
 }
 
 /// Whether the flows of a backend are lost.
@@ -116,3 +167,72 @@ fn enter(key: &FlowKey, slot: Slot, transport: &Transport, now: Tick, always: bo
 fn is_down(id: u32) -> bool {
     id == NO_ID || BACKENDS.get(id).is_none_or(|backend| backend.is_down())
 }
+
+impl Group for MapGroup {
+    type Line = MapLine;
+
+    #[inline(always)]
+    fn line(&self, number: u32) -> MapLine {
+        // SAFETY: within the map's value, whatever the number.
+        MapLine(unsafe { self.0.cast::<FlowLine>().add((number % FlowLine::A_GROUP as u32) as usize) })
+    }
+}
+
+impl MapGroup {
+    /// The line of a place, and its number there: with bounds that the verifier sees.
+    #[inline(always)]
+    fn at(&self, place: FlowPlace) -> Option<(MapLine, u32)> {
+        let number = opaque(place.number());
+        (number < FlowLine::PLACES as u32).then(|| (self.line(opaque(place.line())), number))
+    }
+}
+
+impl MapLine {
+    #[inline(always)]
+    fn cell(&self, number: u32) -> *mut FlowEntry {
+        // SAFETY: within the line, as callers check.
+        unsafe { (&raw mut (*self.0).entries).cast::<FlowEntry>().add(number as usize) }
+    }
+}
+
+// Volatile, so that each word is read once: other CPUs and the daemon write meanwhile.
+impl Line for MapLine {
+    #[inline(always)]
+    fn tag(&self, number: u32) -> u32 {
+        // SAFETY: within the line.
+        unsafe { (&raw const (*self.0).tags).cast::<u32>().add(number as usize).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn entry(&self, number: u32) -> FlowEntry {
+        // SAFETY: within the line.
+        unsafe { self.cell(number).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn swap(&self, number: u32, from: FlowEntry, to: FlowEntry) -> bool {
+        // SAFETY: within the line, and a map's value.
+        let found = unsafe { atomic::compare_and_swap(self.cell(number).cast(), from.to_bits(), to.to_bits()) };
+        found == from.to_bits()
+    }
+
+    #[inline(always)]
+    fn publish(&self, number: u32, tag: u32) {
+        // SAFETY: within the line, and a map's value.
+        unsafe { atomic::swap((&raw mut (*self.0).tags).cast::<u32>().add(number as usize), tag) };
+    }
+
+    #[inline(always)]
+    fn spilled(&self) -> u32 {
+        // SAFETY: within the line.
+        unsafe { (&raw const (*self.0).spilled).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn spill(&self) {
+        // SAFETY: within the line, and a map's value. The claim that follows is behind it: that is a full barrier.
+        unsafe { atomic::add(&raw mut (*self.0).spilled, 1) };
+    }
+}
+
+const _: () = assert!(size_of::<FlowNames>() == FlowLine::PLACES_A_GROUP * size_of::<FlowKey>());

@@ -1,8 +1,9 @@
 //! What happens to a packet, one stage a file. Each says "go on with this", "not ours" or gives a reason to drop;
-//! [`pipeline`](crate::pipeline) calls them, and only [`flow`] another one, [`count`].
+//! [`pipeline`](crate::pipeline) calls them, and only [`flow`] others, [`count`] and [`intake`].
 
 pub mod count;
 pub mod flow;
+pub mod intake;
 pub mod own_mac;
 pub mod slot;
 pub mod vip;

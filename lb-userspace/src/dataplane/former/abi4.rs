@@ -3,13 +3,17 @@
 use std::{collections::HashSet, path::Path};
 
 use aya::{Pod, maps::MapData};
-use lb_common::{Address, Be32, MacPin, NO_ID, NextHop, Slot, SlotWord, Vip4Key, Vip6Key, maps};
+use lb_common::{
+    Address, Be32, FlowEntry, FlowKey, FlowKind, FlowParts, MacPin, NO_ID, NextHop, Position, Progress, Slot, SlotWord,
+    Tick, Vip4Key, Vip6Key, maps,
+};
+use lb_ebpf::wire::TCP;
 
 use super::bytes::{Bytes, index};
 use crate::{
     dataplane::{
         Error,
-        maps::{Maps, pin_in},
+        maps::{FlowTable, Maps, pin_in},
     },
     plan::{Capacity, Entry},
 };
@@ -144,6 +148,50 @@ pub fn carry_counts(pins: &Path, today: &Path) -> Result<(), Error> {
     let drops = sums("DROP_COUNTERS", "DROP_CARRIED")?.concat();
     write(today(maps::VIP_DROPS_CARRIED)?.value_mut(NO_ID), &drops);
     Ok(())
+}
+
+/// Enters the flows of both hash tables, which are read in this order: so none is overlooked that is promoted meanwhile.
+/// May be repeated.
+pub fn carry_flows(pins: &Path, today: &FlowTable) -> Result<(), Error> {
+    let mut lost = 0;
+    for (name, is_embryonic) in [("EMBRYOS", true), (maps::FLOWS, false)] {
+        let map = Bytes::of(name, MapData::from_pin(pins.join(name)).map_err(Error::map("open", name))?)?;
+        map.each(|key, entry| {
+            let (key, entry) = (read::<FlowKey>(key), flow(read(entry), read::<FlowKey>(key).protocol(), is_embryonic));
+            lost += usize::from(!today.enter(&key, entry));
+            Ok(())
+        })?;
+    }
+    if lost > 0 {
+        log::warn!("{lost} tracked flows found no room in the new table: they may be reset");
+    }
+    Ok(())
+}
+
+/// An entry: 23 bits each of the backend's id and of the position to half a kilobyte, the tick, and the state. It did
+/// not say whether a SYN had opened the stream or it was kept from before a change, and need not: one that is kept goes
+/// to whichever backend it names.
+fn flow(entry: u64, protocol: u8, is_embryonic: bool) -> FlowEntry {
+    let field = |shift: u32| (entry >> shift) as u32 & ((1 << 23) - 1);
+    let (kind, progress) = match (protocol, entry >> 62) {
+        (TCP, 1) => (FlowKind::Opened, Progress::Once),
+        (TCP, 2) => (FlowKind::Kept, Progress::Fin),
+        (TCP, 3) => (FlowKind::Kept, Progress::Rst),
+        (TCP, _) if is_embryonic => (FlowKind::Kept, Progress::Once),
+        (TCP, _) => (FlowKind::Kept, Progress::Open),
+        _ if is_embryonic => (FlowKind::Datagrams, Progress::Once),
+        _ => (FlowKind::Datagrams, Progress::Open),
+    };
+    FlowParts {
+        backend: field(0),
+        kind,
+        progress,
+        seen: Tick((entry >> 46) as u16),
+        next: Position::of(field(23) << 9),
+        level: 0,
+        jumped: false,
+    }
+    .pack()
 }
 
 fn words(bytes: &[u8]) -> Vec<u64> {

@@ -6,7 +6,6 @@ use aya::{
     maps::{MapData, MapError, MapType},
     util::nr_cpus,
 };
-use aya_obj::generated::BPF_NOEXIST;
 use memmap2::MmapRaw;
 
 use crate::dataplane::{Error, maps::memory, sys};
@@ -73,14 +72,6 @@ impl Bytes {
             cursor = next;
         }
         Ok(())
-    }
-
-    /// Enters what is not there.
-    pub fn enter(&self, key: &[u8], value: &[u8]) -> Result<(), Error> {
-        match sys::update_of(self.map.fd().as_fd(), key, value, BPF_NOEXIST.into()) {
-            Err(error) if error.raw_os_error() != Some(libc::EEXIST) => Err(self.failed("write to")(error)),
-            _ => Ok(()),
-        }
     }
 
     /// Puts an entry in place of whatever is there.

@@ -25,9 +25,7 @@ pub struct Conversion {
 pub enum How {
     /// Entry by entry.
     Entries {
-        /// Makes a key of today, which has the size that the second slice has.
-        key: fn(&[u8], &mut [u8]),
-        /// Makes a value of today.
+        /// Makes a value of today, which has the size that the second slice has.
         value: fn(&[u8], &mut [u8]),
     },
     /// It means the same in maps of another shape, to which it is written as any change is.
@@ -45,8 +43,10 @@ pub const FORMER: &[Conversion] = &[
         version: 1,
         key_size: 4,
         value_size: 8,
-        how: How::Entries { key: same, value: abi4::own_mac },
+        how: How::Entries { value: abi4::own_mac },
     },
+    // `abi4::carry_flows` has what they mean, and those of another map.
+    Conversion::by_meaning(maps::FLOWS, 1, [24, 8], |_, _| Ok(())),
     // `abi4::carry_counts` has what they mean.
     Conversion::by_meaning(maps::VIP_CARRIED, 1, [4, 24], |_, _| Ok(())),
     Conversion::by_meaning(maps::BACKENDS, 1, [4, abi4::BACKEND_LEN], abi4::put_backends),
@@ -64,7 +64,7 @@ impl Conversion {
     /// Of a map that is as it was.
     pub const fn none(layout: &Layout) -> Self {
         let Layout { map, version, key, value, .. } = *layout;
-        Self { map, version, key_size: key, value_size: value, how: How::Entries { key: same, value: same } }
+        Self { map, version, key_size: key, value_size: value, how: How::Entries { value: same } }
     }
 }
 

@@ -18,7 +18,7 @@ use std::{
 };
 
 use aya::maps::{MapData, MapType};
-use lb_common::{Layout, SlotWord, maps};
+use lb_common::{FlowLine, Layout, SlotWord, maps};
 use log::warn;
 use nix::fcntl::Flock;
 
@@ -196,7 +196,10 @@ impl Former {
             backends: entries(maps::BACKENDS),
             slots,
             moves,
-            flows: entries(maps::FLOWS),
+            flows: match self.has_hashed_flows() {
+                true => Capacity::flows_in_groups(entries(maps::FLOWS)),
+                false => entries(maps::FLOWS) * FlowLine::FLOWS_A_GROUP,
+            },
         })
     }
 
@@ -214,17 +217,19 @@ impl Former {
         for found in self.maps.iter().filter(|found| !self.is_shared(found)) {
             match (found.conversion.how, found.bytes.kind) {
                 (How::Meaning(put), _) => put(&found.bytes, today)?,
-                (How::Entries { value, .. }, MapType::Array) => convert_array(found, value, pins)?,
-                (How::Entries { .. }, MapType::PerCpuArray) => {}
-                (How::Entries { key, value }, _) => convert_hash(found, key, value, pins)?,
+                (How::Entries { value }, MapType::Array) => convert_array(found, value, pins)?,
+                (How::Entries { .. }, _) => {}
             }
+        }
+        if self.has_hashed_flows() {
+            abi4::carry_flows(&self.pins, today.flows())?;
         }
         Ok(())
     }
 
     /// Brings over what packets have entered since [`Self::copy_to`], and what they counted, once none meets these maps
     /// any more. May be repeated.
-    pub fn carry_to(&self, pins: &Path) -> Result<(), Error> {
+    pub fn carry_to(&self, pins: &Path, today: &Maps) -> Result<(), Error> {
         if self.counts_vips() {
             abi4::carry_counts(&self.pins, pins)?;
         }
@@ -233,7 +238,7 @@ impl Former {
             if self.is_shared(counters) {
                 continue;
             }
-            let [How::Entries { value: convert, .. }, How::Entries { value: convert_carried, .. }] =
+            let [How::Entries { value: convert }, How::Entries { value: convert_carried }] =
                 [counters, carried].map(|found| found.conversion.how)
             else {
                 continue;
@@ -248,10 +253,8 @@ impl Former {
                 Ok(())
             })?;
         }
-        for found in self.maps.iter().filter(|found| found.bytes.kind == MapType::LruHash && !self.is_shared(found)) {
-            if let How::Entries { key, value } = found.conversion.how {
-                convert_hash(found, key, value, pins)?;
-            }
+        if self.has_hashed_flows() {
+            abi4::carry_flows(&self.pins, today.flows())?;
         }
         Ok(())
     }
@@ -293,6 +296,11 @@ impl Former {
         self.find(maps::VIP_CARRIED).conversion.version == 1
     }
 
+    /// Whether its flows are in two hash tables: up to ABI 19.
+    fn has_hashed_flows(&self) -> bool {
+        self.find(maps::FLOWS).conversion.version == 1
+    }
+
     /// A map that came later may be missing.
     fn get(&self, name: &str) -> Option<&Found> {
         self.maps.iter().find(|found| found.layout.map == name)
@@ -314,17 +322,6 @@ fn convert_array(found: &Found, convert: Convert, pins: &Path) -> Result<(), Err
             convert(value, memory.value_mut(index(key)));
         }
         Ok(())
-    })
-}
-
-/// What is there already stays.
-fn convert_hash(found: &Found, convert_key: Convert, convert: Convert, pins: &Path) -> Result<(), Error> {
-    let today = open(pins, found.layout.map, found.layout.version)?;
-    let (mut key, mut value) = (vec![0; found.layout.key], vec![0; found.layout.value]);
-    found.bytes.each(|former_key, former_value| {
-        convert_key(former_key, &mut key);
-        convert(former_value, &mut value);
-        today.enter(&key, &value)
     })
 }
 

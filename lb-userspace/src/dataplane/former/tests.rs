@@ -2,7 +2,7 @@
 
 use aya::util::nr_cpus;
 use aya_obj::generated::bpf_map_type;
-use lb_common::{ABI, Address, Counters, FlowEntry, FlowKey, FlowState, Position, Tick};
+use lb_common::{ABI, Address, Counters, FlowEntry, FlowKey, FlowKind, FlowParts, Position, Progress, Tick};
 
 use super::*;
 use crate::{
@@ -18,7 +18,11 @@ use crate::{
 /// How much longer values are in the layouts that these tests call former ones.
 const LONGER: usize = 8;
 
-const FLOW: FlowEntry = FlowEntry::new(3, FlowState::Open, Tick(7), Position::of(0));
+/// An open flow of that backend.
+const fn entry(backend: u32) -> FlowEntry {
+    let (kind, progress, seen, next) = (FlowKind::Kept, Progress::Open, Tick(7), Position::of(0));
+    FlowParts { backend, kind, progress, seen, next, level: 0, jumped: false }.pack()
+}
 
 fn flow(vip: u32) -> FlowKey {
     FlowKey::new(Address::default(), 0x1234_5678, vip, 6)
@@ -32,7 +36,7 @@ fn site(pins: &Pins) -> Dataplane {
     changed.vip_mut(0).backends[0].weight += 7;
     dataplane.apply(&changed).unwrap();
     let maps = &dataplane.generation.maps;
-    maps.flows().established.enter(&flow(1), FLOW);
+    assert!(maps.flows().enter(&flow(1), entry(3)));
     maps.add_backend_counters(1, Counters { packets: 3, bytes: 4, new_flows: 5 });
     let mut counted = vec![0u64; 3 * nr_cpus().unwrap()];
     counted[..3].copy_from_slice(&[10, 20, 30]);
@@ -45,7 +49,7 @@ fn site(pins: &Pins) -> Dataplane {
 /// Slots of the first VIP, flows and counts.
 fn seen(dataplane: &Dataplane) -> (Vec<lb_common::Slot>, Vec<(FlowKey, FlowEntry)>, Counters) {
     let slots = (0..crate::plan::fixtures::SLOTS).map_while(|index| dataplane.slots().at(index)).collect();
-    let flows = dataplane.flow_tables().established.batches().flat_map(Result::unwrap).collect();
+    let flows = dataplane.flow_table().named().collect();
     let counts = dataplane.counters().unwrap().backends;
     let counted = counts.iter().map(|backend| backend.counters).fold(Counters::default(), Counters::plus);
     (slots, flows, counted)
@@ -81,7 +85,7 @@ fn what_another_version_left_goes_on_where_layouts_are_the_same() {
     let pins = Pins::new();
     let (old, ifindex) = attached_site(&pins);
     let (state, before, program) = (old.state.clone(), seen(&old), old.program_id().unwrap());
-    assert!(before.0.iter().any(|slot| slot.is_moving()) && before.1 == [(flow(1), FLOW)]);
+    assert!(before.0.iter().any(|slot| slot.is_moving()) && before.1 == [(flow(1), entry(3))]);
     let root = leave_to(&pins, ABI + 1);
     let refused = Dataplane::open(&pins.0, &web()).err().unwrap().to_string();
     assert!(refused.contains("stop it first"), "{refused}");
@@ -183,7 +187,6 @@ fn mirror(today: &[u8], longer: usize) -> Vec<u8> {
 fn change_layout(directory: &Path, name: &'static str) -> Conversion {
     const VERSION: u32 = 9;
     let today = open_in(directory, name);
-    let is_hash = matches!(today.kind, MapType::Hash | MapType::LruHash);
     let (key_size, value_size) = (today.key_size, today.value_size + LONGER);
     let flags = if today.kind == MapType::Array { aya_obj::generated::BPF_F_MMAPABLE } else { 0 };
     let made =
@@ -193,16 +196,14 @@ fn change_layout(directory: &Path, name: &'static str) -> Conversion {
     today
         .each(|key, value| {
             // Of a map with values for each CPU, one behind the other.
-            let key = if is_hash { mirror(key, 0) } else { key.to_vec() };
-            values.entry(key).or_default().extend(mirror(value, LONGER));
+            values.entry(key.to_vec()).or_default().extend(mirror(value, LONGER));
             Ok(())
         })
         .unwrap();
     values.iter().for_each(|(key, value)| former.put(key, value).unwrap());
     fs::remove_file(crate::dataplane::maps::pin_in(directory, name)).unwrap();
     former.map().pin(directory.join(pin_of(name, VERSION))).unwrap();
-    let key = if is_hash { mirrored } else { super::conversion::same };
-    Conversion { map: name, version: VERSION, key_size, value_size, how: How::Entries { key, value: mirrored } }
+    Conversion { map: name, version: VERSION, key_size, value_size, how: How::Entries { value: mirrored } }
 }
 
 #[test]
@@ -217,7 +218,6 @@ fn maps_of_another_layout_are_converted() {
         maps::VIP_RECORDS,
         maps::SLOTS,
         maps::BACKENDS,
-        maps::FLOWS,
         maps::BACKEND_COUNTERS,
         maps::VIP_DROPS,
         maps::FLOW_COUNTERS,
@@ -232,21 +232,48 @@ fn maps_of_another_layout_are_converted() {
 
     let place = Place::take(&pins.0).unwrap();
     let generation = succeed(&former(), &place, 1, &web()).unwrap();
-    // A flow that comes while the links change hands, and one that the new program knows already.
-    let flows = former();
-    let flows = &flows.find(maps::FLOWS).bytes;
-    for vip in [1, 2] {
-        flows.put(&mirror(bytes(&flow(vip)), 0), &mirror(bytes(&FLOW.of_backend(9)), LONGER)).unwrap();
-    }
     // To repeat it changes nothing.
     for _ in 0..2 {
-        former().carry_to(&generation.maps_directory()).unwrap();
+        former().carry_to(&generation.maps_directory(), &generation.maps).unwrap();
     }
     drop((generation, place));
     let new = pins.open(&web());
-    let (slots, mut flows, counted) = seen(&new);
-    flows.sort_by_key(|(key, _)| key.vip());
-    assert_eq!((&new.state, slots, counted), (&state, before.0, before.2));
-    assert_eq!(flows, [(flow(1), FLOW), (flow(2), FLOW.of_backend(9))]);
+    let (slots, flows, counted) = seen(&new);
+    assert_eq!((&new.state, slots, &flows, counted), (&state, before.0, &before.1, before.2));
+    assert_eq!(flows, [(flow(1), entry(3))]);
     assert_eq!(counted, Counters { packets: 13, bytes: 24, new_flows: 35 });
+}
+
+/// The two hash tables of ABI 4 to 19: what they hold is entered once, also what comes while the links change hands.
+#[test]
+#[ignore = "needs root"]
+fn flows_of_hash_tables_are_entered() {
+    let pins = Pins::new();
+    let dataplane = site(&pins);
+    let directory = dataplane.generation.maps_directory();
+    let lru = |name: &'static str| {
+        let kind = bpf_map_type::BPF_MAP_TYPE_LRU_HASH as u32;
+        let map = MapData::create(aya_obj::Map::new_from_params(kind, 24, 8, 1024, 0), name, None).unwrap();
+        map.pin(directory.join(name)).unwrap();
+        Bytes::of(name, map).unwrap()
+    };
+    let (embryos, flows) = (lru("EMBRYOS"), lru("FLOWS"));
+    let former = |backend: u64, position: u64, state: u64| backend | position << 23 | 700 << 46 | state << 62;
+    let put = |map: &Bytes, vip: u32, entry: u64| map.put(bytes(&flow(vip)), &entry.to_ne_bytes()).unwrap();
+    put(&embryos, 2, former(5, 1000, 1));
+    put(&flows, 3, former(6, 1000, 0));
+    // It is known here already.
+    put(&flows, 1, former(9, 1000, 0));
+    let table = dataplane.flow_table();
+    abi4::carry_flows(&directory, &table).unwrap();
+    put(&flows, 4, former(7, 1000, 2));
+    // It is promoted meanwhile.
+    put(&flows, 2, former(5, 1000, 0));
+    abi4::carry_flows(&directory, &table).unwrap();
+    let mut found: Vec<_> = table.named().map(|(key, entry)| (key.vip(), entry.backend(), entry.progress())).collect();
+    found.sort_unstable_by_key(|(vip, ..)| *vip);
+    let (once, open, fin) = (Progress::Once, Progress::Open, Progress::Fin);
+    assert_eq!(found, [(1, 3, open), (2, 5, once), (2, 5, open), (3, 6, open), (4, 7, fin)]);
+    let (_, opened) = table.find(&flow(2), FlowKind::Opened).unwrap();
+    assert_eq!((opened.seen(), opened.next()), (Tick(700), Position::of(1000 << 9)));
 }

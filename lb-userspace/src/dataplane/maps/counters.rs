@@ -17,10 +17,10 @@ use aya::{
     maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
     util::nr_cpus,
 };
-use lb_common::{Counters, Drops, FlowOutcome, NO_ID, OwnMac, VipHash, VipName, maps};
+use lb_common::{Counters, Drops, FlowLine, FlowOutcome, Intake, NO_ID, OwnMac, VipHash, VipName, maps};
 
 use super::{
-    Maps, Slots, Table,
+    Maps, Slots,
     layout::{JOURNAL, LOGS, object_maps, pin_in},
     mmap::Mapped,
 };
@@ -66,7 +66,8 @@ impl Readings {
         let data = |name: &str| MapData::from_pin(pin_in(directory, name)).map_err(Error::map("open", name));
         let names = Capacity::default();
         let carried = [maps::VIP_CARRIED, maps::BACKEND_CARRIED, maps::VIP_DROPS_CARRIED, maps::FLOW_CARRIED];
-        let own = carried.into_iter().chain([maps::VIP_RECORDS, maps::BACKEND_RECORDS, maps::SWEEPS, JOURNAL]);
+        let own = carried.into_iter().chain([maps::VIP_RECORDS, maps::BACKEND_RECORDS, maps::SWEEPS]);
+        let own = own.chain([maps::FLOW_SECRET, JOURNAL]);
         let mut all = Vec::new();
         for name in object_maps(names).map(|(name, _)| name).into_iter().chain(own) {
             // An object without log statements has no map for them.
@@ -150,9 +151,9 @@ impl Readings {
                 maps::SLOTS => taken,
                 maps::MOVES => slots.places_in_use(),
                 maps::VIP_RECORDS | maps::VIP_DROPS | maps::VIP_CARRIED | maps::VIP_DROPS_CARRIED => vips,
+                maps::ALLOWANCES | maps::INTAKES => vips,
                 maps::BACKENDS | maps::BACKEND_RECORDS | maps::BACKEND_COUNTERS | maps::BACKEND_CARRIED => backends,
-                maps::FLOWS => flows[Table::Established as usize],
-                maps::EMBRYOS => flows[Table::Embryonic as usize],
+                maps::FLOWS | maps::FLOW_NAMES => flows.iter().sum(),
                 maps::OWN_MACS => self.own_macs.iter().filter(|(_, word)| *word != OwnMac::FREE).count() as u64,
                 maps::FLOW_COUNTERS | maps::FLOW_CARRIED => FlowOutcome::COUNT as u64,
                 maps::NEXT_HOPS => {
@@ -163,10 +164,11 @@ impl Readings {
                 LOGS => continue,
                 _ => u64::from(max_entries),
             };
-            // A line is one to the kernel.
+            // A line, or a group of places, is one to the kernel.
             let max_entries = match *name {
                 maps::SLOTS => slots.entries(),
                 maps::VIP_BUCKETS => max_entries * VipHash::A_LINE,
+                maps::FLOWS | maps::FLOW_NAMES => max_entries * FlowLine::FLOWS_A_GROUP,
                 // As many places again stay free.
                 maps::VIPS4 | maps::VIPS6 => max_entries / 2,
                 _ => max_entries,
@@ -182,6 +184,8 @@ impl Maps {
     /// Sets to nothing what was counted for a VIP, where no packet counts on it.
     pub fn reset_vip_counters(&mut self, id: u32) -> Result<(), Error> {
         zero(&mut self.vip_drops, id).map_err(Error::map("write to", maps::VIP_DROPS))?;
+        self.intakes.forget(id);
+        zero(&mut self.taken, id).map_err(Error::map("write to", maps::INTAKES))?;
         self.readings.drops_carried.store(id, Drops::default());
         self.readings.vip_carried.store(id, Counters::default());
         Ok(())
@@ -239,6 +243,23 @@ impl Maps {
     pub fn add_backend_counters(&self, id: u32, counters: Counters) {
         let carried = &self.readings.backend_carried;
         carried.store(id, carried.load(id).plus(counters));
+    }
+
+    /// Takes over what `old` refused, where no packet counts yet: for as long as that is not too old, slots are to wait.
+    pub fn carry_refusals_from(&mut self, old: &Self) -> Result<(), Error> {
+        for id in 0..self.records.entries.min(old.records.entries) {
+            let refused = old.intakes.refused(id)?;
+            if refused > 0 {
+                let cpus =
+                    nr_cpus().map_err(|(_, error)| Error::map("write to", maps::INTAKES)(MapError::IoError(error)))?;
+                let mut values = vec![Intake::default(); cpus];
+                values[0].refused = refused;
+                let values = PerCpuValues::try_from(values)
+                    .map_err(|error| Error::map("write to", maps::INTAKES)(MapError::IoError(error)))?;
+                self.taken.set(id, values, 0).map_err(Error::map("write to", maps::INTAKES))?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes over what `old` counted for the VIPs and backends that are here too. May be repeated: it sets, not adds.

@@ -1,127 +1,293 @@
-//! The flow tables as the daemon sees them: read in batches (kernel 5.6), so that a million flows cost some hundred
-//! system calls, while packets go on using them.
+//! The flow table as the daemon sees it: memory that packets read and write at the same time. The daemon alone takes
+//! entries out ([`lb_common::FlowLine`] says how), and writes by compare-and-swap only.
 //!
 //! A walk sees every entry that is there from its beginning to its end. One that comes or goes meanwhile it may see or
 //! not.
 
-use std::{os::fd::AsFd as _, path::Path, sync::Arc};
+use std::{
+    os::fd::AsFd as _,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use aya::maps::{MapData, MapError};
-use aya_obj::generated::{BPF_EXIST, BPF_NOEXIST};
-use lb_common::{FlowEntry, FlowKey, maps};
+use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type};
+use lb_common::{FlowEntry, FlowGroup, FlowKey, FlowKind, FlowLine, FlowNames, FlowPlace, HashKey, maps};
+use lb_ebpf::{
+    hash::FlowTag,
+    rules::flow_table::{At, Group, Line, claim, find},
+};
 
-use super::layout::pin_in;
+use super::{layout::pin_in, mmap::Mapped};
 use crate::dataplane::{Error, sys};
 
-/// Entries that are read by one system call.
-const BATCH: usize = 4096;
+/// The maps that belong together: a table is in all of them.
+pub(super) const OF_TABLE: [&str; 3] = [maps::FLOWS, maps::FLOW_NAMES, maps::FLOW_SECRET];
 
-/// Both tables. Clones read the same tables.
+/// The table. Clones are the same one.
 #[derive(Clone)]
-pub struct FlowTables {
-    /// Flows of which two packets were seen.
-    pub established: FlowTable,
-    /// Flows of which one packet was seen.
-    pub embryonic: FlowTable,
+pub struct FlowTable(Arc<Memory>);
+
+struct Memory {
+    groups: Mapped<FlowGroup, 64>,
+    names: Mapped<FlowNames, 120>,
+    secret: HashKey,
 }
 
-/// One table.
-#[derive(Clone)]
-pub struct FlowTable {
-    name: &'static str,
-    map: Arc<MapData>,
+/// Where an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Spot {
+    /// Its group.
+    pub group: u32,
+    /// Its place in that.
+    pub place: FlowPlace,
 }
 
-impl FlowTables {
-    /// The tables pinned in `directory`.
-    pub(super) fn open(directory: &Path) -> Result<Self, Error> {
-        Ok(Self {
-            established: FlowTable::open(directory, maps::FLOWS)?,
-            embryonic: FlowTable::open(directory, maps::EMBRYOS)?,
-        })
-    }
-
-    /// Pins them in another directory too.
-    pub(super) fn pin(&self, directory: &Path) -> Result<(), Error> {
-        for FlowTable { name, map } in [&self.established, &self.embryonic] {
-            map.pin(pin_in(directory, name)).map_err(Error::pin(name))?;
-        }
-        Ok(())
-    }
-
-    /// Copies what `other` does not have.
-    pub(super) fn copy_to(&self, other: &Self) -> Result<(), Error> {
-        self.embryonic.copy_to(&other.embryonic)?;
-        self.established.copy_to(&other.established)
-    }
+/// What is at a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placed {
+    /// Nothing.
+    Free,
+    /// An entry that was taken out.
+    Gone,
+    /// An entry whose flow's name is being written.
+    Claimed(FlowEntry),
+    /// An entry.
+    Entry(FlowEntry),
 }
 
 impl FlowTable {
-    fn open(directory: &Path, name: &'static str) -> Result<Self, Error> {
-        let map = MapData::from_pin(pin_in(directory, name)).map_err(Error::map("open", name))?;
-        Ok(Self { name, map: Arc::new(map) })
+    /// The table pinned in `directory`.
+    pub(in crate::dataplane) fn open(directory: &Path) -> Result<Self, Error> {
+        let data = |name: &str| MapData::from_pin(pin_in(directory, name)).map_err(Error::map("open", name));
+        let memory = Memory {
+            groups: Mapped::open(maps::FLOWS, data(maps::FLOWS)?)?,
+            names: Mapped::open(maps::FLOW_NAMES, data(maps::FLOW_NAMES)?)?,
+            secret: secret(data(maps::FLOW_SECRET)?)?,
+        };
+        Ok(Self(Arc::new(memory)))
     }
 
-    /// Every entry, batch by batch. What comes after an error is not read.
-    pub fn batches(&self) -> impl Iterator<Item = Result<Vec<(FlowKey, FlowEntry)>, Error>> {
-        let mut cursor = Some(sys::Cursor::default());
-        std::iter::from_fn(move || {
-            let (mut keys, mut entries) = (vec![FlowKey::default(); BATCH], vec![FlowEntry::default(); BATCH]);
-            let read = sys::lookup_batch(self.map.fd().as_fd(), cursor.take()?, &mut keys, &mut entries);
-            match read {
-                Ok((count, next)) => {
-                    cursor = next;
-                    Some(Ok(keys.into_iter().zip(entries).take(count).collect()))
-                }
-                Err(error) => Some(Err(Error::map("read", self.name)(MapError::IoError(error)))),
-            }
+    /// Number of groups.
+    pub fn groups(&self) -> u32 {
+        self.0.groups.entries
+    }
+
+    /// Flows that it is made for.
+    pub fn room(&self) -> u32 {
+        self.groups() * FlowLine::FLOWS_A_GROUP
+    }
+
+    /// What is at a place.
+    pub fn at(&self, spot: Spot) -> Placed {
+        let line = self.line(spot);
+        // In this order a name that was written before the tag is seen by whoever sees the tag.
+        let tag = line.tag(spot.place.number());
+        match line.entry(spot.place.number()) {
+            entry if entry == FlowEntry::default() => Placed::Free,
+            entry if !entry.is_some() => Placed::Gone,
+            entry if tag == 0 => Placed::Claimed(entry),
+            entry => Placed::Entry(entry),
+        }
+    }
+
+    /// Every place of a group.
+    pub fn spots(group: u32) -> impl Iterator<Item = Spot> {
+        FlowPlace::all().map(move |place| Spot { group, place })
+    }
+
+    /// Every entry.
+    pub fn entries(&self) -> impl Iterator<Item = (Spot, FlowEntry)> {
+        (0..self.groups()).flat_map(Self::spots).filter_map(|spot| match self.at(spot) {
+            Placed::Entry(entry) => Some((spot, entry)),
+            Placed::Free | Placed::Gone | Placed::Claimed(_) => None,
         })
     }
 
-    /// Deletes entries; those that are gone already are no failure. Returns how many this deleted.
-    pub fn delete(&self, keys: &[FlowKey]) -> Result<usize, Error> {
-        let (mut rest, mut deleted) = (keys, 0);
-        while !rest.is_empty() {
-            let (count, result) = sys::delete_batch(self.map.fd().as_fd(), rest);
-            deleted += count;
-            match result {
-                Ok(()) => break,
-                // The one behind those that were deleted was evicted meanwhile.
-                Err(error) if error.raw_os_error() == Some(libc::ENOENT) && count < rest.len() => {
-                    rest = &rest[count + 1..]
-                }
-                Err(error) => return Err(Error::map("delete from", self.name)(MapError::IoError(error))),
-            }
+    /// Every entry with the name of its flow.
+    pub fn named(&self) -> impl Iterator<Item = (FlowKey, FlowEntry)> {
+        self.entries().map(|(spot, entry)| (self.name(spot), entry))
+    }
+
+    /// The name of the flow whose entry is there.
+    pub fn name(&self, spot: Spot) -> FlowKey {
+        FlowKey::from_words(self.name_words(spot).each_ref().map(|word| word.load(Ordering::Acquire)))
+    }
+
+    /// The home line of a flow in its group.
+    pub fn home(&self, key: &FlowKey) -> u32 {
+        FlowTag::of(&self.0.secret, key).home(self.groups()).1
+    }
+
+    /// Puts `to` in the place of `from`; false where something else is there by now.
+    pub fn replace(&self, spot: Spot, from: FlowEntry, to: FlowEntry) -> bool {
+        self.line(spot).swap(spot.place.number(), from, to)
+    }
+
+    /// Takes an entry out; false where something else is there by now. Its place is not free yet.
+    pub fn remove(&self, spot: Spot, entry: FlowEntry) -> bool {
+        let is_gone = self.replace(spot, entry, FlowEntry::GONE);
+        if is_gone {
+            self.line(spot).publish(spot.place.number(), 0);
         }
-        Ok(deleted)
+        is_gone
     }
 
-    /// Replaces an entry; one that is gone stays so.
-    pub fn replace(&self, key: &FlowKey, entry: FlowEntry) -> Result<(), Error> {
-        self.write(key, entry, BPF_EXIST.into())
+    /// Frees a place whose entry was taken out before a grace period that has ended.
+    pub fn free(&self, spot: Spot) {
+        let freed = self.replace(spot, FlowEntry::GONE, FlowEntry::default());
+        debug_assert!(freed, "nobody else writes to a place whose entry is gone");
     }
 
-    /// Enters a flow as a packet does.
-    #[cfg(test)]
-    pub(crate) fn enter(&self, key: &FlowKey, entry: FlowEntry) {
-        self.write(key, entry, BPF_NOEXIST.into()).unwrap();
+    /// How many entries went past the line of this place since it last had none that did.
+    pub fn spilled(&self, spot: Spot) -> u32 {
+        self.line(spot).spilled()
     }
 
-    fn copy_to(&self, other: &Self) -> Result<(), Error> {
-        for batch in self.batches() {
-            for (key, entry) in batch? {
-                other.write(&key, entry, BPF_NOEXIST.into())?;
-            }
+    /// No entry is past the line of this place: none was before a grace period that has ended, and if `spilled` is still
+    /// the count, none has gone past it since.
+    pub fn clear_spilled(&self, spot: Spot, spilled: u32) {
+        let half = self.0.groups.half(self.line(spot).first_half() + FlowLine::PLACES as u32);
+        let _ = half.compare_exchange(spilled, 0, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
+    /// The flow's entry of the kind that `entry` is of.
+    pub fn find(&self, key: &FlowKey, kind: FlowKind) -> Option<(Spot, FlowEntry)> {
+        let tag = FlowTag::of(&self.0.secret, key);
+        let (group, home) = tag.home(self.groups());
+        let found = find(&TableGroup { table: self, group }, home, tag.tag(), |_| true);
+        let At { place, entry } = if kind == FlowKind::Opened { found.opened } else { found.kept };
+        let spot = Spot { group, place };
+        (place.is_some() && self.name(spot) == *key).then_some((spot, entry))
+    }
+
+    /// Enters a flow, unless it has an entry of that kind already; false where there is no room.
+    pub fn enter(&self, key: &FlowKey, entry: FlowEntry) -> bool {
+        if self.find(key, entry.kind()).is_some() {
+            return true;
         }
-        Ok(())
+        let tag = FlowTag::of(&self.0.secret, key);
+        let (group, home) = tag.home(self.groups());
+        let place = claim(&TableGroup { table: self, group }, home, entry);
+        if place.is_some() {
+            self.put_name(Spot { group, place }, key);
+            self.line(Spot { group, place }).publish(place.number(), tag.tag());
+        }
+        place.is_some()
     }
 
-    fn write(&self, key: &FlowKey, entry: FlowEntry, flags: u64) -> Result<(), Error> {
-        match sys::update(self.map.fd().as_fd(), key, &entry, flags) {
-            Err(error) if !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EEXIST)) => {
-                Err(Error::map("write to", self.name)(MapError::IoError(error)))
-            }
-            _ => Ok(()),
+    /// Enters what this has and `other` has not; returns how many found no room there.
+    pub(super) fn copy_to(&self, other: &Self) -> usize {
+        self.named().filter(|(key, entry)| !other.enter(key, *entry)).count()
+    }
+
+    fn put_name(&self, spot: Spot, key: &FlowKey) {
+        for (cell, word) in self.name_words(spot).iter().zip(key.to_words()) {
+            cell.store(word, Ordering::Release);
         }
     }
+
+    fn name_words(&self, Spot { group, place }: Spot) -> &[AtomicU64; size_of::<FlowKey>() / 8] {
+        &self.0.names.cell(group).as_chunks().0[place.in_group() as usize]
+    }
+
+    fn line(&self, Spot { group, place }: Spot) -> TableLine<'_> {
+        TableLine { table: self, group, number: place.line() }
+    }
+}
+
+/// A line of a table in memory.
+struct TableLine<'a> {
+    table: &'a FlowTable,
+    group: u32,
+    number: u32,
+}
+
+impl TableLine<'_> {
+    /// Its first word of 32 bits.
+    fn first_half(&self) -> u32 {
+        const HALVES: u32 = size_of::<FlowLine>() as u32 / 4;
+        (self.group * FlowLine::A_GROUP as u32 + self.number) * HALVES
+    }
+
+    fn cell(&self, number: u32) -> &AtomicU64 {
+        const LINE: usize = size_of::<FlowLine>() / 8;
+        const FIRST: usize = std::mem::offset_of!(FlowLine, entries) / 8;
+        &self.table.0.groups.cell(self.group)[self.number as usize * LINE + FIRST + number as usize]
+    }
+}
+
+/// A group of a table.
+struct TableGroup<'a> {
+    table: &'a FlowTable,
+    group: u32,
+}
+
+impl<'a> Group for TableGroup<'a> {
+    type Line = TableLine<'a>;
+
+    fn line(&self, number: u32) -> TableLine<'a> {
+        TableLine { table: self.table, group: self.group, number }
+    }
+}
+
+impl Line for TableLine<'_> {
+    fn tag(&self, number: u32) -> u32 {
+        self.table.0.groups.half(self.first_half() + number).load(Ordering::Acquire)
+    }
+
+    fn entry(&self, number: u32) -> FlowEntry {
+        FlowEntry::from_bits(self.cell(number).load(Ordering::Acquire))
+    }
+
+    fn swap(&self, number: u32, from: FlowEntry, to: FlowEntry) -> bool {
+        let (from, to) = (from.to_bits(), to.to_bits());
+        self.cell(number).compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    fn publish(&self, number: u32, tag: u32) {
+        self.table.0.groups.half(self.first_half() + number).swap(tag, Ordering::AcqRel);
+    }
+
+    fn spilled(&self) -> u32 {
+        self.table.0.groups.half(self.first_half() + FlowLine::PLACES as u32).load(Ordering::Acquire)
+    }
+
+    fn spill(&self) {
+        self.table.0.groups.half(self.first_half() + FlowLine::PLACES as u32).fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// Makes the map of a table's secret, with one that nobody knows.
+pub(super) fn create_secret(directory: &Path) -> Result<(), Error> {
+    let name = maps::FLOW_SECRET;
+    let pin = pin_in(directory, name);
+    if pin.exists() {
+        return Ok(());
+    }
+    let kind = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
+    let map = aya_obj::Map::new_from_params(kind, 4, size_of::<HashKey>() as u32, 1, BPF_F_MMAPABLE);
+    let map = MapData::create(map, name, None).map_err(Error::map("make", name))?;
+    let mut words = [0u8; size_of::<HashKey>()];
+    getrandom::fill(&mut words).map_err(|error| {
+        let error = std::io::Error::other(error.to_string());
+        Error::map("fill with random words", name)(MapError::IoError(error))
+    })?;
+    // Before anybody can find it.
+    let written = sys::update_of(map.fd().as_fd(), &0u32.to_ne_bytes(), &words, 0);
+    written.map_err(|error| Error::map("write to", name)(MapError::IoError(error)))?;
+    map.pin(pin).map_err(Error::pin(name))
+}
+
+/// The key that flows of the table pinned in `directory` find their lines and tags by.
+pub fn flow_secret(directory: &Path) -> Result<HashKey, Error> {
+    let name = maps::FLOW_SECRET;
+    secret(MapData::from_pin(pin_in(directory, name)).map_err(Error::map("open", name))?)
+}
+
+fn secret(map: MapData) -> Result<HashKey, Error> {
+    Ok(Mapped::<HashKey, { HashKey::WORDS }>::open(maps::FLOW_SECRET, map)?.load(0))
 }

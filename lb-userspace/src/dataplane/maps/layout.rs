@@ -16,7 +16,7 @@ pub const JOURNAL: &str = "JOURNAL";
 pub const DEVICES: u32 = 1024;
 
 /// The maps that the object declares, with the entries that they get; `None` for as many as the object says.
-pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 15] {
+pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 17] {
     [
         (maps::VIP_BUCKETS, Some(capacity.buckets() / VipHash::A_LINE)),
         (maps::VIPS4, Some(Capacity::places(capacity.keys4))),
@@ -26,8 +26,10 @@ pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 15] {
         (maps::BACKENDS, Some(capacity.backends)),
         // One more than backends: who gets another place gives his own back after that.
         (maps::NEXT_HOPS, Some(capacity.backends + 1)),
-        (maps::FLOWS, Some(capacity.flows)),
-        (maps::EMBRYOS, Some(capacity.embryos())),
+        (maps::FLOWS, Some(capacity.flow_groups())),
+        (maps::FLOW_NAMES, Some(capacity.flow_groups())),
+        (maps::ALLOWANCES, Some(capacity.vips)),
+        (maps::INTAKES, Some(capacity.vips)),
         (maps::OWN_MACS, Some(OwnMac::PLACES)),
         (maps::DEVICES, Some(DEVICES)),
         (maps::BACKEND_COUNTERS, Some(capacity.backends)),
@@ -37,10 +39,17 @@ pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 15] {
     ]
 }
 
-/// What the program must know of the sizes of the maps pinned in `pins`, or made there for `capacity`: numbers of VIP
-/// buckets, of places of IPv4 and of IPv6 VIPs, each less one.
-pub fn vip_masks(pins: &Path, capacity: Capacity) -> Result<[u32; 3], Error> {
-    let [buckets, v4, v6] = [maps::VIP_BUCKETS, maps::VIPS4, maps::VIPS6].map(|name| {
+/// What the program must know of the sizes of maps.
+pub struct Sizes {
+    /// Numbers of VIP buckets, of places of IPv4 and of IPv6 VIPs, each less one.
+    pub vip_masks: [u32; 3],
+    /// Groups of the flow table.
+    pub flow_groups: u32,
+}
+
+/// Those of the maps pinned in `pins`, or made there for `capacity`.
+pub fn sizes(pins: &Path, capacity: Capacity) -> Result<Sizes, Error> {
+    let [buckets, v4, v6, groups] = [maps::VIP_BUCKETS, maps::VIPS4, maps::VIPS6, maps::FLOWS].map(|name| {
         let pin = pin_in(pins, name);
         if !pin.exists() {
             let made = object_maps(capacity).into_iter().find(|(other, _)| *other == name);
@@ -49,7 +58,7 @@ pub fn vip_masks(pins: &Path, capacity: Capacity) -> Result<[u32; 3], Error> {
         let map = MapData::from_pin(pin).map_err(Error::map("open", name))?;
         Ok(map.info().map_err(Error::map("look at", name))?.max_entries())
     });
-    Ok([buckets? * VipHash::A_LINE - 1, v4? - 1, v6? - 1])
+    Ok(Sizes { vip_masks: [buckets? * VipHash::A_LINE - 1, v4? - 1, v6? - 1], flow_groups: groups? })
 }
 
 /// The entries that this version needs of a map of a fixed size, such as a counter for each flow outcome; 0 of one that

@@ -9,6 +9,7 @@
 mod backends;
 mod counters;
 mod flows;
+mod intakes;
 mod interfaces;
 mod journal;
 mod keys;
@@ -21,14 +22,15 @@ use std::{collections::HashSet, mem::offset_of, path::Path, sync::Arc};
 
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
 use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type};
-use lb_common::{BackendRecord, Counters, Drops, FlowOutcome, Layout, OwnMac, Slot, VipName, VipRecord, maps};
+use lb_common::{BackendRecord, Counters, Drops, FlowOutcome, Intake, Layout, OwnMac, Slot, VipName, VipRecord, maps};
 
 use self::{backends::Backends, keys::Keys, layout::DEVICES, mmap::Mapped, slots::Places};
 pub use self::{
     counters::{MapUsage, Readings},
-    flows::{FlowTable, FlowTables},
+    flows::{FlowTable, Placed, Spot, flow_secret},
+    intakes::Intakes,
     journal::{Carrying, Journal},
-    layout::{JOURNAL, entries_needed, object_maps, pin_in, pin_of, vip_masks},
+    layout::{JOURNAL, Sizes, entries_needed, object_maps, pin_in, pin_of, sizes},
     mmap::memory,
     slots::Slots,
     sweeps::{Sweeps, Table},
@@ -48,8 +50,10 @@ pub struct Maps {
     devices: HashMap<MapData, u32, u32>,
     /// Handles to set counters by; they are read by those of `readings`.
     vip_drops: PerCpuArray<MapData, Drops>,
+    taken: PerCpuArray<MapData, Intake>,
     backend_counters: PerCpuArray<MapData, Counters>,
-    flows: FlowTables,
+    flows: FlowTable,
+    intakes: Arc<Intakes>,
     sweeps: Arc<Sweeps>,
     journal: Mapped<u64, 1>,
     readings: Arc<Readings>,
@@ -81,7 +85,7 @@ pub fn create_own(directory: &Path, capacity: Capacity) -> Result<(), Error> {
         let map = MapData::create(map, name, None).map_err(Error::map("make", name))?;
         map.pin(pin).map_err(Error::pin(name))?;
     }
-    Ok(())
+    flows::create_secret(directory)
 }
 
 impl Maps {
@@ -102,22 +106,25 @@ impl Maps {
             backends: Backends::open(data(maps::BACKENDS)?, data(maps::BACKEND_RECORDS)?, data(maps::NEXT_HOPS)?)?,
             own_macs: Mapped::open(maps::OWN_MACS, data(maps::OWN_MACS)?)?,
             devices: data(maps::DEVICES).map(Map::HashMap)?.try_into().map_err(layout(maps::DEVICES))?,
+            taken: per_cpu(maps::INTAKES)?.try_into().map_err(layout(maps::INTAKES))?,
             vip_drops: per_cpu(maps::VIP_DROPS)?.try_into().map_err(layout(maps::VIP_DROPS))?,
             backend_counters: per_cpu(maps::BACKEND_COUNTERS)?.try_into().map_err(layout(maps::BACKEND_COUNTERS))?,
-            flows: FlowTables::open(directory)?,
+            flows: FlowTable::open(directory)?,
+            intakes: Arc::new(Intakes::open(directory)?),
             sweeps: Arc::new(Sweeps(Mapped::open(maps::SWEEPS, data(maps::SWEEPS)?)?)),
             journal: Mapped::open(JOURNAL, data(JOURNAL)?)?,
             readings: Arc::new(Readings::open(directory)?),
         })
     }
 
-    /// Pins in another directory what stays when maps grow to `capacity`: what sweeps counted, and the flow tables
-    /// unless they are to have another size.
+    /// Pins in another directory what stays when maps grow to `capacity`: what sweeps counted, and the flow table unless
+    /// it is to have another size.
     pub fn keep_in(&self, directory: &Path, capacity: Capacity) -> Result<(), Error> {
-        let name = maps::SWEEPS;
-        let (_, sweeps) = self.readings.all.iter().find(|(other, _)| *other == name).expect("every map is in the list");
-        sweeps.pin(pin_in(directory, name)).map_err(Error::pin(name))?;
-        if self.readings.max_entries(maps::FLOWS)? == capacity.flows { self.flows.pin(directory) } else { Ok(()) }
+        let flows = if self.flows.room() == capacity.flows { &flows::OF_TABLE[..] } else { &[] };
+        [maps::SWEEPS].iter().chain(flows).try_for_each(|name| {
+            let (_, map) = self.readings.all.iter().find(|(other, _)| other == name).expect("every map is in the list");
+            map.pin(pin_in(directory, name)).map_err(Error::pin(name))
+        })
     }
 
     /// Whether no map of a fixed size has fewer entries than this version needs.
@@ -142,7 +149,7 @@ impl Maps {
             backends: self.backends.room(),
             slots: self.slots.entries(),
             moves: self.slots.places(),
-            flows: self.readings.max_entries(maps::FLOWS)?,
+            flows: self.flows.room(),
         };
         let journal = self.journal();
         let mut state = State::empty(capacity, journal.features);
@@ -175,9 +182,14 @@ impl Maps {
         &self.slots
     }
 
-    /// The flow tables.
-    pub fn flows(&self) -> &FlowTables {
+    /// The flow table.
+    pub fn flows(&self) -> &FlowTable {
         &self.flows
+    }
+
+    /// What VIPs may enter, and what they were refused.
+    pub fn intakes(&self) -> &Arc<Intakes> {
+        &self.intakes
     }
 
     /// The counts that sweeps keep.
@@ -190,12 +202,18 @@ impl Maps {
         &self.readings
     }
 
-    /// Takes over flows that are in the tables of `old` alone, where those are others. May be repeated.
-    pub fn carry_flows_from(&self, old: &Self) -> Result<(), Error> {
-        if self.readings.max_entries(maps::FLOWS)? == old.readings.max_entries(maps::FLOWS)? {
-            return Ok(());
+    /// Takes over flows that are in the table of `old` alone, where that is another one. May be repeated.
+    ///
+    /// From before the first time until packets come here, `old` is to enter no more ([`Intakes::shut`]): a flow that it
+    /// entered meanwhile would be missing here when its next packet comes.
+    pub fn carry_flows_from(&self, old: &Self) {
+        if self.flows.room() == old.flows.room() {
+            return;
         }
-        old.flows.copy_to(&self.flows)
+        let lost = old.flows.copy_to(&self.flows);
+        if lost > 0 {
+            log::warn!("{lost} tracked flows found no room in the new table: they may be reset");
+        }
     }
 }
 

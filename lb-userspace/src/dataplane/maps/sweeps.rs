@@ -1,11 +1,13 @@
-//! What sweeps over the flow tables count, and how the tables are told apart.
+//! What sweeps over the flow table count.
+
+use lb_common::{FlowEntry, Progress};
 
 use super::mmap::Mapped;
 
-/// Counts that sweeps keep, of the established and of the embryonic table.
+/// Counts that sweeps keep, of established and of embryonic flows.
 pub struct Sweeps(pub(super) Mapped<u64, 1>);
 
-/// One of the flow tables.
+/// Which flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Table {
     /// Flows of which two packets were seen.
@@ -14,11 +16,18 @@ pub enum Table {
     Embryonic = 1,
 }
 
+impl Table {
+    /// Those that an entry is of.
+    pub fn of(entry: FlowEntry) -> Self {
+        if entry.progress() == Progress::Once { Self::Embryonic } else { Self::Established }
+    }
+}
+
 impl Sweeps {
-    /// Entries of the map.
+    /// Entries of the map. What is in the third and the fourth is of versions before.
     pub const ENTRIES: u32 = 4;
 
-    /// Entries that sweeps have deleted from a table.
+    /// Entries that sweeps have taken out.
     pub fn deleted(&self, table: Table) -> u64 {
         self.0.load(table as u32)
     }
@@ -26,15 +35,5 @@ impl Sweeps {
     /// Adds to [`Self::deleted`].
     pub fn add_deleted(&self, table: Table, count: u64) {
         self.0.store(table as u32, self.deleted(table) + count);
-    }
-
-    /// Entries that a table has lost to newer ones, as far as is known.
-    pub fn evicted(&self, table: Table) -> u64 {
-        self.0.load(2 + table as u32)
-    }
-
-    /// Notes a new value of [`Self::evicted`], which never goes down.
-    pub fn note_evicted(&self, table: Table, count: u64) {
-        self.0.store(2 + table as u32, count.max(self.evicted(table)));
     }
 }

@@ -1,4 +1,4 @@
-//! What the flow tables hold, by the names of the config. The controller publishes the names and the tables; the walk
+//! What the flow table holds, by the names of the config. The controller publishes the names and the table; the walk
 //! over a million entries is made beside it, on a thread that may block.
 
 use std::{
@@ -12,13 +12,13 @@ use lb_ebpf::wire::TCP;
 use crate::{
     api::flows::{Flow, FlowCount, FlowQuery, FlowTable, Flows},
     controller::{Error, View},
-    dataplane::{self, FlowTables, Table},
+    dataplane::{self, Table},
     model::{Port, Protocol},
 };
 
-/// A walk over the flow tables to be made.
+/// A walk over the flow table to be made.
 struct Walk {
-    tables: FlowTables,
+    table: dataplane::FlowTable,
     /// Names of the VIPs whose flows are wanted, by id.
     vips: HashMap<u32, String>,
     /// Addresses of the backends whose flows are wanted, by id.
@@ -26,14 +26,14 @@ struct Walk {
     query: FlowQuery,
 }
 
-/// Entries of the flow tables.
+/// Entries of the flow table.
 pub fn flows(view: &View, query: FlowQuery) -> Result<Flows, Error> {
-    Ok(Walk::of(view, query)?.list()?)
+    Ok(Walk::of(view, query)?.list())
 }
 
-/// How many entries the flow tables have.
+/// How many entries the flow table has.
 pub fn counts(view: &View, query: FlowQuery) -> Result<Vec<FlowCount>, Error> {
-    Ok(Walk::of(view, query)?.count()?)
+    Ok(Walk::of(view, query)?.count())
 }
 
 impl Walk {
@@ -53,58 +53,53 @@ impl Walk {
         if let Some(address) = query.backend.filter(|_| backends.is_empty()) {
             return Err(Error::NoSuchBackend { address, vip: query.vip });
         }
-        Ok(Self { tables: view.dataplane.flow_tables(), vips, backends, query })
+        Ok(Self { table: view.dataplane.flow_table(), vips, backends, query })
     }
 
     /// Lists what it finds, up to the query's limit.
-    fn list(self) -> Result<Flows, dataplane::Error> {
+    fn list(self) -> Flows {
         let limit = self.query.limit.unwrap_or(FlowQuery::DEFAULT_LIMIT) as usize;
-        let mut flows: HashMap<FlowKey, Flow> = HashMap::new();
+        let mut flows: Vec<Flow> = Vec::new();
         let mut matched = 0;
         self.each(|found| {
-            // It may have gone from the embryonic to the established table while this looked.
-            let known = flows.contains_key(&found.key);
-            matched += u64::from(!known);
-            if known || flows.len() < limit {
-                flows.insert(found.key, found.flow());
+            matched += 1;
+            if flows.len() < limit {
+                flows.push(found.flow());
             }
-        })?;
-        let mut flows: Vec<_> = flows.into_values().collect();
+        });
         flows.sort_by(|a, b| {
             let order = |flow: &Flow| (flow.client, flow.client_port);
             a.vip.cmp(&b.vip).then_with(|| order(a).cmp(&order(b))).then_with(|| a.port.cmp(&b.port))
         });
-        Ok(Flows { flows, matched })
+        Flows { flows, matched }
     }
 
     /// Counts what it finds.
-    fn count(self) -> Result<Vec<FlowCount>, dataplane::Error> {
+    fn count(self) -> Vec<FlowCount> {
         let mut counts: BTreeMap<(&str, IpAddr), [u64; 2]> = BTreeMap::new();
-        self.each(|found| counts.entry((found.vip, found.backend)).or_default()[found.table as usize] += 1)?;
+        self.each(|found| counts.entry((found.vip, found.backend)).or_default()[found.table as usize] += 1);
         let count = |((vip, backend), [established, embryonic]): ((&str, IpAddr), [u64; 2])| FlowCount {
             vip: vip.to_owned(),
             backend,
             established,
             embryonic,
         };
-        Ok(counts.into_iter().map(count).collect())
+        counts.into_iter().map(count).collect()
     }
 
-    /// Shows every entry that the query asks for to `visit`. Flows go from the embryonic to the established table: in
-    /// this order none is overlooked, and one may be seen twice.
-    fn each<'a>(&'a self, mut visit: impl FnMut(Found<'a>)) -> Result<(), dataplane::Error> {
-        let FlowTables { established, embryonic } = &self.tables;
-        for (name, table) in [(Table::Embryonic, embryonic), (Table::Established, established)] {
-            if self.query.table.is_some_and(|wanted| wanted != shown(name)) {
-                continue;
-            }
-            for batch in table.batches() {
-                // Not before the entries were read, or some would be from the future.
-                let now = dataplane::now();
-                batch?.into_iter().filter_map(|(key, entry)| self.found(name, key, entry, now)).for_each(&mut visit);
+    /// Shows every entry that the query asks for to `visit`.
+    fn each<'a>(&'a self, mut visit: impl FnMut(Found<'a>)) {
+        for (spot, entry) in self.table.entries() {
+            // Not before the entry was read, or it would be from the future.
+            let now = dataplane::now();
+            let table = Table::of(entry);
+            if self.backends.contains_key(&entry.backend())
+                && self.query.table.is_none_or(|wanted| wanted == shown(table))
+                && let Some(found) = self.found(table, self.table.name(spot), entry, now)
+            {
+                visit(found);
             }
         }
-        Ok(())
     }
 
     /// The entry with its names, if the query asks for it.

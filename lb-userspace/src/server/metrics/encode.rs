@@ -15,7 +15,8 @@ use crate::{
     api::{
         flows::FlowTable,
         types::{
-            Counts, DropStats, Interface, LossStats, MapUsage, Problem, ProblemKind, TableUsage, TrackedStats, Tracking,
+            Counts, DropStats, FlowEntries, Interface, LossStats, MapUsage, Problem, ProblemKind, TrackedStats,
+            Tracking,
         },
     },
     controller::Applies,
@@ -112,38 +113,39 @@ fn encode_backends(encoder: &mut DescriptorEncoder, vips: &[VipSample]) -> fmt::
     let help = "1 while the way to a backend is known";
     let ups = of_backends(vips, |backend| u32::from(backend.next_hop_up));
     gauge(encoder, "naru_backend_next_hop_up", help, None, ups)?;
-    let help = "Entries of a backend's flows in the flow tables";
+    let help = "Entries of a backend's flows in the flow table";
     gauge(encoder, "naru_backend_flows", help, None, of_backends(vips, |backend| backend.flows))?;
     let help = "Slots that are no longer a backend's and on which flows without an entry go to it still";
     gauge(encoder, "naru_backend_held_slots", help, None, of_backends(vips, |backend| backend.held_slots))
 }
 
 fn encode_tracking(encoder: &mut DescriptorEncoder, tracking: &Tracking) -> fmt::Result {
-    let Tracking { established, embryonic, settled_slots, moving_slots, sweep_us } = tracking;
+    let Tracking { max_flows, flows, expired, refused, settled_slots, moving_slots, sweep_us } = tracking;
     let slots =
         [("settled", *settled_slots), ("moving", *moving_slots)].map(|(state, slots)| ([("state", state)], slots));
     gauge(encoder, "naru_slots", "Slots by whether flows of several backends may be on them", None, slots.into_iter())?;
 
-    let of_tables = |value: fn(&TableUsage) -> u64| {
-        let tables = [(FlowTable::Established, established), (FlowTable::Embryonic, embryonic)];
-        tables.map(|(table, usage)| ([("table", table.name())], value(usage))).into_iter()
+    let of_tables = |FlowEntries { established, embryonic }: &FlowEntries| {
+        let tables = [(FlowTable::Established, *established), (FlowTable::Embryonic, *embryonic)];
+        tables.map(|(table, entries)| ([("table", table.name())], entries)).into_iter()
     };
-    gauge(encoder, "naru_flows", "Flows that are remembered", None, of_tables(|table| table.entries))?;
+    gauge(encoder, "naru_flows", "Flows that are remembered", None, of_tables(flows))?;
     let help = "Flows that there is room to remember";
-    gauge(encoder, "naru_flow_table_max_entries", help, None, of_tables(|table| table.max_entries))?;
-    let help = "Flows that were forgotten to make room for newer ones";
-    counter(encoder, "naru_flow_evictions", help, None, of_tables(|table| table.evicted))?;
+    encoder.encode_descriptor("naru_max_flows", help, None, MetricType::Gauge)?.encode_gauge(max_flows)?;
     let help = "Flows that were forgotten because they had ended";
-    counter(encoder, "naru_flow_expirations", help, None, of_tables(|table| table.expired))?;
+    counter(encoder, "naru_flow_expirations", help, None, of_tables(expired))?;
+    let help = "Flows that were not entered for want of room, or because their VIP had its share";
+    let refused = refused.iter().map(|(vip, flows)| ([("vip", vip.as_str())], *flows));
+    counter(encoder, "naru_flow_refusals", help, None, refused)?;
     let Some(sweep_us) = sweep_us else { return Ok(()) };
-    let (name, help) = ("naru_sweep_duration", "How long the last sweep over the flow tables took");
+    let (name, help) = ("naru_sweep_duration", "How long the last sweep over the flow table took");
     let sweep = *sweep_us as f64 / 1e6;
     encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?.encode_gauge(&sweep)
 }
 
 fn encode_tracked(encoder: &mut DescriptorEncoder, tracked: &[TrackedStats]) -> fmt::Result {
     let packets = tracked.iter().map(|tracked| ([("outcome", tracked.outcome.as_str())], tracked.packets));
-    counter(encoder, "naru_flow_packets", "Packets that the flow tables were asked for", None, packets)?;
+    counter(encoder, "naru_flow_packets", "Packets that the flow table was asked for", None, packets)?;
     let promoted = tracked.iter().find(|tracked| tracked.outcome == FlowOutcome::Promoted.name());
     let promotions = promoted.map_or(0, |tracked| tracked.packets);
     let (name, help) = ("naru_flow_promotions", "Flows that went from the embryonic to the established ones");
@@ -288,8 +290,10 @@ mod tests {
                 interface("eth1", None),
             ],
             tracking: Tracking {
-                established: TableUsage { entries: 4, max_entries: 64, expired: 6, evicted: 1 },
-                embryonic: TableUsage { entries: 2, max_entries: 16, expired: 3, evicted: 0 },
+                max_flows: 66,
+                flows: FlowEntries { established: 4, embryonic: 2 },
+                expired: FlowEntries { established: 6, embryonic: 3 },
+                refused: [("web".to_owned(), 1)].into(),
                 settled_slots: 8,
                 moving_slots: 5,
                 sweep_us: Some(1500),
@@ -344,12 +348,10 @@ mod tests {
             "naru_slots{state=\"moving\"} 5",
             "naru_flows{table=\"established\"} 4",
             "naru_flows{table=\"embryonic\"} 2",
-            "naru_flow_table_max_entries{table=\"established\"} 64",
-            "naru_flow_table_max_entries{table=\"embryonic\"} 16",
-            "naru_flow_evictions_total{table=\"established\"} 1",
-            "naru_flow_evictions_total{table=\"embryonic\"} 0",
+            "naru_max_flows 66",
             "naru_flow_expirations_total{table=\"established\"} 6",
             "naru_flow_expirations_total{table=\"embryonic\"} 3",
+            "naru_flow_refusals_total{vip=\"web\"} 1",
             "naru_sweep_duration_seconds 0.0015",
             "naru_flow_packets_total{outcome=\"promoted\"} 9",
             "naru_flow_promotions_total 9",

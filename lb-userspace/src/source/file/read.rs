@@ -68,8 +68,7 @@ const MAX_BACKENDS: u32 = Slot::MAX_ID;
 const MAX_SLOTS: u32 = 1 << 30;
 const MAX_FLOWS: u32 = 1 << 24;
 
-/// Fewest flows to remember: an LRU map hands out its entries to the CPUs in batches, and evicts early where it has
-/// few.
+/// Fewest flows to remember: fewer are no room to speak of for what a change puts at risk.
 const MIN_FLOWS: u32 = 1 << 10;
 
 /// Longest path of a unix socket in bytes: `sun_path` less its final zero.
