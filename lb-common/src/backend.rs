@@ -41,6 +41,10 @@ pub struct BackendRecord {
     pub successor: u32,
     /// The MAC address that the operator has pinned: the next hop follows from it.
     pub pin: MacPin,
+    /// Seconds after which flows are cut that a drain of it has left; 0 for never.
+    pub drain_deadline: u32,
+    /// Always 0.
+    pub reserved: u32,
 }
 
 /// TTL or hop limit of every outer header (the default that RFC 1700 gives).
@@ -217,7 +221,7 @@ impl BackendState {
 super::pod!(Backend, BackendRecord, MacPin, NextHop, NextHopCell);
 
 const _: () = assert!(size_of::<Backend>() == 64);
-const _: () = assert!(size_of::<BackendRecord>() == 16);
+const _: () = assert!(size_of::<BackendRecord>() == 24);
 const _: () = assert!(size_of::<NextHopCell>() == 64);
 
 #[cfg(test)]

@@ -37,18 +37,18 @@ impl Layout {
     pub const OLDEST_ABI: u32 = 4;
 
     /// From what the [`ABI`] is counted. A map that comes adds one to it, and one that goes its version.
-    const COUNTED_FROM: u32 = Self::OLDEST_ABI + 14;
+    const COUNTED_FROM: u32 = Self::OLDEST_ABI + 15;
 
     /// All that a daemon takes over from the one before.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::new::<u32, BucketLine>(maps::VIP_BUCKETS, 1).later(),
         Self::new::<u32, Vip4Place>(maps::VIPS4, 2),
         Self::new::<u32, Vip6Place>(maps::VIPS6, 2),
-        Self::new::<u32, VipRecord>(maps::VIP_RECORDS, 1),
+        Self::new::<u32, VipRecord>(maps::VIP_RECORDS, 2),
         Self::new::<u32, SlotLine>(maps::SLOTS, 2),
         Self::new::<u32, Slot>(maps::MOVES, 1).later(),
         Self::new::<u32, Backend>(maps::BACKENDS, 2),
-        Self::new::<u32, BackendRecord>(maps::BACKEND_RECORDS, 1).later(),
+        Self::new::<u32, BackendRecord>(maps::BACKEND_RECORDS, 2).later(),
         Self::new::<u32, NextHopCell>(maps::NEXT_HOPS, 1).later(),
         Self::new::<u32, FlowGroup>(maps::FLOWS, 2),
         Self::new::<u32, FlowNames>(maps::FLOW_NAMES, 1).later(),
@@ -63,6 +63,7 @@ impl Layout {
         Self::new::<u32, Drops>(maps::VIP_DROPS_CARRIED, 1).later(),
         Self::new::<u32, Counters>(maps::BACKEND_CARRIED, 1),
         Self::new::<u32, u64>(maps::FLOW_CARRIED, 1),
+        Self::new::<u32, u64>(maps::DRAINS, 1).later(),
         Self::new::<u32, u64>(maps::SWEEPS, 1),
     ];
 

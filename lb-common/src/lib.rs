@@ -93,7 +93,10 @@ pub mod maps {
     pub const BACKEND_CARRIED: &str = "BACKEND_CARRIED";
     /// [`crate::FlowOutcome`] → `u64` brought over from smaller maps; the daemon's only.
     pub const FLOW_CARRIED: &str = "FLOW_CARRIED";
-    /// What sweeps over the flow tables have counted; the daemon's only.
+    /// Backend id → when it was first met as taking no new flows, in seconds of the monotonic clock; 0 where it takes
+    /// some. The daemon's only.
+    pub const DRAINS: &str = "DRAINS";
+    /// What sweeps over the flow table have counted; the daemon's only.
     pub const SWEEPS: &str = "SWEEPS";
 }
 

@@ -182,6 +182,11 @@ impl Slot {
         Self::settled(self.current())
     }
 
+    /// As the map has it.
+    pub const fn to_bits(self) -> u64 {
+        self.0
+    }
+
     /// From what the map has.
     pub const fn from_bits(bits: u64) -> Self {
         Self(bits)

@@ -258,8 +258,8 @@ pub struct VipRecord {
     pub udp_idle: u16,
     /// By which routing tables its backends are reached.
     pub via: Via,
-    /// Always 0.
-    pub reserved: u32,
+    /// Seconds after which flows are cut that a drain has left; 0 for never.
+    pub drain_deadline: u32,
 }
 
 super::pod!(Vip4Key, Vip4Place, Vip6Key, Vip6Place, VipRoute, VipRecord);

@@ -74,13 +74,13 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "hash = \"5-tuple\"",
         "health = { type = \"http\" }",
         "11:1: unknown key `health` in [[vip]]; the keys here are `name`, `address`, `ports`, `forward`, `hash`, \
-         `slots`, `tracking`, `tcp_idle`, `udp_idle`, `metrics_backends`, `vrf`, `mark`, `backends`",
+         `slots`, `tracking`, `tcp_idle`, `udp_idle`, `drain_deadline`, `metrics_backends`, `vrf`, `mark`, `backends`",
     ),
     (
         "slots = 1009",
         "tcp_timeout = \"15m\"",
         "12:1: unknown key `tcp_timeout` in [[vip]]; the keys here are `name`, `address`, `ports`, `forward`, `hash`, \
-         `slots`, `tracking`, `tcp_idle`, `udp_idle`, `metrics_backends`, `vrf`, `mark`, `backends`",
+         `slots`, `tracking`, `tcp_idle`, `udp_idle`, `drain_deadline`, `metrics_backends`, `vrf`, `mark`, `backends`",
     ),
     ("slots = 1009", "upd_idle = \"1m\"", "12:1: unknown key `upd_idle` in [[vip]]; did you mean `udp_idle`?"),
     (", weight = 50", ", wieght = 50", "15:28: unknown key `wieght` in a backend; did you mean `weight`?"),
@@ -153,6 +153,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
          INTERFACE nud permanent`)",
     ),
     ("slots = 1009", "tracking = true", "12:12: `tracking` must be a string in quotes, not a boolean"),
+    ("slots = 1009", "drain_deadline = 900", "12:18: `drain_deadline` needs a unit, and quotes; write `\"900s\"`"),
     ("slots = 1009", "tcp_idle = 900", "12:12: `tcp_idle` needs a unit, and quotes; write `\"900s\"`"),
     (
         "slots = 1009",

@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use crate::model::{Operation, ProblemKind, Settings};
@@ -75,6 +76,8 @@ pub struct Tracking {
     /// By VIP: flows that were not entered for want of room, or because the VIP had its share. As of the last sweep; VIPs
     /// without any are left out.
     pub refused: BTreeMap<String, u64>,
+    /// Flows that were left of drains whose deadline has passed, and that were cut.
+    pub cut: u64,
     /// Slots on which every flow belongs to one backend.
     pub settled_slots: u64,
     /// Slots on which flows of several backends may be.
@@ -222,11 +225,27 @@ pub struct Backend {
     pub held_seconds: u64,
     /// Whether it takes no new flows and the last of its flows has ended.
     pub drained: bool,
+    /// Where it takes no new flows and its drain has a deadline: seconds until those that are left are cut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut_seconds: Option<u64>,
+    /// Where it takes no new flows: whose it still has, by prefix, as of the last sweep; the most numerous first, and no
+    /// more than three.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clients: Vec<ClientFlows>,
     /// Its MAC address, where the config pins it; absent where the network is asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
     /// The way to it.
     pub next_hop: NextHop,
+}
+
+/// Flows of the clients in one prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientFlows {
+    /// 24 bits of IPv4, 48 of IPv6.
+    pub prefix: IpNet,
+    /// How many.
+    pub flows: u64,
 }
 
 impl Backend {

@@ -9,7 +9,7 @@ use lb_common::BackendState;
 use super::{exit, table::Output};
 use crate::{
     api::flows::{ClientRange, FlowQuery, FlowState, FlowTable},
-    model::{ForwardMode, Given, Mac, MacChoice, Port, Word as _, XdpMode, keys::SETTINGS},
+    model::{DrainDeadline, ForwardMode, Given, Mac, MacChoice, Port, Word as _, XdpMode, keys::SETTINGS},
     seed,
 };
 
@@ -234,6 +234,10 @@ pub enum BackendOperation {
         /// What for.
         #[command(flatten)]
         why: Why,
+        /// How long after it began to take no new flows those that are left are cut: their next packet goes to another
+        /// backend, which resets them. 1s to 30days, or none [default: the VIP's drain_deadline]
+        #[arg(long, value_name = "TIME")]
+        deadline: Option<DrainDeadline>,
         /// Whether to wait for its flows.
         #[command(flatten)]
         wait: Wait,

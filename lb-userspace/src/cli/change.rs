@@ -101,12 +101,12 @@ impl From<BackendEdit> for Edit {
 
 impl From<BackendOperation> for Operate {
     fn from(operation: BackendOperation) -> Self {
-        let (op, BackendName { vip, address }, Why { why }) = match operation {
-            BackendOperation::Drain { backend, why, wait: _ } => (Verb::Drain, backend, why),
-            BackendOperation::Down { backend, why } => (Verb::Down, backend, why),
-            BackendOperation::Restore { backend, why } => (Verb::Restore, backend, why),
+        let (op, BackendName { vip, address }, Why { why }, deadline) = match operation {
+            BackendOperation::Drain { backend, why, deadline, wait: _ } => (Verb::Drain, backend, why, deadline),
+            BackendOperation::Down { backend, why } => (Verb::Down, backend, why, None),
+            BackendOperation::Restore { backend, why } => (Verb::Restore, backend, why, None),
         };
-        Self { op, vip, address, why }
+        Self { op, vip, address, why, deadline }
     }
 }
 

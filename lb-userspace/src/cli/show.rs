@@ -12,8 +12,8 @@ use super::{
 use crate::api::{
     client::Client,
     types::{
-        Backend, BackendStats, Counts, Diff, DropStats, FileState, FlowEntries, Interface, MapUsage, NextHop, Problem,
-        Settings, Stats, Status, Tracking, Vip, VipStats,
+        Backend, BackendStats, ClientFlows, Counts, Diff, DropStats, FileState, FlowEntries, Interface, MapUsage,
+        NextHop, Problem, Settings, Stats, Status, Tracking, Vip, VipStats,
     },
 };
 
@@ -337,7 +337,14 @@ fn note(backend: &Backend) -> String {
         let file = backend.file_state.as_deref().unwrap_or("nothing of it");
         format!("{operation} (the file says {file})")
     });
-    let parts = [pinned, Some(drain_note(backend)).filter(|note| !note.is_empty()), operation];
+    let deadline = backend.cut_seconds.filter(|_| !backend.drained).map(|left| match left {
+        0 => "what is left is cut".to_owned(),
+        left => format!("cut in {}", humantime::format_duration(Duration::from_secs(left))),
+    });
+    let clients = backend.clients.iter().map(|ClientFlows { prefix, flows }| format!("{flows} of {prefix}"));
+    let clients = clients.collect::<Vec<_>>().join(", ");
+    let clients = (!clients.is_empty()).then(|| format!("flows: {clients}"));
+    let parts = [pinned, Some(drain_note(backend)).filter(|note| !note.is_empty()), clients, deadline, operation];
     parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
@@ -444,6 +451,8 @@ mod tests {
             held_slots,
             held_seconds: 75,
             drained: false,
+            cut_seconds: None,
+            clients: Vec::new(),
             mac: None,
             next_hop: NextHop::Known { interface: "eth0".into(), mac: "02:00:00:00:00:01".into(), vlan: 7, mtu: 1500 },
         }
@@ -470,11 +479,16 @@ mod tests {
         assert_eq!(note(&Backend { mac, drained: true, ..backend("drain", 0, 0) }), "MAC address pinned; drained");
         assert_eq!(note(&backend("removed", 0, 0)), "", "its flows are in the column beside");
         assert_eq!(note(&Backend { drained: true, ..backend("drain", 0, 0) }), "drained");
+        let clients = ["198.51.100.0/24", "2001:db8::/48"].map(|prefix| prefix.parse().unwrap());
+        let clients = clients.iter().zip([7, 5]).map(|(prefix, flows)| ClientFlows { prefix: *prefix, flows });
+        let waits = Backend { clients: clients.collect(), cut_seconds: Some(90), ..backend("drain", 0, 0) };
+        assert_eq!(note(&waits), "flows: 7 of 198.51.100.0/24, 5 of 2001:db8::/48; cut in 1m 30s");
         let operation = Operation {
             state: lb_common::BackendState::Drain,
             by: "alice (uid 1000)".into(),
             since: 1,
             why: Some("disk".into()),
+            deadline: None,
         };
         let file_state = Some("active".to_owned());
         let by_command = Backend { operation: Some(operation), file_state, drained: true, ..backend("drain", 0, 0) };
@@ -517,11 +531,12 @@ mod tests {
         };
         let shown = vip_text(&vip);
         for line in [
-            "Tracking:  adaptive\n",
-            "TCP idle:  15m\n",
-            "UDP idle:  1m 30s\n",
-            "VRF:       default\n",
-            "Mark:      0x10\n",
+            "Tracking:        adaptive\n",
+            "TCP idle:        15m\n",
+            "UDP idle:        1m 30s\n",
+            "Drain deadline:  none\n",
+            "VRF:             default\n",
+            "Mark:            0x10\n",
         ] {
             assert!(shown.contains(line), "{shown}");
         }

@@ -173,6 +173,8 @@ mod tests {
             held_slots,
             held_seconds: 75,
             drained,
+            cut_seconds: None,
+            clients: Vec::new(),
             mac: None,
             next_hop: NextHop::Unknown { reason: "no route".into() },
         }

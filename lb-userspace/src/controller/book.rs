@@ -229,8 +229,13 @@ mod tests {
     use super::*;
 
     fn drained() -> Arc<Operations> {
-        let operation =
-            Operation { state: BackendState::Drain, by: "alice".into(), since: 7, why: Some("disk".into()) };
+        let operation = Operation {
+            state: BackendState::Drain,
+            by: "alice".into(),
+            since: 7,
+            why: Some("disk".into()),
+            deadline: None,
+        };
         let mut operations = Operations::default();
         operations.set("web", "10.0.1.11".parse().unwrap(), operation);
         Arc::new(operations)

@@ -150,7 +150,13 @@ pub(super) fn succeed(former: &Former, place: &Place, number: u32, config: &Conf
         fault::point("convert maps");
         former.copy_to(&draft.maps_directory(), &mut draft.maps)?;
         draft.maps.put_devices_in_use()?;
-        draft.finish(Some(Carrying::Former), former.journal().applying)
+        fault::point("copy flows");
+        let shut = former.copy_flows(&draft.maps)?;
+        let made = draft.finish(Some(Carrying::Former), former.journal().applying)?;
+        if let Some(shut) = shut {
+            shut.keep();
+        }
+        Ok(made)
     };
     let capacity = former.capacity()?;
     let made = match make(capacity) {

@@ -204,6 +204,9 @@ impl Dataplane {
         let writes = execute(&mut draft.maps, &mut state, plan.steps(), Some(before))?;
         draft.maps.carry_own_macs_from(before);
         draft.maps.carry_refusals_from(before)?;
+        before.drains().into_iter().filter(|(id, _)| *id < capacity.backends).for_each(|(id, since)| {
+            draft.maps.note_drain(id, since);
+        });
         fault::point("carry flows");
         if draft.maps.flows().room() != before.flows().room() {
             before.intakes().shut();

@@ -31,7 +31,12 @@ mod sys;
 mod tests;
 mod view;
 
-use std::{collections::HashSet, mem, path::Path, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    mem,
+    path::Path,
+    sync::Arc,
+};
 
 use aya_log::EbpfLogger;
 use lb_common::Features;
@@ -48,7 +53,7 @@ pub use self::{
     mode::Mode,
     own_macs::{LeftOut, OwnMacs},
     place::{interface_of, make_directories, mount_if_missing, names, pin_name},
-    sys::{now, online_cpus},
+    sys::{now, online_cpus, seconds},
     view::{Backend, BackendCounts, BackendSlots, Counts, View, VipCounts},
 };
 use self::{former::Former, generation::Generation, place::Place, view::SlotCounts};
@@ -179,6 +184,16 @@ impl Dataplane {
     /// The slots of all tables, as they are when they are read.
     pub fn slots(&self) -> Arc<Slots> {
         Arc::clone(self.generation.maps.slots())
+    }
+
+    /// By backend id: when each that takes no new flows was first met so, in seconds of the monotonic clock.
+    pub fn drains(&self) -> HashMap<u32, u64> {
+        self.generation.maps.drains()
+    }
+
+    /// Notes since when a backend takes no new flows; 0 if it takes some.
+    pub fn note_drain(&self, id: u32, since: u64) {
+        self.generation.maps.note_drain(id, since);
     }
 
     /// Which generation of the maps is in use.

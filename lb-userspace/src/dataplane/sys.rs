@@ -163,13 +163,22 @@ pub fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<(
     element(bpf_cmd::BPF_MAP_LOOKUP_ELEM, map, key.as_ptr() as u64, value.as_mut_ptr() as u64, 0)
 }
 
-/// The time that programs read by `bpf_ktime_get_ns`.
+/// The time that programs read by `bpf_ktime_get_coarse_ns`.
 pub fn now() -> Tick {
+    Tick::at(nanoseconds())
+}
+
+/// The same in seconds: it goes on over restarts of the daemon, but not of the machine.
+pub fn seconds() -> u64 {
+    nanoseconds() / 1_000_000_000
+}
+
+fn nanoseconds() -> u64 {
     // SAFETY: integers, for which zero is a value; the call fills them in.
     let mut time: libc::timespec = unsafe { mem::zeroed() };
     // SAFETY: the pointer is valid for the call, which knows this clock on every system.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-    Tick::at(time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned())
+    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
 }
 
 /// Does something with an entry of a map; `key` and `value` are addresses of as many bytes as the map says.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use lb_common::BackendState;
 
-use super::{Mac, Word};
+use super::{DrainDeadline, Mac, Word};
 
 /// A real server of a VIP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct Backend {
     pub state: BackendState,
     /// Its MAC address, where nobody else is to be believed about that; with `l2` only.
     pub mac: Option<Mac>,
+    /// What an operator has said of this drain, where that goes before the VIP's.
+    pub drain_deadline: Option<DrainDeadline>,
 }
 
 impl Backend {
@@ -84,7 +86,8 @@ mod tests {
 
     #[test]
     fn only_active_backends_have_weight() {
-        let backend = |state| Backend { address: IpAddr::from([10, 0, 0, 1]), weight: 7, state, mac: None };
+        let backend =
+            |state| Backend { address: IpAddr::from([10, 0, 0, 1]), weight: 7, state, mac: None, drain_deadline: None };
         assert_eq!(backend(BackendState::Active).effective_weight(), 7);
         assert_eq!(backend(BackendState::Drain).effective_weight(), 0);
         assert_eq!(backend(BackendState::Down).effective_weight(), 0);

@@ -12,13 +12,25 @@ use super::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IdleTime(Duration);
 
-/// Why a text is not an [`IdleTime`].
+/// Why a text is not a time that it is to be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` {wrong}; {remedy}")]
-pub struct IdleTimeError {
+pub struct TimeError {
     text: String,
     wrong: &'static str,
     remedy: String,
+}
+
+/// Which times a key takes: whole seconds between two bounds.
+pub(super) struct Times {
+    /// The shortest.
+    pub min: Duration,
+    /// The longest.
+    pub max: Duration,
+    /// One of them, for messages.
+    pub example: &'static str,
+    /// What may stand in the place of a time.
+    pub word: Option<&'static str>,
 }
 
 impl IdleTime {
@@ -38,27 +50,61 @@ impl IdleTime {
         u16::try_from(self.0.as_secs()).unwrap_or(u16::MAX)
     }
 
-    const MIN: Duration = Duration::from_secs(1);
-    const MAX: Duration = Duration::from_secs(12 * 3600);
+    const TIMES: Times =
+        Times { min: Duration::from_secs(1), max: Duration::from_secs(12 * 3600), example: "15m", word: None };
+}
 
+impl Times {
     /// Longest text that is read. humantime panics where the parts of a text add up to 2^64 seconds by way of the last
     /// nanosecond, and no text this short can say that.
     const MAX_LENGTH: usize = 20;
+
+    /// Reads one.
+    pub(super) fn parse(&self, text: &str) -> Result<Duration, TimeError> {
+        let refused = |wrong, remedy| Err(TimeError { text: text.to_owned(), wrong, remedy });
+        let parsed = (text.len() <= Self::MAX_LENGTH).then(|| humantime::parse_duration(text).ok()).flatten();
+        match parsed {
+            None if is_number(text) => refused("has no unit", self.remedy(text, "")),
+            None => refused("is not a duration", self.any("")),
+            Some(time) if !(self.min..=self.max).contains(&time) => refused("is too short or too long", self.any("")),
+            Some(time) if time.subsec_nanos() > 0 => refused("is not a whole number of seconds", self.any("")),
+            Some(time) => Ok(time),
+        }
+    }
+
+    /// Reads the value of a key.
+    pub(super) fn read<T: FromStr<Err = TimeError>>(&self, what: &str, scalar: &Scalar) -> Result<T, WrongValue> {
+        if let Scalar::Integer(_, number) = scalar {
+            let remedy = self.remedy(number, "\"");
+            return Err(WrongValue::Value(format!("{what} needs a unit, and quotes; {remedy}")));
+        }
+        read_text(scalar)
+    }
+
+    /// What to write for a number without a unit, which most likely means seconds, between `quotes`.
+    fn remedy(&self, number: &str, quotes: &str) -> String {
+        let seconds = format!("{number}s");
+        match self.parse(&seconds) {
+            Ok(_) => format!("write `{quotes}{seconds}{quotes}`"),
+            Err(_) => self.any(quotes),
+        }
+    }
+
+    fn any(&self, quotes: &str) -> String {
+        let [min, max] = [self.min, self.max].map(humantime::format_duration);
+        let example = self.example;
+        let word = self.word.map_or_else(String::new, |word| format!(", or `{quotes}{word}{quotes}`"));
+        format!(
+            "write one such as `{quotes}{example}{quotes}`, between `{quotes}{min}{quotes}` and `{quotes}{max}{quotes}`{word}"
+        )
+    }
 }
 
 impl FromStr for IdleTime {
-    type Err = IdleTimeError;
+    type Err = TimeError;
 
-    fn from_str(text: &str) -> Result<Self, IdleTimeError> {
-        let refused = |wrong, remedy| Err(IdleTimeError { text: text.to_owned(), wrong, remedy });
-        let parsed = (text.len() <= Self::MAX_LENGTH).then(|| humantime::parse_duration(text).ok()).flatten();
-        match parsed {
-            None if is_number(text) => refused("has no unit", remedy(text, "")),
-            None => refused("is not a duration", any("")),
-            Some(time) if !(Self::MIN..=Self::MAX).contains(&time) => refused("is too short or too long", any("")),
-            Some(time) if time.subsec_nanos() > 0 => refused("is not a whole number of seconds", any("")),
-            Some(time) => Ok(Self(time)),
-        }
+    fn from_str(text: &str) -> Result<Self, TimeError> {
+        Self::TIMES.parse(text).map(Self)
     }
 }
 
@@ -72,11 +118,7 @@ text_serde!(IdleTime);
 
 impl KeyValue for IdleTime {
     fn read(what: &str, scalar: &Scalar) -> Result<Self, WrongValue> {
-        if let Scalar::Integer(_, number) = scalar {
-            let remedy = remedy(number, "\"");
-            return Err(WrongValue::Value(format!("{what} needs a unit, and quotes; {remedy}")));
-        }
-        read_text(scalar)
+        Self::TIMES.read(what, scalar)
     }
 }
 
@@ -84,20 +126,6 @@ impl From<IdleTime> for Duration {
     fn from(IdleTime(time): IdleTime) -> Self {
         time
     }
-}
-
-/// What to write for a number without a unit, which most likely means seconds, between `quotes`.
-fn remedy(number: &str, quotes: &str) -> String {
-    let seconds = format!("{number}s");
-    match seconds.parse::<IdleTime>() {
-        Ok(_) => format!("write `{quotes}{seconds}{quotes}`"),
-        Err(_) => any(quotes),
-    }
-}
-
-fn any(quotes: &str) -> String {
-    let [min, max] = [IdleTime::MIN, IdleTime::MAX].map(IdleTime);
-    format!("write one such as `{quotes}15m{quotes}`, between `{quotes}{min}{quotes}` and `{quotes}{max}{quotes}`")
 }
 
 fn is_number(text: &str) -> bool {

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use super::value::{KeyValue, Scalar, WrongValue};
-use super::{FlowHash, IdleTime, Mark, Slots, Tracking, Vrf};
+use super::{DrainDeadline, FlowHash, IdleTime, Mark, Slots, Tracking, Vrf};
 
 /// A key, for whoever writes a config.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +60,7 @@ macro_rules! vip_keys {
     ) => {
         /// What a VIP has for each key that has a default.
         #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default)]
         pub struct Settings {
             $(#[doc = $own_help] pub $own: $own_type,)+
             $(#[doc = $node_help] #[serde(default)] pub $node: Option<$node_type>,)+
@@ -178,6 +179,10 @@ vip_keys! {
             r#"udp_idle = "1m""#,
             "How long a UDP flow may be silent before it counts as ended, 1s to 12h",
             "none; shorter, flows that are silent for longer may move while slots do";
+        drain_deadline: DrainDeadline = DrainDeadline::NONE, "none", "Drain deadline", "TIME",
+            r#"drain_deadline = "30m""#,
+            "How long after a backend began to take no new flows those that are left are cut, 1s to 30days, or none",
+            "flows are cut that a drain has left for longer already";
     }
     node {
         metrics_backends: bool, "Metrics", "BOOL",

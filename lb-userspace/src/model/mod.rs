@@ -5,6 +5,7 @@ pub(crate) mod address;
 mod backend;
 mod config;
 mod conflict;
+mod deadline;
 mod desired;
 mod forward;
 mod idle;
@@ -29,9 +30,10 @@ pub use self::{
     backend::{Backend, state_serde},
     config::{Config, Difference, Local, Parts},
     conflict::{Claims, Conflict, conflicts},
+    deadline::DrainDeadline,
     desired::{Desired, Overridden, Sources},
     forward::ForwardMode,
-    idle::{IdleTime, IdleTimeError},
+    idle::{IdleTime, TimeError},
     keys::{Given, Settings},
     mac::{Mac, MacChoice, MacError},
     node::{Node, XdpMode},

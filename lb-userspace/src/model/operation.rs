@@ -15,7 +15,7 @@ use std::{
 use lb_common::BackendState;
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Config, Vip, Word as _, state_serde, suggest};
+use super::{Backend, Config, DrainDeadline, Vip, Word as _, state_serde, suggest};
 
 /// What is to be done to a backend.
 ///
@@ -32,6 +32,9 @@ pub struct Operate {
     /// What for, in one line, for whoever comes across it later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+    /// Of a drain: when what is left is cut, whatever the VIP says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<DrainDeadline>,
 }
 
 /// What can be done to a backend.
@@ -61,6 +64,9 @@ pub struct Operation {
     /// What for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+    /// Of a drain: when what is left is cut, whatever the VIP says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<DrainDeadline>,
 }
 
 /// Everything that operators have done and not taken back, by VIP and backend.
@@ -88,6 +94,9 @@ pub enum OperateError {
         /// What to do.
         remedy: String,
     },
+    /// A deadline of what is no drain.
+    #[error("only a drain has a deadline; leave it out")]
+    Deadline,
     /// The reason is no line of text.
     #[error("the reason is to be one line of at most {} characters, without control characters", Operate::MAX_WHY)]
     Why,
@@ -100,13 +109,14 @@ impl Operate {
 
 impl fmt::Display for Operate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { op, vip, address, why } = self;
+        let Self { op, vip, address, why, deadline } = self;
         let op = match op {
             Verb::Drain => "drain",
             Verb::Down => "down",
             Verb::Restore => "restore",
         };
         write!(f, "{op} of backend {address} of vip {}", quoted(vip))?;
+        deadline.map_or(Ok(()), |deadline| write!(f, " with deadline {deadline}"))?;
         why.as_ref().map_or(Ok(()), |why| write!(f, " ({})", quoted(why)))
     }
 }
@@ -136,10 +146,13 @@ impl Operations {
     ///
     /// `base` has no such backend, or the reason is no line of text.
     pub fn operate(&mut self, base: &Config, asked: &Operate, by: &str, since: u64) -> Result<(), OperateError> {
-        let Operate { op, vip, address, why } = asked;
+        let Operate { op, vip, address, why, deadline } = asked;
         let why = why.as_ref().filter(|why| !why.trim().is_empty());
         if !why.is_none_or(|why| is_line(why)) {
             return Err(OperateError::Why);
+        }
+        if deadline.is_some() && *op != Verb::Drain {
+            return Err(OperateError::Deadline);
         }
         let backend = find(base, vip, *address)?;
         let state = match op {
@@ -147,10 +160,11 @@ impl Operations {
             Verb::Down => BackendState::Down,
             Verb::Restore => BackendState::Active,
         };
-        if self.of(vip, *address).is_some_and(|known| known.state == state && why.is_none()) {
+        let is_known = |known: &Operation| known.state == state && (deadline.is_none() || known.deadline == *deadline);
+        if why.is_none() && self.of(vip, *address).is_some_and(is_known) {
             return Ok(());
         }
-        let operation = Operation { state, by: by.to_owned(), since, why: why.cloned() };
+        let operation = Operation { state, by: by.to_owned(), since, why: why.cloned(), deadline: *deadline };
         if has_no_say(&operation, backend) {
             self.forget(vip, *address);
         } else {
@@ -189,12 +203,17 @@ impl Operations {
         }
         for vip in config.vips_mut() {
             let Some(operations) = self.0.get(&vip.name) else { continue };
-            let state_of = |backend: &Backend| operations.get(&backend.address).map(|operation| operation.state);
-            if vip.backends.iter().all(|backend| state_of(backend).is_none_or(|state| state == backend.state)) {
+            let wanted = |backend: &Backend| match operations.get(&backend.address) {
+                Some(Operation { state, deadline, .. }) => {
+                    Backend { state: *state, drain_deadline: *deadline, ..*backend }
+                }
+                None => *backend,
+            };
+            if vip.backends.iter().all(|backend| wanted(backend) == *backend) {
                 continue;
             }
             for backend in &mut Arc::make_mut(vip).backends {
-                backend.state = state_of(backend).unwrap_or(backend.state);
+                *backend = wanted(backend);
             }
         }
         config
@@ -252,13 +271,14 @@ fn find<'c>(config: &'c Config, name: &str, address: IpAddr) -> Result<&'c Backe
 
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { state, by, since, why } = self;
+        let Self { state, by, since, why, deadline } = self;
         write!(f, "{} by {by} since ", state.word())?;
         // Up to the year 9999 it is a date.
         match UNIX_EPOCH.checked_add(Duration::from_secs(*since)).filter(|_| *since < 253_402_300_800) {
             Some(since) => write!(f, "{}", humantime::format_rfc3339_seconds(since))?,
             None => write!(f, "second {since}")?,
         }
+        deadline.map_or(Ok(()), |deadline| write!(f, ", deadline {deadline}"))?;
         why.as_ref().map_or(Ok(()), |why| write!(f, ": {why}"))
     }
 }
@@ -289,7 +309,7 @@ mod tests {
     }
 
     fn ask(op: Verb, vip: &str, address: &str, why: Option<&str>) -> Operate {
-        Operate { op, vip: vip.into(), address: address.parse().unwrap(), why: why.map(str::to_owned) }
+        Operate { op, vip: vip.into(), address: address.parse().unwrap(), why: why.map(str::to_owned), deadline: None }
     }
 
     fn done(operations: &mut Operations, op: Verb, address: &str) {
@@ -347,6 +367,28 @@ mod tests {
     }
 
     #[test]
+    fn a_drain_may_have_a_deadline_and_nothing_else_has() {
+        let (base, mut operations) = (config(TEXT), Operations::default());
+        let within = |op, deadline: &str| Operate { deadline: deadline.parse().ok(), ..ask(op, "web", ONE, None) };
+        let deadline_of = |operations: &Operations| operations.over(&base).vips[0].backends[0].drain_deadline;
+        operations.operate(&base, &within(Verb::Drain, "10m"), "root", 1).unwrap();
+        assert_eq!(deadline_of(&operations), "10m".parse().ok());
+        // Said again without one, it stays; with another one, that is meant.
+        operations.operate(&base, &ask(Verb::Drain, "web", ONE, None), "root", 2).unwrap();
+        assert_eq!(deadline_of(&operations), "10m".parse().ok());
+        operations.operate(&base, &within(Verb::Drain, "none"), "root", 3).unwrap();
+        assert_eq!(deadline_of(&operations), Some(DrainDeadline::NONE));
+        assert_eq!(
+            operations.of("web", ONE.parse().unwrap()).unwrap().to_string(),
+            "drain by root since 1970-01-01T00:00:03Z, deadline none"
+        );
+        for op in [Verb::Down, Verb::Restore] {
+            let error = operations.operate(&base, &within(op, "10m"), "root", 4).unwrap_err();
+            assert_eq!(error, OperateError::Deadline);
+        }
+    }
+
+    #[test]
     fn what_is_done_to_nobody_is_refused_with_a_remedy() {
         let mut operations = Operations::default();
         let mut refused = |vip: &str, address: &str, why: Option<&str>| {
@@ -364,7 +406,8 @@ mod tests {
 
     #[test]
     fn whatever_is_written_can_be_shown() {
-        let operation = |since| Operation { state: BackendState::Down, by: "root".into(), since, why: None };
+        let operation =
+            |since| Operation { state: BackendState::Down, by: "root".into(), since, why: None, deadline: None };
         assert_eq!(operation(253_402_300_799).to_string(), "down by root since 9999-12-31T23:59:59Z");
         for since in [253_402_300_800, u64::MAX] {
             assert_eq!(operation(since).to_string(), format!("down by root since second {since}"));

@@ -14,7 +14,7 @@ use super::{
     record::settings,
     wanted::{Index, Wanted, WantedVip, keys},
 };
-use crate::model::{ForwardMode, Mac, Word as _, keys::SettingChange};
+use crate::model::{DrainDeadline, ForwardMode, Mac, Word as _, keys::SettingChange};
 
 /// One difference between what runs and what a config wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -258,6 +258,12 @@ fn backend_changes(vip: &WantedVip<'_>, index: &Index<'_>) -> Vec<Change> {
         differs("state", known.backend_state().word().to_owned(), state.to_owned());
         let pin = |entry: &Entry| entry.pin.mac().map_or("none".to_owned(), |mac| Mac::from(mac).to_string());
         differs("mac", pin(known), pin(&backend.entry));
+        // What follows from the VIP's is told of that.
+        let of_vip = |record: &VipRecord, entry: &Entry| entry.drain_deadline == record.drain_deadline;
+        if !vip.known.is_some_and(|record| of_vip(record, known)) || !of_vip(&vip.record, &backend.entry) {
+            let deadline = |entry: &Entry| DrainDeadline::from_seconds(entry.drain_deadline).to_string();
+            differs("drain_deadline", deadline(known), deadline(&backend.entry));
+        }
     }
     changes.extend(there.into_keys().map(|backend| Change::BackendRemoved { vip: name(), backend }));
     changes

@@ -6,7 +6,7 @@ use lb_common::{Address, Backend, BackendRecord, BackendState, Be32, MacPin, Nex
 /// besides ([`BackendRecord`]), and its next hop. A real server that serves two VIPs has two entries, for each counts
 /// its own.
 ///
-/// While slots name it nothing of it becomes another but the last five.
+/// While slots name it nothing of it becomes another but the last six.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
     /// See [`Backend::address`].
@@ -31,6 +31,8 @@ pub struct Entry {
     pub next_hop: Option<NextHop>,
     /// The MAC address that the operator has pinned, which `next_hop` follows from.
     pub pin: MacPin,
+    /// See [`BackendRecord::drain_deadline`].
+    pub drain_deadline: u32,
 }
 
 impl Entry {
@@ -38,7 +40,7 @@ impl Entry {
     pub fn new(backend: Backend, record: BackendRecord, next_hop: Option<NextHop>) -> Self {
         let Backend { address, outer_source, outer_source_mask, outer_sum, vip, forward, state, hop: _, reserved: _ } =
             backend;
-        let BackendRecord { weight, successor, pin } = record;
+        let BackendRecord { weight, successor, pin, drain_deadline, reserved: _ } = record;
         Self {
             address,
             outer_source,
@@ -51,6 +53,7 @@ impl Entry {
             successor,
             next_hop,
             pin,
+            drain_deadline,
         }
     }
 
@@ -62,7 +65,8 @@ impl Entry {
         let reserved = [0; 2];
         let backend =
             Backend { address, outer_source, outer_source_mask, outer_sum, vip, forward, state, hop, reserved };
-        (backend, BackendRecord { weight, successor, pin: self.pin })
+        let Self { pin, drain_deadline, .. } = *self;
+        (backend, BackendRecord { weight, successor, pin, drain_deadline, reserved: 0 })
     }
 
     /// What the operator wants of it, or wanted last.

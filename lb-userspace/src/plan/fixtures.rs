@@ -28,7 +28,7 @@ pub fn vip(name: &str, address: &str, ports: &[&str], backends: &[&str]) -> Vip 
 
 /// An active backend.
 pub fn backend(address: &str, weight: u32) -> Backend {
-    Backend { address: ip(address), weight, state: BackendState::Active, mac: None }
+    Backend { address: ip(address), weight, state: BackendState::Active, mac: None, drain_deadline: None }
 }
 
 /// `count` VIPs of `backends` backends each, no two of them alike.

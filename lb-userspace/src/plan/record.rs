@@ -2,14 +2,14 @@
 
 use lb_common::{VipFlags, VipName, VipRecord};
 
-use crate::model::{self, FlowHash, IdleTime, Node, Settings, Slots, Tracking};
+use crate::model::{self, DrainDeadline, FlowHash, IdleTime, Node, Settings, Slots, Tracking};
 
 /// Keys of a VIP that its record holds: what differs in them is found in the maps.
-pub const KEYS: [&str; 7] = ["hash", "slots", "tracking", "tcp_idle", "udp_idle", "vrf", "mark"];
+pub const KEYS: [&str; 8] = ["hash", "slots", "tracking", "tcp_idle", "udp_idle", "drain_deadline", "vrf", "mark"];
 
 /// The record of a VIP whose table begins at `slot_base`; `None` where its name does not fit.
 pub(super) fn record(vip: &model::Vip, node: &Node, slot_base: u32) -> Option<VipRecord> {
-    let Settings { slots, tcp_idle, udp_idle, .. } = &vip.settings;
+    let Settings { slots, tcp_idle, udp_idle, drain_deadline, .. } = &vip.settings;
     Some(VipRecord {
         name: VipName::new(&vip.name)?,
         address: vip.address.into(),
@@ -19,13 +19,13 @@ pub(super) fn record(vip: &model::Vip, node: &Node, slot_base: u32) -> Option<Vi
         tcp_idle: tcp_idle.seconds(),
         udp_idle: udp_idle.seconds(),
         via: vip.via(node),
-        reserved: 0,
+        drain_deadline: drain_deadline.seconds(),
     })
 }
 
 /// What a record says of a VIP's keys; those that it does not hold have their default.
 pub(super) fn settings(record: &VipRecord) -> Settings {
-    let VipRecord { slots, flags, tcp_idle, udp_idle, via, .. } = record;
+    let VipRecord { slots, flags, tcp_idle, udp_idle, drain_deadline, via, .. } = record;
     let is = |flag| flags.contains(flag);
     Settings {
         hash: if is(VipFlags::HASH_SOURCE_IP) { FlowHash::SourceIp } else { FlowHash::FiveTuple },
@@ -37,6 +37,7 @@ pub(super) fn settings(record: &VipRecord) -> Settings {
         },
         tcp_idle: IdleTime::from_seconds(*tcp_idle),
         udp_idle: IdleTime::from_seconds(*udp_idle),
+        drain_deadline: DrainDeadline::from_seconds(*drain_deadline),
         vrf: Some(via.vrf.into()),
         mark: Some(via.mark.into()),
         ..Settings::default()

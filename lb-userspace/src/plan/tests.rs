@@ -235,7 +235,7 @@ impl World {
 
     /// What a sweep finds, and does to entries.
     fn walk(&mut self, given_up: &BTreeSet<u32>) -> Swept {
-        let rules = Rules::new(&self.state, |id| given_up.contains(&id), |_| true, false, self.now);
+        let rules = Rules::new(&self.state, |id| given_up.contains(&id), |_| false, |_| true, false, self.now);
         let mut swept = Swept::new(1, 1, self.state.capacity.slots, rules.backends(), rules.vips());
         let mut flows = std::mem::take(&mut self.flows);
         for flow in &mut flows {

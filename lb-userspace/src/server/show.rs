@@ -10,8 +10,8 @@ use lb_common::{Drops, LossCause};
 
 use crate::{
     api::types::{
-        Applied, Attached, Backend, BackendStats, ConfigStatus, Counts, Diff, DropStats, FileState, FlowEntries,
-        Interface, Link, LossStats, MapUsage, NextHop, Problem, Stats, Status, TrackedStats, Tracking,
+        Applied, Attached, Backend, BackendStats, ClientFlows, ConfigStatus, Counts, Diff, DropStats, FileState,
+        FlowEntries, Interface, Link, LossStats, MapUsage, NextHop, Problem, Stats, Status, TrackedStats, Tracking,
         UnreachableBackend, Vip, VipStats,
     },
     controller::{self, Error, View},
@@ -165,8 +165,17 @@ pub fn maps(view: &View) -> Result<Vec<MapUsage>, Error> {
 
 /// What the data plane remembers of flows.
 pub fn tracking(view: &View) -> Tracking {
-    let tracking::Usage { max_flows, established, embryonic, expired, refused, settled_slots, moving_slots, sweep } =
-        view.tracking.usage(&view.dataplane);
+    let tracking::Usage {
+        max_flows,
+        established,
+        embryonic,
+        expired,
+        refused,
+        cut,
+        settled_slots,
+        moving_slots,
+        sweep,
+    } = view.tracking.usage(&view.dataplane);
     let vips = view.dataplane.state().vips();
     let refused = refused.into_iter().filter_map(|(id, flows)| Some((vips.get(&id)?.name.as_str().to_owned(), flows)));
     let entries = |[established, embryonic]: [u64; 2]| FlowEntries { established, embryonic };
@@ -175,6 +184,7 @@ pub fn tracking(view: &View) -> Tracking {
         flows: entries([established, embryonic]),
         expired: entries(expired),
         refused: refused.collect(),
+        cut,
         settled_slots,
         moving_slots,
         sweep_us: sweep.map(microseconds),
@@ -244,7 +254,8 @@ fn vip_of(view: &View, vip: &model::Vip, mut running: BTreeMap<IpAddr, Running>)
     backends.extend(running.values().map(|running| {
         let dataplane::Backend { target: Target { address, mac, .. }, weight, state, .. } = running.backend.entry;
         let way = view.way_of(&running.backend.entry.target);
-        let last = model::Backend { address, weight, state, mac: mac.map(Into::into) };
+        let mac = mac.map(Into::into);
+        let last = model::Backend { address, weight, state, mac, drain_deadline: None };
         backend_of(view, &vip.name, last, Backend::REMOVED, way, Some(running))
     }));
     Vip {
@@ -282,6 +293,10 @@ fn backend_of(
         // Rounded up: they are let go by the first sweep after that.
         held_seconds: runs.filter(|runs| runs.held_slots > 0).map_or(0, |runs| runs.held_for.as_secs() + 1),
         drained: runs.is_some_and(|runs| runs.drained),
+        cut_seconds: runs.and_then(|runs| runs.cut_in).map(|left| left.as_secs()),
+        clients: runs.map_or(Vec::new(), |runs| {
+            runs.clients.iter().map(|(prefix, flows)| ClientFlows { prefix: *prefix, flows: *flows }).collect()
+        }),
         mac: backend.mac.map(|mac| mac.to_string()),
         next_hop: match way {
             Ok(next_hop) => NextHop::Known {
@@ -309,10 +324,11 @@ impl Running {
         let all = &mut self.backend;
         let (flows, held_slots) = (all.flows + other.flows, all.held_slots + other.held_slots);
         let (held_for, drained) = (all.held_for.max(other.held_for), all.drained && other.drained);
+        let cut_in = all.cut_in.zip(other.cut_in).map(|(one, other)| one.max(other));
         // The one that the config has says how it is reached; among others, the one that came last.
         if all.entry.removed {
             *all = other;
         }
-        *all = tracking::Backend { flows, held_slots, held_for, drained, ..all.clone() };
+        *all = tracking::Backend { flows, held_slots, held_for, drained, cut_in, ..all.clone() };
     }
 }

@@ -4,6 +4,7 @@
 //! found between two changes: slots age and settle, and ids that no flow needs any more are freed. Flow entries are
 //! written here, and what sweeps count; slots and all else are the data plane's to write.
 
+mod clients;
 mod error;
 mod moving;
 pub mod rules;

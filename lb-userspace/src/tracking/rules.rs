@@ -1,7 +1,10 @@
 //! The rules of the sweeper: what becomes of an entry of the flow table, of a slot, and of what the config no longer
 //! has. Pure, so that the plans' tests walk by the same rules over simulated maps.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Instant,
+};
 
 use lb_common::{Address, FlowEntry, FlowKey, FlowKind, FlowState, HashKey, NO_ID, Slot, Tick, VipFlags, VipRecord};
 use lb_ebpf::{hash::FlowHash, wire::TCP};
@@ -31,6 +34,8 @@ pub struct Rules {
     dispositions: Vec<Disposition>,
     /// By backend id: its VIP.
     vip_of: Vec<u32>,
+    /// By backend id: whether it takes no new flows, so that it is of interest whose it has.
+    drains: Vec<bool>,
     /// By VIP id: whether slots of its table move. On others no flow is of somebody else than the slot.
     moves: Vec<bool>,
     /// Of the program that these flows go through.
@@ -60,16 +65,20 @@ enum Disposition {
     Stay,
     /// They go, unless they are new: there was no such backend, or it is given up.
     Go,
+    /// They go, for they are what is left of a drain whose deadline has passed.
+    Cut,
     /// They are those of another id from now on.
     Move(u32),
 }
 
 impl Rules {
-    /// Those for maps that hold `state` when the sweep begins; `moves` says whether slots of the table that begins at a
+    /// Those for maps that hold `state` when the sweep begins; `is_cut` says of a backend that the deadline of its drain
+    /// has passed, `moves` says whether slots of the table that begins at a
     /// slot move, `is_crowded` that the flow table is more than half full.
     pub fn new(
         state: &State,
         is_given_up: impl Fn(u32) -> bool,
+        is_cut: impl Fn(u32) -> bool,
         moves: impl Fn(u32) -> bool,
         is_crowded: bool,
         begun: Tick,
@@ -82,15 +91,18 @@ impl Rules {
         }
         let mut dispositions = vec![Disposition::Go; state.capacity.backends as usize];
         let mut vip_of = vec![NO_ID; dispositions.len()];
+        let mut drains = vec![false; dispositions.len()];
         for (id, entry) in state.backends() {
             vip_of[*id as usize] = entry.vip;
+            drains[*id as usize] = entry.effective_weight() == 0;
             dispositions[*id as usize] = match entry.successor {
                 _ if is_given_up(*id) => Disposition::Go,
+                _ if is_cut(*id) => Disposition::Cut,
                 NO_ID => Disposition::Stay,
                 successor => Disposition::Move(successor),
             };
         }
-        Self { services, dispositions, vip_of, moves: moving, hash_key: *state.seed.key(), begun, is_crowded }
+        Self { services, dispositions, vip_of, drains, moves: moving, hash_key: *state.seed.key(), begun, is_crowded }
     }
 
     /// VIPs that there is room for.
@@ -123,6 +135,11 @@ impl Rules {
         }
     }
 
+    /// Whether an entry that goes is what is left of a drain whose deadline has passed.
+    pub fn is_cut(&self, entry: FlowEntry) -> bool {
+        self.dispositions.get(entry.backend() as usize) == Some(&Disposition::Cut)
+    }
+
     /// The backend that a flow belongs to from now on, and the ticks without a packet after which it has ended; `None`
     /// where there was no such VIP or backend when the sweep began.
     fn owner(&self, entry: FlowEntry) -> Option<(u32, u16)> {
@@ -134,7 +151,7 @@ impl Rules {
         for _ in 0..self.dispositions.len() {
             match self.dispositions.get(id as usize)? {
                 Disposition::Stay => return Some((id, idle)),
-                Disposition::Go => return None,
+                Disposition::Go | Disposition::Cut => return None,
                 Disposition::Move(successor) => id = *successor,
             }
         }
@@ -155,10 +172,15 @@ impl Rules {
         *count += 1;
         let vip = self.vip_of[entry.backend() as usize] as usize;
         swept.by_vip[vip] += 1;
-        if !self.moves[vip] {
+        let drains = self.drains[entry.backend() as usize];
+        if !drains && !self.moves[vip] {
             return;
         }
-        let Some(index) = self.slot(&key()) else { return };
+        let key = key();
+        if drains {
+            swept.clients.entry(entry.backend()).or_default().add(key.source);
+        }
+        let Some(index) = self.slot(&key).filter(|_| self.moves[vip]) else { return };
         if slot(index).is_some_and(|slot| slot.current() != entry.backend()) {
             swept.pinned[index as usize / 64] |= 1 << (index % 64);
         }
@@ -278,6 +300,12 @@ pub fn is_due(
 /// At least so many seconds, in ticks.
 pub fn ticks(seconds: u16) -> u16 {
     let ticks = (u64::from(seconds) * 1_000_000_000).div_ceil(Tick::NANOSECONDS) + 1;
+    u16::try_from(ticks).unwrap_or(u16::MAX)
+}
+
+/// Whole ticks since a moment.
+pub fn ticks_since(moment: Instant) -> u16 {
+    let ticks = moment.elapsed().as_nanos() / u128::from(Tick::NANOSECONDS);
     u16::try_from(ticks).unwrap_or(u16::MAX)
 }
 

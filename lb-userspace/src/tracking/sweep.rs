@@ -121,6 +121,10 @@ impl Sweep {
         match self.rules.entry_after(entry, now) {
             None => {
                 if self.table.remove(spot, entry) {
+                    if self.rules.is_cut(entry) {
+                        *swept.cut.entry(entry.backend()).or_default() += 1;
+                        self.sweeps.add_cut(1);
+                    }
                     self.sweeps.add_deleted(Table::of(entry), 1);
                     swept.expired += 1;
                 }

@@ -7,6 +7,7 @@ use std::{
 
 use lb_common::FlowEntry;
 
+use super::clients::Clients;
 use crate::dataplane::Spot;
 
 /// What a sweep found.
@@ -22,10 +23,14 @@ pub struct Swept {
     pub(super) by_vip: Vec<u64>,
     /// By VIP id: how many flows were ever refused.
     pub(super) refused: HashMap<u32, u64>,
+    /// By backend id: whose flows those are that take no new ones.
+    pub(super) clients: HashMap<u32, Clients>,
     /// A bit for each slot that a flow is on which does not belong to the slot's current owner.
     pub(super) pinned: Vec<u64>,
     /// What only the next sweep can put in order.
     pub(super) left: Left,
+    /// By backend id: entries that were taken out as the deadline of its drain has passed.
+    pub(super) cut: HashMap<u32, u64>,
     /// Entries that were taken out.
     pub expired: u64,
     /// How long it took.
@@ -66,8 +71,10 @@ impl Swept {
             by_backend: vec![0; backends],
             by_vip: vec![0; vips],
             refused: HashMap::new(),
+            clients: HashMap::new(),
             pinned: vec![0; slots.div_ceil(u64::BITS) as usize],
             left: Left::default(),
+            cut: HashMap::new(),
             expired: 0,
             elapsed: Duration::ZERO,
         }

@@ -2,11 +2,12 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    net::IpAddr,
     sync::Arc,
     time::Instant,
 };
 
-use lb_common::Tick;
+use log::info;
 
 use super::{
     Error, GIVEN_UP_AFTER, MovingSlots, Sweep, Swept, View,
@@ -35,7 +36,9 @@ pub struct Upkeep {
     downs: Arc<HashMap<u32, Instant>>,
     /// By VIP id: when a sweep last met flows that had been refused. A daemon that begins takes all refusals for those of
     /// just now.
-    refusals: HashMap<u32, Instant>,
+    refusals: Arc<HashMap<u32, Instant>>,
+    /// By backend id: when each that takes no new flows was first met so, in seconds of the monotonic clock.
+    drains: Arc<HashMap<u32, u64>>,
 }
 
 impl Upkeep {
@@ -47,7 +50,8 @@ impl Upkeep {
             removal: 0,
             swept: None,
             downs: Arc::default(),
-            refusals: HashMap::new(),
+            refusals: Arc::default(),
+            drains: Arc::new(dataplane.drains()),
         };
         upkeep.follow(dataplane);
         upkeep
@@ -55,7 +59,13 @@ impl Upkeep {
 
     /// What is known now, for whoever reads.
     pub fn view(&self) -> View {
-        View { moving: Arc::clone(&self.moving), swept: self.swept.clone(), downs: Arc::clone(&self.downs) }
+        View {
+            moving: Arc::clone(&self.moving),
+            swept: self.swept.clone(),
+            downs: Arc::clone(&self.downs),
+            refusals: Arc::clone(&self.refusals),
+            drains: Arc::clone(&self.drains),
+        }
     }
 
     /// Takes note of what the data plane has written since the last call. To be called after each change; a sweep that
@@ -89,14 +99,17 @@ impl Upkeep {
     /// A sweep to be run on whichever thread, and then to be applied.
     pub fn sweep(&mut self, dataplane: &mut Dataplane) -> Sweep {
         self.follow(dataplane);
+        self.note_downs(dataplane.state());
+        self.note_drains(dataplane);
+        self.end_drains(dataplane);
         self.sweeps += 1;
         let state = dataplane.state();
-        self.note_downs(state);
         let entries: u64 = self.swept.as_ref().map_or(0, |swept| swept.entries.iter().sum());
         let is_crowded = entries > u64::from(state.capacity.flows) / 2;
         let is_given_up = |id| self.is_given_up(state, id);
         let moves = |base| self.moving.contains_key(&base);
-        let rules = Rules::new(state, is_given_up, moves, is_crowded, dataplane::now());
+        let is_cut = |id| self.is_cut(state, id);
+        let rules = Rules::new(state, is_given_up, is_cut, moves, is_crowded, dataplane::now());
         Sweep::new(self.sweeps, &dataplane.view(), rules, self.swept.clone())
     }
 
@@ -113,6 +126,13 @@ impl Upkeep {
             return Ok(());
         }
         self.note_refusals(&swept);
+        for (id, cut) in &swept.cut {
+            if let Some(entry) = dataplane.state().backends().get(id) {
+                let vip = dataplane.state().vips().get(&entry.vip).map(|record| record.name.as_str().to_owned());
+                let (vip, address) = (vip.unwrap_or_default(), IpAddr::from(entry.address));
+                info!("vip {vip}: backend {address}: the deadline of its drain has passed: {cut} flows are cut");
+            }
+        }
         self.free(dataplane, &swept)?;
         self.settle_slots(dataplane, &swept);
         self.swept = Some(Arc::new(swept));
@@ -171,7 +191,7 @@ impl Upkeep {
             let idle = idle.get(&id).copied().unwrap_or_default();
             // What was found is not about the table as it is now; or there is nothing to do yet, and most of the time
             // there is not.
-            let quiet = self.refusals.get(&id).map_or(u16::MAX, |at| ticks_since(*at));
+            let quiet = self.refusals.get(&id).map_or(u16::MAX, |at| rules::ticks_since(*at));
             if moving.since >= swept.number || !rules::is_due(&moving.slots, now, idle, quiet, is_given_up) {
                 continue;
             }
@@ -202,9 +222,65 @@ impl Upkeep {
         for (vip, refused) in &swept.refused {
             let known = before.and_then(|before| before.get(vip)).copied().unwrap_or(0);
             if *refused != known {
-                self.refusals.insert(*vip, Instant::now());
+                Arc::make_mut(&mut self.refusals).insert(*vip, Instant::now());
             }
         }
+    }
+
+    /// Takes note of who takes no new flows, and since when; also where another daemon will find it.
+    fn note_drains(&mut self, dataplane: &Dataplane) {
+        let (state, now) = (dataplane.state(), dataplane::seconds());
+        let takes_none = |entry: &Entry| entry.effective_weight() == 0;
+        let is_over = |id: &u32| !state.backends().get(id).is_some_and(takes_none);
+        let over: Vec<u32> = self.drains.keys().copied().filter(is_over).collect();
+        let new = state.backends().iter().filter(|(id, entry)| takes_none(entry) && !self.drains.contains_key(*id));
+        let new: Vec<u32> = new.map(|(id, _)| *id).collect();
+        if over.is_empty() && new.is_empty() {
+            return;
+        }
+        let drains = Arc::make_mut(&mut self.drains);
+        for id in over {
+            drains.remove(&id);
+            if id < state.capacity.backends {
+                dataplane.note_drain(id, 0);
+            }
+        }
+        for id in new {
+            drains.insert(id, now);
+            dataplane.note_drain(id, now);
+        }
+    }
+
+    /// What flows have no entry are no longer those of drains whose deadline has passed: so the sweep that comes takes
+    /// out all that there are.
+    fn end_drains(&mut self, dataplane: &mut Dataplane) {
+        let (slots, now) = (dataplane.slots(), dataplane::now());
+        let tables: Vec<_> =
+            dataplane.state().served_vips().map(|(_, record)| (record.slot_base, record.slots)).collect();
+        for (base, count) in tables {
+            let Some(moving) = self.moving.get(&base) else { continue };
+            let cut: HashSet<u32> =
+                moving.slots.held.keys().copied().filter(|id| self.is_cut(dataplane.state(), *id)).collect();
+            if cut.is_empty() {
+                continue;
+            }
+            let after = |index: u32| {
+                let slot = slots.at(index)?;
+                let is_held = slot.is_moving() && !slot.is_settling() && cut.contains(&slot.settled_owner());
+                is_held.then(|| (index, slot.aged(now, 0, 0)))
+            };
+            let changed: Vec<_> = (base..base + count).filter_map(after).collect();
+            dataplane.put_slots(&changed);
+            let moving = Moving { since: self.sweeps, slots: MovingSlots::of(&slots, base, count, now) };
+            Arc::make_mut(&mut self.moving).insert(base, moving);
+        }
+    }
+
+    /// Whether the deadline of a backend's drain has passed.
+    fn is_cut(&self, state: &State, id: u32) -> bool {
+        let Some(entry) = state.backends().get(&id).filter(|entry| entry.drain_deadline > 0) else { return false };
+        let since = self.drains.get(&id).filter(|_| entry.effective_weight() == 0);
+        since.is_some_and(|since| dataplane::seconds().saturating_sub(*since) >= entry.drain_deadline.into())
     }
 
     /// Takes note of who is down, and since when.
@@ -234,10 +310,4 @@ fn admit_new(dataplane: &dataplane::View) {
     for vip in vips.into_iter().filter(|vip| !dataplane.intakes().is_met(*vip)) {
         dataplane.intakes().allow(vip, u32::try_from(each).unwrap_or(u32::MAX));
     }
-}
-
-/// Whole ticks since a moment.
-fn ticks_since(moment: Instant) -> u16 {
-    let ticks = moment.elapsed().as_nanos() / u128::from(Tick::NANOSECONDS);
-    u16::try_from(ticks).unwrap_or(u16::MAX)
 }

@@ -6,9 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ipnet::IpNet;
 use lb_common::Tick;
 
-use super::{GIVEN_UP_AFTER, Swept, moving::Moving, rules};
+use super::{
+    GIVEN_UP_AFTER, Swept,
+    moving::{Held, Moving},
+    rules,
+};
 use crate::dataplane::{self, Table};
 
 /// What is tracked at a moment.
@@ -20,7 +25,14 @@ pub struct View {
     pub(super) swept: Option<Arc<Swept>>,
     /// Backends that are down, and when a sweep first met them so.
     pub(super) downs: Arc<HashMap<u32, Instant>>,
+    /// By VIP id: when a sweep last met flows that had been refused.
+    pub(super) refusals: Arc<HashMap<u32, Instant>>,
+    /// By backend id: when each that takes no new flows was first met so, in seconds of the monotonic clock.
+    pub(super) drains: Arc<HashMap<u32, u64>>,
 }
+
+/// Prefixes of clients that are named for a backend that takes no new flows.
+const CLIENTS: usize = 3;
 
 /// A backend as it runs, with its flows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +48,10 @@ pub struct Backend {
     /// No packet has gone to it since a sweep that found nothing of it: it takes no new flows, and the last one has
     /// ended.
     pub drained: bool,
+    /// How much longer flows are left to it that it has, where that is limited.
+    pub cut_in: Option<Duration>,
+    /// The prefixes that most of its flows are of, with how many, if it takes no new ones.
+    pub clients: Vec<(IpNet, u64)>,
 }
 
 /// How the flow table and the slots are used.
@@ -52,6 +68,8 @@ pub struct Usage {
     /// Flows that were refused, by VIP id: there was no room for them, or none for more of their VIP. As of the last
     /// sweep; without those that there were none of.
     pub refused: BTreeMap<u32, u64>,
+    /// Flows that were left of drains whose deadline has passed, and that were cut.
+    pub cut: u64,
     /// Slots of VIPs that are served, on which every flow belongs to one backend.
     pub settled_slots: u64,
     /// Slots on which flows of several backends may be.
@@ -74,7 +92,9 @@ impl View {
             let held = moving.and_then(|moving| moving.slots.held.get(&id));
             let held_slots = held.map_or(0, |held| held.slots);
             let (tcp_idle, udp_idle) = idle.get(&in_maps.vip).copied().unwrap_or_default();
-            let ticks = held.map_or(0, |held| tcp_idle.max(udp_idle).saturating_sub(now.since(held.since)));
+            let quiet = self.refusals.get(&in_maps.vip).map_or(u16::MAX, |at| rules::ticks_since(*at));
+            let age = |held: &Held| now.since(held.since).min(quiet);
+            let ticks = held.map_or(0, |held| tcp_idle.max(udp_idle).saturating_sub(age(held)));
             let held_for = Duration::from_nanos(u64::from(ticks) * Tick::NANOSECONDS);
             let given_up_in = match self.downs.get(&id) {
                 Some(since) => GIVEN_UP_AFTER.saturating_sub(since.elapsed()),
@@ -83,11 +103,21 @@ impl View {
             };
             let swept_since = moving.is_none_or(|moving| self.has_swept_since(moving.since));
             let takes_none = in_maps.effective_weight() == 0;
+            let cut_in = (takes_none && in_maps.drain_deadline > 0).then(|| {
+                let age = self.drains.get(&id).map_or(0, |since| dataplane::seconds().saturating_sub(*since));
+                Duration::from_secs(u64::from(in_maps.drain_deadline).saturating_sub(age))
+            });
             Backend {
                 flows: flows.unwrap_or(0),
                 held_slots,
-                held_for: held_for.min(given_up_in),
+                held_for: held_for.min(given_up_in).min(cut_in.unwrap_or(Duration::MAX)),
                 drained: takes_none && (held_slots == 0 || in_maps.is_down()) && flows == Some(0) && swept_since,
+                cut_in,
+                clients: self
+                    .swept
+                    .as_ref()
+                    .and_then(|swept| swept.clients.get(&id))
+                    .map_or(Vec::new(), |clients| clients.most(CLIENTS)),
                 entry,
             }
         };
@@ -108,6 +138,7 @@ impl View {
             embryonic,
             expired: [Table::Established, Table::Embryonic].map(|table| sweeps.deleted(table)),
             refused,
+            cut: sweeps.cut(),
             settled_slots: slots.saturating_sub(moving_slots),
             moving_slots,
             sweep: self.swept.as_ref().map(|swept| swept.elapsed),

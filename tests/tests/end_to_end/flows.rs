@@ -1,7 +1,7 @@
 //! What `naru flows` shows of real connections, and drains that wait for the last of them.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
     thread::sleep,
@@ -14,6 +14,7 @@ use lb_userspace::api::{
 };
 use naru_tests::{
     lab::Lab,
+    naru::Naru,
     site::{Site, Vip},
 };
 use patience::LIMIT;
@@ -41,19 +42,23 @@ impl Connection {
 
     /// A request; who answers it.
     fn ask(&mut self) -> String {
-        self.stream.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        self.try_ask().unwrap()
+    }
+
+    fn try_ask(&mut self) -> io::Result<String> {
+        self.stream.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")?;
         let mut length = 0;
         let mut line = String::new();
         while line != "\r\n" {
             line.clear();
-            assert!(self.stream.read_line(&mut line).unwrap() > 0, "the connection was closed");
+            assert!(self.stream.read_line(&mut line)? > 0, "the connection was closed");
             if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
                 length = value.trim().parse().unwrap();
             }
         }
         let mut body = vec![0; length];
-        self.stream.read_exact(&mut body).unwrap();
-        String::from_utf8(body).unwrap().trim().to_owned()
+        self.stream.read_exact(&mut body)?;
+        Ok(String::from_utf8(body).unwrap().trim().to_owned())
     }
 }
 
@@ -176,6 +181,53 @@ fn a_drain_waits_for_the_last_connection() {
     let backend = backends.iter().find(|backend| backend.address.to_string() == address).unwrap();
     assert_eq!((backend.state.as_str(), backend.flows, backend.held_slots, backend.drained), ("drain", 0, 0, true));
     assert_eq!(flows(&site, &["--backend", &address]).matched, 0);
+}
+
+/// Connections that go on for ever do not hold a drain up for longer than its deadline, over a restart of the daemon
+/// too; nobody else's breaks.
+#[test]
+#[ignore = "needs root"]
+fn a_drain_ends_at_its_deadline() {
+    const DEADLINE: Duration = Duration::from_secs(6);
+    let (mut site, vip, mut connections) = site("1h");
+    let drained = site.lab.backends()[1].clone();
+    let address = drained.ipv4().to_string();
+    let is_left = |connection: &Connection| connection.server == drained.name();
+    let begun = Instant::now();
+    site.cli(&["backend", "drain", vip.name, &address, "--deadline", "6s"]).unwrap();
+    ask_all(&mut connections);
+    let backend = |naru: &Naru| {
+        let backends: Vec<Backend> = naru.read(&["backend", "list", vip.name]).unwrap();
+        backends.into_iter().find(|backend| backend.address.to_string() == address).unwrap()
+    };
+    let left = connections.iter().filter(|connection| is_left(connection)).count() as u64;
+    site.wait_for("its clients are named", LIMIT, |site| {
+        ask_all(&mut connections);
+        let clients = backend(site).clients;
+        Ok(clients.iter().map(|clients| clients.flows).collect::<Vec<_>>() == [left])
+    })
+    .unwrap();
+    let client = IpAddr::from(site.lab.client().ipv4());
+    assert!(backend(&site).clients[0].prefix.contains(&client) && backend(&site).cut_seconds.is_some());
+    site.kill9().unwrap();
+    sleep(Duration::from_secs(1));
+    site.restart().unwrap();
+    while begun.elapsed() < DEADLINE {
+        ask_all(&mut connections);
+        sleep(Duration::from_millis(100));
+    }
+    let (mut cut, mut others): (Vec<_>, Vec<_>) = connections.into_iter().partition(is_left);
+    site.wait_for("it is drained", LIMIT, |site| {
+        ask_all(&mut others);
+        Ok(backend(site).drained)
+    })
+    .unwrap();
+    assert!(begun.elapsed() < DEADLINE + Duration::from_secs(5), "it took {:?}", begun.elapsed());
+    for connection in &mut cut {
+        assert!(connection.try_ask().is_err(), "port {} goes on", connection.port);
+    }
+    assert_eq!(site.metric("naru_flow_cuts_total", &[]).unwrap(), left as f64);
+    ask_all(&mut others);
 }
 
 #[test]

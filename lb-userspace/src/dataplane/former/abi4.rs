@@ -9,11 +9,11 @@ use lb_common::{
 };
 use lb_ebpf::wire::TCP;
 
-use super::bytes::{Bytes, index};
+use super::bytes::{Bytes, Memory, index};
 use crate::{
     dataplane::{
         Error,
-        maps::{FlowTable, Maps, pin_in},
+        maps::{FlowTable, Journal, Maps, pin_in},
     },
     plan::{Capacity, Entry},
 };
@@ -63,6 +63,7 @@ pub fn put_backends(backends: &Bytes, today: &mut Maps) -> Result<(), Error> {
                 successor: former.successor,
                 next_hop: former.halves.get(former.in_use as usize).copied(),
                 pin: former.pin,
+                drain_deadline: 0,
             };
             today.put_backend(index(key), entry);
         }
@@ -148,6 +149,55 @@ pub fn carry_counts(pins: &Path, today: &Path) -> Result<(), Error> {
     let drops = sums("DROP_COUNTERS", "DROP_CARRIED")?.concat();
     write(today(maps::VIP_DROPS_CARRIED)?.value_mut(NO_ID), &drops);
     Ok(())
+}
+
+/// A former data plane that gives no flow to the current owner of a slot in its first phase, but all new ones to the
+/// settled owner: what it enters from now on would be missing where its flows were copied to, and its next packet, which
+/// finds no entry there, goes to the settled owner. Undone when this is dropped, unless it is kept.
+///
+/// The journal says meanwhile that an apply is under way: a daemon that finds it so, should this one be killed, computes
+/// all slots anew, and gives these to the current owner again.
+#[must_use]
+pub struct Shut {
+    slots: Memory,
+    journal: Memory,
+    /// What was in the slots.
+    before: Vec<(u32, u64)>,
+    flags: u64,
+}
+
+impl Shut {
+    /// `slots` has a [`Slot`] for each value: all slots, or those that move.
+    pub fn new(slots: Memory, journal: Memory) -> Self {
+        let flags = journal.word(Journal::FLAGS);
+        journal.store_word(Journal::FLAGS, flags | Journal::APPLYING);
+        let mut before = Vec::new();
+        for index in 0..slots.entries() {
+            let bits = slots.word(index);
+            let slot = Slot::from_bits(bits);
+            if slot.is_moving() && !slot.is_settling() {
+                before.push((index, bits));
+                let owner = slot.settled_owner();
+                slots.store_word(index, Slot::moving(owner, owner, slot.since()).to_bits());
+            }
+        }
+        Self { slots, journal, before, flags }
+    }
+
+    /// It stays so: packets no longer meet it.
+    pub fn keep(mut self) {
+        self.before.clear();
+        self.flags |= Journal::APPLYING;
+    }
+}
+
+impl Drop for Shut {
+    fn drop(&mut self) {
+        for (index, bits) in &self.before {
+            self.slots.store_word(*index, *bits);
+        }
+        self.journal.store_word(Journal::FLAGS, self.flags);
+    }
 }
 
 /// Enters the flows of both hash tables, which are read in this order: so none is overlooked that is promoted meanwhile.

@@ -1,6 +1,10 @@
 //! Maps of whatever layout, as bytes.
 
-use std::{os::fd::AsFd as _, slice};
+use std::{
+    os::fd::AsFd as _,
+    slice,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use aya::{
     maps::{MapData, MapError, MapType},
@@ -112,6 +116,11 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// How many values there are.
+    pub fn entries(&self) -> u32 {
+        self.entries
+    }
+
     /// A value.
     pub fn value(&self, index: u32) -> &[u8] {
         // SAFETY: within the mapping (`at`), and nobody writes meanwhile.
@@ -124,6 +133,13 @@ impl Memory {
             return 0;
         }
         u64::from_ne_bytes(self.value(index).try_into().expect("the map has values of eight bytes"))
+    }
+
+    /// Puts a word in the place of a value that is one, in one store: packets may be reading it.
+    pub fn store_word(&self, index: u32, word: u64) {
+        // SAFETY: within the mapping (`at`), whose values of eight bytes are aligned.
+        let cell = unsafe { &*self.at(index).cast::<AtomicU64>() };
+        cell.store(word, Ordering::Release);
     }
 
     /// A value, to be written.

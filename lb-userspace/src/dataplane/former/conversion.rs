@@ -45,6 +45,15 @@ pub const FORMER: &[Conversion] = &[
         value_size: 8,
         how: How::Entries { value: abi4::own_mac },
     },
+    // What was reserved, and 0, is a deadline: none.
+    Conversion { map: maps::VIP_RECORDS, version: 1, key_size: 4, value_size: 120, how: How::Entries { value: same } },
+    Conversion {
+        map: maps::BACKEND_RECORDS,
+        version: 1,
+        key_size: 4,
+        value_size: 16,
+        how: How::Entries { value: longer },
+    },
     // `abi4::carry_flows` has what they mean, and those of another map.
     Conversion::by_meaning(maps::FLOWS, 1, [24, 8], |_, _| Ok(())),
     // `abi4::carry_counts` has what they mean.
@@ -66,6 +75,13 @@ impl Conversion {
         let Layout { map, version, key, value, .. } = *layout;
         Self { map, version, key_size: key, value_size: value, how: How::Entries { value: same } }
     }
+}
+
+/// As it was, with zeros behind it.
+fn longer(former: &[u8], today: &mut [u8]) {
+    let (same, rest) = today.split_at_mut(former.len());
+    same.copy_from_slice(former);
+    rest.fill(0);
 }
 
 /// As it was.

@@ -30,6 +30,7 @@ use self::{
 use super::{
     Error,
     generation::{loaded_at, maps_in, program_in},
+    grace::grace,
     links::{Pinned, pinned},
     losses::losses_in,
     maps::{Carrying, JOURNAL, Journal, Maps, entries_needed, pin_of},
@@ -221,10 +222,20 @@ impl Former {
                 (How::Entries { .. }, _) => {}
             }
         }
-        if self.has_hashed_flows() {
-            abi4::carry_flows(&self.pins, today.flows())?;
-        }
         Ok(())
+    }
+
+    /// Enters the flows that it has in hash tables, where packets do not meet the maps of `today` yet. From then on until
+    /// they do, no flow that it enters is missing here: see [`abi4::Shut`], which the caller must keep or let go.
+    pub fn copy_flows(&self, today: &Maps) -> Result<Option<abi4::Shut>, Error> {
+        if !self.has_hashed_flows() {
+            return Ok(None);
+        }
+        let name = if self.find(maps::SLOTS).conversion.version == 1 { maps::SLOTS } else { maps::MOVES };
+        let shut = abi4::Shut::new(self.find(name).bytes.memory()?, open(&self.pins, JOURNAL, 1)?.memory()?);
+        grace();
+        abi4::carry_flows(&self.pins, today.flows())?;
+        Ok(Some(shut))
     }
 
     /// Brings over what packets have entered since [`Self::copy_to`], and what they counted, once none meets these maps

@@ -20,7 +20,7 @@ const NOWHERE: u32 = 0;
 /// The entries of all backends.
 pub(super) struct Backends {
     entries: Mapped<Backend, 8>,
-    records: Mapped<BackendRecord, 2>,
+    records: Mapped<BackendRecord, 3>,
     cells: Mapped<NextHopCell, 8>,
     book: Book,
 }

@@ -66,7 +66,7 @@ impl Readings {
         let data = |name: &str| MapData::from_pin(pin_in(directory, name)).map_err(Error::map("open", name));
         let names = Capacity::default();
         let carried = [maps::VIP_CARRIED, maps::BACKEND_CARRIED, maps::VIP_DROPS_CARRIED, maps::FLOW_CARRIED];
-        let own = carried.into_iter().chain([maps::VIP_RECORDS, maps::BACKEND_RECORDS, maps::SWEEPS]);
+        let own = carried.into_iter().chain([maps::VIP_RECORDS, maps::BACKEND_RECORDS, maps::SWEEPS, maps::DRAINS]);
         let own = own.chain([maps::FLOW_SECRET, JOURNAL]);
         let mut all = Vec::new();
         for name in object_maps(names).map(|(name, _)| name).into_iter().chain(own) {
@@ -160,6 +160,7 @@ impl Readings {
                     let ways = state.backends().values().filter_map(|entry| entry.next_hop);
                     ways.collect::<HashSet<_>>().len() as u64
                 }
+                maps::DRAINS => state.backends().values().filter(|entry| entry.effective_weight() == 0).count() as u64,
                 maps::DEVICES => self.devices.keys().filter(Result::is_ok).count() as u64,
                 LOGS => continue,
                 _ => u64::from(max_entries),

@@ -10,8 +10,6 @@ use crate::{dataplane::globals::Globals, seed::HashSeed};
 /// Words of the map. More may come behind these; what they are stays, so that each version reads those of every other.
 pub(super) const ENTRIES: u32 = 4 + 2 * HashSeed::WORDS as u32;
 
-// The word of flags.
-const APPLYING: u64 = 1;
 const GENERATION: u64 = 1 << 1;
 const FORMER: u64 = 1 << 2;
 
@@ -42,15 +40,20 @@ pub enum Carrying {
 }
 
 impl Journal {
+    /// The word of flags.
+    pub const FLAGS: u32 = 3;
+    /// The flag that an apply is under way, or broke off.
+    pub const APPLYING: u64 = 1;
+
     /// From the words of its map.
     pub fn from_words(word: impl Fn(u32) -> u64) -> Self {
-        let [program, features, object, flags] = [0, 1, 2, 3].map(&word);
+        let [program, features, object, flags] = [0, 1, 2, Self::FLAGS].map(&word);
         Self {
             program: program as u32,
             features: Features(features as u32),
             seed: seed_in(half(program), word),
             object,
-            applying: flags & APPLYING != 0,
+            applying: flags & Self::APPLYING != 0,
             carrying: match flags & (GENERATION | FORMER) {
                 0 => None,
                 GENERATION => Some(Carrying::Generation),
@@ -87,12 +90,12 @@ impl Maps {
             Some(Carrying::Generation) => GENERATION,
             Some(Carrying::Former) => FORMER,
         };
-        let flags = if applying { APPLYING | carrying } else { carrying };
-        self.journal.store(3, flags | self.journal.load(3));
+        let flags = if applying { Journal::APPLYING | carrying } else { carrying };
+        self.journal.store(Journal::FLAGS, flags | self.journal.load(Journal::FLAGS));
         self.journal.store(1, u64::from(features.0));
         self.journal.store(2, object);
         self.journal.store(0, u64::from(program) | u64::from(in_use) << 32);
-        self.journal.store(3, flags);
+        self.journal.store(Journal::FLAGS, flags);
     }
 }
 

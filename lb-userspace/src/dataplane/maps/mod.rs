@@ -18,9 +18,14 @@ mod mmap;
 mod slots;
 mod sweeps;
 
-use std::{collections::HashSet, mem::offset_of, path::Path, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    mem::offset_of,
+    path::Path,
+    sync::Arc,
+};
 
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{HashMap as KernelHashMap, Map, MapData, MapError, PerCpuArray};
 use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type};
 use lb_common::{BackendRecord, Counters, Drops, FlowOutcome, Intake, Layout, OwnMac, Slot, VipName, VipRecord, maps};
 
@@ -47,7 +52,7 @@ pub struct Maps {
     backends: Backends,
     own_macs: Mapped<OwnMac, 1>,
     /// A DEVMAP_HASH: aya's own type wants values with room for a program, and generic mode before 5.15 refuses those.
-    devices: HashMap<MapData, u32, u32>,
+    devices: KernelHashMap<MapData, u32, u32>,
     /// Handles to set counters by; they are read by those of `readings`.
     vip_drops: PerCpuArray<MapData, Drops>,
     taken: PerCpuArray<MapData, Intake>,
@@ -55,6 +60,7 @@ pub struct Maps {
     flows: FlowTable,
     intakes: Arc<Intakes>,
     sweeps: Arc<Sweeps>,
+    drains: Mapped<u64, 1>,
     journal: Mapped<u64, 1>,
     readings: Arc<Readings>,
 }
@@ -65,6 +71,7 @@ pub fn create_own(directory: &Path, capacity: Capacity) -> Result<(), Error> {
         (maps::SWEEPS, size_of::<u64>(), Sweeps::ENTRIES),
         (maps::VIP_RECORDS, size_of::<VipRecord>(), capacity.vips),
         (maps::BACKEND_RECORDS, size_of::<BackendRecord>(), capacity.backends),
+        (maps::DRAINS, size_of::<u64>(), capacity.backends),
         (maps::VIP_CARRIED, size_of::<Counters>(), capacity.vips),
         (maps::BACKEND_CARRIED, size_of::<Counters>(), capacity.backends),
         (maps::VIP_DROPS_CARRIED, size_of::<Drops>(), capacity.vips),
@@ -112,6 +119,7 @@ impl Maps {
             flows: FlowTable::open(directory)?,
             intakes: Arc::new(Intakes::open(directory)?),
             sweeps: Arc::new(Sweeps(Mapped::open(maps::SWEEPS, data(maps::SWEEPS)?)?)),
+            drains: Mapped::open(maps::DRAINS, data(maps::DRAINS)?)?,
             journal: Mapped::open(JOURNAL, data(JOURNAL)?)?,
             readings: Arc::new(Readings::open(directory)?),
         })
@@ -195,6 +203,16 @@ impl Maps {
     /// The counts that sweeps keep.
     pub fn sweeps(&self) -> &Arc<Sweeps> {
         &self.sweeps
+    }
+
+    /// When each backend that takes no new flows was first met so, in seconds of the monotonic clock.
+    pub fn drains(&self) -> HashMap<u32, u64> {
+        self.drains.iter().filter(|(_, since)| *since != 0).collect()
+    }
+
+    /// Notes since when a backend takes no new flows; 0 if it takes some.
+    pub fn note_drain(&self, id: u32, since: u64) {
+        self.drains.store(id, since);
     }
 
     /// What is counted, for others to read.

@@ -25,11 +25,22 @@ impl Table {
 
 impl Sweeps {
     /// Entries of the map. What is in the third and the fourth is of versions before.
-    pub const ENTRIES: u32 = 4;
+    pub const ENTRIES: u32 = 5;
+    const CUT: u32 = 4;
 
     /// Entries that sweeps have taken out.
     pub fn deleted(&self, table: Table) -> u64 {
         self.0.load(table as u32)
+    }
+
+    /// Flows that were left of drains whose deadline has passed, and that were cut.
+    pub fn cut(&self) -> u64 {
+        self.0.load(Self::CUT)
+    }
+
+    /// Adds to [`Self::cut`].
+    pub fn add_cut(&self, count: u64) {
+        self.0.store(Self::CUT, self.cut() + count);
     }
 
     /// Adds to [`Self::deleted`].

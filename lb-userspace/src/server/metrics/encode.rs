@@ -120,7 +120,7 @@ fn encode_backends(encoder: &mut DescriptorEncoder, vips: &[VipSample]) -> fmt::
 }
 
 fn encode_tracking(encoder: &mut DescriptorEncoder, tracking: &Tracking) -> fmt::Result {
-    let Tracking { max_flows, flows, expired, refused, settled_slots, moving_slots, sweep_us } = tracking;
+    let Tracking { max_flows, flows, expired, refused, cut, settled_slots, moving_slots, sweep_us } = tracking;
     let slots =
         [("settled", *settled_slots), ("moving", *moving_slots)].map(|(state, slots)| ([("state", state)], slots));
     gauge(encoder, "naru_slots", "Slots by whether flows of several backends may be on them", None, slots.into_iter())?;
@@ -137,6 +137,9 @@ fn encode_tracking(encoder: &mut DescriptorEncoder, tracking: &Tracking) -> fmt:
     let help = "Flows that were not entered for want of room, or because their VIP had its share";
     let refused = refused.iter().map(|(vip, flows)| ([("vip", vip.as_str())], *flows));
     counter(encoder, "naru_flow_refusals", help, None, refused)?;
+    let help = "Flows that were left of a drain when its deadline passed, and were cut";
+    let mut metric = encoder.encode_descriptor("naru_flow_cuts", help, None, MetricType::Counter)?;
+    metric.encode_counter::<NoLabelSet, u64, u64>(cut, None)?;
     let Some(sweep_us) = sweep_us else { return Ok(()) };
     let (name, help) = ("naru_sweep_duration", "How long the last sweep over the flow table took");
     let sweep = *sweep_us as f64 / 1e6;
@@ -294,6 +297,7 @@ mod tests {
                 flows: FlowEntries { established: 4, embryonic: 2 },
                 expired: FlowEntries { established: 6, embryonic: 3 },
                 refused: [("web".to_owned(), 1)].into(),
+                cut: 2,
                 settled_slots: 8,
                 moving_slots: 5,
                 sweep_us: Some(1500),
@@ -352,6 +356,7 @@ mod tests {
             "naru_flow_expirations_total{table=\"established\"} 6",
             "naru_flow_expirations_total{table=\"embryonic\"} 3",
             "naru_flow_refusals_total{vip=\"web\"} 1",
+            "naru_flow_cuts_total 2",
             "naru_sweep_duration_seconds 0.0015",
             "naru_flow_packets_total{outcome=\"promoted\"} 9",
             "naru_flow_promotions_total 9",

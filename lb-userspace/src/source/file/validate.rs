@@ -59,6 +59,7 @@ fn vip(draft: &VipDraft) -> Option<Vip> {
         weight: *backend.weight.get_ref(),
         state: backend.state,
         mac: backend.mac.as_ref().map(|mac| *mac.get_ref()),
+        drain_deadline: None,
     });
     Some(Vip {
         name: draft.name.as_ref()?.get_ref().clone(),

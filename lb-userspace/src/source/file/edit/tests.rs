@@ -530,7 +530,8 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
 
 fn backend(address: IpAddr, weight: Option<u32>, state: Option<BackendState>) -> crate::model::Backend {
     use crate::model::Backend;
-    Backend { address, weight: weight.unwrap_or(Backend::DEFAULT_WEIGHT), state: state.unwrap_or_default(), mac: None }
+    let (weight, state) = (weight.unwrap_or(Backend::DEFAULT_WEIGHT), state.unwrap_or_default());
+    Backend { address, weight, state, mac: None, drain_deadline: None }
 }
 
 /// Whatever a text looks like and whatever is done to it, the edited text says what the edit says, comments stay, and a
