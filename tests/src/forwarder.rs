@@ -151,6 +151,11 @@ impl Forwarder {
         Ok(self.program.fd()?)
     }
 
+    /// The program once more, for whoever runs it beside what is done to this.
+    pub fn another(&self) -> anyhow::Result<Xdp> {
+        self.pins.program()
+    }
+
     /// Runs the program over a frame.
     pub fn run(&self, frame: &[u8]) -> anyhow::Result<Output> {
         run(&self.program, frame)

@@ -6,6 +6,7 @@
 //! [`frames`] and [`forwarder`] put single frames through the real program. Nothing here pretends to be a part of naru.
 
 pub mod connections;
+pub mod delay;
 pub mod demo;
 pub mod flood;
 pub mod forwarder;

@@ -44,6 +44,25 @@ pub trait Group {
     fn line(&self, number: u32) -> Self::Line;
 }
 
+/// A line as whoever takes entries out has it: the daemon, and in it one sweep at a time.
+pub trait Swept: Line {
+    /// Sets the count of entries that went past this line to none, where it is `count`.
+    fn clear_spilled(&self, count: u32);
+}
+
+/// What is at a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placed {
+    /// Nothing.
+    Free,
+    /// An entry that was taken out.
+    Gone,
+    /// An entry whose flow's name is being written.
+    Claimed(FlowEntry),
+    /// An entry.
+    Entry(FlowEntry),
+}
+
 /// An entry, and where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct At {
@@ -188,6 +207,73 @@ fn has_free<L: Line>(line: &L) -> bool {
 pub fn claim<G: Group>(group: &G, home: u32, entry: FlowEntry) -> FlowPlace {
     let place = claim_in(&group.line(home), home, entry);
     if place.is_some() { place } else { claim_behind(group, home, entry) }
+}
+
+/// What is at a place of a line.
+#[inline(always)]
+pub fn placed<L: Line>(line: &L, number: u32) -> Placed {
+    // In this order a name that was written before the tag is seen by whoever sees the tag.
+    let tag = line.tag(number);
+    match line.entry(number) {
+        entry if entry == FlowEntry::default() => Placed::Free,
+        entry if !entry.is_some() => Placed::Gone,
+        entry if tag == 0 => Placed::Claimed(entry),
+        entry => Placed::Entry(entry),
+    }
+}
+
+/// Takes an entry out; false where something else is there by now. Its place is not free before [`free`].
+#[must_use]
+pub fn remove<L: Swept>(line: &L, number: u32, entry: FlowEntry) -> bool {
+    let is_gone = line.swap(number, entry, FlowEntry::GONE);
+    if is_gone {
+        // Nobody else writes to a place whose entry is gone.
+        line.publish(number, 0);
+    }
+    is_gone
+}
+
+/// Frees a place whose entry was taken out before a grace period that has ended.
+pub fn free<L: Swept>(line: &L, number: u32) {
+    // A daemon that was killed just after it took the entry out has left the tag.
+    line.publish(number, 0);
+    let freed = line.swap(number, FlowEntry::GONE, FlowEntry::default());
+    debug_assert!(freed, "nobody else writes to a place whose entry is gone");
+}
+
+/// By line of a group: how many entries went past it, of which none is there any more; 0 where some is. `home` tells the
+/// home line of the flow whose entry is at a place. Where that was so at two times with the same count, and a grace
+/// period between them, nobody is on his way past it: the count may be cleared. 0 everywhere where a place is claimed:
+/// nobody knows for whom.
+pub fn unpassed<G: Group>(group: &G, home: impl Fn(FlowPlace) -> u32) -> [u32; FlowLine::A_GROUP] {
+    const LINES: usize = FlowLine::A_GROUP;
+    let mut counts = [0; LINES];
+    for (number, count) in (0..).zip(&mut counts) {
+        *count = group.line(number).spilled();
+    }
+    let mut is_passed = [false; LINES];
+    if counts != [0; LINES] {
+        // Read after the counts: who went past a line has counted before.
+        for place in FlowPlace::all() {
+            match placed(&group.line(place.line()), place.number()) {
+                Placed::Entry(_) => {
+                    let mut line = home(place);
+                    while line != place.line() {
+                        is_passed[line as usize % LINES] = true;
+                        line = after(line);
+                    }
+                }
+                Placed::Claimed(_) => is_passed = [true; LINES],
+                Placed::Free | Placed::Gone => {}
+            }
+        }
+    }
+    for (count, is_passed) in counts.iter_mut().zip(is_passed) {
+        if is_passed {
+            *count = 0;
+        }
+    }
+    counts
 }
 
 #[cfg(test)]

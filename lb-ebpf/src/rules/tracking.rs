@@ -93,7 +93,8 @@ pub fn decide(
     if entry.is_some() {
         return follow(entry, slot, transport, now, is_down(entry.backend()));
     }
-    let is_at_risk = always || slot.current() != slot.settled_owner() || kept.is_some();
+    let is_known = kept.is_some() || opened.is_some();
+    let is_at_risk = always || slot.current() != slot.settled_owner() || is_known;
     let decision = enter(slot, transport, now, opens, is_at_risk, is_down);
     if reopens && slot.current() != NO_ID {
         return Decision { write: Write::Replace, outcome: FlowOutcome::Reopened, ..decision };
@@ -125,26 +126,29 @@ pub fn changes_nothing(entry: FlowEntry, transport: &Transport, now: Tick) -> bo
 /// more keeps its segments, retransmissions included; between two that have carried as much, the nearer does.
 #[inline(always)]
 fn is_kept(opened: FlowEntry, kept: FlowEntry, at: Position) -> bool {
-    if !kept.is_some() || !kept.holds(at) || kept.level() < opened.level() {
+    if !kept.is_some() || !kept.holds(at) {
         return false;
     }
     let (from_opened, from_kept) = (opened.distance(at), kept.distance(at));
-    if kept.level() == opened.level() {
-        from_kept < from_opened
-    } else {
-        // What follows on the opened stream is its own, unless it follows on both.
+    // What follows on a stream that has carried something is its own, unless it follows on both.
+    if kept.level() > opened.level() {
         from_opened > 0 || from_kept == 0
+    } else if kept.level() < opened.level() {
+        from_kept == 0 && from_opened > 0 && kept.level() > 0
+    } else {
+        from_kept < from_opened
     }
 }
 
 /// Where a packet goes whose flow was to get an entry and found no place: where the next of its flow will go, which will
 /// find as little.
 #[inline(always)]
-pub fn refused(seen: &Seen, slot: Slot, is_down: impl Fn(u32) -> bool) -> u32 {
+pub fn refused(seen: &Seen, slot: Slot, transport: &Transport, is_down: impl Fn(u32) -> bool) -> u32 {
     let kept = seen.kept.backend();
+    let is_new_udp = transport.protocol != TCP && !slot.keeps_udp();
     if kept != NO_ID && !is_down(kept) {
         kept
-    } else if is_down(slot.settled_owner()) {
+    } else if is_new_udp || is_down(slot.settled_owner()) {
         slot.current()
     } else {
         slot.settled_owner()
@@ -262,8 +266,13 @@ fn advanced(entry: FlowEntry, transport: &Transport, now: Tick) -> FlowEntry {
     let is_ahead = after.from(parts.next) > 0 && !transport.opens();
     let next = if is_ahead || is_elsewhere { after } else { parts.next };
     // What is far away was not carried by this stream.
-    let carries = transport.data_len() > 0 && !is_elsewhere;
-    let level = if carries { entry.level_at(Position::of(transport.sequence()), next) } else { parts.level };
+    let level = if is_elsewhere {
+        0
+    } else if transport.data_len() > 0 {
+        entry.level_at(Position::of(transport.sequence()), next)
+    } else {
+        parts.level
+    };
     let jumped = parts.jumped || steps > NO_JUMP || is_elsewhere;
     FlowParts { progress, seen: now, next, level, jumped, ..parts }.pack()
 }
@@ -272,8 +281,8 @@ fn advanced(entry: FlowEntry, transport: &Transport, now: Tick) -> FlowEntry {
 fn first(kind: FlowKind, backend: u32, transport: &Transport, now: Tick) -> FlowEntry {
     let is_fin = transport.flags().contains(TcpFlags::FIN);
     let progress = if is_fin { Progress::Fin } else { Progress::Once };
-    // TCP Fast Open has data in the SYN (RFC 7413).
-    let level = (transport.data_len() > 0) as u32;
+    // TCP Fast Open has data in the SYN (RFC 7413). One segment of what is kept is no more than a guess.
+    let level = (transport.data_len() > 0 && matches!(kind, FlowKind::Opened)) as u32;
     FlowParts { backend, kind, progress, seen: now, next: position_after(transport), level, jumped: false }.pack()
 }
 
@@ -343,7 +352,7 @@ mod tests {
                 }
             }
             if write == Write::Enter && self.is_full {
-                return (refused(&seen, self.slot, is_down), FlowOutcome::TableFull);
+                return (refused(&seen, self.slot, &transport, is_down), FlowOutcome::TableFull);
             }
             if write != Write::Nothing {
                 let cell = if entry.kind() == FlowKind::Opened { &mut self.opened } else { &mut self.kept };
@@ -566,6 +575,43 @@ mod tests {
         assert_eq!(flow.all([syn(), data(0, 0)]), [A; 2]);
         flow.down = Some(A);
         assert_eq!(flow.all([syn(), data(0, 0)]), [B; 2]);
+        // Datagrams of which none is kept any more are new: they go where they will go once there is room.
+        let without_udp = Slot::moving(B, A, NOW).aged(Tick(NOW.0 + 10), 1000, 10);
+        let mut flow = Flow { slot: without_udp, is_full: true, ..Flow::new() };
+        assert_eq!(flow.all([datagram(), datagram()]), [B; 2]);
+        flow.is_full = false;
+        assert_eq!(flow.all([datagram()]), [B]);
+    }
+
+    /// In the second phase nothing is entered but what meets an entry: a stream beside a stale one, which it will come
+    /// past.
+    #[test]
+    fn a_stream_beside_a_stale_one_is_kept_in_the_second_phase_too() {
+        let slot = Slot::moving(B, A, NOW).aged(Tick(NOW.0 + 100), 100, 10).given_to(A, NOW);
+        let settling = Slot::moving(slot.current(), slot.current(), NOW);
+        let mut flow = Flow { slot: settling, ..Flow::after(&[syn(), data(0, 1000), data(1000, 1000)]) };
+        let start = ISN.wrapping_sub(4 << 20);
+        assert_eq!(flow.send(syn_of(start)), (A, FlowOutcome::Passed));
+        for number in 0..6_000u32 {
+            let at = start.wrapping_add(1 + number * 1460);
+            assert_eq!(flow.send(ack(at, 1460)).0, A, "{number}");
+        }
+        assert_eq!(flow.opened.backend(), B);
+    }
+
+    /// Who sends single bytes further and further ahead gains no weight by it.
+    #[test]
+    fn a_false_stream_that_leaps_takes_nothing_that_follows_on_the_real_one() {
+        let mut flow = Flow::after(&[ack(OLD, 1000), ack(OLD + 1000, 1000)]);
+        let mut at = FALSE;
+        flow.send(syn_of(at));
+        for _ in 0..2000 {
+            // As far as its window goes: it comes past the real one sooner or later.
+            at = at.wrapping_add(96 << 10);
+            flow.send(ack(at, 1));
+            assert_eq!(flow.send(ack(OLD + 2000, 0)).0, A, "{at:#x}");
+        }
+        assert!(flow.opened.level() <= 1);
     }
 
     #[test]

@@ -178,11 +178,13 @@ impl Dataplane {
         let (generation, state, writes) = match filled {
             Ok(filled) => filled,
             Err(error) => {
+                self.generation.maps.intakes().reopen();
                 // The error at hand says more than that of cleaning up would.
                 let _ = remove_tree(&self.place.generation(number));
                 return Err(error);
             }
         };
+        self.writes.refused |= self.generation.maps.flows().room() != generation.maps.flows().room();
         self.generation = generation;
         self.state = Arc::new(state);
         self.counted = Arc::default();
@@ -203,7 +205,6 @@ impl Dataplane {
         state.seed = globals.seed;
         let writes = execute(&mut draft.maps, &mut state, plan.steps(), Some(before))?;
         draft.maps.carry_own_macs_from(before);
-        draft.maps.carry_refusals_from(before)?;
         before.drains().into_iter().filter(|(id, _)| *id < capacity.backends).for_each(|(id, since)| {
             draft.maps.note_drain(id, since);
         });
@@ -213,6 +214,7 @@ impl Dataplane {
             grace();
             draft.maps.carry_flows_from(before);
         }
+        draft.maps.carry_refusals_from(before)?;
         Ok((draft.finish(Some(Carrying::Generation), false)?, state, writes))
     }
 }

@@ -49,7 +49,7 @@ pub use self::{
     error::Error,
     links::{Attachment, Links, Pinned, ProgramRef, attached, detach_pinned, pinned},
     losses::{Interfaces as LossInterfaces, LossCounts, Losses, LossesError, LostFrames},
-    maps::{FlowTable, Intakes, MapUsage, Placed, Slots, Spot, Sweeps, Table},
+    maps::{FlowTable, Intakes, MapUsage, Slots, Spot, Sweeps, Table},
     mode::Mode,
     own_macs::{LeftOut, OwnMacs},
     place::{interface_of, make_directories, mount_if_missing, names, pin_name},
@@ -86,7 +86,7 @@ pub struct Dataplane {
     writes: Writes,
 }
 
-/// What was written to the maps, as far as it concerns who keeps the flow tables and the slots that move in order.
+/// What was written to the maps, as far as it concerns who keeps the flow table and the slots that move in order.
 #[derive(Debug, Default)]
 pub struct Writes {
     /// First slots of the tables that were written; of a data plane that was just opened, of those with slots that move.
@@ -97,6 +97,8 @@ pub struct Writes {
     pub rehashed: bool,
     /// Everything is in the maps of another generation.
     pub generation: bool,
+    /// Flows of any VIP may have been refused that nobody has counted: the flow table is another one.
+    pub refused: bool,
 }
 
 impl Dataplane {

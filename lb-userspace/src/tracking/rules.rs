@@ -127,6 +127,9 @@ impl Rules {
 
     /// The entry as it stays at `now`; `None` where it goes.
     pub fn entry_after(&self, entry: FlowEntry, now: Tick) -> Option<FlowEntry> {
+        if self.is_cut(entry) {
+            return None;
+        }
         let age = now.since(entry.seen());
         match self.owner(entry) {
             Some((backend, idle)) => (age < idle).then(|| entry.of_backend(backend)),
@@ -135,9 +138,17 @@ impl Rules {
         }
     }
 
-    /// Whether an entry that goes is what is left of a drain whose deadline has passed.
+    /// Whether an entry is what is left of a drain whose deadline has passed: it goes, however busy its flow is.
     pub fn is_cut(&self, entry: FlowEntry) -> bool {
-        self.dispositions.get(entry.backend() as usize) == Some(&Disposition::Cut)
+        let mut id = entry.backend();
+        for _ in 0..self.dispositions.len() {
+            match self.dispositions.get(id as usize) {
+                Some(Disposition::Cut) => return true,
+                Some(Disposition::Move(successor)) => id = *successor,
+                Some(Disposition::Stay | Disposition::Go) | None => return false,
+            }
+        }
+        false
     }
 
     /// The backend that a flow belongs to from now on, and the ticks without a packet after which it has ended; `None`

@@ -26,7 +26,7 @@ pub fn guaranteed(room: u64, vips: u64) -> u64 {
 /// what is left goes to all VIPs alike, and half to those that are active. Together with the entries that are there it
 /// comes to no more than the room: a flood on one VIP never takes what another one is guaranteed, however many CPUs it
 /// comes on. By so much it can be overrun: where less is left to a VIP than a flow for each CPU, each may enter one even so,
-/// once.
+/// once; and what is entered behind a sweep's back while it walks, a few milliseconds, it counts only the next time.
 pub fn allowances(room: u64, cpus: u64, tracked: &[Tracked]) -> Vec<(u32, u32)> {
     let vips = (tracked.len() as u64).max(1);
     let active = tracked.iter().filter(|tracked| tracked.is_active).count() as u64;

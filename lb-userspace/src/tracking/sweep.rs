@@ -11,7 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_common::{FlowEntry, FlowLine, FlowPlace, Tick};
+use lb_common::{FlowEntry, FlowLine, Tick};
+use lb_ebpf::rules::flow_table::Placed;
 
 use super::{
     Error, Swept,
@@ -19,7 +20,7 @@ use super::{
     shares::{Tracked, allowances},
     swept::Left,
 };
-use crate::dataplane::{self, FlowTable, Intakes, Placed, Slots, Spot, Sweeps, Table};
+use crate::dataplane::{self, FlowTable, Intakes, Slots, Spot, Sweeps, Table};
 
 /// How long a backend is down before its silent connections are given up: should it come back later, its own side of
 /// them is most likely gone.
@@ -113,7 +114,7 @@ impl Sweep {
             }
         }
         if u64::from(group) % SPILLED_TURNS == self.number % SPILLED_TURNS {
-            self.clear_spilled(group, before, swept);
+            self.clear_spilled(group, swept);
         }
     }
 
@@ -140,38 +141,13 @@ impl Sweep {
     }
 
     /// Takes the mark from lines of a group that no entry is past any more.
-    fn clear_spilled(&self, group: u32, before: &Left, swept: &mut Swept) {
-        const LINES: u32 = FlowLine::A_GROUP as u32;
-        let first = |line: u32| Spot { group, place: FlowPlace::new(line, 0) };
-        let spilled: Vec<u32> = (0..LINES).map(|line| self.table.spilled(first(line))).collect();
-        if spilled.iter().all(|count| *count == 0) {
-            return;
-        }
-        // Read after the counts: who went past a line has counted before.
-        let mut is_passed = [false; LINES as usize];
-        for spot in FlowTable::spots(group) {
-            match self.table.at(spot) {
-                Placed::Entry(_) => {
-                    let mut line = self.table.home(&self.table.name(spot));
-                    while line != spot.place.line() {
-                        is_passed[line as usize] = true;
-                        line = (line + 1) % LINES;
-                    }
-                }
-                // Nobody knows its home.
-                Placed::Claimed(_) => return,
-                Placed::Free | Placed::Gone => {}
-            }
-        }
-        for (line, count) in (0..LINES).zip(spilled) {
-            let spot = first(line);
-            if count > 0 && !is_passed[line as usize] {
-                if swept.left.is_unspilled(before, spot, count) {
-                    self.table.clear_spilled(spot, count);
-                    swept.left.spilled.remove(&spot);
-                }
-            } else {
-                swept.left.spilled.remove(&spot);
+    fn clear_spilled(&self, group: u32, swept: &mut Swept) {
+        for (line, count) in (0..).zip(self.table.unpassed(group)) {
+            let was = swept.left.spilled.remove(&(group, line));
+            if count > 0 && was == Some(count) {
+                self.table.clear_spilled(group, line, count);
+            } else if count > 0 {
+                swept.left.spilled.insert((group, line), count);
             }
         }
     }

@@ -40,8 +40,8 @@ pub struct Swept {
 /// What two sweeps must find alike before the second puts it in order.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Left {
-    /// A place of each line that entries went past, but none of those that are there: and how many did.
-    pub spilled: HashMap<Spot, u32>,
+    /// By group and line: how many entries went past it, of which none is there any more.
+    pub spilled: HashMap<(u32, u32), u32>,
     /// Places that were claimed for an entry whose name nobody has written.
     pub claimed: HashSet<(Spot, u64)>,
 }
@@ -51,13 +51,6 @@ impl Left {
     pub fn is_abandoned(&mut self, before: &Self, spot: Spot, entry: FlowEntry) -> bool {
         self.claimed.insert((spot, entry.to_bits()));
         before.claimed.contains(&(spot, entry.to_bits()))
-    }
-
-    /// Notes that `spilled` entries went past a line and none is there; whether it was so when the sweep before noted
-    /// it.
-    pub fn is_unspilled(&mut self, before: &Self, spot: Spot, spilled: u32) -> bool {
-        self.spilled.insert(spot, spilled);
-        before.spilled.get(&spot) == Some(&spilled)
     }
 }
 

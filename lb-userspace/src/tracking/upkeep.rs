@@ -39,6 +39,8 @@ pub struct Upkeep {
     refusals: Arc<HashMap<u32, Instant>>,
     /// By backend id: when each that takes no new flows was first met so, in seconds of the monotonic clock.
     drains: Arc<HashMap<u32, u64>>,
+    /// By VIP id: its entries, as of the last sweep before the maps became others.
+    entries: Vec<u64>,
 }
 
 impl Upkeep {
@@ -52,6 +54,7 @@ impl Upkeep {
             downs: Arc::default(),
             refusals: Arc::default(),
             drains: Arc::new(dataplane.drains()),
+            entries: Vec::new(),
         };
         upkeep.follow(dataplane);
         upkeep
@@ -71,10 +74,17 @@ impl Upkeep {
     /// Takes note of what the data plane has written since the last call. To be called after each change; a sweep that
     /// was begun before says nothing about what was written since.
     pub fn follow(&mut self, dataplane: &mut Dataplane) {
-        let Writes { tables, removed, rehashed, generation } = dataplane.take_writes();
+        let Writes { tables, removed, rehashed, generation, refused } = dataplane.take_writes();
         if generation {
-            self.swept = None;
+            if let Some(swept) = self.swept.take() {
+                self.entries.clone_from(&swept.by_vip);
+            }
             self.moving = Arc::default();
+        }
+        if refused {
+            let now = Instant::now();
+            let vips = dataplane.state().vips().keys();
+            Arc::make_mut(&mut self.refusals).extend(vips.map(|vip| (*vip, now)));
         }
         if removed {
             self.removal = self.sweeps;
@@ -85,7 +95,9 @@ impl Upkeep {
         }
         if generation || !tables.is_empty() {
             self.find_moving(dataplane, |base| generation || tables.contains(&base));
-            admit_new(&dataplane.view());
+            self.admit_new(&dataplane.view());
+            let is_written = |base| generation || tables.contains(&base);
+            self.note_drains(dataplane, is_written);
         }
         if (removed || !tables.is_empty()) && !self.moving.is_empty() {
             // Tables that lie elsewhere now, or that no VIP has any more.
@@ -100,7 +112,7 @@ impl Upkeep {
     pub fn sweep(&mut self, dataplane: &mut Dataplane) -> Sweep {
         self.follow(dataplane);
         self.note_downs(dataplane.state());
-        self.note_drains(dataplane);
+        self.note_drains(dataplane, |_| true);
         self.end_drains(dataplane);
         self.sweeps += 1;
         let state = dataplane.state();
@@ -202,7 +214,10 @@ impl Upkeep {
                 (after != slot).then_some((index, after))
             };
             let changed: Vec<_> = (base..base + count).filter_map(after).collect();
-            if changed.is_empty() {
+            // A flow that was refused since the sweep counted is none that has an entry, and none from before the change.
+            let is_refused =
+                |counted: &u64| dataplane.view().intakes().refused(id).is_ok_and(|refused| refused != *counted);
+            if changed.is_empty() || swept.refused.get(&id).is_some_and(is_refused) {
                 continue;
             }
             dataplane.put_slots(&changed);
@@ -216,6 +231,19 @@ impl Upkeep {
         all_moving.retain(|_, moving| moving.slots.count > 0);
     }
 
+    /// Lets VIPs that no sweep has met in these maps enter what they are guaranteed, less what they had.
+    fn admit_new(&self, dataplane: &dataplane::View) {
+        let state = dataplane.state();
+        let tracked = state.vips().iter().filter_map(|(id, record)| rules::is_tracked(record).then_some(*id));
+        let vips: Vec<_> = tracked.collect();
+        let guaranteed = shares::guaranteed(state.capacity.flows.into(), vips.len() as u64);
+        for vip in vips.into_iter().filter(|vip| !dataplane.intakes().is_met(*vip)) {
+            let entries = self.entries.get(vip as usize).copied().unwrap_or(0);
+            let each = guaranteed.saturating_sub(entries) / dataplane::online_cpus().max(1);
+            dataplane.intakes().allow(vip, u32::try_from(each).unwrap_or(u32::MAX));
+        }
+    }
+
     /// Takes note of the VIPs that flows were refused of since the sweep before.
     fn note_refusals(&mut self, swept: &Swept) {
         let before = self.swept.as_ref().map(|swept| &swept.refused);
@@ -227,14 +255,17 @@ impl Upkeep {
         }
     }
 
-    /// Takes note of who takes no new flows, and since when; also where another daemon will find it.
-    fn note_drains(&mut self, dataplane: &Dataplane) {
+    /// Takes note of who takes no new flows, and since when, of the VIPs whose tables begin where `wanted` says; also where
+    /// another daemon will find it. Who is down has no flows that could be left to him.
+    fn note_drains(&mut self, dataplane: &Dataplane, wanted: impl Fn(u32) -> bool) {
         let (state, now) = (dataplane.state(), dataplane::seconds());
-        let takes_none = |entry: &Entry| entry.effective_weight() == 0;
-        let is_over = |id: &u32| !state.backends().get(id).is_some_and(takes_none);
+        let drains = |entry: &Entry| entry.effective_weight() == 0 && !entry.is_down();
+        let is_over = |id: &u32| !state.backends().get(id).is_some_and(drains);
         let over: Vec<u32> = self.drains.keys().copied().filter(is_over).collect();
-        let new = state.backends().iter().filter(|(id, entry)| takes_none(entry) && !self.drains.contains_key(*id));
-        let new: Vec<u32> = new.map(|(id, _)| *id).collect();
+        let vips = state.vips().iter().filter(|(_, record)| wanted(record.slot_base));
+        let backends = vips.flat_map(|(vip, _)| state.backends_of(*vip));
+        let new = backends.filter(|(id, entry)| drains(entry) && !self.drains.contains_key(id));
+        let new: Vec<u32> = new.map(|(id, _)| id).collect();
         if over.is_empty() && new.is_empty() {
             return;
         }
@@ -279,7 +310,7 @@ impl Upkeep {
     /// Whether the deadline of a backend's drain has passed.
     fn is_cut(&self, state: &State, id: u32) -> bool {
         let Some(entry) = state.backends().get(&id).filter(|entry| entry.drain_deadline > 0) else { return false };
-        let since = self.drains.get(&id).filter(|_| entry.effective_weight() == 0);
+        let since = self.drains.get(&id).filter(|_| entry.effective_weight() == 0 && !entry.is_down());
         since.is_some_and(|since| dataplane::seconds().saturating_sub(*since) >= entry.drain_deadline.into())
     }
 
@@ -298,16 +329,5 @@ impl Upkeep {
     fn is_given_up(&self, state: &State, id: u32) -> bool {
         let Some(entry) = state.backends().get(&id).filter(|entry| entry.is_down()) else { return false };
         entry.is_removed() || self.downs.get(&id).is_some_and(|since| since.elapsed() >= GIVEN_UP_AFTER)
-    }
-}
-
-/// Lets VIPs that no sweep has met enter what they are guaranteed.
-fn admit_new(dataplane: &dataplane::View) {
-    let state = dataplane.state();
-    let vips: Vec<_> =
-        state.vips().iter().filter_map(|(id, record)| rules::is_tracked(record).then_some(*id)).collect();
-    let each = shares::guaranteed(state.capacity.flows.into(), vips.len() as u64) / dataplane::online_cpus().max(1);
-    for vip in vips.into_iter().filter(|vip| !dataplane.intakes().is_met(*vip)) {
-        dataplane.intakes().allow(vip, u32::try_from(each).unwrap_or(u32::MAX));
     }
 }

@@ -21,6 +21,7 @@ mod operations;
 mod packet;
 mod privileges;
 mod restart;
+mod slow_flood;
 mod strangers;
 mod streams;
 mod tracking;

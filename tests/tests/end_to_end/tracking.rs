@@ -3,19 +3,20 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::Range,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
+use aya::programs::Xdp;
 use etherparse::TcpHeader;
-use lb_common::{FlowKind, FlowState, Tick};
+use lb_common::{FlowKey, FlowKind, FlowState, Tick};
 use lb_ebpf::rules::tracking;
 use lb_userspace::dataplane::Table;
 use naru_tests::{
-    forwarder::{Forwarder, Output, Verdict},
+    forwarder::{self, Forwarder, Output, Verdict},
     frames::Packet,
     vip_text::VipText,
 };
@@ -337,6 +338,113 @@ fn two_cpus_may_have_packets_of_one_flow() {
         let flows = u64::from(ROUND);
         assert_eq!(outcomes(&forwarder), [("opened", flows), ("promoted", flows), ("known", flows)].into());
     }
+}
+
+/// As many flows as the table is made for, of clients as they come: hardly one finds its group full.
+#[test]
+#[ignore = "needs root"]
+fn a_table_with_all_the_flows_that_it_is_made_for_refuses_less_than_one_in_ten_thousand() {
+    const FLOWS: u32 = 1 << 18;
+    let config = SITE4.config(["active", "drain"], "tracking = \"always\"");
+    let node = format!("[node]\ninterfaces = []\nmax_flows = {FLOWS}\n\n");
+    let forwarder = Forwarder::new(&(node + &config)).unwrap();
+    let mut frame = SITE4.syn(1).frame();
+    for flow in 0..FLOWS {
+        // Address and port of the client: nothing else of the packet is looked at that its checksums are of.
+        let (address, port) = (0x0a00_0000 + flow / 64, 1024 + (flow % 64) as u16);
+        frame[14 + 12..14 + 16].copy_from_slice(&address.to_be_bytes());
+        frame[14 + 20..14 + 22].copy_from_slice(&port.to_be_bytes());
+        forwarder.run(&frame).unwrap();
+    }
+    let outcomes = outcomes(&forwarder);
+    let refused = outcomes.get("table_full").copied().unwrap_or(0);
+    eprintln!("of {FLOWS} flows {refused} found no room");
+    assert_eq!(outcomes["opened"] + refused, u64::from(FLOWS), "{outcomes:?}");
+    assert!(refused * 10_000 < u64::from(FLOWS), "{refused} of {FLOWS}");
+    assert_eq!(forwarder.dataplane().flow_table().entries().count() as u64, outcomes["opened"]);
+}
+
+/// For a minute, packets of more flows than one group of places has room for, on two CPUs, beside sweeps that take out
+/// what has ended: no flow ever follows another one's entry.
+#[test]
+#[ignore = "needs root"]
+fn flows_of_one_group_keep_apart_on_two_cpus() {
+    const FLOWS: usize = 60;
+    const TIME: Duration = Duration::from_secs(60);
+    let site = SITE4;
+    let mut forwarder = site.moved("tcp_idle = \"1s\"");
+    let table = forwarder.dataplane().flow_table();
+    // Those of even numbers begin with a SYN, and may be with either backend: what finds no room is with the first. The
+    // others are from before the change, and with the first one whatever happens.
+    let mut flows = Vec::new();
+    'found: for client in (0..).map(|host| IpAddr::from(Ipv4Addr::from_bits(0xc612_0000 + host))) {
+        for port in 1024..=u16::MAX {
+            let ports = u32::from_be_bytes([(port >> 8) as u8, port as u8, 0, 80]).to_be();
+            if table.home(&FlowKey::new(client.into(), ports, 1, 6)).0 == 0 {
+                flows.push(SocketAddr::new(client, port));
+                if flows.len() == FLOWS {
+                    break 'found;
+                }
+            }
+        }
+    }
+    let packets: Vec<[Vec<u8>; 4]> = flows
+        .iter()
+        .map(|client| {
+            let segment = |sequence: u32, syn: bool, fin: bool| {
+                let set = |tcp: &mut TcpHeader| {
+                    (tcp.sequence_number, tcp.syn, tcp.ack, tcp.fin) = (sequence, syn, !syn, fin);
+                };
+                Packet::tcp(*client, site.address(), set, b"").frame()
+            };
+            [(ISN, true, false), (ISN + 1, false, false), (ISN + 1, false, false), (ISN + 1, false, true)]
+                .map(|(sequence, syn, fin)| segment(sequence, syn, fin))
+        })
+        .collect();
+    let ends = Instant::now() + TIME;
+    let run = |program: Xdp, seed: usize| {
+        let (mut random, mut counts) = (seed, [0u64; 2]);
+        while Instant::now() < ends {
+            for _ in 0..1000 {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let flow = (random >> 33) % FLOWS;
+                let what = (random >> 50) % 4;
+                // Of the others no SYN.
+                let frame = &packets[flow][if flow.is_multiple_of(2) { what } else { what.max(1) }];
+                let Output { verdict, frame } = forwarder::run(&program, frame).unwrap();
+                assert_eq!(verdict, Verdict::Tx);
+                let backend = usize::from(frame[14 + 19] - 11);
+                assert!(flow.is_multiple_of(2) || backend == 0, "flow {flow} is from before the change");
+                counts[backend] += 1;
+            }
+        }
+        counts
+    };
+    let programs = [(); 2].map(|()| forwarder.another().unwrap());
+    let counts = thread::scope(|scope| {
+        let mut seed = 0;
+        let threads = programs.map(|program| {
+            seed += 1;
+            scope.spawn(move || run(program, seed))
+        });
+        let mut sweeps = 0;
+        while Instant::now() < ends {
+            forwarder.admit_all();
+            forwarder.sweep().unwrap();
+            sweeps += 1;
+            for (key, entry) in table.named() {
+                let client = SocketAddr::new(key.source.into(), key.source_port());
+                let flow = flows.iter().position(|flow| *flow == client).expect("one of them");
+                let is_opened = entry.kind() == FlowKind::Opened;
+                assert!(!is_opened || flow.is_multiple_of(2), "flow {flow} has {entry:?}");
+                assert_eq!(entry.backend(), if is_opened { 2 } else { 1 }, "flow {flow} has {entry:?}");
+            }
+        }
+        (threads.map(|thread| thread.join().unwrap()), sweeps)
+    });
+    eprintln!("packets to either backend on two CPUs, and sweeps: {counts:?}");
+    let outcomes = outcomes(&forwarder);
+    assert!(outcomes["table_full"] > 0 && outcomes["opened"] > 0 && outcomes["kept"] > 0, "{outcomes:?}");
 }
 
 /// What `work` makes of each frame, and when, on two threads that wait for each other before each.

@@ -66,7 +66,7 @@ pub fn owner(key: &FlowKey, slot: Slot, transport: &Transport, always: bool) -> 
         Write::Enter => {
             if let Some(refusal) = enter(key, entry) {
                 count::flow(refusal);
-                return tracking::refused(&seen, slot, is_down);
+                return tracking::refused(&seen, slot, transport, is_down);
             }
         }
     }

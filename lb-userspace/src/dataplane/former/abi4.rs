@@ -167,7 +167,7 @@ pub struct Shut {
 }
 
 impl Shut {
-    /// `slots` has a [`Slot`] for each value: all slots, or those that move.
+    /// `slots` has a [`Slot`] for each.
     pub fn new(slots: Memory, journal: Memory) -> Self {
         let flags = journal.word(Journal::FLAGS);
         journal.store_word(Journal::FLAGS, flags | Journal::APPLYING);
@@ -220,11 +220,10 @@ pub fn carry_flows(pins: &Path, today: &FlowTable) -> Result<(), Error> {
 
 /// An entry: 23 bits each of the backend's id and of the position to half a kilobyte, the tick, and the state. It did
 /// not say whether a SYN had opened the stream or it was kept from before a change, and need not: one that is kept goes
-/// to whichever backend it names.
+/// to whichever backend it names, and wherever the stream has come to since it was read here.
 fn flow(entry: u64, protocol: u8, is_embryonic: bool) -> FlowEntry {
     let field = |shift: u32| (entry >> shift) as u32 & ((1 << 23) - 1);
     let (kind, progress) = match (protocol, entry >> 62) {
-        (TCP, 1) => (FlowKind::Opened, Progress::Once),
         (TCP, 2) => (FlowKind::Kept, Progress::Fin),
         (TCP, 3) => (FlowKind::Kept, Progress::Rst),
         (TCP, _) if is_embryonic => (FlowKind::Kept, Progress::Once),

@@ -231,11 +231,16 @@ impl Former {
         if !self.has_hashed_flows() {
             return Ok(None);
         }
-        let name = if self.find(maps::SLOTS).conversion.version == 1 { maps::SLOTS } else { maps::MOVES };
-        let shut = abi4::Shut::new(self.find(name).bytes.memory()?, open(&self.pins, JOURNAL, 1)?.memory()?);
+        let slots = self.find(maps::SLOTS);
+        // Slots of today's layout are those of today's generation too: nothing is to be written there. So it is with
+        // what was never released.
+        let shut = match slots.conversion.version {
+            1 => Some(abi4::Shut::new(slots.bytes.memory()?, open(&self.pins, JOURNAL, 1)?.memory()?)),
+            _ => None,
+        };
         grace();
         abi4::carry_flows(&self.pins, today.flows())?;
-        Ok(Some(shut))
+        Ok(shut)
     }
 
     /// Brings over what packets have entered since [`Self::copy_to`], and what they counted, once none meets these maps

@@ -15,10 +15,10 @@ use std::{
 
 use aya::maps::{MapData, MapError};
 use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type};
-use lb_common::{FlowEntry, FlowGroup, FlowKey, FlowKind, FlowLine, FlowNames, FlowPlace, HashKey, maps};
+use lb_common::{FlowEntry, FlowGroup, FlowKey, FlowKind, FlowLine, FlowNames, FlowParts, FlowPlace, HashKey, maps};
 use lb_ebpf::{
     hash::FlowTag,
-    rules::flow_table::{At, Group, Line, claim, find},
+    rules::flow_table::{At, Group, Line, Placed, Swept, claim, find, free, placed, remove, unpassed},
 };
 
 use super::{layout::pin_in, mmap::Mapped};
@@ -46,19 +46,6 @@ pub struct Spot {
     pub place: FlowPlace,
 }
 
-/// What is at a place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Placed {
-    /// Nothing.
-    Free,
-    /// An entry that was taken out.
-    Gone,
-    /// An entry whose flow's name is being written.
-    Claimed(FlowEntry),
-    /// An entry.
-    Entry(FlowEntry),
-}
-
 impl FlowTable {
     /// The table pinned in `directory`.
     pub(in crate::dataplane) fn open(directory: &Path) -> Result<Self, Error> {
@@ -83,15 +70,7 @@ impl FlowTable {
 
     /// What is at a place.
     pub fn at(&self, spot: Spot) -> Placed {
-        let line = self.line(spot);
-        // In this order a name that was written before the tag is seen by whoever sees the tag.
-        let tag = line.tag(spot.place.number());
-        match line.entry(spot.place.number()) {
-            entry if entry == FlowEntry::default() => Placed::Free,
-            entry if !entry.is_some() => Placed::Gone,
-            entry if tag == 0 => Placed::Claimed(entry),
-            entry => Placed::Entry(entry),
-        }
+        placed(&self.line(spot), spot.place.number())
     }
 
     /// Every place of a group.
@@ -117,9 +96,9 @@ impl FlowTable {
         FlowKey::from_words(self.name_words(spot).each_ref().map(|word| word.load(Ordering::Acquire)))
     }
 
-    /// The home line of a flow in its group.
-    pub fn home(&self, key: &FlowKey) -> u32 {
-        FlowTag::of(&self.0.secret, key).home(self.groups()).1
+    /// The group of a flow, and its home line there.
+    pub fn home(&self, key: &FlowKey) -> (u32, u32) {
+        FlowTag::of(&self.0.secret, key).home(self.groups())
     }
 
     /// Puts `to` in the place of `from`; false where something else is there by now.
@@ -129,29 +108,22 @@ impl FlowTable {
 
     /// Takes an entry out; false where something else is there by now. Its place is not free yet.
     pub fn remove(&self, spot: Spot, entry: FlowEntry) -> bool {
-        let is_gone = self.replace(spot, entry, FlowEntry::GONE);
-        if is_gone {
-            self.line(spot).publish(spot.place.number(), 0);
-        }
-        is_gone
+        remove(&self.line(spot), spot.place.number(), entry)
     }
 
     /// Frees a place whose entry was taken out before a grace period that has ended.
     pub fn free(&self, spot: Spot) {
-        let freed = self.replace(spot, FlowEntry::GONE, FlowEntry::default());
-        debug_assert!(freed, "nobody else writes to a place whose entry is gone");
+        free(&self.line(spot), spot.place.number());
     }
 
-    /// How many entries went past the line of this place since it last had none that did.
-    pub fn spilled(&self, spot: Spot) -> u32 {
-        self.line(spot).spilled()
+    /// By line of a group: how many entries went past it, of which none is there any more; see [`unpassed`].
+    pub fn unpassed(&self, group: u32) -> [u32; FlowLine::A_GROUP] {
+        unpassed(&TableGroup { table: self, group }, |place| self.home(&self.name(Spot { group, place })).1)
     }
 
-    /// No entry is past the line of this place: none was before a grace period that has ended, and if `spilled` is still
-    /// the count, none has gone past it since.
-    pub fn clear_spilled(&self, spot: Spot, spilled: u32) {
-        let half = self.0.groups.half(self.line(spot).first_half() + FlowLine::PLACES as u32);
-        let _ = half.compare_exchange(spilled, 0, Ordering::AcqRel, Ordering::Relaxed);
+    /// No entry is past a line, nor on its way past it, if `spilled` is still how many went.
+    pub fn clear_spilled(&self, group: u32, line: u32, spilled: u32) {
+        TableGroup { table: self, group }.line(line).clear_spilled(spilled);
     }
 
     /// The flow's entry of the kind that `entry` is of.
@@ -180,8 +152,19 @@ impl FlowTable {
     }
 
     /// Enters what this has and `other` has not; returns how many found no room there.
+    ///
+    /// Packets go on here meanwhile, so that what is entered there is as old as the copy. A stream that a SYN has opened
+    /// is therefore kept there, unless something is already: what is kept goes to the backend that it names, wherever
+    /// the stream has come to.
     pub(super) fn copy_to(&self, other: &Self) -> usize {
-        self.named().filter(|(key, entry)| !other.enter(key, *entry)).count()
+        let copied = |key: &FlowKey, entry: FlowEntry| match entry.kind() {
+            FlowKind::Opened if self.find(key, FlowKind::Kept).is_none() => {
+                let is_known = other.find(key, FlowKind::Opened).is_some();
+                is_known || other.enter(key, FlowParts { kind: FlowKind::Kept, ..entry.parts() }.pack())
+            }
+            _ => other.enter(key, entry),
+        };
+        self.named().filter(|(key, entry)| !copied(key, *entry)).count()
     }
 
     fn put_name(&self, spot: Spot, key: &FlowKey) {
@@ -258,6 +241,14 @@ impl Line for TableLine<'_> {
 
     fn spill(&self) {
         self.table.0.groups.half(self.first_half() + FlowLine::PLACES as u32).fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+impl Swept for TableLine<'_> {
+    fn clear_spilled(&self, count: u32) {
+        let cell = self.table.0.groups.half(self.first_half() + FlowLine::PLACES as u32);
+        // Else one went past it meanwhile.
+        let _ = cell.compare_exchange(count, 0, Ordering::AcqRel, Ordering::Relaxed);
     }
 }
 

@@ -32,7 +32,7 @@ use lb_common::{BackendRecord, Counters, Drops, FlowOutcome, Intake, Layout, Own
 use self::{backends::Backends, keys::Keys, layout::DEVICES, mmap::Mapped, slots::Places};
 pub use self::{
     counters::{MapUsage, Readings},
-    flows::{FlowTable, Placed, Spot, flow_secret},
+    flows::{FlowTable, Spot, flow_secret},
     intakes::Intakes,
     journal::{Carrying, Journal},
     layout::{JOURNAL, Sizes, entries_needed, object_maps, pin_in, pin_of, sizes},
