@@ -25,6 +25,10 @@ const SHORT_IDLE: u16 = 60;
 /// repeated later finds no entry, and begins anew.
 const CROWDED_IDLE: u16 = 4;
 
+/// Ticks by which an entry may be newer than the clock says, which was read a moment before: no idle time is as long as
+/// what that is mistaken for.
+const LATER: u16 = 64;
+
 /// What a sweep has to know of VIPs and backends, as of when it began.
 #[derive(Debug)]
 pub struct Rules {
@@ -130,7 +134,9 @@ impl Rules {
         if self.is_cut(entry) {
             return None;
         }
+        // Seen since `now` was read, it seems to be of a round before.
         let age = now.since(entry.seen());
+        let age = if age > u16::MAX - LATER { 0 } else { age };
         match self.owner(entry) {
             Some((backend, idle)) => (age < idle).then(|| entry.of_backend(backend)),
             // Its VIP or its backend may have come since.

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_common::{FlowEntry, FlowLine, Tick};
+use lb_common::{FlowEntry, Tick};
 use lb_ebpf::rules::flow_table::Placed;
 
 use super::{
@@ -29,6 +29,9 @@ pub const GIVEN_UP_AFTER: Duration = Duration::from_secs(60);
 /// Every sweep looks at one group in so many for lines that entries went past and that none is past any more: to find
 /// that out takes the names of all entries of a group. Until then a packet reads one line more than it must.
 const SPILLED_TURNS: u64 = 16;
+
+/// The clock is read once for so many groups, which a sweep walks through in less than a millisecond.
+const GROUPS_A_TICK: u32 = 1024;
 
 /// A walk over the flow table to be made.
 pub struct Sweep {
@@ -77,12 +80,15 @@ impl Sweep {
         let started = Instant::now();
         let (backends, vips) = (self.rules.backends(), self.rules.vips());
         let mut swept = Swept::new(self.generation, self.number, self.slots.entries(), backends, vips);
-        let nothing = Left::default();
+        let (nothing, mut now) = (Left::default(), dataplane::now());
         let before = self.before.as_ref().map_or(&nothing, |swept| &swept.left);
         // Those of other turns stay as they were noted.
         swept.left.spilled = before.spilled.clone();
         for group in 0..self.table.groups() {
-            self.walk(group, before, &mut swept);
+            if group.is_multiple_of(GROUPS_A_TICK) {
+                now = dataplane::now();
+            }
+            self.walk(group, now, before, &mut swept);
         }
         self.allow(&mut swept)?;
         swept.elapsed = started.elapsed();
@@ -94,25 +100,17 @@ impl Sweep {
     }
 
     /// Looks through a group.
-    fn walk(&self, group: u32, before: &Left, swept: &mut Swept) {
-        let mut places = [Placed::Free; FlowLine::PLACES_A_GROUP];
-        for (placed, spot) in places.iter_mut().zip(FlowTable::spots(group)) {
-            *placed = self.table.at(spot);
-        }
-        // Not before the entries were read, or some would be from the future.
-        let now = dataplane::now();
-        for (placed, spot) in places.iter().zip(FlowTable::spots(group)) {
-            match *placed {
-                Placed::Free => {}
-                Placed::Gone => self.table.free(spot),
-                Placed::Claimed(entry) => {
-                    if swept.left.is_abandoned(before, spot, entry) {
-                        self.table.remove(spot, entry);
-                    }
+    fn walk(&self, group: u32, now: Tick, before: &Left, swept: &mut Swept) {
+        self.table.each_in(group, |spot, placed| match placed {
+            Placed::Free => {}
+            Placed::Gone => self.table.free(spot),
+            Placed::Claimed(entry) => {
+                if swept.left.is_abandoned(before, spot, entry) {
+                    self.table.remove(spot, entry);
                 }
-                Placed::Entry(entry) => self.look(spot, entry, now, swept),
             }
-        }
+            Placed::Entry(entry) => self.look(spot, entry, now, swept),
+        });
         if u64::from(group) % SPILLED_TURNS == self.number % SPILLED_TURNS {
             self.clear_spilled(group, swept);
         }

@@ -58,6 +58,13 @@ impl<V: Pod, const WORDS: usize> Mapped<V, WORDS> {
         unsafe { &*self.memory.as_mut_ptr().cast::<AtomicU32>().add(index as usize) }
     }
 
+    /// The words of 32 bits of an entry, which the data plane may be reading: as [`Self::half`] has them.
+    pub(super) fn halves<const HALVES: usize>(&self, index: u32) -> &[AtomicU32; HALVES] {
+        const { assert!(HALVES == 2 * WORDS) };
+        // SAFETY: those of `cell`, of the same size and of no larger alignment; otherwise as in `half`.
+        unsafe { &*std::ptr::from_ref(self.cell(index)).cast() }
+    }
+
     pub(super) fn load(&self, index: u32) -> V {
         let words = self.cell(index).each_ref().map(|word| word.load(Ordering::Acquire));
         // SAFETY: of the same size (`FITS`), and any bytes are a value of a `Pod`.
