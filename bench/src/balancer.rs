@@ -174,14 +174,20 @@ impl Balancer {
         Ok(())
     }
 
-    /// Takes out the flows of which one packet was seen, as sweeps do in time: the next ones are to find as much room.
+    /// Takes out the flows of which one packet was seen, and what they have marked, as sweeps do in time: the next ones are
+    /// to find as much room, and the others their way as short.
     pub fn forget_embryos(&self) {
         let table = self.forwarder.dataplane().flow_table();
         let embryos = table.entries().filter(|(_, entry)| entry.progress() == Progress::Once);
         for (spot, entry) in embryos {
+            // No packet is on its way.
             if table.remove(spot, entry) {
-                // No packet is on its way.
                 table.free(spot);
+            }
+        }
+        for group in 0..table.groups() {
+            for (line, count) in (0..).zip(table.unpassed(group)).filter(|(_, count)| *count > 0) {
+                table.clear_spilled(group, line, count);
             }
         }
     }

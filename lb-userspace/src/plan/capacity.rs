@@ -32,8 +32,9 @@ impl Capacity {
     const MIN_SLOTS: u32 = 64 * 16_381;
 
     /// So many slots share what is said of one that moves, at least: a change of one of 16 backends makes 15 different
-    /// ones of a table of 16,381, one of all of them 240.
-    const SLOTS_A_MOVE: u32 = 8;
+    /// ones of a table of 16,381, one of all of them 240. Where small tables of thousands of VIPs come to need more at
+    /// once, the change is made in new maps.
+    const SLOTS_A_MOVE: u32 = 16;
     /// Enough for a few small tables all of whose slots move, each in another way: 128 KiB.
     const MIN_MOVES: u32 = 1 << 14;
 
@@ -58,7 +59,7 @@ impl Capacity {
     }
 
     /// What maps get that are made for `needed`: between one and a half times and three times as much, but at least
-    /// enough for a handful of VIPs; a quarter more for slots, which are what takes memory. The limits of `node` cap
+    /// enough for a handful of VIPs; an eighth more for slots, which are what takes memory. The limits of `node` cap
     /// it, since a config that needs more is refused anyway.
     #[must_use]
     pub fn with_headroom(needed: Self, node: &Node) -> Self {
@@ -67,7 +68,7 @@ impl Capacity {
             let roomy = u32::try_from(roomy.next_power_of_two()).unwrap_or(u32::MAX);
             roomy.max(least).min(limit.max(needed))
         };
-        let slots = needed.slots.saturating_add(needed.slots / 4);
+        let slots = needed.slots.saturating_add(needed.slots / 8);
         let slots = slots.max(Self::MIN_SLOTS).min(node.max_slots.max(needed.slots)).max(1);
         let slots = slots.next_multiple_of(SlotWord::A_LINE);
         Self {
@@ -177,7 +178,7 @@ mod tests {
         let node = Node { max_vips: 100, max_backends: 1000, max_slots: 2_000_000, ..Node::default() };
         let needed = Capacity { vips: 90, keys4: 300, keys6: 0, backends: 1001, slots: 1_900_000, moves: 0, flows: 7 };
         let sized = Capacity::with_headroom(needed, &node);
-        let (slots, moves) = (2_000_000, 250_000);
+        let (slots, moves) = (2_000_000, 125_000);
         assert_eq!(sized, Capacity { vips: 101, keys4: 512, keys6: 256, backends: 1001, slots, moves, flows: 7 });
     }
 
@@ -192,7 +193,7 @@ mod tests {
     fn a_small_config_gets_the_minimum() {
         let needed = Capacity { vips: 2, keys4: 2, keys6: 0, backends: 4, slots: 16_381, moves: 0, flows: 7 };
         let sized = Capacity::with_headroom(needed, &Node::default());
-        let (slots, moves) = (64 * 16_381, 8 * 16_381);
+        let (slots, moves) = (64 * 16_381, 4 * 16_381);
         assert_eq!(sized, Capacity { vips: 64, keys4: 256, keys6: 256, backends: 256, slots, moves, flows: 7 });
     }
 }
