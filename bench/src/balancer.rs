@@ -38,7 +38,7 @@ pub struct State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tracking {
-    /// Moving slots look at flow tables.
+    /// Moving slots look at the flow table.
     Adaptive,
     /// Every packet does.
     Always,
@@ -206,7 +206,7 @@ impl State {
         if self.moving { "moving" } else { "settled" }
     }
 
-    /// Whether packets look at the flow tables.
+    /// Whether packets look at the flow table.
     fn tracks(self) -> bool {
         match self.tracking {
             Tracking::Adaptive => self.moving,

@@ -31,7 +31,7 @@ enum Bench {
     Control(control::Options),
     /// Which connections break when backends change, beside tracking of every flow and of none
     Consistency(consistency::Options),
-    /// What a flood of SYNs does to connections, flow tables and memory, with settled slots and with moving ones
+    /// What a flood of SYNs does to connections, the flow table and memory, with settled slots and with moving ones
     Flood(flood::Options),
     /// What sweeping a million tracked flows costs: CPU time, packets, and the time of a change beside it
     Sweep(sweep::Options),

@@ -379,7 +379,7 @@ impl Position {
     }
 }
 
-/// What became of a packet that the flow tables were asked for: a counter each.
+/// What became of a packet that the flow table was asked for: a counter each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FlowOutcome {
     /// Its flow was established: more than one packet of it was seen before.

@@ -180,7 +180,7 @@ pub struct VipFlags(pub u32);
 impl VipFlags {
     /// The flow hash covers the source address alone, so that a client keeps its backend across connections.
     pub const HASH_SOURCE_IP: Self = Self(1);
-    /// Every flow is in the flow tables, not only those on slots that move.
+    /// Every flow is in the flow table, not only those on slots that move.
     pub const TRACK_ALWAYS: Self = Self(1 << 1);
     /// No flow is: slots are settled always.
     pub const TRACK_NEVER: Self = Self(1 << 2);

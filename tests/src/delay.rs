@@ -2,6 +2,7 @@
 //! on by the client's own interface after a while. (`netem` is not in every kernel.)
 
 use std::{
+    ffi::OsString,
     fs::File,
     io::{self, Read as _},
     net::Ipv4Addr,
@@ -12,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use nix::sys::socket::{MsgFlags, SockaddrIn, sendto};
+use nix::sys::socket::{MsgFlags, SockaddrIn, sendto, setsockopt, sockopt::BindToDevice};
 
 use crate::lab::{Host, VIPS4};
 
@@ -30,6 +31,7 @@ const LONGEST: usize = 65_536;
 /// The kernel has no TUN interfaces, or refuses something.
 pub fn lengthen(client: &Host, delay: Duration) -> anyhow::Result<()> {
     let (mut far, near) = client.run(|| -> anyhow::Result<_> { Ok((tun()?, raw_socket()?)) })?;
+    setsockopt(&near, BindToDevice, &OsString::from(NEAR))?;
     client.ip(&format!("link set {NAME} up mtu 1500\nroute replace {VIPS4} dev {NAME} src {}\n", client.ipv4()))?;
     let (sender, receiver) = mpsc::channel::<(Instant, Vec<u8>)>();
     // Both end with the interface, which goes with the client's namespace.
@@ -70,19 +72,20 @@ fn tun() -> anyhow::Result<File> {
     Ok(file)
 }
 
-/// Sends whole packets by the near interface.
-fn raw_socket() -> anyhow::Result<OwnedFd> {
+/// A socket in this thread's namespace that sends whole IPv4 packets, whoever they are from.
+///
+/// # Errors
+///
+/// The kernel refuses it.
+pub fn raw_socket() -> anyhow::Result<OwnedFd> {
     // SAFETY: integers; the descriptor is checked before it is owned.
     let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_RAW) };
     ensure!(fd >= 0, "no raw socket: {}", io::Error::last_os_error());
     // SAFETY: just opened, and nobody else's.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    let name = std::ffi::OsString::from(NEAR);
-    nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::BindToDevice, &name)?;
-    Ok(socket)
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Round trips of pings to a VIP are at least so long; for tests that build on it.
+/// How long it takes a client to connect: a round trip, and what it takes more.
 ///
 /// # Errors
 ///

@@ -115,7 +115,7 @@ fn hash<H: Family>(Flow { route, packet }: &Flow<H>) -> FlowHash {
     packet.header.hash(&maps::LoadedKey, ports & kept, protocol & kept as u8)
 }
 
-/// Id of the backend that the flow belongs to: the owner of its slot, except where the flow tables may say otherwise.
+/// Id of the backend that the flow belongs to: the owner of its slot, except where the flow table may say otherwise.
 #[inline(always)]
 fn owner<H: Family>(Flow { route, packet }: &Flow<H>, hash: FlowHash) -> Result<u32, DropReason> {
     let word = slot::of(route, hash)?;

@@ -1,4 +1,4 @@
-//! The flow tables on the API: what may be asked of them, and what is answered.
+//! The flow table on the API: what may be asked of them, and what is answered.
 
 use std::{net::IpAddr, str::FromStr};
 

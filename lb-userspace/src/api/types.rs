@@ -217,7 +217,7 @@ pub struct Backend {
     pub file_state: Option<String>,
     /// Number of slots of the VIP's table that are its own.
     pub slots: u32,
-    /// Entries of its flows in the flow tables, as of the last sweep.
+    /// Entries of its flows in the flow table, as of the last sweep.
     pub flows: u64,
     /// Number of slots that are no longer its own and on which flows without an entry go to it still.
     pub held_slots: u32,
@@ -299,7 +299,7 @@ pub struct Stats {
     /// Dropped packets per reason, every reason; those included of which is not known for which VIP, and those for VIPs
     /// that are no more.
     pub drops: Vec<DropStats>,
-    /// Packets that the flow tables were asked for per outcome, every outcome.
+    /// Packets that the flow table was asked for per outcome, every outcome.
     pub tracked: Vec<TrackedStats>,
     /// Frames that were sent and lost behind the data plane, each cause at each interface.
     #[serde(default)]
@@ -365,7 +365,7 @@ pub struct DropStats {
     pub packets: u64,
 }
 
-/// Packets that the flow tables were asked for, with one outcome.
+/// Packets that the flow table was asked for, with one outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrackedStats {
     /// The outcome.

@@ -1,4 +1,4 @@
-//! `naru flows`: what the flow tables hold.
+//! `naru flows`: what the flow table holds.
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -20,7 +20,7 @@ use crate::{
     model::Word as _,
 };
 
-/// How often the daemon is asked: it sweeps the flow tables no more often than once a second.
+/// How often the daemon is asked: it sweeps the flow table no more often than once a second.
 const POLL: Duration = Duration::from_millis(500);
 
 /// How long the daemon may be away: one that is restarted goes on with the drain.
@@ -140,7 +140,7 @@ fn left(backend: &Backend) -> String {
     let Backend { flows, held_slots, held_seconds, .. } = backend;
     let flows = match (flows, held_slots) {
         // Flows are counted by sweeps, and the daemon rests between two of them.
-        (0, 0) => return "what the next sweep over the flow tables finds".to_owned(),
+        (0, 0) => return "what the next sweep over the flow table finds".to_owned(),
         (1, _) => "1 flow".to_owned(),
         _ => format!("{flows} flows"),
     };
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(progress(&backend("drain", 5461, false)), Progress::Waits(held.into()));
         assert_eq!(progress(&backend("drain", 0, false)), Progress::Waits("12 flows".into()));
         let uncounted = Backend { flows: 0, ..backend("drain", 0, false) };
-        assert_eq!(progress(&uncounted), Progress::Waits("what the next sweep over the flow tables finds".into()));
+        assert_eq!(progress(&uncounted), Progress::Waits("what the next sweep over the flow table finds".into()));
         assert_eq!(progress(&backend("drain", 0, true)), Progress::Done);
         assert_eq!(progress(&backend("down", 0, true)), Progress::Done);
         assert_eq!(progress(&backend("removed", 0, false)), Progress::Waits("12 flows".into()));

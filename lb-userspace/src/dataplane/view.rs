@@ -3,7 +3,7 @@
 //!
 //! A view costs a few reference counts. What its owner changes next is copied first, once, so that a view stays what it
 //! was; counters and slots are read from the maps when they are asked for. Nothing of it writes but the handles that
-//! sweeps need: those of the flow tables and of what sweeps count.
+//! sweeps need: those of the flow table and of what sweeps count.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -70,7 +70,7 @@ pub struct Counts {
     pub backends: Vec<BackendCounts>,
     /// Dropped packets, of all VIPs.
     pub drops: Drops,
-    /// Packets that the flow tables were asked for, by outcome, in the order of [`FlowOutcome::ALL`].
+    /// Packets that the flow table was asked for, by outcome, in the order of [`FlowOutcome::ALL`].
     pub flow_packets: Vec<(FlowOutcome, u64)>,
 }
 
@@ -235,7 +235,7 @@ impl View {
         &self.sweeps
     }
 
-    /// How many packets the flow tables were asked for, with this outcome.
+    /// How many packets the flow table was asked for, with this outcome.
     ///
     /// # Errors
     ///

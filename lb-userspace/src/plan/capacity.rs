@@ -116,7 +116,7 @@ impl Capacity {
         Self { vips: more(self.vips, vips), backends: more(self.backends, backends), ..self }
     }
 
-    /// As large as `node` wants the flow tables.
+    /// As large as `node` wants the flow table.
     #[must_use]
     pub fn with_flows_of(self, node: &Node) -> Self {
         Self { flows: Self::flows(node), ..self }

@@ -3,7 +3,7 @@
 //! Pure: it reads a [`State`] and a [`Config`] and writes nothing. The order of the steps is what keeps packets from
 //! half a change: backends before the slots that name them, slots before the keys that lead to them, then the old keys
 //! go. What a config no longer has is not freed: its flows may go on. It is marked as removed, and [`State::frees`]
-//! frees it once nothing in slots and flow tables is left of it.
+//! frees it once nothing in slots and the flow table is left of it.
 //!
 //! What stays keeps its id: a VIP is its name, a backend its VIP, address and outer header; one that gets another
 //! header, or loses it, gets another id that continues its counts. A change that does not fit the maps, or that meets

@@ -164,7 +164,7 @@ impl State {
         all.filter(|(_, record)| !record.flags.contains(VipFlags::REMOVED))
     }
 
-    /// The VIPs that no config has any more: they stay until nothing in the flow tables is of them.
+    /// The VIPs that no config has any more: they stay until nothing in the flow table is of them.
     pub fn removed_vips(&self) -> impl Iterator<Item = (u32, &VipRecord)> {
         self.removed_vips.iter().filter_map(|id| Some((*id, self.vips.get(id)?)))
     }
@@ -190,7 +190,7 @@ impl State {
         !self.removed_vips.is_empty() || !self.removed_backends.is_empty()
     }
 
-    /// What frees these VIPs and backends, of which nothing is left in slots and flow tables, nor any packet on its
+    /// What frees these VIPs and backends, of which nothing is left in slots and the flow table, nor any packet on its
     /// way.
     pub fn frees(&self, vips: &[u32], backends: &[u32]) -> Vec<Step> {
         let successor =

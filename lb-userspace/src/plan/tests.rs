@@ -42,7 +42,7 @@ struct World {
     in_force: Option<InForce>,
 }
 
-/// A connection, and what the flow tables know of it.
+/// A connection, and what the flow table knows of it.
 #[derive(Clone)]
 struct Flow {
     vip: String,
@@ -320,7 +320,7 @@ impl World {
         (record.slots == flow.slots && route.slots == flow.slots).then(|| route.slot_base + hash.slot(flow.slots))
     }
 
-    /// Its key in the flow tables.
+    /// Its key in the flow table.
     fn key_of(&self, flow: &Flow) -> Option<FlowKey> {
         let (id, _) = self.state.vips().iter().find(|(_, record)| record.name.as_str() == flow.vip)?;
         let source = match flow.address.v4() {

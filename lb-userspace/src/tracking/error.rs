@@ -2,7 +2,7 @@
 
 use crate::dataplane;
 
-/// Why the flow tables were not swept, or what a sweep found not applied.
+/// Why the flow table was not swept, or what a sweep found not applied.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The data plane, or the kernel, refuses something.

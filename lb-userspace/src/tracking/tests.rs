@@ -1,4 +1,4 @@
-//! Sweeps over the flow tables of the real object in the real kernel. All of it needs root.
+//! Sweeps over the flow table of the real object in the real kernel. All of it needs root.
 
 use std::{
     thread,

@@ -21,7 +21,7 @@ use crate::{
     plan::{Entry, State},
 };
 
-/// Keeps the flow tables and the slots that move in order. What it knows is of one data plane, which it follows: each
+/// Keeps the flow table and the slots that move in order. What it knows is of one data plane, which it follows: each
 /// call is to be given the same.
 pub struct Upkeep {
     /// First slot of every table with slots that move.

@@ -160,7 +160,7 @@ fn nothing_that_is_done_to_the_daemon_and_its_maps_breaks_a_connection() {
     let resized = before.replacen("[node]\n", "[node]\nmax_flows = 5000\n", 1);
     site.naru.write_config(&resized).unwrap();
     site.naru.cli(&["apply", "--force"]).unwrap();
-    site.check("flow tables of another size");
+    site.check("a flow table of another size");
     site.edit("restore", 0, &[]);
     site.check("recovery afterwards");
     assert!(site.end()[..NEVER].iter().all(|tally| tally.failures.is_empty()));

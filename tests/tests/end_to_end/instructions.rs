@@ -9,7 +9,7 @@ use naru_tests::{
 
 /// What a packet on a settled slot does not come across that arrives in one buffer, is not longer than it says, is
 /// addressed to the interface's own address, and leaves by the interface that it came in by. The program's own
-/// functions are all of that sort: other addresses of the interface, flow tables, frames with something behind the
+/// functions are all of that sort: other addresses of the interface, the flow table, frames with something behind the
 /// packet.
 fn is_another_path(callee: &Callee) -> bool {
     match callee {

@@ -4,7 +4,7 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, OwnedFd},
     thread,
     time::{Duration, Instant},
 };
@@ -12,6 +12,7 @@ use std::{
 use etherparse::TcpHeader;
 use lb_userspace::api::flows::Flows;
 use naru_tests::{
+    delay::raw_socket,
     frames::Packet,
     lab::{Host, Lab},
     naru::{Naru, attach_decap},
@@ -168,13 +169,7 @@ struct Stranger {
 
 impl Stranger {
     fn of(bed: &Bed) -> Self {
-        let socket = bed.lab.clients()[1].run(|| {
-            // SAFETY: integers; the descriptor is checked before it is owned.
-            let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::IPPROTO_RAW) };
-            assert!(fd >= 0, "{}", io::Error::last_os_error());
-            // SAFETY: just opened, and nobody else's.
-            unsafe { OwnedFd::from_raw_fd(fd) }
-        });
+        let socket = bed.lab.clients()[1].run(raw_socket).unwrap();
         Self { socket, as_client: bed.client() }
     }
 

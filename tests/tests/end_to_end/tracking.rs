@@ -1,4 +1,4 @@
-//! The real program over the packets of flows whose slots change hands: where each goes, and what the flow tables learn
+//! The real program over the packets of flows whose slots change hands: where each goes, and what the flow table learns
 //! of it.
 
 use std::{
@@ -106,7 +106,7 @@ impl Site {
     }
 }
 
-/// Packets that the flow tables were asked for, by outcome.
+/// Packets that the flow table was asked for, by outcome.
 fn outcomes(forwarder: &Forwarder) -> BTreeMap<&'static str, u64> {
     let counts = forwarder.dataplane().counters().unwrap().flow_packets.into_iter();
     counts.filter(|(_, count)| *count > 0).map(|(outcome, count)| (outcome.name(), count)).collect()

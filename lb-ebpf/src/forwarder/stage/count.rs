@@ -22,7 +22,7 @@ pub fn dropped(vip: u32, reason: DropReason) {
     }
 }
 
-/// Counts what became of a packet that the flow tables were asked for.
+/// Counts what became of a packet that the flow table was asked for.
 #[inline(always)]
 pub fn flow(outcome: FlowOutcome) {
     count(FLOW_COUNTERS.get_ptr_mut(outcome as u32));

@@ -124,7 +124,7 @@ impl Readings {
         Ok(counted.iter().fold(self.drops_carried.load(vip), |sum, drops| sum.plus(*drops)))
     }
 
-    /// How many packets the flow tables were asked for, with this outcome.
+    /// How many packets the flow table was asked for, with this outcome.
     pub fn flow_packets(&self, outcome: FlowOutcome) -> Result<u64, Error> {
         let counted = counted(&self.flow_counters, &self.flow_carried, outcome as u32);
         counted.map_err(Error::map("read", maps::FLOW_COUNTERS))
@@ -136,7 +136,7 @@ impl Readings {
     }
 
     /// Fill and memory of every map; `state` and `slots` know how full those are that the daemon writes, `flows` the
-    /// flow tables.
+    /// flow table.
     pub fn usage(&self, state: &State, slots: &Slots, flows: [u64; 2]) -> Result<Vec<MapUsage>, Error> {
         let (vips, backends) = (state.vips().len() as u64, state.backends().len() as u64);
         let keys = |v4: bool| state.keys().keys().filter(|key| key.address.is_ipv4() == v4).count() as u64;

@@ -2,7 +2,7 @@
 //! The runtime's own threads, on which the daemon decides, do neither.
 //!
 //! What somebody can do who may only read: have answers made, [`READS`] at a time, [`FILES`] that look at the config
-//! file and [`WALKS`] over the flow tables, of which each user has fewer. That keeps as many threads busy, and others
+//! file and [`WALKS`] over the flow table, of which each user has fewer. That keeps as many threads busy, and others
 //! waiting who may only read. Nobody else waits: who may change things has turns apart, and scrapes take none. A turn
 //! goes with the work, which goes on when whoever asked has hung up, and then with the answer: who asks and hangs up in
 //! a loop has no more than his share. Where reads do not end, as on a file system that hangs, no more threads hang than
@@ -38,7 +38,7 @@ const READS: (usize, usize) = (4, 2);
 /// turns apart so that the others do not.
 const FILES: (usize, usize) = (4, 2);
 
-/// Walks over the flow tables that are made at a time, and of one user: each reads millions of entries.
+/// Walks over the flow table that are made at a time, and of one user: each reads millions of entries.
 const WALKS: (usize, usize) = (2, 1);
 
 /// What all reads share.
@@ -108,7 +108,7 @@ impl Reading {
         self.at_turn(|costs| &costs.files, read).await
     }
 
-    /// The same, where `walk` walks over the flow tables.
+    /// The same, where `walk` walks over the flow table.
     pub async fn walk<T: Serialize>(self, walk: impl FnOnce(&View) -> Result<T, Error> + Send + 'static) -> Response {
         self.at_turn(|costs| &costs.walks, walk).await
     }

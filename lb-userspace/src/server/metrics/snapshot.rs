@@ -28,7 +28,7 @@ pub struct Snapshot {
     pub drops: Vec<DropStats>,
     /// Frames that were sent and lost behind the data plane.
     pub losses: Vec<LossStats>,
-    /// Packets that the flow tables were asked for per outcome.
+    /// Packets that the flow table was asked for per outcome.
     pub tracked: Vec<TrackedStats>,
     /// Interfaces.
     pub interfaces: Vec<Interface>,
@@ -78,7 +78,7 @@ pub struct BackendSample {
     pub slots: u32,
     /// Whether the way to it is known.
     pub next_hop_up: bool,
-    /// Entries of its flows in the flow tables.
+    /// Entries of its flows in the flow table.
     pub flows: u64,
     /// Slots that are no longer its own and on which flows without an entry go to it still.
     pub held_slots: u32,
