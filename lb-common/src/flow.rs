@@ -132,12 +132,6 @@ impl FlowState {
     /// Every state, in the order of their numbers.
     pub const ALL: [Self; 4] = [Self::Open, Self::Syn, Self::Fin, Self::Rst];
 
-    /// Whether the client has said that it will send no more.
-    #[inline(always)]
-    pub const fn is_closing(self) -> bool {
-        matches!(self, Self::Fin | Self::Rst)
-    }
-
     /// As operators read it.
     pub const fn name(self) -> &'static str {
         match self {
@@ -346,6 +340,19 @@ impl FlowEntry {
         let has_gap = at.from(self.next()) > 0;
         let is_past = level == 0 || self.next().0 >> level != next.0 >> level;
         if is_past && !has_gap && level < FlowParts::MAX_LEVEL { level + 1 } else { level }
+    }
+
+    /// Whether its stream has ended, as far as the client tells.
+    #[inline(always)]
+    pub const fn has_ended(self) -> bool {
+        matches!(self.progress(), Progress::Fin | Progress::Rst)
+    }
+
+    /// The same stream, as what is kept.
+    #[must_use]
+    #[inline(always)]
+    pub const fn kept(self) -> Self {
+        Self(self.0 & !(u64::MAX << KIND_SHIFT) | (FlowKind::Kept as u64) << KIND_SHIFT)
     }
 
     /// The same stream, of another backend.

@@ -15,8 +15,9 @@
 //!
 //! **FIN and RST** are believed only where the stream has come to (as RFC 5961 §3.2 has receivers do), and never once a
 //! segment was far ahead of that: whoever does not see the stream can neither make its entry go by trying all places,
-//! nor lead it to where he knows it. An entry that is closing gives way to a SYN only after it has been silent for
-//! [`REUSED_AFTER`].
+//! nor lead it to where he knows it. A SYN opens another stream where one has ended. The client of the one that has ended
+//! may still be there, to acknowledge what it gets: until it has been silent for [`REUSED_AFTER`], its stream is kept.
+//! Where something else is kept already, at another backend, the SYN has to wait.
 //!
 //! A SYN with FIN or RST opens nothing and ends nothing: no client sends it, every receiver discards it or answers with
 //! RST. It goes where any other packet of its flow would, so that the backend answers as it would without a load
@@ -26,8 +27,8 @@ use lb_common::{FlowEntry, FlowKind, FlowOutcome, FlowParts, NO_ID, Position, Pr
 
 use crate::wire::{TCP, TcpFlags, Transport};
 
-/// Ticks for which a stream that has ended must have been silent before a SYN opens another one in its place: four
-/// seconds, for a forged end shows by then that it was none, as the client sends on.
+/// Ticks of silence after which a stream that has ended is over: four seconds, for a forged end shows by then that it
+/// was none, as the client sends on.
 pub const REUSED_AFTER: u16 = 4;
 
 /// Steps of 32 KiB that a segment may be ahead of where its stream goes on without a jump: what is on its way at once
@@ -64,6 +65,9 @@ pub enum Write {
     Nothing,
     /// It takes the place of the flow's entry of its kind.
     Replace,
+    /// It takes the place of the opened entry, whose stream takes that of what is kept ([`FlowEntry::kept`]), or, where
+    /// nothing is, gets another place; without one it is as with [`Self::Enter`].
+    Reopen,
     /// It gets a place. Where there is none, the packet goes to the settled owner, or if that is down to the current.
     Enter,
 }
@@ -81,9 +85,9 @@ pub fn decide(
 ) -> Decision {
     let at = Position::of(transport.sequence());
     let Seen { opened, kept } = *seen;
-    let reopens = opened.is_some() && transport.opens() && has_ended(opened, now);
-    let opens = transport.opens() && (!opened.is_some() || reopens);
-    let entry = if opened.is_some() && !reopens && opened.holds(at) && !is_kept(opened, kept, at) {
+    let reopens = if transport.opens() { reopening(opened, kept, now) } else { None };
+    let opens = transport.opens() && (!opened.is_some() || reopens.is_some());
+    let entry = if opened.is_some() && reopens.is_none() && opened.holds(at) && !is_kept(opened, kept, at) {
         opened
     } else if opens {
         FlowEntry::default()
@@ -96,10 +100,10 @@ pub fn decide(
     let is_known = kept.is_some() || opened.is_some();
     let is_at_risk = always || slot.current() != slot.settled_owner() || is_known;
     let decision = enter(slot, transport, now, opens, is_at_risk, is_down);
-    if reopens && slot.current() != NO_ID {
-        return Decision { write: Write::Replace, outcome: FlowOutcome::Reopened, ..decision };
+    match reopens {
+        Some(write) if slot.current() != NO_ID => Decision { write, outcome: FlowOutcome::Reopened, ..decision },
+        _ => decision,
     }
-    decision
 }
 
 /// Whether a packet changes nothing in its flow's only entry, whose backend is not down, and goes there: so it is with
@@ -123,7 +127,9 @@ pub fn changes_nothing(entry: FlowEntry, transport: &Transport, now: Tick) -> bo
 /// Neither is real because it came first: a stranger's SYN may have come before a silent client's next segment, and his
 /// guess after an honest SYN. What tells them apart is what they have carried. A real stream comes past every sequence
 /// number sooner or later, so also past a place where a stranger has put another one: there the one that has carried
-/// more keeps its segments, retransmissions included; between two that have carried as much, the nearer does.
+/// more keeps its segments, retransmissions included; between two that have carried as much, the nearer does. Where what
+/// is kept has ended, the opened one is most likely another of the same client, whose sequence numbers go on close by (RFC
+/// 6528 §3): then only what comes where it has ended is its own.
 #[inline(always)]
 fn is_kept(opened: FlowEntry, kept: FlowEntry, at: Position) -> bool {
     if !kept.is_some() || !kept.holds(at) {
@@ -131,10 +137,10 @@ fn is_kept(opened: FlowEntry, kept: FlowEntry, at: Position) -> bool {
     }
     let (from_opened, from_kept) = (opened.distance(at), kept.distance(at));
     // What follows on a stream that has carried something is its own, unless it follows on both.
-    if kept.level() > opened.level() {
-        from_opened > 0 || from_kept == 0
-    } else if kept.level() < opened.level() {
+    if kept.has_ended() || kept.level() < opened.level() {
         from_kept == 0 && from_opened > 0 && kept.level() > 0
+    } else if kept.level() > opened.level() {
+        from_opened > 0 || from_kept == 0
     } else {
         from_kept < from_opened
     }
@@ -155,10 +161,19 @@ pub fn refused(seen: &Seen, slot: Slot, transport: &Transport, is_down: impl Fn(
     }
 }
 
-/// Whether a SYN opens another stream in the place of this one.
+/// How a SYN opens another stream in the place of the opened one; `None` where it does not.
 #[inline(always)]
-fn has_ended(entry: FlowEntry, now: Tick) -> bool {
-    matches!(entry.progress(), Progress::Fin | Progress::Rst) && now.since(entry.seen()) >= REUSED_AFTER
+fn reopening(opened: FlowEntry, kept: FlowEntry, now: Tick) -> Option<Write> {
+    let is_over = |entry: FlowEntry| entry.has_ended() && now.since(entry.seen()) >= REUSED_AFTER;
+    if !opened.is_some() || !opened.has_ended() {
+        None
+    } else if is_over(opened) {
+        Some(Write::Replace)
+    } else if !kept.is_some() || kept.backend() == opened.backend() || is_over(kept) {
+        Some(Write::Reopen)
+    } else {
+        None
+    }
 }
 
 /// Of a packet that goes where an entry says.
@@ -351,12 +366,16 @@ mod tests {
                     self.shortcuts += 1;
                 }
             }
-            if write == Write::Enter && self.is_full {
+            let is_entered = write == Write::Enter || write == Write::Reopen && !self.kept.is_some();
+            if is_entered && self.is_full {
                 return (refused(&seen, self.slot, &transport, is_down), FlowOutcome::TableFull);
+            }
+            if write == Write::Reopen {
+                self.kept = self.opened.kept();
             }
             if write != Write::Nothing {
                 let cell = if entry.kind() == FlowKind::Opened { &mut self.opened } else { &mut self.kept };
-                assert_eq!(cell.is_some(), write == Write::Replace, "{transport:?}");
+                assert_eq!(cell.is_some(), write != Write::Enter, "{transport:?}");
                 *cell = entry;
             }
             (entry.backend(), outcome)
@@ -650,12 +669,59 @@ mod tests {
         flow.send(rst(ISN.wrapping_add(1002)));
         assert_eq!(flow.progress(), Progress::Rst);
 
-        // Only after it was silent for a while is it another's.
+        // Once it was silent for a while nothing is left of it.
         flow.slot = Slot::moving(A, B, NOW);
-        assert_eq!(flow.send(syn_of(OLD)), (B, FlowOutcome::Passed));
         let mut flow = flow.later(REUSED_AFTER);
         assert_eq!(flow.send(syn_of(OLD)), (A, FlowOutcome::Reopened));
-        assert_eq!((flow.opened.backend(), flow.progress()), (A, Progress::Once));
+        assert_eq!((flow.opened.backend(), flow.progress(), flow.kept.is_some()), (A, Progress::Once, false));
+    }
+
+    /// A client that opens one connection after the other comes round to its ports within seconds.
+    #[test]
+    fn a_port_that_is_used_again_at_once_is_the_current_owners() {
+        let one = [syn(), data(0, 0), data(0, 1000), fin(ISN.wrapping_add(1001))];
+        for end in [fin(ISN.wrapping_add(1001)), rst(ISN.wrapping_add(1001))] {
+            let mut flow = Flow::after(&[syn(), data(0, 0), data(0, 1000), end]);
+            assert_eq!(flow.send(syn_of(OLD)), (B, FlowOutcome::Reopened));
+            assert_eq!(flow.all([ack(OLD + 1, 0), ack(OLD + 1, 1000), fin(OLD + 1001)]), [B; 3]);
+        }
+        // Time after time, with numbers as a client draws them (RFC 6528 §3); and where another owner came meanwhile.
+        let mut flow = Flow::after(&one);
+        for (round, owner) in [B, B, B, A].into_iter().enumerate() {
+            if owner != B {
+                flow.slot = Slot::moving(owner, B, NOW);
+            }
+            let start = ISN.wrapping_add(20_000 * (1 + round as u32));
+            let next = start.wrapping_add(1);
+            assert_eq!(flow.send(syn_of(start)), (owner, FlowOutcome::Reopened));
+            let sent = [ack(next, 0), ack(next, 1000), ack(next.wrapping_add(1000), 0), ack(next, 1000)];
+            assert_eq!(flow.all(sent), [owner; 4], "{round}");
+            assert_eq!(flow.send(fin(next.wrapping_add(1000))).0, owner);
+        }
+        // Where something else is kept it has to wait: that may be the client's own stream, and the opened one a stranger's.
+        let mut flow = Flow::after(&[ack(OLD, 1000)]);
+        flow.all([syn_of(FALSE), ack(FALSE + 1, 0), fin(FALSE + 1)]);
+        assert_eq!(flow.send(syn()), (A, FlowOutcome::Passed));
+        assert_eq!(flow.all([ack(OLD + 1000, 0), fin(OLD + 1000), ack(OLD + 1001, 0)]), [A; 3]);
+        assert_eq!(flow.send(syn()), (A, FlowOutcome::Passed));
+        // And where there is no room for what is to be kept.
+        let mut flow = Flow { is_full: true, ..Flow::after(&one) };
+        let opened = flow.opened;
+        assert_eq!((flow.send(syn_of(OLD)), flow.opened), ((A, FlowOutcome::TableFull), opened));
+    }
+
+    /// It may acknowledge for as long as it likes, whatever a stranger opens.
+    #[test]
+    fn a_client_that_has_sent_fin_stays_where_it_is() {
+        let end = ISN.wrapping_add(1001);
+        for slot in [Slot::moving(B, A, NOW), Slot::moving(A, B, NOW)] {
+            let mut flow = Flow { slot, ..Flow::after(&[syn(), data(0, 0), data(0, 1000), fin(end)]) };
+            for forged in [FALSE, OLD, FALSE + 1] {
+                flow.all([syn_of(forged), ack(forged + 1, 0), ack(forged + 1, 700), fin(forged + 701)]);
+                let sent = [ack(end.wrapping_add(1), 0), data(0, 1000), fin(end), ack(end.wrapping_add(1), 0)];
+                assert_eq!(flow.all(sent), [B; 4], "{forged:#x}");
+            }
+        }
     }
 
     #[test]

@@ -258,7 +258,8 @@ impl Upkeep {
     /// Takes note of who takes no new flows, and since when, of the VIPs whose tables begin where `wanted` says; also where
     /// another daemon will find it. Who is down has no flows that could be left to him.
     fn note_drains(&mut self, dataplane: &Dataplane, wanted: impl Fn(u32) -> bool) {
-        let (state, now) = (dataplane.state(), dataplane::seconds());
+        // Rounded up: none is cut before its time.
+        let (state, now) = (dataplane.state(), dataplane::seconds() + 1);
         let drains = |entry: &Entry| entry.effective_weight() == 0 && !entry.is_down();
         let is_over = |id: &u32| !state.backends().get(id).is_some_and(drains);
         let over: Vec<u32> = self.drains.keys().copied().filter(is_over).collect();

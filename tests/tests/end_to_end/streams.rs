@@ -34,6 +34,8 @@ const PORT: u16 = 7;
 const NAME: u8 = b'?';
 /// To read nothing for a while.
 const DEAF: u8 = b'z';
+/// To close the connection.
+const CLOSE: u8 = b'x';
 /// To read as many bytes as the next four say, and to tell its name then.
 const BULK: u8 = b'b';
 
@@ -117,6 +119,7 @@ fn answer(mut stream: TcpStream, name: u8) -> io::Result<()> {
         stream.read_exact(&mut asked)?;
         match asked[0] {
             DEAF => thread::sleep(DEAFNESS),
+            CLOSE => return Ok(()),
             BULK => {
                 let mut len = [0; 4];
                 stream.read_exact(&mut len)?;
@@ -414,6 +417,26 @@ fn a_port_is_used_again_after_an_end_that_nobody_saw() {
         assert_eq!(ask(&mut stream).unwrap(), owner);
     }
     assert_eq!(send_bulk(&mut stream, 4 << 20).unwrap(), owner);
+}
+
+/// As clients do that open one connection after the other, where servers close first: nothing keeps the port then.
+#[test]
+#[ignore = "needs root"]
+fn a_port_that_is_used_again_at_once_is_the_current_owners() {
+    for keys in ["", "tracking = \"always\""] {
+        let bed = Bed::new(keys);
+        bed.move_all();
+        let begun = Instant::now();
+        let mut port = 0;
+        for round in 0..20 {
+            let mut stream = bed.open(port);
+            port = port_of(&stream);
+            assert_eq!(ask(&mut stream).unwrap(), B, "{keys}: round {round}, after {:?}", begun.elapsed());
+            stream.write_all(&[CLOSE]).unwrap();
+            assert_eq!(stream.read(&mut [0]).unwrap(), 0, "{keys}: round {round}");
+        }
+        assert_eq!(bed.flows(port).matched, 2, "the last one and the one before");
+    }
 }
 
 fn eventually(what: &str, is_so: impl Fn() -> bool) {

@@ -52,22 +52,26 @@ pub fn owner(key: &FlowKey, slot: Slot, transport: &Transport, always: bool) -> 
     };
     let seen = Seen { opened: found.opened.entry, kept: found.kept.entry };
     let Decision { entry, write, mut outcome } = tracking::decide(&seen, slot, transport, now, always, is_down);
-    match write {
-        Write::Nothing => {}
-        Write::Replace => {
-            let is_opened = matches!(entry.kind(), FlowKind::Opened);
-            let At { place, entry: before } = if is_opened { found.opened } else { found.kept };
-            // Another CPU may have been faster: what it says is as new.
-            let is_replaced = group.at(place).is_some_and(|(line, number)| line.swap(number, before, entry));
-            if !is_replaced && matches!(outcome, FlowOutcome::Promoted) {
-                outcome = FlowOutcome::Known;
-            }
-        }
-        Write::Enter => {
-            if let Some(refusal) = enter(key, entry) {
-                count::flow(refusal);
-                return tracking::refused(&seen, slot, transport, is_down);
-            }
+    let is_reopened = matches!(write, Write::Reopen);
+    let enters = match write {
+        Write::Enter => entry,
+        Write::Reopen if !found.kept.place.is_some() => found.opened.entry.kept(),
+        Write::Nothing | Write::Replace | Write::Reopen => FlowEntry::default(),
+    };
+    if enters.is_some()
+        && let Some(refusal) = enter(key, tag, enters)
+    {
+        count::flow(refusal);
+        return tracking::refused(&seen, slot, transport, is_down);
+    }
+    if is_reopened && found.kept.place.is_some() {
+        // Another CPU may have been faster: what it says is as new. So it is below.
+        let _ = group.swap(found.kept, found.opened.entry.kept());
+    }
+    if is_reopened || matches!(write, Write::Replace) {
+        let before = if matches!(entry.kind(), FlowKind::Opened) { found.opened } else { found.kept };
+        if !group.swap(before, entry) && matches!(outcome, FlowOutcome::Promoted) {
+            outcome = FlowOutcome::Known;
         }
     }
     count::flow(outcome);
@@ -120,11 +124,10 @@ extern "C" fn naru_find(group: u32, home: u32, tag: u32, vip: u32) -> u64 {
 ///
 /// A function of its own, for the same reason as [`owner`].
 #[inline(never)]
-fn enter(key: &FlowKey, entry: FlowEntry) -> Option<FlowOutcome> {
+fn enter(key: &FlowKey, tag: FlowTag, entry: FlowEntry) -> Option<FlowOutcome> {
     if !intake::admits(key.vip()) {
         return Some(FlowOutcome::OverShare);
     }
-    let tag = FlowTag::of(&maps::FlowSecret, key);
     let (index, home) = tag.home(maps::flow_groups());
     let group = FLOWS.get_ptr_mut(index).map(MapGroup)?;
     let mut place = flow_table::claim_in(&group.line(home), home, entry);
@@ -184,6 +187,12 @@ impl MapGroup {
     fn at(&self, place: FlowPlace) -> Option<(MapLine, u32)> {
         let number = opaque(place.number());
         (number < FlowLine::PLACES as u32).then(|| (self.line(opaque(place.line())), number))
+    }
+
+    /// Puts `to` where an entry is; false where that is another one by now.
+    #[inline(always)]
+    fn swap(&self, At { place, entry }: At, to: FlowEntry) -> bool {
+        self.at(place).is_some_and(|(line, number)| line.swap(number, entry, to))
     }
 }
 
