@@ -12,7 +12,7 @@ use std::{
 };
 
 use lb_common::{FlowEntry, FlowKind, FlowLine, FlowParts, FlowPlace, Position, Progress, Tick};
-use lb_ebpf::rules::flow_table::{At, Found, Group, Line, Placed, Swept, claim, find, free, placed, remove, unpassed};
+use lb_ebpf::rules::flow_table::{At, Found, Group, Line, Placed, Swept, claim, find, free, remove, unpassed};
 use shuttle::{
     rand::{Rng as _, thread_rng},
     sync::{
@@ -170,15 +170,15 @@ impl Table {
         self.grace();
         for place in FlowPlace::all() {
             let (line, number) = (self.line_at(place), place.number());
-            match placed(&line, number) {
-                Placed::Gone => free(&line, number),
-                Placed::Entry(entry) => {
+            match Placed::at(&line, number) {
+                Some(Placed::Gone) => free(&line, number),
+                Some(Placed::Entry(entry)) => {
                     assert_eq!(self.name(place) + 1, entry.backend(), "an entry has another flow's name");
                     if all || entry.progress() == Progress::Fin {
                         let _ = remove(&line, number, entry);
                     }
                 }
-                Placed::Free | Placed::Claimed(_) => {}
+                Some(Placed::Claimed(_)) | None => {}
             }
         }
         let found = unpassed(&self, |place| of(self.name(place)).1);
@@ -193,7 +193,7 @@ impl Table {
     /// Every entry that is there is found.
     fn assert_whole(&self) {
         for place in FlowPlace::all() {
-            if let Placed::Entry(entry) = placed(&self.line_at(place), place.number()) {
+            if let Some(Placed::Entry(entry)) = Placed::at(&self.line_at(place), place.number()) {
                 let (tag, home) = of(self.name(place));
                 let Found { opened, kept } = find(&self, home, tag, |_| true);
                 let at = if entry.kind() == FlowKind::Opened { opened } else { kept };
@@ -231,7 +231,7 @@ fn interleave() {
         table.sweep(true, &mut spilled);
     }
     for place in FlowPlace::all() {
-        assert_eq!(placed(&table.line_at(place), place.number()), Placed::Free, "{place:?}");
+        assert_eq!(Placed::at(&table.line_at(place), place.number()), None, "{place:?}");
     }
     assert!(table.lines.iter().all(|line| line.spilled.load(SeqCst) == 0));
 }

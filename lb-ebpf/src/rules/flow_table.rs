@@ -50,11 +50,9 @@ pub trait Swept: Line {
     fn clear_spilled(&self, count: u32);
 }
 
-/// What is at a place.
+/// What is at a place that is not free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placed {
-    /// Nothing.
-    Free,
     /// An entry that was taken out.
     Gone,
     /// An entry whose flow's name is being written.
@@ -209,16 +207,28 @@ pub fn claim<G: Group>(group: &G, home: u32, entry: FlowEntry) -> FlowPlace {
     if place.is_some() { place } else { claim_behind(group, home, entry) }
 }
 
-/// What is at a place of a line.
-#[inline(always)]
-pub fn placed<L: Line>(line: &L, number: u32) -> Placed {
-    // In this order a name that was written before the tag is seen by whoever sees the tag.
-    let tag = line.tag(number);
-    match line.entry(number) {
-        entry if entry == FlowEntry::default() => Placed::Free,
-        entry if !entry.is_some() => Placed::Gone,
-        entry if tag == 0 => Placed::Claimed(entry),
-        entry => Placed::Entry(entry),
+impl Placed {
+    /// By the tag and the entry of a place, each read once; `None` where it is free. They may be read in either order by
+    /// whoever takes entries out himself, as nobody else does; by others the tag is read first, so that a name that was
+    /// written before it is seen with it.
+    #[inline(always)]
+    pub fn of(tag: impl FnOnce() -> u32, entry: FlowEntry) -> Option<Self> {
+        if entry == FlowEntry::default() {
+            None
+        } else if !entry.is_some() {
+            Some(Self::Gone)
+        } else if tag() == 0 {
+            Some(Self::Claimed(entry))
+        } else {
+            Some(Self::Entry(entry))
+        }
+    }
+
+    /// At a place of a line.
+    #[inline(always)]
+    pub fn at<L: Line>(line: &L, number: u32) -> Option<Self> {
+        let tag = line.tag(number);
+        Self::of(|| tag, line.entry(number))
     }
 }
 
@@ -255,16 +265,16 @@ pub fn unpassed<G: Group>(group: &G, home: impl Fn(FlowPlace) -> u32) -> [u32; F
     if counts != [0; LINES] {
         // Read after the counts: who went past a line has counted before.
         for place in FlowPlace::all() {
-            match placed(&group.line(place.line()), place.number()) {
-                Placed::Entry(_) => {
+            match Placed::at(&group.line(place.line()), place.number()) {
+                Some(Placed::Entry(_)) => {
                     let mut line = home(place);
                     while line != place.line() {
                         is_passed[line as usize % LINES] = true;
                         line = after(line);
                     }
                 }
-                Placed::Claimed(_) => is_passed = [true; LINES],
-                Placed::Free | Placed::Gone => {}
+                Some(Placed::Claimed(_)) => is_passed = [true; LINES],
+                Some(Placed::Gone) | None => {}
             }
         }
     }

@@ -102,7 +102,6 @@ impl Sweep {
     /// Looks through a group.
     fn walk(&self, group: u32, now: Tick, before: &Left, swept: &mut Swept) {
         self.table.each_in(group, |spot, placed| match placed {
-            Placed::Free => {}
             Placed::Gone => self.table.free(spot),
             Placed::Claimed(entry) => {
                 if swept.left.is_abandoned(before, spot, entry) {

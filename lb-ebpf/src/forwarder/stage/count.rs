@@ -25,12 +25,13 @@ pub fn dropped(vip: u32, reason: DropReason) {
 /// Counts what became of a packet that the flow table was asked for.
 #[inline(always)]
 pub fn flow(outcome: FlowOutcome) {
-    count(FLOW_COUNTERS.get_ptr_mut(outcome as u32));
+    self::outcome(outcome as u32);
 }
 
+/// The same, by the number of the outcome.
 #[inline(always)]
-fn count(counter: Option<*mut u64>) {
-    if let Some(counter) = counter {
+pub fn outcome(number: u32) {
+    if let Some(counter) = FLOW_COUNTERS.get_ptr_mut(number) {
         // SAFETY: the map's value on this CPU, which nothing else writes while this program runs.
         unsafe { *counter += 1 };
     }

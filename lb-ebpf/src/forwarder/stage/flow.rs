@@ -15,7 +15,7 @@ use lb_ebpf::{
         flow_table::{self, At, Found, Group, Line},
         tracking::{self, Decision, Seen, Write},
     },
-    wire::Transport,
+    wire::{TCP, TcpFlags, Transport},
 };
 
 use super::{count, intake};
@@ -36,6 +36,9 @@ pub fn owner(key: &FlowKey, slot: Slot, transport: &Transport, always: bool) -> 
     let now = Tick::at(unsafe { bpf_ktime_get_coarse_ns() });
     let tag = FlowTag::of(&maps::FlowSecret, key);
     let (index, home) = tag.home(maps::flow_groups());
+    if transport.opens() {
+        touch_names(index, home);
+    }
     let Some(group) = FLOWS.get_ptr_mut(index).map(MapGroup) else { return slot.settled_owner() };
     let found = match find(&group, index, home, tag.tag(), key.vip()) {
         Some(Ok((at, backend))) => {
@@ -50,32 +53,112 @@ pub fn owner(key: &FlowKey, slot: Slot, transport: &Transport, always: bool) -> 
         Some(Err(found)) => found,
         None => Found::default(),
     };
-    let seen = Seen { opened: found.opened.entry, kept: found.kept.entry };
-    let Decision { entry, write, mut outcome } = tracking::decide(&seen, slot, transport, now, always, is_down);
-    let is_reopened = matches!(write, Write::Reopen);
-    let enters = match write {
-        Write::Enter => entry,
-        Write::Reopen if !found.kept.place.is_some() => found.opened.entry.kept(),
-        Write::Nothing | Write::Replace | Write::Reopen => FlowEntry::default(),
+    let (opened, kept) = (found.opened.place, found.kept.place);
+    let mut case = Case::new(&found, slot, transport, now, always);
+    let write = naru_decide(&raw mut case);
+    let is_reopened = write == Write::Reopen as u32;
+    let enters = if write == Write::Enter as u32 {
+        case.entry
+    } else if is_reopened && !kept.is_some() {
+        case.opened.kept()
+    } else {
+        FlowEntry::default()
     };
     if enters.is_some()
         && let Some(refusal) = enter(key, tag, enters)
     {
         count::flow(refusal);
-        return tracking::refused(&seen, slot, transport, is_down);
+        return case.refused;
     }
-    if is_reopened && found.kept.place.is_some() {
+    if is_reopened && kept.is_some() {
         // Another CPU may have been faster: what it says is as new. So it is below.
-        let _ = group.swap(found.kept, found.opened.entry.kept());
+        let _ = group.swap(At { place: kept, entry: case.kept }, case.opened.kept());
     }
-    if is_reopened || matches!(write, Write::Replace) {
-        let before = if matches!(entry.kind(), FlowKind::Opened) { found.opened } else { found.kept };
-        if !group.swap(before, entry) && matches!(outcome, FlowOutcome::Promoted) {
-            outcome = FlowOutcome::Known;
+    if is_reopened || write == Write::Replace as u32 {
+        let is_opened = matches!(case.entry.kind(), FlowKind::Opened);
+        let (place, entry) = if is_opened { (opened, case.opened) } else { (kept, case.kept) };
+        if !group.swap(At { place, entry }, case.entry) && case.outcome == FlowOutcome::Promoted as u8 {
+            case.outcome = FlowOutcome::Known as u8;
         }
     }
-    count::flow(outcome);
-    entry.backend()
+    count::outcome(case.outcome.into());
+    case.entry.backend()
+}
+
+/// What [`naru_decide`] is asked, and what it answers. Without padding: the verifier wants all of it written. As small as
+/// can be: it lies on the stack, of which there are 512 bytes for all functions that wait for one another.
+#[repr(C)]
+struct Case {
+    opened: FlowEntry,
+    kept: FlowEntry,
+    slot: Slot,
+    /// Of the answer.
+    entry: FlowEntry,
+    /// Of the answer: id of the backend that the packet goes to if an entry that it should get finds no room.
+    refused: u32,
+    sequence: u32,
+    /// An IP packet has no more.
+    data_len: u16,
+    now: Tick,
+    flags: u8,
+    protocol: u8,
+    always: bool,
+    /// Of the answer: number of the [`FlowOutcome`].
+    outcome: u8,
+}
+
+impl Case {
+    #[inline(always)]
+    fn new(found: &Found, slot: Slot, transport: &Transport, now: Tick, always: bool) -> Self {
+        let (opened, kept) = (found.opened.entry, found.kept.entry);
+        Self {
+            opened,
+            kept,
+            slot,
+            entry: opened,
+            refused: NO_ID,
+            sequence: transport.sequence(),
+            data_len: transport.data_len() as u16,
+            now,
+            flags: transport.flags().0,
+            protocol: transport.protocol,
+            always,
+            outcome: 0,
+        }
+    }
+}
+
+/// Asks the rules; returns the number of a [`Write`]. A function that is verified once, for whatever it is called with:
+/// its many branches, times the many ways that lead to them, are what the verifier would take most of its time for.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn naru_decide(case: *mut Case) -> u32 {
+    // SAFETY: the caller's, who has it to himself; the verifier has it checked for null.
+    let Some(case) = (unsafe { case.as_mut() }) else { return Write::Nothing as u32 };
+    let Case { opened, kept, slot, sequence, data_len, flags, protocol, now, always, .. } = *case;
+    let transport = if protocol == TCP {
+        Transport::segment(0, TcpFlags(flags), sequence, data_len.into())
+    } else {
+        Transport::datagram(0, data_len.into())
+    };
+    let seen = Seen { opened, kept };
+    let Decision { entry, write, outcome } = tracking::decide(&seen, slot, &transport, now, always, is_down);
+    (case.entry, case.outcome) = (entry, outcome as u8);
+    if matches!(write, Write::Enter | Write::Reopen) {
+        case.refused = tracking::refused(&seen, slot, &transport, is_down);
+    }
+    write as u32
+}
+
+/// Reads a word of where a new flow would most likely get its name. Nobody needs it: but so that memory comes while that
+/// of the flow's line does, and there is one wait instead of two.
+#[inline(always)]
+fn touch_names(group: u32, home: u32) {
+    if let Some(names) = FLOW_NAMES.get_ptr(group) {
+        let first = opaque(home % FlowLine::A_GROUP as u32) as usize * FlowLine::PLACES;
+        // SAFETY: within the map's value, whatever the line.
+        unsafe { names.cast::<FlowKey>().add(first).cast::<u32>().read_volatile() };
+    }
 }
 
 /// The entries of a flow. Most have none, or one in the home line: with its backend.
@@ -244,4 +327,5 @@ impl Line for MapLine {
     }
 }
 
+const _: () = assert!(size_of::<Case>() == 4 * size_of::<u64>() + 2 * size_of::<u32>() + 2 * size_of::<u16>() + 4);
 const _: () = assert!(size_of::<FlowNames>() == FlowLine::PLACES_A_GROUP * size_of::<FlowKey>());

@@ -15,10 +15,10 @@ use std::{
 
 use aya::maps::{MapData, MapError};
 use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type};
-use lb_common::{FlowEntry, FlowGroup, FlowKey, FlowKind, FlowLine, FlowNames, FlowParts, FlowPlace, HashKey, maps};
+use lb_common::{FlowEntry, FlowGroup, FlowKey, FlowKind, FlowLine, FlowNames, FlowPlace, HashKey, maps};
 use lb_ebpf::{
     hash::FlowTag,
-    rules::flow_table::{At, Group, Line, Placed, Swept, claim, find, free, placed, remove, unpassed},
+    rules::flow_table::{At, Group, Line, Placed, Swept, claim, find, free, remove, unpassed},
 };
 
 use super::{layout::pin_in, mmap::Mapped};
@@ -79,18 +79,11 @@ impl FlowTable {
             for number in 0..FlowLine::PLACES as u32 {
                 // The tag is read behind the entry: what was written before it, the name, is seen by whoever sees it.
                 // That the entry is not a later one than the tag is sure, for nobody takes entries out beside who walks.
-                let entry =
-                    FlowEntry::from_bits(words[(line * WORDS + ENTRIES + number) as usize].load(Ordering::Acquire));
-                if entry == FlowEntry::default() {
-                    continue;
+                let entry = words[(line * WORDS + ENTRIES + number) as usize].load(Ordering::Acquire);
+                let tag = || halves[(2 * line * WORDS + number) as usize].load(Ordering::Acquire);
+                if let Some(placed) = Placed::of(tag, FlowEntry::from_bits(entry)) {
+                    visit(Spot { group, place: FlowPlace::new(line, number) }, placed);
                 }
-                let tag = halves[(2 * line * WORDS + number) as usize].load(Ordering::Acquire);
-                let placed = match tag {
-                    _ if !entry.is_some() => Placed::Gone,
-                    0 => Placed::Claimed(entry),
-                    _ => Placed::Entry(entry),
-                };
-                visit(Spot { group, place: FlowPlace::new(line, number) }, placed);
             }
         }
     }
@@ -98,9 +91,9 @@ impl FlowTable {
     /// Every entry.
     pub fn entries(&self) -> impl Iterator<Item = (Spot, FlowEntry)> {
         let spots = |group| FlowPlace::all().map(move |place| Spot { group, place });
-        (0..self.groups()).flat_map(spots).filter_map(|spot| match placed(&self.line(spot), spot.place.number()) {
+        (0..self.groups()).flat_map(spots).filter_map(|spot| match Placed::at(&self.line(spot), spot.place.number())? {
             Placed::Entry(entry) => Some((spot, entry)),
-            Placed::Free | Placed::Gone | Placed::Claimed(_) => None,
+            Placed::Gone | Placed::Claimed(_) => None,
         })
     }
 
@@ -178,7 +171,7 @@ impl FlowTable {
         let copied = |key: &FlowKey, entry: FlowEntry| match entry.kind() {
             FlowKind::Opened if self.find(key, FlowKind::Kept).is_none() => {
                 let is_known = other.find(key, FlowKind::Opened).is_some();
-                is_known || other.enter(key, FlowParts { kind: FlowKind::Kept, ..entry.parts() }.pack())
+                is_known || other.enter(key, entry.kept())
             }
             _ => other.enter(key, entry),
         };
