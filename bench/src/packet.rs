@@ -42,16 +42,23 @@ pub struct Options {
     against: against::Options,
 }
 
-const IPIP_6IN6: Mode = Mode { name: "ipip 6in6", forward: "ipip", ipv6_vip: true, ipv6_backend: true };
+const IPIP_6IN6: Mode = Mode { name: "ipip 6in6", ipv6_vip: true, ipv6_backend: true, ..IPIP_4IN4 };
 /// Measured in all states and with all packets.
 const WHOLE: [Mode; 2] = [IPIP_4IN4, IPIP_6IN6];
 /// Measured in the first state, with the packets of `FEW`.
 const OTHERS: [Mode; 4] = [
-    Mode { name: "ipip 6in4", forward: "ipip", ipv6_vip: true, ipv6_backend: false },
-    Mode { name: "ipip 4in6", forward: "ipip", ipv6_vip: false, ipv6_backend: true },
-    Mode { name: "l2 IPv4", forward: "l2", ipv6_vip: false, ipv6_backend: false },
-    Mode { name: "l2 IPv6", forward: "l2", ipv6_vip: true, ipv6_backend: true },
+    Mode { name: "ipip 6in4", ipv6_vip: true, ..IPIP_4IN4 },
+    Mode { name: "ipip 4in6", ipv6_backend: true, ..IPIP_4IN4 },
+    Mode { name: "l2 IPv4", forward: "l2", ..IPIP_4IN4 },
+    Mode { name: "l2 IPv6", forward: "l2", ..IPIP_6IN6 },
 ];
+/// One of [`VIPS`](crate::traffic::VIPS), beside VIPs of all other modes. Measured in two states.
+const MANY: [(Mode, Mode); 2] = [
+    (Mode { name: "many 4in4", many: true, ..IPIP_4IN4 }, IPIP_4IN4),
+    (Mode { name: "many 6in6", many: true, ..IPIP_6IN6 }, IPIP_6IN6),
+];
+const STATES_OF_MANY: [State; 2] = [STATES[0], STATES[2]];
+const ZIPF: (Kind, Flows) = (Kind::Ack, Flows::Zipf);
 
 const ALL: [(Kind, Flows); 10] = [
     BASE,
@@ -122,7 +129,7 @@ struct Row {
     floor: Option<&'static str>,
     /// Beyond the floor, on the same packets.
     over_floor: Option<Summary>,
-    /// As a multiple of the same program's first line.
+    /// As a multiple of the first line of the same mode, with one VIP.
     against_first: Option<Summary>,
     #[serde(skip)]
     cells: [String; 6],
@@ -179,8 +186,10 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 fn subjects(only: Option<&str>) -> Vec<(Subject, Traffic)> {
     let whole = WHOLE.into_iter().flat_map(|mode| STATES.map(|state| (mode, state, &ALL[..])));
     let others = OTHERS.into_iter().map(|mode| (mode, STATES[0], &FEW[..]));
+    let many = MANY.into_iter().flat_map(|(mode, _)| STATES_OF_MANY.map(|state| (mode, state, &[ZIPF][..])));
     let all: Vec<_> = whole
         .chain(others)
+        .chain(many)
         .flat_map(|(mode, state, packets)| {
             let traffic =
                 move |(kind, flows): &(Kind, Flows)| Traffic { kind: *kind, flows: *flows, ipv6: mode.ipv6_vip };
@@ -246,11 +255,14 @@ impl Subject {
         })
     }
 
-    /// This program in the state that its other lines are compared with.
+    /// What its lines are compared with: the mode's first line, with one VIP.
     fn first(self) -> Option<Self> {
         match self {
             Self::Floor(_) => None,
-            Self::Balancer(mode, _) => Some(Self::Balancer(mode, STATES[0])),
+            Self::Balancer(mode, _) => {
+                let one = MANY.into_iter().find(|(many, _)| *many == mode).map_or(mode, |(_, one)| one);
+                Some(Self::Balancer(one, STATES[0]))
+            }
         }
     }
 }

@@ -1,13 +1,18 @@
 //! The packets that programs are measured with: what the lab's entry program and its generator make them of.
 
 use std::{
+    collections::HashSet,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::LazyLock,
 };
 
-use aya::EbpfLoader;
+use anyhow::Context as _;
+use aya::{EbpfLoader, maps::Array};
 use etherparse::{Ethernet2Header, TcpHeader, UdpHeader};
 use naru_tests::frames::Packet;
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use rand_distr::Zipf;
 
 /// A stream of packets without end, from clients to one port of one VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +46,13 @@ pub enum Flows {
     Bits(u32),
     /// Every packet is of a flow that never had one before.
     New,
+    /// Of [`VIPS`], and of 2^18 flows of each, some are more popular than others: by Zipf's law, the *n*-th has *n* times
+    /// fewer packets than the first.
+    Zipf,
 }
+
+/// So many VIPs are there where flows are chosen by Zipf's law; their addresses follow on [`vip`].
+pub const VIPS: u32 = 10_000;
 
 /// The order in which flows take turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +96,7 @@ impl Traffic {
         match self.flows {
             Flows::Bits(bits) => 1 << (bits + ROW_BITS),
             Flows::New => 1 << 21,
+            Flows::Zipf => 4 << CHOICE_BITS,
         }
     }
 
@@ -99,13 +111,16 @@ impl Traffic {
         }
         let bits = match self.flows {
             Flows::Bits(bits) => bits,
-            Flows::New => u32::BITS,
+            Flows::New | Flows::Zipf => u32::BITS,
         };
+        let choice_bits = if self.flows == Flows::Zipf { CHOICE_BITS } else { 0 };
         let (factor, row_bits): (u32, u32) = match order {
             Order::Introduction => (0x85eb_ca6b, ROW_BITS),
             Order::Rounds => (0x9e37_79b1, 0),
         };
-        Ok(EbpfLoader::new()
+        let mut programs = EbpfLoader::new()
+            .map_max_entries("CHOICES", 1 << choice_bits)
+            .override_global("CHOICE_BITS", &choice_bits, true)
             .override_global("FRAME_LEN", &(frame.len() as u32), true)
             .override_global("TEMPLATE", &template, true)
             .override_global("IPV6", &u32::from(self.ipv6), true)
@@ -116,9 +131,31 @@ impl Traffic {
             .override_global("FLOW_FACTOR", &factor, true)
             .override_global("ROW_BITS", &row_bits, true)
             .override_global("EGRESS", &egress, true)
-            .load(lb_userspace::objects::LAB)?)
+            .load(lb_userspace::objects::LAB)?;
+        if self.flows == Flows::Zipf {
+            let mut choices: Array<_, u32> = programs.map_mut("CHOICES").context("no map CHOICES")?.try_into()?;
+            for (index, choice) in (0..).zip(&*CHOICES) {
+                choices.set(index, choice, 0)?;
+            }
+        }
+        Ok(programs)
     }
 }
+
+/// By [`Flows::Zipf`], the flows of 2 to the power of so many packets, which then come again in the same order.
+const CHOICE_BITS: u32 = 20;
+/// Of the number of a flow; what is above it is that of the VIP.
+const FLOW_BITS: u32 = 18;
+
+static CHOICES: LazyLock<Vec<u32>> = LazyLock::new(|| {
+    let law = |number: u32| Zipf::new(f64::from(number), 1.0).expect("a number of things and an exponent of 1");
+    let (vips, flows, mut random) = (law(VIPS), law(1 << FLOW_BITS), StdRng::seed_from_u64(1));
+    let mut draw = |law: &Zipf<f64>| random.sample(law) as u32 - 1;
+    (0..1 << CHOICE_BITS).map(|_| draw(&vips) << FLOW_BITS | draw(&flows)).collect()
+});
+
+/// How many flows are among them.
+static CHOSEN: LazyLock<u32> = LazyLock::new(|| CHOICES.iter().collect::<HashSet<_>>().len() as u32);
 
 const ETHERNET_LEN: usize = Ethernet2Header::LEN;
 /// Payload of a TCP segment in bytes, and the options of a SYN.
@@ -183,6 +220,7 @@ impl Flows {
         match self {
             Self::Bits(bits) => Some(1 << bits),
             Self::New => None,
+            Self::Zipf => Some(*CHOSEN),
         }
     }
 }
@@ -194,6 +232,7 @@ impl fmt::Display for Flows {
             Self::Bits(bits @ 10..) => f.pad(&format!("{} Ki", 1u64 << (bits - 10))),
             Self::Bits(bits) => f.pad(&(1u64 << bits).to_string()),
             Self::New => f.pad("new"),
+            Self::Zipf => f.pad("Zipf"),
         }
     }
 }
@@ -236,6 +275,8 @@ mod tests {
     #[derive(Clone, Debug, PartialEq, Eq)]
     struct Sent {
         source: SocketAddr,
+        /// By how much the VIP's address exceeds the first one's.
+        vip: u32,
         /// Of TCP.
         segment: Option<Segment>,
     }
@@ -289,8 +330,13 @@ mod tests {
             TransportSlice::Udp(udp) => (udp.source_port(), udp.destination_port(), None),
             _ => panic!("neither TCP nor UDP"),
         };
-        assert_eq!(SocketAddr::new(destination, to), vip(ipv6));
-        Sent { source: SocketAddr::new(source, from), segment }
+        let past = |address: IpAddr| match address {
+            IpAddr::V4(address) => u128::from(address.to_bits()),
+            IpAddr::V6(address) => address.to_bits(),
+        };
+        assert_eq!(to, vip(ipv6).port());
+        let vip = u32::try_from(past(destination) - past(vip(ipv6).ip())).unwrap();
+        Sent { source: SocketAddr::new(source, from), vip, segment }
     }
 
     fn flows(packets: &[Sent]) -> HashSet<SocketAddr> {
@@ -309,6 +355,7 @@ mod tests {
             let acks = sent(Kind::Ack, Flows::Bits(8));
             assert!(all(&acks, MIDDLE, PAYLOAD_LEN));
             assert_eq!(flows(&acks).len(), 256);
+            assert!(acks.iter().all(|packet| packet.vip == 0));
             let syns = sent(Kind::Syn, Flows::New);
             assert!(all(&syns, SYN, 0));
             assert_eq!(flows(&syns).len(), 1024);
@@ -318,6 +365,22 @@ mod tests {
             let datagrams = sent(Kind::Udp, Flows::Bits(0));
             assert!(datagrams.iter().all(|packet| packet.segment.is_none()));
             assert_eq!(flows(&datagrams).len(), 1);
+        }
+    }
+
+    #[test]
+    #[ignore = "needs root"]
+    fn some_vips_and_flows_are_more_popular_than_others() {
+        for ipv6 in [false, true] {
+            let traffic = Traffic { kind: Kind::Ack, flows: Flows::Zipf, ipv6 };
+            let sent = sent(traffic, Order::Rounds, 2048);
+            let count = |vip| sent.iter().filter(|packet| packet.vip == vip).count();
+            // The sum of 1/n up to 10,000 is 9.8.
+            assert!((150..270).contains(&count(0)) && (70..150).contains(&count(1)), "{} {}", count(0), count(1));
+            assert!(sent.iter().all(|packet| packet.vip < VIPS) && sent.iter().any(|packet| packet.vip > VIPS / 2));
+            let of_first = sent.iter().filter(|packet| packet.vip == 0).map(|packet| packet.source);
+            let flows = of_first.clone().collect::<HashSet<_>>().len();
+            assert!((50..200).contains(&flows) && flows < of_first.count(), "{flows}");
         }
     }
 

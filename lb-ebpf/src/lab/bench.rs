@@ -9,7 +9,7 @@ use aya_ebpf::{
     bindings::xdp_action,
     helpers::{bpf_ktime_get_ns, bpf_redirect},
     macros::map,
-    maps::{PerCpuArray, ProgramArray},
+    maps::{Array, PerCpuArray, ProgramArray},
     programs::XdpContext,
 };
 use lb_ebpf::{
@@ -28,6 +28,16 @@ static NEXT: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static RECEIVED: PerCpuArray<[u64; 4]> = PerCpuArray::with_max_entries(1, 0);
 
+/// Which flow each packet is of, where that is not told by rule: in the upper bits by how much the VIP's address exceeds
+/// that of the template, in the lower [`CHOSEN_FLOW_BITS`] the number of the flow. The loader sets the size.
+#[map]
+static CHOICES: Array<u32> = Array::with_max_entries(1, 0);
+/// Of the number of a flow that is chosen.
+const CHOSEN_FLOW_BITS: u32 = 18;
+
+/// There are 2 to the power of this many choices; none where this is 0.
+#[unsafe(no_mangle)]
+static CHOICE_BITS: Global<u32> = Global::new(0);
 /// Length of the frame under test in bytes.
 #[unsafe(no_mangle)]
 static FRAME_LEN: Global<u32> = Global::new(0);
@@ -79,6 +89,8 @@ const STAMPED: u64 = 1024;
 struct Variant {
     /// Number of the flow.
     flow: u32,
+    /// By how much the VIP's address exceeds that of the template.
+    vip: u32,
     /// Number of the packet among those of its flow, and a start of its own.
     age: u32,
 }
@@ -177,22 +189,28 @@ impl Variant {
     /// Of the packet with this number.
     #[inline(always)]
     fn new(number: u64) -> Self {
+        if CHOICE_BITS.load() != 0 {
+            let index = number & ((1 << CHOICE_BITS.load()) - 1);
+            let choice = CHOICES.get(index as u32).copied().unwrap_or_default();
+            let (vip, flow) = (choice >> CHOSEN_FLOW_BITS, choice & ((1 << CHOSEN_FLOW_BITS) - 1));
+            return Self { flow, vip, age: (number >> CHOICE_BITS.load()) as u32 };
+        }
         let (row, place) = (number >> ROW_BITS.load(), number & ((1 << ROW_BITS.load()) - 1));
         // An odd factor visits every flow once a round.
         let flow = (row as u32).wrapping_mul(FLOW_FACTOR.load()) & ((1u64 << FLOW_BITS.load()) - 1) as u32;
         let round = (row >> FLOW_BITS.load()) as u32;
         if FROM_FIRST.load() != 0 {
-            return Self { flow, age: round << ROW_BITS.load() | place as u32 };
+            return Self { flow, vip: 0, age: round << ROW_BITS.load() | place as u32 };
         }
         let start = (flow ^ flow >> 7).wrapping_mul(0x85eb_ca6b) >> 28;
-        Self { flow, age: round.wrapping_add(start) }
+        Self { flow, vip: 0, age: round.wrapping_add(start) }
     }
 
     /// Source address and port, given the template's address: ten bits of the flow's number go in the port, the others
     /// in the lower bits of the address.
     #[inline(always)]
     fn source(&self, [base]: [u32; 1]) -> (u32, u16) {
-        let Self { flow, age: _ } = self;
+        let Self { flow, .. } = self;
         let address = u32::from_be(base) | flow & 0x3ff | flow >> 20 << 10;
         (address.to_be(), (1024 + (flow >> 10 & 0x3ff) as u16).to_be())
     }
@@ -212,7 +230,11 @@ fn headers<const LEN: usize>(frame: &XdpFrame, variant: &Variant) -> bool {
     let ports = u32::from(port) | ports & SECOND_HALF;
     let flow = frame.set_words::<10>(ETHERNET_LEN, template(0))
         && frame.set_words(ETHERNET_LEN + source, [address])
-        && frame.set_words(transport, [ports]);
+        && frame.set_words(transport, [ports])
+        && (CHOICE_BITS.load() == 0 || {
+            let [base] = template::<1>(LEN / 4 - 1);
+            frame.set_words(transport - 4, [u32::from_be(base).wrapping_add(variant.vip).to_be()])
+        });
     if TCP.load() == 0 {
         return flow;
     }
