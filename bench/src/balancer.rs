@@ -175,10 +175,8 @@ impl Balancer {
         );
         let [established, embryonic] = self.flows();
         let expected = if state.tracks() { again.values().sum() } else { 0 };
-        // Of a connection that begins anew the one before is kept for a while.
-        let kept = if state.tracks() { again.get(&Kind::Short).copied().unwrap_or(0) } else { 0 };
         ensure!(
-            (expected..=expected + kept).contains(&established) && (state.tracks() || embryonic == 0),
+            established == expected && (state.tracks() || embryonic == 0),
             "{} {state}: {established} flows are established and {embryonic} embryonic, where {expected} were to be \
              established",
             mode.name

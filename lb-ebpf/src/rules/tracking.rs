@@ -15,9 +15,9 @@
 //!
 //! **FIN and RST** are believed only where the stream has come to (as RFC 5961 §3.2 has receivers do), and never once a
 //! segment was far ahead of that: whoever does not see the stream can neither make its entry go by trying all places,
-//! nor lead it to where he knows it. A SYN opens another stream where one has ended. The client of the one that has ended
-//! may still be there, to acknowledge what it gets: until it has been silent for [`REUSED_AFTER`], its stream is kept.
-//! Where something else is kept already, at another backend, the SYN has to wait.
+//! nor lead it to where he knows it. A SYN opens another stream where one has ended; but the client of that may still be
+//! there, to acknowledge what it gets. So it must have been silent for [`REUSED_AFTER`], or its next segments go to its
+//! backend without an entry too.
 //!
 //! A SYN with FIN or RST opens nothing and ends nothing: no client sends it, every receiver discards it or answers with
 //! RST. It goes where any other packet of its flow would, so that the backend answers as it would without a load
@@ -65,11 +65,23 @@ pub enum Write {
     Nothing,
     /// It takes the place of the flow's entry of its kind.
     Replace,
-    /// It takes the place of the opened entry, whose stream takes that of what is kept ([`FlowEntry::kept`]), or, where
-    /// nothing is, gets another place; without one it is as with [`Self::Enter`].
-    Reopen,
     /// It gets a place. Where there is none, the packet goes to the settled owner, or if that is down to the current.
     Enter,
+}
+
+/// Whose a packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// The stream's that a SYN opened.
+    Opened,
+    /// That of what is kept, or of datagrams.
+    Kept,
+    /// Of no entry; it opens no stream.
+    Nobody,
+    /// Of no entry; it is a SYN that opens a stream.
+    New,
+    /// The same, in the place of one that has ended.
+    Again,
 }
 
 /// Of a packet on this slot. `always`: the VIP tracks every flow; `is_down` is asked of the backend that an entry names,
@@ -83,26 +95,28 @@ pub fn decide(
     always: bool,
     is_down: impl Fn(u32) -> bool,
 ) -> Decision {
+    match claim(seen, slot, transport, now) {
+        Claim::Opened => follow(seen.opened, slot, transport, now, is_down),
+        Claim::Kept => follow(seen.kept, slot, transport, now, is_down),
+        claim => begin(claim, seen, slot, transport, now, always, is_down),
+    }
+}
+
+/// Whose a packet is: the first part of [`decide`], which [`follow`] or [`begin`] goes on with.
+#[inline(always)]
+pub fn claim(seen: &Seen, slot: Slot, transport: &Transport, now: Tick) -> Claim {
     let at = Position::of(transport.sequence());
     let Seen { opened, kept } = *seen;
-    let reopens = if transport.opens() { reopening(opened, kept, now) } else { None };
-    let opens = transport.opens() && (!opened.is_some() || reopens.is_some());
-    let entry = if opened.is_some() && reopens.is_none() && opened.holds(at) && !is_kept(opened, kept, at) {
-        opened
-    } else if opens {
-        FlowEntry::default()
+    if opened.is_some() && transport.opens() && gives_way(opened, kept, slot, now) {
+        Claim::Again
+    } else if opened.is_some() && opened.holds(at) && !is_kept(opened, kept, at, transport) {
+        Claim::Opened
+    } else if transport.opens() && !opened.is_some() {
+        Claim::New
+    } else if kept.is_some() {
+        Claim::Kept
     } else {
-        kept
-    };
-    if entry.is_some() {
-        return follow(entry, slot, transport, now, is_down(entry.backend()));
-    }
-    let is_known = kept.is_some() || opened.is_some();
-    let is_at_risk = always || slot.current() != slot.settled_owner() || is_known;
-    let decision = enter(slot, transport, now, opens, is_at_risk, is_down);
-    match reopens {
-        Some(write) if slot.current() != NO_ID => Decision { write, outcome: FlowOutcome::Reopened, ..decision },
-        _ => decision,
+        Claim::Nobody
     }
 }
 
@@ -129,16 +143,17 @@ pub fn changes_nothing(entry: FlowEntry, transport: &Transport, now: Tick) -> bo
 /// number sooner or later, so also past a place where a stranger has put another one: there the one that has carried
 /// more keeps its segments, retransmissions included; between two that have carried as much, the nearer does. Where what
 /// is kept has ended, the opened one is most likely another of the same client, whose sequence numbers go on close by (RFC
-/// 6528 §3): then only what comes where it has ended is its own.
+/// 6528 §3): then only what comes where it has ended is its own, and nothing that has data.
 #[inline(always)]
-fn is_kept(opened: FlowEntry, kept: FlowEntry, at: Position) -> bool {
+fn is_kept(opened: FlowEntry, kept: FlowEntry, at: Position, transport: &Transport) -> bool {
     if !kept.is_some() || !kept.holds(at) {
         return false;
     }
     let (from_opened, from_kept) = (opened.distance(at), kept.distance(at));
     // What follows on a stream that has carried something is its own, unless it follows on both.
     if kept.has_ended() || kept.level() < opened.level() {
-        from_kept == 0 && from_opened > 0 && kept.level() > 0
+        let is_over = kept.has_ended() && transport.data_len() > 0;
+        from_kept == 0 && from_opened > 0 && kept.level() > 0 && !is_over
     } else if kept.level() > opened.level() {
         from_opened > 0 || from_kept == 0
     } else {
@@ -161,25 +176,27 @@ pub fn refused(seen: &Seen, slot: Slot, transport: &Transport, is_down: impl Fn(
     }
 }
 
-/// How a SYN opens another stream in the place of the opened one; `None` where it does not.
+/// Whether a SYN opens another stream in the place of the opened one: it has ended, and its client is gone, or finds its
+/// way without it.
 #[inline(always)]
-fn reopening(opened: FlowEntry, kept: FlowEntry, now: Tick) -> Option<Write> {
-    let is_over = |entry: FlowEntry| entry.has_ended() && now.since(entry.seen()) >= REUSED_AFTER;
-    if !opened.is_some() || !opened.has_ended() {
-        None
-    } else if is_over(opened) {
-        Some(Write::Replace)
-    } else if !kept.is_some() || kept.backend() == opened.backend() || is_over(kept) {
-        Some(Write::Reopen)
-    } else {
-        None
-    }
+fn gives_way(opened: FlowEntry, kept: FlowEntry, slot: Slot, now: Tick) -> bool {
+    // Seen by another CPU since this one read the clock, it seems to be of a round before.
+    let age = now.since(opened.seen());
+    let is_silent = (REUSED_AFTER..u16::MAX - REUSED_AFTER).contains(&age);
+    let elsewhere = if kept.is_some() { kept.backend() } else { slot.settled_owner() };
+    opened.has_ended() && (is_silent || elsewhere == opened.backend())
 }
 
 /// Of a packet that goes where an entry says.
 #[inline(always)]
-fn follow(entry: FlowEntry, slot: Slot, transport: &Transport, now: Tick, is_down: bool) -> Decision {
-    if is_down {
+pub fn follow(
+    entry: FlowEntry,
+    slot: Slot,
+    transport: &Transport,
+    now: Tick,
+    is_down: impl Fn(u32) -> bool,
+) -> Decision {
+    if is_down(entry.backend()) {
         return reroute(entry, slot, transport, now);
     }
     let was_once = matches!(entry.progress(), Progress::Once);
@@ -225,17 +242,21 @@ fn reroute(entry: FlowEntry, slot: Slot, transport: &Transport, now: Tick) -> De
     Decision { entry, write, outcome: FlowOutcome::Rerouted }
 }
 
-/// Of a packet that no entry is for. `opens`: it is a SYN, and no stream of its flow is open. `is_at_risk`: without an
-/// entry its stream might go elsewhere later.
+/// Of a packet that no entry is for.
 #[inline(always)]
-fn enter(
+pub fn begin(
+    claim: Claim,
+    seen: &Seen,
     slot: Slot,
     transport: &Transport,
     now: Tick,
-    opens: bool,
-    is_at_risk: bool,
+    always: bool,
     is_down: impl Fn(u32) -> bool,
 ) -> Decision {
+    let opens = matches!(claim, Claim::New | Claim::Again);
+    // Without an entry its stream might go elsewhere later.
+    let is_known = seen.kept.is_some() || seen.opened.is_some();
+    let is_at_risk = always || slot.current() != slot.settled_owner() || is_known;
     let is_tcp = transport.protocol == TCP;
     let is_new = opens || !is_tcp && !slot.keeps_udp();
     let is_down = !is_new && is_down(slot.settled_owner());
@@ -251,6 +272,8 @@ fn enter(
         Decision { entry, write: Write::Nothing, outcome: FlowOutcome::Rerouted }
     } else if !is_at_risk || ends || backend == NO_ID {
         Decision { entry, write: Write::Nothing, outcome: FlowOutcome::Passed }
+    } else if matches!(claim, Claim::Again) {
+        Decision { entry, write: Write::Replace, outcome: FlowOutcome::Reopened }
     } else {
         let outcome = if is_new || is_down { FlowOutcome::Opened } else { FlowOutcome::Kept };
         Decision { entry, write: Write::Enter, outcome }
@@ -273,7 +296,7 @@ fn advanced(entry: FlowEntry, transport: &Transport, now: Tick) -> FlowEntry {
         _ if rst => Progress::Rst,
         _ if fin && continues => Progress::Fin,
         // A client that has sent FIN sends nothing new, but it acknowledges for as long as the backend sends.
-        Progress::Fin if transport.data_len() == 0 || steps < 0 => Progress::Fin,
+        Progress::Fin if !is_elsewhere && (transport.data_len() == 0 || steps < 0) => Progress::Fin,
         Progress::Once if transport.opens() => Progress::Once,
         _ => Progress::Open,
     };
@@ -366,16 +389,12 @@ mod tests {
                     self.shortcuts += 1;
                 }
             }
-            let is_entered = write == Write::Enter || write == Write::Reopen && !self.kept.is_some();
-            if is_entered && self.is_full {
+            if write == Write::Enter && self.is_full {
                 return (refused(&seen, self.slot, &transport, is_down), FlowOutcome::TableFull);
-            }
-            if write == Write::Reopen {
-                self.kept = self.opened.kept();
             }
             if write != Write::Nothing {
                 let cell = if entry.kind() == FlowKind::Opened { &mut self.opened } else { &mut self.kept };
-                assert_eq!(cell.is_some(), write != Write::Enter, "{transport:?}");
+                assert_eq!(cell.is_some(), write == Write::Replace, "{transport:?}");
                 *cell = entry;
             }
             (entry.backend(), outcome)
@@ -669,59 +688,91 @@ mod tests {
         flow.send(rst(ISN.wrapping_add(1002)));
         assert_eq!(flow.progress(), Progress::Rst);
 
-        // Once it was silent for a while nothing is left of it.
+        // Only after it was silent for a while is it another's, or where its client finds its way without it.
+        assert_eq!(flow.send(syn_of(OLD)), (A, FlowOutcome::Passed));
         flow.slot = Slot::moving(A, B, NOW);
+        let mut again = Flow { slot: flow.slot, ..Flow::after(&segments) };
+        assert_eq!(again.send(syn_of(OLD)), (A, FlowOutcome::Reopened));
+        assert_eq!(again.all([data(1002, 0), data(0, 1000)]), [B; 2], "the one that has ended");
+        assert_eq!(again.all([ack(OLD + 1, 0), ack(OLD + 1, 1000)]), [A; 2]);
+        flow.slot = Slot::moving(B, A, NOW);
         let mut flow = flow.later(REUSED_AFTER);
-        assert_eq!(flow.send(syn_of(OLD)), (A, FlowOutcome::Reopened));
-        assert_eq!((flow.opened.backend(), flow.progress(), flow.kept.is_some()), (A, Progress::Once, false));
+        assert_eq!(flow.send(syn_of(OLD)), (B, FlowOutcome::Reopened));
+        assert_eq!((flow.opened.backend(), flow.progress()), (B, Progress::Once));
     }
 
-    /// A client that opens one connection after the other comes round to its ports within seconds.
+    /// As with `always`, and in the second phase: a client that opens one connection after the other comes round to its
+    /// ports within seconds. Its numbers are those of RFC 6528 §3.
     #[test]
     fn a_port_that_is_used_again_at_once_is_the_current_owners() {
-        let one = [syn(), data(0, 0), data(0, 1000), fin(ISN.wrapping_add(1001))];
-        for end in [fin(ISN.wrapping_add(1001)), rst(ISN.wrapping_add(1001))] {
-            let mut flow = Flow::after(&[syn(), data(0, 0), data(0, 1000), end]);
-            assert_eq!(flow.send(syn_of(OLD)), (B, FlowOutcome::Reopened));
-            assert_eq!(flow.all([ack(OLD + 1, 0), ack(OLD + 1, 1000), fin(OLD + 1001)]), [B; 3]);
-        }
-        // Time after time, with numbers as a client draws them (RFC 6528 §3); and where another owner came meanwhile.
-        let mut flow = Flow::after(&one);
-        for (round, owner) in [B, B, B, A].into_iter().enumerate() {
-            if owner != B {
-                flow.slot = Slot::moving(owner, B, NOW);
-            }
-            let start = ISN.wrapping_add(20_000 * (1 + round as u32));
+        let mut flow = Flow { slot: Slot::settled(A), always: true, ..Flow::new() };
+        for round in 0..6 {
+            let owner = if round < 3 { A } else { B };
+            flow.slot = Slot::moving(owner, if round < 4 { A } else { B }, NOW);
+            let start = ISN.wrapping_add(20_000 * round);
             let next = start.wrapping_add(1);
-            assert_eq!(flow.send(syn_of(start)), (owner, FlowOutcome::Reopened));
-            let sent = [ack(next, 0), ack(next, 1000), ack(next.wrapping_add(1000), 0), ack(next, 1000)];
-            assert_eq!(flow.all(sent), [owner; 4], "{round}");
-            assert_eq!(flow.send(fin(next.wrapping_add(1000))).0, owner);
+            let sent = [syn_of(start), ack(next, 0), ack(next, 1000), ack(next.wrapping_add(1000), 0), ack(next, 1000)];
+            assert_eq!(flow.all(sent), [owner; 5], "{round}");
+            assert_eq!(
+                flow.all([fin(next.wrapping_add(1000)), ack(next.wrapping_add(1001), 0)]),
+                [owner; 2],
+                "{round}"
+            );
         }
-        // Where something else is kept it has to wait: that may be the client's own stream, and the opened one a stranger's.
-        let mut flow = Flow::after(&[ack(OLD, 1000)]);
-        flow.all([syn_of(FALSE), ack(FALSE + 1, 0), fin(FALSE + 1)]);
-        assert_eq!(flow.send(syn()), (A, FlowOutcome::Passed));
-        assert_eq!(flow.all([ack(OLD + 1000, 0), fin(OLD + 1000), ack(OLD + 1001, 0)]), [A; 3]);
-        assert_eq!(flow.send(syn()), (A, FlowOutcome::Passed));
-        // And where there is no room for what is to be kept.
-        let mut flow = Flow { is_full: true, ..Flow::after(&one) };
-        let opened = flow.opened;
-        assert_eq!((flow.send(syn_of(OLD)), flow.opened), ((A, FlowOutcome::TableFull), opened));
     }
 
-    /// It may acknowledge for as long as it likes, whatever a stranger opens.
+    /// It may acknowledge for as long as it likes, whatever a stranger opens and ends.
     #[test]
     fn a_client_that_has_sent_fin_stays_where_it_is() {
         let end = ISN.wrapping_add(1001);
-        for slot in [Slot::moving(B, A, NOW), Slot::moving(A, B, NOW)] {
-            let mut flow = Flow { slot, ..Flow::after(&[syn(), data(0, 0), data(0, 1000), fin(end)]) };
-            for forged in [FALSE, OLD, FALSE + 1] {
-                flow.all([syn_of(forged), ack(forged + 1, 0), ack(forged + 1, 700), fin(forged + 701)]);
-                let sent = [ack(end.wrapping_add(1), 0), data(0, 1000), fin(end), ack(end.wrapping_add(1), 0)];
-                assert_eq!(flow.all(sent), [B; 4], "{forged:#x}");
+        for slot in [Slot::moving(B, A, NOW), Slot::moving(A, B, NOW), Slot::settled(B)] {
+            for has_guessed in [false, true] {
+                let mut flow = Flow { slot, ..Flow::after(&[syn(), data(0, 0), data(0, 1000), fin(end)]) };
+                if has_guessed {
+                    flow.send(ack(0x2000_0000, 700));
+                }
+                for forged in [FALSE, OLD, FALSE + 1] {
+                    flow.all([syn_of(forged), ack(forged + 1, 0), ack(forged + 1, 700), fin(forged + 701)]);
+                    let sent = [ack(end.wrapping_add(1), 0), fin(end), ack(end.wrapping_add(1), 0)];
+                    assert_eq!(flow.all(sent), [B; 3], "{forged:#x} {slot:?} {has_guessed}");
+                }
             }
         }
+    }
+
+    /// A stranger knows where his own streams are, and may end them.
+    #[test]
+    fn streams_that_a_stranger_opens_and_ends_take_no_silent_client_away() {
+        let slots = [
+            Slot::moving(B, A, NOW),
+            Slot::settled(A),
+            Slot::moving(B, A, NOW).aged(Tick(NOW.0 + 100), 100, 10).given_to(A, NOW),
+        ];
+        for (slot, always, end) in slots.into_iter().flat_map(|slot| {
+            [false, true].into_iter().flat_map(move |always| [fin, rst].map(|end| (slot, always, end)))
+        }) {
+            for known in [&[][..], &[ack(OLD, 1000)], &[ack(OLD + 1000, 0)], &[ack(OLD, 1000), fin(OLD + 1000)]] {
+                let mut flow = Flow { always, ..Flow::after(known) };
+                (flow.slot, flow.always) = (slot, always);
+                let own = if known.is_empty() { slot.settled_owner() } else { A };
+                for forged in [FALSE, 0x2000_0000, FALSE + 5] {
+                    flow.all([end(forged), syn_of(forged), end(forged + 1), syn_of(forged + (1 << 20))]);
+                    flow.all([ack(forged + (1 << 20) + 1, 700), end(forged + (1 << 20) + 701), syn_of(forged)]);
+                }
+                assert_eq!(flow.send(ack(OLD + 1000, 0)).0, own, "{slot:?} {always} {known:?}");
+                let mut flow = flow.later(REUSED_AFTER);
+                flow.all([syn_of(0x3000_0000), end(0x3000_0001), syn_of(0x3800_0000)]);
+                assert_eq!(flow.send(ack(OLD + 1000, 0)).0, own, "{slot:?} {always} {known:?}, later");
+            }
+        }
+    }
+
+    #[test]
+    fn a_false_end_of_what_is_kept_is_forgotten() {
+        let mut flow = Flow::after(&[fin(FALSE)]);
+        assert_eq!(flow.kept.progress(), Progress::Fin);
+        flow.send(ack(OLD, 0));
+        assert_eq!(flow.kept.progress(), Progress::Open);
     }
 
     #[test]

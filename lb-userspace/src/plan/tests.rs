@@ -293,9 +293,6 @@ impl World {
         let [opened, kept] = flow.entries;
         let seen = Seen { opened, kept };
         let Decision { entry, write, .. } = tracking::decide(&seen, slot, &transport, self.now, always, is_down);
-        if write == Write::Reopen {
-            flow.entries[1] = opened.kept();
-        }
         if write != Write::Nothing {
             flow.entries[usize::from(entry.kind() != FlowKind::Opened)] = entry;
         }

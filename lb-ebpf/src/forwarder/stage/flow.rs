@@ -13,7 +13,7 @@ use lb_ebpf::{
     hash::FlowTag,
     rules::{
         flow_table::{self, At, Found, Group, Line},
-        tracking::{self, Decision, Seen, Write},
+        tracking::{self, Claim, Decision, Seen, Write},
     },
     wire::{TCP, TcpFlags, Transport},
 };
@@ -53,31 +53,24 @@ pub fn owner(key: &FlowKey, slot: Slot, transport: &Transport, always: bool) -> 
         Some(Err(found)) => found,
         None => Found::default(),
     };
-    let (opened, kept) = (found.opened.place, found.kept.place);
+    let (opened_place, kept_place) = (found.opened.place, found.kept.place);
     let mut case = Case::new(&found, slot, transport, now, always);
-    let write = naru_decide(&raw mut case);
-    let is_reopened = write == Write::Reopen as u32;
-    let enters = if write == Write::Enter as u32 {
-        case.entry
-    } else if is_reopened && !kept.is_some() {
-        case.opened.kept()
-    } else {
-        FlowEntry::default()
+    let write = match naru_claim(&raw mut case) {
+        FOLLOWS => naru_follow(&raw mut case),
+        _ => naru_begin(&raw mut case),
     };
-    if enters.is_some()
-        && let Some(refusal) = enter(key, tag, enters)
+    if write == Write::Enter as u32
+        && let Some(refusal) = enter(key, tag, case.entry)
     {
         count::flow(refusal);
-        return case.refused;
+        return naru_refused(&raw mut case);
     }
-    if is_reopened && kept.is_some() {
-        // Another CPU may have been faster: what it says is as new. So it is below.
-        let _ = group.swap(At { place: kept, entry: case.kept }, case.opened.kept());
-    }
-    if is_reopened || write == Write::Replace as u32 {
+    if write == Write::Replace as u32 {
         let is_opened = matches!(case.entry.kind(), FlowKind::Opened);
-        let (place, entry) = if is_opened { (opened, case.opened) } else { (kept, case.kept) };
-        if !group.swap(At { place, entry }, case.entry) && case.outcome == FlowOutcome::Promoted as u8 {
+        let (place, before) = if is_opened { (opened_place, case.opened) } else { (kept_place, case.kept) };
+        // Another CPU may have been faster: what it says is as new.
+        let is_replaced = group.at(place).is_some_and(|(line, number)| line.swap(number, before, case.entry));
+        if !is_replaced && case.outcome == FlowOutcome::Promoted as u8 {
             case.outcome = FlowOutcome::Known as u8;
         }
     }
@@ -85,7 +78,7 @@ pub fn owner(key: &FlowKey, slot: Slot, transport: &Transport, always: bool) -> 
     case.entry.backend()
 }
 
-/// What [`naru_decide`] is asked, and what it answers. Without padding: the verifier wants all of it written. As small as
+/// What the rules are asked, and what they answer. Without padding: the verifier wants all of it written. As small as
 /// can be: it lies on the stack, of which there are 512 bytes for all functions that wait for one another.
 #[repr(C)]
 struct Case {
@@ -94,17 +87,18 @@ struct Case {
     slot: Slot,
     /// Of the answer.
     entry: FlowEntry,
-    /// Of the answer: id of the backend that the packet goes to if an entry that it should get finds no room.
-    refused: u32,
     sequence: u32,
-    /// An IP packet has no more.
-    data_len: u16,
+    data_len: u32,
     now: Tick,
     flags: u8,
     protocol: u8,
     always: bool,
     /// Of the answer: number of the [`FlowOutcome`].
     outcome: u8,
+    /// Number of the [`Claim`].
+    claim: u8,
+    /// In the place of padding.
+    unused: u8,
 }
 
 impl Case {
@@ -116,38 +110,95 @@ impl Case {
             kept,
             slot,
             entry: opened,
-            refused: NO_ID,
             sequence: transport.sequence(),
-            data_len: transport.data_len() as u16,
+            data_len: transport.data_len(),
             now,
             flags: transport.flags().0,
             protocol: transport.protocol,
             always,
             outcome: 0,
+            claim: 0,
+            unused: 0,
+        }
+    }
+
+    #[inline(always)]
+    fn seen(&self) -> Seen {
+        Seen { opened: self.opened, kept: self.kept }
+    }
+
+    /// Notes what was decided; the number of what is to be written.
+    #[inline(always)]
+    fn answer(&mut self, Decision { entry, write, outcome }: Decision) -> u32 {
+        (self.entry, self.outcome) = (entry, outcome as u8);
+        write as u32
+    }
+
+    #[inline(always)]
+    fn transport(&self) -> Transport {
+        let Self { sequence, data_len, flags, protocol, .. } = *self;
+        if protocol == TCP {
+            Transport::segment(0, TcpFlags(flags), sequence, data_len)
+        } else {
+            Transport::datagram(0, data_len)
         }
     }
 }
 
-/// Asks the rules; returns the number of a [`Write`]. A function that is verified once, for whatever it is called with:
-/// its many branches, times the many ways that lead to them, are what the verifier would take most of its time for.
+/// What [`naru_claim`] says of a packet that some entry is for.
+const FOLLOWS: u32 = 1;
+
+// What [`tracking::decide`] does, in functions that are verified once, for whatever they are called with: its many branches,
+// times the many ways that lead to them, are what the verifier would take most of its time for. Several, so that each takes
+// little of the stack.
+
+/// Whose the packet is: notes the entry that it follows, or how it begins.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn naru_decide(case: *mut Case) -> u32 {
+extern "C" fn naru_claim(case: *mut Case) -> u32 {
     // SAFETY: the caller's, who has it to himself; the verifier has it checked for null.
+    let Some(case) = (unsafe { case.as_mut() }) else { return 0 };
+    let claim = tracking::claim(&case.seen(), case.slot, &case.transport(), case.now);
+    case.claim = claim as u8;
+    case.entry = if matches!(claim, Claim::Opened) { case.opened } else { case.kept };
+    if matches!(claim, Claim::Opened | Claim::Kept) { FOLLOWS } else { 0 }
+}
+
+/// Of a packet that some entry is for; returns the number of a [`Write`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn naru_follow(case: *mut Case) -> u32 {
+    // SAFETY: as in `naru_claim`.
     let Some(case) = (unsafe { case.as_mut() }) else { return Write::Nothing as u32 };
-    let Case { opened, kept, slot, sequence, data_len, flags, protocol, now, always, .. } = *case;
-    let transport = if protocol == TCP {
-        Transport::segment(0, TcpFlags(flags), sequence, data_len.into())
-    } else {
-        Transport::datagram(0, data_len.into())
+    case.answer(tracking::follow(case.entry, case.slot, &case.transport(), case.now, is_down))
+}
+
+/// Of a packet that none is for; returns the number of a [`Write`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn naru_begin(case: *mut Case) -> u32 {
+    // SAFETY: as in `naru_claim`.
+    let Some(case) = (unsafe { case.as_mut() }) else { return Write::Nothing as u32 };
+    let claim = match case.claim {
+        AGAIN => Claim::Again,
+        NEW => Claim::New,
+        _ => Claim::Nobody,
     };
-    let seen = Seen { opened, kept };
-    let Decision { entry, write, outcome } = tracking::decide(&seen, slot, &transport, now, always, is_down);
-    (case.entry, case.outcome) = (entry, outcome as u8);
-    if matches!(write, Write::Enter | Write::Reopen) {
-        case.refused = tracking::refused(&seen, slot, &transport, is_down);
-    }
-    write as u32
+    let (seen, transport) = (case.seen(), case.transport());
+    case.answer(tracking::begin(claim, &seen, case.slot, &transport, case.now, case.always, is_down))
+}
+
+const AGAIN: u8 = Claim::Again as u8;
+const NEW: u8 = Claim::New as u8;
+
+/// Where a packet goes whose flow was to get an entry and found no room. A function of its own as well, for few packets need
+/// it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn naru_refused(case: *mut Case) -> u32 {
+    // SAFETY: as in `naru_claim`.
+    let Some(case) = (unsafe { case.as_ref() }) else { return NO_ID };
+    tracking::refused(&case.seen(), case.slot, &case.transport(), is_down)
 }
 
 /// Reads a word of where a new flow would most likely get its name. Nobody needs it: but so that memory comes while that
@@ -271,12 +322,6 @@ impl MapGroup {
         let number = opaque(place.number());
         (number < FlowLine::PLACES as u32).then(|| (self.line(opaque(place.line())), number))
     }
-
-    /// Puts `to` where an entry is; false where that is another one by now.
-    #[inline(always)]
-    fn swap(&self, At { place, entry }: At, to: FlowEntry) -> bool {
-        self.at(place).is_some_and(|(line, number)| line.swap(number, entry, to))
-    }
 }
 
 impl MapLine {
@@ -327,5 +372,5 @@ impl Line for MapLine {
     }
 }
 
-const _: () = assert!(size_of::<Case>() == 4 * size_of::<u64>() + 2 * size_of::<u32>() + 2 * size_of::<u16>() + 4);
+const _: () = assert!(size_of::<Case>() == 4 * size_of::<u64>() + 2 * size_of::<u32>() + size_of::<u16>() + 4 + 2);
 const _: () = assert!(size_of::<FlowNames>() == FlowLine::PLACES_A_GROUP * size_of::<FlowKey>());
