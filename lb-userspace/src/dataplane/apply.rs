@@ -184,7 +184,7 @@ impl Dataplane {
                 return Err(error);
             }
         };
-        self.writes.refused |= self.generation.maps.flows().room() != generation.maps.flows().room();
+        self.writes.refused |= !generation.maps.shares_flows_with(&self.generation.maps);
         self.generation = generation;
         self.state = Arc::new(state);
         self.counted = Arc::default();
@@ -209,7 +209,7 @@ impl Dataplane {
             draft.maps.note_drain(id, since);
         });
         fault::point("carry flows");
-        if draft.maps.flows().room() != before.flows().room() {
+        if !draft.maps.shares_flows_with(before) {
             before.intakes().shut();
             grace();
             draft.maps.carry_flows_from(before);

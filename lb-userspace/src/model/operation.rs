@@ -139,8 +139,8 @@ impl Operations {
         self.0.entry(vip.to_owned()).or_default().insert(backend, operation);
     }
 
-    /// Does to a backend of `base` what is asked for, by whom and at which second since 1970. Asked for the same again
-    /// and for no reason, what is remembered stays.
+    /// Does to a backend of `base` what is asked for, by whom and at which second since 1970. Asked for the same again, what
+    /// is not said anew stays as it is remembered: the deadline, the reason, and, with nothing new at all, who and when.
     ///
     /// # Errors
     ///
@@ -160,11 +160,13 @@ impl Operations {
             Verb::Down => BackendState::Down,
             Verb::Restore => BackendState::Active,
         };
-        let is_known = |known: &Operation| known.state == state && (deadline.is_none() || known.deadline == *deadline);
-        if why.is_none() && self.of(vip, *address).is_some_and(is_known) {
+        let known = self.of(vip, *address).filter(|known| known.state == state);
+        let known_deadline = known.and_then(|known| known.deadline);
+        if known.is_some() && why.is_none() && deadline.is_none_or(|deadline| known_deadline == Some(deadline)) {
             return Ok(());
         }
-        let operation = Operation { state, by: by.to_owned(), since, why: why.cloned(), deadline: *deadline };
+        let why = why.cloned().or_else(|| known?.why.clone());
+        let operation = Operation { state, by: by.to_owned(), since, why, deadline: deadline.or(known_deadline) };
         if has_no_say(&operation, backend) {
             self.forget(vip, *address);
         } else {
@@ -376,6 +378,13 @@ mod tests {
         // Said again without one, it stays; with another one, that is meant.
         operations.operate(&base, &ask(Verb::Drain, "web", ONE, None), "root", 2).unwrap();
         assert_eq!(deadline_of(&operations), "10m".parse().ok());
+        let because = Some("disk");
+        operations.operate(&base, &ask(Verb::Drain, "web", ONE, because), "root", 2).unwrap();
+        assert_eq!(deadline_of(&operations), "10m".parse().ok());
+        operations.operate(&base, &within(Verb::Drain, "20m"), "root", 3).unwrap();
+        let known = operations.of("web", ONE.parse().unwrap()).unwrap();
+        assert_eq!((known.why.as_deref(), known.deadline), (because, "20m".parse().ok()));
+        operations.operate(&base, &ask(Verb::Restore, "web", ONE, None), "root", 3).unwrap();
         operations.operate(&base, &within(Verb::Drain, "none"), "root", 3).unwrap();
         assert_eq!(deadline_of(&operations), Some(DrainDeadline::NONE));
         assert_eq!(

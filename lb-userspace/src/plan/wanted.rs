@@ -68,8 +68,9 @@ pub(super) struct WantedBackend<'a> {
 #[derive(Default)]
 pub(super) struct Index<'a> {
     vips: HashMap<&'a str, (u32, &'a VipRecord)>,
-    /// By VIP id and address. There are several where a real server was reached in other ways before.
-    backends: HashMap<(u32, Address), Vec<(u32, &'a Entry)>>,
+    /// VIP id → its backends in the order of their addresses, and those of one address in that of their ids: there are
+    /// several where a real server was reached in other ways before.
+    by_address: HashMap<u32, Vec<(u32, &'a Entry)>>,
     /// VIP id → its backends in the order of their ids.
     members: HashMap<u32, Vec<(u32, &'a Entry)>>,
     /// VIP id → its keys in their order.
@@ -182,7 +183,14 @@ impl<'a> WantedVip<'a> {
         let successors: HashMap<Address, &WantedBackend<'_>> =
             self.backends.iter().map(|own| (own.entry.address, own)).collect();
         let gone = index.members(self.id).iter().filter(|(id, _)| !kept.contains(id));
-        gone.map(|(id, there)| (*id, removed(there, successors.get(&there.address).copied()))).collect()
+        let (before, after) = (self.known.map(|record| record.drain_deadline), self.record.drain_deadline);
+        let left = |(id, there): &(u32, &Entry)| {
+            let entry = removed(there, successors.get(&there.address).copied());
+            // What it had of the VIP follows the VIP.
+            let drain_deadline = if before == Some(entry.drain_deadline) { after } else { entry.drain_deadline };
+            (*id, Entry { drain_deadline, ..entry })
+        };
+        gone.map(left).collect()
     }
 
     pub(super) fn route(&self) -> VipRoute {
@@ -272,9 +280,9 @@ impl<'a> Index<'a> {
             index.vips.insert(record.name.as_str(), (id, record));
             index.keys.insert(id, state.keys_of(id).collect());
             let members: Vec<_> = state.backends_of(id).collect();
-            for (backend, entry) in &members {
-                index.backends.entry((id, entry.address)).or_default().push((*backend, *entry));
-            }
+            let mut by_address = members.clone();
+            by_address.sort_by_key(|(_, entry)| place_of(entry));
+            index.by_address.insert(id, by_address);
             index.members.insert(id, members);
         }
         index
@@ -298,7 +306,9 @@ impl<'a> Index<'a> {
 
     /// What is there of the backend that `entry` is of: the same way to it, else the one in use, else any.
     fn backend(&self, entry: &Entry) -> Option<(u32, &'a Entry)> {
-        let there = self.backends.get(&(entry.vip, entry.address))?;
+        let of_vip = self.by_address.get(&entry.vip)?;
+        let first = of_vip.partition_point(|(_, there)| place_of(there) < place_of(entry));
+        let there = of_vip[first..].split(|(_, there)| there.address != entry.address).next()?;
         let same = there.iter().find(|(_, there)| same_constants(entry, there));
         same.or_else(|| there.iter().find(|(_, there)| !there.is_removed())).or_else(|| there.first()).copied()
     }
@@ -312,6 +322,11 @@ impl<'a> Index<'a> {
     pub(super) fn keys(&self, vip: u32) -> &[VipKey] {
         self.keys.get(&vip).map(Vec::as_slice).unwrap_or_default()
     }
+}
+
+/// What puts the backends of a VIP in an order, in which those of one address follow on one another.
+fn place_of(entry: &Entry) -> [u32; 4] {
+    entry.address.0.map(Be32::wire)
 }
 
 /// The keys of a VIP's ports.

@@ -283,6 +283,12 @@ pub fn freeable(state: &State, swept: &Swept, holds: impl Fn(u32, u32) -> bool) 
     (vips, backends)
 }
 
+/// Whether a backend is left with the flows that it has. Not so one that is down, for those are lost, nor one whose flows
+/// are another entry's from the next sweep on.
+pub fn is_draining(entry: &Entry) -> bool {
+    entry.effective_weight() == 0 && !entry.is_down() && entry.successor == NO_ID
+}
+
 /// By VIP id: the ticks without a packet after which a TCP and a UDP flow without an entry counts as new; none where
 /// the VIP does not serve the protocol.
 pub fn idle_times(state: &State) -> HashMap<u32, (u16, u16)> {

@@ -37,10 +37,15 @@ pub fn allowances(room: u64, cpus: u64, tracked: &[Tracked]) -> Vec<(u32, u32)> 
         let own = guaranteed.saturating_sub(tracked.entries);
         let more = if tracked.is_active { left / 2 / active } else { 0 };
         let flows = own + left / 2 / vips + more;
-        let each = if flows > 0 { (flows / cpus.max(1)).max(1) } else { 0 };
-        (tracked.vip, u32::try_from(each).unwrap_or(u32::MAX))
+        (tracked.vip, of_each_cpu(flows, cpus))
     };
     tracked.iter().map(allowance).collect()
+}
+
+/// How many of so many flows each CPU may enter: one at least, where there are any.
+pub fn of_each_cpu(flows: u64, cpus: u64) -> u32 {
+    let each = if flows > 0 { (flows / cpus.max(1)).max(1) } else { 0 };
+    u32::try_from(each).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -122,9 +122,10 @@ impl Sweep {
                     if self.rules.is_cut(entry) {
                         *swept.cut.entry(entry.backend()).or_default() += 1;
                         self.sweeps.add_cut(1);
+                    } else {
+                        self.sweeps.add_deleted(Table::of(entry), 1);
+                        swept.expired += 1;
                     }
-                    self.sweeps.add_deleted(Table::of(entry), 1);
-                    swept.expired += 1;
                 }
             }
             Some(kept) => {

@@ -7,6 +7,7 @@ use std::{
     time::Instant,
 };
 
+use lb_common::NO_ID;
 use log::info;
 
 use super::{
@@ -94,9 +95,9 @@ impl Upkeep {
             Arc::make_mut(&mut self.moving).values_mut().for_each(|moving| moving.since = self.sweeps);
         }
         if generation || !tables.is_empty() {
-            self.find_moving(dataplane, |base| generation || tables.contains(&base));
-            self.admit_new(&dataplane.view());
             let is_written = |base| generation || tables.contains(&base);
+            self.find_moving(dataplane, is_written);
+            self.admit_new(&dataplane.view());
             self.note_drains(dataplane, is_written);
         }
         if (removed || !tables.is_empty()) && !self.moving.is_empty() {
@@ -237,10 +238,10 @@ impl Upkeep {
         let tracked = state.vips().iter().filter_map(|(id, record)| rules::is_tracked(record).then_some(*id));
         let vips: Vec<_> = tracked.collect();
         let guaranteed = shares::guaranteed(state.capacity.flows.into(), vips.len() as u64);
+        let cpus = dataplane::online_cpus();
         for vip in vips.into_iter().filter(|vip| !dataplane.intakes().is_met(*vip)) {
             let entries = self.entries.get(vip as usize).copied().unwrap_or(0);
-            let each = guaranteed.saturating_sub(entries) / dataplane::online_cpus().max(1);
-            dataplane.intakes().allow(vip, u32::try_from(each).unwrap_or(u32::MAX));
+            dataplane.intakes().allow(vip, shares::of_each_cpu(guaranteed.saturating_sub(entries), cpus));
         }
     }
 
@@ -249,7 +250,8 @@ impl Upkeep {
         let before = self.swept.as_ref().map(|swept| &swept.refused);
         for (vip, refused) in &swept.refused {
             let known = before.and_then(|before| before.get(vip)).copied().unwrap_or(0);
-            if *refused != known {
+            // Fewer than before are those of another VIP, which has the id of one that is gone.
+            if *refused > known {
                 Arc::make_mut(&mut self.refusals).insert(*vip, Instant::now());
             }
         }
@@ -260,26 +262,33 @@ impl Upkeep {
     fn note_drains(&mut self, dataplane: &Dataplane, wanted: impl Fn(u32) -> bool) {
         // Rounded up: none is cut before its time.
         let (state, now) = (dataplane.state(), dataplane::seconds() + 1);
-        let drains = |entry: &Entry| entry.effective_weight() == 0 && !entry.is_down();
-        let is_over = |id: &u32| !state.backends().get(id).is_some_and(drains);
+        let is_over = |id: &u32| !state.backends().get(id).is_some_and(rules::is_draining);
         let over: Vec<u32> = self.drains.keys().copied().filter(is_over).collect();
         let vips = state.vips().iter().filter(|(_, record)| wanted(record.slot_base));
         let backends = vips.flat_map(|(vip, _)| state.backends_of(*vip));
-        let new = backends.filter(|(id, entry)| drains(entry) && !self.drains.contains_key(id));
+        let new = backends.filter(|(id, entry)| rules::is_draining(entry) && !self.drains.contains_key(id));
         let new: Vec<u32> = new.map(|(id, _)| id).collect();
         if over.is_empty() && new.is_empty() {
             return;
         }
-        let drains = Arc::make_mut(&mut self.drains);
+        // Where the same server is reached in another way from now on, it drains as long as it did.
+        let earlier: HashMap<u32, u64> = self
+            .drains
+            .iter()
+            .filter_map(|(id, since)| Some((state.backends().get(id)?.successor, *since)))
+            .filter(|(successor, _)| *successor != NO_ID)
+            .collect();
+        let known = Arc::make_mut(&mut self.drains);
         for id in over {
-            drains.remove(&id);
+            known.remove(&id);
             if id < state.capacity.backends {
                 dataplane.note_drain(id, 0);
             }
         }
         for id in new {
-            drains.insert(id, now);
-            dataplane.note_drain(id, now);
+            let since = earlier.get(&id).copied().unwrap_or(now);
+            known.insert(id, since);
+            dataplane.note_drain(id, since);
         }
     }
 
@@ -311,7 +320,7 @@ impl Upkeep {
     /// Whether the deadline of a backend's drain has passed.
     fn is_cut(&self, state: &State, id: u32) -> bool {
         let Some(entry) = state.backends().get(&id).filter(|entry| entry.drain_deadline > 0) else { return false };
-        let since = self.drains.get(&id).filter(|_| entry.effective_weight() == 0 && !entry.is_down());
+        let since = self.drains.get(&id).filter(|_| rules::is_draining(entry));
         since.is_some_and(|since| dataplane::seconds().saturating_sub(*since) >= entry.drain_deadline.into())
     }
 

@@ -103,7 +103,7 @@ impl View {
             };
             let swept_since = moving.is_none_or(|moving| self.has_swept_since(moving.since));
             let takes_none = in_maps.effective_weight() == 0;
-            let cut_in = (takes_none && in_maps.drain_deadline > 0).then(|| {
+            let cut_in = (rules::is_draining(in_maps) && in_maps.drain_deadline > 0).then(|| {
                 let age = self.drains.get(&id).map_or(0, |since| dataplane::seconds().saturating_sub(*since));
                 Duration::from_secs(u64::from(in_maps.drain_deadline).saturating_sub(age))
             });

@@ -212,9 +212,7 @@ pub fn carry_flows(pins: &Path, today: &FlowTable) -> Result<(), Error> {
             Ok(())
         })?;
     }
-    if lost > 0 {
-        log::warn!("{lost} tracked flows found no room in the new table: they may be reset");
-    }
+    today.tell_of_lost(lost);
     Ok(())
 }
 

@@ -165,17 +165,26 @@ impl FlowTable {
     /// Enters what this has and `other` has not; returns how many found no room there.
     ///
     /// Packets go on here meanwhile, so that what is entered there is as old as the copy. A stream that a SYN has opened
-    /// is therefore kept there, unless something is already: what is kept goes to the backend that it names, wherever
-    /// the stream has come to.
+    /// is therefore kept there, unless something is that has not ended: what is kept goes to the backend that it names,
+    /// wherever the stream has come to.
     pub(super) fn copy_to(&self, other: &Self) -> usize {
+        let has = |key: &FlowKey, kind| self.find(key, kind).is_some_and(|(_, entry)| !entry.has_ended());
         let copied = |key: &FlowKey, entry: FlowEntry| match entry.kind() {
-            FlowKind::Opened if self.find(key, FlowKind::Kept).is_none() => {
+            FlowKind::Opened if !has(key, FlowKind::Kept) => {
                 let is_known = other.find(key, FlowKind::Opened).is_some();
                 is_known || other.enter(key, entry.kept())
             }
+            FlowKind::Kept if entry.has_ended() && has(key, FlowKind::Opened) => true,
             _ => other.enter(key, entry),
         };
         self.named().filter(|(key, entry)| !copied(key, *entry)).count()
+    }
+
+    /// Tells of flows of another table that this had no room for.
+    pub(in crate::dataplane) fn tell_of_lost(&self, flows: usize) {
+        if flows > 0 {
+            log::warn!("{flows} tracked flows found no room in the new table for {}: they may be reset", self.room());
+        }
     }
 
     fn put_name(&self, spot: Spot, key: &FlowKey) {

@@ -225,13 +225,14 @@ impl Maps {
     /// From before the first time until packets come here, `old` is to enter no more ([`Intakes::shut`]): a flow that it
     /// entered meanwhile would be missing here when its next packet comes.
     pub fn carry_flows_from(&self, old: &Self) {
-        if self.flows.room() == old.flows.room() {
-            return;
+        if !self.shares_flows_with(old) {
+            self.flows.tell_of_lost(old.flows.copy_to(&self.flows));
         }
-        let lost = old.flows.copy_to(&self.flows);
-        if lost > 0 {
-            log::warn!("{lost} tracked flows found no room in the new table: they may be reset");
-        }
+    }
+
+    /// Whether the flow table of `other` is this one: so it is unless it was to have room for other numbers of flows.
+    pub fn shares_flows_with(&self, other: &Self) -> bool {
+        self.flows.room() == other.flows.room()
     }
 }
 
