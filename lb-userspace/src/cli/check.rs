@@ -11,18 +11,12 @@ use super::{
 };
 use crate::{
     controller::{applied_last, existing_interfaces},
+    dataplane::kernel,
     model::Config,
     plan::Removal,
     seed::HashSeed,
     source::file::ReadError,
 };
-
-/// The oldest kernel that the data plane runs on: the first with long-term support that has compare-and-swap for programs
-/// (5.12), bpf_link for XDP and memory-mapped arrays.
-const KERNEL_FLOOR: (u32, u32) = if cfg!(target_arch = "aarch64") { (5, 18) } else { (5, 15) };
-
-/// Since this kernel, XDP programs take frames of more than one buffer (`xdp.frags`).
-const KERNEL_FRAGS: (u32, u32) = (5, 18);
 
 /// What a check found of a valid config, as JSON.
 #[derive(Debug, Serialize)]
@@ -55,19 +49,20 @@ pub fn check(output: Output, file: &Path) -> Result<Exit, Failure> {
     {
         warnings.push(format!("`naru apply` would refuse this: {removal}"));
     }
-    let release = kernel_release();
-    match version(&release) {
-        Some(kernel) if kernel < KERNEL_FLOOR => problems
-            .push(format!("kernel {release} is too old: naru needs {}.{} or newer", KERNEL_FLOOR.0, KERNEL_FLOOR.1)),
-        Some(kernel) if kernel < KERNEL_FRAGS => warnings.push(format!(
+    let release = kernel::release();
+    problems.extend(kernel::too_old(&release));
+    match kernel::version(&release) {
+        Some(version) if (kernel::OLDEST..kernel::FRAGS).contains(&version) => warnings.push(format!(
             "kernel {release}: interfaces with an MTU above 3506 bytes can be attached in generic mode only; native \
              mode needs {}.{} or newer",
-            KERNEL_FRAGS.0, KERNEL_FRAGS.1
+            kernel::FRAGS.0,
+            kernel::FRAGS.1
         )),
         Some(_) => {}
         None => warnings.push(format!(
             "the kernel's version `{release}` cannot be read: is it {}.{} or newer?",
-            KERNEL_FLOOR.0, KERNEL_FLOOR.1
+            kernel::OLDEST.0,
+            kernel::OLDEST.1
         )),
     }
     if !problems.is_empty() {
@@ -90,28 +85,9 @@ fn missing_interfaces(config: &Config, existing: &[String]) -> Vec<String> {
     missing.map(|name| format!("`interfaces` in [node]: there is no {name} here; there are {existing}")).collect()
 }
 
-fn kernel_release() -> String {
-    nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default()
-}
-
-/// Major and minor version of a release such as `6.1.0-18-amd64`.
-fn version(release: &str) -> Option<(u32, u32)> {
-    let mut parts = release.split(|c: char| !c.is_ascii_digit());
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn kernels_are_told_apart() {
-        assert_eq!(version("6.1.0-18-amd64"), Some((6, 1)));
-        assert_eq!(version("5.10"), Some((5, 10)));
-        assert_eq!(version("6.18-rc1"), Some((6, 18)));
-        assert_eq!(version("linux"), None);
-        assert!(version("5.14.16").unwrap() < KERNEL_FLOOR && version("5.18.0").unwrap() >= KERNEL_FRAGS);
-    }
 
     #[test]
     fn missing_interfaces_are_told_with_those_that_exist() {

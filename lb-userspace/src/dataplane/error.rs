@@ -10,7 +10,7 @@ use std::{
 use aya::{maps::MapError, pin::PinError};
 use thiserror::Error;
 
-use super::Mode;
+use super::{Mode, kernel};
 
 /// An error of the data plane.
 #[derive(Debug, Error)]
@@ -142,9 +142,14 @@ impl Error {
         move |error| Self::Map { action: "pin", name, source: MapError::PinError { name: None, error } }
     }
 
-    /// The program did not load for this.
+    /// The program did not load for this. What an old kernel says of it tells nobody that it is old.
     pub(super) fn load(error: &dyn StdError) -> Self {
-        Self::Load { reason: chain(error) }
+        let said = chain(error);
+        let reason = match kernel::too_old(&kernel::release()) {
+            Some(old) => format!("{old} (it said: {said})"),
+            None => said,
+        };
+        Self::Load { reason }
     }
 }
 

@@ -249,6 +249,11 @@ fn backend_changes(vip: &WantedVip<'_>, index: &Index<'_>) -> Vec<Change> {
             changes.push(Change::BackendAdded { vip: name(), backend: address, weight, state: state.to_owned() });
             continue;
         };
+        let told = |entry: &Entry| (entry.weight, entry.backend_state(), entry.pin, entry.drain_deadline);
+        if told(known) == told(&backend.entry) {
+            // Nearly all: nothing is put into words for them.
+            continue;
+        }
         let mut differs = |key: &str, from: String, to: String| {
             if from != to {
                 changes.push(Change::BackendChanged { vip: name(), backend: address, key: key.to_owned(), from, to });

@@ -41,6 +41,9 @@ pub fn node(text: &str) -> Node {
 impl Config {
     /// Reads a config from its text. `file` is what errors call the text.
     pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigErrors> {
+        if let Some(config) = reparse::in_pieces(text) {
+            return Ok(config);
+        }
         let (root, syntax_errors) = DeTable::parse_recoverable(text);
         // What follows a syntax error is guesswork, so the first one is the only one to tell.
         if let Some(error) = syntax_errors.first() {

@@ -1,4 +1,5 @@
-//! Reads a text that differs little from one that is known to be valid: only the VIPs that differ.
+//! Quicker ways to read a valid text than all of it at once: of one that differs little from one that is known to be
+//! valid only the VIPs that differ, and of one with thousands of VIPs a share of them on each CPU.
 
 use std::sync::Arc;
 
@@ -10,7 +11,34 @@ use super::{
     section::{self, Sections},
     validate,
 };
-use crate::model::{Config, Vip};
+use crate::{
+    cpus,
+    model::{Config, Parts, Vip},
+};
+
+/// VIPs in a piece of a text: far more than it costs to begin with one.
+const A_PIECE: usize = 128;
+
+/// The config that `text` holds, where it is long, nothing but VIPs follows its head, and it is valid. `None` says nothing
+/// about the text.
+pub(super) fn in_pieces(text: &str) -> Option<Config> {
+    let starts = section::starts(text)?;
+    if starts.len() < 2 * A_PIECE {
+        return None;
+    }
+    let mut problems = Problems::default();
+    let head = DeTable::parse(&text[..starts[0]]).ok()?;
+    let node = read::draft(head.get_ref(), &mut problems).node;
+    if !problems.0.is_empty() || head.get_ref().contains_key("vip") {
+        return None;
+    }
+    let pieces = parts(text, &starts.iter().copied().step_by(A_PIECE).collect::<Vec<_>>());
+    let vips = cpus::map(&pieces, 1, |piece| vips(piece)).into_iter().collect::<Option<Vec<_>>>()?.concat();
+    if vips.len() != starts.len() || !validate::suits(&node, &vips) {
+        return None;
+    }
+    Config::new(Parts { node, vips }).ok()
+}
 
 /// The config that `text` holds, and its sections, where that is quick to tell: it differs from `before`, the text of
 /// `config`, in whole VIPs only, and is valid. `None` says nothing about the text.
@@ -186,6 +214,49 @@ forward = "ipip"
             assert_eq!(Some(quick), config(&text), "{text}");
             assert_eq!(sections, Sections::of(&text), "{text}");
         }
+    }
+
+    /// A text with so many VIPs, each from `vip` with its number in the place of `#`.
+    fn long(head: &str, vip: &str) -> String {
+        (0..3 * A_PIECE + 1).fold(head.to_owned(), |text, number| {
+            text + &vip.replace('#', &format!("{}.{}", number / 250, number % 250))
+        })
+    }
+
+    const NUMBERED: &str = "[[vip]]\nname = \"v#\"\naddress = \"198.18.#\"\nports = [\"tcp/1\"]\nforward = \"ipip\"\n\
+                            backends = [ { address = \"10.0.0.1\" } ]\n";
+
+    #[test]
+    fn long_texts_are_read_in_pieces() {
+        for head in ["", "# head\n", "[node]\nmax_vips = 400\nencap_source6 = \"fd00::/64\"\n"] {
+            for vip in [NUMBERED, &NUMBERED.replace("10.0.0.1", "2001:db8::1")] {
+                let text = long(head, vip);
+                let whole = config(&text);
+                assert_eq!(in_pieces(&text), whole, "{head}{vip}");
+            }
+        }
+        assert!(in_pieces(&long("", NUMBERED)).is_some());
+    }
+
+    #[test]
+    fn doubt_and_mistakes_in_long_texts_are_left_to_a_whole_parse() {
+        let sound = long("[node]\nmax_vips = 400\n", NUMBERED);
+        for text in [
+            sound.replace("max_vips = 400", "max_vips = 300"),
+            sound.replace("max_vips", "max_vip"),
+            sound.replacen("v1.4\"", "v0.4\"", 1),
+            sound.replacen("198.18.1.4", "198.18.0.4", 1),
+            sound.replacen("198.18.1.4", "198.18.1.444", 1),
+            sound.replacen("forward = \"ipip\"\n", "", 1),
+            sound.replacen("backends = [", "backends = [ #", 1),
+            sound.replacen("[[vip]]", "x = '''\n[[vip]]", 1) + "'''\n",
+            sound.replacen("[node]\nmax_vips = 400\n", "", 1) + "[node]\nmax_vips = 400\n",
+            sound.clone() + "[other]\n",
+            sound.replacen("[node]", "vip = []\n[node]", 1),
+        ] {
+            assert_eq!(in_pieces(&text), None, "{}", &text[..200]);
+        }
+        assert!(in_pieces(&sound).is_some());
     }
 
     #[test]
