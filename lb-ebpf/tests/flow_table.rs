@@ -183,10 +183,12 @@ impl Table {
         }
         let found = unpassed(&self, |place| of(self.name(place)).1);
         for ((number, count), before) in (0..).zip(found).zip(spilled.iter_mut()) {
-            if count > 0 && *before == count {
+            let is_unpassed = count > 0 && *before == count;
+            if is_unpassed {
                 self.line(number).clear_spilled(count);
             }
-            *before = count;
+            // What is counted from now on is new, as many as it may be.
+            *before = if is_unpassed { 0 } else { count };
         }
     }
 

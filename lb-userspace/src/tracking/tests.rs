@@ -202,6 +202,35 @@ fn an_id_is_not_free_while_another_entry_leads_to_it() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_server_that_is_reached_in_another_way_drains_as_long_as_it_did() {
+    let mut config = config([vip("web", "203.0.113.10", &["tcp/80"], &["10.0.1.11", "10.0.1.12"])]);
+    config.vip_mut(0).backends[0].state = BackendState::Drain;
+    let mut bed = Bed::with(&config);
+    let before = bed.dataplane.drains();
+    thread::sleep(Duration::from_millis(1100));
+    config.node.encap_source4 = "172.20.0.0/16".parse().unwrap();
+    bed.apply(&config);
+    let after = bed.dataplane.drains();
+    assert!(before.keys().ne(after.keys()), "it has another entry");
+    // The other one's entry of before takes no new flows either, but that is no drain.
+    assert_eq!((after.len(), after.values().next()), (1, before.values().next()));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_deadline_that_comes_late_is_that_of_removed_backends_too() {
+    let mut config = web();
+    let mut bed = Bed::with(&config);
+    config.vip_mut(0).backends.remove(0);
+    bed.apply(&config);
+    config.vip_mut(0).settings.drain_deadline = "10m".parse().unwrap();
+    bed.apply(&config);
+    let removed: Vec<_> = bed.dataplane.state().removed_backends().map(|(_, entry)| entry.drain_deadline).collect();
+    assert_eq!(removed, [600]);
+}
+
+#[test]
+#[ignore = "needs root"]
 fn what_was_removed_again_during_a_sweep_stays_until_the_next() {
     let config = web();
     let mut without = web();
