@@ -162,10 +162,10 @@ fn a_drain_waits_for_the_last_connection() {
     let drain = |site: &Site, timeout: &str| {
         start(site.command(&["backend", "drain", vip.name, &address, "--wait", "--timeout", timeout]).unwrap())
     };
-    let (code, says) = end(drain(&site, "5s"), &mut connections);
+    let (code, says) = end(drain(&site, "10s"), &mut connections);
     assert_eq!(code, Some(4), "{says}");
     let open = connections.iter().filter(|connection| connection.server == drained.name()).count();
-    assert!(says.contains(&format!("is left with {open} flow")) && says.contains("after 5s"), "{says}");
+    assert!(says.contains(&format!("is left with {open} flow")) && says.contains("after 10s"), "{says}");
 
     // The other backends' connections stay open, and nobody's breaks. A daemon that is restarted goes on with the
     // drain.
@@ -237,7 +237,7 @@ fn a_removed_backend_serves_its_connections_and_then_is_gone() {
     let (site, vip, mut connections) = site("8s");
     let removed = &site.lab.backends()[2];
     let address = removed.ipv4().to_string();
-    let remove = ["backend", "remove", vip.name, &address, "--wait", "--timeout", "5s"];
+    let remove = ["backend", "remove", vip.name, &address, "--wait", "--timeout", "10s"];
     let (code, says) = end(start(site.command(&remove).unwrap()), &mut connections);
     assert_eq!(code, Some(4), "{says}");
     let backend = || {
