@@ -423,8 +423,8 @@ fn a_port_is_used_again_after_an_end_that_nobody_saw() {
 #[test]
 #[ignore = "needs root"]
 fn a_port_that_is_used_again_at_once_is_served() {
-    let one_after_another = |bed: &Bed, first: u16| {
-        let mut port = first;
+    let one_after_another = |bed: &Bed| {
+        let mut port = 0;
         let owners = (0..20).map(|round| {
             let mut stream = bed.open(port);
             port = port_of(&stream);
@@ -437,12 +437,12 @@ fn a_port_that_is_used_again_at_once_is_served() {
         (owners.collect::<Vec<_>>(), port)
     };
     let settled = Bed::new("tracking = \"always\"");
-    let (owners, port) = one_after_another(&settled, 0);
+    let (owners, port) = one_after_another(&settled);
     assert_eq!((owners, settled.flows(port).matched), (vec![A; 20], 1));
     // Where everything that is unknown is another backend's, it may be either's, and is whole.
     let moved = Bed::new("");
     moved.move_all();
-    assert_eq!(one_after_another(&moved, 0).0[0], B);
+    assert_eq!(one_after_another(&moved).0[0], B);
 }
 
 fn eventually(what: &str, is_so: impl Fn() -> bool) {
