@@ -8,7 +8,6 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use lb_common::{NextHop, Progress};
-use lb_userspace::model::Vip;
 use naru_tests::{
     forwarder::{Forwarder, SOURCE6},
     vip_text::VipText,
@@ -28,8 +27,11 @@ pub struct Mode {
     pub ipv6_vip: bool,
     /// Whether the backends are.
     pub ipv6_backend: bool,
-    /// Whether there are [`VIPS`] VIPs of it, with ten backends each, and others of every forward mode and family.
-    pub many: bool,
+    /// Where there are [`VIPS`] VIPs of it, with ten backends each, and others of every forward mode and family: the slots
+    /// of each.
+    pub many: Option<u32>,
+    /// Whether packets are for another address than the VIP's, and pass.
+    pub passes: bool,
 }
 
 /// How a VIP remembers its flows, and whether it has cause to.
@@ -77,7 +79,7 @@ enum Half {
 
 /// IPv4 in IPv4.
 pub const IPIP_4IN4: Mode =
-    Mode { name: "ipip 4in4", forward: "ipip", ipv6_vip: false, ipv6_backend: false, many: false };
+    Mode { name: "ipip 4in4", forward: "ipip", ipv6_vip: false, ipv6_backend: false, many: None, passes: false };
 
 /// What is compared; the others with the first.
 pub const STATES: [State; 5] = [
@@ -152,7 +154,7 @@ impl Balancer {
     pub fn check(&self, seen: impl IntoIterator<Item = (Traffic, u64)>) -> anyhow::Result<()> {
         let Self { mode, state, .. } = self;
         let (mut halves, mut either, mut again) = ([0; 2], 0, HashMap::new());
-        for (traffic, packets) in seen {
+        for (traffic, packets) in seen.into_iter().filter(|_| !mode.passes) {
             match state.owner(traffic) {
                 Half::First => halves[0] += packets,
                 Half::Second => halves[1] += packets,
@@ -184,11 +186,13 @@ impl Balancer {
         Ok(())
     }
 
-    /// Takes out the flows of which one packet was seen, and what they have marked, as sweeps do in time: the next ones are
-    /// to find as much room, and the others their way as short.
-    pub fn forget_embryos(&self) {
+    /// Takes out flows of this traffic of which one packet was seen, and what they have marked, as sweeps do in time: the
+    /// next ones are to find as much room, and the others their way as short.
+    pub fn forget_embryos(&self, traffic: Traffic) {
         let table = self.forwarder.dataplane().flow_table();
-        let embryos = table.entries().filter(|(_, entry)| entry.progress() == Progress::Once);
+        let embryos = table
+            .entries()
+            .filter(|(spot, entry)| entry.progress() == Progress::Once && traffic.kind.is_of(table.name(*spot).source));
         for (spot, entry) in embryos {
             // No packet is on its way.
             if table.remove(spot, entry) {
@@ -202,11 +206,13 @@ impl Balancer {
         }
     }
 
-    /// Established and embryonic flows. One that has two entries, of two streams, is as far as the one that is further.
+    /// Established and embryonic flows. One that has two entries, of two streams, is as far as the one that is further; one
+    /// whose connections begin anew, at each SYN, counts as established.
     fn flows(&self) -> [u64; 2] {
         let mut established = HashMap::new();
         for (key, entry) in self.forwarder.dataplane().flow_table().named() {
-            *established.entry(key).or_insert(false) |= entry.progress() != Progress::Once;
+            let is_established = entry.progress() != Progress::Once || Kind::Short.is_of(key.source);
+            *established.entry(key).or_insert(false) |= is_established;
         }
         let count = established.values().filter(|is_established| **is_established).count();
         [count as u64, (established.len() - count) as u64]
@@ -265,9 +271,10 @@ fn config(mode: Mode, state: State, active: Half) -> String {
     let backend = |host: u32, Mode { ipv6_backend, .. }: Mode| {
         if ipv6_backend { format!("2001:db8:b::{host:x}") } else { format!("10.0.1.{host}") }
     };
-    if mode.many {
+    if let Some(slots) = mode.many {
         let of_mode = |name: String, address: IpAddr, mode: Mode| {
-            vip(&name, address, mode).backends((1..=BACKENDS_OF_MANY).map(|host| backend(host, mode))).to_string()
+            let vip = vip(&name, address, mode).value("slots", slots);
+            vip.backends((1..=BACKENDS_OF_MANY).map(|host| backend(host, mode))).to_string()
         };
         let many = (0..VIPS).map(|number| of_mode(format!("bench-{number}"), nth_vip(mode.ipv6_vip, number), mode));
         // Behind them.
@@ -277,10 +284,10 @@ fn config(mode: Mode, state: State, active: Half) -> String {
         }));
         let others =
             others.map(|(number, other)| of_mode(format!("other-{number}"), nth_vip(other.ipv6_vip, number), other));
-        let node = format!("{node}max_slots = {}\n\n", (VIPS + 6) * Vip::DEFAULT_SLOTS);
+        let node = format!("{node}max_slots = {}\n\n", (VIPS + 6) * slots);
         return many.chain(others).fold(node, |text, vip| text + &vip);
     }
-    let vip = (1..=2 * BACKENDS).fold(vip("bench", nth_vip(mode.ipv6_vip, 0), mode), |vip, host| {
+    let vip = (1..=2 * BACKENDS).fold(vip("bench", nth_vip(mode.ipv6_vip, mode.passes.into()), mode), |vip, host| {
         let state = if (host > BACKENDS) == (active == Half::Second) { "active" } else { "drain" };
         vip.backend_with(backend(host, mode), &format!("state = \"{state}\""))
     });

@@ -12,6 +12,7 @@ use aya::{
     programs::{ProgramFd, TestRun, TestRunOptions, Xdp},
 };
 use clap::Args;
+use lb_userspace::model::Vip;
 use naru_tests::forwarder::next_hop;
 use serde::Serialize;
 
@@ -52,10 +53,14 @@ const OTHERS: [Mode; 4] = [
     Mode { name: "l2 IPv4", forward: "l2", ..IPIP_4IN4 },
     Mode { name: "l2 IPv6", forward: "l2", ..IPIP_6IN6 },
 ];
+/// Of packets for no VIP. Measured in the first state.
+const NONE: [Mode; 2] =
+    [Mode { name: "no VIP IPv4", passes: true, ..IPIP_4IN4 }, Mode { name: "no VIP IPv6", passes: true, ..IPIP_6IN6 }];
 /// One of [`VIPS`](crate::traffic::VIPS), beside VIPs of all other modes. Measured in two states.
-const MANY: [(Mode, Mode); 2] = [
-    (Mode { name: "many 4in4", many: true, ..IPIP_4IN4 }, IPIP_4IN4),
-    (Mode { name: "many 6in6", many: true, ..IPIP_6IN6 }, IPIP_6IN6),
+const MANY: [(Mode, Mode); 3] = [
+    (Mode { name: "many 4in4", many: Some(Vip::DEFAULT_SLOTS), ..IPIP_4IN4 }, IPIP_4IN4),
+    (Mode { name: "many 4in4, 1021 slots", many: Some(1_021), ..IPIP_4IN4 }, IPIP_4IN4),
+    (Mode { name: "many 6in6", many: Some(Vip::DEFAULT_SLOTS), ..IPIP_6IN6 }, IPIP_6IN6),
 ];
 const STATES_OF_MANY: [State; 2] = [STATES[0], STATES[2]];
 const ZIPF: (Kind, Flows) = (Kind::Ack, Flows::Zipf);
@@ -79,6 +84,7 @@ const BASE: (Kind, Flows) = (Kind::Ack, Flows::Bits(0));
 /// What is put beside another build's figures unless something else is asked for.
 const PLAIN: &str = "adaptive settled";
 
+const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
 
 /// What is measured.
@@ -186,9 +192,11 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 fn subjects(only: Option<&str>) -> Vec<(Subject, Traffic)> {
     let whole = WHOLE.into_iter().flat_map(|mode| STATES.map(|state| (mode, state, &ALL[..])));
     let others = OTHERS.into_iter().map(|mode| (mode, STATES[0], &FEW[..]));
+    let none = NONE.into_iter().map(|mode| (mode, STATES[0], &[BASE][..]));
     let many = MANY.into_iter().flat_map(|(mode, _)| STATES_OF_MANY.map(|state| (mode, state, &[ZIPF][..])));
     let all: Vec<_> = whole
         .chain(others)
+        .chain(none)
         .chain(many)
         .flat_map(|(mode, state, packets)| {
             let traffic =
@@ -245,9 +253,17 @@ impl Subject {
         }
     }
 
-    /// The least that the forward mode must do.
+    /// What becomes of packets.
+    fn verdict(self) -> u32 {
+        if matches!(self, Self::Balancer(Mode { passes: true, .. }, _)) { XDP_PASS } else { XDP_TX }
+    }
+
+    /// The least that the forward mode must do; none where nothing is forwarded.
     fn floor(self) -> Option<Floor> {
         let Self::Balancer(mode, _) = self else { return None };
+        if mode.passes {
+            return None;
+        }
         Some(match mode {
             Mode { forward: "l2", .. } => REWRITE,
             Mode { ipv6_backend: true, .. } => ENCAPSULATE6,
@@ -294,7 +310,7 @@ impl Case {
         if let (Flows::New, Subject::Balancer(mode, state)) = (self.traffic.flows, self.subject)
             && let Some(balancer) = balancers.iter().find(|balancer| balancer.is(mode, state))
         {
-            balancer.forget_embryos();
+            balancer.forget_embryos(self.traffic);
         }
     }
 
@@ -309,7 +325,11 @@ impl Case {
             ..TestRunOptions::new()
         })?;
         let verdict = result.return_value;
-        ensure!(verdict == XDP_TX, "{}: the last packet's verdict was {verdict}", self.cells().join(" "));
+        ensure!(
+            verdict == self.subject.verdict(),
+            "{}: the last packet's verdict was {verdict}",
+            self.cells().join(" ")
+        );
         self.seen += u64::from(repeat);
         Ok(result.duration.as_nanos() as f64)
     }

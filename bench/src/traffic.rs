@@ -10,6 +10,7 @@ use std::{
 use anyhow::Context as _;
 use aya::{EbpfLoader, maps::Array};
 use etherparse::{Ethernet2Header, TcpHeader, UdpHeader};
+use lb_common::{Address, Be32};
 use naru_tests::frames::Packet;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use rand_distr::Zipf;
@@ -74,8 +75,8 @@ pub fn vip(ipv6: bool) -> SocketAddr {
 impl Traffic {
     /// The frame that they are variants of.
     pub fn frame(self) -> Vec<u8> {
-        // The lower 22 bits of the address are the flow's. No two kinds have a flow in common.
-        let hosts = (self.kind as u32) << 22;
+        // No two kinds have a flow in common.
+        let hosts = (self.kind as u32) << HOST_BITS;
         let client: IpAddr = if self.ipv6 {
             Ipv6Addr::from_bits((0x2001_0db8_000c << 80) + u128::from(hosts)).into()
         } else {
@@ -157,6 +158,10 @@ static CHOICES: LazyLock<Vec<u32>> = LazyLock::new(|| {
 /// How many flows are among them.
 static CHOSEN: LazyLock<u32> = LazyLock::new(|| CHOICES.iter().collect::<HashSet<_>>().len() as u32);
 
+/// The lower bits of a client's address, which are the flow's; behind them are those of the kind.
+const HOST_BITS: u32 = 22;
+/// The bits that tell the kinds apart.
+const KINDS_MASK: u32 = 3;
 const ETHERNET_LEN: usize = Ethernet2Header::LEN;
 /// Payload of a TCP segment in bytes, and the options of a SYN.
 const PAYLOAD_LEN: usize = 12;
@@ -174,6 +179,12 @@ fn open(tcp: &mut TcpHeader) {
 }
 
 impl Kind {
+    /// Whether packets from this client are of this kind.
+    pub fn is_of(self, client: Address) -> bool {
+        let [.., hosts] = client.0.map(Be32::host);
+        hosts >> HOST_BITS & KINDS_MASK == self as u32
+    }
+
     /// Bytes that a flow's stream goes on by from packet to packet. SYNs of one flow are one SYN sent again.
     fn tcp_step(self) -> u32 {
         match self {
