@@ -6,5 +6,5 @@ use anyhow::Context as _;
 
 fn main() -> anyhow::Result<()> {
     let out = env::var_os("OUT_DIR").context("this is run by cargo, which says where to build")?;
-    xtask::ebpf::build(&["forwarder", "decap", "losses", "lab"], Path::new(&out))
+    xtask::ebpf::build(&["forwarder", "decap", "jiffies", "losses", "lab"], Path::new(&out))
 }

@@ -1,5 +1,5 @@
 //! Atomic operations on words of maps, which rustc has no names for on the eBPF target: the kernel has them since 5.12, on
-//! arm64 since 5.18. All but [`add`] are full barriers (kernel documentation, "BPF instruction set", atomic operations
+//! arm64 since 5.18. All but [`add`] and [`store`] are full barriers (kernel documentation, "BPF instruction set", atomic operations
 //! with `FETCH`; `CMPXCHG` and `XCHG` always are).
 
 use core::arch::asm;
@@ -42,5 +42,18 @@ pub unsafe fn add(cell: *mut u32, addend: u32) {
     unsafe {
         asm!("lock *(u32 *)({cell} + 0) += {addend}", cell = in(reg) cell, addend = in(wreg) addend,
             options(nostack));
+    }
+}
+
+/// Puts a word in the place of whatever is there, after all stores before in the program. Others see it after those too
+/// only where the processor keeps stores in order, as x86 does (Intel SDM, vol. 3, §9.2.2); nobody waits for memory then.
+///
+/// # Safety
+/// As of [`compare_and_swap`].
+#[inline(always)]
+pub unsafe fn store(cell: *mut u32, word: u32) {
+    // SAFETY: the caller's.
+    unsafe {
+        asm!("*(u32 *)({cell} + 0) = {word}", cell = in(reg) cell, word = in(wreg) word, options(nostack));
     }
 }

@@ -8,6 +8,8 @@ use aya::include_bytes_aligned;
 pub static FORWARDER: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/forwarder"));
 /// The backend-side decapsulation.
 pub static DECAP: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/decap"));
+/// The program that tells how many jiffies there were.
+pub static JIFFIES: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/jiffies"));
 /// The programs that count what is lost behind the forwarder.
 pub static LOSSES: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/losses"));
 /// Programs for tests and benchmarks; the linker leaves them out of the `naru` binary.

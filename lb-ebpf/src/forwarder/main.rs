@@ -7,6 +7,7 @@
 #![no_main]
 #![expect(missing_docs, reason = "the `xdp` macro makes functions that carry no documentation")]
 
+mod clock;
 mod forward;
 mod maps;
 mod pipeline;

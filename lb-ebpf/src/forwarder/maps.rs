@@ -67,6 +67,18 @@ static FLOW_GROUPS: Global<u32> = Global::new(1);
 #[unsafe(no_mangle)]
 static FLOW_SECRET: [Global<u64>; HashKey::WORDS] = [const { Global::new(0) }; HashKey::WORDS];
 
+/// Nanoseconds in a jiffy; 0 where jiffies do not tell the time.
+#[unsafe(no_mangle)]
+static JIFFY: Global<u64> = Global::new(0);
+
+/// The time of the monotonic clock in nanoseconds, modulo 2^64, at which jiffies would have been none.
+#[unsafe(no_mangle)]
+static NO_JIFFIES: Global<u64> = Global::new(0);
+
+/// Not 0 where other CPUs see stores in the order in which one makes them.
+#[unsafe(no_mangle)]
+static ORDERED_STORES: Global<u32> = Global::new(0);
+
 /// The key of the flow hash that this program was loaded with.
 pub struct LoadedKey;
 
@@ -91,6 +103,20 @@ impl Key for LoadedKey {
     fn word(&self, position: usize) -> u64 {
         HASH_KEY.get(position).map_or(0, Global::load)
     }
+}
+
+/// Nanoseconds in a jiffy, and the time of the monotonic clock, modulo 2^64, at which there would have been none; `None`
+/// where jiffies do not tell the time.
+#[inline(always)]
+pub fn jiffies() -> Option<(u64, u64)> {
+    let jiffy = JIFFY.load();
+    if jiffy == 0 { None } else { Some((jiffy, NO_JIFFIES.load())) }
+}
+
+/// Whether other CPUs see stores in the order in which one makes them.
+#[inline(always)]
+pub fn stores_are_ordered() -> bool {
+    ORDERED_STORES.load() != 0
 }
 
 /// Number of VIP buckets less one.

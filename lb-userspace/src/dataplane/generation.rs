@@ -23,11 +23,15 @@ use log::{Log, debug};
 use super::{
     Error,
     globals::Globals,
+    jiffies::Jiffies,
     links::ProgramRef,
     maps::{self, Carrying, Journal, Maps, Sizes},
     place::{Place, make_directories, remove, remove_tree},
 };
 use crate::{fault, objects, plan::Capacity};
+
+/// Not 0 where other CPUs see stores in the order in which one makes them: on x86, by its own rules.
+const ORDERED_STORES: u32 = cfg!(any(target_arch = "x86_64", target_arch = "x86")) as u32;
 
 /// Name of the program in the object.
 const MULTI_BUFFER: &str = "naru";
@@ -233,12 +237,16 @@ pub(super) fn parse(
 ) -> Result<Loaded, Error> {
     let Sizes { vip_masks, flow_groups } = maps::sizes(pins, capacity)?;
     let secret = maps::flow_secret(pins)?;
+    let jiffies = Jiffies::now();
     let mut loader = EbpfLoader::new();
     loader.override_global("FEATURES", &features.0, true);
     loader.override_global("HASH_KEY", seed.key(), true);
     loader.override_global("VIP_MASKS", &vip_masks, true);
     loader.override_global("FLOW_GROUPS", &flow_groups, true);
     loader.override_global("FLOW_SECRET", &secret, true);
+    loader.override_global("JIFFY", &jiffies.nanoseconds, true);
+    loader.override_global("NO_JIFFIES", &jiffies.none, true);
+    loader.override_global("ORDERED_STORES", &ORDERED_STORES, true);
     for (name, entries) in maps::object_maps(capacity) {
         loader.map_pin_path(name, maps::pin_in(pins, name));
         if let Some(entries) = entries {

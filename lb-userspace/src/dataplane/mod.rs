@@ -20,6 +20,7 @@ mod generation;
 mod globals;
 mod grace;
 mod interface;
+mod jiffies;
 pub mod kernel;
 mod links;
 mod losses;

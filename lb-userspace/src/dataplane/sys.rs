@@ -163,7 +163,7 @@ pub fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<(
     element(bpf_cmd::BPF_MAP_LOOKUP_ELEM, map, key.as_ptr() as u64, value.as_mut_ptr() as u64, 0)
 }
 
-/// The time that programs read by `bpf_ktime_get_coarse_ns`.
+/// The time that programs read, from its moment on and up to a few milliseconds later.
 pub fn now() -> Tick {
     Tick::at(nanoseconds())
 }
@@ -173,7 +173,8 @@ pub fn seconds() -> u64 {
     nanoseconds() / 1_000_000_000
 }
 
-fn nanoseconds() -> u64 {
+/// The time of the monotonic clock.
+pub fn nanoseconds() -> u64 {
     // SAFETY: integers, for which zero is a value; the call fills them in.
     let mut time: libc::timespec = unsafe { mem::zeroed() };
     // SAFETY: the pointer is valid for the call, which knows this clock on every system.

@@ -1,10 +1,16 @@
 //! What the program costs in calls, by its own instructions as the kernel runs them.
 
+use std::collections::BTreeSet;
+
 use aya::util::KernelVersion;
 use naru_tests::{
     forwarder::Forwarder,
     instructions::{Callee, Instructions},
     vip_text::VipText,
+};
+use nix::{
+    sys::time::TimeValLike as _,
+    time::{ClockId, clock_getres},
 };
 
 /// What a packet on a settled slot does not come across that arrives in one buffer, is not longer than it says, is
@@ -46,4 +52,33 @@ fn a_packet_on_a_settled_slot_makes_one_call() {
             assert_eq!((most, names), (1, vec!["bpf_xdp_adjust_head"]), "{forward} to {backend}, {tracking}");
         }
     }
+}
+
+/// The flow table takes no call of the kernel: what time it is stands in memory.
+#[test]
+#[ignore = "needs root"]
+fn no_packet_asks_the_kernel_what_time_it_is() {
+    let what = "time without a call";
+    if clock_getres(ClockId::CLOCK_MONOTONIC).unwrap().num_nanoseconds() != 1 {
+        return patience::not_tested(what, "this kernel's timers are coarse, its jiffies may not follow the clock");
+    }
+    let config = VipText::new("web", "203.0.113.10", ["tcp/80"], "ipip").text("tracking", "always");
+    let forwarder = Forwarder::new(&config.backend("10.0.1.11").to_string()).unwrap();
+    let Some(instructions) = Instructions::of(forwarder.program().unwrap()).unwrap() else {
+        return patience::not_tested(what, "this kernel hides the addresses of its functions");
+    };
+    let (mut functions, mut open, mut names) = (BTreeSet::new(), vec![0], BTreeSet::new());
+    while let Some(function) = open.pop() {
+        if functions.insert(function) {
+            for callee in instructions.calls_of(function).unwrap() {
+                match callee {
+                    Callee::Own(other) => open.push(other),
+                    Callee::Kernel(name) => drop(names.insert(name)),
+                }
+            }
+        }
+    }
+    assert!(functions.len() > 1, "the flow table has functions of its own");
+    assert!(names.contains("bpf_xdp_adjust_head"), "{names:?}");
+    assert!(!names.iter().any(|name| name.contains("ktime") || name.contains("jiffies")), "{names:?}");
 }

@@ -3,7 +3,6 @@
 //!
 //! Looks entries up, lets [`lb_ebpf::rules::tracking`] decide, and writes what it says.
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use lb_common::{
     Backend, FlowEntry, FlowGroup, FlowKey, FlowKind, FlowLine, FlowNames, FlowOutcome, FlowPlace, NO_ID, Slot, Tick,
 };
@@ -19,7 +18,10 @@ use lb_ebpf::{
 };
 
 use super::{count, intake};
-use crate::maps::{self, BACKENDS, FLOW_NAMES, FLOWS};
+use crate::{
+    clock,
+    maps::{self, BACKENDS, FLOW_NAMES, FLOWS},
+};
 
 /// A group of lines in the map.
 struct MapGroup(*mut FlowGroup);
@@ -32,13 +34,9 @@ struct MapLine(*mut FlowLine);
 /// A function of its own, so that it takes neither registers nor stack from packets that need no flow table.
 #[inline(never)]
 pub fn owner(key: &FlowKey, slot: Slot, transport: &Transport, always: bool) -> u32 {
-    // SAFETY: the helper reads the clock, to a tick of the kernel's own, a few milliseconds: a hundredth of ours.
-    let now = Tick::at(unsafe { bpf_ktime_get_coarse_ns() });
+    let now = clock::now();
     let tag = FlowTag::of(&maps::FlowSecret, key);
     let (index, home) = tag.home(maps::flow_groups());
-    if transport.opens() {
-        touch_names(index, home);
-    }
     let Some(group) = FLOWS.get_ptr_mut(index).map(MapGroup) else { return slot.settled_owner() };
     let found = match find(&group, index, home, tag.tag(), key.vip()) {
         Some(Ok((at, backend))) => {
@@ -55,10 +53,14 @@ pub fn owner(key: &FlowKey, slot: Slot, transport: &Transport, always: bool) -> 
     };
     let (opened_place, kept_place) = (found.opened.place, found.kept.place);
     let mut case = Case::new(&found, slot, transport, now, always);
-    let write = match naru_claim(&raw mut case) {
-        FOLLOWS => naru_follow(&raw mut case),
-        _ => naru_begin(&raw mut case),
+    // Of a flow without an entry no more needs to be known.
+    let claim = if opened_place.is_some() || kept_place.is_some() {
+        naru_claim(&raw mut case)
+    } else {
+        case.claim = if transport.opens() { NEW } else { NOBODY };
+        0
     };
+    let write = if claim == FOLLOWS { naru_follow(&raw mut case) } else { naru_begin(&raw mut case) };
     if write == Write::Enter as u32
         && let Some(refusal) = enter(key, tag, case.entry)
     {
@@ -188,6 +190,7 @@ extern "C" fn naru_begin(case: *mut Case) -> u32 {
     case.answer(tracking::begin(claim, &seen, case.slot, &transport, case.now, case.always, is_down))
 }
 
+const NOBODY: u8 = Claim::Nobody as u8;
 const AGAIN: u8 = Claim::Again as u8;
 const NEW: u8 = Claim::New as u8;
 
@@ -199,17 +202,6 @@ extern "C" fn naru_refused(case: *mut Case) -> u32 {
     // SAFETY: as in `naru_claim`.
     let Some(case) = (unsafe { case.as_ref() }) else { return NO_ID };
     tracking::refused(&case.seen(), case.slot, &case.transport(), is_down)
-}
-
-/// Reads a word of where a new flow would most likely get its name. Nobody needs it: but so that memory comes while that
-/// of the flow's line does, and there is one wait instead of two.
-#[inline(always)]
-fn touch_names(group: u32, home: u32) {
-    if let Some(names) = FLOW_NAMES.get_ptr(group) {
-        let first = opaque(home % FlowLine::A_GROUP as u32) as usize * FlowLine::PLACES;
-        // SAFETY: within the map's value, whatever the line.
-        unsafe { names.cast::<FlowKey>().add(first).cast::<u32>().read_volatile() };
-    }
 }
 
 /// The entries of a flow. Most have none, or one in the home line: with its backend.
@@ -255,9 +247,7 @@ extern "C" fn naru_find(group: u32, home: u32, tag: u32, vip: u32) -> u64 {
 }
 
 /// Enters a flow; what came in the way, if anything did.
-///
-/// A function of its own, for the same reason as [`owner`].
-#[inline(never)]
+#[inline(always)]
 fn enter(key: &FlowKey, tag: FlowTag, entry: FlowEntry) -> Option<FlowOutcome> {
     if !intake::admits(key.vip()) {
         return Some(FlowOutcome::OverShare);
@@ -355,8 +345,15 @@ impl Line for MapLine {
 
     #[inline(always)]
     fn publish(&self, number: u32, tag: u32) {
-        // SAFETY: within the line, and a map's value.
-        unsafe { atomic::swap((&raw mut (*self.0).tags).cast::<u32>().add(number as usize), tag) };
+        // SAFETY: within the line.
+        let cell = unsafe { (&raw mut (*self.0).tags).cast::<u32>().add(number as usize) };
+        if maps::stores_are_ordered() {
+            // SAFETY: a map's value.
+            unsafe { atomic::store(cell, tag) };
+        } else {
+            // SAFETY: a map's value.
+            unsafe { atomic::swap(cell, tag) };
+        }
     }
 
     #[inline(always)]
