@@ -221,8 +221,11 @@ pub struct Backend {
     pub flows: u64,
     /// Number of slots that are no longer its own and on which flows without an entry go to it still.
     pub held_slots: u32,
-    /// Seconds until the last of those is let go, at the latest.
+    /// Seconds until the last of those is let go, at the latest, unless more flows of the VIP are refused.
     pub held_seconds: u64,
+    /// Whether they are held for longer than otherwise, because flows of the VIP were refused: each that is holds them anew.
+    #[serde(default)]
+    pub held_by_refusals: bool,
     /// Whether it takes no new flows and the last of its flows has ended.
     pub drained: bool,
     /// Where it takes no new flows and its drain has a deadline: seconds until those that are left are cut.

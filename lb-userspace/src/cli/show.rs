@@ -357,8 +357,14 @@ fn drain_note(backend: &Backend) -> String {
     if backend.held_slots == 0 || backend.slots > 0 {
         return String::new();
     }
-    let held = humantime::format_duration(Duration::from_secs(backend.held_seconds));
-    format!("{} slots held for idle flows, {held} at most", backend.held_slots)
+    format!("{} slots held for idle flows, {}", backend.held_slots, held_for(backend))
+}
+
+/// How much longer slots are held for a backend.
+pub(super) fn held_for(Backend { held_seconds, held_by_refusals, .. }: &Backend) -> String {
+    let held = humantime::format_duration(Duration::from_secs(*held_seconds));
+    let unless = if *held_by_refusals { ", once flows are refused no more" } else { "" };
+    format!("{held} at most{unless}")
 }
 
 fn diff_text(diff: &Diff) -> String {
@@ -450,6 +456,7 @@ mod tests {
             flows: 12,
             held_slots,
             held_seconds: 75,
+            held_by_refusals: false,
             drained: false,
             cut_seconds: None,
             clients: Vec::new(),
@@ -474,6 +481,10 @@ mod tests {
     fn a_backend_notes_what_it_still_has() {
         assert_eq!(note(&backend("active", 10, 5)), "", "it gave some slots away");
         assert_eq!(note(&backend("drain", 0, 5461)), "5461 slots held for idle flows, 1m 15s at most");
+        assert_eq!(
+            note(&Backend { held_by_refusals: true, ..backend("drain", 0, 5461) }),
+            "5461 slots held for idle flows, 1m 15s at most, once flows are refused no more"
+        );
         let mac = Some("02:00:00:00:00:01".to_owned());
         assert_eq!(note(&Backend { mac: mac.clone(), ..backend("active", 10, 5) }), "MAC address pinned");
         assert_eq!(note(&Backend { mac, drained: true, ..backend("drain", 0, 0) }), "MAC address pinned; drained");

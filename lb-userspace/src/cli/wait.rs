@@ -11,6 +11,7 @@ use std::{
 use super::{
     args::{BackendEdit, BackendName, BackendOperation, Wait},
     exit::{Exit, Failure},
+    show::held_for,
 };
 use crate::{
     api::{
@@ -137,7 +138,7 @@ impl Watch {
 
 /// What keeps a backend from being drained.
 fn left(backend: &Backend) -> String {
-    let Backend { flows, held_slots, held_seconds, .. } = backend;
+    let Backend { flows, held_slots, .. } = backend;
     let flows = match (flows, held_slots) {
         // Flows are counted by sweeps, and the daemon rests between two of them.
         (0, 0) => return "what the next sweep over the flow table finds".to_owned(),
@@ -147,8 +148,7 @@ fn left(backend: &Backend) -> String {
     if *held_slots == 0 {
         return flows;
     }
-    let held = humantime::format_duration(Duration::from_secs(*held_seconds));
-    format!("{flows}, and {held_slots} slots that are held for idle ones, {held} at most")
+    format!("{flows}, and {held_slots} slots that are held for idle ones, {}", held_for(backend))
 }
 
 #[cfg(test)]
@@ -172,6 +172,7 @@ mod tests {
             flows: 12,
             held_slots,
             held_seconds: 75,
+            held_by_refusals: false,
             drained,
             cut_seconds: None,
             clients: Vec::new(),

@@ -122,12 +122,12 @@ pub fn wait_for_readers() -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Where a walk over a hash map goes on: the number of a bucket.
+/// Where a walk over a map goes on: the number of a bucket of a hash map, the last index of an array.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cursor(Option<u32>);
 
-/// Reads entries of a hash map: at most `count`, for which there must be room. Returns how many, and where to go on,
-/// unless that were all.
+/// Reads entries of a hash map or an array, of every CPU where each has its own: at most `count`, for which there must be
+/// room. Returns how many, and where to go on, unless that were all.
 pub fn lookup_batch_of(
     map: BorrowedFd<'_>,
     cursor: Cursor,

@@ -292,6 +292,7 @@ fn backend_of(
         held_slots: runs.map_or(0, |runs| runs.held_slots),
         // Rounded up: they are let go by the first sweep after that.
         held_seconds: runs.filter(|runs| runs.held_slots > 0).map_or(0, |runs| runs.held_for.as_secs() + 1),
+        held_by_refusals: runs.is_some_and(|runs| runs.held_by_refusals),
         drained: runs.is_some_and(|runs| runs.drained),
         cut_seconds: runs.and_then(|runs| runs.cut_in).map(|left| left.as_secs()),
         clients: runs.map_or(Vec::new(), |runs| {

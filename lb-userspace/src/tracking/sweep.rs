@@ -152,9 +152,9 @@ impl Sweep {
 
     /// Says what each VIP may enter from now on.
     fn allow(&self, swept: &mut Swept) -> Result<(), Error> {
-        let mut tracked = Vec::new();
+        let (mut tracked, all_refused) = (Vec::new(), self.intakes.all_refused()?);
         for vip in self.rules.tracked() {
-            let refused = self.intakes.refused(vip)?;
+            let refused = all_refused.get(vip as usize).copied().unwrap_or(0);
             swept.refused.insert(vip, refused);
             let entries = swept.by_vip.get(vip as usize).copied().unwrap_or(0);
             let (entries_before, refused_before) = self.before.as_ref().map_or((0, 0), |before| {

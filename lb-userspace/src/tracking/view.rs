@@ -43,8 +43,10 @@ pub struct Backend {
     pub flows: u64,
     /// Slots on which flows without an entry still belong to it although it is not their current owner.
     pub held_slots: u32,
-    /// How much longer they are held at most.
+    /// How much longer they are held at most, unless more flows of the VIP are refused.
     pub held_for: Duration,
+    /// They are held for longer than otherwise, because flows of the VIP were refused: each that is holds them anew.
+    pub held_by_refusals: bool,
     /// No packet has gone to it since a sweep that found nothing of it: it takes no new flows, and the last one has
     /// ended.
     pub drained: bool,
@@ -96,6 +98,7 @@ impl View {
             let age = |held: &Held| now.since(held.since).min(quiet);
             let ticks = held.map_or(0, |held| tcp_idle.max(udp_idle).saturating_sub(age(held)));
             let held_for = Duration::from_nanos(u64::from(ticks) * Tick::NANOSECONDS);
+            let held_by_refusals = held.is_some_and(|held| quiet < now.since(held.since)) && held_for > Duration::ZERO;
             let given_up_in = match self.downs.get(&id) {
                 Some(since) => GIVEN_UP_AFTER.saturating_sub(since.elapsed()),
                 None if in_maps.is_down() => GIVEN_UP_AFTER,
@@ -110,6 +113,7 @@ impl View {
             Backend {
                 flows: flows.unwrap_or(0),
                 held_slots,
+                held_by_refusals,
                 held_for: held_for.min(given_up_in).min(cut_in.unwrap_or(Duration::MAX)),
                 drained: takes_none && (held_slots == 0 || in_maps.is_down()) && flows == Some(0) && swept_since,
                 cut_in,
