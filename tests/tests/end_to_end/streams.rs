@@ -10,7 +10,7 @@ use std::{
 };
 
 use etherparse::TcpHeader;
-use lb_userspace::api::flows::Flows;
+use lb_userspace::api::{flows::Flows, types::Stats};
 use naru_tests::{
     delay::raw_socket,
     frames::Packet,
@@ -71,9 +71,18 @@ impl Bed {
         }
     }
 
-    /// A connection of the first client, from this port or from any.
+    /// A connection of the first client, from this port or from any. Where the connection before from that port waits for
+    /// the last ACK of its end, it comes after that.
     fn open(&self, port: u16) -> TcpStream {
-        let stream = self.lab.client().run(|| connect_from(port)).unwrap();
+        let deadline = Instant::now() + LIMIT;
+        let stream = loop {
+            match self.lab.client().run(|| connect_from(port)) {
+                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable && Instant::now() < deadline => {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                opened => break opened.unwrap(),
+            }
+        };
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         stream
     }
@@ -85,6 +94,12 @@ impl Bed {
     /// Entries of the client's flow from that port.
     fn flows(&self, port: u16) -> Flows {
         self.naru.read(&["flows", "--client-port", &port.to_string()]).unwrap()
+    }
+
+    /// Packets that were sent to backends so far.
+    fn sent(&self) -> u64 {
+        let stats: Stats = self.naru.read(&["stats"]).unwrap();
+        stats.vips.iter().map(|vip| vip.counts.packets).sum()
     }
 
     /// Sockets of the VIP on a backend that are in a state, as `ss` names it.
@@ -219,7 +234,7 @@ fn forge(keys: &str, with_ack: bool) {
         assert_eq!(ask(stream).unwrap(), A);
     }
     bed.move_all();
-    let stranger = Stranger::of(&bed);
+    let (stranger, before) = (Stranger::of(&bed), bed.sent());
     for _ in 0..EACH {
         for stream in &connections {
             let isn = guess(next_sequence(stream).unwrap());
@@ -229,9 +244,12 @@ fn forge(keys: &str, with_ack: bool) {
             }
         }
     }
+    // What the test is about took place: the stranger's segments went to backends, and his streams are remembered, beside
+    // the clients' own.
+    let forged = (EACH * CONNECTIONS * if with_ack { 2 } else { 1 }) as u64;
+    eventually("forged segments arrive", || bed.sent() >= before + forged);
     let lost = connections.iter_mut().map(ask).filter(|answer| !matches!(answer, Ok(A))).count();
     assert_eq!(lost, 0, "of {CONNECTIONS} connections");
-    // What the test is about took place: the stranger's streams are remembered, beside the clients' own.
     let flows: Flows = bed.naru.read(&["flows", "--backend", &bed.lab.backends()[1].ipv4().to_string()]).unwrap();
     if !keys.contains("always") {
         assert_eq!(flows.matched, CONNECTIONS as u64, "forged streams");
@@ -318,6 +336,7 @@ fn guesses_do_not_touch_an_honest_stream() {
         let stranger = Stranger::of(&bed);
         let mut streams: Vec<_> = (0..20).map(|_| bed.open(0)).collect();
         streams.iter_mut().for_each(|stream| assert_eq!(ask(stream).unwrap(), B));
+        let before = bed.sent();
         for _ in 0..10 {
             for stream in &streams {
                 let (port, known) = (port_of(stream), next_sequence(stream).unwrap());
@@ -327,6 +346,9 @@ fn guesses_do_not_touch_an_honest_stream() {
             }
             streams.iter_mut().for_each(|stream| assert_eq!(ask(stream).unwrap(), B));
         }
+        // Each stream had five guesses ten times, and its client asked as often.
+        let sent = 10 * 20 * (5 + 1);
+        assert!(bed.sent() >= before + sent, "{} of {sent} segments arrived", bed.sent() - before);
     }
 }
 
