@@ -47,10 +47,14 @@ pub fn table(backends: &[WeightedBackend], slots: u32) -> Vec<u32> {
             if free.count == 0 {
                 return table;
             }
-            table[turn.take(&mut free, slots) as usize] = turn.backend;
+            table[free.take(turn) as usize] = turn.backend;
         }
     }
 }
+
+/// So many slots of a permutation are looked at together: the processor does not know beforehand at which a search ends,
+/// and what it guessed wrong costs it more than slots that nobody had to look at.
+const TOGETHER: usize = 5;
 
 /// A backend on its way through its permutation.
 struct Turn {
@@ -63,33 +67,31 @@ struct Turn {
     slot: u32,
     /// From one slot of the permutation to the next; in `1..slots`.
     stride: u32,
-}
-
-impl Turn {
-    /// Takes the next free slot of the permutation; there must be one.
-    fn take(&mut self, free: &mut Free, slots: u32) -> u32 {
-        loop {
-            let slot = self.slot;
-            // Both are below `slots`: one subtraction stands for the modulo.
-            let next = slot + self.stride;
-            self.slot = if next >= slots { next - slots } else { next };
-            if free.take(slot) {
-                return slot;
-            }
-        }
-    }
+    /// From a slot to those that are looked at together with it; the first is itself.
+    ahead: [u32; TOGETHER],
+    /// What orders slots by when they come in the permutation, once that is asked for.
+    pace: Option<u64>,
 }
 
 /// The backends with weight in the order of their addresses, at the start of their permutations.
 fn turns(backends: &[WeightedBackend], slots: u32) -> Vec<Turn> {
     let mut ordered: Vec<_> = (0..).zip(backends).filter(|(_, backend)| backend.weight > 0).collect();
     ordered.sort_unstable_by_key(|(_, backend)| (backend.key.0.map(|word| word.host()), backend.weight));
-    let turn = |(index, backend): (u32, &WeightedBackend)| Turn {
-        backend: index,
-        weight: backend.weight,
-        earned: 0,
-        slot: below(hash(backend.key, OFFSET_SEED), slots),
-        stride: 1 + below(hash(backend.key, STRIDE_SEED), slots - 1),
+    let turn = |(index, backend): (u32, &WeightedBackend)| {
+        let stride = 1 + below(hash(backend.key, STRIDE_SEED), slots - 1);
+        let mut ahead = [0; TOGETHER];
+        for place in 1..TOGETHER {
+            ahead[place] = sum(ahead[place - 1], stride, slots);
+        }
+        Turn {
+            backend: index,
+            weight: backend.weight,
+            earned: 0,
+            slot: below(hash(backend.key, OFFSET_SEED), slots),
+            stride,
+            ahead,
+            pace: None,
+        }
     };
     ordered.into_iter().map(turn).collect()
 }
@@ -109,27 +111,89 @@ fn hash(key: Address, seed: u64) -> u64 {
     mix(mix(seed ^ (a << 32 | b)) ^ (c << 32 | d))
 }
 
-/// Which slots are free: a bit each, so that even large tables fit the first-level cache.
+/// Which slots are free.
 struct Free {
-    bits: Vec<u64>,
+    slots: u32,
+    /// By slot. A byte is quicker to look at than a bit, even where bits alone would fit the first-level cache.
+    is_free: Vec<bool>,
     count: u32,
+    /// All that are free, once they are few.
+    few: Vec<u32>,
+    /// As many are few: by then, looking at each of them takes a backend as long as looking for one.
+    few_are: u32,
 }
 
 impl Free {
     fn all(slots: u32) -> Self {
-        Self { bits: vec![u64::MAX; slots.div_ceil(u64::BITS) as usize], count: slots }
+        let few_are = slots.isqrt();
+        Self { slots, is_free: vec![true; slots as usize], count: slots, few: Vec::new(), few_are }
     }
 
-    /// Takes `slot`, if it is free.
-    fn take(&mut self, slot: u32) -> bool {
-        let (word, bit) = (&mut self.bits[(slot / u64::BITS) as usize], 1 << (slot % u64::BITS));
-        let free = *word & bit != 0;
-        if free {
-            *word &= !bit;
-            self.count -= 1;
-        }
-        free
+    /// Takes the next free slot of a backend's permutation; there must be one.
+    fn take(&mut self, turn: &mut Turn) -> u32 {
+        let slot = if self.count > self.few_are { self.find(turn) } else { self.choose(turn) };
+        self.count -= 1;
+        turn.slot = sum(slot, turn.stride, self.slots);
+        slot
     }
+
+    /// By going through the permutation.
+    fn find(&mut self, turn: &Turn) -> u32 {
+        let mut slot = turn.slot;
+        loop {
+            let mut found = 0;
+            for (place, ahead) in turn.ahead.into_iter().enumerate() {
+                found |= u32::from(self.is_free[sum(slot, ahead, self.slots) as usize]) << place;
+            }
+            if found != 0 {
+                slot = sum(slot, turn.ahead[found.trailing_zeros() as usize], self.slots);
+                self.is_free[slot as usize] = false;
+                return slot;
+            }
+            slot = sum(sum(slot, turn.ahead[TOGETHER - 1], self.slots), turn.stride, self.slots);
+        }
+    }
+
+    /// By looking which of the few that are free comes first.
+    fn choose(&mut self, turn: &mut Turn) -> u32 {
+        if self.few.is_empty() {
+            self.few = (0..self.slots).filter(|slot| self.is_free[*slot as usize]).collect();
+        }
+        let pace = *turn.pace.get_or_insert_with(|| pace(turn.stride, self.slots));
+        let from = u64::from(turn.slot);
+        let until = |slot: u32| u64::from(slot).wrapping_sub(from).wrapping_mul(pace);
+        let first = (0..self.few.len()).min_by_key(|index| until(self.few[*index]));
+        self.few.swap_remove(first.expect("a slot is free"))
+    }
+}
+
+/// `a + b` modulo `slots`, both below it.
+fn sum(a: u32, b: u32, slots: u32) -> u32 {
+    let sum = a + b;
+    // Where it is below `slots`, the other number is what lies beyond 2^31.
+    sum.min(sum.wrapping_sub(slots))
+}
+
+/// What the way from one slot to another is to be multiplied by, modulo 2^64, to order slots by the number of strides
+/// that lead to them.
+///
+/// So many strides are the way times the stride's inverse modulo `slots`. In units of 2^64 for `slots`, the remainder is
+/// what overflow leaves: one multiplication, and no division. That the unit is rounded makes it wrong by less than `slots`,
+/// and numbers of strides lie at least 2^33 apart.
+fn pace(stride: u32, slots: u32) -> u64 {
+    ((u128::from(inverse(stride, slots)) << u64::BITS) / u128::from(slots)) as u64 + 1
+}
+
+/// The inverse of `number` modulo the prime `modulus`, by Euclid's extended algorithm.
+fn inverse(number: u32, modulus: u32) -> u32 {
+    let (mut larger, mut smaller) = (i64::from(modulus), i64::from(number));
+    let (mut of_larger, mut of_smaller) = (0, 1);
+    while smaller != 0 {
+        let quotient = larger / smaller;
+        (larger, smaller) = (smaller, larger - quotient * smaller);
+        (of_larger, of_smaller) = (of_smaller, of_larger - quotient * of_smaller);
+    }
+    of_larger.rem_euclid(i64::from(modulus)) as u32
 }
 
 #[cfg(test)]
@@ -172,6 +236,63 @@ mod tests {
         let (before, after) = (owners(before, slots), owners(after, slots));
         let moved = before.iter().zip(&after).filter(|(before, after)| before != after).count();
         100.0 * moved as f64 / f64::from(slots)
+    }
+
+    /// The table by the description above, without anything that makes it quick.
+    fn plain(backends: &[WeightedBackend], slots: u32) -> Vec<u32> {
+        let mut table = vec![NO_BACKEND; slots as usize];
+        let mut turns = turns(backends, slots);
+        let Some(largest) = turns.iter().map(|turn| turn.weight).max() else { return table };
+        let mut free = slots;
+        loop {
+            for turn in &mut turns {
+                turn.earned += u64::from(turn.weight);
+                if turn.earned < u64::from(largest) {
+                    continue;
+                }
+                turn.earned -= u64::from(largest);
+                if free == 0 {
+                    return table;
+                }
+                while table[turn.slot as usize] != NO_BACKEND {
+                    turn.slot = (turn.slot + turn.stride) % slots;
+                }
+                table[turn.slot as usize] = turn.backend;
+                free -= 1;
+            }
+        }
+    }
+
+    #[test]
+    fn tables_are_those_of_the_plain_method() {
+        for slots in [2, 3, 5, 7, 11, 13, 101, 211, 509, 1_021, 4_093, 16_381, 65_537] {
+            for count in [1, 2, 3, 4, 7, 10, 16, 33, 100, 300, 1000] {
+                for weights in [[100, 100, 100, 100], [1, 2, 3, 4], [0, 5, 0, 7], [65_535, 1, 300, 0], [0, 0, 0, 0]] {
+                    let backends = weighted(weights.into_iter().cycle().take(count));
+                    let same = table(&backends, slots) == plain(&backends, slots);
+                    assert!(same, "{count} backends of weights {weights:?} on {slots} slots");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn slots_are_ordered_by_the_strides_that_lead_to_them() {
+        // The largest prime below 2^31, and neighbours in a permutation at its ends.
+        let slots = 2_147_483_647;
+        for stride in [1, 2, 3, 1_000_003, 1_073_741_824, slots - 2, slots - 1] {
+            let pace = pace(stride, slots);
+            assert_eq!(u64::from(inverse(stride, slots)) * u64::from(stride) % u64::from(slots), 1);
+            for from in [0, 1, 1_234_567, slots - 1] {
+                let until = |strides: u64| {
+                    let slot = (u64::from(from) + strides * u64::from(stride)) % u64::from(slots);
+                    slot.wrapping_sub(u64::from(from)).wrapping_mul(pace)
+                };
+                let last = u64::from(slots) - 1;
+                let ordered = [0, 1, 2, 1_000, 1_001, last / 2, last / 2 + 1, last - 1, last].map(until);
+                assert!(ordered.is_sorted_by(|a, b| a < b), "{stride} {from}");
+            }
+        }
     }
 
     #[test]
