@@ -142,11 +142,12 @@ impl Free {
         let mut slot = turn.slot;
         loop {
             let mut found = 0;
-            for (place, ahead) in turn.ahead.into_iter().enumerate() {
-                found |= u32::from(self.is_free[sum(slot, ahead, self.slots) as usize]) << place;
+            for (place, ahead) in turn.ahead.iter().enumerate() {
+                found |= u32::from(self.is_free[sum(slot, *ahead, self.slots) as usize]) << place;
             }
             if found != 0 {
-                slot = sum(slot, turn.ahead[found.trailing_zeros() as usize], self.slots);
+                // The remainder is what it is anyway, and spares a check.
+                slot = sum(slot, turn.ahead[found.trailing_zeros() as usize % TOGETHER], self.slots);
                 self.is_free[slot as usize] = false;
                 return slot;
             }
