@@ -67,9 +67,8 @@ impl Controller {
         let (mut next_hops, netlink, events) = network::start()?;
         let (sender, requests) = mpsc::channel(QUEUE);
         let (views, viewer) = watch::channel(None);
-        let adopted = dataplane.backends().into_iter().filter_map(|backend| Some((backend.target, backend.next_hop?)));
         let upkeep = block_in_place(|| Upkeep::of(&mut dataplane));
-        next_hops.adopt(adopted, dataplane.removed_targets());
+        next_hops.adopt(dataplane.next_hops(), dataplane.removed_targets());
         let mut retry = tokio::time::interval(RETRY);
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self {

@@ -1,10 +1,8 @@
 //! The ways that frames leave by: next hops of backends, and the interfaces that packets can be redirected to.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
+use hashbrown::HashMap;
 use lb_common::NextHop;
 use log::debug;
 
@@ -37,11 +35,11 @@ impl Dataplane {
                 None => drop(Arc::make_mut(&mut self.next_hops).remove(target)),
             }
         }
-        let concerned = |(id, entry): (&u32, &Entry)| {
-            let next_hop = *known.get(&self.state.target(entry)?)?;
-            (entry.next_hop != next_hop).then_some((*id, Entry { next_hop, ..*entry }))
+        let concerned = |(id, entry, target): (u32, &Entry, Target)| {
+            let next_hop = *known.get(&target)?;
+            (entry.next_hop != next_hop).then_some((id, Entry { next_hop, ..*entry }))
         };
-        let concerned: Vec<_> = self.state.backends().iter().filter_map(concerned).collect();
+        let concerned: Vec<_> = self.state.backends_with_targets().filter_map(concerned).collect();
         if !concerned.is_empty() {
             self.generation.maps.put_next_hops(&concerned);
             let state = Arc::make_mut(&mut self.state);
@@ -90,7 +88,7 @@ impl Dataplane {
     /// those interfaces stay until a call after the next grace period.
     fn keep_used_devices(&mut self) -> Result<(), Error> {
         let in_use = self.state.backends().values().filter_map(egress);
-        let used: HashSet<u32> = in_use.chain(self.generation.maps.left_devices()).collect();
+        let used: hashbrown::HashSet<u32> = in_use.chain(self.generation.maps.left_devices()).collect();
         self.generation.maps.keep_devices(|ifindex| used.contains(&ifindex))
     }
 }

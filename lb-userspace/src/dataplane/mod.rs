@@ -41,7 +41,7 @@ use std::{
 };
 
 use aya_log::EbpfLogger;
-use lb_common::Features;
+use lb_common::{Features, NextHop};
 use log::{Log, debug};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
@@ -129,8 +129,9 @@ impl Dataplane {
         let (mut generation, former) = adopt::adopt(&place, has_links, config)?;
         let state = generation.maps.read()?;
         // Whoever keeps slots that move in order finds them there.
-        let writes = Writes { tables: generation.maps.take_account(&state).collect(), ..Writes::default() };
-        let next_hops = state.backends().values().filter_map(|entry| state.target(entry).zip(entry.next_hop)).collect();
+        let writes = Writes { tables: generation.maps.take_account(&state).into_iter().collect(), ..Writes::default() };
+        let next_hops =
+            state.backends_with_targets().filter_map(|(_, entry, target)| Some((target, entry.next_hop?))).collect();
         Ok(Self {
             place,
             next_hops: Arc::new(next_hops),
@@ -198,6 +199,11 @@ impl Dataplane {
     /// Notes since when a backend takes no new flows; 0 if it takes some.
     pub fn note_drain(&self, id: u32, since: u64) {
         self.generation.maps.note_drain(id, since);
+    }
+
+    /// Where frames to the targets of its backends go, as far as that is known.
+    pub fn next_hops(&self) -> impl Iterator<Item = (Target, NextHop)> {
+        self.next_hops.iter().map(|(target, next_hop)| (*target, *next_hop))
     }
 
     /// Which generation of the maps is in use.

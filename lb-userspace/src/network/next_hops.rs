@@ -54,6 +54,8 @@ impl NextHops {
     pub fn ask(&mut self, targets: impl IntoIterator<Item = Target>) -> Waiting {
         let wanted = self.wanted.borrow();
         let is_new = |target: &Target| wanted.backends(target) == 0 && !self.lingering.contains(target);
+        // Many backends may be behind one target.
+        let targets: hashbrown::HashSet<Target> = targets.into_iter().collect();
         let targets: HashSet<Target> = targets.into_iter().filter(is_new).collect();
         drop(wanted);
         self.has_unneeded |= !targets.is_empty();

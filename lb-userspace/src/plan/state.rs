@@ -182,7 +182,21 @@ impl State {
 
     /// Where frames to all backends go.
     pub fn targets(&self) -> impl Iterator<Item = Target> {
-        self.backends.values().filter_map(|entry| self.target(entry))
+        self.backends_with_targets().map(|(.., target)| target)
+    }
+
+    /// Every backend: its id, its entry, and where frames to it go.
+    pub fn backends_with_targets(&self) -> impl Iterator<Item = (u32, &Entry, Target)> {
+        // The backends of a VIP mostly follow on one another.
+        let mut last = None;
+        self.backends.iter().filter_map(move |(id, entry)| {
+            let via = match last {
+                Some((vip, via)) if vip == entry.vip => via,
+                _ => self.vips.get(&entry.vip).map(|record| record.via).unwrap_or_default(),
+            };
+            last = Some((entry.vip, via));
+            Some((*id, entry, target_of(entry, via)?))
+        })
     }
 
     /// Whether any VIP or backend was removed and is still there.

@@ -15,7 +15,7 @@ use super::{
 use crate::model::{self, Config, Difference, Node, Protocol, Target};
 
 /// The next hops that are known.
-pub type NextHops = HashMap<Target, NextHop>;
+pub type NextHops = hashbrown::HashMap<Target, NextHop>;
 
 /// What of a config and of a state a plan looks at: everything, or what can differ.
 pub(super) struct Scope<'a> {

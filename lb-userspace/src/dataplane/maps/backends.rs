@@ -1,11 +1,9 @@
 //! Backends, and the next hops that they share.
 
-use std::{
-    collections::{HashMap, HashSet},
-    mem::{self, offset_of},
-};
+use std::mem::{self, offset_of};
 
 use aya::maps::MapData;
+use hashbrown::{HashMap, HashSet};
 use lb_common::{Backend, BackendRecord, NO_ID, NextHop, NextHopCell, maps};
 
 use super::{Maps, mmap::Mapped};
@@ -85,9 +83,11 @@ impl Backends {
         for (_, Backend { hop, .. }) in self.entries.iter().filter(|(_, entry)| entry.vip != NO_ID) {
             if hop != NOWHERE {
                 *book.users.entry(hop).or_default() += 1;
-                if let Some(next_hop) = self.cells.load(hop).current() {
-                    book.places.insert(*next_hop, hop);
-                }
+            }
+        }
+        for hop in book.users.keys() {
+            if let Some(next_hop) = self.next_hop(*hop) {
+                book.places.insert(next_hop, *hop);
             }
         }
         book.fresh = 1;

@@ -1,12 +1,9 @@
 //! Keys of VIPs, and what they lead to: a perfect hash table, as [`lb_common::VipHash`] says.
 
-use std::{
-    collections::{HashMap, HashSet},
-    mem,
-    sync::atomic::Ordering,
-};
+use std::{mem, sync::atomic::Ordering};
 
 use aya::maps::MapData;
+use hashbrown::{HashMap, HashSet};
 use lb_common::{BucketLine, Vip4Place, Vip6Place, VipHash, VipRoute, maps};
 
 use super::{Maps, mmap::Mapped};
