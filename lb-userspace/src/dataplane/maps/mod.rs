@@ -172,10 +172,14 @@ impl Maps {
 
     /// Takes account of what is in use of the maps that hold `state`, so that something else can be written to them.
     /// Returns the first slots of the tables that may have slots which move.
-    pub fn take_account(&mut self, state: &State) -> impl Iterator<Item = u32> + use<> {
+    pub fn take_account(&mut self, state: &State) -> Vec<u32> {
         self.keys.take_account();
         self.backends.take_account();
-        tables_with(&self.places.take_account(&self.slots), state).into_iter()
+        let said = self.slots.said();
+        let vips = vips_with(&said, state);
+        let ranges = if said.is_empty() { Vec::new() } else { ranges_with(&vips, state, self.slots.entries()) };
+        self.places.take_account(&self.slots, &said, &ranges);
+        vips.into_iter().map(|(_, record)| record.slot_base).collect()
     }
 
     /// Writes a VIP's record.
@@ -236,18 +240,36 @@ impl Maps {
     }
 }
 
-/// First slots of the tables in which some slot may say one of `slots`.
-fn tables_with(slots: &[Slot], state: &State) -> Vec<u32> {
-    if slots.is_empty() {
+/// The VIPs in whose tables some slot may name a place at which something is `said`: what is said is of backends of
+/// theirs.
+fn vips_with<'s>(said: &[(u32, Slot)], state: &'s State) -> Vec<(u32, &'s VipRecord)> {
+    if said.is_empty() {
         return Vec::new();
     }
     let vip = |id: u32| state.backends().get(&id).map(|entry| entry.vip);
     let vips: Option<HashSet<u32>> =
-        slots.iter().map(|slot| vip(slot.current()).or_else(|| vip(slot.settled_owner()))).collect();
+        said.iter().map(|(_, slot)| vip(slot.current()).or_else(|| vip(slot.settled_owner()))).collect();
     // Some say of nobody who is known.
     let is_wanted = |id: &u32| vips.as_ref().is_none_or(|vips| vips.contains(id));
-    let records = state.vips().iter().filter(|(id, _)| is_wanted(id));
-    records.map(|(_, record)| record.slot_base).collect()
+    state.vips().iter().map(|(id, record)| (*id, record)).filter(|(id, _)| is_wanted(id)).collect()
+}
+
+/// The ranges of slots in which some may name a place, first slot and number: the tables of these VIPs, and what no table
+/// has any more, which the next one that has it writes over.
+fn ranges_with(vips: &[(u32, &VipRecord)], state: &State, slots: u32) -> Vec<(u32, u32)> {
+    let ids: HashSet<u32> = vips.iter().map(|(id, _)| *id).collect();
+    let others = state.vips().iter().filter(|(id, _)| !ids.contains(id));
+    let mut others: Vec<_> = others.map(|(_, record)| (record.slot_base, record.slots)).collect();
+    others.sort_unstable();
+    let mut ranges = Vec::new();
+    let mut from = 0;
+    for (base, count) in others.into_iter().chain([(slots, 0)]) {
+        if base > from {
+            ranges.push((from, base - from));
+        }
+        from = from.max(base.saturating_add(count));
+    }
+    ranges
 }
 
 fn errno(error: &MapError) -> Option<i32> {

@@ -1,8 +1,7 @@
 //! The slots of all tables: what packets read, and who keeps account of the slots that move.
 
 use std::{
-    collections::HashMap,
-    mem,
+    mem, ptr,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -10,9 +9,13 @@ use std::{
 };
 
 use aya::maps::MapData;
+use hashbrown::HashMap;
 use lb_common::{NO_ID, Slot, SlotLine, SlotWord, Tick, maps};
 
-use super::{Maps, mmap::Mapped};
+use super::{
+    Maps,
+    mmap::{Mapped, Pieces},
+};
 use crate::{
     cpus,
     dataplane::{Error, grace::grace, sys},
@@ -21,7 +24,7 @@ use crate::{
 
 /// The slots of all tables, which sweeps read while the data plane's owner writes.
 pub struct Slots {
-    lines: Mapped<SlotLine, 8>,
+    words: Pieces,
     /// By place.
     moves: Mapped<Slot, 1>,
 }
@@ -46,12 +49,15 @@ struct Book {
 
 impl Slots {
     pub(super) fn open(slots: MapData, moves: MapData) -> Result<Self, Error> {
-        Ok(Self { lines: Mapped::open(maps::SLOTS, slots)?, moves: Mapped::open(maps::MOVES, moves)? })
+        Ok(Self { words: Pieces::open::<SlotLine>(maps::SLOTS, slots)?, moves: Mapped::open(maps::MOVES, moves)? })
     }
 
     /// The slot at `index`; none where there are not as many.
     pub fn at(&self, index: u32) -> Option<Slot> {
-        let cell = self.cell(index)?;
+        if index >= self.entries() {
+            return None;
+        }
+        let cell = self.words.word(index);
         loop {
             let word = load(cell);
             if let Some(owner) = word.owner() {
@@ -67,7 +73,7 @@ impl Slots {
 
     /// How many there are.
     pub fn entries(&self) -> u32 {
-        self.lines.entries * SlotWord::A_LINE
+        self.words.words()
     }
 
     /// How many places there are for slots that move.
@@ -89,13 +95,24 @@ impl Slots {
         }
     }
 
-    /// How many slots name each place. Every CPU looks through a share of them.
-    fn places_named(&self) -> HashMap<u32, u32> {
+    /// What is said at each place that is in use.
+    pub(super) fn said(&self) -> Vec<(u32, Slot)> {
+        self.moves.iter().filter(|(_, slot)| *slot != Slot::EMPTY).collect()
+    }
+
+    /// How many of the slots in these ranges, first slot and number of each, name each place. Every CPU looks through a
+    /// share of them.
+    fn places_named(&self, ranges: &[(u32, u32)]) -> HashMap<u32, u32> {
         const SHARE: u32 = 1 << 20;
-        let shares: Vec<u32> = (0..self.entries()).step_by(SHARE as usize).collect();
-        let named = cpus::map(&shares, 1, |first| {
+        let shares_of = |(first, count): &(u32, u32)| {
+            let end = first + count;
+            (*first..end).step_by(SHARE as usize).map(move |first| (first, SHARE.min(end - first)))
+        };
+        let shares: Vec<(u32, u32)> = ranges.iter().flat_map(shares_of).collect();
+        let named = cpus::map(&shares, 1, |(first, count)| {
             let mut named: HashMap<u32, u32> = HashMap::new();
-            let words = (*first..self.entries().min(first + SHARE)).filter_map(|index| self.cell(index)).map(load);
+            let runs = self.words.runs(*first, *count);
+            let words = runs.flat_map(|(_, cells)| cells).map(load);
             words.filter(|word| word.owner().is_none()).for_each(|word| *named.entry(word.place()).or_default() += 1);
             named
         });
@@ -104,27 +121,19 @@ impl Slots {
             all
         })
     }
-
-    fn cell(&self, index: u32) -> Option<&AtomicU32> {
-        (index < self.entries()).then(|| self.lines.half(index))
-    }
 }
 
 impl Places {
-    /// Finds out which places are in use, by the words of all slots: also those that no table has any more, which the
-    /// next one that has them writes over. Returns what is said anywhere.
-    pub fn take_account(&self, slots: &Slots) -> Vec<Slot> {
-        let said: Vec<(u32, Slot)> = slots.moves.iter().filter(|(_, slot)| *slot != Slot::EMPTY).collect();
+    /// Finds out which places are in use, of those at which something is `said`: by the words of the slots in `ranges`,
+    /// which must be all that may name one.
+    pub fn take_account(&self, slots: &Slots, said: &[(u32, Slot)], ranges: &[(u32, u32)]) {
         let mut book = Book::default();
-        if !said.is_empty() {
-            for (place, count) in slots.places_named() {
-                let slot = slots.moves.load(place);
-                book.used.insert(place, (slot, count));
-                book.places.insert(slot, place);
-            }
+        for (place, count) in slots.places_named(ranges) {
+            let slot = slots.moves.load(place);
+            book.used.insert(place, (slot, count));
+            book.places.insert(slot, place);
         }
-        let what = said.iter().map(|(_, slot)| *slot).collect();
-        for (place, _) in said {
+        for (place, _) in said.iter().copied() {
             book.free.extend(book.fresh..place);
             book.fresh = place + 1;
             if !book.used.contains_key(&place) {
@@ -132,7 +141,6 @@ impl Places {
             }
         }
         *self.lock() = book;
-        what
     }
 
     /// How many slots each place is used by.
@@ -220,16 +228,31 @@ impl Maps {
     ) -> Result<usize, Error> {
         let backends: Vec<_> = owners.iter().map(|owner| owner.backend).collect();
         let table = maglev::table(&backends, slots);
+        let mut table = table.into_iter().map(|owner| owners.get(owner as usize).map_or(NO_ID, |owner| owner.id));
         let now = sys::now();
+        let is_in_place = ptr::eq(self, before) && flows.is_some_and(|flows| flows.base == base);
         let mut written = 0;
-        for (offset, owner) in (0..).zip(table) {
-            let owner = owners.get(owner as usize).map_or(NO_ID, |owner| owner.id);
-            let slot = match flows {
-                Some(flows) => given_to(before.slot(flows.base + offset), owner, now, flows),
-                None => Slot::settled(owner),
-            };
-            if self.put(base + offset, slot, false)? {
-                written += 1;
+        for (first, cells) in self.slots.words.runs(base, slots) {
+            for ((index, cell), owner) in (first..).zip(cells).zip(&mut table) {
+                let (there, settled) = (load(cell), SlotWord::settled(owner));
+                let was = match flows {
+                    Some(_) if is_in_place => there,
+                    Some(flows) => load(before.slots.words.word(flows.base + (index - base))),
+                    None => settled,
+                };
+                // Nearly all slots: every flow was its owner's and stays so. (No owner has a successor.)
+                if was == settled && there.owner().is_some() {
+                    if there != settled {
+                        cell.store(settled.to_bits(), Ordering::Release);
+                        written += 1;
+                    }
+                    continue;
+                }
+                let slot = match flows {
+                    Some(flows) => given_to(before.slot(flows.base + (index - base)), owner, now, flows),
+                    None => Slot::settled(owner),
+                };
+                written += usize::from(self.put(index, slot, false)?);
             }
         }
         Ok(written)
@@ -252,7 +275,7 @@ impl Maps {
     /// How many slots each place is used by, as the book says and as the slots do.
     #[cfg(test)]
     pub fn places_used(&self) -> [HashMap<u32, u32>; 2] {
-        [self.places.users(), self.slots.places_named()]
+        [self.places.users(), self.slots.places_named(&[(0, self.slots.entries())])]
     }
 
     fn put(&self, index: u32, slot: Slot, gives_back: bool) -> Result<bool, Error> {
@@ -263,7 +286,7 @@ impl Maps {
             true => SlotWord::moving(self.places.take(&self.slots, slot, gives_back)?),
             false => SlotWord::settled(slot.current()),
         };
-        let cell = self.slots.lines.half(index);
+        let cell = self.slots.words.word(index);
         let before = load(cell);
         // With release: whoever sees the word sees what was stored before, the backend's entry or what is at its place.
         cell.store(word.to_bits(), Ordering::Release);
