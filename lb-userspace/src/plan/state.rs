@@ -6,7 +6,7 @@
 //! To copy it costs a few reference counts, and a change of the copy as much as what is changed: whoever reads keeps a
 //! copy, and a plan finds what is there of one VIP without looking at the others.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, thread};
 
 use imbl::{OrdMap, OrdSet};
 use lb_common::{Features, Forward, NO_ID, Via, VipFlags, VipName, VipRecord, VipRoute};
@@ -54,6 +54,30 @@ impl State {
         Self { capacity, features, ..Self::default() }
     }
 
+    /// Takes note of all that maps hold; of an empty state. Every id and every key comes once.
+    pub fn read(
+        &mut self,
+        vips: impl Iterator<Item = (u32, VipRecord)>,
+        keys: impl Iterator<Item = (VipKey, VipRoute)>,
+        backends: impl Iterator<Item = (u32, Entry)> + Clone + Send,
+    ) {
+        let Self { vips: _, keys: _, backends: by_id, backends_by_vip, removed_backends, forwards, .. } = self;
+        // Of a hundred thousand backends each of these trees takes a while.
+        let all = backends.clone();
+        thread::scope(|scope| {
+            scope.spawn(|| *by_id = all.collect());
+            for (id, entry) in backends {
+                backends_by_vip.insert((entry.vip, id));
+                if entry.is_removed() {
+                    removed_backends.insert(id);
+                }
+                *forwards.entry(entry.forward).or_default() += 1;
+            }
+        });
+        vips.for_each(|(id, record)| self.put_vip(id, record));
+        keys.for_each(|(key, route)| self.put_key(key, route));
+    }
+
     /// Does to the mirror what `step` does to the maps.
     pub fn record(&mut self, step: &Step) {
         match step {
@@ -69,36 +93,52 @@ impl State {
 
     /// Takes note of a VIP's record.
     pub fn put_vip(&mut self, id: u32, record: VipRecord) {
-        self.free_vip(id);
+        let before = self.vips.insert(id, record);
+        self.forget_vip(id, before);
         self.names.insert(record.name, id);
         if record.flags.contains(VipFlags::REMOVED) {
             self.removed_vips.insert(id);
         }
-        self.vips.insert(id, record);
     }
 
     /// Takes note of a key, or of a marker.
     pub fn put_key(&mut self, key: VipKey, route: VipRoute) {
-        self.remove_key(&key);
+        let before = self.keys.insert(key, route);
+        self.forget_key(key, before);
         if !key.is_marker() {
             self.keys_by_vip.insert((route.id, key));
         }
-        self.keys.insert(key, route);
     }
 
     /// Takes note of a backend's entry.
     pub fn put_backend(&mut self, id: u32, entry: Entry) {
-        self.free_backend(id);
+        let before = self.backends.insert(id, entry);
+        self.forget_backend(id, before);
         self.backends_by_vip.insert((entry.vip, id));
         if entry.is_removed() {
             self.removed_backends.insert(id);
         }
         *self.forwards.entry(entry.forward).or_default() += 1;
-        self.backends.insert(id, entry);
     }
 
     fn free_vip(&mut self, id: u32) {
-        let Some(VipRecord { name, .. }) = self.vips.remove(&id) else { return };
+        let gone = self.vips.remove(&id);
+        self.forget_vip(id, gone);
+    }
+
+    fn remove_key(&mut self, key: &VipKey) {
+        let gone = self.keys.remove(key);
+        self.forget_key(*key, gone);
+    }
+
+    fn free_backend(&mut self, id: u32) {
+        let gone = self.backends.remove(&id);
+        self.forget_backend(id, gone);
+    }
+
+    /// Takes out what followed from a record that is no more.
+    fn forget_vip(&mut self, id: u32, gone: Option<VipRecord>) {
+        let Some(VipRecord { name, .. }) = gone else { return };
         self.removed_vips.remove(&id);
         // Another id may have the name by now.
         if self.names.get(&name) == Some(&id) {
@@ -106,14 +146,16 @@ impl State {
         }
     }
 
-    fn remove_key(&mut self, key: &VipKey) {
-        if let Some(route) = self.keys.remove(key) {
-            self.keys_by_vip.remove(&(route.id, *key));
+    /// Takes out what followed from a key that is no more, or leads elsewhere.
+    fn forget_key(&mut self, key: VipKey, gone: Option<VipRoute>) {
+        if let Some(route) = gone {
+            self.keys_by_vip.remove(&(route.id, key));
         }
     }
 
-    fn free_backend(&mut self, id: u32) {
-        let Some(Entry { vip, forward, .. }) = self.backends.remove(&id) else { return };
+    /// Takes out what followed from an entry that is no more.
+    fn forget_backend(&mut self, id: u32, gone: Option<Entry>) {
+        let Some(Entry { vip, forward, .. }) = gone else { return };
         self.backends_by_vip.remove(&(vip, id));
         self.removed_backends.remove(&id);
         self.forwards.entry(forward).and_modify(|count| *count -= 1);

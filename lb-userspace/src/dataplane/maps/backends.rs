@@ -70,7 +70,7 @@ impl Backends {
     }
 
     /// Every backend, by id.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, Entry)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, Entry)> + Clone + Send {
         self.entries
             .iter()
             .filter(|(_, entry)| entry.vip != NO_ID)

@@ -164,9 +164,7 @@ impl Maps {
         state.seed = journal.seed;
         state.suspect = journal.applying;
         let records = self.records.iter().filter(|(_, record)| record.name != VipName::default());
-        records.for_each(|(id, record)| state.put_vip(id, record));
-        self.backends.iter().for_each(|(id, entry)| state.put_backend(id, entry));
-        self.keys.iter().for_each(|(key, route)| state.put_key(key, route));
+        state.read(records, self.keys.iter(), self.backends.iter());
         Ok(state)
     }
 
