@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::{Features, Forward, VipFlags, VipRecord};
+use lb_common::{Address, Be32, Features, Forward, VipFlags, VipRecord};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -177,6 +177,8 @@ fn node_changes(state: &State, wanted: &Wanted<'_>, features: Features) -> Vec<C
         if let Some((_, known)) = backend.known
             && known.forward == backend.entry.forward
             && !known.is_removed()
+            // Nearly all are the same: nothing is put into words for them.
+            && sources(known) != sources(&backend.entry)
             && source(known) != source(&backend.entry)
         {
             differing.entry(IpAddr::from(known.outer_source).is_ipv4()).or_insert(known);
@@ -194,6 +196,10 @@ fn node_changes(state: &State, wanted: &Wanted<'_>, features: Features) -> Vec<C
 
 fn node_change(key: &str, from: impl fmt::Display, to: impl fmt::Display) -> Change {
     Change::NodeChanged { key: key.to_owned(), from: from.to_string(), to: to.to_string() }
+}
+
+fn sources(entry: &Entry) -> (Address, Be32) {
+    (entry.outer_source, entry.outer_source_mask)
 }
 
 /// The outer source network of an entry; of an IPv6 one not more than its last 32 bits are known to vary.

@@ -84,15 +84,20 @@ impl Plan {
             Some(InForce { config: before, totals }) => totals.after(before, config),
             None => Totals::of(config),
         };
-        let needed = Capacity::for_totals(&totals, &config.node);
         let scope = Scope::new(state, config, in_force.map(|in_force| &in_force.config));
+        Self::within(&scope, state, config, next_hops, totals)
+    }
+
+    /// The same for a scope that has all that differs, and the totals of `config`.
+    fn within(scope: &Scope<'_>, state: &State, config: &Config, next_hops: &NextHops, totals: Totals) -> Self {
+        let needed = Capacity::for_totals(&totals, &config.node);
         let features = features_for(&totals, &config.node).with(state.forward_features());
-        let index = Index::of(state, &scope);
+        let index = Index::of(state, scope);
         let flows_fit = state.capacity.flows == Capacity::flows(&config.node);
-        let in_place = if state.suspect || !flows_fit || !keys_fit(state, &scope) {
+        let in_place = if state.suspect || !flows_fit || !keys_fit(state, scope) {
             None
         } else {
-            Wanted::assign(config, &scope, &index, next_hops, Pools::in_place(state))
+            Wanted::assign(config, scope, &index, next_hops, Pools::in_place(state))
         };
         if let Some(wanted) = in_place {
             let steps = steps::steps(state, &index, &wanted);

@@ -62,9 +62,11 @@ impl World {
 
     /// Plans, carries out, checks; returns the changes.
     fn apply(&mut self, config: &Config) -> Vec<String> {
-        let plan = Plan::new(&self.state, config, &NextHops::new(), None);
-        let scoped = Plan::new(&self.state, config, &NextHops::new(), self.in_force.as_ref());
-        assert_eq!(scoped, plan, "what has not changed is passed over, and nothing else");
+        let plan = self.plan_of_all(config);
+        for in_force in [None, self.in_force.as_ref()] {
+            let scoped = Plan::new(&self.state, config, &NextHops::new(), in_force);
+            assert_eq!(scoped, plan, "what has not changed is passed over, and nothing else");
+        }
         let before = self.identities();
         if let Some(capacity) = plan.rebuild() {
             *self = Self {
@@ -91,10 +93,15 @@ impl World {
         for (identity, id) in self.identities() {
             assert!(before.get(&identity).is_none_or(|before| *before == id), "{identity} changed its id");
         }
-        let again = Plan::new(&self.state, config, &NextHops::new(), None);
+        let again = self.plan_of_all(config);
         assert!(again.is_empty(), "{again:?}");
         self.in_force = Some(InForce::by(&plan, config.clone()));
         plan.changes().iter().map(ToString::to_string).collect()
+    }
+
+    /// A plan that passes nothing over.
+    fn plan_of_all(&self, config: &Config) -> Plan {
+        Plan::within(&Scope::all(config), &self.state, config, &NextHops::new(), Totals::of(config))
     }
 
     fn step(&mut self, step: &Step) {

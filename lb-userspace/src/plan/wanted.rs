@@ -12,7 +12,10 @@ use super::{
     record::record,
     state::target_of,
 };
-use crate::model::{self, Config, Difference, Node, Protocol, Target};
+use crate::{
+    cpus,
+    model::{self, Config, Difference, Node, Protocol, Target},
+};
 
 /// The next hops that are known.
 pub type NextHops = hashbrown::HashMap<Target, NextHop>;
@@ -83,16 +86,24 @@ impl<'a> Scope<'a> {
         Self { vips: config.vips.iter().map(|vip| &**vip).collect(), ids: None }
     }
 
-    /// What differs between `config` and the config that `state` holds: all, where that is not known, or where
-    /// something differs that concerns every VIP.
+    /// What differs between `config` and the config that `state` holds. Where that is not known, or where something
+    /// differs that concerns every VIP, each is compared with what is there.
     pub(super) fn new(state: &State, config: &'a Config, in_force: Option<&'a Config>) -> Self {
         let common = |node: &Node| (node.encap_source4, node.encap_source6, node.vrf, node.mark);
         let Some(before) = in_force.filter(|before| common(&before.node) == common(&config.node)) else {
-            return Self::all(config);
+            return Self::compared(state, config);
         };
         let Difference { gone, come } = before.difference(config);
         let ids = gone.iter().chain(&come).filter_map(|vip| state.vip_id(&vip.name)).collect();
         Self { vips: come.into_iter().map(|vip| &**vip).collect(), ids: Some(ids) }
+    }
+
+    /// All but the VIPs that `state` holds just as `config` wants them.
+    fn compared(state: &State, config: &'a Config) -> Self {
+        let ids = cpus::map(&config.vips, 256, |vip| held(state, vip, &config.node));
+        let vips = config.vips.iter().zip(&ids).filter(|(_, id)| id.is_none()).map(|(vip, _)| &**vip).collect();
+        let held: HashSet<u32> = ids.into_iter().flatten().collect();
+        Self { vips, ids: Some(state.vips().keys().copied().filter(|id| !held.contains(id)).collect()) }
     }
 
     /// The VIPs of the state in the scope: id and record.
@@ -194,8 +205,7 @@ impl<'a> WantedVip<'a> {
     }
 
     pub(super) fn route(&self) -> VipRoute {
-        let VipRecord { slot_base, slots, flags, .. } = self.record;
-        VipRoute { id: self.id, slot_base, slots, flags }
+        route(self.id, &self.record)
     }
 
     pub(super) fn table(&self) -> Step {
@@ -327,6 +337,34 @@ impl<'a> Index<'a> {
 /// What puts the backends of a VIP in an order, in which those of one address follow on one another.
 fn place_of(entry: &Entry) -> [u32; 4] {
     entry.address.0.map(Be32::wire)
+}
+
+/// The id of a VIP that `state` holds just as it is wanted, with all its keys and backends and no others: there is
+/// nothing to be done for it.
+fn held(state: &State, vip: &model::Vip, node: &Node) -> Option<u32> {
+    let id = state.vip_id(&vip.name)?;
+    let there = state.vips().get(&id)?;
+    let record = record(vip, node, there.slot_base).filter(|record| record == there)?;
+    let mut wanted: Vec<VipKey> = keys(vip).collect();
+    wanted.sort_unstable();
+    let leads = |key: &VipKey, route| state.keys().get(key) == Some(&route);
+    let is_served = |key: &VipKey| leads(key, route(id, &record)) && leads(&key.marker(), VipRoute::default());
+    if !state.keys_of(id).eq(wanted.iter().copied()) || !wanted.iter().all(is_served) {
+        return None;
+    }
+    let mut members: Vec<&Entry> = state.backends_of(id).map(|(_, entry)| entry).collect();
+    members.sort_by_key(|entry| place_of(entry));
+    let is_member = |backend: &model::Backend| {
+        let entry = entry(id, vip, backend, node);
+        let found = members.binary_search_by_key(&place_of(&entry), |there| place_of(there));
+        found.is_ok_and(|place| *members[place] == Entry { next_hop: members[place].next_hop, ..entry })
+    };
+    // Of as many backends as members, each at another address.
+    (members.len() == vip.backends.len() && vip.backends.iter().all(is_member)).then_some(id)
+}
+
+fn route(id: u32, record: &VipRecord) -> VipRoute {
+    VipRoute { id, slot_base: record.slot_base, slots: record.slots, flags: record.flags }
 }
 
 /// The keys of a VIP's ports.
