@@ -1,5 +1,7 @@
 //! Steps of a plan, done to maps.
 
+use std::collections::HashSet;
+
 use super::{Error, egress::egress, grace::grace, maps::Maps};
 use crate::{
     cpus, fault,
@@ -15,6 +17,7 @@ pub(super) fn execute(
     before: Option<&Maps>,
 ) -> Result<usize, Error> {
     let mut writes = 0;
+    let mut devices = HashSet::new();
     let is_table = |step: &Step| matches!(step, Step::PutTable { .. });
     for run in steps.chunk_by(|a, b| is_table(a) && is_table(b)) {
         // What a sweep frees comes when it comes, and is no step of a change.
@@ -22,7 +25,7 @@ pub(super) fn execute(
             fault::point("map write");
         }
         match run {
-            [step] => writes += execute_one(maps, step, before)?,
+            [step] => writes += execute_one(maps, step, before, &mut devices)?,
             tables => writes += put_tables(maps, tables, before.unwrap_or(maps))?,
         }
         run.iter().for_each(|step| state.record(step));
@@ -30,13 +33,21 @@ pub(super) fn execute(
     Ok(writes)
 }
 
-fn execute_one(maps: &mut Maps, step: &Step, before: Option<&Maps>) -> Result<usize, Error> {
+/// Does one step; `devices` are the interfaces that packets can be redirected to by now.
+fn execute_one(
+    maps: &mut Maps,
+    step: &Step,
+    before: Option<&Maps>,
+    devices: &mut HashSet<u32>,
+) -> Result<usize, Error> {
     match step {
         Step::PutBackend { id, entry, fresh } => {
             if *fresh {
                 maps.reset_backend_counters(*id)?;
             }
-            if let Some(ifindex) = egress(entry) {
+            if let Some(ifindex) = egress(entry)
+                && devices.insert(ifindex)
+            {
                 // If it went this moment, packets are dropped and counted until netlink tells of it.
                 maps.put_device(ifindex)?;
             }

@@ -81,10 +81,11 @@ impl Draft {
         let pins = maps_in(&directory);
         make_directories(&pins)?;
         keep(&pins)?;
+        let uncounted = maps::are_uncounted(&pins);
         maps::create_own(&pins, capacity)?;
         fault::point("load the program");
         let loaded = load(&pins, capacity, globals)?;
-        let maps = Maps::open(&pins)?.unread();
+        let maps = Maps::open(&pins)?.unread(uncounted);
         Ok(Self { number, directory, maps, loaded, globals })
     }
 

@@ -227,6 +227,7 @@ impl Backends {
 impl Maps {
     /// Writes a backend's entry; only words that differ.
     pub fn put_backend(&mut self, id: u32, entry: Entry) {
+        self.uncounted_from = self.uncounted_from.max(id + 1);
         self.backends.put(id, entry);
     }
 

@@ -203,8 +203,12 @@ impl Maps {
         })
     }
 
-    /// Sets to nothing what a backend counted, where no packet counts on it.
+    /// Sets to nothing what a backend counted, where no packet counts on it: of an id that was nobody's since the maps
+    /// were made that is so, and costs no system call.
     pub fn reset_backend_counters(&mut self, id: u32) -> Result<(), Error> {
+        if id >= self.uncounted_from {
+            return Ok(());
+        }
         zero(&mut self.backend_counters, id).map_err(Error::map("write to", maps::BACKEND_COUNTERS))?;
         self.readings.backend_carried.store(id, Counters::default());
         Ok(())

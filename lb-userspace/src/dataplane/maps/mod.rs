@@ -57,6 +57,8 @@ pub struct Maps {
     vip_drops: PerCpuArray<MapData, Drops>,
     taken: PerCpuArray<MapData, Intake>,
     backend_counters: PerCpuArray<MapData, Counters>,
+    /// From this id on nothing was counted for a backend since the maps were made.
+    uncounted_from: u32,
     flows: FlowTable,
     intakes: Arc<Intakes>,
     sweeps: Arc<Sweeps>,
@@ -116,6 +118,7 @@ impl Maps {
             taken: per_cpu(maps::INTAKES)?.try_into().map_err(layout(maps::INTAKES))?,
             vip_drops: per_cpu(maps::VIP_DROPS)?.try_into().map_err(layout(maps::VIP_DROPS))?,
             backend_counters: per_cpu(maps::BACKEND_COUNTERS)?.try_into().map_err(layout(maps::BACKEND_COUNTERS))?,
+            uncounted_from: u32::MAX,
             flows: FlowTable::open(directory)?,
             intakes: Arc::new(Intakes::open(directory)?),
             sweeps: Arc::new(Sweeps(Mapped::open(maps::SWEEPS, data(maps::SWEEPS)?)?)),
@@ -142,9 +145,10 @@ impl Maps {
             .try_fold(true, |all, Layout { map, .. }| Ok(all && self.readings.max_entries(map)? >= entries_needed(map)))
     }
 
-    /// Takes the maps for new ones, which no packet reads.
-    pub fn unread(self) -> Self {
-        Self { backends: self.backends.unread(), ..self }
+    /// Takes the maps for new ones, which no packet reads; `uncounted` where the counters of backends are new as well.
+    pub fn unread(self, uncounted: bool) -> Self {
+        let uncounted_from = if uncounted { 0 } else { u32::MAX };
+        Self { backends: self.backends.unread(), uncounted_from, ..self }
     }
 
     /// Everything that the maps hold.
@@ -236,6 +240,11 @@ impl Maps {
     pub fn shares_flows_with(&self, other: &Self) -> bool {
         self.flows.room() == other.flows.room()
     }
+}
+
+/// Whether the counters of backends are still to be made in a directory of pins.
+pub fn are_uncounted(directory: &Path) -> bool {
+    [maps::BACKEND_COUNTERS, maps::BACKEND_CARRIED].into_iter().all(|name| !pin_in(directory, name).exists())
 }
 
 /// The VIPs in whose tables some slot may name a place at which something is `said`: what is said is of backends of
