@@ -45,6 +45,7 @@ impl Dataplane {
             return Ok(());
         }
         let Some(former) = Former::of_this_version(&self.place, number)? else { return Ok(()) };
+        self.may_have_others = true;
         self.generation = succeed(&former, &self.place, number + 1, config)?;
         // Most of its maps are the same.
         drop(self.generation.maps.take_account(&self.state));
@@ -65,7 +66,11 @@ impl Dataplane {
             fault::point("remove the pins of another version");
             former.remove(&self.place)?;
         }
-        remove_all_but(&self.place, self.generation.number())
+        if self.may_have_others {
+            remove_all_but(&self.place, self.generation.number())?;
+            self.may_have_others = false;
+        }
+        Ok(())
     }
 
     /// Takes over the counts of the maps before, if that is still to be done.

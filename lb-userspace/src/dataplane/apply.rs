@@ -174,6 +174,7 @@ impl Dataplane {
         let globals = self.wanted_globals(plan);
         let number = self.generation.number() + 1;
         debug!("generation {number} is made for {capacity:?}");
+        self.may_have_others = true;
         let filled = self.fill(number, plan, capacity, globals);
         let (generation, state, writes) = match filled {
             Ok(filled) => filled,

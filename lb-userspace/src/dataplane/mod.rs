@@ -84,6 +84,8 @@ pub struct Dataplane {
     next_hops: Arc<NextHops>,
     /// Slots by backend, of the tables that were counted since they were written.
     counted: Arc<SlotCounts>,
+    /// Another generation than this one may be pinned.
+    may_have_others: bool,
     /// What was written since it was last taken.
     writes: Writes,
 }
@@ -141,6 +143,7 @@ impl Dataplane {
             state: Arc::new(state),
             in_force: None,
             counted: Arc::default(),
+            may_have_others: true,
             writes,
         })
     }

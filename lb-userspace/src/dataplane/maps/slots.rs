@@ -228,12 +228,12 @@ impl Maps {
     ) -> Result<usize, Error> {
         let backends: Vec<_> = owners.iter().map(|owner| owner.backend).collect();
         let table = maglev::table(&backends, slots);
-        let mut table = table.into_iter().map(|owner| owners.get(owner as usize).map_or(NO_ID, |owner| owner.id));
         let now = sys::now();
         let is_in_place = ptr::eq(self, before) && flows.is_some_and(|flows| flows.base == base);
         let mut written = 0;
         for (first, cells) in self.slots.words.runs(base, slots) {
-            for ((index, cell), owner) in (first..).zip(cells).zip(&mut table) {
+            for ((index, cell), owner) in (first..).zip(cells).zip(&table[(first - base) as usize..]) {
+                let owner = owners.get(*owner as usize).map_or(NO_ID, |owner| owner.id);
                 let (there, settled) = (load(cell), SlotWord::settled(owner));
                 let was = match flows {
                     Some(_) if is_in_place => there,
@@ -248,11 +248,16 @@ impl Maps {
                     }
                     continue;
                 }
+                let there = self.slot(index);
                 let slot = match flows {
+                    Some(flows) if is_in_place => given_to(there, owner, now, flows),
                     Some(flows) => given_to(before.slot(flows.base + (index - base)), owner, now, flows),
                     None => Slot::settled(owner),
                 };
-                written += usize::from(self.put(index, slot, false)?);
+                if slot != there {
+                    self.put(index, slot, false)?;
+                    written += 1;
+                }
             }
         }
         Ok(written)
@@ -269,7 +274,11 @@ impl Maps {
     ///
     /// It moves, and there is no room for what is to be said of it. It is as it was.
     pub fn put_slot(&self, index: u32, slot: Slot) -> Result<bool, Error> {
-        self.put(index, slot, true)
+        let is_another = self.slot(index) != slot;
+        if is_another {
+            self.put(index, slot, true)?;
+        }
+        Ok(is_another)
     }
 
     /// How many slots each place is used by, as the book says and as the slots do.
@@ -278,10 +287,8 @@ impl Maps {
         [self.places.users(), self.slots.places_named(&[(0, self.slots.entries())])]
     }
 
-    fn put(&self, index: u32, slot: Slot, gives_back: bool) -> Result<bool, Error> {
-        if self.slot(index) == slot {
-            return Ok(false);
-        }
+    /// Writes a slot that is another one than before.
+    fn put(&self, index: u32, slot: Slot, gives_back: bool) -> Result<(), Error> {
         let word = match slot.is_moving() {
             true => SlotWord::moving(self.places.take(&self.slots, slot, gives_back)?),
             false => SlotWord::settled(slot.current()),
@@ -293,7 +300,7 @@ impl Maps {
         if before.owner().is_none() {
             self.places.leave(before.place());
         }
-        Ok(true)
+        Ok(())
     }
 }
 
