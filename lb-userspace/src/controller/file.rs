@@ -105,7 +105,7 @@ impl ConfigFile {
         let (mut config, sections) = match known {
             Some(known) if known.text == text => (known.config.clone(), known.sections.clone()),
             Some(known) => known.config.reparse(&known.text, &known.sections, &text, &self.path)?,
-            None => (Config::parse(&text, &self.path)?, Sections::of(&text)),
+            None => Config::parse_with_sections(&text, &self.path)?,
         };
         if let Some(known) = known.filter(|_| !config.node.names_interfaces) {
             config.local().interfaces.clone_from(&known.config.node.interfaces);

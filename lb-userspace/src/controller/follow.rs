@@ -31,7 +31,7 @@ impl Controller {
     /// waits for the answers as long as they keep coming. Ways are followed to those of `before`. Gives back what it
     /// looked for, found or not.
     pub(super) async fn resolve(&mut self, before: &Config, config: &Config) -> Result<HashSet<Target>, Error> {
-        let mut waiting = self.next_hops.ask(Target::changed(before, config).1);
+        let mut waiting = self.next_hops.ask(Target::come(before, config));
         let mut events = Vec::new();
         let mut deadline = tokio::time::Instant::now() + RESOLVE;
         while waiting.pending() > 0 {

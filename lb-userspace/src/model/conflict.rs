@@ -1,11 +1,8 @@
 //! What the VIPs of a config must not have in common, and must not need together.
 
-use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{net::IpAddr, sync::Arc};
 
+use hashbrown::{HashMap, HashSet, hash_map::Entry};
 use lb_common::VipName;
 
 use super::{Node, Port, Vip};

@@ -55,6 +55,14 @@ impl Target {
         )
     }
 
+    /// The second that [`Self::changed`] finds, without a list of them where that would be long.
+    pub fn come<'c>(before: &Config, after: &'c Config) -> Box<dyn Iterator<Item = Self> + 'c> {
+        match before.vips.is_empty() {
+            true => Box::new(Self::all(after)),
+            false => Box::new(Self::changed(before, after).1.into_iter()),
+        }
+    }
+
     fn of_vip(node: &Node, vip: &Vip) -> impl Iterator<Item = Self> {
         vip.backends.iter().map(|backend| Self::of(node, vip, backend))
     }
@@ -128,6 +136,8 @@ mod tests {
         let after = config(&TWO.replace("10.0.0.2", "10.0.0.3"));
         let [one, two, three] = [1, 2, 3].map(|last| target(last, false));
         assert_eq!(Target::changed(&before, &after), (vec![one, two], vec![one, three]));
+        assert_eq!(Target::come(&before, &after).collect::<Vec<_>>(), [one, three]);
+        assert_eq!(Target::come(&Config::default(), &after).count(), 3);
     }
 
     #[test]

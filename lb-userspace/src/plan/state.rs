@@ -191,7 +191,15 @@ impl State {
     /// The backends of a VIP, in the order of their ids.
     pub fn backends_of(&self, vip: u32) -> impl Iterator<Item = (u32, &Entry)> {
         let ids = self.backends_by_vip.range((vip, 0)..=(vip, u32::MAX));
-        ids.filter_map(|(_, id)| Some((*id, self.backends.get(id)?)))
+        // They mostly follow on one another: the next is looked for only where it is another.
+        let mut following = self.backends.range(..0);
+        ids.filter_map(move |(_, id)| {
+            if let Some(next) = following.next().filter(|(next, _)| **next == *id) {
+                return Some((*id, next.1));
+            }
+            following = self.backends.range(*id..=u32::MAX);
+            following.next().filter(|(found, _)| **found == *id).map(|(_, entry)| (*id, entry))
+        })
     }
 
     /// What reaches the backends that are there.

@@ -23,6 +23,7 @@ use std::{
     mem::offset_of,
     path::Path,
     sync::Arc,
+    thread,
 };
 
 use aya::maps::{HashMap as KernelHashMap, Map, MapData, MapError, PerCpuArray};
@@ -175,9 +176,13 @@ impl Maps {
     /// Takes account of what is in use of the maps that hold `state`, so that something else can be written to them.
     /// Returns the first slots of the tables that may have slots which move.
     pub fn take_account(&mut self, state: &State) -> Vec<u32> {
-        self.keys.take_account();
-        self.backends.take_account();
-        let said = self.slots.said();
+        // Large configs have millions of places, which take as long as everything else.
+        let said = thread::scope(|scope| {
+            let said = scope.spawn(|| self.slots.said());
+            self.keys.take_account();
+            self.backends.take_account();
+            said.join().expect("reading memory does not panic")
+        });
         let vips = vips_with(&said, state);
         let ranges = if said.is_empty() { Vec::new() } else { ranges_with(&vips, state, self.slots.entries()) };
         self.places.take_account(&self.slots, &said, &ranges);

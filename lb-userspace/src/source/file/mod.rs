@@ -41,9 +41,18 @@ pub fn node(text: &str) -> Node {
 impl Config {
     /// Reads a config from its text. `file` is what errors call the text.
     pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigErrors> {
-        if let Some(config) = reparse::in_pieces(text) {
-            return Ok(config);
+        Self::parse_with_sections(text, file).map(|(config, _)| config)
+    }
+
+    /// The same, with the sections of the text.
+    pub fn parse_with_sections(text: &str, file: &Path) -> Result<(Self, Sections), ConfigErrors> {
+        match reparse::in_pieces(text) {
+            Some(read) => Ok(read),
+            None => Ok((Self::parse_whole(text, file)?, Sections::of(text))),
         }
+    }
+
+    fn parse_whole(text: &str, file: &Path) -> Result<Self, ConfigErrors> {
         let (root, syntax_errors) = DeTable::parse_recoverable(text);
         // What follows a syntax error is guesswork, so the first one is the only one to tell.
         if let Some(error) = syntax_errors.first() {
@@ -68,7 +77,7 @@ impl Config {
     ) -> Result<(Self, Sections), ConfigErrors> {
         match reparse::reparse(self, before, sections, text) {
             Some(reparsed) => Ok(reparsed),
-            None => Ok((Self::parse(text, file)?, Sections::of(text))),
+            None => Self::parse_with_sections(text, file),
         }
     }
 

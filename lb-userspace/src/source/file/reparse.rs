@@ -19,9 +19,9 @@ use crate::{
 /// VIPs in a piece of a text: far more than it costs to begin with one.
 const A_PIECE: usize = 128;
 
-/// The config that `text` holds, where it is long, nothing but VIPs follows its head, and it is valid. `None` says nothing
-/// about the text.
-pub(super) fn in_pieces(text: &str) -> Option<Config> {
+/// The config that `text` holds, and its sections, where it is long, nothing but VIPs follows its head, and it is valid.
+/// `None` says nothing about the text.
+pub(super) fn in_pieces(text: &str) -> Option<(Config, Sections)> {
     let starts = section::starts(text)?;
     if starts.len() < 2 * A_PIECE {
         return None;
@@ -37,7 +37,7 @@ pub(super) fn in_pieces(text: &str) -> Option<Config> {
     if vips.len() != starts.len() || !validate::suits(&node, &vips) {
         return None;
     }
-    Config::new(Parts { node, vips }).ok()
+    Some((Config::new(Parts { node, vips }).ok()?, Sections::new(starts)))
 }
 
 /// The config that `text` holds, and its sections, where that is quick to tell: it differs from `before`, the text of
@@ -232,7 +232,8 @@ forward = "ipip"
             for vip in [NUMBERED, &NUMBERED.replace("10.0.0.1", "2001:db8::1")] {
                 let text = long(head, vip);
                 let whole = config(&text);
-                assert_eq!(in_pieces(&text), whole, "{head}{vip}");
+                let read = in_pieces(&text);
+                assert_eq!(read, whole.map(|whole| (whole, Sections::of(&text))), "{head}{vip}");
             }
         }
         assert!(in_pieces(&long("", NUMBERED)).is_some());

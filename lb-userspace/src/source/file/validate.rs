@@ -1,10 +1,8 @@
 //! From drafts to a config: what values must be to each other, within a VIP and among VIPs.
 
-use std::{
-    collections::{HashMap, HashSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{net::IpAddr, sync::Arc};
+
+use hashbrown::{HashMap, HashSet};
 
 use super::{
     error::Problems,
