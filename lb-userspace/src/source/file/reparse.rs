@@ -16,14 +16,17 @@ use crate::{
     model::{Config, Parts, Vip},
 };
 
-/// VIPs in a piece of a text: far more than it costs to begin with one.
-const A_PIECE: usize = 128;
+/// VIPs of a text that is long: to read it on all CPUs takes far more than to begin with that.
+const LONG: usize = 256;
+
+/// VIPs in a piece of a long text: so few that what is read of them stays in the cache until it is a config.
+const A_PIECE: usize = 8;
 
 /// The config that `text` holds, and its sections, where it is long, nothing but VIPs follows its head, and it is valid.
 /// `None` says nothing about the text.
 pub(super) fn in_pieces(text: &str) -> Option<(Config, Sections)> {
     let starts = section::starts(text)?;
-    if starts.len() < 2 * A_PIECE {
+    if starts.len() < LONG {
         return None;
     }
     let mut problems = Problems::default();
@@ -218,7 +221,7 @@ forward = "ipip"
 
     /// A text with so many VIPs, each from `vip` with its number in the place of `#`.
     fn long(head: &str, vip: &str) -> String {
-        (0..3 * A_PIECE + 1).fold(head.to_owned(), |text, number| {
+        (0..LONG + 16 * A_PIECE + 1).fold(head.to_owned(), |text, number| {
             text + &vip.replace('#', &format!("{}.{}", number / 250, number % 250))
         })
     }
