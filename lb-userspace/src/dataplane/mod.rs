@@ -209,6 +209,17 @@ impl Dataplane {
         self.next_hops.iter().map(|(target, next_hop)| (*target, *next_hop))
     }
 
+    /// A sweep begins, which waits for all packets that are on their way.
+    pub fn begin_wait(&self) {
+        self.generation.maps.begin_wait();
+    }
+
+    /// A sweep has ended that began when [`Self::begin_wait`] was last called: what no packet can be on its way to any more
+    /// is free.
+    pub fn end_wait(&self) {
+        self.generation.maps.end_wait();
+    }
+
     /// Which generation of the maps is in use.
     pub fn generation(&self) -> u32 {
         self.generation.number()

@@ -116,6 +116,7 @@ impl Upkeep {
         self.note_drains(dataplane, |_| true);
         self.end_drains(dataplane);
         self.sweeps += 1;
+        dataplane.begin_wait();
         let state = dataplane.state();
         let entries: u64 = self.swept.as_ref().map_or(0, |swept| swept.entries.iter().sum());
         let is_crowded = entries > u64::from(state.capacity.flows) / 2;
@@ -138,6 +139,7 @@ impl Upkeep {
         if swept.generation != dataplane.generation() {
             return Ok(());
         }
+        dataplane.end_wait();
         self.note_refusals(&swept);
         for (id, cut) in &swept.cut {
             if let Some(entry) = dataplane.state().backends().get(id) {

@@ -1,7 +1,7 @@
 //! The slots of all tables: what packets read, and who keeps account of the slots that move.
 
 use std::{
-    mem, ptr,
+    ptr,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -45,6 +45,8 @@ struct Book {
     fresh: u32,
     /// Of no slot any more, but a packet may be on its way there.
     left: Vec<u32>,
+    /// Of these the first so many were left before somebody began to wait for packets.
+    waited_for: usize,
 }
 
 impl Slots {
@@ -185,29 +187,46 @@ impl Places {
         }
     }
 
+    /// Somebody begins to wait for all packets that are on their way.
+    pub fn begin_wait(&self) {
+        let mut book = self.lock();
+        book.waited_for = book.left.len();
+    }
+
+    /// Nothing is on its way any more of what was when a wait was last begun: frees the places that were left by then.
+    pub fn end_wait(&self, slots: &Slots) {
+        let mut book = self.lock();
+        let count = book.waited_for;
+        book.free_left(slots, count);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Book> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Book {
-    /// Places that were left are free once so many were, and as many as are in use: one wait for all of them.
-    const MANY: usize = 256;
-
-    /// A free place.
+    /// A free place. Those that were left are waited for only where there is no other one: sweeps wait for packets anyway.
     fn empty(&mut self, slots: &Slots) -> Option<u32> {
         let has_fresh = self.fresh < slots.places();
-        let are_many = self.left.len() >= Self::MANY.max(self.used.len());
-        if self.free.is_empty() && !self.left.is_empty() && (are_many || !has_fresh) {
+        if self.free.is_empty() && !self.left.is_empty() && !has_fresh {
             grace();
-            self.left.iter().for_each(|place| slots.moves.store(*place, Slot::EMPTY));
-            self.free = mem::take(&mut self.left);
+            self.free_left(slots, self.left.len());
         }
         self.free.pop().or_else(|| {
             let place = self.fresh;
             self.fresh += u32::from(has_fresh);
             has_fresh.then_some(place)
         })
+    }
+
+    /// Frees the first `count` places that were left, which no packet is on its way to any more.
+    fn free_left(&mut self, slots: &Slots, count: usize) {
+        for place in self.left.drain(..count) {
+            slots.moves.store(place, Slot::EMPTY);
+            self.free.push(place);
+        }
+        self.waited_for = 0;
     }
 }
 
@@ -279,6 +298,17 @@ impl Maps {
             self.put(index, slot, true)?;
         }
         Ok(is_another)
+    }
+
+    /// Somebody begins to wait for all packets that are on their way.
+    pub fn begin_wait(&self) {
+        self.places.begin_wait();
+    }
+
+    /// Nothing is on its way any more of what was when a wait was last begun: places of slots that move which were left by
+    /// then are free.
+    pub fn end_wait(&self) {
+        self.places.end_wait(&self.slots);
     }
 
     /// How many slots each place is used by, as the book says and as the slots do.
