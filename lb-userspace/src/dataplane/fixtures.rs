@@ -1,7 +1,10 @@
 //! Directories of pins and network namespaces for tests. All of it needs root.
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
+use aya::maps::MapData;
+use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type::BPF_MAP_TYPE_ARRAY};
+use lb_common::maps;
 use nix::{net::if_::if_nametoindex, unistd::geteuid};
 use patience::{Namespace, ip};
 
@@ -37,6 +40,15 @@ impl Pins {
     /// The data plane pinned here.
     pub fn open(&self, config: &Config) -> Dataplane {
         Dataplane::open(&self.0, config).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Pins in the first generation, in the place of its map of what is said of slots that move, an empty one with so many
+    /// places.
+    pub fn make_moves(&self, places: u32) {
+        let pin = place::root(&self.0).join("g1/maps").join(maps::MOVES);
+        fs::remove_file(&pin).unwrap();
+        let map = aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY as u32, 4, 8, places, BPF_F_MMAPABLE);
+        MapData::create(map, maps::MOVES, None).unwrap().pin(&pin).unwrap();
     }
 
     /// What is pinned in a directory of this ABI.

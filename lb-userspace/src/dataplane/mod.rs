@@ -51,7 +51,7 @@ pub use self::{
     error::Error,
     links::{Attachment, Links, Pinned, ProgramRef, attached, detach_pinned, pinned},
     losses::{Interfaces as LossInterfaces, LossCounts, Losses, LossesError, LostFrames},
-    maps::{FlowTable, Intakes, MapUsage, Slots, Spot, Sweeps, Table},
+    maps::{FlowTable, Intakes, MapUsage, Slots, Spot, Sweeps, Table, Wait},
     mode::Mode,
     own_macs::{LeftOut, OwnMacs},
     place::{interface_of, make_directories, mount_if_missing, names, pin_name},
@@ -210,14 +210,14 @@ impl Dataplane {
     }
 
     /// A sweep begins, which waits for all packets that are on their way.
-    pub fn begin_wait(&self) {
-        self.generation.maps.begin_wait();
+    pub fn begin_wait(&self) -> Wait {
+        self.generation.maps.begin_wait()
     }
 
-    /// A sweep has ended that began when [`Self::begin_wait`] was last called: what no packet can be on its way to any more
-    /// is free.
-    pub fn end_wait(&self) {
-        self.generation.maps.end_wait();
+    /// The sweep has waited that began with this, of the same generation: what no packet can be on its way to any more is
+    /// free.
+    pub fn end_wait(&self, wait: Wait) {
+        self.generation.maps.end_wait(wait);
     }
 
     /// Which generation of the maps is in use.

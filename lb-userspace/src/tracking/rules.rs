@@ -29,6 +29,15 @@ const CROWDED_IDLE: u16 = 4;
 /// what that is mistaken for.
 const LATER: u16 = 64;
 
+/// Ticks by which an entry may be older than its packet: programs tell the time a few milliseconds late.
+const LATE: u16 = 1;
+
+/// Ticks since the last packet of a flow. Seen since `now` was read, it seems to be of a round before.
+pub fn age(entry: FlowEntry, now: Tick) -> u16 {
+    let age = now.since(entry.seen());
+    if age > u16::MAX - LATER { 0 } else { age }
+}
+
 /// What a sweep has to know of VIPs and backends, as of when it began.
 #[derive(Debug)]
 pub struct Rules {
@@ -134,13 +143,11 @@ impl Rules {
         if self.is_cut(entry) {
             return None;
         }
-        // Seen since `now` was read, it seems to be of a round before.
-        let age = now.since(entry.seen());
-        let age = if age > u16::MAX - LATER { 0 } else { age };
+        let age = age(entry, now);
         match self.owner(entry) {
             Some((backend, idle)) => (age < idle).then(|| entry.of_backend(backend)),
             // Its VIP or its backend may have come since.
-            None => (age <= now.since(self.begun)).then_some(entry),
+            None => (age <= now.since(self.begun).saturating_add(LATE)).then_some(entry),
         }
     }
 
@@ -336,12 +343,29 @@ pub fn ticks_since(moment: Instant) -> u16 {
 mod tests {
     use std::collections::HashMap;
 
+    use lb_common::{FlowParts, Position, Progress};
+
     use super::{super::Held, *};
 
     #[test]
     fn idle_times_are_never_shorter_than_said() {
         assert_eq!([0, 1, 60, 43_200].map(ticks), [1, 2, 57, 40_235]);
         assert_eq!(ticks(u16::MAX), 61_036);
+    }
+
+    /// Whose VIP or backend came when the sweep had begun; programs tell the time a little late.
+    #[test]
+    fn flows_that_are_new_stay() {
+        let begun = Tick(100);
+        let rules = Rules::new(&State::default(), |_| false, |_| false, |_| false, false, begun);
+        let entry = |seen| {
+            let (kind, progress, next) = (FlowKind::Opened, Progress::Once, Position::default());
+            FlowParts { backend: 1, kind, progress, seen: Tick(seen), next, level: 0, jumped: false }.pack()
+        };
+        for (seen, stays) in [(98, false), (99, true), (100, true), (101, true)] {
+            assert_eq!(rules.entry_after(entry(seen), begun).is_some(), stays, "seen at {seen}");
+            assert_eq!(rules.entry_after(entry(seen), Tick(103)).is_some(), stays, "seen at {seen}, walked by later");
+        }
     }
 
     #[test]

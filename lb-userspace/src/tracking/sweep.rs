@@ -20,7 +20,7 @@ use super::{
     shares::{Tracked, allowances},
     swept::Left,
 };
-use crate::dataplane::{self, FlowTable, Intakes, Slots, Spot, Sweeps, Table};
+use crate::dataplane::{self, FlowTable, Intakes, Slots, Spot, Sweeps, Table, Wait};
 
 /// How long a backend is down before its silent connections are given up: should it come back later, its own side of
 /// them is most likely gone.
@@ -43,6 +43,8 @@ pub struct Sweep {
     slots: Arc<Slots>,
     sweeps: Arc<Sweeps>,
     intakes: Arc<Intakes>,
+    /// What the first grace period of the sweep is for, besides flows.
+    wait: Wait,
     rules: Rules,
     /// Whether anything is to be freed, if the sweep finds no flow of it.
     frees: bool,
@@ -53,7 +55,13 @@ pub struct Sweep {
 
 impl Sweep {
     /// A walk over the table of `dataplane`, after the sweep that found `before`.
-    pub(super) fn new(number: u64, dataplane: &dataplane::View, rules: Rules, before: Option<Arc<Swept>>) -> Self {
+    pub(super) fn new(
+        number: u64,
+        dataplane: &dataplane::View,
+        wait: Wait,
+        rules: Rules,
+        before: Option<Arc<Swept>>,
+    ) -> Self {
         Self {
             generation: dataplane.generation(),
             number,
@@ -61,6 +69,7 @@ impl Sweep {
             slots: Arc::clone(dataplane.slots()),
             sweeps: Arc::clone(dataplane.sweeps()),
             intakes: Arc::clone(dataplane.intakes()),
+            wait,
             rules,
             frees: dataplane.state().has_removed(),
             before: before.filter(|before| before.generation == dataplane.generation()),
@@ -74,12 +83,13 @@ impl Sweep {
     ///
     /// The kernel does not let a counter be read.
     pub fn run(self) -> Result<Swept, Error> {
-        // Packets that were on their way when slots were last written have entered their flows; and whoever found an
-        // entry that an earlier sweep took out has left.
+        // Packets that were on their way when slots were last written have entered their flows, and left the places of slots
+        // that nobody names any more; and whoever found an entry that an earlier sweep took out has left.
         dataplane::grace();
         let started = Instant::now();
         let (backends, vips) = (self.rules.backends(), self.rules.vips());
         let mut swept = Swept::new(self.generation, self.number, self.slots.entries(), backends, vips);
+        swept.wait = self.wait;
         let (nothing, mut now) = (Left::default(), dataplane::now());
         let before = self.before.as_ref().map_or(&nothing, |swept| &swept.left);
         // Those of other turns stay as they were noted.

@@ -16,6 +16,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// The time between two sweeps is at least so many times what the last one took: sweeps use 2.5 % of a CPU at most.
 const REST: u32 = 40;
 
+/// But no longer than this: a machine that stood still for a while is not to do without sweeps for forty times as long.
+const LONGEST_REST: Duration = Duration::from_secs(10);
+
 /// Makes sweeps.
 pub struct Sweeper {
     /// The one that is being made.
@@ -49,7 +52,7 @@ impl Sweeper {
         };
         let result = running.await.unwrap_or(Err(Error::BrokeOff));
         self.running = None;
-        self.due = Instant::now() + INTERVAL.max(self.begun.elapsed() * REST);
+        self.due = Instant::now() + (self.begun.elapsed() * REST).clamp(INTERVAL, LONGEST_REST);
         Turn::End(Box::new(result))
     }
 

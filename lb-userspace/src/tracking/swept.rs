@@ -8,13 +8,15 @@ use std::{
 use lb_common::FlowEntry;
 
 use super::clients::Clients;
-use crate::dataplane::Spot;
+use crate::dataplane::{Spot, Wait};
 
 /// What a sweep found.
 #[derive(Clone, Debug)]
 pub struct Swept {
     pub(super) generation: u32,
     pub(super) number: u64,
+    /// What it has waited for, besides flows.
+    pub(super) wait: Wait,
     /// Established and embryonic entries that are left.
     pub(super) entries: [u64; 2],
     /// By backend id: its entries.
@@ -60,6 +62,7 @@ impl Swept {
         Self {
             generation,
             number,
+            wait: Wait::default(),
             entries: [0; 2],
             by_backend: vec![0; backends],
             by_vip: vec![0; vips],

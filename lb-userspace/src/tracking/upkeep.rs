@@ -116,7 +116,7 @@ impl Upkeep {
         self.note_drains(dataplane, |_| true);
         self.end_drains(dataplane);
         self.sweeps += 1;
-        dataplane.begin_wait();
+        let wait = dataplane.begin_wait();
         let state = dataplane.state();
         let entries: u64 = self.swept.as_ref().map_or(0, |swept| swept.entries.iter().sum());
         let is_crowded = entries > u64::from(state.capacity.flows) / 2;
@@ -124,7 +124,7 @@ impl Upkeep {
         let moves = |base| self.moving.contains_key(&base);
         let is_cut = |id| self.is_cut(state, id);
         let rules = Rules::new(state, is_given_up, is_cut, moves, is_crowded, dataplane::now());
-        Sweep::new(self.sweeps, &dataplane.view(), rules, self.swept.clone())
+        Sweep::new(self.sweeps, &dataplane.view(), wait, rules, self.swept.clone())
     }
 
     /// Acts on what a sweep found: settles slots on which no flow is that could break, and frees removed VIPs and
@@ -139,7 +139,7 @@ impl Upkeep {
         if swept.generation != dataplane.generation() {
             return Ok(());
         }
-        dataplane.end_wait();
+        dataplane.end_wait(swept.wait);
         self.note_refusals(&swept);
         for (id, cut) in &swept.cut {
             if let Some(entry) = dataplane.state().backends().get(id) {

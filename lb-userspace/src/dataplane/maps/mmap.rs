@@ -140,6 +140,23 @@ impl Pieces {
         self.words
     }
 
+    /// Maps `count` words in a row, if that is still to be done: before a change of them, so that it fails before it begins.
+    ///
+    /// # Errors
+    ///
+    /// The kernel has no memory for that.
+    pub(super) fn need(&self, first: u32, count: u32) -> Result<(), Error> {
+        let pieces = first / Self::A_PIECE..(first + count).div_ceil(Self::A_PIECE);
+        for number in pieces {
+            let piece = &self.pieces[number as usize];
+            if piece.get().is_none() {
+                // Another thread may have been faster.
+                let _ = piece.set(self.mapped(number)?);
+            }
+        }
+        Ok(())
+    }
+
     /// A word, which the data plane may be reading.
     pub(super) fn word(&self, index: u32) -> &AtomicU32 {
         assert!(index < self.words, "word {index} of a map of {}", self.words);

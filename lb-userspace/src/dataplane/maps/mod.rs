@@ -38,7 +38,7 @@ pub use self::{
     journal::{Carrying, Journal},
     layout::{JOURNAL, Sizes, entries_needed, object_maps, pin_in, pin_of, sizes},
     mmap::memory,
-    slots::Slots,
+    slots::{Slots, Wait},
     sweeps::{Sweeps, Table},
 };
 use super::Error;
@@ -183,6 +183,8 @@ impl Maps {
             self.backends.take_account();
             said.join().expect("reading memory does not panic")
         });
+        let beyond = state.backends().get_max().map_or(0, |(id, _)| id + 1);
+        self.uncounted_from = self.uncounted_from.max(beyond);
         let vips = vips_with(&said, state);
         let ranges = if said.is_empty() { Vec::new() } else { ranges_with(&vips, state, self.slots.entries()) };
         self.places.take_account(&self.slots, &said, &ranges);

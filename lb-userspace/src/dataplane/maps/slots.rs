@@ -45,8 +45,15 @@ struct Book {
     fresh: u32,
     /// Of no slot any more, but a packet may be on its way there.
     left: Vec<u32>,
-    /// Of these the first so many were left before somebody began to wait for packets.
-    waited_for: usize,
+    /// As many were left before the first of those, and are free.
+    freed: u64,
+}
+
+/// What packets may be on their way to when somebody begins to wait for them: he shows this when he has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wait {
+    /// As many places were ever left by then.
+    left: u64,
 }
 
 impl Slots {
@@ -188,16 +195,16 @@ impl Places {
     }
 
     /// Somebody begins to wait for all packets that are on their way.
-    pub fn begin_wait(&self) {
-        let mut book = self.lock();
-        book.waited_for = book.left.len();
+    pub fn begin_wait(&self) -> Wait {
+        let book = self.lock();
+        Wait { left: book.freed + book.left.len() as u64 }
     }
 
-    /// Nothing is on its way any more of what was when a wait was last begun: frees the places that were left by then.
-    pub fn end_wait(&self, slots: &Slots) {
+    /// Nothing is on its way any more of what was when this wait was begun: frees the places that were left by then.
+    pub fn end_wait(&self, slots: &Slots, Wait { left }: Wait) {
         let mut book = self.lock();
-        let count = book.waited_for;
-        book.free_left(slots, count);
+        let count = left.saturating_sub(book.freed).min(book.left.len() as u64);
+        book.free_left(slots, count as usize);
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {
@@ -226,7 +233,7 @@ impl Book {
             slots.moves.store(place, Slot::EMPTY);
             self.free.push(place);
         }
-        self.waited_for = 0;
+        self.freed += count as u64;
     }
 }
 
@@ -236,7 +243,8 @@ impl Maps {
     ///
     /// # Errors
     ///
-    /// More is to be said of slots that move than there is room for. Slots up to one of them are written.
+    /// More is to be said of slots that move than there is room for: slots up to one of them are written. The kernel has no
+    /// memory to map the slots: none is.
     pub fn put_table(
         &self,
         base: u32,
@@ -245,6 +253,10 @@ impl Maps {
         flows: Option<&Continuation>,
         before: &Self,
     ) -> Result<usize, Error> {
+        self.slots.words.need(base, slots)?;
+        if let Some(Continuation { base, .. }) = flows {
+            before.slots.words.need(*base, slots)?;
+        }
         let backends: Vec<_> = owners.iter().map(|owner| owner.backend).collect();
         let table = maglev::table(&backends, slots);
         let now = sys::now();
@@ -301,14 +313,14 @@ impl Maps {
     }
 
     /// Somebody begins to wait for all packets that are on their way.
-    pub fn begin_wait(&self) {
-        self.places.begin_wait();
+    pub fn begin_wait(&self) -> Wait {
+        self.places.begin_wait()
     }
 
-    /// Nothing is on its way any more of what was when a wait was last begun: places of slots that move which were left by
-    /// then are free.
-    pub fn end_wait(&self) {
-        self.places.end_wait(&self.slots);
+    /// Nothing is on its way any more of what was when this wait was begun: places of slots that move which were left by
+    /// then are free. Of other maps than these a wait is worth nothing.
+    pub fn end_wait(&self, wait: Wait) {
+        self.places.end_wait(&self.slots, wait);
     }
 
     /// How many slots each place is used by, as the book says and as the slots do.

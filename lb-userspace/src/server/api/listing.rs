@@ -14,6 +14,7 @@ use crate::{
     controller::{Error, View},
     dataplane::{self, Table},
     model::{Port, Protocol},
+    tracking::rules::age,
 };
 
 /// A walk over the flow table to be made.
@@ -137,7 +138,7 @@ impl Found<'_> {
             backend: *backend,
             table: shown(*table),
             state: entry.state().into(),
-            idle_seconds: u64::from(now.since(entry.seen())) * Tick::NANOSECONDS / 1_000_000_000,
+            idle_seconds: u64::from(age(*entry, *now)) * Tick::NANOSECONDS / 1_000_000_000,
         }
     }
 }
