@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use lb_common::{NextHop, Progress};
+use lb_common::{FlowOutcome, NextHop, Progress};
 use naru_tests::{
     forwarder::{Forwarder, SOURCE6},
     vip_text::VipText,
@@ -96,6 +96,8 @@ const BACKENDS: u32 = 16;
 const BACKENDS_OF_MANY: u32 = 10;
 /// Room for a million TCP flows and those of the others; a million new ones find places beside them.
 const MAX_FLOWS: u32 = 3 << 19;
+/// Of so many packets no more than one may be of a flow that finds no room.
+const REFUSED: u64 = 200;
 /// Where none is tracked.
 const FEW_FLOWS: u32 = 1 << 12;
 
@@ -144,6 +146,13 @@ impl Balancer {
         Ok(packets)
     }
 
+    /// Packets whose flow was to be entered and found no room.
+    fn refused(&self) -> anyhow::Result<u64> {
+        let view = self.forwarder.dataplane().view();
+        let counts = [FlowOutcome::TableFull, FlowOutcome::OverShare].map(|outcome| view.flow_packets(outcome));
+        Ok(counts.into_iter().sum::<Result<u64, _>>()?)
+    }
+
     /// Makes sure that what was measured is what it is called: that all packets were sent, and where they belong; that
     /// flows which came again and again are established; that no flow is in a table where none is to be tracked.
     /// `seen`: the packets that it was given.
@@ -166,11 +175,16 @@ impl Balancer {
                 *most = (*most).max(traffic.flows.number().map_or(0, u64::from));
             }
         }
-        let sent = self.packets()?;
+        let (sent, refused) = (self.packets()?, self.refused()?);
+        let seen = halves.iter().sum::<u64>() + either;
         ensure!(
-            sent.iter().sum::<u64>() == halves.iter().sum::<u64>() + either
-                && sent[0] >= halves[0]
-                && sent[1] >= halves[1],
+            refused <= seen / REFUSED,
+            "{} {state}: of {seen} packets {refused} found no room for their flow: something else was measured",
+            mode.name
+        );
+        // What finds no room goes where the slots began.
+        ensure!(
+            sent.iter().sum::<u64>() == seen && sent[0] >= halves[0] && sent[1] + refused >= halves[1],
             "{} {state}: {sent:?} packets went to the two halves of the backends, where {halves:?} were to, and \
              {either} to either",
             mode.name

@@ -34,8 +34,8 @@ use crate::{
 /// What the bench takes.
 #[derive(Args, Debug)]
 pub struct Options {
-    /// Packets in one measurement; of more than a million new flows some find no room
-    #[arg(long, default_value_t = 1_000_000)]
+    /// Packets in one measurement; of more than half a million new flows some find no room
+    #[arg(long, default_value_t = 500_000)]
     packets: u32,
     /// Rounds; in each of them every case is measured once
     #[arg(long, default_value_t = 7)]

@@ -92,11 +92,11 @@ impl Traffic {
         packet.frame()
     }
 
-    /// Packets in which every flow is introduced. Where all are new, as many as tables of flows may hold.
+    /// Packets in which every flow is introduced. Where all are new, as many as find places beside those of others.
     pub fn introduction(self) -> u32 {
         match self.flows {
             Flows::Bits(bits) => 1 << (bits + ROW_BITS),
-            Flows::New => 1 << 21,
+            Flows::New => 1 << 19,
             Flows::Zipf => 4 << CHOICE_BITS,
         }
     }
