@@ -74,14 +74,12 @@ struct Service {
 /// What becomes of the entries of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Disposition {
-    /// They stay.
-    Stay,
+    /// They stay, and are those of this id from now on: its own, or that of who took its place, or that one's.
+    Stay(u32),
     /// They go, unless they are new: there was no such backend, or it is given up.
     Go,
     /// They go, for they are what is left of a drain whose deadline has passed.
     Cut,
-    /// They are those of another id from now on.
-    Move(u32),
 }
 
 impl Rules {
@@ -104,16 +102,27 @@ impl Rules {
         }
         let mut dispositions = vec![Disposition::Go; state.capacity.backends as usize];
         let mut vip_of = vec![NO_ID; dispositions.len()];
+        let disposition = |id: u32, entry: &Entry| {
+            let (mut id, mut entry) = (id, entry);
+            // A backend that took another one's place may have lost its own to a third.
+            for _ in 0..=state.backends().len() {
+                match entry.successor {
+                    _ if is_given_up(id) => return Disposition::Go,
+                    _ if is_cut(id) => return Disposition::Cut,
+                    NO_ID => return Disposition::Stay(id),
+                    successor => match state.backends().get(&successor) {
+                        Some(next) => (id, entry) = (successor, next),
+                        None => return Disposition::Go,
+                    },
+                }
+            }
+            Disposition::Go
+        };
         let mut drains = vec![false; dispositions.len()];
         for (id, entry) in state.backends() {
             vip_of[*id as usize] = entry.vip;
             drains[*id as usize] = entry.effective_weight() == 0;
-            dispositions[*id as usize] = match entry.successor {
-                _ if is_given_up(*id) => Disposition::Go,
-                _ if is_cut(*id) => Disposition::Cut,
-                NO_ID => Disposition::Stay,
-                successor => Disposition::Move(successor),
-            };
+            dispositions[*id as usize] = disposition(*id, entry);
         }
         Self { services, dispositions, vip_of, drains, moves: moving, hash_key: *state.seed.key(), begun, is_crowded }
     }
@@ -153,33 +162,16 @@ impl Rules {
 
     /// Whether an entry is what is left of a drain whose deadline has passed: it goes, however busy its flow is.
     pub fn is_cut(&self, entry: FlowEntry) -> bool {
-        let mut id = entry.backend();
-        for _ in 0..self.dispositions.len() {
-            match self.dispositions.get(id as usize) {
-                Some(Disposition::Cut) => return true,
-                Some(Disposition::Move(successor)) => id = *successor,
-                Some(Disposition::Stay | Disposition::Go) | None => return false,
-            }
-        }
-        false
+        self.dispositions.get(entry.backend() as usize) == Some(&Disposition::Cut)
     }
 
     /// The backend that a flow belongs to from now on, and the ticks without a packet after which it has ended; `None`
     /// where there was no such VIP or backend when the sweep began.
     fn owner(&self, entry: FlowEntry) -> Option<(u32, u16)> {
+        let Disposition::Stay(id) = *self.dispositions.get(entry.backend() as usize)? else { return None };
         let vip = *self.vip_of.get(entry.backend() as usize)?;
         let service = self.services.get(vip as usize)?.as_ref()?;
-        let idle = service.idle(entry, self.is_crowded);
-        // A backend that took another one's place may have lost its own to a third.
-        let mut id = entry.backend();
-        for _ in 0..self.dispositions.len() {
-            match self.dispositions.get(id as usize)? {
-                Disposition::Stay => return Some((id, idle)),
-                Disposition::Go | Disposition::Cut => return None,
-                Disposition::Move(successor) => id = *successor,
-            }
-        }
-        None
+        Some((id, service.idle(entry, self.is_crowded)))
     }
 
     /// Notes in `swept` an entry that stays; `key` is the name of its flow, `slot` what is in the slot of that index.
