@@ -1,6 +1,6 @@
 //! Atomic operations on words of maps, which rustc has no names for on the eBPF target: the kernel has them since 5.12, on
-//! arm64 since 5.18. All but [`add`] and [`store`] are full barriers (kernel documentation, "BPF instruction set", atomic operations
-//! with `FETCH`; `CMPXCHG` and `XCHG` always are).
+//! arm64 since 5.18. All but [`add`] and [`store`] are full barriers (kernel documentation, "BPF instruction set", atomic
+//! operations with `FETCH`; `CMPXCHG` and `XCHG` always are).
 
 use core::arch::asm;
 

@@ -1,8 +1,8 @@
 //! What time it is, to a tick of the kernel's own, a few milliseconds: a hundredth of a [`Tick`].
 //!
 //! The kernel's count of jiffies is a word in memory that the verifier puts into the program (`bpf_jiffies64`, inlined
-//! since 5.6). To ask the clock is a call, which costs more than all else that is done for a packet whose flow is known,
-//! on processors that pay for returns.
+//! since 5.6). To ask the clock is a call, which on processors that pay for returns was a ninth of what a packet took whose
+//! flow is known (ADR 17).
 
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns};
 use lb_common::Tick;

@@ -171,8 +171,10 @@ impl Generation {
 
     /// Reads what its programs log, from the pinned ring buffer: to find that by the program's id takes CAP_SYS_ADMIN.
     pub fn logger(&self) -> Result<EbpfLogger<&'static dyn Log>, Error> {
-        let mut loaded =
-            parse(MULTI_BUFFER, &maps_in(&self.directory), Capacity::default(), self.maps.journal().globals())?;
+        let globals = self.maps.journal().globals();
+        // No program of it is loaded.
+        let jiffies = Jiffies::UNKNOWN;
+        let mut loaded = parse(MULTI_BUFFER, &maps_in(&self.directory), Capacity::default(), globals, jiffies)?;
         EbpfLogger::init(&mut loaded.ebpf).map_err(|error| Error::load(&error))
     }
 }
@@ -217,11 +219,12 @@ fn pin(xdp: &mut Xdp, path: &Path) -> Result<(), Error> {
 /// multi-buffer XDP and say EINVAL: they get the program without, at the price of a smaller MTU.
 fn load(pins: &Path, capacity: Capacity, globals: Globals) -> Result<Loaded, Error> {
     let features = globals.features.with(Features::MULTI_BUFFER);
-    let mut loaded = parse(MULTI_BUFFER, pins, capacity, Globals { features, ..globals })?;
+    let jiffies = Jiffies::now();
+    let mut loaded = parse(MULTI_BUFFER, pins, capacity, Globals { features, ..globals }, jiffies)?;
     match loaded.xdp()?.load() {
         Ok(()) => Ok(loaded),
         Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() == Some(libc::EINVAL) => {
-            let mut loaded = parse(LINEAR, pins, capacity, globals)?;
+            let mut loaded = parse(LINEAR, pins, capacity, globals, jiffies)?;
             loaded.xdp()?.load().map_err(|error| Error::load(&error))?;
             Ok(loaded)
         }
@@ -235,10 +238,10 @@ pub(super) fn parse(
     pins: &Path,
     capacity: Capacity,
     Globals { features, seed }: Globals,
+    jiffies: Jiffies,
 ) -> Result<Loaded, Error> {
     let Sizes { vip_masks, flow_groups } = maps::sizes(pins, capacity)?;
     let secret = maps::flow_secret(pins)?;
-    let jiffies = Jiffies::now();
     let mut loader = EbpfLoader::new();
     loader.override_global("FEATURES", &features.0, true);
     loader.override_global("HASH_KEY", seed.key(), true);

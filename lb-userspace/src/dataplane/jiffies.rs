@@ -24,7 +24,7 @@ pub struct Jiffies {
 
 impl Jiffies {
     /// Where programs have to ask the clock.
-    const UNKNOWN: Self = Self { nanoseconds: 0, none: 0 };
+    pub const UNKNOWN: Self = Self { nanoseconds: 0, none: 0 };
 
     /// As the kernel counts them now.
     pub fn now() -> Self {

@@ -29,6 +29,7 @@ use super::{
     fixtures::{Pins, assert_mirrors, veth, web},
     generation::Draft,
     globals::Globals,
+    jiffies::Jiffies,
     *,
 };
 use crate::{
@@ -787,7 +788,9 @@ fn the_program_for_kernels_without_multi_buffer_xdp_loads() {
     let dataplane = pins.open(&web());
     let maps = dataplane.place.generation(1).join("maps");
     let mut loaded =
-        generation::parse(generation::LINEAR, &maps, Capacity::default(), Globals::default()).map_err(drop).unwrap();
+        generation::parse(generation::LINEAR, &maps, Capacity::default(), Globals::default(), Jiffies::now())
+            .map_err(drop)
+            .unwrap();
     loaded.xdp().and_then(|xdp| xdp.load().map_err(|error| Error::load(&error))).unwrap();
 }
 
