@@ -3,7 +3,10 @@
 use std::{fs, path::PathBuf};
 
 use aya::maps::MapData;
-use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type::BPF_MAP_TYPE_ARRAY};
+use aya_obj::generated::{
+    BPF_F_MMAPABLE,
+    bpf_map_type::{self, BPF_MAP_TYPE_ARRAY},
+};
 use lb_common::maps;
 use nix::{net::if_::if_nametoindex, unistd::geteuid};
 use patience::{Namespace, ip};
@@ -47,8 +50,7 @@ impl Pins {
     pub fn make_moves(&self, places: u32) {
         let pin = place::root(&self.0).join("g1/maps").join(maps::MOVES);
         fs::remove_file(&pin).unwrap();
-        let map = aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY as u32, 4, 8, places, BPF_F_MMAPABLE);
-        MapData::create(map, maps::MOVES, None).unwrap().pin(&pin).unwrap();
+        map(BPF_MAP_TYPE_ARRAY, 8, places, BPF_F_MMAPABLE).pin(&pin).unwrap();
     }
 
     /// What is pinned in a directory of this ABI.
@@ -62,6 +64,12 @@ impl Drop for Pins {
         detach_everything(&self.0).unwrap();
         place::remove_tree(&self.0).unwrap();
     }
+}
+
+/// A new map that nobody has pinned, with keys of four bytes and values of `size`.
+pub fn map(kind: bpf_map_type, size: usize, entries: u32, flags: u32) -> MapData {
+    let map = aya_obj::Map::new_from_params(kind as u32, 4, size as u32, entries, flags);
+    MapData::create(map, "test", None).unwrap()
 }
 
 /// A pair of veths in a network namespace that this thread, and its children, are in from now on; both go with it.

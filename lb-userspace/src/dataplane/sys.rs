@@ -122,34 +122,54 @@ pub fn wait_for_readers() -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Where a walk over a map goes on: the number of a bucket of a hash map, the last index of an array.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Cursor(Option<u32>);
+/// A walk over all entries of a hash map or an array, with the values of every CPU where each has its own: many entries for
+/// each system call.
+pub struct Batches<'m> {
+    map: BorrowedFd<'m>,
+    keys: Vec<u8>,
+    values: Vec<u8>,
+    key_size: usize,
+    value_size: usize,
+    /// What one call reads at most.
+    most: usize,
+    /// Where the last one ended: the number of a bucket of a hash map, the last index of an array.
+    cursor: Option<u32>,
+    has_ended: bool,
+}
 
-/// Reads entries of a hash map or an array, of every CPU where each has its own: at most `count`, for which there must be
-/// room. Returns how many, and where to go on, unless that were all.
-pub fn lookup_batch_of(
-    map: BorrowedFd<'_>,
-    cursor: Cursor,
-    keys: &mut [u8],
-    values: &mut [u8],
-    count: usize,
-) -> io::Result<(usize, Option<Cursor>)> {
-    let mut next = 0u32;
-    let mut attr = empty_attr();
-    attr.batch.in_batch = cursor.0.as_ref().map_or(0, |bucket| std::ptr::from_ref(bucket) as u64);
-    attr.batch.out_batch = &raw mut next as u64;
-    attr.batch.keys = keys.as_mut_ptr() as u64;
-    attr.batch.values = values.as_mut_ptr() as u64;
-    attr.batch.count = count as u32;
-    attr.batch.map_fd = map.as_raw_fd() as u32;
-    let result = bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr);
-    // SAFETY: the member that the command is about.
-    let count = unsafe { attr.batch.count } as usize;
-    match result {
-        Ok(_) => Ok((count, Some(Cursor(Some(next))))),
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok((count, None)),
-        Err(error) => Err(error),
+impl<'m> Batches<'m> {
+    /// Over a map whose keys and values, those of all CPUs together, are of these sizes in bytes; at most `most` entries
+    /// for a call.
+    pub fn of(map: BorrowedFd<'m>, key_size: usize, value_size: usize, most: usize) -> Self {
+        let (keys, values) = (vec![0; most * key_size], vec![0; most * value_size]);
+        Self { map, keys, values, key_size, value_size, most, cursor: None, has_ended: false }
+    }
+
+    /// The next entries, key and value of each; `None` after the last.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not read them.
+    pub fn read(&mut self) -> io::Result<Option<impl Iterator<Item = (&[u8], &[u8])>>> {
+        if self.has_ended {
+            return Ok(None);
+        }
+        let mut next = 0u32;
+        let mut attr = empty_attr();
+        attr.batch.in_batch = self.cursor.as_ref().map_or(0, |cursor| std::ptr::from_ref(cursor) as u64);
+        attr.batch.out_batch = &raw mut next as u64;
+        attr.batch.keys = self.keys.as_mut_ptr() as u64;
+        attr.batch.values = self.values.as_mut_ptr() as u64;
+        attr.batch.count = self.most as u32;
+        attr.batch.map_fd = self.map.as_raw_fd() as u32;
+        match bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) {
+            Ok(_) => self.cursor = Some(next),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.has_ended = true,
+            Err(error) => return Err(error),
+        }
+        // SAFETY: the member that the command is about.
+        let count = unsafe { attr.batch.count } as usize;
+        Ok(Some(self.keys.chunks(self.key_size).zip(self.values.chunks(self.value_size)).take(count)))
     }
 }
 

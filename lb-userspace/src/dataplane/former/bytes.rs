@@ -66,14 +66,9 @@ impl Bytes {
     }
 
     fn each_of_hash(&self, mut take: impl FnMut(&[u8], &[u8]) -> Result<(), Error>) -> Result<(), Error> {
-        let (mut keys, mut values) = (vec![0; BATCH * self.key_size], vec![0; BATCH * self.value_size]);
-        let mut cursor = Some(sys::Cursor::default());
-        while let Some(at) = cursor {
-            let read = sys::lookup_batch_of(self.map.fd().as_fd(), at, &mut keys, &mut values, BATCH);
-            let (count, next) = read.map_err(self.failed("read"))?;
-            let entries = keys.chunks(self.key_size).zip(values.chunks(self.value_size));
-            entries.take(count).try_for_each(|(key, value)| take(key, value))?;
-            cursor = next;
+        let mut batches = sys::Batches::of(self.map.fd().as_fd(), self.key_size, self.value_size, BATCH);
+        while let Some(mut entries) = batches.read().map_err(self.failed("read"))? {
+            entries.try_for_each(|(key, value)| take(key, value))?;
         }
         Ok(())
     }

@@ -93,20 +93,15 @@ impl Intakes {
     ///
     /// The kernel does not say.
     pub fn all_refused(&self) -> Result<Vec<u64>, Error> {
-        let size = size_of_all()?;
-        let (mut keys, mut values) = (vec![0; BATCH * size_of::<u32>()], vec![0; BATCH * size]);
         let mut refused = vec![0; self.allowances.entries as usize];
-        let mut cursor = Some(sys::Cursor::default());
-        while let Some(at) = cursor {
-            let read = sys::lookup_batch_of(self.taken.fd().as_fd(), at, &mut keys, &mut values, BATCH);
-            let (count, next) = read.map_err(failed)?;
-            let (ids, _) = keys.as_chunks();
-            for (id, intakes) in ids.iter().zip(values.chunks_exact(size)).take(count) {
-                if let Some(refused) = refused.get_mut(u32::from_ne_bytes(*id) as usize) {
+        let mut batches = sys::Batches::of(self.taken.fd().as_fd(), size_of::<u32>(), size_of_all()?, BATCH);
+        while let Some(entries) = batches.read().map_err(failed)? {
+            for (id, intakes) in entries {
+                let id = id.first_chunk().map(|id| u32::from_ne_bytes(*id));
+                if let Some(refused) = id.and_then(|id| refused.get_mut(id as usize)) {
                     *refused = sum(intakes);
                 }
             }
-            cursor = next;
         }
         Ok(refused)
     }
@@ -132,15 +127,11 @@ fn failed(error: io::Error) -> Error {
 mod tests {
     use aya_obj::generated::{
         BPF_F_MMAPABLE,
-        bpf_map_type::{self, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PERCPU_ARRAY},
+        bpf_map_type::{BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_PERCPU_ARRAY},
     };
 
     use super::*;
-
-    fn map(kind: bpf_map_type, size: usize, entries: u32, flags: u32) -> MapData {
-        let map = aya_obj::Map::new_from_params(kind as u32, 4, size as u32, entries, flags);
-        MapData::create(map, "test", None).unwrap()
-    }
+    use crate::dataplane::fixtures::map;
 
     #[test]
     #[ignore = "needs root"]

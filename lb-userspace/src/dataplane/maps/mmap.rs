@@ -203,15 +203,15 @@ mod tests {
     use lb_common::SlotLine;
 
     use super::*;
+    use crate::dataplane::fixtures::map;
 
     #[test]
     #[ignore = "needs root"]
     fn pieces_are_one_array() {
         let (lines, words) = (Pieces::A_PIECE / 16 * 2 + 3, Pieces::A_PIECE * 2 + 48);
         let array = |lines: u32| {
-            let size = size_of::<SlotLine>() as u32;
-            let map = aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY as u32, 4, size, lines, BPF_F_MMAPABLE);
-            Pieces::open::<SlotLine>("PIECES", MapData::create(map, "PIECES", None).unwrap()).unwrap()
+            let map = map(BPF_MAP_TYPE_ARRAY, size_of::<SlotLine>(), lines, BPF_F_MMAPABLE);
+            Pieces::open::<SlotLine>("PIECES", map).unwrap()
         };
         let pieces = array(lines);
         assert_eq!(pieces.words(), words);
