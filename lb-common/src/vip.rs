@@ -186,6 +186,9 @@ impl VipFlags {
     pub const TRACK_NEVER: Self = Self(1 << 2);
     /// The config has no such VIP any more, and no key leads to it; it is there until its flows are out of the tables.
     pub const REMOVED: Self = Self(1 << 3);
+    /// Its table is that of the configured weights, in which others have the slots of backends that take no flows. Versions
+    /// before that, which do not know this flag, gave those backends no place: a table without it is computed anew.
+    pub const KEEPS_PLACES: Self = Self(1 << 4);
 
     /// Whether every flag of `other` is set.
     #[inline(always)]

@@ -21,7 +21,7 @@ pub struct Entry {
     pub vip: u32,
     /// How packets reach the backend: [`Forward`](lb_common::Forward) as a number.
     pub forward: u32,
-    /// Weight in the config; the slots follow from it while the backend is active.
+    /// Weight in the config; the backend's place in the table follows from it.
     pub weight: u32,
     /// [`BackendState`] as a number, and [`Backend::REMOVED`].
     pub state: u32,
@@ -84,15 +84,16 @@ impl Entry {
         self.backend_state() == BackendState::Down
     }
 
-    /// The weight that it counts with in its VIP's table.
-    pub fn effective_weight(&self) -> u32 {
-        if self.is_removed() {
-            return 0;
-        }
-        match self.backend_state() {
-            BackendState::Active => self.weight,
-            BackendState::Drain | BackendState::Down => 0,
-        }
+    /// The weight that it counts with in its VIP's table, and whether it takes the flows of its slots there; `None` where
+    /// it has no place there.
+    pub fn place_in_table(&self) -> Option<(u32, bool)> {
+        let serves = self.backend_state() == BackendState::Active;
+        (self.weight > 0 && !self.is_removed()).then_some((self.weight, serves))
+    }
+
+    /// Whether it takes new flows.
+    pub fn takes_flows(&self) -> bool {
+        self.place_in_table().is_some_and(|(_, serves)| serves)
     }
 }
 
@@ -109,6 +110,6 @@ mod tests {
         let (backend, record) = entry.in_maps(9);
         assert_eq!(backend.hop, 9);
         assert_eq!(Entry::new(backend, record, next_hop), entry);
-        assert!(entry.is_removed() && !entry.is_down() && entry.effective_weight() == 0);
+        assert!(entry.is_removed() && !entry.is_down() && !entry.takes_flows());
     }
 }

@@ -18,6 +18,7 @@ pub(crate) mod fixtures;
 mod key;
 pub mod maglev;
 pub mod record;
+pub mod refill;
 mod removal;
 mod state;
 mod step;

@@ -49,11 +49,12 @@ fn flags(settings: &Settings) -> VipFlags {
         FlowHash::FiveTuple => VipFlags::default(),
         FlowHash::SourceIp => VipFlags::HASH_SOURCE_IP,
     };
-    hash.with(match settings.tracking {
+    let tracking = match settings.tracking {
         Tracking::Adaptive => VipFlags::default(),
         Tracking::Always => VipFlags::TRACK_ALWAYS,
         Tracking::Never => VipFlags::TRACK_NEVER,
-    })
+    };
+    hash.with(tracking).with(VipFlags::KEEPS_PLACES)
 }
 
 #[cfg(test)]

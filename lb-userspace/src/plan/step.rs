@@ -24,7 +24,7 @@ pub enum Step {
         base: u32,
         /// Number of slots.
         slots: u32,
-        /// The backends that take flows.
+        /// The backends that have a place in it.
         owners: Vec<Owner>,
         /// The flows that go on under the new table; `None` where nothing is to be remembered of a table before.
         flows: Option<Continuation>,
@@ -82,4 +82,6 @@ pub struct Owner {
     pub backend: WeightedBackend,
     /// What the slots hold.
     pub id: u32,
+    /// Whether it takes flows; otherwise others have its slots.
+    pub serves: bool,
 }

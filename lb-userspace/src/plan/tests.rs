@@ -109,8 +109,7 @@ impl World {
             Step::PutBackend { id, fresh, .. } => assert_ne!(*fresh, self.state.backends().contains_key(id)),
             Step::PutVip { id, fresh, .. } => assert_ne!(*fresh, self.state.vips().contains_key(id)),
             Step::PutTable { base, slots, owners, flows } => {
-                let backends: Vec<_> = owners.iter().map(|owner| owner.backend).collect();
-                for (offset, owner) in (0..).zip(maglev::table(&backends, *slots)) {
+                for (offset, owner) in (0..).zip(refill::table(owners, *slots)) {
                     let owner = owners.get(owner as usize).map_or(NO_ID, |owner| owner.id);
                     let slot = match flows {
                         Some(Continuation { base, successors }) => self.slots_before.as_ref().unwrap_or(&self.slots)
@@ -165,15 +164,16 @@ impl World {
         assert_eq!(self.state.keys().len(), markers.len() + ports);
         for vip in &config.vips {
             let (id, record) = self.vip(&vip.name);
-            let weighted = vip
-                .backends
-                .iter()
-                .map(|own| WeightedBackend { key: own.address.into(), weight: own.effective_weight() });
-            let weighted: Vec<_> = weighted.collect();
-            let table = maglev::table(&weighted, vip.settings.slots.get());
+            let owners = vip.backends.iter().map(|own| Owner {
+                backend: WeightedBackend { key: own.address.into(), weight: own.weight },
+                id: NO_ID,
+                serves: own.state == BackendState::Active,
+            });
+            let owners: Vec<_> = owners.collect();
+            let table = refill::table(&owners, vip.settings.slots.get());
             for (index, owner) in (record.slot_base..).zip(table) {
                 let entry = self.state.backends().get(&self.slots[&index].current());
-                let expected = weighted.get(owner as usize).map(|weighted| (id, weighted.key));
+                let expected = owners.get(owner as usize).map(|owner| (id, owner.backend.key));
                 assert_eq!(entry.map(|entry| (entry.vip, entry.address)), expected);
             }
             for key in keys(vip) {
@@ -458,6 +458,41 @@ fn only_the_table_of_the_vip_that_changed_is_written() {
     config.vip_mut(7).backends[1].weight = 1;
     let plan = Plan::new(&world.state, &config, &NextHops::new(), None);
     assert!(matches!(plan.steps(), [Step::PutBackend { fresh: false, .. }, Step::PutTable { .. }]), "{plan:?}");
+}
+
+#[test]
+fn a_backend_that_takes_no_flows_gives_away_its_own_slots_alone_and_gets_them_back() {
+    let mut world = roomy();
+    let mut config = many(1, 10, SLOTS);
+    world.apply(&config);
+    let owners = |world: &World| world.slots.values().map(|slot| slot.current()).collect::<Vec<_>>();
+    let all = owners(&world);
+    let id = all[0];
+    let place =
+        config.vips[0].backends.iter().position(|own| world.state.backends()[&id].address == own.address.into());
+    for state in [BackendState::Drain, BackendState::Down] {
+        config.vip_mut(0).backends[place.unwrap()].state = state;
+        world.apply(&config);
+        let others = owners(&world);
+        assert!(all.iter().zip(&others).all(|(before, after)| (before == after) == (*before != id)), "{others:?}");
+        config.vip_mut(0).backends[place.unwrap()].state = BackendState::Active;
+        world.apply(&config);
+        assert_eq!(owners(&world), all);
+    }
+}
+
+#[test]
+fn a_table_of_a_version_that_kept_no_places_is_computed_anew() {
+    let mut world = roomy();
+    let config = many(2, 2, SLOTS);
+    world.apply(&config);
+    let (id, record) = world.vip(&config.vips[0].name);
+    let record = VipRecord { flags: record.flags.without(VipFlags::KEEPS_PLACES), ..record };
+    world.state.put_vip(id, record);
+    let plan = Plan::new(&world.state, &config, &NextHops::new(), None);
+    let is_table = |step: &&Step| matches!(step, Step::PutTable { flows: Some(_), .. });
+    assert_eq!(plan.steps().iter().filter(is_table).count(), 1, "{plan:?}");
+    assert!(plan.changes().is_empty(), "{plan:?}");
 }
 
 #[test]

@@ -210,9 +210,8 @@ impl<'a> WantedVip<'a> {
 
     pub(super) fn table(&self) -> Step {
         let owner = |backend: &WantedBackend<'_>| {
-            let weight = backend.entry.effective_weight();
-            let weighted = WeightedBackend { key: backend.entry.address, weight };
-            (weight > 0).then_some(Owner { backend: weighted, id: backend.id })
+            let (weight, serves) = backend.entry.place_in_table()?;
+            Some(Owner { backend: WeightedBackend { key: backend.entry.address, weight }, id: backend.id, serves })
         };
         let owners = self.backends.iter().filter_map(owner).collect();
         Step::PutTable { base: self.record.slot_base, slots: self.record.slots, owners, flows: self.flows() }
@@ -246,16 +245,16 @@ impl<'a> WantedVip<'a> {
         self.known.is_some_and(|known| place(known) != place(&self.record))
     }
 
-    /// Whether the table that is there is the one that is wanted: same place, same ids with the same weights, and
-    /// flows remembered or not as before.
+    /// Whether the table that is there is the one that is wanted: same place, same ids with the same weights, the same
+    /// that serve, and flows remembered or not as before.
     pub(super) fn table_stays(&self, index: &Index<'_>) -> bool {
         let remembers = |record: &VipRecord| (record.flags.without(VipFlags::TRACK_ALWAYS), record.slots);
         if self.known.is_none_or(|known| remembers(known) != remembers(&self.record)) || self.table_moves() {
             return false;
         }
-        let taking = |id: u32, entry: &Entry| Some((id, entry.effective_weight())).filter(|(_, weight)| *weight > 0);
-        let there = index.members(self.id).iter().filter_map(|(id, entry)| taking(*id, entry));
-        let mut wanted: Vec<_> = self.backends.iter().filter_map(|own| taking(own.id, &own.entry)).collect();
+        let place = |id: u32, entry: &Entry| Some((id, entry.place_in_table()?));
+        let there = index.members(self.id).iter().filter_map(|(id, entry)| place(*id, entry));
+        let mut wanted: Vec<_> = self.backends.iter().filter_map(|own| place(own.id, &own.entry)).collect();
         wanted.sort_unstable();
         there.eq(wanted)
     }

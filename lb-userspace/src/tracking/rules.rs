@@ -121,7 +121,7 @@ impl Rules {
         let mut drains = vec![false; dispositions.len()];
         for (id, entry) in state.backends() {
             vip_of[*id as usize] = entry.vip;
-            drains[*id as usize] = entry.effective_weight() == 0;
+            drains[*id as usize] = !entry.takes_flows();
             dispositions[*id as usize] = disposition(*id, entry);
         }
         Self { services, dispositions, vip_of, drains, moves: moving, hash_key: *state.seed.key(), begun, is_crowded }
@@ -285,7 +285,7 @@ pub fn freeable(state: &State, swept: &Swept, holds: impl Fn(u32, u32) -> bool) 
 /// Whether a backend is left with the flows that it has. Not so one that is down, for those are lost, nor one whose flows
 /// are another entry's from the next sweep on.
 pub fn is_draining(entry: &Entry) -> bool {
-    entry.effective_weight() == 0 && !entry.is_down() && entry.successor == NO_ID
+    !entry.takes_flows() && !entry.is_down() && entry.successor == NO_ID
 }
 
 /// By VIP id: the ticks without a packet after which a TCP and a UDP flow without an entry counts as new; none where

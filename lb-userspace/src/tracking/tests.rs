@@ -87,7 +87,7 @@ fn a_drained_backend_has_no_slots_and_a_removed_one_no_entry() {
     assert_eq!(drained(bed.dataplane.view().slots_per_backend()).slots, 0);
 
     config.vip_mut(0).backends.remove(0);
-    assert_eq!(bed.apply(&config).writes, 1);
+    assert!(bed.apply(&config).writes > 1, "without its place the table is another one");
     assert_mirrors(&bed.dataplane);
     assert_eq!(bed.backends().iter().filter(|backend| backend.entry.removed).count(), 1);
     assert!(bed.backends()[0].held_slots > 0, "connections that are open and silent still belong to it");

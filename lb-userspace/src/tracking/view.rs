@@ -105,7 +105,7 @@ impl View {
                 None => Duration::MAX,
             };
             let swept_since = moving.is_none_or(|moving| self.has_swept_since(moving.since));
-            let takes_none = in_maps.effective_weight() == 0;
+            let takes_none = !in_maps.takes_flows();
             let cut_in = (rules::is_draining(in_maps) && in_maps.drain_deadline > 0).then(|| {
                 let age = self.drains.get(&id).map_or(0, |since| dataplane::seconds().saturating_sub(*since));
                 Duration::from_secs(u64::from(in_maps.drain_deadline).saturating_sub(age))

@@ -614,6 +614,44 @@ fn flows_go_where_the_maglev_table_says() {
     }
 }
 
+/// Four load balancers with one config but for what backends do: all serve, one is away, another one is, both are.
+#[test]
+#[ignore = "needs root"]
+fn load_balancers_that_differ_about_a_backend_agree_about_all_others() {
+    const AWAY: [&[u8]; 4] = [&[], &[2], &[7], &[2, 7]];
+    let forwarders = AWAY.map(|away| {
+        let backend = |host: u8| {
+            let state = match (away.contains(&host), host) {
+                (false, _) => "active",
+                (true, 2) => "drain",
+                (true, _) => "down",
+            };
+            format!("{{ address = \"10.0.1.{host}\", state = \"{state}\" }}")
+        };
+        let backends: Vec<String> = (1..=10).map(backend).collect();
+        Forwarder::new(&one(VIP4, "ipip", "x").replace("{ address = \"x\" }", &backends.join(", "))).unwrap()
+    });
+    let mut taken_over = BTreeSet::new();
+    for port in 1..4_000 {
+        let client = SocketAddr::new(at(CLIENT4).ip(), port);
+        let frame = Packet::syn(client, at(VIP4)).frame();
+        let [all, without_2, without_7, without_both] =
+            forwarders.each_ref().map(|forwarder| forwarder.run(&frame).unwrap().frame[33]);
+        assert_eq!(all != without_2, all == 2, "port {port}: what another backend has stays there");
+        assert_eq!(all != without_7, all == 7, "port {port}: what another backend has stays there");
+        let expected = if without_2 == 7 { without_7 } else { without_2 };
+        // What went from 2 to 7, or from 7 to 2, goes on to a third.
+        if ![2, 7].contains(&expected) {
+            assert_eq!(without_both, expected, "port {port}");
+        }
+        assert!(![2, 7].contains(&without_both), "port {port}");
+        if all == 2 {
+            taken_over.insert(without_2);
+        }
+    }
+    assert_eq!(taken_over.len(), 9, "all others take over");
+}
+
 #[test]
 #[ignore = "needs root"]
 fn hash_by_source_address_keeps_a_client_with_its_backend() {

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use lb_common::NO_ID;
-use lb_userspace::plan::maglev::{self, WeightedBackend};
+use lb_userspace::plan::{Owner, maglev::WeightedBackend, refill};
 use rand::{Rng as _, rngs::SmallRng, seq::IndexedRandom as _};
 
 /// Backends in rotation at the beginning.
@@ -88,8 +88,11 @@ impl Fleet {
 
     /// The tables of the backends as they are.
     pub fn tables(&self) -> Tables {
-        let active = |state| state == State::Active;
-        Tables { current: self.table(active), horizon: self.table(|_| true) }
+        let is_configured = |state| state != State::Spare;
+        Tables {
+            current: self.table(is_configured, |state| state == State::Active),
+            horizon: self.table(|_| true, |_| true),
+        }
     }
 
     /// To `state`, or back from it; as likely as not where `usual` are in it.
@@ -101,14 +104,18 @@ impl Fleet {
         }
     }
 
-    fn table(&self, has_slots: impl Fn(State) -> bool) -> Vec<u32> {
+    fn table(&self, has_place: impl Fn(State) -> bool, serves: impl Fn(State) -> bool) -> Vec<u32> {
         let first = u32::from(Ipv4Addr::new(10, 0, 0, 1));
-        let weighted = |(place, backend): (u32, &Backend)| WeightedBackend {
-            key: std::net::IpAddr::from(Ipv4Addr::from(first + place)).into(),
-            weight: if has_slots(backend.state) { backend.weight } else { 0 },
+        let owner = |(place, backend): (u32, &Backend)| Owner {
+            backend: WeightedBackend {
+                key: std::net::IpAddr::from(Ipv4Addr::from(first + place)).into(),
+                weight: if has_place(backend.state) { backend.weight } else { 0 },
+            },
+            id: place + 1,
+            serves: serves(backend.state),
         };
-        let weighted: Vec<_> = (0..).zip(&self.backends).map(weighted).collect();
-        maglev::table(&weighted, SLOTS).into_iter().map(|place| place + 1).collect()
+        let owners: Vec<_> = (0..).zip(&self.backends).map(owner).collect();
+        refill::table(&owners, SLOTS).into_iter().map(|place| owners[place as usize].id).collect()
     }
 }
 

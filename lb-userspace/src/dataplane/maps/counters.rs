@@ -160,7 +160,7 @@ impl Readings {
                     let ways = state.backends().values().filter_map(|entry| entry.next_hop);
                     ways.collect::<HashSet<_>>().len() as u64
                 }
-                maps::DRAINS => state.backends().values().filter(|entry| entry.effective_weight() == 0).count() as u64,
+                maps::DRAINS => state.backends().values().filter(|entry| !entry.takes_flows()).count() as u64,
                 maps::DEVICES => self.devices.keys().filter(Result::is_ok).count() as u64,
                 LOGS => continue,
                 _ => u64::from(max_entries),

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     cpus,
     dataplane::{Error, grace::grace, sys},
-    plan::{Continuation, Owner, maglev},
+    plan::{Continuation, Owner, refill},
 };
 
 /// The slots of all tables, which sweeps read while the data plane's owner writes.
@@ -257,8 +257,7 @@ impl Maps {
         if let Some(Continuation { base, .. }) = flows {
             before.slots.words.need(*base, slots)?;
         }
-        let backends: Vec<_> = owners.iter().map(|owner| owner.backend).collect();
-        let table = maglev::table(&backends, slots);
+        let table = refill::table(owners, slots);
         let now = sys::now();
         let is_in_place = ptr::eq(self, before) && flows.is_some_and(|flows| flows.base == base);
         let mut written = 0;
