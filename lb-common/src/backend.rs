@@ -43,8 +43,13 @@ pub struct BackendRecord {
     pub pin: MacPin,
     /// Seconds after which flows are cut that a drain of it has left; 0 for never.
     pub drain_deadline: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// [`BackendRecord::FAILS`], or 0.
+    pub marks: u32,
+}
+
+impl BackendRecord {
+    /// Among the marks: the backend fails its probes. The state is what follows from that.
+    pub const FAILS: u32 = 1;
 }
 
 /// TTL or hop limit of every outer header (the default that RFC 1700 gives).

@@ -12,6 +12,7 @@ pub mod dataplane;
 pub mod decap;
 pub mod disk;
 pub mod fault;
+pub mod health;
 pub mod memory;
 pub mod mix;
 pub mod model;

@@ -72,15 +72,87 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ),
     (
         "hash = \"5-tuple\"",
-        "health = { type = \"http\" }",
-        "11:1: unknown key `health` in [[vip]]; the keys here are `name`, `address`, `ports`, `forward`, `hash`, \
-         `slots`, `tracking`, `tcp_idle`, `udp_idle`, `drain_deadline`, `metrics_backends`, `vrf`, `mark`, `backends`",
+        "probe = true",
+        "11:1: unknown key `probe` in [[vip]]; the keys here are `name`, `address`, `ports`, `forward`, `hash`, `slots`, \
+         `tracking`, `tcp_idle`, `udp_idle`, `drain_deadline`, `metrics_backends`, `vrf`, `mark`, `health`, `backends`",
+    ),
+    // Health.
+    (
+        "hash = \"5-tuple\"",
+        "health = \"http\"",
+        "11:10: `health` must be a table: `{ type = \"tcp\", via = \"address\" }`, not a string",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { via = \"address\" }",
+        "11:10: missing key `type` in health; add `type = \"tcp\"`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"tcp\" }",
+        "11:10: missing key `via` in health; add `via = \"address\"`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"tcp\", via = \"path\" }",
+        "11:32: probes over the clients' path are not there yet; write `via = \"address\"`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"ftp\", via = \"address\" }",
+        "11:19: unknown type `ftp` of probes; write `tcp` or `http`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"tcp\", via = \"address\", path = \"/\" }",
+        "11:50: `path` is for `type = \"http\"`; leave it out, or write that",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"http\", via = \"address\", path = \"healthz\" }",
+        "11:51: `path` is `healthz`; it must begin with `/`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"http\", via = \"address\", status = \"2xx\" }",
+        "11:53: `2xx` is no HTTP status or range of them; write such as `200`, `200-399` or `200,301-302`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"http\", via = \"address\", host = \"a b\" }",
+        "11:51: `host` is empty or has spaces or special characters; write it as URLs do",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"tcp\", via = \"address\", interval = \"5\" }",
+        "11:54: `interval` is `5`; write a time such as `2s` or `500ms`, between `10ms` and `1h`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"tcp\", via = \"address\", fast_interval = \"5s\" }",
+        "11:59: `fast_interval` is longer than `interval`; write a shorter one, or leave it out",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"tcp\", via = \"address\", rise = 0 }",
+        "11:50: `rise` is 0; it must be from 1 to 100",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"tcp\", via = \"address\", on_failure = \"down\" }",
+        "11:56: unknown on_failure `down`; use one of `reset`, `drain`",
+    ),
+    (
+        "ports = [\"udp/any\"]",
+        "ports = [\"udp/any\"]\nhealth = { type = \"tcp\", via = \"address\" }",
+        "22:10: the VIP serves no TCP port by its number; say at which one probes are: `port = 80`",
     ),
     (
         "slots = 1009",
         "tcp_timeout = \"15m\"",
         "12:1: unknown key `tcp_timeout` in [[vip]]; the keys here are `name`, `address`, `ports`, `forward`, `hash`, \
-         `slots`, `tracking`, `tcp_idle`, `udp_idle`, `drain_deadline`, `metrics_backends`, `vrf`, `mark`, `backends`",
+         `slots`, `tracking`, `tcp_idle`, `udp_idle`, `drain_deadline`, `metrics_backends`, `vrf`, `mark`, `health`, \
+         `backends`",
     ),
     ("slots = 1009", "upd_idle = \"1m\"", "12:1: unknown key `upd_idle` in [[vip]]; did you mean `udp_idle`?"),
     (", weight = 50", ", wieght = 50", "15:28: unknown key `wieght` in a backend; did you mean `weight`?"),

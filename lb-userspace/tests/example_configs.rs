@@ -43,9 +43,9 @@ fn the_reference_names_every_key_with_its_default() {
     for (table, line) in [
         ("[node]", "[node]\nbogus_key = 1\n"),
         ("[[vip]]", "[[vip]]\nbogus_key = 1\n"),
-        ("a backend", "{ bogus_key = 1, "),
+        ("a backend", "{ bogus_key = 1, address"),
     ] {
-        let broken = text.replacen(if table == "a backend" { "{ " } else { table }, line, 1);
+        let broken = text.replacen(if table == "a backend" { "{ address" } else { table }, line, 1);
         let errors = Config::parse(&broken, Path::new("naru.toml")).unwrap_err();
         let message = &errors.iter().next().unwrap().message;
         let (_, keys) = message.split_once("the keys here are ").unwrap_or_else(|| panic!("{errors}"));

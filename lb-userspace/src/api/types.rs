@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-pub use crate::model::{Operation, ProblemKind, Settings};
+pub use crate::model::{Health, Operation, ProblemKind, Settings};
 use crate::plan::Change;
 
 /// Answer of `GET /v1/status`.
@@ -192,6 +192,9 @@ pub struct Vip {
     /// Its values for the keys that have a default; those of the node where it does not say.
     #[serde(flatten)]
     pub settings: Settings,
+    /// How it is found out whether its backends work; absent where that is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
     /// Its backends, in the order of the config; behind them those that the config does not have any more, as long as
     /// flows may be left of them.
     pub backends: Vec<Backend>,
@@ -207,8 +210,12 @@ pub struct Backend {
     /// Its weight in the config, or the last that it had there.
     pub weight: u32,
     /// `active`, `drain` or `down`, or `removed` where the config does not have it any more. It is that of `operation`
-    /// where that is there, else that of the config file.
+    /// where that is there, else that of the config file; `failed` where it would be `active` and fails its probes, unless
+    /// all do.
     pub state: String,
+    /// What is known of it by its probes; absent where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<BackendHealth>,
     /// What an operator has done to it and not taken back: `naru backend drain`, `down` and `restore`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<Operation>,
@@ -242,6 +249,36 @@ pub struct Backend {
     pub next_hop: NextHop,
 }
 
+/// What is known of a backend by its probes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendHealth {
+    /// `up`, `down`, or `unknown` where none has answered yet, nor failed often enough.
+    pub verdict: String,
+    /// Seconds since 1970 at which that came about.
+    pub since: u64,
+    /// Seconds since 1970 of the last probe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<u64>,
+    /// How long that took, in microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_us: Option<u64>,
+    /// What was wrong with its answer; absent where it was good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+    /// Answers in a row that speak against the verdict, and as many as change it.
+    pub against: u32,
+    /// The same.
+    pub needed: u32,
+    /// How often the verdict has changed since the daemon started.
+    pub flips: u64,
+    /// Probes with a good answer since then.
+    pub good: u64,
+    /// Probes without one.
+    pub failed: u64,
+    /// Probes of which nothing follows: this host was too busy, or had no socket left.
+    pub void: u64,
+}
+
 /// Flows of the clients in one prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientFlows {
@@ -254,6 +291,8 @@ pub struct ClientFlows {
 impl Backend {
     /// [`Backend::state`] of a backend that the config does not have any more.
     pub const REMOVED: &'static str = "removed";
+    /// [`Backend::state`] of a backend that is out because it fails its probes.
+    pub const FAILED: &'static str = "failed";
 
     /// Whether the config does not have it any more.
     pub fn is_removed(&self) -> bool {

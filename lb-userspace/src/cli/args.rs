@@ -79,6 +79,11 @@ pub enum Command {
     /// List and change backends
     #[command(subcommand)]
     Backend(Backend),
+    /// Show what probes say of backends
+    Health {
+        /// Of this VIP only
+        vip: Option<String>,
+    },
     /// List the flows that are remembered: those on slots that a change has given to another backend, and every flow of
     /// VIPs with `tracking = "always"`
     Flows(Flows),

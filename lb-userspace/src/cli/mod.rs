@@ -55,6 +55,7 @@ pub fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Backend(Backend::List { vip }) => wait(show::backends(client()?, output, vip.as_deref())),
         Command::Backend(Backend::Operate(operation)) => wait(change::operate(client()?, output, operation)),
         Command::Backend(Backend::Edit(edit)) => wait(change::edit_backend(client()?, output, edit)),
+        Command::Health { vip } => wait(show::health(client()?, output, vip.as_deref())),
         Command::Flows(options) => wait(flows::flows(client()?, output, options)),
         Command::Interface(Interface::List) => wait(show::interfaces(client()?, output)),
         Command::Interface(Interface::Attach { interface }) => wait(change::attach(client()?, output, interface)),

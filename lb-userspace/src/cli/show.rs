@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Display,
-    time::{Duration, Instant, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use super::{
@@ -12,8 +12,8 @@ use super::{
 use crate::api::{
     client::Client,
     types::{
-        Backend, BackendStats, ClientFlows, Counts, Diff, DropStats, FileState, FlowEntries, Interface, MapUsage,
-        NextHop, Problem, Settings, Stats, Status, Tracking, Vip, VipStats,
+        Backend, BackendHealth, BackendStats, ClientFlows, Counts, Diff, DropStats, FileState, FlowEntries, Health,
+        Interface, MapUsage, NextHop, Problem, Settings, Stats, Status, Tracking, Vip, VipStats,
     },
 };
 
@@ -56,6 +56,14 @@ pub async fn vip(client: Client, output: Output, name: &str) -> Result<Exit, Fai
 /// `naru backend list`
 pub async fn backends(client: Client, output: Output, vip: Option<&str>) -> Result<Exit, Failure> {
     output.print(&client.backends(vip).await?, |backends| backends_text(backends));
+    Ok(Exit::Ok)
+}
+
+/// `naru health`
+pub async fn health(client: Client, output: Output, vip: Option<&str>) -> Result<Exit, Failure> {
+    let mut backends = client.backends(vip).await?;
+    backends.retain(|backend| backend.health.is_some());
+    output.print(&backends, |backends| health_text(backends));
     Ok(Exit::Ok)
 }
 
@@ -282,7 +290,7 @@ fn vips_text(vips: &[Vip]) -> String {
     ];
     table(
         header,
-        vips.iter().map(|Vip { name, address, ports, forward, settings, backends }| {
+        vips.iter().map(|Vip { name, address, ports, forward, settings, health: _, backends }| {
             let Settings { hash, slots, tracking, .. } = settings;
             let active = backends.iter().filter(|backend| backend.slots > 0).count();
             let configured = backends.iter().filter(|backend| !backend.is_removed()).count();
@@ -295,11 +303,13 @@ fn vips_text(vips: &[Vip]) -> String {
 }
 
 fn vip_text(vip: &Vip) -> String {
-    let Vip { name, address, ports, forward, settings, backends } = vip;
+    let Vip { name, address, ports, forward, settings, health, backends } = vip;
     let (ports, settings) = (ports.join(", "), settings.labelled());
+    let health = health.as_ref().map_or_else(|| "none".to_owned(), Health::to_string);
     let mut lines: Vec<(&str, &dyn Display)> =
         vec![("Name", name), ("Address", address), ("Ports", &ports), ("Forward", forward)];
     lines.extend(settings.iter().map(|(label, value)| (*label, value as &dyn Display)));
+    lines.push(("Health", &health));
     fields(&lines) + "\n" + &backends_text(backends)
 }
 
@@ -331,6 +341,52 @@ fn backends_text(backends: &[Backend]) -> String {
     )
 }
 
+fn health_text(backends: &[Backend]) -> String {
+    if backends.is_empty() {
+        return "Nothing is probed: no VIP has `health`.\n".to_owned();
+    }
+    let header = [
+        ("VIP", Left),
+        ("BACKEND", Left),
+        ("HEALTH", Left),
+        ("FOR", Left),
+        ("LAST", Left),
+        ("TOOK", Right),
+        ("GOOD", Right),
+        ("FAILED", Right),
+        ("FLIPS", Right),
+        ("NOTE", Left),
+    ];
+    let probed = backends.iter().filter_map(|backend| Some((backend, backend.health.as_ref()?)));
+    table(
+        header,
+        probed.map(|(backend, health)| {
+            let BackendHealth { verdict, since, last, took_us, good, failed, flips, .. } = health;
+            let ago = |at: u64| {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+                humantime::format_duration(Duration::from_secs(now.saturating_sub(at))).to_string()
+            };
+            let last = last.map_or("-".to_owned(), |at| format!("{} ago", ago(at)));
+            let took = took_us.map_or("-".to_owned(), |took| format!("{:.1} ms", took as f64 / 1e3));
+            let [good, failed, flips] = [good, failed, flips].map(u64::to_string);
+            let (vip, address) = (backend.vip.clone(), backend.address.to_string());
+            [vip, address, verdict.clone(), ago(*since), last, took, good, failed, flips, health_note(backend, health)]
+        }),
+    )
+}
+
+/// What is wrong, how far the verdict is from another, and what does not follow from it.
+fn health_note(backend: &Backend, health: &BackendHealth) -> String {
+    let BackendHealth { verdict, failure, against, needed, void, .. } = health;
+    let forming = (*against > 0).then(|| {
+        let other = if verdict == "down" { "up" } else { "down" };
+        format!("{against} of {needed} until {other}")
+    });
+    let serves = (verdict == "down" && backend.state == "active").then(|| "serves all the same: all fail".to_owned());
+    let void = (*void > 0).then(|| format!("{void} void"));
+    [failure.clone(), forming, serves, void].into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
 fn note(backend: &Backend) -> String {
     let pinned = backend.mac.is_some().then(|| "MAC address pinned".to_owned());
     let operation = backend.operation.as_ref().map(|operation| {
@@ -344,7 +400,13 @@ fn note(backend: &Backend) -> String {
     let clients = backend.clients.iter().map(|ClientFlows { prefix, flows }| format!("{flows} of {prefix}"));
     let clients = clients.collect::<Vec<_>>().join(", ");
     let clients = (!clients.is_empty()).then(|| format!("flows: {clients}"));
-    let parts = [pinned, Some(drain_note(backend)).filter(|note| !note.is_empty()), clients, deadline, operation];
+    let failure = backend.health.as_ref().filter(|health| health.verdict == "down");
+    let failure = failure.map(|health| match &health.failure {
+        Some(failure) => format!("fails its probes: {failure}"),
+        None => "fails its probes".to_owned(),
+    });
+    let parts =
+        [failure, pinned, Some(drain_note(backend)).filter(|note| !note.is_empty()), clients, deadline, operation];
     parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
@@ -450,6 +512,7 @@ mod tests {
             address: "10.0.0.1".parse().unwrap(),
             weight: 100,
             state: state.into(),
+            health: None,
             operation: None,
             file_state: None,
             slots,
@@ -526,6 +589,37 @@ mod tests {
     }
 
     #[test]
+    fn what_fails_is_told_with_the_reason_and_how_far_the_verdict_is() {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let health = BackendHealth {
+            verdict: "down".into(),
+            since: now - 75,
+            last: Some(now),
+            took_us: Some(1250),
+            failure: Some("status 503".into()),
+            against: 0,
+            needed: 2,
+            flips: 1,
+            good: 40,
+            failed: 9,
+            void: 0,
+        };
+        let failed = Backend { health: Some(health.clone()), ..backend("failed", 0, 0) };
+        assert_eq!(note(&failed), "fails its probes: status 503");
+        assert_eq!(health_note(&failed, &health), "status 503");
+        let alone = Backend { state: "active".into(), ..failed.clone() };
+        assert_eq!(health_note(&alone, &health), "status 503; serves all the same: all fail");
+        let forming = BackendHealth { failure: None, against: 1, void: 3, ..health.clone() };
+        assert_eq!(health_note(&failed, &forming), "1 of 2 until up; 3 void");
+        let text = health_text(&[failed]);
+        let line = text.lines().nth(1).unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(words[..5], ["web", "10.0.0.1", "down", "1m", "15s"], "{line}");
+        assert!(line.ends_with("1.2 ms     40        9       1   status 503"), "{line}");
+        assert_eq!(health_text(&[]), "Nothing is probed: no VIP has `health`.\n");
+    }
+
+    #[test]
     fn a_vip_tells_its_tracking() {
         let vip = Vip {
             name: "web".into(),
@@ -538,6 +632,7 @@ mod tests {
                 mark: Some(16.into()),
                 ..Settings::default()
             },
+            health: None,
             backends: Vec::new(),
         };
         let shown = vip_text(&vip);

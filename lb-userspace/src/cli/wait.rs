@@ -166,6 +166,7 @@ mod tests {
             address: "10.0.1.12".parse().unwrap(),
             weight: 100,
             state: state.into(),
+            health: None,
             operation: None,
             file_state: None,
             slots: 0,

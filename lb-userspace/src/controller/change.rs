@@ -95,7 +95,7 @@ impl Controller {
         }
         let record = self.reserve(before, &wanted.text).await?;
         // Operations that were done while the disk was waited for are among these.
-        let (wanted, forgotten) = Desired::new(wanted, &self.applied.operations);
+        let (wanted, forgotten) = Desired::new(wanted, &self.applied.operations, &self.applied.verdicts);
         let overridden = self.applied.overridden(&wanted.sources.config);
         let changes: Vec<_> = overridden.iter().map(node::overridden_change).collect();
         let warnings: Vec<_> = overridden.iter().filter_map(Overridden::warning).chain(forgotten).collect();
@@ -196,7 +196,7 @@ impl Controller {
     }
 
     /// Has the data plane run `wanted`, and gives back what it ran before; takes back what was done if a step fails.
-    fn switch(&mut self, wanted: Desired) -> Result<(dataplane::Applied, Arc<Desired>), Error> {
+    pub(super) fn switch(&mut self, wanted: Desired) -> Result<(dataplane::Applied, Arc<Desired>), Error> {
         let old = mem::replace(&mut self.applied, Arc::new(wanted));
         let result = self.try_switch(&old);
         match result {

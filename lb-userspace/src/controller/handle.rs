@@ -23,17 +23,35 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
 /// What the controller is asked for.
 pub(super) enum Request {
-    Apply { force: bool, origin: Origin, reply: Reply<Applied> },
+    Apply {
+        force: bool,
+        origin: Origin,
+        reply: Reply<Applied>,
+    },
     Edit(Box<Edit>, Origin, Reply<Applied>),
     Operate(Operate, Origin, Reply<Applied>),
-    Problem { kind: ProblemKind, what: String, reason: Option<String> },
-    Stop { detach: bool, reply: Reply<()> },
+    /// To put in force what probes have said.
+    Judge,
+    Problem {
+        kind: ProblemKind,
+        what: String,
+        reason: Option<String>,
+    },
+    Stop {
+        detach: bool,
+        reply: Reply<()>,
+    },
 }
 
 impl Request {
+    /// Whether it changes what is over the file, and nothing on disk before packets follow it.
+    pub(super) fn is_of_overlay(&self) -> bool {
+        matches!(self, Self::Operate(..) | Self::Judge)
+    }
+
     /// Whether it has to wait until the change before it is done.
     pub(super) fn is_change(&self) -> bool {
-        matches!(self, Self::Apply { .. } | Self::Edit(..) | Self::Operate(..) | Self::Stop { .. })
+        matches!(self, Self::Apply { .. } | Self::Edit(..) | Self::Stop { .. }) || self.is_of_overlay()
     }
 }
 

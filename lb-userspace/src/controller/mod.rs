@@ -11,6 +11,7 @@
 mod book;
 mod change;
 mod directory;
+mod due;
 mod error;
 mod file;
 mod follow;
@@ -33,6 +34,7 @@ mod run;
 mod start;
 mod state_directory;
 mod unkept;
+mod verdicts;
 mod view;
 
 use std::{
@@ -62,7 +64,7 @@ pub use self::{
 };
 use self::{
     file::Desired, handle::Request, interfaces::Interfaces, log_reader::LogReader, look_back::LookBack, losses::Losses,
-    problems::Problems, state_directory::StateDirectory, unkept::Kept,
+    problems::Problems, state_directory::StateDirectory, unkept::Kept, verdicts::Health,
 };
 use crate::{
     dataplane::Dataplane,
@@ -90,6 +92,7 @@ pub struct Controller {
     log_reader: Option<LogReader>,
     upkeep: Upkeep,
     sweeper: Sweeper,
+    health: Health,
     views: watch::Sender<Option<Arc<View>>>,
     /// When what has changed since is published.
     publish_at: Option<tokio::time::Instant>,
@@ -118,6 +121,7 @@ impl Controller {
     fn publish(&mut self) {
         block_in_place(|| self.upkeep.follow(&mut self.dataplane));
         self.note_problems();
+        self.health.follow(&self.applied);
         self.views.send_replace(Some(Arc::new(self.view())));
         self.publish_at = None;
     }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt::Display, path::PathBuf};
 
 use super::Error;
 use crate::{
-    model::{self, Config, Difference, Node, Overridden, Vrf, keys::SettingChange},
+    model::{self, Config, Difference, Node, Overridden, Vip, Vrf, keys::SettingChange},
     plan::{Change, record},
 };
 
@@ -18,11 +18,10 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
 /// Changes of keys of VIPs that are in both and that the data plane knows nothing of.
 fn vip_changes(old: &Config, new: &Config) -> Vec<Change> {
     let Difference { gone, come } = old.difference(new);
-    let before: HashMap<_, _> = gone.into_iter().map(|vip| (vip.name.as_str(), &vip.settings)).collect();
-    let changes = come.into_iter().filter_map(|vip| Some((vip, before.get(vip.name.as_str())?.changes(&vip.settings))));
+    let before: HashMap<_, _> = gone.into_iter().map(|vip| (vip.name.as_str(), vip)).collect();
+    let changes = come.into_iter().filter_map(|vip| Some((vip, unheld(before.get(vip.name.as_str())?, vip))));
     let changes = changes.flat_map(|(vip, changes)| changes.into_iter().map(move |change| (vip, change)));
-    let unheld = changes.filter(|(_, change)| !record::KEYS.contains(&change.key));
-    unheld
+    changes
         .map(|(vip, SettingChange { key, from, to })| Change::VipChanged {
             vip: vip.name.clone(),
             key: key.to_owned(),
@@ -30,6 +29,18 @@ fn vip_changes(old: &Config, new: &Config) -> Vec<Change> {
             to,
         })
         .collect()
+}
+
+/// Changes of the keys of a VIP that the data plane does not hold.
+fn unheld(old: &Vip, new: &Vip) -> Vec<SettingChange> {
+    let mut changes = old.settings.changes(&new.settings);
+    changes.retain(|change| !record::KEYS.contains(&change.key));
+    if old.health != new.health {
+        let [from, to] =
+            [old, new].map(|vip| vip.health.as_ref().map_or_else(|| "none".to_owned(), |health| health.to_string()));
+        changes.push(SettingChange { key: "health", from, to });
+    }
+    changes
 }
 
 /// Refuses changes of keys that say where the running daemon is.

@@ -14,8 +14,16 @@ use tokio::{
 };
 
 use super::{
-    Applies, ConfigFile, Controller, Error, MetricsListener, file::Desired, handle::Handle, interfaces::Interfaces,
-    look_back::LookBack, losses::Losses, problems::Problems, start::Start, state_directory::StateDirectory,
+    Applies, ConfigFile, Controller, Error, MetricsListener,
+    file::Desired,
+    handle::Handle,
+    interfaces::Interfaces,
+    look_back::LookBack,
+    losses::Losses,
+    problems::Problems,
+    start::Start,
+    state_directory::StateDirectory,
+    verdicts::{self, Health},
 };
 use crate::{
     dataplane::{self, Dataplane},
@@ -58,7 +66,8 @@ impl Controller {
             note_seed(&mut problems, &contents.config.node, &reason);
         }
         let operations = block_in_place(|| state_directory.operations());
-        let (applied, forgotten) = Desired::new(contents, &operations);
+        let verdicts = Arc::new(verdicts::kept(dataplane.state()));
+        let (applied, forgotten) = Desired::new(contents, &operations, &verdicts);
         forgotten.iter().for_each(|line| log::warn!("{line}"));
         if let count @ 1.. = applied.operations.iter().count() {
             log::info!("{count} backends have a state that was set by command: see `naru backend list`");
@@ -88,6 +97,7 @@ impl Controller {
             log_reader: None,
             upkeep,
             sweeper: Sweeper::default(),
+            health: Health::new(&verdicts),
             views,
             publish_at: None,
             handle: Handle::new(sender, viewer),

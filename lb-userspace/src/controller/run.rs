@@ -12,6 +12,7 @@ use tokio::task::{JoinHandle, block_in_place};
 use super::{
     Controller, Error,
     change::{log_change, moves_everything},
+    due::due,
     follow::{EVENTS, missing},
     handle::{Handle, Reply, Request},
     keep,
@@ -103,6 +104,7 @@ impl Controller {
             },
             1.. = self.events.recv_many(&mut events, EVENTS) => self.observe(&mut events, &mut Waiting::default()),
             turn = self.sweeper.turn() => self.sweep(turn),
+            () = self.health.next() => self.note_due(),
             () = self.netlink.health_changed() => {}
             _ = self.retry.tick() => self.is_retry_due = true,
             () = due(self.publish_at) => return self.publish(),
@@ -120,13 +122,17 @@ impl Controller {
         }
     }
 
-    /// As [`Self::meanwhile`], for work before anything has begun: operations are done beside it, and wait for no
-    /// change that was asked for before them.
+    /// As [`Self::meanwhile`], for work before anything has begun: operations are done beside it and verdicts put in
+    /// force; they wait for no change that was asked for before them.
     pub(super) async fn meanwhile_operating<T>(&mut self, mut work: JoinHandle<T>) -> Result<T, Error> {
         loop {
-            while let Some(at) = self.changes.iter().position(|change| matches!(change, Request::Operate(..))) {
-                if let Some(Request::Operate(operate, origin, reply)) = self.changes.remove(at) {
-                    self.serve_operation(&operate, &origin, reply).await;
+            while let Some(at) = self.changes.iter().position(Request::is_of_overlay) {
+                match self.changes.remove(at) {
+                    Some(Request::Operate(operate, origin, reply)) => {
+                        self.serve_operation(&operate, &origin, reply).await;
+                    }
+                    Some(Request::Judge) => self.judge(),
+                    _ => {}
                 }
             }
             tokio::select! {
@@ -156,6 +162,7 @@ impl Controller {
                 drop(reply.send(self.count(&format!("edit `{edit}` by {origin}"), result)));
             }
             Request::Operate(operate, origin, reply) => self.serve_operation(&operate, &origin, reply).await,
+            Request::Judge => self.judge(),
             Request::Stop { detach, reply } => return Some((detach, reply)),
             other => self.answer(other),
         }
@@ -167,7 +174,11 @@ impl Controller {
         match request {
             Request::Problem { kind, what, reason: Some(reason) } => self.problems.note(kind, &what, &reason),
             Request::Problem { kind, what, reason: None } => self.problems.mend(kind, &what),
-            change @ (Request::Apply { .. } | Request::Edit(..) | Request::Operate(..) | Request::Stop { .. }) => {
+            change @ (Request::Apply { .. }
+            | Request::Edit(..)
+            | Request::Operate(..)
+            | Request::Judge
+            | Request::Stop { .. }) => {
                 self.changes.push_back(change);
             }
         }
@@ -259,13 +270,5 @@ impl Controller {
         if self.dataplane.removed_targets().count() != lingering {
             self.resolve_only_applied();
         }
-    }
-}
-
-/// Waits for a moment, if there is one.
-async fn due(at: Option<tokio::time::Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     dataplane::{self, Attachment, LostFrames},
+    health::Probes,
     model::{self, Config, Operations, Overridden, Readers, Target},
     network::Ways,
     plan::{Change, Removal},
@@ -47,6 +48,8 @@ pub struct View {
     losses: Found,
     /// What is not as the config wants it.
     pub problems: Vec<Problem>,
+    /// The backends that are probed.
+    pub probes: Arc<Probes>,
     /// How often the task that follows next hops and interfaces was started anew.
     pub netlink_restarts: u64,
 }
@@ -80,6 +83,7 @@ impl Controller {
             interfaces: self.interfaces.clone(),
             losses: self.losses.found().clone(),
             problems: self.problems.list(),
+            probes: Arc::clone(self.health.probes()),
             netlink_restarts: self.netlink.health().restarts,
         }
     }
@@ -114,7 +118,7 @@ impl View {
     pub fn diff(&self) -> Result<Diff, Error> {
         let wanted = self.file.with_seed(self.file.read(Some(&self.applied.sources))?)?;
         let removal = Removal::between(&self.applied.sources.config, &wanted.config);
-        let (_, forgotten) = Desired::new(wanted.clone(), &self.applied.operations);
+        let (_, forgotten) = Desired::new(wanted.clone(), &self.applied.operations, &self.applied.verdicts);
         let overridden = self.applied.overridden(&wanted.config);
         let warnings = overridden.iter().filter_map(Overridden::warning).chain(forgotten).collect();
         Ok(Diff { changes: self.changes_to(wanted), removal, warnings })
@@ -125,7 +129,7 @@ impl View {
         if wanted.config == self.applied.sources.config {
             return Vec::new();
         }
-        let (wanted, _) = Desired::new(wanted, &self.applied.operations);
+        let (wanted, _) = Desired::new(wanted, &self.applied.operations, &self.applied.verdicts);
         let plan = self.dataplane.plan(&wanted.config);
         let changes = node::merged(node::changes(self.config(), &wanted.config), plan.into_changes());
         node::merged(

@@ -19,6 +19,10 @@ pub struct Backend {
     pub mac: Option<Mac>,
     /// What an operator has said of this drain, where that goes before the VIP's.
     pub drain_deadline: Option<DrainDeadline>,
+    /// Whether it fails its probes.
+    pub fails: bool,
+    /// Whether `state` is what follows from that.
+    pub is_out: bool,
 }
 
 impl Backend {
@@ -86,8 +90,15 @@ mod tests {
 
     #[test]
     fn only_active_backends_have_weight() {
-        let backend =
-            |state| Backend { address: IpAddr::from([10, 0, 0, 1]), weight: 7, state, mac: None, drain_deadline: None };
+        let backend = |state| Backend {
+            address: IpAddr::from([10, 0, 0, 1]),
+            weight: 7,
+            state,
+            mac: None,
+            drain_deadline: None,
+            fails: false,
+            is_out: false,
+        };
         assert_eq!(backend(BackendState::Active).effective_weight(), 7);
         assert_eq!(backend(BackendState::Drain).effective_weight(), 0);
         assert_eq!(backend(BackendState::Down).effective_weight(), 0);

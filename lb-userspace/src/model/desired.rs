@@ -1,8 +1,8 @@
 //! All that is wanted at a moment: what the sources want together, the overlays over that, and what comes of both.
 //!
 //! A source says what there is to be, VIPs with their backends; an object belongs to the source that says it, and goes
-//! when that source no longer does. An overlay says something of objects that are there (what operators have done;
-//! health would be another), goes before what the sources say of them, edits no source, and makes no object. What it
+//! when that source no longer does. An overlay says something of objects that are there (what operators have done,
+//! what probes say), goes before what the sources say of them, edits no source, and makes no object. What it
 //! says of an object that no source has is forgotten, but not before every source has spoken.
 
 use std::{
@@ -13,7 +13,7 @@ use std::{
 
 use lb_common::BackendState;
 
-use super::{Config, Difference, Operation, Operations, Vip, Word as _};
+use super::{Config, Difference, Operation, Operations, Verdicts, Vip, Word as _};
 
 /// The sources, each of which has spoken: today the config file is the only one.
 pub trait Sources {
@@ -28,29 +28,44 @@ pub struct Desired<S> {
     pub sources: Arc<S>,
     /// What operators have done over them.
     pub operations: Arc<Operations>,
-    /// What comes of the two: what the data plane is to run.
+    /// What probes say of backends.
+    pub verdicts: Arc<Verdicts>,
+    /// What comes of all that: what the data plane is to run.
     pub config: Config,
     /// Name of a VIP → its place in what the sources want, once somebody has asked for that.
     places: OnceLock<HashMap<String, usize>>,
 }
 
 impl<S: Sources> Desired<S> {
-    /// The sources with what operators have done over them. Gives back besides what of that is forgotten, a line each:
-    /// no source has such a backend.
-    pub fn new(sources: S, operations: &Arc<Operations>) -> (Self, Vec<String>) {
+    /// The sources with what operators have done and probes say over them. Gives back besides what operators have done and
+    /// is forgotten, a line each: no source has such a backend.
+    pub fn new(sources: S, operations: &Arc<Operations>, verdicts: &Arc<Verdicts>) -> (Self, Vec<String>) {
         let mut kept = Operations::clone(operations);
         let forgotten = kept.prune(sources.merged());
         let operations = if kept == **operations { Arc::clone(operations) } else { Arc::new(kept) };
-        let config = operations.over(sources.merged());
-        let desired = Self { sources: Arc::new(sources), operations, config, places: OnceLock::new() };
+        let desired = Self::of(Arc::new(sources), operations, Arc::clone(verdicts));
         (desired, forgotten.iter().map(forgotten_line).collect())
     }
 
     /// The same sources with something else done over them.
     pub fn with(&self, operations: Operations) -> Self {
-        let config = operations.over(self.sources.merged());
-        let (sources, operations) = (Arc::clone(&self.sources), Arc::new(operations));
-        Self { sources, operations, config, places: OnceLock::new() }
+        Self::of(Arc::clone(&self.sources), Arc::new(operations), Arc::clone(&self.verdicts))
+    }
+
+    /// The same with something else that probes say.
+    pub fn judged(&self, verdicts: Verdicts) -> Self {
+        Self::of(Arc::clone(&self.sources), Arc::clone(&self.operations), Arc::new(verdicts))
+    }
+
+    fn of(sources: Arc<S>, operations: Arc<Operations>, verdicts: Arc<Verdicts>) -> Self {
+        let mut verdicts = verdicts;
+        let mut kept = Verdicts::clone(&verdicts);
+        kept.prune(sources.merged());
+        if kept != *verdicts {
+            verdicts = Arc::new(kept);
+        }
+        let config = verdicts.over(operations.over(sources.merged()));
+        Self { sources, operations, verdicts, config, places: OnceLock::new() }
     }
 
     /// The state of a backend below what operators have done.

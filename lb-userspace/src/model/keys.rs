@@ -257,13 +257,72 @@ pub const VIP: &[Key] = &[
 ];
 
 /// Keys of a VIP that stand behind those that have a default.
-pub const VIP_BACKENDS: &[Key] = &[optional(
-    "backends",
-    "backends = []",
-    "none",
-    "The real servers",
-    "none of those that stay, with `tracking` other than `never`",
-)];
+pub const VIP_BACKENDS: &[Key] = &[
+    optional(
+        "health",
+        r#"health = { type = "tcp", via = "address" }"#,
+        "none: all count as working",
+        "How it is found out whether its backends work: a table with the keys below",
+        "none; what fails probes is as `on_failure` says",
+    ),
+    optional(
+        "backends",
+        "backends = []",
+        "none",
+        "The real servers",
+        "none of those that stay, with `tracking` other than `never`",
+    ),
+];
+
+/// Keys of `health`.
+pub const HEALTH: &[Key] = &[
+    required("type", r#"type = "tcp""#, "What a backend is asked: `tcp` for a connection, `http` for a page", "none"),
+    required(
+        "via",
+        r#"via = "address""#,
+        "Which way probes go: `address`, to the backend's own address (over the clients' path is to come)",
+        "none",
+    ),
+    optional("port", "port = 80", "the VIP's first TCP port", "At which of the backend's ports", "none"),
+    optional("interval", r#"interval = "2s""#, "2s", "From one probe to the next, 10ms to 1h", "none"),
+    optional(
+        "fast_interval",
+        r#"fast_interval = "500ms""#,
+        "500ms",
+        "The same after an answer that speaks against the verdict; no longer than `interval`",
+        "none",
+    ),
+    optional("timeout", r#"timeout = "1s""#, "1s", "How long a probe may take, 10ms to 1h", "none"),
+    optional("rise", "rise = 2", "2", "As many good answers in a row bring a backend back, 1 to 100", "none"),
+    optional("fall", "fall = 3", "3", "As many failures in a row take a backend out, 1 to 100", "none"),
+    optional(
+        "on_failure",
+        r#"on_failure = "reset""#,
+        "reset",
+        "What becomes of the connections of a backend that is out: `reset` (as with `down`) or `drain` (they stay)",
+        "of a backend that is out: as `down` or `drain` does",
+    ),
+];
+
+/// Keys of `health` with `type = "http"`.
+pub const HEALTH_HTTP: &[Key] = &[
+    optional("path", r#"path = "/healthz""#, "/", "With `http`: path and query of the page", "none"),
+    optional("host", r#"host = "www.example.org""#, "the VIP's address", "With `http`: the `Host` header", "none"),
+    optional(
+        "status",
+        r#"status = "200-399""#,
+        "200-399",
+        "With `http`: statuses of good answers, as `200,301-302`",
+        "none",
+    ),
+    optional(
+        "body",
+        r#"body = "ok""#,
+        "anything",
+        "With `http`: what the first 64 KiB of a good answer's body have",
+        "none",
+    ),
+];
 
 /// Keys of a backend.
 pub const BACKEND: &[Key] = &[
@@ -458,7 +517,10 @@ mod tests {
     #[test]
     fn each_key_is_there_once() {
         let vip: Vec<&str> = VIP.iter().chain(SETTINGS).chain(VIP_BACKENDS).map(|key| key.name).collect();
-        for keys in [vip, NODE.iter().map(|key| key.name).collect(), BACKEND.iter().map(|key| key.name).collect()] {
+        let health: Vec<&str> = HEALTH.iter().chain(HEALTH_HTTP).map(|key| key.name).collect();
+        for keys in
+            [vip, health, NODE.iter().map(|key| key.name).collect(), BACKEND.iter().map(|key| key.name).collect()]
+        {
             let once: std::collections::BTreeSet<_> = keys.iter().collect();
             assert_eq!(once.len(), keys.len(), "{keys:?}");
         }

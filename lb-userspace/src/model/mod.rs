@@ -8,6 +8,7 @@ mod conflict;
 mod deadline;
 mod desired;
 mod forward;
+mod health;
 mod idle;
 pub mod keys;
 mod mac;
@@ -22,6 +23,7 @@ pub(crate) mod suggest;
 mod target;
 mod tracking;
 mod value;
+mod verdict;
 mod via;
 mod vip;
 mod word;
@@ -33,6 +35,7 @@ pub use self::{
     deadline::DrainDeadline,
     desired::{Desired, Overridden, Sources},
     forward::ForwardMode,
+    health::{Check, Health, OnFailure, Page, StatusError, Statuses},
     idle::{IdleTime, TimeError},
     keys::{Given, Settings},
     mac::{Mac, MacChoice, MacError},
@@ -46,6 +49,7 @@ pub use self::{
     target::Target,
     tracking::{FlowHash, Tracking},
     value::KeyValue,
+    verdict::Verdicts,
     via::{Mark, Vrf, mark_word},
     vip::Vip,
     word::{UnknownValue, Word},
@@ -73,5 +77,6 @@ mod tests {
         check(&[FlowHash::FiveTuple, FlowHash::SourceIp]);
         check(&[Tracking::Adaptive, Tracking::Always, Tracking::Never]);
         check(&[XdpMode::Auto, XdpMode::Native, XdpMode::Generic]);
+        check(&[OnFailure::Reset, OnFailure::Drain]);
     }
 }

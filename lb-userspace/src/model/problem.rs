@@ -22,11 +22,13 @@ pub enum ProblemKind {
     Netlink,
     /// The hash seed that the config names cannot be had; the one before is in force.
     HashSeed,
+    /// What probes say of backends is not in force.
+    Health,
 }
 
 impl ProblemKind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Interface,
         Self::Metrics,
         Self::PacketLog,
@@ -35,6 +37,7 @@ impl ProblemKind {
         Self::Socket,
         Self::Netlink,
         Self::HashSeed,
+        Self::Health,
     ];
 
     /// As the API and the metrics spell it.
@@ -48,6 +51,7 @@ impl ProblemKind {
             Self::Socket => "socket",
             Self::Netlink => "netlink",
             Self::HashSeed => "hash-seed",
+            Self::Health => "health",
         }
     }
 }

@@ -1,10 +1,10 @@
 //! A virtual address, what is served on it, and by whom.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use lb_common::Via;
 
-use super::{Backend, ForwardMode, Mark, Node, Port, Settings, Slots};
+use super::{Backend, ForwardMode, Health, Mark, Node, Port, Settings, Slots};
 
 /// A virtual address, what is served on it, and by whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct Vip {
     pub forward: ForwardMode,
     /// Its values for the keys that have a default.
     pub settings: Settings,
+    /// How it is found out whether its backends work; `None` where that is not.
+    pub health: Option<Arc<Health>>,
     /// The real servers, each address once.
     pub backends: Vec<Backend>,
 }
@@ -32,6 +34,11 @@ impl Vip {
         let Settings { vrf, mark, .. } = &self.settings;
         let vrf = vrf.or(node.vrf).map(Into::into).unwrap_or_default();
         Via { vrf, mark: mark.map(Mark::get).or(node.mark).unwrap_or(0) }
+    }
+
+    /// Whether all backends that take flows fail their probes, so that all serve.
+    pub fn is_last_resort(&self) -> bool {
+        self.backends.iter().any(|own| own.fails && own.effective_weight() > 0)
     }
 
     /// Its settings on this node: with the node's values where it does not say.

@@ -255,7 +255,7 @@ fn backend_changes(vip: &WantedVip<'_>, index: &Index<'_>) -> Vec<Change> {
             changes.push(Change::BackendAdded { vip: name(), backend: address, weight, state: state.to_owned() });
             continue;
         };
-        let told = |entry: &Entry| (entry.weight, entry.backend_state(), entry.pin, entry.drain_deadline);
+        let told = |entry: &Entry| (entry.weight, entry.backend_state(), entry.pin, entry.drain_deadline, entry.fails);
         if told(known) == told(&backend.entry) {
             // Nearly all: nothing is put into words for them.
             continue;
@@ -265,6 +265,8 @@ fn backend_changes(vip: &WantedVip<'_>, index: &Index<'_>) -> Vec<Change> {
                 changes.push(Change::BackendChanged { vip: name(), backend: address, key: key.to_owned(), from, to });
             }
         };
+        let health = |fails: bool| if fails { "down" } else { "up" }.to_owned();
+        differs("health", health(known.fails), health(backend.entry.fails));
         differs("weight", known.weight.to_string(), weight.to_string());
         differs("state", known.backend_state().word().to_owned(), state.to_owned());
         let pin = |entry: &Entry| entry.pin.mac().map_or("none".to_owned(), |mac| Mac::from(mac).to_string());

@@ -6,7 +6,7 @@ use lb_common::{Address, Backend, BackendRecord, BackendState, Be32, MacPin, Nex
 /// besides ([`BackendRecord`]), and its next hop. A real server that serves two VIPs has two entries, for each counts
 /// its own.
 ///
-/// While slots name it nothing of it becomes another but the last six.
+/// While slots name it nothing of it becomes another but the last seven.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
     /// See [`Backend::address`].
@@ -33,6 +33,8 @@ pub struct Entry {
     pub pin: MacPin,
     /// See [`BackendRecord::drain_deadline`].
     pub drain_deadline: u32,
+    /// See [`BackendRecord::FAILS`].
+    pub fails: bool,
 }
 
 impl Entry {
@@ -40,7 +42,7 @@ impl Entry {
     pub fn new(backend: Backend, record: BackendRecord, next_hop: Option<NextHop>) -> Self {
         let Backend { address, outer_source, outer_source_mask, outer_sum, vip, forward, state, hop: _, reserved: _ } =
             backend;
-        let BackendRecord { weight, successor, pin, drain_deadline, reserved: _ } = record;
+        let BackendRecord { weight, successor, pin, drain_deadline, marks } = record;
         Self {
             address,
             outer_source,
@@ -54,6 +56,7 @@ impl Entry {
             next_hop,
             pin,
             drain_deadline,
+            fails: marks & BackendRecord::FAILS != 0,
         }
     }
 
@@ -65,8 +68,9 @@ impl Entry {
         let reserved = [0; 2];
         let backend =
             Backend { address, outer_source, outer_source_mask, outer_sum, vip, forward, state, hop, reserved };
-        let Self { pin, drain_deadline, .. } = *self;
-        (backend, BackendRecord { weight, successor, pin, drain_deadline, reserved: 0 })
+        let Self { pin, drain_deadline, fails, .. } = *self;
+        let marks = if fails { BackendRecord::FAILS } else { 0 };
+        (backend, BackendRecord { weight, successor, pin, drain_deadline, marks })
     }
 
     /// What the operator wants of it, or wanted last.
@@ -106,7 +110,9 @@ mod tests {
         let pin = MacPin::new(Some([2, 0, 0, 0, 0, 7]));
         let next_hop = Some(NextHop::new([1; 6], [2; 6], 3, 1500, 4));
         let state = BackendState::Drain as u32 | Backend::REMOVED;
-        let entry = Entry { vip: 1, forward: 2, weight: 3, state, successor: 5, next_hop, pin, ..Entry::default() };
+        let fails = true;
+        let entry =
+            Entry { vip: 1, forward: 2, weight: 3, state, successor: 5, next_hop, pin, fails, ..Entry::default() };
         let (backend, record) = entry.in_maps(9);
         assert_eq!(backend.hop, 9);
         assert_eq!(Entry::new(backend, record, next_hop), entry);

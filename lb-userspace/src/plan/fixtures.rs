@@ -22,13 +22,22 @@ pub fn vip(name: &str, address: &str, ports: &[&str], backends: &[&str]) -> Vip 
         ports: ports.iter().map(|port| port.parse().unwrap()).collect(),
         forward: ForwardMode::Ipip,
         settings: Settings { slots: Slots::new(SLOTS), ..Settings::default() },
+        health: None,
         backends: backends.iter().map(|address| backend(address, 100)).collect(),
     }
 }
 
 /// An active backend.
 pub fn backend(address: &str, weight: u32) -> Backend {
-    Backend { address: ip(address), weight, state: BackendState::Active, mac: None, drain_deadline: None }
+    Backend {
+        address: ip(address),
+        weight,
+        state: BackendState::Active,
+        mac: None,
+        drain_deadline: None,
+        fails: false,
+        is_out: false,
+    }
 }
 
 /// `count` VIPs of `backends` backends each, no two of them alike.

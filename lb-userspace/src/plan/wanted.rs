@@ -401,6 +401,7 @@ fn entry(vip_id: u32, vip: &model::Vip, backend: &model::Backend, node: &Node) -
         next_hop: None,
         pin: MacPin::new(backend.mac.map(Into::into)),
         drain_deadline: backend.drain_deadline.unwrap_or(vip.settings.drain_deadline).seconds(),
+        fails: backend.fails,
     }
 }
 
@@ -428,6 +429,7 @@ fn same_constants(a: &Entry, b: &Entry) -> bool {
         next_hop: _,
         pin: _,
         drain_deadline: _,
+        fails: _,
     } = *a;
     (address, outer_source, outer_source_mask, outer_sum, vip, forward)
         == (b.address, b.outer_source, b.outer_source_mask, b.outer_sum, b.vip, b.forward)

@@ -3,20 +3,21 @@
 use std::{
     collections::{BTreeMap, HashMap, btree_map::Entry},
     net::IpAddr,
-    time::{Duration, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use lb_common::{Drops, LossCause};
 
 use crate::{
     api::types::{
-        Applied, Attached, Backend, BackendStats, ClientFlows, ConfigStatus, Counts, Diff, DropStats, FileState,
-        FlowEntries, Interface, Link, LossStats, MapUsage, NextHop, Problem, Stats, Status, TrackedStats, Tracking,
-        UnreachableBackend, Vip, VipStats,
+        Applied, Attached, Backend, BackendHealth, BackendStats, ClientFlows, ConfigStatus, Counts, Diff, DropStats,
+        FileState, FlowEntries, Interface, Link, LossStats, MapUsage, NextHop, Problem, Stats, Status, TrackedStats,
+        Tracking, UnreachableBackend, Vip, VipStats,
     },
     controller::{self, Error, View},
     dataplane::{self, BackendCounts, BackendSlots, LostFrames},
     fault,
+    health::{Probed, Verdict},
     model::{self, Mac, Target, Word as _},
     tracking,
 };
@@ -148,8 +149,7 @@ pub fn interfaces(view: &View) -> Vec<Interface> {
 pub fn problems(view: &View) -> Vec<Problem> {
     let problem = |problem: &controller::Problem| {
         let controller::Problem { kind, what, reason, since } = problem.clone();
-        let since = since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        Problem { kind, what, reason, since }
+        Problem { kind, what, reason, since: seconds(since) }
     };
     view.problems.iter().map(problem).collect()
 }
@@ -245,17 +245,20 @@ fn losses(view: &View, lost: LostFrames) -> impl Iterator<Item = LossStats> {
 }
 
 fn vip_of(view: &View, vip: &model::Vip, mut running: BTreeMap<IpAddr, Running>) -> Vip {
+    let probed = view.probes.get(&vip.name);
     let configured = vip.backends.iter().map(|backend| {
         let way = view.way_to(vip, backend);
         let running = running.remove(&backend.address);
-        backend_of(view, &vip.name, *backend, backend.state.word(), way, running.as_ref())
+        let state = if backend.is_out { Backend::FAILED } else { backend.state.word() };
+        let own = backend_of(view, &vip.name, *backend, state, way, running.as_ref());
+        Backend { health: probed.and_then(|probed| probed.get(&backend.address)).map(|probed| health(probed)), ..own }
     });
     let mut backends: Vec<_> = configured.collect();
     backends.extend(running.values().map(|running| {
         let dataplane::Backend { target: Target { address, mac, .. }, weight, state, .. } = running.backend.entry;
         let way = view.way_of(&running.backend.entry.target);
         let mac = mac.map(Into::into);
-        let last = model::Backend { address, weight, state, mac, drain_deadline: None };
+        let last = model::Backend { address, weight, state, mac, drain_deadline: None, fails: false, is_out: false };
         backend_of(view, &vip.name, last, Backend::REMOVED, way, Some(running))
     }));
     Vip {
@@ -264,6 +267,7 @@ fn vip_of(view: &View, vip: &model::Vip, mut running: BTreeMap<IpAddr, Running>)
         ports: vip.ports.iter().map(ToString::to_string).collect(),
         forward: vip.forward.to_string(),
         settings: vip.settings_on(&view.config().node),
+        health: vip.health.as_ref().map(|health| model::Health::clone(health)),
         backends,
     }
 }
@@ -283,6 +287,7 @@ fn backend_of(
         address: backend.address,
         weight: backend.weight,
         state: state.to_owned(),
+        health: None,
         operation: operation.cloned(),
         file_state: operation
             .and_then(|_| view.file_state_of(vip, backend.address))
@@ -309,6 +314,36 @@ fn backend_of(
             Err(reason) => NextHop::Unknown { reason },
         },
     }
+}
+
+/// What is known of a backend by its probes.
+pub fn health(probed: &Probed) -> BackendHealth {
+    let status = probed.status();
+    let verdict = status.verdict();
+    let (word, needed) = match verdict {
+        Verdict::Up => ("up", probed.health.fall),
+        Verdict::Unknown => ("unknown", probed.health.fall),
+        Verdict::Down => ("down", probed.health.rise),
+    };
+    let [good, failed, void] = status.counts;
+    let last = status.last.as_ref();
+    BackendHealth {
+        verdict: word.to_owned(),
+        since: seconds(status.since),
+        last: last.map(|last| seconds(last.at)),
+        took_us: last.map(|last| microseconds(last.took)),
+        failure: last.and_then(|last| last.failure.clone()),
+        against: status.against(),
+        needed,
+        flips: status.flips,
+        good,
+        failed,
+        void,
+    }
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 fn mac(mac: [u8; 6]) -> String {

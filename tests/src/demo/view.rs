@@ -111,6 +111,7 @@ mod tests {
             ports: vec!["tcp/80".to_owned()],
             forward: "l2".to_owned(),
             settings: Settings::default(),
+            health: None,
             backends: Vec::new(),
         };
         let mut row = |seconds, count| {

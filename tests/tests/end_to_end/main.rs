@@ -11,6 +11,7 @@ mod flood;
 mod flows;
 mod forward_modes;
 mod hash_seed;
+mod health;
 mod instructions;
 mod kills;
 mod lab;

@@ -64,6 +64,7 @@ pub fn put_backends(backends: &Bytes, today: &mut Maps) -> Result<(), Error> {
                 next_hop: former.halves.get(former.in_use as usize).copied(),
                 pin: former.pin,
                 drain_deadline: 0,
+                fails: false,
             };
             today.put_backend(index(key), entry);
         }

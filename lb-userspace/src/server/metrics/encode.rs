@@ -110,6 +110,26 @@ fn encode_backends(encoder: &mut DescriptorEncoder, vips: &[VipSample]) -> fmt::
     });
     let help = "1 with the state of a backend, and who has set it: the config file, or an operator by command";
     gauge(encoder, "naru_backend_state", help, None, states)?;
+    let help = "1 while a backend does not fail its probes";
+    let ups = of_backends(vips, |backend| backend.health.map(|health| u32::from(health.up)));
+    let ups = ups.filter_map(|(labels, up)| Some((labels, up?)));
+    gauge(encoder, "naru_backend_up", help, None, ups)?;
+    let help = "How long the last probe of a backend took";
+    let took = of_backends(vips, |backend| backend.health.map(|health| health.took));
+    let took = took.filter_map(|(labels, took)| Some((labels, took?)));
+    gauge(encoder, "naru_health_probe", help, Some(&Unit::Seconds), took)?;
+    let flips = of_backends(vips, |backend| backend.health.map(|health| health.flips));
+    let flips = flips.filter_map(|(labels, flips)| Some((labels, flips?)));
+    counter(encoder, "naru_health_flips", "Changes of what probes say of a backend", None, flips)?;
+    let probes = vips.iter().flat_map(|vip| vip.backends.iter().map(|backend| (vip.name.as_str(), backend)));
+    let probes = probes.filter_map(|(vip, backend)| Some((labels(vip, backend.address), backend.health?.probes)));
+    let probes = probes.flat_map(|([name, address], probes)| {
+        ["good", "failed", "void"]
+            .into_iter()
+            .zip(probes)
+            .map(move |(result, probes)| ([name.clone(), address.clone(), ("result", result.into())], probes))
+    });
+    counter(encoder, "naru_health_probes", "Probes of a backend by what came of them", None, probes)?;
     let help = "1 while the way to a backend is known";
     let ups = of_backends(vips, |backend| u32::from(backend.next_hop_up));
     gauge(encoder, "naru_backend_next_hop_up", help, None, ups)?;
@@ -257,6 +277,12 @@ mod tests {
             next_hop_up: true,
             flows: 2,
             held_slots: 5,
+            health: Some(crate::server::metrics::snapshot::HealthSample {
+                up: false,
+                flips: 3,
+                probes: [20, 4, 1],
+                took: 0.25,
+            }),
         };
         let removed = BackendSample {
             address: "2001:db8::1".parse().unwrap(),
@@ -266,6 +292,7 @@ mod tests {
             is_by_hand: false,
             slots: 0,
             next_hop_up: false,
+            health: None,
             ..known
         };
         let interface = |name: &str, attached| Interface {
@@ -340,6 +367,12 @@ mod tests {
             "naru_backend_slots{vip=\"web\",backend=\"2001:db8::1\"} 0",
             "naru_backend_weight{vip=\"web\",backend=\"10.0.0.1\"} 100",
             "naru_backend_state{vip=\"web\",backend=\"10.0.0.1\",state=\"drain\",set_by=\"operator\"} 1",
+            "naru_backend_up{vip=\"web\",backend=\"10.0.0.1\"} 0",
+            "naru_health_probe_seconds{vip=\"web\",backend=\"10.0.0.1\"} 0.25",
+            "naru_health_flips_total{vip=\"web\",backend=\"10.0.0.1\"} 3",
+            "naru_health_probes_total{vip=\"web\",backend=\"10.0.0.1\",result=\"good\"} 20",
+            "naru_health_probes_total{vip=\"web\",backend=\"10.0.0.1\",result=\"failed\"} 4",
+            "naru_health_probes_total{vip=\"web\",backend=\"10.0.0.1\",result=\"void\"} 1",
             "naru_backend_next_hop_up{vip=\"web\",backend=\"10.0.0.1\"} 1",
             "naru_backend_next_hop_up{vip=\"web\",backend=\"2001:db8::1\"} 0",
             "naru_backend_flows{vip=\"web\",backend=\"10.0.0.1\"} 2",
@@ -373,6 +406,7 @@ mod tests {
             "naru_problems{kind=\"socket\"} 0",
             "naru_problems{kind=\"netlink\"} 0",
             "naru_problems{kind=\"hash-seed\"} 0",
+            "naru_problems{kind=\"health\"} 0",
             "naru_operations 1",
             "naru_netlink_restarts_total 2",
             "naru_config_applied_timestamp_seconds 1.5",

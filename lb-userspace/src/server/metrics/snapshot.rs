@@ -15,6 +15,7 @@ use crate::{
         VipStats,
     },
     controller::{Applies, Error, View},
+    health::{Probed, Verdict},
     model::{self, Parts},
     server::show::{self, Running},
 };
@@ -80,8 +81,23 @@ pub struct BackendSample {
     pub next_hop_up: bool,
     /// Entries of its flows in the flow table.
     pub flows: u64,
+    /// What its probes say of it; none where there are none.
+    pub health: Option<HealthSample>,
     /// Slots that are no longer its own and on which flows without an entry go to it still.
     pub held_slots: u32,
+}
+
+/// What is shown of a backend's probes.
+#[derive(Clone, Copy, Debug)]
+pub struct HealthSample {
+    /// Whether it does not fail.
+    pub up: bool,
+    /// How often the verdict has changed.
+    pub flips: u64,
+    /// Probes with a good answer, without one, and of which nothing follows.
+    pub probes: [u64; 3],
+    /// How long the last one took, in seconds.
+    pub took: f64,
 }
 
 impl Snapshot {
@@ -131,6 +147,17 @@ fn sample(view: &View, vip: &model::Vip, counted: &BackendStats, running: Option
         slots: running.map_or(0, |running| running.slots),
         next_hop_up: way.is_some_and(|way| way.is_ok()),
         flows: running.map_or(0, |running| running.backend.flows),
+        health: view.probes.get(&vip.name).and_then(|probed| probed.get(&address)).map(|probed| health(probed)),
         held_slots: running.map_or(0, |running| running.backend.held_slots),
+    }
+}
+
+fn health(probed: &Probed) -> HealthSample {
+    let status = probed.status();
+    HealthSample {
+        up: status.verdict() != Verdict::Down,
+        flips: status.flips,
+        probes: status.counts,
+        took: status.last.as_ref().map_or(0.0, |last| last.took.as_secs_f64()),
     }
 }

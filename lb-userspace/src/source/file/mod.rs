@@ -8,6 +8,7 @@
 
 pub mod edit;
 mod error;
+mod health;
 mod read;
 mod reference;
 mod reparse;

@@ -7,10 +7,11 @@ use toml::{Spanned, de::DeTable};
 
 use super::{
     error::Problems,
+    health,
     tree::{self, Section, Value},
 };
 use crate::model::{
-    Backend, ForwardMode, Given, KeyValue, Mac, Node, Port, Readers, Word,
+    Backend, ForwardMode, Given, Health, KeyValue, Mac, Node, Port, Readers, Word,
     address::{self, Role},
     keys::{self, Key, VisitMut},
     prime,
@@ -36,6 +37,7 @@ pub(super) struct VipDraft {
     /// Those that could be read of the keys that have a default, and where they stand.
     pub(super) given: Given,
     pub(super) places: HashMap<&'static str, Range<usize>>,
+    pub(super) health: Option<Spanned<Health>>,
     /// Those that could be read.
     pub(super) backends: Vec<BackendDraft>,
     /// Whether `backends` are all that there are.
@@ -181,6 +183,7 @@ fn vip(value: &Value<'_>, problems: &mut Problems) -> Option<VipDraft> {
     let mut given = Given::default();
     given.visit_mut(&mut reader);
     let places = reader.places;
+    let health = section.optional("health").and_then(|value| health::health(value, problems));
     let before = problems.0.len();
     let backends = section.optional("backends").and_then(|value| backends(value, problems));
     Some(VipDraft {
@@ -191,6 +194,7 @@ fn vip(value: &Value<'_>, problems: &mut Problems) -> Option<VipDraft> {
         forward,
         given,
         places,
+        health,
         backends: backends.unwrap_or_default(),
         backends_complete: problems.0.len() == before,
     })

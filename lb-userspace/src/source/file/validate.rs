@@ -3,6 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use hashbrown::{HashMap, HashSet};
+use toml::Spanned;
 
 use super::{
     error::Problems,
@@ -36,6 +37,7 @@ pub(super) fn check_each(text: &str, draft: &Draft, problems: &mut Problems) {
         check.pins(vip);
         check.weights(vip);
         check.slots(vip);
+        check.health(vip);
     }
 }
 
@@ -58,6 +60,8 @@ fn vip(draft: &VipDraft) -> Option<Vip> {
         state: backend.state,
         mac: backend.mac.as_ref().map(|mac| *mac.get_ref()),
         drain_deadline: None,
+        fails: false,
+        is_out: false,
     });
     Some(Vip {
         name: draft.name.as_ref()?.get_ref().clone(),
@@ -65,6 +69,7 @@ fn vip(draft: &VipDraft) -> Option<Vip> {
         ports: draft.ports().collect(),
         forward: *draft.forward.as_ref()?.get_ref(),
         settings: draft.given.clone().or_default(),
+        health: draft.health.as_ref().map(|health| Arc::new(health.get_ref().clone())),
         backends: backends.collect(),
     })
 }
@@ -97,6 +102,17 @@ struct Check<'c> {
 }
 
 impl Check<'_> {
+    /// Probes need a port.
+    fn health(&mut self, vip: &VipDraft) {
+        let has_port = |port: &Spanned<Port>| matches!(port.get_ref(), Port { protocol: Protocol::Tcp, port: Some(_) });
+        if let Some(health) = vip.health.as_ref().filter(|health| health.get_ref().port.is_none())
+            && !vip.ports.iter().any(has_port)
+        {
+            let message = "the VIP serves no TCP port by its number; say at which one probes are: `port = 80`";
+            self.problems.add(health.span(), message);
+        }
+    }
+
     fn ports(&mut self, vip: &VipDraft) {
         let mut seen = HashSet::new();
         let any: HashSet<Protocol> =

@@ -453,6 +453,7 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
         let backends = vec![NewBackend { address, weight: Some(3), state: None, mac: None }; dice.roll(2)];
         let ports: Vec<Port> = vec!["udp/9000".parse().unwrap()];
         after.vips.push(Arc::new(crate::model::Vip {
+            health: None,
             name: name.clone(),
             address,
             ports: ports.clone(),
@@ -531,7 +532,7 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
 fn backend(address: IpAddr, weight: Option<u32>, state: Option<BackendState>) -> crate::model::Backend {
     use crate::model::Backend;
     let (weight, state) = (weight.unwrap_or(Backend::DEFAULT_WEIGHT), state.unwrap_or_default());
-    Backend { address, weight, state, mac: None, drain_deadline: None }
+    Backend { address, weight, state, mac: None, drain_deadline: None, fails: false, is_out: false }
 }
 
 /// Whatever a text looks like and whatever is done to it, the edited text says what the edit says, comments stay, and a

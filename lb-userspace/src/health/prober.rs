@@ -1,0 +1,421 @@
+//! Asks all backends that are to be asked, each in its own time, and tells of every verdict that changes.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::AbortHandle,
+    time::Instant,
+};
+
+use super::{
+    judge::{Judge, Verdict},
+    probe::{self, Outcome, Question},
+};
+use crate::{
+    mix::mix,
+    model::{Config, Health, Protocol, Verdicts, Vip},
+};
+
+/// Probes that may be under way at a time: each has a socket.
+const AT_ONCE: usize = 4096;
+
+/// Keeps the probes.
+pub struct Prober {
+    probes: Arc<Probes>,
+    /// The config that they are of.
+    config: Config,
+    flips: mpsc::UnboundedSender<Flip>,
+    permits: Arc<Semaphore>,
+}
+
+/// All backends that are probed, by name of the VIP and address of the backend.
+pub type Probes = BTreeMap<String, BTreeMap<IpAddr, Arc<Probed>>>;
+
+/// A backend that is probed. Its probes end with it.
+#[derive(Debug)]
+pub struct Probed {
+    /// How.
+    pub health: Arc<Health>,
+    question: Question,
+    state: Arc<Mutex<Status>>,
+    task: AbortHandle,
+}
+
+/// What is known of a backend that is probed.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Since when the verdict stands.
+    pub since: SystemTime,
+    /// What came last.
+    pub last: Option<Last>,
+    /// How often a verdict has changed into another.
+    pub flips: u64,
+    /// Probes with a good answer, without one, and of which nothing follows, for this host was too busy.
+    pub counts: [u64; 3],
+    judge: Judge,
+}
+
+/// What came of a probe.
+#[derive(Clone, Debug)]
+pub struct Last {
+    /// When.
+    pub at: SystemTime,
+    /// How long it took.
+    pub took: Duration,
+    /// What was wrong with the answer; `None` where it was good.
+    pub failure: Option<String>,
+}
+
+/// A backend of which the verdict has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flip {
+    /// Name of the VIP.
+    pub vip: String,
+    /// The backend's address.
+    pub backend: IpAddr,
+    /// Whether it fails now.
+    pub fails: bool,
+    /// What came last, in words.
+    pub reason: String,
+}
+
+impl Status {
+    /// Whether it works.
+    pub fn verdict(&self) -> Verdict {
+        self.judge.verdict()
+    }
+
+    /// Answers in a row that speak against the verdict.
+    pub fn against(&self) -> u32 {
+        self.judge.against()
+    }
+}
+
+impl Prober {
+    /// With nothing to probe yet, and where it tells of verdicts.
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<Flip>) {
+        let (flips, told) = mpsc::unbounded_channel();
+        let permits = Arc::new(Semaphore::new(AT_ONCE));
+        (Self { probes: Arc::default(), config: Config::default(), flips, permits }, told)
+    }
+
+    /// What is probed.
+    pub fn probes(&self) -> &Arc<Probes> {
+        &self.probes
+    }
+
+    /// Probes what `config` wants probed from now on, and nothing else. What stays keeps its verdict; of what is new,
+    /// `verdicts` are those from before.
+    pub fn follow(&mut self, config: &Config, verdicts: &Verdicts) {
+        let before = std::mem::replace(&mut self.config, config.clone());
+        let difference = before.difference(config);
+        let probed = difference.come.iter().filter(|vip| vip.health.is_some());
+        let probed: HashSet<&str> = probed.map(|vip| vip.name.as_str()).collect();
+        for vip in difference.gone {
+            if self.probes.contains_key(&vip.name) && !probed.contains(vip.name.as_str()) {
+                Arc::make_mut(&mut self.probes).remove(&vip.name);
+            }
+        }
+        for vip in difference.come {
+            if let Some(health) = &vip.health {
+                let via = vip.via(&config.node);
+                let question = |backend| question(vip, health, via, backend);
+                self.follow_vip(vip, health, question, verdicts);
+            }
+        }
+    }
+
+    fn follow_vip(
+        &mut self,
+        vip: &Vip,
+        health: &Arc<Health>,
+        question: impl Fn(IpAddr) -> Question,
+        verdicts: &Verdicts,
+    ) {
+        let known = self.probes.get(&vip.name);
+        let wanted = vip.backends.iter().map(|backend| {
+            let question = question(backend.address);
+            let known = known.and_then(|known| known.get(&backend.address));
+            let probed = match known {
+                Some(same) if same.question == question && same.health == *health => Arc::clone(same),
+                Some(other) => {
+                    let judge = Judge::new(other.status().verdict());
+                    let status = Status { judge, ..other.status().clone() };
+                    self.probe(&vip.name, backend.address, health, question, status)
+                }
+                None => {
+                    let is_down = verdicts.has(&vip.name, backend.address);
+                    let judge = Judge::new(if is_down { Verdict::Down } else { Verdict::Unknown });
+                    let status = Status { since: SystemTime::now(), last: None, flips: 0, counts: [0; 3], judge };
+                    self.probe(&vip.name, backend.address, health, question, status)
+                }
+            };
+            (backend.address, probed)
+        });
+        let wanted: BTreeMap<_, _> = wanted.collect();
+        let is_same = known.is_some_and(|known| {
+            known.len() == wanted.len() && known.values().zip(wanted.values()).all(|(a, b)| Arc::ptr_eq(a, b))
+        });
+        if !is_same {
+            Arc::make_mut(&mut self.probes).insert(vip.name.clone(), wanted);
+        }
+    }
+
+    /// Begins to probe a backend.
+    fn probe(
+        &self,
+        vip: &str,
+        backend: IpAddr,
+        health: &Arc<Health>,
+        question: Question,
+        status: Status,
+    ) -> Arc<Probed> {
+        let state = Arc::new(Mutex::new(status));
+        let round = Round {
+            vip: vip.to_owned(),
+            backend,
+            health: Arc::clone(health),
+            question: question.clone(),
+            state: Arc::clone(&state),
+            flips: self.flips.clone(),
+            permits: Arc::clone(&self.permits),
+        };
+        let task = tokio::spawn(round.go_on()).abort_handle();
+        Arc::new(Probed { health: Arc::clone(health), question, state, task })
+    }
+}
+
+impl Probed {
+    /// What is known of it.
+    pub fn status(&self) -> MutexGuard<'_, Status> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Probed {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What a backend is asked.
+fn question(vip: &Vip, health: &Health, via: lb_common::Via, backend: IpAddr) -> Question {
+    let first = vip.ports.iter().filter(|port| port.protocol == Protocol::Tcp).find_map(|port| port.port);
+    // A config has one or the other.
+    let port = health.port.or(first).unwrap_or_default();
+    let server = SocketAddr::new(backend, port);
+    Question { server, via, vip: vip.address, check: health.check.clone(), timeout: health.timeout }
+}
+
+/// The probes of one backend, one after the other.
+struct Round {
+    vip: String,
+    backend: IpAddr,
+    health: Arc<Health>,
+    question: Question,
+    state: Arc<Mutex<Status>>,
+    flips: mpsc::UnboundedSender<Flip>,
+    permits: Arc<Semaphore>,
+}
+
+impl Round {
+    /// Each begins at a fixed time after the one before, however long that took; all backends are spread over the time, so
+    /// that probes never come in bursts.
+    async fn go_on(self) {
+        let mut at = Instant::now() + self.share_of(self.pause());
+        loop {
+            tokio::time::sleep_until(at).await;
+            let Ok(permit) = self.permits.acquire().await else { return };
+            let began = Instant::now();
+            let outcome = probe::ask(&self.question).await;
+            drop(permit);
+            self.note(outcome, began.elapsed());
+            let now = Instant::now();
+            at += self.pause();
+            if at < now {
+                // It took longer than that, or this host is busy: what was missed is not made up for.
+                at = now;
+            }
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        let is_forming = self.status().judge.is_forming();
+        if is_forming { self.health.fast_interval } else { self.health.interval }
+    }
+
+    /// The backend's share of some time: where in it its probes are.
+    fn share_of(&self, time: Duration) -> Duration {
+        let name = self.vip.bytes().fold(0, |sum, byte| mix(sum ^ u64::from(byte)));
+        let address = match self.backend {
+            IpAddr::V4(address) => u128::from(address.to_bits()),
+            IpAddr::V6(address) => address.to_bits(),
+        };
+        let share = mix(name ^ mix(address as u64 ^ mix((address >> 64) as u64)));
+        Duration::from_nanos(((u128::from(share) * time.as_nanos()) >> 64) as u64)
+    }
+
+    fn note(&self, outcome: Outcome, took: Duration) {
+        let mut status = self.status();
+        let (is_good, failure) = match outcome {
+            Outcome::Good => (Some(true), None),
+            Outcome::Bad(failure) => (Some(false), Some(failure.to_string())),
+            Outcome::Void(failure) => (None, Some(failure.to_string())),
+        };
+        status.counts[match is_good {
+            Some(true) => 0,
+            Some(false) => 1,
+            None => 2,
+        }] += 1;
+        let reason = failure.clone().unwrap_or_else(|| "good answers".to_owned());
+        status.last = Some(Last { at: SystemTime::now(), took, failure });
+        let Health { rise, fall, .. } = *self.health;
+        let before = status.judge.verdict();
+        let Some(verdict) = is_good.and_then(|is_good| status.judge.note(is_good, rise, fall)) else { return };
+        status.since = SystemTime::now();
+        if before != Verdict::Unknown || verdict == Verdict::Down {
+            status.flips += 1;
+            let fails = verdict == Verdict::Down;
+            let flip = Flip { vip: self.vip.clone(), backend: self.backend, fails, reason };
+            // Whoever no longer listens is about to end.
+            let _ = self.flips.send(flip);
+        }
+    }
+
+    fn status(&self) -> MutexGuard<'_, Status> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::{
+        model::{Check, OnFailure},
+        plan::fixtures::{config, vip},
+    };
+
+    fn probed(port: u16, backends: &[&str]) -> Config {
+        let mut vip = vip("web", "192.0.2.1", &["tcp/80"], backends);
+        vip.health = Some(Arc::new(Health {
+            check: Check::Tcp,
+            port: Some(port),
+            interval: Duration::from_millis(40),
+            fast_interval: Duration::from_millis(20),
+            timeout: Duration::from_secs(2),
+            rise: 2,
+            fall: 3,
+            on_failure: OnFailure::Reset,
+        }));
+        config([vip])
+    }
+
+    fn flip(backend: &str, fails: bool, reason: &str) -> Flip {
+        Flip { vip: "web".into(), backend: backend.parse().unwrap(), fails, reason: reason.into() }
+    }
+
+    async fn next(told: &mut mpsc::UnboundedReceiver<Flip>) -> Flip {
+        tokio::time::timeout(patience::LIMIT, told.recv()).await.expect("a verdict in time").unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_server_that_ends_is_out_and_one_that_comes_back_is_in() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (mut prober, mut told) = Prober::new();
+        let config = probed(address.port(), &["127.0.0.1", "127.0.0.2"]);
+        prober.follow(&config, &Verdicts::default());
+        // Nobody listens at the other address.
+        assert_eq!(next(&mut told).await, flip("127.0.0.2", true, "connection refused"));
+        drop(listener);
+        assert_eq!(next(&mut told).await, flip("127.0.0.1", true, "connection refused"));
+        let _again = TcpListener::bind(address).await.unwrap();
+        assert_eq!(next(&mut told).await, flip("127.0.0.1", false, "good answers"));
+        let status = prober.probes()["web"][&address.ip()].status().clone();
+        assert_eq!((status.verdict(), status.flips), (Verdict::Up, 2));
+        assert!(status.counts[0] >= 3 && status.counts[1] >= 3, "{:?}", status.counts);
+    }
+
+    #[tokio::test]
+    async fn verdicts_from_before_stand_until_answers_say_otherwise() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (mut prober, mut told) = Prober::new();
+        let config = probed(listener.local_addr().unwrap().port(), &["127.0.0.1"]);
+        let mut verdicts = Verdicts::default();
+        verdicts.set("web", [127, 0, 0, 1].into(), true);
+        prober.follow(&config, &verdicts);
+        let probed = Arc::clone(&prober.probes()["web"][&IpAddr::from([127, 0, 0, 1])]);
+        assert_eq!(probed.status().verdict(), Verdict::Down);
+        assert_eq!(next(&mut told).await, flip("127.0.0.1", false, "good answers"));
+    }
+
+    #[tokio::test]
+    async fn what_stays_is_not_disturbed_and_what_goes_is_probed_no_more() {
+        let (mut prober, _told) = Prober::new();
+        let mut wanted = probed(1, &["127.0.0.1", "127.0.0.2"]);
+        prober.follow(&wanted, &Verdicts::default());
+        let first = Arc::clone(&prober.probes()["web"][&IpAddr::from([127, 0, 0, 1])]);
+        wanted.vip_mut(0).backends.remove(1);
+        wanted.vip_mut(0).backends[0].weight = 7;
+        prober.follow(&wanted, &Verdicts::default());
+        assert!(Arc::ptr_eq(&first, &prober.probes()["web"][&IpAddr::from([127, 0, 0, 1])]));
+        assert_eq!(prober.probes()["web"].len(), 1);
+        // Asked otherwise it is another probe, with the verdict that stands.
+        first.state.lock().unwrap().judge = Judge::new(Verdict::Down);
+        let health = wanted.vips[0].health.clone().unwrap();
+        wanted.vip_mut(0).health = Some(Arc::new(Health { port: Some(2), ..Health::clone(&health) }));
+        prober.follow(&wanted, &Verdicts::default());
+        let other = Arc::clone(&prober.probes()["web"][&IpAddr::from([127, 0, 0, 1])]);
+        assert!(!Arc::ptr_eq(&first, &other));
+        assert_eq!(other.status().verdict(), Verdict::Down);
+        wanted.vip_mut(0).health = None;
+        prober.follow(&wanted, &Verdicts::default());
+        assert!(prober.probes().is_empty());
+        drop(first);
+        let task = other.task.clone();
+        drop(other);
+        let deadline = Instant::now() + patience::LIMIT;
+        while !task.is_finished() {
+            assert!(Instant::now() < deadline, "probes go on");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn probes_are_spread_over_the_time() {
+        let (prober, _told) = Prober::new();
+        let health = probed(1, &[]).vips[0].health.clone().unwrap();
+        let share = |host: u32| {
+            let backend = IpAddr::from(std::net::Ipv4Addr::from(0x0a00_0000 + host));
+            let status = Status {
+                since: SystemTime::now(),
+                last: None,
+                flips: 0,
+                counts: [0; 3],
+                judge: Judge::new(Verdict::Unknown),
+            };
+            let round = Round {
+                vip: "web".into(),
+                backend,
+                health: Arc::clone(&health),
+                question: question(&probed(1, &[]).vips[0], &health, lb_common::Via::default(), backend),
+                state: Arc::new(Mutex::new(status)),
+                flips: prober.flips.clone(),
+                permits: Arc::clone(&prober.permits),
+            };
+            round.share_of(Duration::from_millis(1000)).as_millis() / 10
+        };
+        let shares: Vec<_> = (0..1000).map(share).collect();
+        assert!(shares.iter().collect::<HashSet<_>>().len() > 95, "nearly each of 100 parts has some");
+        let most = (0..100).map(|part| shares.iter().filter(|share| **share == part).count()).max();
+        assert!(most < Some(30), "{most:?} of 1000 in one part of 100");
+    }
+}

@@ -1,0 +1,132 @@
+//! Reads `health` of a VIP.
+
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::{
+    error::Problems,
+    tree::{self, Section, Value},
+};
+use crate::model::{
+    Check, Health, OnFailure, Page,
+    keys::{self, Key},
+};
+
+const SHORTEST: Duration = Duration::from_millis(10);
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// Reads the table.
+pub(super) fn health(value: &Value<'_>, problems: &mut Problems) -> Option<Spanned<Health>> {
+    const KEYS: &[&[Key]] = &[keys::HEALTH, keys::HEALTH_HTTP];
+    let example = r#"a table: `{ type = "tcp", via = "address" }`"#;
+    let table = tree::table("`health`", value, example, problems)?;
+    let before = problems.0.len();
+    let section = Section::open("in health", value.span(), table, KEYS, problems);
+    let check = section.required("type", problems).and_then(|value| check(&section, value, problems));
+    section.required("via", problems).and_then(|value| via(value, problems));
+    let port = section.optional("port").and_then(|value| tree::number("`port`", value, 1, 65_535, problems));
+    let mut time = |key: &str, default: Duration| match section.optional(key) {
+        Some(value) => time(key, value, problems).unwrap_or(default),
+        None => default,
+    };
+    let interval = time("interval", Health::INTERVAL);
+    let fast_interval = time("fast_interval", Health::FAST_INTERVAL.min(interval));
+    let timeout = time("timeout", Health::TIMEOUT);
+    let mut count = |key: &str, default: u32| match section.optional(key) {
+        Some(value) => tree::number(&format!("`{key}`"), value, 1, Health::MAX_COUNT, problems).unwrap_or(default),
+        None => default,
+    };
+    let (rise, fall) = (count("rise", Health::RISE), count("fall", Health::FALL));
+    let on_failure = match section.optional("on_failure") {
+        Some(value) => tree::parsed("`on_failure`", value, problems),
+        None => Some(OnFailure::Reset),
+    };
+    if let Some(place) = section.optional("fast_interval").filter(|_| fast_interval > interval) {
+        problems.add(place.span(), "`fast_interval` is longer than `interval`; write a shorter one, or leave it out");
+    }
+    let is_sound = problems.0.len() == before;
+    let port = port.and_then(|port| u16::try_from(port).ok());
+    let (check, on_failure) = (check?, on_failure?);
+    let health = Health { check, port, interval, fast_interval, timeout, rise, fall, on_failure };
+    is_sound.then(|| Spanned::new(value.span(), health))
+}
+
+fn check(section: &Section<'_>, value: &Value<'_>, problems: &mut Problems) -> Option<Check> {
+    match tree::text("`type`", value, problems)? {
+        "http" => page(section, problems).map(Check::Http),
+        "tcp" => {
+            for key in keys::HEALTH_HTTP {
+                if let Some(value) = section.optional(key.name) {
+                    let message = format!("`{}` is for `type = \"http\"`; leave it out, or write that", key.name);
+                    problems.add(value.span(), message);
+                }
+            }
+            Some(Check::Tcp)
+        }
+        other => {
+            let message = format!("unknown type `{}` of probes; write `tcp` or `http`", other.escape_debug());
+            problems.add(value.span(), message);
+            None
+        }
+    }
+}
+
+fn page(section: &Section<'_>, problems: &mut Problems) -> Option<Page> {
+    let mut line = |key: &str| {
+        let value = section.optional(key)?;
+        let text = tree::text(&format!("`{key}`"), value, problems)?;
+        let is_line = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+        if !is_line {
+            problems.add(
+                value.span(),
+                format!("`{key}` is empty or has spaces or special characters; write it as URLs do"),
+            );
+        }
+        is_line.then(|| text.to_owned())
+    };
+    let (path, host) = (line("path").unwrap_or_else(|| Page::PATH.to_owned()), line("host"));
+    if let Some(value) = section.optional("path").filter(|_| !path.starts_with('/')) {
+        problems.add(value.span(), format!("`path` is `{path}`; it must begin with `/`"));
+    }
+    let status = match section.optional("status") {
+        Some(value) => tree::parsed("`status`", value, problems)?,
+        None => Default::default(),
+    };
+    let body = match section.optional("body") {
+        Some(value) => Some(tree::text("`body`", value, problems)?.to_owned()),
+        None => None,
+    };
+    Some(Page { path, host, status, body })
+}
+
+/// The one way so far; it is to be said, for it will not be the one without saying.
+fn via(value: &Value<'_>, problems: &mut Problems) -> Option<()> {
+    match tree::text("`via`", value, problems)? {
+        "address" => Some(()),
+        "path" => {
+            let message = "probes over the clients' path are not there yet; write `via = \"address\"`";
+            problems.add(value.span(), message);
+            None
+        }
+        other => {
+            let message = format!("unknown way `{}` of probes; write `address`", other.escape_debug());
+            problems.add(value.span(), message);
+            None
+        }
+    }
+}
+
+fn time(key: &str, value: &Value<'_>, problems: &mut Problems) -> Option<Duration> {
+    let text = tree::text(&format!("`{key}`"), value, problems)?;
+    // humantime panics at sums beyond 2^64, which no text this short is.
+    let time = (text.len() <= 20).then(|| humantime::parse_duration(text).ok()).flatten();
+    let is_whole = |time: &Duration| time.subsec_nanos().is_multiple_of(1_000_000);
+    let time = time.filter(|time| (SHORTEST..=LONGEST).contains(time) && is_whole(time));
+    if time.is_none() {
+        let text = text.escape_debug();
+        let message = format!("`{key}` is `{text}`; write a time such as `2s` or `500ms`, between `10ms` and `1h`");
+        problems.add(value.span(), message);
+    }
+    time
+}

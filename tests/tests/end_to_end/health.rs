@@ -1,0 +1,154 @@
+//! Health: backends that do not work are out by themselves, and back by themselves.
+
+use std::{net::SocketAddr, time::Duration};
+
+use lb_userspace::api::types::{Backend, BackendHealth};
+use naru_tests::{
+    lab::Lab,
+    load::{Load, Options},
+    naru::Naru,
+    server::Server,
+    site::{HTTP, Site, Vip},
+};
+
+/// Quick, so that tests are.
+const HEALTH: &str =
+    "{ type = \"http\", via = \"address\", interval = \"400ms\", fast_interval = \"100ms\", fall = 2 }";
+
+/// A site whose VIPs have their backends probed.
+fn probed(lab: naru_tests::lab::Builder, vips: &[Vip], health: &str) -> Site {
+    let site = Site::start(lab, vips).unwrap();
+    site.write_config(&site.config().unwrap().replace("\nforward", &format!("\nhealth = {health}\nforward"))).unwrap();
+    site.cli(&["apply"]).unwrap();
+    site
+}
+
+fn backends(site: &Site, vip: &Vip) -> Vec<Backend> {
+    site.read(&["backend", "list", vip.name]).unwrap()
+}
+
+fn health(backend: &Backend) -> &BackendHealth {
+    backend.health.as_ref().expect("it is probed")
+}
+
+/// Waits until these are the verdicts, and the states that follow.
+fn wait_for(site: &Site, vip: &Vip, expected: &[(&str, &str)]) {
+    let is_so = |_: &Naru| {
+        let backends = backends(site, vip);
+        let found: Vec<_> = backends.iter().map(|own| (health(own).verdict.as_str(), own.state.as_str())).collect();
+        anyhow::ensure!(found == expected, "{found:?}");
+        Ok(true)
+    };
+    site.wait_for(&format!("verdicts are {expected:?}"), patience::LIMIT, is_so).unwrap();
+}
+
+const UP: (&str, &str) = ("up", "active");
+const OUT: (&str, &str) = ("down", "failed");
+
+/// Starts a server again that was killed.
+fn serve_again(site: &mut Site, vips: &[Vip], place: usize) {
+    let backend = &site.lab.backends()[place];
+    let mut http: Vec<SocketAddr> = vips.iter().map(Vip::http).collect();
+    http.push(SocketAddr::new(backend.ipv4().into(), HTTP));
+    site.servers[place] = Server::start(backend, site.lab.dir(), &http, &[]).unwrap();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_server_that_dies_is_out_by_itself_and_comes_back_when_it_does() {
+    let vips = [Vip::IPIP, Vip::L2];
+    let mut site = probed(Lab::builder(), &vips, HEALTH);
+    vips.iter().for_each(|vip| wait_for(&site, vip, &[UP; 3]));
+    let slots: Vec<u32> = backends(&site, &vips[0]).iter().map(|own| own.slots).collect();
+    // A request whose connection fails is asked again, until the verdict has fallen.
+    let loads = vips.map(|vip| {
+        let options = Options { timeout: Duration::from_secs(1), ..Options::new(vip.http()) };
+        Load::start(site.lab.client(), options.rate(200.0).retries(20)).unwrap()
+    });
+    site.servers[1].kill().unwrap();
+    vips.iter().for_each(|vip| wait_for(&site, vip, &[UP, OUT, UP]));
+    let own = backends(&site, &vips[0]).swap_remove(1);
+    assert_eq!((own.slots, health(&own).flips, health(&own).failure.as_deref()), (0, 1, Some("connection refused")));
+    // From now on nothing has to be asked again.
+    for load in &loads {
+        load.more(10);
+        let retried = load.snapshot().retried.len();
+        load.more(200);
+        assert_eq!(load.snapshot().retried.len(), retried, "a dead server gets connections");
+    }
+    let listed = site.cli(&["health", vips[0].name]).unwrap();
+    assert!(listed.contains("connection refused"), "{listed}");
+    let listed = site.cli(&["backend", "list", vips[0].name]).unwrap();
+    assert!(listed.contains("fails its probes: connection refused"), "{listed}");
+    assert_eq!(site.metric("naru_backend_up", &[("vip", "web"), ("backend", &own.address.to_string())]).unwrap(), 0.0);
+
+    serve_again(&mut site, &vips, 1);
+    vips.iter().for_each(|vip| wait_for(&site, vip, &[UP; 3]));
+    assert_eq!(
+        backends(&site, &vips[0]).iter().map(|own| own.slots).collect::<Vec<_>>(),
+        slots,
+        "its slots are its own"
+    );
+    for load in loads {
+        load.more(100);
+        let report = load.stop();
+        assert!(report.failed.is_empty(), "{:?}", report.failed);
+        assert!(report.backends.contains_key(site.servers[1].name()));
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_restart_loses_no_verdict_and_invents_none() {
+    let vip = Vip::IPIP;
+    let mut site = probed(Lab::builder(), &[vip], HEALTH);
+    wait_for(&site, &vip, &[UP; 3]);
+    let load = Load::start(site.lab.client(), Options::new(vip.http()).rate(100.0).retries(20)).unwrap();
+    site.servers[1].kill().unwrap();
+    wait_for(&site, &vip, &[UP, OUT, UP]);
+    let retried = load.snapshot().retried.len();
+    for _ in 0..2 {
+        site.kill9().unwrap();
+        site.restart().unwrap();
+        // Before a probe can have come back as often as it takes.
+        let states: Vec<_> = backends(&site, &vip).into_iter().map(|own| own.state).collect();
+        assert_eq!(states, ["active", "failed", "active"]);
+        load.more(50);
+    }
+    let report = load.stop();
+    assert!(report.failed.is_empty(), "{:?}", report.failed);
+    assert_eq!(report.retried.len(), retried, "a dead server got connections after a restart");
+    let log = site.log();
+    assert_eq!(log.matches("fails its probes").count(), 1, "a verdict was made anew: {log}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn where_all_fail_all_serve_and_what_operators_want_goes_first() {
+    let vip = Vip::L2;
+    let mut site = probed(Lab::builder(), &[vip], HEALTH);
+    wait_for(&site, &vip, &[UP; 3]);
+    let third = backends(&site, &vip)[2].address.to_string();
+    site.cli(&["backend", "drain", vip.name, &third]).unwrap();
+    wait_for(&site, &vip, &[UP, UP, ("up", "drain")]);
+    site.servers.iter_mut().for_each(|server| server.kill().unwrap());
+    // The one that is drained stays so; the others are all that there are.
+    wait_for(&site, &vip, &[("down", "active"), ("down", "active"), ("down", "drain")]);
+    assert!(site.log().contains("all backends fail their probes: all of them serve"));
+    assert!(site.cli(&["health"]).unwrap().contains("serves all the same: all fail"));
+    serve_again(&mut site, &[vip], 0);
+    wait_for(&site, &vip, &[UP, OUT, ("down", "drain")]);
+    let report = Load::start(site.lab.client(), Options::new(vip.http()).count(50)).unwrap().wait();
+    assert_eq!(report.succeeded(), 50, "{:?}", report.failed);
+    // Taken back, it fails as the other does.
+    site.cli(&["backend", "restore", vip.name, &third]).unwrap();
+    wait_for(&site, &vip, &[UP, OUT, OUT]);
+    // Without probes all work.
+    let text = site.config().unwrap();
+    let without: Vec<_> = text.lines().filter(|line| !line.starts_with("health")).collect();
+    site.write_config(&(without.join("\n") + "\n")).unwrap();
+    let applied = site.cli(&["apply"]).unwrap();
+    assert!(applied.contains("vip direct: health http /, "), "{applied}");
+    let states: Vec<_> = backends(&site, &vip).into_iter().map(|own| (own.state, own.health)).collect();
+    assert_eq!(states, vec![("active".to_owned(), None); 3]);
+}
