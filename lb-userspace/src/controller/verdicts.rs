@@ -23,14 +23,14 @@ const GATHER: Duration = Duration::from_millis(50);
 /// How long until what could not be put in force is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Backends of which a change is logged one by one.
-const LISTED: usize = 20;
-
 /// The probes, and what they have said.
 pub struct Health {
     prober: Prober,
     told: mpsc::UnboundedReceiver<Flip>,
     verdicts: Verdicts,
+    /// What is probed.
+    followed: Option<Arc<Desired>>,
+    lines: Lines,
     /// Not in force yet, in the order in which they came.
     flips: Vec<Flip>,
     /// When they are put in force.
@@ -41,7 +41,8 @@ impl Health {
     /// With the verdicts from before.
     pub fn new(verdicts: &Verdicts) -> Self {
         let (prober, told) = Prober::new();
-        Self { prober, told, verdicts: verdicts.clone(), flips: Vec::new(), due: None }
+        let (followed, lines) = (None, Lines::default());
+        Self { prober, told, verdicts: verdicts.clone(), followed, lines, flips: Vec::new(), due: None }
     }
 
     /// Waits for something to be done: takes note of verdicts, and returns when they are due.
@@ -49,9 +50,11 @@ impl Health {
         loop {
             tokio::select! {
                 Some(flip) = self.told.recv() => {
-                    self.verdicts.set(&flip.vip, flip.backend, flip.fails);
-                    self.flips.push(flip);
-                    self.due.get_or_insert_with(|| tokio::time::Instant::now() + GATHER);
+                    if self.verdicts.has(&flip.vip, flip.backend) != flip.fails {
+                        self.verdicts.set(&flip.vip, flip.backend, flip.fails);
+                        self.flips.push(flip);
+                        self.due.get_or_insert_with(|| tokio::time::Instant::now() + GATHER);
+                    }
                 }
                 () = due(self.due) => {
                     self.due = None;
@@ -62,9 +65,13 @@ impl Health {
     }
 
     /// Probes what is wanted.
-    pub fn follow(&mut self, wanted: &Desired) {
+    pub fn follow(&mut self, wanted: &Arc<Desired>) {
+        if self.followed.as_ref().is_some_and(|followed| Arc::ptr_eq(followed, wanted)) {
+            return;
+        }
         self.prober.follow(&wanted.config, &self.verdicts);
         self.verdicts.prune(&wanted.config);
+        self.followed = Some(Arc::clone(wanted));
     }
 
     /// What is probed.
@@ -104,9 +111,9 @@ impl Controller {
             Ok((done, old)) => {
                 self.problems.mend(ProblemKind::Health, WHAT);
                 self.follow_moved(&done.changes);
-                log_flips(&flips);
+                self.health.lines.tell(&flips);
                 self.log_last_resorts(&old);
-                log::info!("{} verdicts are in force in {:?}: writes {}", flips.len(), from.elapsed(), done.writes);
+                log::debug!("verdicts in force in {:?}: {}, writes {}", from.elapsed(), flips.len(), done.writes);
             }
             Err(error) => {
                 let reason = format!("what probes say of backends cannot be put in force: {error}");
@@ -132,14 +139,46 @@ impl Controller {
     }
 }
 
-fn log_flips(flips: &[Flip]) {
-    for Flip { vip, backend, fails, reason } in flips.iter().take(LISTED) {
-        match fails {
-            true => log::warn!("vip {vip}: backend {backend} fails its probes: {reason}"),
-            false => log::info!("vip {vip}: backend {backend} works again"),
+/// Lines of the log that verdicts may have.
+#[derive(Default)]
+struct Lines {
+    /// When this window began.
+    begun: Option<Instant>,
+    /// Lines in it.
+    told: usize,
+    /// Verdicts without a line since there was one for them all.
+    untold: usize,
+}
+
+impl Lines {
+    /// How long a window is.
+    const WINDOW: Duration = Duration::from_secs(10);
+    /// Lines in a window.
+    const MOST: usize = 20;
+
+    fn tell(&mut self, flips: &[Flip]) {
+        if self.begun.is_none_or(|begun| begun.elapsed() >= Self::WINDOW) {
+            self.tell_rest();
+            (self.begun, self.told) = (Some(Instant::now()), 0);
         }
+        let told = flips.len().min(Self::MOST - self.told);
+        for Flip { vip, backend, fails, reason } in &flips[..told] {
+            match fails {
+                true => log::warn!("vip {vip}: backend {backend} fails its probes: {reason}"),
+                false => log::info!("vip {vip}: backend {backend} works again"),
+            }
+        }
+        if told < flips.len() && self.untold == 0 {
+            log::warn!("more verdicts change than are told one by one: see `naru health`");
+        }
+        self.told += told;
+        self.untold += flips.len() - told;
     }
-    if let more @ 1.. = flips.len().saturating_sub(LISTED) {
-        log::warn!("{more} more verdicts have changed: see `naru health`");
+
+    /// Tells how many had no line.
+    fn tell_rest(&mut self) {
+        if let untold @ 1.. = std::mem::take(&mut self.untold) {
+            log::warn!("{untold} more verdicts have changed since: see `naru health`");
+        }
     }
 }

@@ -37,7 +37,7 @@ pub struct Prober {
 /// All backends that are probed, by name of the VIP and address of the backend.
 pub type Probes = BTreeMap<String, BTreeMap<IpAddr, Arc<Probed>>>;
 
-/// A backend that is probed. Its probes end with it.
+/// A backend that is probed.
 #[derive(Debug)]
 pub struct Probed {
     /// How.
@@ -91,9 +91,9 @@ impl Status {
         self.judge.verdict()
     }
 
-    /// Answers in a row that speak against the verdict.
-    pub fn against(&self) -> u32 {
-        self.judge.against()
+    /// Answers in a row that speak against the verdict, and as many as change it.
+    pub fn against(&self, health: &Health) -> (u32, u32) {
+        (self.judge.against(), self.judge.needed(health.rise, health.fall))
     }
 }
 
@@ -119,7 +119,9 @@ impl Prober {
         let probed: HashSet<&str> = probed.map(|vip| vip.name.as_str()).collect();
         for vip in difference.gone {
             if self.probes.contains_key(&vip.name) && !probed.contains(vip.name.as_str()) {
-                Arc::make_mut(&mut self.probes).remove(&vip.name);
+                let gone = Arc::make_mut(&mut self.probes).remove(&vip.name).unwrap_or_default();
+                // Not by the last reference: whoever reads may have one for long.
+                gone.values().for_each(|probed| probed.task.abort());
             }
         }
         for vip in difference.come {
@@ -163,6 +165,9 @@ impl Prober {
             known.len() == wanted.len() && known.values().zip(wanted.values()).all(|(a, b)| Arc::ptr_eq(a, b))
         });
         if !is_same {
+            let stays = |probed: &Arc<Probed>| wanted.values().any(|wanted| Arc::ptr_eq(wanted, probed));
+            let gone = known.into_iter().flat_map(BTreeMap::values).filter(|probed| !stays(probed));
+            gone.for_each(|probed| probed.task.abort());
             Arc::make_mut(&mut self.probes).insert(vip.name.clone(), wanted);
         }
     }
@@ -198,9 +203,9 @@ impl Probed {
     }
 }
 
-impl Drop for Probed {
+impl Drop for Prober {
     fn drop(&mut self) {
-        self.task.abort();
+        self.probes.values().flat_map(BTreeMap::values).for_each(|probed| probed.task.abort());
     }
 }
 
@@ -279,13 +284,10 @@ impl Round {
         let before = status.judge.verdict();
         let Some(verdict) = is_good.and_then(|is_good| status.judge.note(is_good, rise, fall)) else { return };
         status.since = SystemTime::now();
-        if before != Verdict::Unknown || verdict == Verdict::Down {
-            status.flips += 1;
-            let fails = verdict == Verdict::Down;
-            let flip = Flip { vip: self.vip.clone(), backend: self.backend, fails, reason };
-            // Whoever no longer listens is about to end.
-            let _ = self.flips.send(flip);
-        }
+        let fails = verdict == Verdict::Down;
+        status.flips += u64::from(fails || before != Verdict::Unknown);
+        // Whoever no longer listens is about to end.
+        let _ = self.flips.send(Flip { vip: self.vip.clone(), backend: self.backend, fails, reason });
     }
 
     fn status(&self) -> MutexGuard<'_, Status> {
@@ -334,7 +336,9 @@ mod tests {
         let config = probed(address.port(), &["127.0.0.1", "127.0.0.2"]);
         prober.follow(&config, &Verdicts::default());
         // Nobody listens at the other address.
-        assert_eq!(next(&mut told).await, flip("127.0.0.2", true, "connection refused"));
+        let mut first = [next(&mut told).await, next(&mut told).await];
+        first.sort_by_key(|flip| flip.backend);
+        assert_eq!(first, [flip("127.0.0.1", false, "good answers"), flip("127.0.0.2", true, "connection refused")]);
         drop(listener);
         assert_eq!(next(&mut told).await, flip("127.0.0.1", true, "connection refused"));
         let _again = TcpListener::bind(address).await.unwrap();
@@ -379,11 +383,9 @@ mod tests {
         wanted.vip_mut(0).health = None;
         prober.follow(&wanted, &Verdicts::default());
         assert!(prober.probes().is_empty());
-        drop(first);
         let task = other.task.clone();
-        drop(other);
         let deadline = Instant::now() + patience::LIMIT;
-        while !task.is_finished() {
+        while ![&first.task, &task].iter().all(|task| task.is_finished()) {
             assert!(Instant::now() < deadline, "probes go on");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

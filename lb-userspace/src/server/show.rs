@@ -320,11 +320,12 @@ fn backend_of(
 pub fn health(probed: &Probed) -> BackendHealth {
     let status = probed.status();
     let verdict = status.verdict();
-    let (word, needed) = match verdict {
-        Verdict::Up => ("up", probed.health.fall),
-        Verdict::Unknown => ("unknown", probed.health.fall),
-        Verdict::Down => ("down", probed.health.rise),
+    let word = match verdict {
+        Verdict::Up => "up",
+        Verdict::Unknown => "unknown",
+        Verdict::Down => "down",
     };
+    let (against, needed) = status.against(&probed.health);
     let [good, failed, void] = status.counts;
     let last = status.last.as_ref();
     BackendHealth {
@@ -333,7 +334,7 @@ pub fn health(probed: &Probed) -> BackendHealth {
         last: last.map(|last| seconds(last.at)),
         took_us: last.map(|last| microseconds(last.took)),
         failure: last.and_then(|last| last.failure.clone()),
-        against: status.against(),
+        against,
         needed,
         flips: status.flips,
         good,
