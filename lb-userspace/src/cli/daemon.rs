@@ -31,7 +31,7 @@ pub fn run(global: &Global, options: Run) -> Result<Exit, Failure> {
     let filter = env_logger::Env::default().default_filter_or(options.log_level.as_str());
     env_logger::Builder::from_env(filter).format_timestamp_millis().format_target(false).init();
     // Before there are other threads: each has capabilities of its own.
-    memory::share_one_arena();
+    memory::share_few_arenas();
     dataplane::prepare_host();
     privileges::join_group(access::GROUP);
     privileges::reduce().map_err(|error| Failure::new(Exit::Failed, error))?;
