@@ -61,21 +61,17 @@ impl State {
         keys: impl Iterator<Item = (VipKey, VipRoute)>,
         backends: impl Iterator<Item = (u32, Entry)> + Clone + Send,
     ) {
-        let Self { vips: _, keys: _, backends: by_id, backends_by_vip, removed_backends, forwards, .. } = self;
-        // Of a hundred thousand backends each of these trees takes a while.
         let all = backends.clone();
-        thread::scope(|scope| {
-            scope.spawn(|| *by_id = all.collect());
+        self.backends = thread::scope(|scope| {
+            // Of a hundred thousand backends this tree takes as long as all others.
+            let by_id = scope.spawn(|| all.collect());
             for (id, entry) in backends {
-                backends_by_vip.insert((entry.vip, id));
-                if entry.is_removed() {
-                    removed_backends.insert(id);
-                }
-                *forwards.entry(entry.forward).or_default() += 1;
+                self.note_backend(id, &entry);
             }
+            vips.for_each(|(id, record)| self.put_vip(id, record));
+            keys.for_each(|(key, route)| self.put_key(key, route));
+            by_id.join().expect("a tree grows without a panic")
         });
-        vips.for_each(|(id, record)| self.put_vip(id, record));
-        keys.for_each(|(key, route)| self.put_key(key, route));
     }
 
     /// Does to the mirror what `step` does to the maps.
@@ -114,6 +110,11 @@ impl State {
     pub fn put_backend(&mut self, id: u32, entry: Entry) {
         let before = self.backends.insert(id, entry);
         self.forget_backend(id, before);
+        self.note_backend(id, &entry);
+    }
+
+    /// Enters what follows from a backend's entry.
+    fn note_backend(&mut self, id: u32, entry: &Entry) {
         self.backends_by_vip.insert((entry.vip, id));
         if entry.is_removed() {
             self.removed_backends.insert(id);
