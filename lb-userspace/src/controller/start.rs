@@ -3,7 +3,7 @@
 //! A file that nobody applied may be half an edit. A start applies it only if somebody meant that: after a clean stop,
 //! or where there is nothing else to begin from. A config that was in force once is better than none.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, thread};
 
 use super::{
     Error,
@@ -35,13 +35,18 @@ impl Start {
         state_directory: &mut StateDirectory,
         attached: impl FnOnce(&Path) -> Result<Vec<String>, dataplane::Error>,
     ) -> Result<Self, Error> {
-        let mut kept = state_directory.applied().and_then(|text| kept(file, text));
+        // The file is read beside what was applied last, which takes a while where it is long.
+        let (text, mut kept) = thread::scope(|scope| {
+            let text = scope.spawn(|| file.settled_text());
+            let kept = state_directory.applied().and_then(|text| kept(file, text));
+            (text.join().expect("a file is read without a panic"), kept)
+        });
         if let Some(Contents { config, .. }) = &mut kept
             && !config.node.names_interfaces
         {
             *config.local().interfaces = attached(&config.node.bpffs)?;
         }
-        let wanted = file.settled_text().and_then(|text| Ok(file.parse(text, kept.as_ref())?));
+        let wanted = text.and_then(|text| Ok(file.parse(text, kept.as_ref())?));
         let Some(kept) = kept else { return Ok(Self { contents: wanted?, because: None, is_known: false }) };
         let because = match wanted {
             Ok(wanted) if wanted.text == kept.text => None,
@@ -64,8 +69,12 @@ impl Start {
 
 /// Removes what an edit left beside the file whose daemon was killed, where that is certain to be nobody's save.
 pub fn remove_leftovers(file: &ConfigFile, applied: &str) {
+    let leftovers = leftovers(&file.path);
+    if leftovers.is_empty() {
+        return;
+    }
     let current = file.text().ok();
-    for path in leftovers(&file.path) {
+    for path in leftovers {
         let text = disk::read(&path).ok();
         // Room that was taken, and not written to.
         let is_room = text.as_deref().is_some_and(|text| text.bytes().all(|byte| byte == 0));
