@@ -66,7 +66,7 @@ pub(super) fn reparse(config: &Config, before: &str, sections: &Sections, text: 
     let below = old_rest.iter().rev().zip(new_rest.iter().rev()).take_while(same).count();
     let gone = &old_rest[..old_rest.len() - below];
     let come = &new_rest[..new_rest.len() - below];
-    if !gone.iter().all(|part| is_vips(part)) {
+    if !gone.iter().all(|part| section::has_one_header(part) || is_vips(part)) {
         return None;
     }
     let changed = vips(&come.concat())?;

@@ -38,7 +38,8 @@ impl Sections {
         let part = |index: usize| starts[index]..starts.get(index + 1).copied().unwrap_or(text.len());
         let is_it = |range: &Range<usize>| is_vip(&text[range.clone()], name);
         if let Some(config) = config.filter(|config| config.vips.len() == starts.len()) {
-            return config.vips.iter().position(|vip| vip.name == name).map(part).filter(is_it);
+            let found = config.vips.iter().position(|vip| vip.name == name).map(part);
+            return found.filter(|range| has_one_header(&text[range.clone()]) || is_it(range));
         }
         // Only parts in which the name stands in quotes can be it; nearly always there is one.
         let places = ['"', '\''].into_iter().flat_map(|quote| matches_of(text, format!("{quote}{name}{quote}")));
@@ -81,6 +82,11 @@ pub(super) fn starts(text: &str) -> Option<Vec<usize>> {
         line_start += line.len();
     }
     Some(starts)
+}
+
+/// Whether a part of a valid text has no header but the one that it begins with: then all of it is of that VIP.
+pub(super) fn has_one_header(part: &str) -> bool {
+    part.split('\n').filter(|line| line.trim_start().starts_with('[')).count() == 1
 }
 
 fn is_header(line: &str) -> bool {
@@ -128,6 +134,29 @@ mod tests {
         assert_eq!(vip(text, "c"), None);
         assert_eq!(last(text), vip(text, "b"));
         assert_eq!(last("[node]\n"), None);
+    }
+
+    #[test]
+    fn a_part_with_one_header_is_its_vip_alone() {
+        for (part, is_certain) in [
+            ("# of a\n  [[vip]]\nname = \"a\" # [node]\nports = [\n  \"tcp/1\",\n]\n# [node]\n", true),
+            ("[[vip]]\r\nname = \"a\"\r\n", true),
+            ("[[vip]]\nname = \"a\"\n\t[node]\n", false),
+            ("[[vip]]\nname = \"a\"\n[[vip.backends]]\naddress = \"10.0.0.1\"\n", false),
+            ("[[vip]]\nports = [\n[\"tcp/1\"],\n]\n", false),
+        ] {
+            assert_eq!(has_one_header(part), is_certain, "{part}");
+        }
+    }
+
+    #[test]
+    fn a_vip_with_another_table_behind_it_is_no_part_although_the_config_is_known() {
+        let a = "[[vip]]\nname = \"a\"\naddress = \"192.0.2.1\"\nports = [\"tcp/1\"]\nforward = \"l2\"\n";
+        let b = a.replace("\"a\"", "\"b\"").replace("192.0.2.1", "192.0.2.2");
+        let text = format!("{a}{b}[node]\ninterfaces = []\n");
+        let config = Config::parse(&text, "f".as_ref()).unwrap();
+        let vip = |name| Sections::of(&text).vip(&text, Some(&config), name);
+        assert_eq!((vip("a"), vip("b"), vip("c")), (Some(0..a.len()), None, None));
     }
 
     #[test]
