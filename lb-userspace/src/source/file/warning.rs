@@ -89,19 +89,19 @@ impl Config {
     }
 
     fn takes_no_flows(&self, vip: &Vip) -> Option<Warning> {
-        let name = vip.name.clone();
         if vip.backends.is_empty() {
-            return Some(Warning::NoBackends { vip: name });
+            return Some(Warning::NoBackends { vip: vip.name.clone() });
         }
         let none = vip.backends.iter().all(|backend| backend.effective_weight() == 0);
-        none.then_some(Warning::NoActiveBackend { vip: name })
+        none.then(|| Warning::NoActiveBackend { vip: vip.name.clone() })
     }
 
     fn few_slots(&self, vip: &Vip) -> Option<Warning> {
         let active = vip.backends.iter().filter(|backend| backend.effective_weight() > 0).count();
         let backends = u32::try_from(active).unwrap_or(u32::MAX);
         let slots = vip.settings.slots.get();
-        let few = slots < slots_for(backends);
+        // Between a number and its double there is a prime (Bertrand's postulate): to look for it takes a while.
+        let few = slots < backends.saturating_mul(200) && slots < slots_for(backends);
         few.then(|| Warning::FewSlots { vip: vip.name.clone(), slots, backends })
     }
 
