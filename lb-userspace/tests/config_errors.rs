@@ -143,6 +143,11 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "11:56: unknown on_failure `down`; use one of `reset`, `drain`",
     ),
     (
+        "hash = \"5-tuple\"",
+        "health = { type = \"tcp\", via = \"address\", panic = \"half\" }",
+        "11:51: `half` is not a share; write whole per cent from `\"0%\"` to `\"100%\"`",
+    ),
+    (
         "ports = [\"udp/any\"]",
         "ports = [\"udp/any\"]\nhealth = { type = \"tcp\", via = \"address\" }",
         "22:10: the VIP serves no TCP port by its number; say at which one probes are: `port = 80`",

@@ -195,6 +195,9 @@ pub struct Vip {
     /// How it is found out whether its backends work; absent where that is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
+    /// Why it cannot serve: `null` where it can. For whoever announces its address.
+    #[serde(default)]
+    pub not_ready: Option<String>,
     /// Its backends, in the order of the config; behind them those that the config does not have any more, as long as
     /// flows may be left of them.
     pub backends: Vec<Backend>,

@@ -152,6 +152,9 @@ pub enum Vip {
     Show {
         /// Name of the VIP.
         name: String,
+        /// Say only whether it can serve: exit code 0 if so, else 1 and why not; for whoever announces its address
+        #[arg(long)]
+        ready: bool,
     },
     /// A change.
     #[command(flatten)]

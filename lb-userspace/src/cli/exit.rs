@@ -29,7 +29,7 @@ pub enum Exit {
 /// Every exit code with what it means, as `--help` prints it.
 pub const EXIT_CODES: [(Exit, &str); 6] = [
     (Exit::Ok, "done; `diff`: the file is what runs"),
-    (Exit::Negative, "`diff`: the file has changes that are not applied; otherwise: nothing of that name"),
+    (Exit::Negative, "`diff`: not applied; `vip show --ready`: it cannot serve; otherwise: nothing of that name"),
     (Exit::Invalid, "the command line, the input or the config file is not valid"),
     (Exit::NoDaemon, "no daemon answers on the socket"),
     (Exit::Failed, "refused or failed, what ran before runs on; `--wait`: not done within `--timeout`"),

@@ -53,6 +53,16 @@ pub async fn vip(client: Client, output: Output, name: &str) -> Result<Exit, Fai
     Ok(Exit::Ok)
 }
 
+/// `naru vip show --ready`
+pub async fn ready(client: Client, output: Output, name: &str) -> Result<Exit, Failure> {
+    let vip = client.vip(name).await?;
+    output.print(&vip.not_ready, |not_ready| match not_ready {
+        None => format!("{name} can serve\n"),
+        Some(reason) => format!("{name} cannot serve: {reason}\n"),
+    });
+    Ok(if vip.not_ready.is_none() { Exit::Ok } else { Exit::Negative })
+}
+
 /// `naru backend list`
 pub async fn backends(client: Client, output: Output, vip: Option<&str>) -> Result<Exit, Failure> {
     output.print(&client.backends(vip).await?, |backends| backends_text(backends));
@@ -287,29 +297,33 @@ fn vips_text(vips: &[Vip]) -> String {
         ("SLOTS", Right),
         ("TRACKING", Left),
         ("BACKENDS", Right),
+        ("READY", Left),
     ];
     table(
         header,
-        vips.iter().map(|Vip { name, address, ports, forward, settings, health: _, backends }| {
+        vips.iter().map(|Vip { name, address, ports, forward, settings, not_ready, backends, .. }| {
             let Settings { hash, slots, tracking, .. } = settings;
             let active = backends.iter().filter(|backend| backend.slots > 0).count();
             let configured = backends.iter().filter(|backend| !backend.is_removed()).count();
             let backends = format!("{active}/{configured}");
             let (address, ports, slots) = (address.to_string(), ports.join(","), slots.to_string());
             let (hash, tracking) = (hash.to_string(), tracking.to_string());
-            [name.clone(), address, ports, forward.clone(), hash, slots, tracking, backends]
+            let ready = if not_ready.is_none() { "yes" } else { "no" }.to_owned();
+            [name.clone(), address, ports, forward.clone(), hash, slots, tracking, backends, ready]
         }),
     )
 }
 
 fn vip_text(vip: &Vip) -> String {
-    let Vip { name, address, ports, forward, settings, health, backends } = vip;
+    let Vip { name, address, ports, forward, settings, health, not_ready, backends } = vip;
     let (ports, settings) = (ports.join(", "), settings.labelled());
     let health = health.as_ref().map_or_else(|| "none".to_owned(), Health::to_string);
     let mut lines: Vec<(&str, &dyn Display)> =
         vec![("Name", name), ("Address", address), ("Ports", &ports), ("Forward", forward)];
     lines.extend(settings.iter().map(|(label, value)| (*label, value as &dyn Display)));
     lines.push(("Health", &health));
+    let ready = not_ready.as_ref().map_or_else(|| "yes".to_owned(), |reason| format!("no: {reason}"));
+    lines.push(("Ready", &ready));
     fields(&lines) + "\n" + &backends_text(backends)
 }
 
@@ -382,7 +396,8 @@ fn health_note(backend: &Backend, health: &BackendHealth) -> String {
         let other = if verdict == "down" { "up" } else { "down" };
         format!("{against} of {needed} until {other}")
     });
-    let serves = (verdict == "down" && backend.state == "active").then(|| "serves all the same: all fail".to_owned());
+    let serves =
+        (verdict == "down" && backend.state == "active").then(|| "serves all the same: too few work".to_owned());
     let void = (*void > 0).then(|| format!("{void} void"));
     [failure.clone(), forming, serves, void].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
@@ -608,7 +623,7 @@ mod tests {
         assert_eq!(note(&failed), "fails its probes: status 503");
         assert_eq!(health_note(&failed, &health), "status 503");
         let alone = Backend { state: "active".into(), ..failed.clone() };
-        assert_eq!(health_note(&alone, &health), "status 503; serves all the same: all fail");
+        assert_eq!(health_note(&alone, &health), "status 503; serves all the same: too few work");
         let forming = BackendHealth { failure: None, against: 1, void: 3, ..health.clone() };
         assert_eq!(health_note(&failed, &forming), "1 of 2 until up; 3 void");
         let text = health_text(&[failed]);
@@ -633,6 +648,7 @@ mod tests {
                 ..Settings::default()
             },
             health: None,
+            not_ready: None,
             backends: Vec::new(),
         };
         let shown = vip_text(&vip);
@@ -650,8 +666,8 @@ mod tests {
         let vip = Vip { backends: vec![backend("active", 16_381, 0), removed], ..vip };
         assert_eq!(
             vips_text(&[vip]),
-            "NAME   ADDRESS        PORTS            FORWARD   HASH      SLOTS   TRACKING   BACKENDS\n\
-             web    203.0.113.10   tcp/80,udp/443   ipip      5-tuple   16381   adaptive        1/1\n"
+            "NAME   ADDRESS        PORTS            FORWARD   HASH      SLOTS   TRACKING   BACKENDS   READY\n\
+             web    203.0.113.10   tcp/80,udp/443   ipip      5-tuple   16381   adaptive        1/1   yes\n"
         );
     }
 }

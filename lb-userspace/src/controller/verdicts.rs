@@ -112,7 +112,7 @@ impl Controller {
                 self.problems.mend(ProblemKind::Health, WHAT);
                 self.follow_moved(&done.changes);
                 self.health.lines.tell(&flips);
-                self.log_last_resorts(&old);
+                self.log_panics(&old);
                 log::debug!("verdicts in force in {:?}: {}, writes {}", from.elapsed(), flips.len(), done.writes);
             }
             Err(error) => {
@@ -125,14 +125,14 @@ impl Controller {
         self.publish();
     }
 
-    /// Tells of VIPs of which all backends fail from now on, or not all any more.
-    fn log_last_resorts(&self, old: &Desired) {
+    /// Tells of VIPs of which all backends serve from now on although some fail, or not any more.
+    fn log_panics(&self, old: &Desired) {
         let difference = old.config.difference(&self.applied.config);
         for vip in difference.come {
-            let was = difference.gone.iter().find(|old| old.name == vip.name).is_some_and(|old| old.is_last_resort());
-            match (was, vip.is_last_resort()) {
-                (false, true) => log::error!("vip {}: all backends fail their probes: all of them serve", vip.name),
-                (true, false) => log::warn!("vip {}: not all backends fail any more: those that do are out", vip.name),
+            let was = difference.gone.iter().find(|old| old.name == vip.name).is_some_and(|old| old.is_in_panic());
+            match (was, vip.is_in_panic()) {
+                (false, true) => log::error!("vip {}: too few backends work: those that fail serve as well", vip.name),
+                (true, false) => log::warn!("vip {}: enough backends work: those that fail are out", vip.name),
                 _ => {}
             }
         }

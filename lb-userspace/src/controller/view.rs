@@ -169,6 +169,11 @@ impl View {
         self.applied.state_below(vip, backend)
     }
 
+    /// Whether the data plane is attached to any interface.
+    pub fn is_attached(&self) -> bool {
+        !self.attachments.is_empty()
+    }
+
     /// Interfaces that are configured or attached.
     pub fn interfaces(&self) -> Vec<Interface> {
         self.interfaces.list(&self.attachments, &self.config().node)

@@ -316,6 +316,7 @@ mod tests {
             rise: 2,
             fall: 3,
             on_failure: OnFailure::Reset,
+            panic: Health::PANIC,
         }));
         config([vip])
     }

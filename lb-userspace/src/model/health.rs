@@ -4,7 +4,10 @@ use std::{fmt, ops::RangeInclusive, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::word::{UnknownValue, Word, text_serde, words};
+use super::{
+    Share,
+    word::{UnknownValue, Word, text_serde, words},
+};
 
 /// How it is found out whether the backends of a VIP work, and what follows where one does not.
 ///
@@ -31,6 +34,8 @@ pub struct Health {
     pub fall: u32,
     /// What becomes of the connections of one that is out.
     pub on_failure: OnFailure,
+    /// Where fewer of the backends than this share work, all serve.
+    pub panic: Share,
 }
 
 /// What a backend is asked.
@@ -88,6 +93,8 @@ impl Health {
     pub const RISE: u32 = 2;
     /// Without `fall`.
     pub const FALL: u32 = 3;
+    /// Without `panic`: all serve where none works.
+    pub const PANIC: Share = Share(0);
     /// Largest `rise` and `fall`.
     pub const MAX_COUNT: u32 = 100;
 }
@@ -140,7 +147,7 @@ text_serde!(Statuses);
 /// In one line, for people: `http :8080/healthz, every 2s (500ms), timeout 1s, rise 2, fall 3, reset`.
 impl fmt::Display for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { check, port, interval, fast_interval, timeout, rise, fall, on_failure } = self;
+        let Self { check, port, interval, fast_interval, timeout, rise, fall, on_failure, panic } = self;
         let port = port.map_or_else(String::new, |port| format!(":{port}"));
         match check {
             Check::Tcp if port.is_empty() => f.write_str("tcp")?,
@@ -148,7 +155,8 @@ impl fmt::Display for Health {
             Check::Http(page) => write!(f, "http {port}{page}")?,
         }
         let [interval, fast_interval, timeout] = [*interval, *fast_interval, *timeout].map(humantime::format_duration);
-        write!(f, ", every {interval} ({fast_interval}), timeout {timeout}, rise {rise}, fall {fall}, {on_failure}")
+        write!(f, ", every {interval} ({fast_interval}), timeout {timeout}, rise {rise}, fall {fall}, {on_failure}")?;
+        if *panic == Self::PANIC { Ok(()) } else { write!(f, ", panic {panic}") }
     }
 }
 
@@ -212,6 +220,7 @@ mod tests {
             rise: 2,
             fall: 3,
             on_failure: OnFailure::Reset,
+            panic: Health::PANIC,
         };
         let rest = "every 2s (500ms), timeout 1s, rise 2, fall 3, reset";
         assert_eq!(
@@ -219,6 +228,7 @@ mod tests {
             format!("http :8080/healthz host www.example.org status 200 body \"ok\", {rest}")
         );
         assert_eq!(serde_json::from_value::<Health>(serde_json::to_value(&health).unwrap()).unwrap(), health);
-        assert_eq!(Health { check: Check::Tcp, port: None, ..health }.to_string(), format!("tcp, {rest}"));
+        let tcp = Health { check: Check::Tcp, port: None, panic: "50%".parse().unwrap(), ..health };
+        assert_eq!(tcp.to_string(), format!("tcp, {rest}, panic 50%"));
     }
 }

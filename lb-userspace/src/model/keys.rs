@@ -302,6 +302,13 @@ pub const HEALTH: &[Key] = &[
         "What becomes of the connections of a backend that is out: `reset` (as with `down`) or `drain` (they stay)",
         "of a backend that is out: as `down` or `drain` does",
     ),
+    optional(
+        "panic",
+        r#"panic = "50%""#,
+        "0%",
+        "Where fewer of the backends than this share work, those that fail serve as well; with `0%` where none works",
+        "none",
+    ),
 ];
 
 /// Keys of `health` with `type = "http"`.

@@ -2,11 +2,18 @@
 
 use std::{fmt, str::FromStr};
 
+use super::word::text_serde;
+
 /// A share in per cent, 0 to 100: `50%`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Share(pub(super) u8);
 
 impl Share {
+    /// Whether `part` is at least as much of `all` as this.
+    pub fn is_reached(self, part: usize, all: usize) -> bool {
+        part as u128 * 100 >= all as u128 * u128::from(self.0)
+    }
+
     /// Whether `part` is more of `all` than this.
     pub fn is_exceeded(self, part: usize, all: usize) -> bool {
         part as u128 * 100 > all as u128 * u128::from(self.0)
@@ -27,6 +34,8 @@ impl FromStr for Share {
         share.map(Self).ok_or_else(|| ShareError(text.to_owned()))
     }
 }
+
+text_serde!(Share);
 
 /// A text that is no [`Share`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,8 +1,9 @@
 //! What probes say of backends: an overlay over what sources and operators want, which edits neither.
 //!
 //! It says which backends fail their probes. What follows is the VIP's to say (`on_failure`), and follows only for
-//! backends that take flows otherwise: what an operator has drained stays so. Where all that would take flows fail, it is
-//! more likely that the probes are at fault than all backends, and if not, nothing is lost by trying: all serve.
+//! backends that take flows otherwise: what an operator has drained stays so. Where all that would take flows fail, or so many
+//! that the rest are fewer than the VIP's `panic`, it is more likely that the probes are at fault than all of them, or the
+//! rest could not bear the load: all serve.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +13,7 @@ use std::{
 
 use lb_common::BackendState;
 
-use super::{Backend, Config, OnFailure, Vip};
+use super::{Config, OnFailure, Vip};
 
 /// Which backends fail their probes, by VIP.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,12 +63,15 @@ impl Verdicts {
         }
         for vip in config.vips_mut() {
             let Some(failing) = self.0.get(&vip.name) else { continue };
-            let Some(on_failure) = vip.health.as_ref().map(|health| health.on_failure) else { continue };
-            let takes_flows = |own: &Backend| own.effective_weight() > 0;
-            let is_last_resort = !vip.backends.iter().any(|own| takes_flows(own) && !failing.contains(&own.address));
+            let Some((on_failure, panic)) = vip.health.as_ref().map(|health| (health.on_failure, health.panic)) else {
+                continue;
+            };
+            let serving = || vip.backends.iter().filter(|own| own.effective_weight() > 0);
+            let working = serving().filter(|own| !failing.contains(&own.address)).count();
+            let all_serve = working == 0 || !panic.is_reached(working, serving().count());
             for own in &mut Arc::make_mut(vip).backends {
                 own.fails = failing.contains(&own.address);
-                own.is_out = own.fails && own.state == BackendState::Active && !is_last_resort;
+                own.is_out = own.fails && own.state == BackendState::Active && !all_serve;
                 if own.is_out {
                     own.state = match on_failure {
                         OnFailure::Reset => BackendState::Down,
@@ -99,6 +103,7 @@ mod tests {
             rise: Health::RISE,
             fall: Health::FALL,
             on_failure,
+            panic: Health::PANIC,
         }));
         config([vip])
     }
@@ -135,6 +140,18 @@ mod tests {
         config.vip_mut(0).backends[2].weight = 0;
         let after = failing([1]).over(config);
         assert_eq!(states(&after), [(Active, true), (Down, false), (Active, false)]);
+    }
+
+    #[test]
+    fn where_too_few_work_all_serve() {
+        use BackendState::{Active, Down};
+        let mut config = probed(OnFailure::Reset);
+        let health = Health::clone(config.vips[0].health.as_ref().unwrap());
+        config.vip_mut(0).health = Some(Arc::new(Health { panic: "60%".parse().unwrap(), ..health }));
+        assert_eq!(states(&failing([1]).over(config.clone()))[0], (Down, true), "two of three are enough");
+        let after = failing([1, 3]).over(config);
+        assert_eq!(states(&after), [(Active, true), (Active, false), (Active, true)]);
+        assert!(after.vips[0].is_in_panic());
     }
 
     #[test]

@@ -36,8 +36,8 @@ impl Vip {
         Via { vrf, mark: mark.map(Mark::get).or(node.mark).unwrap_or(0) }
     }
 
-    /// Whether all backends that take flows fail their probes, so that all serve.
-    pub fn is_last_resort(&self) -> bool {
+    /// Whether so few of its backends work that those serve as well which fail their probes.
+    pub fn is_in_panic(&self) -> bool {
         self.backends.iter().any(|own| own.fails && own.effective_weight() > 0)
     }
 

@@ -268,6 +268,7 @@ fn vip_of(view: &View, vip: &model::Vip, mut running: BTreeMap<IpAddr, Running>)
         forward: vip.forward.to_string(),
         settings: vip.settings_on(&view.config().node),
         health: vip.health.as_ref().map(|health| model::Health::clone(health)),
+        not_ready: not_ready(view, vip),
         backends,
     }
 }
@@ -314,6 +315,23 @@ fn backend_of(
             Err(reason) => NextHop::Unknown { reason },
         },
     }
+}
+
+/// Why a VIP cannot serve: it can where packets for it come in, and go to a backend that is not known to fail.
+pub fn not_ready(view: &View, vip: &model::Vip) -> Option<String> {
+    if !view.is_attached() {
+        return Some("the data plane is attached to no interface".to_owned());
+    }
+    let serving = || vip.backends.iter().filter(|backend| backend.effective_weight() > 0);
+    if serving().next().is_none() {
+        return Some("no backend takes flows".to_owned());
+    }
+    if serving().all(|backend| backend.fails) {
+        return Some("all backends that take flows fail their probes".to_owned());
+    }
+    let mut working = serving().filter(|backend| !backend.fails);
+    let has_way = working.any(|backend| view.way_to(vip, backend).is_ok());
+    (!has_way).then(|| "no way to any backend that works is known".to_owned())
 }
 
 /// What is known of a backend by its probes.

@@ -112,6 +112,7 @@ mod tests {
             forward: "l2".to_owned(),
             settings: Settings::default(),
             health: None,
+            not_ready: None,
             backends: Vec::new(),
         };
         let mut row = |seconds, count| {

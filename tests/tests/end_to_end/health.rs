@@ -134,10 +134,15 @@ fn where_all_fail_all_serve_and_what_operators_want_goes_first() {
     site.servers.iter_mut().for_each(|server| server.kill().unwrap());
     // The one that is drained stays so; the others are all that there are.
     wait_for(&site, &vip, &[("down", "active"), ("down", "active"), ("down", "drain")]);
-    assert!(site.log().contains("all backends fail their probes: all of them serve"));
-    assert!(site.cli(&["health"]).unwrap().contains("serves all the same: all fail"));
+    assert!(site.log().contains("vip direct: too few backends work: those that fail serve as well"));
+    let not_ready = site.try_cli(&["vip", "show", vip.name, "--ready"]).unwrap();
+    assert_eq!(not_ready.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&not_ready.stdout);
+    assert_eq!(said, "direct cannot serve: all backends that take flows fail their probes\n");
+    assert!(site.cli(&["health"]).unwrap().contains("serves all the same: too few work"));
     serve_again(&mut site, &[vip], 0);
     wait_for(&site, &vip, &[UP, OUT, ("down", "drain")]);
+    assert_eq!(site.cli(&["vip", "show", vip.name, "--ready"]).unwrap(), "direct can serve\n");
     let report = Load::start(site.lab.client(), Options::new(vip.http()).count(50)).unwrap().wait();
     assert_eq!(report.succeeded(), 50, "{:?}", report.failed);
     // Taken back, it fails as the other does.

@@ -80,7 +80,10 @@ fn encode_vips(encoder: &mut DescriptorEncoder, vips: &[VipSample]) -> fmt::Resu
     let drops = vips.iter().flat_map(|vip| {
         vip.drops.iter().map(|drop| ([("vip", vip.name.as_str()), ("reason", drop.reason.as_str())], drop.packets))
     });
-    counter(encoder, "naru_vip_drops", "Packets for a VIP that were dropped", None, drops)
+    counter(encoder, "naru_vip_drops", "Packets for a VIP that were dropped", None, drops)?;
+    let ready = vips.iter().map(|vip| ([("vip", vip.name.as_str())], u32::from(vip.is_ready)));
+    let help = "1 while a VIP can serve: packets come in, and go to a backend that is not known to fail";
+    gauge(encoder, "naru_vip_ready", help, None, ready)
 }
 
 fn encode_backends(encoder: &mut DescriptorEncoder, vips: &[VipSample]) -> fmt::Result {
@@ -307,10 +310,17 @@ mod tests {
                 VipSample {
                     name: "web".into(),
                     counts,
+                    is_ready: true,
                     drops: vec![DropStats { reason: "no_backend".into(), packets: 5 }],
                     backends: vec![known, removed],
                 },
-                VipSample { name: "dns".into(), counts: Counts::default(), drops: Vec::new(), backends: Vec::new() },
+                VipSample {
+                    name: "dns".into(),
+                    counts: Counts::default(),
+                    is_ready: false,
+                    drops: Vec::new(),
+                    backends: Vec::new(),
+                },
             ],
             drops: vec![DropStats { reason: "no_backend".into(), packets: 7 }],
             losses: vec![LossStats { interface: "eth0".into(), cause: "transmit".into(), packets: 11 }],
@@ -357,6 +367,8 @@ mod tests {
             "naru_vip_new_flows_total{vip=\"web\"} 1",
             "naru_vip_new_flows_total{vip=\"dns\"} 0",
             "naru_vip_drops_total{vip=\"web\",reason=\"no_backend\"} 5",
+            "naru_vip_ready{vip=\"web\"} 1",
+            "naru_vip_ready{vip=\"dns\"} 0",
             "naru_backend_packets_total{vip=\"web\",backend=\"10.0.0.1\"} 3",
             "naru_backend_packets_total{vip=\"web\",backend=\"2001:db8::1\"} 0",
             "naru_backend_bytes_total{vip=\"web\",backend=\"10.0.0.1\"} 180",

@@ -56,6 +56,8 @@ pub struct VipSample {
     pub name: String,
     /// What was sent to its backends.
     pub counts: Counts,
+    /// Whether it can serve.
+    pub is_ready: bool,
     /// Packets for it that were dropped, per reason that there was.
     pub drops: Vec<DropStats>,
     /// Its backends; none where the config wants none shown.
@@ -112,7 +114,8 @@ impl Snapshot {
             let running = running.remove(&name).unwrap_or_default();
             let backends =
                 backends.into_iter().map(|counted| sample(view, vip, &counted, running.get(&counted.address)));
-            VipSample { backends: backends.collect(), name, counts, drops }
+            let is_ready = show::not_ready(view, vip).is_none();
+            VipSample { backends: backends.collect(), name, counts, is_ready, drops }
         });
         Ok(Self {
             vips: samples.collect(),

@@ -42,13 +42,17 @@ pub(super) fn health(value: &Value<'_>, problems: &mut Problems) -> Option<Spann
         Some(value) => tree::parsed("`on_failure`", value, problems),
         None => Some(OnFailure::Reset),
     };
+    let panic = match section.optional("panic") {
+        Some(value) => tree::parsed("`panic`", value, problems),
+        None => Some(Health::PANIC),
+    };
     if let Some(place) = section.optional("fast_interval").filter(|_| fast_interval > interval) {
         problems.add(place.span(), "`fast_interval` is longer than `interval`; write a shorter one, or leave it out");
     }
     let is_sound = problems.0.len() == before;
     let port = port.and_then(|port| u16::try_from(port).ok());
-    let (check, on_failure) = (check?, on_failure?);
-    let health = Health { check, port, interval, fast_interval, timeout, rise, fall, on_failure };
+    let (check, on_failure, panic) = (check?, on_failure?, panic?);
+    let health = Health { check, port, interval, fast_interval, timeout, rise, fall, on_failure, panic };
     is_sound.then(|| Spanned::new(value.span(), health))
 }
 
