@@ -5,6 +5,7 @@ mod balancer;
 mod consistency;
 mod control;
 mod flood;
+mod health;
 mod packet;
 mod sample;
 mod sweep;
@@ -33,6 +34,8 @@ enum Bench {
     Consistency(consistency::Options),
     /// What a flood of SYNs does to connections, the flow table and memory, with settled slots and with moving ones
     Flood(flood::Options),
+    /// What probing ten thousand backends costs: CPU time and memory of the daemon, and whether probes are in time
+    Health(health::Options),
     /// What sweeping a million tracked flows costs: CPU time, packets, and the time of a change beside it
     Sweep(sweep::Options),
 }
@@ -44,6 +47,7 @@ fn main() -> anyhow::Result<()> {
         Bench::Control(options) => control::run(&options),
         Bench::Consistency(options) => consistency::run(&options),
         Bench::Flood(options) => flood::run(&options),
+        Bench::Health(options) => health::run(&options),
         Bench::Sweep(options) => sweep::run(&options),
     }
 }

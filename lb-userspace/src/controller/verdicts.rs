@@ -12,7 +12,7 @@ use tokio::{sync::mpsc, task::block_in_place};
 
 use super::{Controller, due::due, file::Desired, handle::Request};
 use crate::{
-    health::{Flip, Prober, Probes},
+    health::{Flip, Prober, Probes, Punctuality},
     model::{ProblemKind, Verdicts},
     plan,
 };
@@ -31,6 +31,8 @@ pub struct Health {
     /// What is probed.
     followed: Option<Arc<Desired>>,
     lines: Lines,
+    /// Probes begun, and begun late, when that was last looked at.
+    begun: (u64, u64),
     /// Not in force yet, in the order in which they came.
     flips: Vec<Flip>,
     /// When they are put in force.
@@ -41,8 +43,8 @@ impl Health {
     /// With the verdicts from before.
     pub fn new(verdicts: &Verdicts) -> Self {
         let (prober, told) = Prober::new();
-        let (followed, lines) = (None, Lines::default());
-        Self { prober, told, verdicts: verdicts.clone(), followed, lines, flips: Vec::new(), due: None }
+        let (followed, lines, begun) = Default::default();
+        Self { prober, told, verdicts: verdicts.clone(), followed, lines, begun, flips: Vec::new(), due: None }
     }
 
     /// Waits for something to be done: takes note of verdicts, and returns when they are due.
@@ -72,6 +74,11 @@ impl Health {
         self.prober.follow(&wanted.config, &self.verdicts);
         self.verdicts.prune(&wanted.config);
         self.followed = Some(Arc::clone(wanted));
+    }
+
+    /// How probes keep to their times.
+    pub fn punctuality(&self) -> &Arc<Punctuality> {
+        self.prober.punctuality()
     }
 
     /// What is probed.
@@ -123,6 +130,21 @@ impl Controller {
             }
         }
         self.publish();
+    }
+
+    /// Takes note whether probes keep to their times.
+    pub(super) fn note_punctuality(&mut self) {
+        const WHAT: &str = "probes";
+        let now = self.health.punctuality().counts();
+        let before = std::mem::replace(&mut self.health.begun, now);
+        let (begun, late) = (now.0 - before.0, now.1 - before.1);
+        // One in a hundred may be.
+        if late * 100 > begun {
+            let reason = "this host is too busy to probe in time: intervals are longer than the config says";
+            self.problems.note(ProblemKind::Health, WHAT, reason);
+        } else {
+            self.problems.mend(ProblemKind::Health, WHAT);
+        }
     }
 
     /// Tells of VIPs of which all backends serve from now on although some fail, or not any more.

@@ -50,6 +50,8 @@ pub struct View {
     pub problems: Vec<Problem>,
     /// The backends that are probed.
     pub probes: Arc<Probes>,
+    /// Probes that were begun, and of those the ones that began more than 100 ms late.
+    pub probes_begun: (u64, u64),
     /// How often the task that follows next hops and interfaces was started anew.
     pub netlink_restarts: u64,
 }
@@ -84,6 +86,7 @@ impl Controller {
             losses: self.losses.found().clone(),
             problems: self.problems.list(),
             probes: Arc::clone(self.health.probes()),
+            probes_begun: self.health.punctuality().counts(),
             netlink_restarts: self.netlink.health().restarts,
         }
     }

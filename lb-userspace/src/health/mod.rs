@@ -14,5 +14,5 @@ mod prober;
 
 pub use self::{
     judge::Verdict,
-    prober::{Flip, Last, Probed, Prober, Probes, Status},
+    prober::{Flip, Last, Probed, Prober, Probes, Punctuality, Status},
 };

@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, HashSet},
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -25,6 +28,16 @@ use crate::{
 /// Probes that may be under way at a time: each has a socket.
 const AT_ONCE: usize = 4096;
 
+/// A probe that begins later than this after its time is late.
+const LATE: Duration = Duration::from_millis(100);
+
+/// How probes keep to their times.
+#[derive(Debug, Default)]
+pub struct Punctuality {
+    begun: AtomicU64,
+    late: AtomicU64,
+}
+
 /// Keeps the probes.
 pub struct Prober {
     probes: Arc<Probes>,
@@ -32,6 +45,7 @@ pub struct Prober {
     config: Config,
     flips: mpsc::UnboundedSender<Flip>,
     permits: Arc<Semaphore>,
+    punctuality: Arc<Punctuality>,
 }
 
 /// All backends that are probed, by name of the VIP and address of the backend.
@@ -85,6 +99,20 @@ pub struct Flip {
     pub reason: String,
 }
 
+impl Punctuality {
+    fn note(&self, lag: Duration) {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        if lag > LATE {
+            self.late.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Probes that were begun since the daemon started, and of those the ones that began more than 100 ms late.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.begun.load(Ordering::Relaxed), self.late.load(Ordering::Relaxed))
+    }
+}
+
 impl Status {
     /// Whether it works.
     pub fn verdict(&self) -> Verdict {
@@ -102,7 +130,13 @@ impl Prober {
     pub fn new() -> (Self, mpsc::UnboundedReceiver<Flip>) {
         let (flips, told) = mpsc::unbounded_channel();
         let permits = Arc::new(Semaphore::new(AT_ONCE));
-        (Self { probes: Arc::default(), config: Config::default(), flips, permits }, told)
+        let (probes, config, punctuality) = Default::default();
+        (Self { probes, config, flips, permits, punctuality }, told)
+    }
+
+    /// How probes keep to their times.
+    pub fn punctuality(&self) -> &Arc<Punctuality> {
+        &self.punctuality
     }
 
     /// What is probed.
@@ -190,6 +224,7 @@ impl Prober {
             state: Arc::clone(&state),
             flips: self.flips.clone(),
             permits: Arc::clone(&self.permits),
+            punctuality: Arc::clone(&self.punctuality),
         };
         let task = tokio::spawn(round.go_on()).abort_handle();
         Arc::new(Probed { health: Arc::clone(health), question, state, task })
@@ -227,6 +262,7 @@ struct Round {
     state: Arc<Mutex<Status>>,
     flips: mpsc::UnboundedSender<Flip>,
     permits: Arc<Semaphore>,
+    punctuality: Arc<Punctuality>,
 }
 
 impl Round {
@@ -238,7 +274,9 @@ impl Round {
             tokio::time::sleep_until(at).await;
             let Ok(permit) = self.permits.acquire().await else { return };
             let began = Instant::now();
-            let outcome = probe::ask(&self.question).await;
+            self.punctuality.note(began.saturating_duration_since(at));
+            // Of its own, for only as long as it takes: what a connection needs is ten times what waiting does.
+            let outcome = Box::pin(probe::ask(&self.question)).await;
             drop(permit);
             self.note(outcome, began.elapsed());
             let now = Instant::now();
@@ -413,6 +451,7 @@ mod tests {
                 state: Arc::new(Mutex::new(status)),
                 flips: prober.flips.clone(),
                 permits: Arc::clone(&prober.permits),
+                punctuality: Arc::clone(&prober.punctuality),
             };
             round.share_of(Duration::from_millis(1000)).as_millis() / 10
         };

@@ -56,6 +56,9 @@ impl Collector for Page {
         let help = "Backends whose state an operator has set by command, over the config file";
         let mut metric = encoder.encode_descriptor("naru_operations", help, None, MetricType::Gauge)?;
         metric.encode_gauge(&snapshot.operations)?;
+        let help = "Probes of backends that began more than 100 ms after their time";
+        let mut metric = encoder.encode_descriptor("naru_health_late_probes", help, None, MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, u64, u64>(&snapshot.late_probes, None)?;
         let help = "How often the following of next hops and interfaces has failed and was begun anew";
         let mut metric = encoder.encode_descriptor("naru_netlink_restarts", help, None, MetricType::Counter)?;
         metric.encode_counter::<NoLabelSet, u64, u64>(&snapshot.netlink_restarts, None)?;
@@ -346,6 +349,7 @@ mod tests {
                 reason: "it is taken".into(),
                 since: 1,
             }],
+            late_probes: 4,
             operations: 1,
             netlink_restarts: 2,
             applied_at: UNIX_EPOCH + Duration::from_millis(1500),
@@ -420,6 +424,7 @@ mod tests {
             "naru_problems{kind=\"hash-seed\"} 0",
             "naru_problems{kind=\"health\"} 0",
             "naru_operations 1",
+            "naru_health_late_probes_total 4",
             "naru_netlink_restarts_total 2",
             "naru_config_applied_timestamp_seconds 1.5",
             "naru_applies_total{result=\"success\"} 2",

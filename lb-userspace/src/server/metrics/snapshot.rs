@@ -37,6 +37,8 @@ pub struct Snapshot {
     pub tracking: Tracking,
     /// Maps.
     pub maps: Vec<MapUsage>,
+    /// Probes that began more than 100 ms late.
+    pub late_probes: u64,
     /// Backends whose state an operator has set by command.
     pub operations: u64,
     /// What is not as the config wants it.
@@ -125,6 +127,7 @@ impl Snapshot {
             interfaces: show::interfaces(view),
             tracking: show::tracking(view),
             maps: show::maps(view)?,
+            late_probes: view.probes_begun.1,
             operations: view.operations().iter().count() as u64,
             problems: show::problems(view),
             netlink_restarts: view.netlink_restarts,
