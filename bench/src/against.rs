@@ -16,7 +16,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    packet::NOTHING,
+    floor::NOTHING,
     sample::{Sample, Summary, machine, stay_on_this_cpu},
     table::table,
 };

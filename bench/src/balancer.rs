@@ -95,7 +95,7 @@ const BACKENDS: u32 = 16;
 /// Of each VIP, where there are many.
 const BACKENDS_OF_MANY: u32 = 10;
 /// Room for a million TCP flows and those of the others; a million new ones find places beside them.
-const MAX_FLOWS: u32 = 3 << 19;
+pub const MAX_FLOWS: u32 = 3 << 19;
 /// Of so many packets no more than one may be of a flow that finds no room.
 const REFUSED: u64 = 200;
 /// Where none is tracked.

@@ -5,6 +5,7 @@ mod balancer;
 mod consistency;
 mod control;
 mod flood;
+mod floor;
 mod health;
 mod packet;
 mod sample;

@@ -372,7 +372,7 @@ fn attached(name: &str, interface: &str) -> anyhow::Result<Ebpf> {
 
 /// The generator of this traffic, sending to an interface.
 fn generator(traffic: Traffic, order: Order, egress: u32) -> anyhow::Result<Ebpf> {
-    let mut generator = traffic.load(order, egress)?;
+    let mut generator = traffic.load(order, egress, 1)?;
     program(&mut generator)?.load()?;
     Ok(generator)
 }

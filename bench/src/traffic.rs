@@ -102,8 +102,9 @@ impl Traffic {
     }
 
     /// Hands the lab's programs what makes them send these packets. `egress` is the index of the interface that the
-    /// generator sends to; the entry program needs none.
-    pub fn load(self, order: Order, egress: u32) -> anyhow::Result<aya::Ebpf> {
+    /// generator sends to; the entry program needs none. `lines` is the size of the table that some programs under test
+    /// read or write a line of, at least 1.
+    pub fn load(self, order: Order, egress: u32, lines: u32) -> anyhow::Result<aya::Ebpf> {
         let frame = self.frame();
         let (words, _) = frame[ETHERNET_LEN..].as_chunks::<4>();
         let mut template = [0; TEMPLATE_WORDS];
@@ -121,6 +122,8 @@ impl Traffic {
         };
         let mut programs = EbpfLoader::new()
             .map_max_entries("CHOICES", 1 << choice_bits)
+            .map_max_entries("LINES", lines)
+            .override_global("LINE_COUNT", &lines, true)
             .override_global("CHOICE_BITS", &choice_bits, true)
             .override_global("FRAME_LEN", &(frame.len() as u32), true)
             .override_global("TEMPLATE", &template, true)
@@ -306,7 +309,7 @@ mod tests {
 
     /// Packets that the entry program makes one of another.
     fn sent(traffic: Traffic, order: Order, packets: usize) -> Vec<Sent> {
-        let mut entry = traffic.load(order, 0).unwrap();
+        let mut entry = traffic.load(order, 0, 1).unwrap();
         let nothing: &mut Xdp = entry.program_mut("bench_nothing").unwrap().try_into().unwrap();
         nothing.load().unwrap();
         let nothing = nothing.fd().unwrap().try_clone().unwrap();

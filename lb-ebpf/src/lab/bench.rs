@@ -6,7 +6,7 @@
 
 use aya_ebpf::{
     Global,
-    bindings::xdp_action,
+    bindings::{BPF_F_MMAPABLE, xdp_action},
     helpers::{bpf_ktime_get_ns, bpf_redirect},
     macros::map,
     maps::{Array, PerCpuArray, ProgramArray},
@@ -34,6 +34,16 @@ static RECEIVED: PerCpuArray<[u64; 4]> = PerCpuArray::with_max_entries(1, 0);
 static CHOICES: Array<u32> = Array::with_max_entries(1, 0);
 /// Of the number of a flow that is chosen.
 const CHOSEN_FLOW_BITS: u32 = 18;
+
+/// Cache lines that [`encapsulate_reading`] and [`encapsulate_writing`] choose among. The loader sets the size.
+#[map]
+static LINES: Array<[u32; 16]> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// What the line of the packet before had, for [`encapsulate_waiting`].
+#[map]
+static LINE_BEFORE: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
+/// How many lines there are.
+#[unsafe(no_mangle)]
+static LINE_COUNT: Global<u32> = Global::new(1);
 
 /// There are 2 to the power of this many choices; none where this is 0.
 #[unsafe(no_mangle)]
@@ -139,12 +149,44 @@ pub fn count(context: &XdpContext) -> u32 {
 /// Puts an Ethernet header and `N` words of a constant in front.
 #[inline(always)]
 pub fn encapsulate<const N: usize>(context: &XdpContext) -> u32 {
+    put_in_front(&XdpFrame::new(context, || false), [HEADER_WORD; N])
+}
+
+/// Encapsulates an IPv4 packet, and reads a word of a line of [`LINES`]. The outer destination depends on it, as it does on
+/// what a load balancer looks up; lines are zeros unless the loader writes others.
+#[inline(always)]
+pub fn encapsulate_reading(context: &XdpContext) -> u32 {
     let frame = XdpFrame::new(context, || false);
-    let written = frame.adjust_head(-(4 * N as i32))
-        && frame.set_words(0, macs())
-        && frame.set_half(ETHERNET_LEN - 2, ETHERTYPE_IPV4.wire())
-        && frame.set_words(ETHERNET_LEN, [0x4500_0000; N]);
-    if written { xdp_action::XDP_TX } else { xdp_action::XDP_ABORTED }
+    let Some(hash) = flow_hash(&frame) else { return xdp_action::XDP_ABORTED };
+    let Some([word, ..]) = LINES.get(line_of(hash)) else { return xdp_action::XDP_ABORTED };
+    put_in_front(&frame, [HEADER_WORD, HEADER_WORD, HEADER_WORD, HEADER_WORD, HEADER_WORD ^ *word])
+}
+
+/// As [`encapsulate_reading`], where none of it can begin before the line of the packet before has come: which line it is
+/// depends on what that one had.
+#[inline(always)]
+pub fn encapsulate_waiting(context: &XdpContext) -> u32 {
+    let frame = XdpFrame::new(context, || false);
+    let (Some(hash), Some(before)) = (flow_hash(&frame), LINE_BEFORE.get_ptr_mut(0)) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    // SAFETY: this CPU's own.
+    let hash = hash ^ unsafe { before.read_volatile() };
+    let Some([word, ..]) = LINES.get(line_of(hash)) else { return xdp_action::XDP_ABORTED };
+    // SAFETY: as above.
+    unsafe { before.write_volatile(*word) };
+    put_in_front(&frame, [HEADER_WORD, HEADER_WORD, HEADER_WORD, HEADER_WORD, HEADER_WORD ^ *word])
+}
+
+/// Encapsulates an IPv4 packet, and writes to a line of [`LINES`] without reading it.
+#[inline(always)]
+pub fn encapsulate_writing(context: &XdpContext) -> u32 {
+    let frame = XdpFrame::new(context, || false);
+    let Some(hash) = flow_hash(&frame) else { return xdp_action::XDP_ABORTED };
+    let Some(line) = LINES.get_ptr_mut(line_of(hash)) else { return xdp_action::XDP_ABORTED };
+    // SAFETY: the map's value, which nothing reads.
+    unsafe { line.cast::<u32>().write(hash) };
+    put_in_front(&frame, [HEADER_WORD; 5])
 }
 
 /// Rewrites the Ethernet addresses.
@@ -152,6 +194,37 @@ pub fn encapsulate<const N: usize>(context: &XdpContext) -> u32 {
 pub fn rewrite(context: &XdpContext) -> u32 {
     let frame = XdpFrame::new(context, || false);
     if frame.set_words(0, macs()) { xdp_action::XDP_TX } else { xdp_action::XDP_ABORTED }
+}
+
+/// Of which the constant headers are made.
+const HEADER_WORD: u32 = 0x4500_0000;
+
+/// Puts an Ethernet header and these words in front.
+#[inline(always)]
+fn put_in_front<const N: usize>(frame: &XdpFrame, header: [u32; N]) -> u32 {
+    let written = frame.adjust_head(-(4 * N as i32))
+        && frame.set_words(0, macs())
+        && frame.set_half(ETHERNET_LEN - 2, ETHERTYPE_IPV4.wire())
+        && frame.set_words(ETHERNET_LEN, header);
+    if written { xdp_action::XDP_TX } else { xdp_action::XDP_ABORTED }
+}
+
+/// A hash of an IPv4 packet's source address and ports: the finalizer of MurmurHash3 (Appleby), a permutation. No bit varies
+/// by flow in both the address and the ports ([`Variant::source`]), so that no two flows have one hash.
+#[inline(always)]
+fn flow_hash(frame: &XdpFrame) -> Option<u32> {
+    let [source] = frame.words(ETHERNET_LEN + 12)?;
+    let [ports] = frame.words(ETHERNET_LEN + 20)?;
+    let hash: u32 = source ^ ports;
+    let hash = (hash ^ hash >> 16).wrapping_mul(0x85eb_ca6b);
+    let hash = (hash ^ hash >> 13).wrapping_mul(0xc2b2_ae35);
+    Some(hash ^ hash >> 16)
+}
+
+/// The line of that hash, by multiply-shift.
+#[inline(always)]
+fn line_of(hash: u32) -> u32 {
+    ((u64::from(hash) * u64::from(LINE_COUNT.load())) >> 32) as u32
 }
 
 #[inline(always)]

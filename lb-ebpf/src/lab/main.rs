@@ -65,6 +65,25 @@ pub fn bench_encapsulate6(context: XdpContext) -> u32 {
     bench::encapsulate::<10>(&context)
 }
 
+/// Puts a constant Ethernet and IPv4 header in front and reads one line of a table, by the packet's flow: the floor of a
+/// look-up in a table of that size.
+#[xdp(frags)]
+pub fn bench_encapsulate4_reading(context: XdpContext) -> u32 {
+    bench::encapsulate_reading(&context)
+}
+
+/// The same, one packet after the other.
+#[xdp(frags)]
+pub fn bench_encapsulate4_waiting(context: XdpContext) -> u32 {
+    bench::encapsulate_waiting(&context)
+}
+
+/// The same with a line that is written.
+#[xdp(frags)]
+pub fn bench_encapsulate4_writing(context: XdpContext) -> u32 {
+    bench::encapsulate_writing(&context)
+}
+
 /// Rewrites the Ethernet addresses: the floor of `l2`.
 #[xdp(frags)]
 pub fn bench_rewrite(context: XdpContext) -> u32 {
