@@ -100,7 +100,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
     (
         "hash = \"5-tuple\"",
         "health = { type = \"ftp\", via = \"address\" }",
-        "11:19: unknown type `ftp` of probes; write `tcp` or `http`",
+        "11:19: unknown type `ftp` of probes; use one of `tcp`, `udp`, `http`",
     ),
     (
         "hash = \"5-tuple\"",
@@ -151,6 +151,31 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "ports = [\"udp/any\"]",
         "ports = [\"udp/any\"]\nhealth = { type = \"tcp\", via = \"address\" }",
         "22:10: the VIP serves no TCP port by its number; say at which one probes are: `port = 80`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"udp\", via = \"address\", port = 53 }",
+        "11:19: `udp` needs to know what to send; add `send = \"ping\"`, or `send_hex = \"1b0000\"`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"udp\", via = \"address\", port = 53, send = \"a\", send_hex = \"61\" }",
+        "11:77: `send` and `send_hex` are two texts for one thing; leave one out",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"udp\", via = \"address\", port = 53, send = \"a\", expect_hex = \"0x1b\" }",
+        "11:79: `0x1b` is not bytes in hexadecimal; write two digits for each, such as `1b00ff`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"http\", via = \"address\", send = \"a\" }",
+        "11:51: `send` is for `type = \"udp\"`; leave it out, or write that",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"udp\", via = \"address\", send = \"a\" }",
+        "11:10: the VIP serves no UDP port by its number; say at which one probes are: `port = 80`",
     ),
     (
         "slots = 1009",

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     mix::mix,
-    model::{Config, Health, Protocol, Verdicts, Vip},
+    model::{Config, Health, Verdicts, Vip},
 };
 
 /// Probes that may be under way at a time: each has a socket.
@@ -246,7 +246,7 @@ impl Drop for Prober {
 
 /// What a backend is asked.
 fn question(vip: &Vip, health: &Health, via: lb_common::Via, backend: IpAddr) -> Question {
-    let first = vip.ports.iter().filter(|port| port.protocol == Protocol::Tcp).find_map(|port| port.port);
+    let first = vip.ports.iter().filter(|port| port.protocol == health.check.protocol()).find_map(|port| port.port);
     // A config has one or the other.
     let port = health.port.or(first).unwrap_or_default();
     let server = SocketAddr::new(backend, port);

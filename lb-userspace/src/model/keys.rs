@@ -276,14 +276,19 @@ pub const VIP_BACKENDS: &[Key] = &[
 
 /// Keys of `health`.
 pub const HEALTH: &[Key] = &[
-    required("type", r#"type = "tcp""#, "What a backend is asked: `tcp` for a connection, `http` for a page", "none"),
+    required(
+        "type",
+        r#"type = "tcp""#,
+        "What a backend is asked: `tcp` for a connection, `udp` for a datagram, `http` for a page",
+        "none",
+    ),
     required(
         "via",
         r#"via = "address""#,
         "Which way probes go: `address`, to the backend's own address (over the clients' path is to come)",
         "none",
     ),
-    optional("port", "port = 80", "the VIP's first TCP port", "At which of the backend's ports", "none"),
+    optional("port", "port = 80", "the VIP's first port of the protocol", "At which of the backend's ports", "none"),
     optional("interval", r#"interval = "2s""#, "2s", "From one probe to the next, 10ms to 1h", "none"),
     optional(
         "fast_interval",
@@ -307,6 +312,44 @@ pub const HEALTH: &[Key] = &[
         r#"panic = "50%""#,
         "0%",
         "Where fewer of the backends than this share work, those that fail serve as well; with `0%` where none works",
+        "none",
+    ),
+];
+
+/// The types of probes, each with the keys that not all have.
+pub const HEALTH_TYPES: &[(&str, &[&[Key]])] = &[("tcp", &[]), ("udp", &[HEALTH_UDP]), ("http", &[HEALTH_HTTP])];
+
+/// All keys of `health`.
+pub const HEALTH_ALL: &[&[Key]] = &[HEALTH, HEALTH_UDP, HEALTH_HTTP];
+
+/// Keys of `health` with `type = "udp"`.
+pub const HEALTH_UDP: &[Key] = &[
+    optional(
+        "send",
+        r#"send = "ping""#,
+        "one of the two is needed",
+        "With `udp`: the text of the datagram, at most 1232 bytes",
+        "none",
+    ),
+    optional(
+        "send_hex",
+        r#"send_hex = "1b0000""#,
+        "one of the two is needed",
+        "With `udp`: the same, as bytes in hexadecimal",
+        "none",
+    ),
+    optional(
+        "expect",
+        r#"expect = "pong""#,
+        "any answer is good",
+        "With `udp`: the text that a good answer begins with",
+        "none",
+    ),
+    optional(
+        "expect_hex",
+        r#"expect_hex = "1c""#,
+        "any answer is good",
+        "With `udp`: the same, as bytes in hexadecimal",
         "none",
     ),
 ];
@@ -524,7 +567,7 @@ mod tests {
     #[test]
     fn each_key_is_there_once() {
         let vip: Vec<&str> = VIP.iter().chain(SETTINGS).chain(VIP_BACKENDS).map(|key| key.name).collect();
-        let health: Vec<&str> = HEALTH.iter().chain(HEALTH_HTTP).map(|key| key.name).collect();
+        let health: Vec<&str> = HEALTH_ALL.iter().copied().flatten().map(|key| key.name).collect();
         for keys in
             [vip, health, NODE.iter().map(|key| key.name).collect(), BACKEND.iter().map(|key| key.name).collect()]
         {

@@ -35,7 +35,7 @@ pub use self::{
     deadline::DrainDeadline,
     desired::{Desired, Overridden, Sources},
     forward::ForwardMode,
-    health::{Check, Health, OnFailure, Page, StatusError, Statuses},
+    health::{Check, Exchange, Health, Octets, OctetsError, OnFailure, Page, StatusError, Statuses},
     idle::{IdleTime, TimeError},
     keys::{Given, Settings},
     mac::{Mac, MacChoice, MacError},

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::model::keys::{BACKEND, HEALTH, HEALTH_HTTP, Key, NODE, SETTINGS, VIP, VIP_BACKENDS};
+use crate::model::keys::{BACKEND, HEALTH_ALL, Key, NODE, SETTINGS, VIP, VIP_BACKENDS};
 
 /// The text of `docs/config.md`.
 pub fn reference() -> String {
@@ -20,7 +20,7 @@ pub fn reference() -> String {
     );
     section(&mut text, "`[node]`: the machine", &[NODE]);
     section(&mut text, "`[[vip]]`: a virtual address", &[VIP, SETTINGS, VIP_BACKENDS]);
-    section(&mut text, "`health`: whether backends work", &[HEALTH, HEALTH_HTTP]);
+    section(&mut text, "`health`: whether backends work", HEALTH_ALL);
     section(&mut text, "`backends`: the real servers of a VIP", &[BACKEND]);
     text.truncate(text.trim_end().len());
     text + "\n"

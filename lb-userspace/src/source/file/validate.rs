@@ -10,7 +10,8 @@ use super::{
     read::{BackendDraft, Draft, VipDraft},
 };
 use crate::model::{
-    Backend, Claims, Config, Conflict, ForwardMode, Node, Parts, Port, Protocol, Slots, Vip, conflicts, prime,
+    Backend, Claims, Config, Conflict, ForwardMode, Node, Parts, Port, Protocol, Slots, Vip, Word as _, conflicts,
+    prime,
 };
 
 /// The config of a draft, which was read from `text`, if it is one; notes every contradiction.
@@ -104,11 +105,13 @@ struct Check<'c> {
 impl Check<'_> {
     /// Probes need a port.
     fn health(&mut self, vip: &VipDraft) {
-        let has_port = |port: &Spanned<Port>| matches!(port.get_ref(), Port { protocol: Protocol::Tcp, port: Some(_) });
-        if let Some(health) = vip.health.as_ref().filter(|health| health.get_ref().port.is_none())
-            && !vip.ports.iter().any(has_port)
-        {
-            let message = "the VIP serves no TCP port by its number; say at which one probes are: `port = 80`";
+        let Some(health) = vip.health.as_ref().filter(|health| health.get_ref().port.is_none()) else { return };
+        let wanted = health.get_ref().check.protocol();
+        let is_wanted = |port: &Spanned<Port>| port.get_ref().protocol == wanted && port.get_ref().port.is_some();
+        if !vip.ports.iter().any(is_wanted) {
+            let wanted = wanted.word().to_uppercase();
+            let message =
+                format!("the VIP serves no {wanted} port by its number; say at which one probes are: `port = 80`");
             self.problems.add(health.span(), message);
         }
     }

@@ -1,9 +1,20 @@
 //! How a VIP has it found out whether its backends work.
 
-use std::{fmt, ops::RangeInclusive, str::FromStr, time::Duration};
+mod check;
+mod exchange;
+mod octets;
+mod page;
+
+use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::{
+    check::Check,
+    exchange::Exchange,
+    octets::{Octets, OctetsError},
+    page::{Page, StatusError, Statuses},
+};
 use super::{
     Share,
     word::{UnknownValue, Word, text_serde, words},
@@ -38,31 +49,6 @@ pub struct Health {
     pub panic: Share,
 }
 
-/// What a backend is asked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "kebab-case")]
-pub enum Check {
-    /// For a TCP connection.
-    Tcp,
-    /// For a page, by HTTP/1.1.
-    Http(Page),
-}
-
-/// A page, and what is a good answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Page {
-    /// Path and query.
-    pub path: String,
-    /// The `Host` header; the VIP's address where there is none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub host: Option<String>,
-    /// Statuses of good answers.
-    pub status: Statuses,
-    /// What the body of a good answer has within its first 64 KiB.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub body: Option<String>,
-}
-
 words! {
     /// What becomes of the connections of a backend that fails its probes.
     OnFailure: "on_failure" {
@@ -72,15 +58,6 @@ words! {
         Drain = "drain",
     }
 }
-
-/// Ranges of HTTP statuses, as `200-399` or `200,204`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Statuses(Vec<RangeInclusive<u16>>);
-
-/// Why a text is no ranges of statuses.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no HTTP status or range of them; write such as `200`, `200-399` or `200,301-302`")]
-pub struct StatusError(String);
 
 impl Health {
     /// Without `interval`.
@@ -99,76 +76,14 @@ impl Health {
     pub const MAX_COUNT: u32 = 100;
 }
 
-impl Page {
-    /// Without `path`.
-    pub const PATH: &'static str = "/";
-}
-
-impl Statuses {
-    /// Whether this is one of them.
-    pub fn contain(&self, status: u16) -> bool {
-        self.0.iter().any(|range| range.contains(&status))
-    }
-}
-
-impl Default for Statuses {
-    fn default() -> Self {
-        Self(vec![200..=399])
-    }
-}
-
-impl FromStr for Statuses {
-    type Err = StatusError;
-
-    fn from_str(text: &str) -> Result<Self, StatusError> {
-        let status = |text: &str| text.trim().parse().ok().filter(|status| (100..=599).contains(status));
-        let range = |text: &str| {
-            let (first, last) = text.split_once('-').unwrap_or((text, text));
-            let (first, last) = (status(first)?, status(last)?);
-            (first <= last).then_some(first..=last)
-        };
-        let ranges: Option<Vec<_>> = text.split(',').map(range).collect();
-        ranges.map(Self).ok_or_else(|| StatusError(text.to_owned()))
-    }
-}
-
-impl fmt::Display for Statuses {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = |range: &RangeInclusive<u16>| match (range.start(), range.end()) {
-            (first, last) if first == last => first.to_string(),
-            (first, last) => format!("{first}-{last}"),
-        };
-        f.write_str(&self.0.iter().map(word).collect::<Vec<_>>().join(","))
-    }
-}
-
-text_serde!(Statuses);
-
 /// In one line, for people: `http :8080/healthz, every 2s (500ms), timeout 1s, rise 2, fall 3, reset`.
 impl fmt::Display for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { check, port, interval, fast_interval, timeout, rise, fall, on_failure, panic } = self;
-        let port = port.map_or_else(String::new, |port| format!(":{port}"));
-        match check {
-            Check::Tcp if port.is_empty() => f.write_str("tcp")?,
-            Check::Tcp => write!(f, "tcp {port}")?,
-            Check::Http(page) => write!(f, "http {port}{page}")?,
-        }
+        check.describe(*port, f)?;
         let [interval, fast_interval, timeout] = [*interval, *fast_interval, *timeout].map(humantime::format_duration);
         write!(f, ", every {interval} ({fast_interval}), timeout {timeout}, rise {rise}, fall {fall}, {on_failure}")?;
         if *panic == Self::PANIC { Ok(()) } else { write!(f, ", panic {panic}") }
-    }
-}
-
-impl fmt::Display for Page {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { path, host, status, body } = self;
-        f.write_str(path)?;
-        host.as_ref().map_or(Ok(()), |host| write!(f, " host {host}"))?;
-        if *status != Statuses::default() {
-            write!(f, " status {status}")?;
-        }
-        body.as_ref().map_or(Ok(()), |body| write!(f, " body {body:?}"))
     }
 }
 
@@ -190,18 +105,6 @@ mod milliseconds {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn statuses_are_read_as_they_are_written() {
-        for (text, good, bad) in [("200", 200, 201), ("200-399", 399, 400), ("200,301-302", 302, 300)] {
-            let statuses: Statuses = text.parse().unwrap();
-            assert!(statuses.contain(good) && !statuses.contain(bad), "{text}");
-            assert_eq!(statuses.to_string(), text);
-        }
-        for text in ["", "20", "600", "399-200", "200-", "ok", "200;204"] {
-            assert!(text.parse::<Statuses>().unwrap_err().to_string().contains("200-399"), "{text}");
-        }
-    }
 
     #[test]
     fn what_is_asked_is_told_in_a_line() {

@@ -1,23 +1,14 @@
-//! One probe: asks a backend once.
+//! Asks for a page by HTTP/1.1, and judges it.
 
-use std::{
-    ffi::OsString,
-    fmt, io,
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::net::IpAddr;
 
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{Request, body::Bytes, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
-use lb_common::Via;
-use nix::sys::socket::{setsockopt, sockopt};
-use tokio::{
-    net::{TcpSocket, TcpStream},
-    time::Instant,
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::model::{Check, Page};
+use super::question::Failure;
+use crate::model::Page;
 
 /// So much of a body is looked through, in bytes.
 const LONGEST_BODY: usize = 64 << 10;
@@ -25,121 +16,12 @@ const LONGEST_BODY: usize = 64 << 10;
 /// So much of an answer is kept at a time, in bytes: its head must fit.
 const LONGEST_HEAD: usize = 16 << 10;
 
-/// By how much a timeout may itself be late: later, this host was too busy to tell who was slow.
-const LATE: Duration = Duration::from_millis(100);
-
-/// What is asked of whom.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
-    /// Where the backend is asked.
-    pub server: SocketAddr,
-    /// By which routing tables it is reached.
-    pub via: Via,
-    /// The address of the VIP.
-    pub vip: IpAddr,
-    /// What it is asked.
-    pub check: Check,
-    /// How long it may take.
-    pub timeout: Duration,
-}
-
-/// Why an answer is no good one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// There was none in time; and how far it came.
-    TimedOut(&'static str),
-    /// The connection was refused, or no way leads there: in the words of the system.
-    Connection(String),
-    /// It is not HTTP.
-    Protocol(String),
-    /// Another status than those of good answers.
-    Status(u16),
-    /// The body has not what it should.
-    Body,
-    /// The probe was not sent: in the words of the system.
-    Unsent(String),
-}
-
-/// What came of a probe.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// A good answer.
-    Good,
-    /// None.
-    Bad(Failure),
-    /// This host was too busy for a verdict, or had no socket left: it says nothing about the backend.
-    Void(Failure),
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TimedOut(stage) => write!(f, "no answer in time ({stage})"),
-            Self::Connection(error) => f.write_str(error),
-            Self::Protocol(error) => write!(f, "not HTTP: {error}"),
-            Self::Status(status) => write!(f, "status {status}"),
-            Self::Body => f.write_str("the body has not what it should"),
-            Self::Unsent(error) => write!(f, "the probe could not be sent: {error}"),
-        }
-    }
-}
-
-/// Asks once.
-pub async fn ask(question: &Question) -> Outcome {
-    let end = Instant::now() + question.timeout;
-    let mut stage = "connecting";
-    match tokio::time::timeout_at(end, answer(question, &mut stage)).await {
-        Ok(Ok(())) => Outcome::Good,
-        Ok(Err(failure @ Failure::Unsent(_))) => Outcome::Void(failure),
-        Ok(Err(failure)) => Outcome::Bad(failure),
-        Err(_) if end.elapsed() > LATE => Outcome::Void(Failure::TimedOut(stage)),
-        Err(_) => Outcome::Bad(Failure::TimedOut(stage)),
-    }
-}
-
-async fn answer(question: &Question, stage: &mut &'static str) -> Result<(), Failure> {
-    let stream = connect(question).await?;
-    // An end by RST: neither side keeps a connection that is over, of which there would be thousands.
-    let _ = setsockopt(&stream, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
-    match &question.check {
-        Check::Tcp => Ok(()),
-        Check::Http(page) => {
-            *stage = "waiting for the page";
-            get(stream, page, question.vip).await
-        }
-    }
-}
-
-async fn connect(Question { server, via, .. }: &Question) -> Result<TcpStream, Failure> {
-    let socket = socket(server, via).map_err(|error| Failure::Unsent(error.to_string()))?;
-    socket.connect(*server).await.map_err(|error| match error.raw_os_error() {
-        // No port, no memory.
-        Some(libc::EADDRNOTAVAIL | libc::ENOBUFS | libc::ENOMEM) => Failure::Unsent(error.to_string()),
-        _ => Failure::Connection(words(&error)),
-    })
-}
-
-fn socket(server: &SocketAddr, via: &Via) -> io::Result<TcpSocket> {
-    let socket = if server.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    if !via.vrf.is_none() {
-        setsockopt(&socket, sockopt::BindToDevice, &OsString::from(via.vrf.as_str()))?;
-    }
-    if via.mark != 0 {
-        setsockopt(&socket, sockopt::Mark, &via.mark)?;
-    }
-    Ok(socket)
-}
-
-/// What the system says, without its number.
-fn words(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(code) => nix::errno::Errno::from_raw(code).desc().to_lowercase(),
-        None => error.to_string(),
-    }
-}
-
-async fn get(stream: TcpStream, page: &Page, vip: IpAddr) -> Result<(), Failure> {
-    let protocol = |error: hyper::Error| Failure::Protocol(error.to_string());
+/// Asks for the page over a connection.
+pub async fn get<S>(stream: S, page: &Page, vip: IpAddr) -> Result<(), Failure>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let protocol = |error: hyper::Error| Failure::Protocol("HTTP", error.to_string());
     let mut builder = http1::Builder::new();
     let handshake = builder.max_buf_size(LONGEST_HEAD).handshake(TokioIo::new(stream));
     let (mut sender, connection) = handshake.await.map_err(protocol)?;
@@ -179,7 +61,7 @@ async fn get(stream: TcpStream, page: &Page, vip: IpAddr) -> Result<(), Failure>
 async fn find(mut body: hyper::body::Incoming, wanted: &[u8]) -> Result<(), Failure> {
     let mut text = Vec::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Failure::Protocol(error.to_string()))?;
+        let frame = frame.map_err(|error| Failure::Protocol("HTTP", error.to_string()))?;
         if let Some(data) = frame.data_ref() {
             let room = LONGEST_BODY - text.len();
             text.extend_from_slice(&data[..data.len().min(room)]);
@@ -196,22 +78,21 @@ async fn find(mut body: hyper::body::Incoming, wanted: &[u8]) -> Result<(), Fail
 
 #[cfg(test)]
 mod tests {
+    use std::{net::SocketAddr, time::Duration};
+
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpListener,
+        time::Instant,
     };
 
+    use super::super::{Outcome, ask, fixtures::question};
     use super::*;
-
-    const TIMEOUT: Duration = Duration::from_millis(500);
+    use crate::model::Check;
 
     fn page(status: &str, body: Option<&str>) -> Check {
         let body = body.map(str::to_owned);
         Check::Http(Page { path: "/healthz".into(), host: None, status: status.parse().unwrap(), body })
-    }
-
-    fn question(server: SocketAddr, check: Check) -> Question {
-        Question { server, via: Via::default(), vip: [192, 0, 2, 1].into(), check, timeout: TIMEOUT }
     }
 
     /// A server that answers each connection's request with these parts, with a pause before each but the first, and what
@@ -278,14 +159,14 @@ mod tests {
         const TRICKLE: &[&[u8]] = &[HEADER; 1000];
         assert!(matches!(answer_to(page("200", None), TRICKLE).await, Outcome::Bad(_)));
         const SSH: &[&[u8]] = &[b"SSH-2.0-OpenSSH_9.6\r\n"];
-        assert!(matches!(answer_to(page("200", None), SSH).await, Outcome::Bad(Failure::Protocol(_))));
+        assert!(matches!(answer_to(page("200", None), SSH).await, Outcome::Bad(Failure::Protocol("HTTP", _))));
         const ENDLESS: &[u8] = &[b'x'; 32 << 10];
         const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n";
         let endless = answer_to(page("200", Some("y")), &[HEAD, ENDLESS, ENDLESS, ENDLESS]).await;
         assert_eq!(endless, Outcome::Bad(Failure::Body), "a gigabyte is not read");
         const HEADS: &[u8] = &[b'h'; 64 << 10];
         let head = answer_to(page("200", None), &[b"HTTP/1.1 200 OK\r\nx: ", HEADS]).await;
-        assert!(matches!(head, Outcome::Bad(Failure::Protocol(_))), "{head:?}");
+        assert!(matches!(head, Outcome::Bad(Failure::Protocol("HTTP", _))), "{head:?}");
         assert!(from.elapsed() < patience::LIMIT, "each ends by its timeout");
     }
 }

@@ -1,4 +1,7 @@
-//! Reads `health` of a VIP.
+//! Reads `health` of a VIP: what all probes have, and each type its own in a file here.
+
+mod exchange;
+mod page;
 
 use std::time::Duration;
 
@@ -9,8 +12,9 @@ use super::{
     tree::{self, Section, Value},
 };
 use crate::model::{
-    Check, Health, OnFailure, Page,
+    Check, Health, OnFailure,
     keys::{self, Key},
+    suggest,
 };
 
 const SHORTEST: Duration = Duration::from_millis(10);
@@ -18,11 +22,10 @@ const LONGEST: Duration = Duration::from_secs(3600);
 
 /// Reads the table.
 pub(super) fn health(value: &Value<'_>, problems: &mut Problems) -> Option<Spanned<Health>> {
-    const KEYS: &[&[Key]] = &[keys::HEALTH, keys::HEALTH_HTTP];
     let example = r#"a table: `{ type = "tcp", via = "address" }`"#;
     let table = tree::table("`health`", value, example, problems)?;
     let before = problems.0.len();
-    let section = Section::open("in health", value.span(), table, KEYS, problems);
+    let section = Section::open("in health", value.span(), table, keys::HEALTH_ALL, problems);
     let check = section.required("type", problems).and_then(|value| check(&section, value, problems));
     section.required("via", problems).and_then(|value| via(value, problems));
     let port = section.optional("port").and_then(|value| tree::number("`port`", value, 1, 65_535, problems));
@@ -56,52 +59,33 @@ pub(super) fn health(value: &Value<'_>, problems: &mut Problems) -> Option<Spann
     is_sound.then(|| Spanned::new(value.span(), health))
 }
 
+/// Each type of probes has an arm here, and reads the keys that are its own.
 fn check(section: &Section<'_>, value: &Value<'_>, problems: &mut Problems) -> Option<Check> {
-    match tree::text("`type`", value, problems)? {
-        "http" => page(section, problems).map(Check::Http),
-        "tcp" => {
-            for key in keys::HEALTH_HTTP {
-                if let Some(value) = section.optional(key.name) {
-                    let message = format!("`{}` is for `type = \"http\"`; leave it out, or write that", key.name);
-                    problems.add(value.span(), message);
-                }
-            }
-            Some(Check::Tcp)
-        }
-        other => {
-            let message = format!("unknown type `{}` of probes; write `tcp` or `http`", other.escape_debug());
-            problems.add(value.span(), message);
-            None
-        }
+    let name = tree::text("`type`", value, problems)?;
+    let Some((_, own)) = keys::HEALTH_TYPES.iter().find(|(known, _)| *known == name) else {
+        let known = suggest::list(keys::HEALTH_TYPES.iter().map(|(name, _)| *name));
+        let message = format!("unknown type `{}` of probes; use one of {known}", name.escape_debug());
+        problems.add(value.span(), message);
+        return None;
+    };
+    refuse_keys_of_others(section, own, problems);
+    match name {
+        "udp" => exchange::read(section, value, problems).map(Check::Udp),
+        "http" => page::read(section, problems).map(Check::Http),
+        _ => Some(Check::Tcp),
     }
 }
 
-fn page(section: &Section<'_>, problems: &mut Problems) -> Option<Page> {
-    let mut line = |key: &str| {
-        let value = section.optional(key)?;
-        let text = tree::text(&format!("`{key}`"), value, problems)?;
-        let is_line = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
-        if !is_line {
-            problems.add(
-                value.span(),
-                format!("`{key}` is empty or has spaces or special characters; write it as URLs do"),
-            );
-        }
-        is_line.then(|| text.to_owned())
-    };
-    let (path, host) = (line("path").unwrap_or_else(|| Page::PATH.to_owned()), line("host"));
-    if let Some(value) = section.optional("path").filter(|_| !path.starts_with('/')) {
-        problems.add(value.span(), format!("`path` is `{path}`; it must begin with `/`"));
+/// Notes keys that are of other types of probes than the one with `own` keys.
+fn refuse_keys_of_others(section: &Section<'_>, own: &[&[Key]], problems: &mut Problems) {
+    let is_among = |keys: &[&[Key]], name: &str| keys.iter().copied().flatten().any(|key| key.name == name);
+    for key in keys::HEALTH_ALL.iter().skip(1).copied().flatten() {
+        let Some(value) = section.optional(key.name).filter(|_| !is_among(own, key.name)) else { continue };
+        let types = keys::HEALTH_TYPES.iter().filter(|(_, keys)| is_among(keys, key.name));
+        let types: Vec<_> = types.map(|(name, _)| format!("`type = \"{name}\"`")).collect();
+        let message = format!("`{}` is for {}; leave it out, or write that", key.name, types.join(" or "));
+        problems.add(value.span(), message);
     }
-    let status = match section.optional("status") {
-        Some(value) => tree::parsed("`status`", value, problems)?,
-        None => Default::default(),
-    };
-    let body = match section.optional("body") {
-        Some(value) => Some(tree::text("`body`", value, problems)?.to_owned()),
-        None => None,
-    };
-    Some(Page { path, host, status, body })
 }
 
 /// The one way so far; it is to be said, for it will not be the one without saying.

@@ -1,0 +1,57 @@
+//! One probe: asks a backend once.
+//!
+//! Each type of probe is a file here, with an arm in [`answer`]; what they are of the config is in `model::Check`.
+
+mod http;
+mod question;
+mod socket;
+mod udp;
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+pub use self::question::{Failure, Outcome, Question};
+use crate::model::Check;
+
+/// By how much a timeout may itself be late: later, this host was too busy to tell who was slow.
+const LATE: Duration = Duration::from_millis(100);
+
+/// Asks once.
+pub async fn ask(question: &Question) -> Outcome {
+    let end = Instant::now() + question.timeout;
+    let mut stage = "connecting";
+    match tokio::time::timeout_at(end, answer(question, &mut stage)).await {
+        Ok(Ok(())) => Outcome::Good,
+        Ok(Err(failure @ Failure::Unsent(_))) => Outcome::Void(failure),
+        Ok(Err(failure)) => Outcome::Bad(failure),
+        Err(_) if end.elapsed() > LATE => Outcome::Void(Failure::TimedOut(stage)),
+        Err(_) => Outcome::Bad(Failure::TimedOut(stage)),
+    }
+}
+
+async fn answer(question: &Question, stage: &mut &'static str) -> Result<(), Failure> {
+    match &question.check {
+        Check::Tcp => socket::connect(question).await.map(drop),
+        Check::Udp(exchange) => udp::exchange(question, exchange, stage).await,
+        Check::Http(page) => {
+            let stream = socket::connect(question).await?;
+            *stage = "waiting for the page";
+            http::get(stream, page, question.vip).await
+        }
+    }
+}
+
+#[cfg(test)]
+mod fixtures {
+    use std::{net::SocketAddr, time::Duration};
+
+    use super::Question;
+    use crate::model::Check;
+
+    pub const TIMEOUT: Duration = Duration::from_millis(500);
+
+    pub fn question(server: SocketAddr, check: Check) -> Question {
+        Question { server, via: Default::default(), vip: [192, 0, 2, 1].into(), check, timeout: TIMEOUT }
+    }
+}

@@ -1,0 +1,89 @@
+//! What is asked of whom, and what comes of it.
+
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use lb_common::Via;
+
+use crate::model::Check;
+
+/// What is asked of whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Where the backend is asked.
+    pub server: SocketAddr,
+    /// By which routing tables it is reached.
+    pub via: Via,
+    /// The address of the VIP.
+    pub vip: IpAddr,
+    /// What it is asked.
+    pub check: Check,
+    /// How long it may take.
+    pub timeout: Duration,
+}
+
+/// Why an answer is no good one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// There was none in time; and how far it came.
+    TimedOut(&'static str),
+    /// The connection was refused, or no way leads there: in the words of the system.
+    Connection(String),
+    /// It is not the protocol that is spoken here; its name, and what is wrong.
+    Protocol(&'static str, String),
+    /// Another status than those of good answers.
+    Status(u16),
+    /// The body has not what it should.
+    Body,
+    /// A datagram begins otherwise than it should; how, if it is text.
+    Datagram(String),
+    /// The probe was not sent: in the words of the system.
+    Unsent(String),
+}
+
+/// What came of a probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A good answer.
+    Good,
+    /// None.
+    Bad(Failure),
+    /// This host was too busy for a verdict, or had no socket left: it says nothing about the backend.
+    Void(Failure),
+}
+
+impl Failure {
+    /// Of a socket that was to reach the backend.
+    pub fn of_socket(error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            // No port, no memory.
+            Some(libc::EADDRNOTAVAIL | libc::ENOBUFS | libc::ENOMEM) => Self::Unsent(error.to_string()),
+            _ => Self::Connection(words(error)),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TimedOut(stage) => write!(f, "no answer in time ({stage})"),
+            Self::Connection(error) => f.write_str(error),
+            Self::Protocol(name, error) => write!(f, "not {name}: {error}"),
+            Self::Status(status) => write!(f, "status {status}"),
+            Self::Body => f.write_str("the body has not what it should"),
+            Self::Datagram(start) => write!(f, "the answer does not begin as it should, but with {start}"),
+            Self::Unsent(error) => write!(f, "the probe could not be sent: {error}"),
+        }
+    }
+}
+
+/// What the system says, without its number.
+fn words(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(code) => nix::errno::Errno::from_raw(code).desc().to_lowercase(),
+        None => error.to_string(),
+    }
+}
