@@ -100,12 +100,12 @@ const BROKEN: &[(&str, &str, &str)] = &[
     (
         "hash = \"5-tuple\"",
         "health = { type = \"ftp\", via = \"address\" }",
-        "11:19: unknown type `ftp` of probes; use one of `tcp`, `udp`, `http`",
+        "11:19: unknown type `ftp` of probes; use one of `tcp`, `udp`, `http`, `tls`, `https`",
     ),
     (
         "hash = \"5-tuple\"",
         "health = { type = \"tcp\", via = \"address\", path = \"/\" }",
-        "11:50: `path` is for `type = \"http\"`; leave it out, or write that",
+        "11:50: `path` is for `type = \"http\"` or `type = \"https\"`; leave it out, or write that",
     ),
     (
         "hash = \"5-tuple\"",
@@ -176,6 +176,56 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "hash = \"5-tuple\"",
         "health = { type = \"udp\", via = \"address\", send = \"a\" }",
         "11:10: the VIP serves no UDP port by its number; say at which one probes are: `port = 80`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"tls\", via = \"address\", port = 443 }",
+        "11:19: it is to be said whose certificates are good: add `ca = \"/etc/naru/ca.pem\"`, or `verify = false` if any is; the system's authorities are not asked, for they vouch for everybody, and not for your backends",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"https\", via = \"address\", verify = true }",
+        "11:19: it is to be said whose certificates are good: add `ca = \"/etc/naru/ca.pem\"`, or `verify = false` if any is; the system's authorities are not asked, for they vouch for everybody, and not for your backends",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"https\", via = \"address\", verify = false, ca = \"/ca.pem\" }",
+        "11:54: `verify = false` takes every certificate, whatever `ca` has; leave one of the two out",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"https\", via = \"address\", verify = \"no\" }",
+        "11:54: `verify` must be `true` or `false` without quotes, not a string",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"https\", via = \"address\", ca = \"ca.pem\" }",
+        "11:50: `ca` is `ca.pem`; write an absolute path, one that begins with `/`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"https\", via = \"address\", ca = \"/ca\", client_cert = \"/c\" }",
+        "11:71: `client_cert` is shown by who has its key; add `client_key`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"https\", via = \"address\", ca = \"/ca\", client_key = \"/k\" }",
+        "11:70: `client_key` is of a certificate; add `client_cert`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"https\", via = \"address\", ca = \"/ca\", sni = \"a/b\" }",
+        "11:63: `a/b` is no name that a certificate can be for; write a DNS name or an address in `sni`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"https\", via = \"address\", ca = \"/ca\", host = \"a/b:8443\" }",
+        "11:64: `a/b` is no name that a certificate can be for; write a DNS name or an address in `sni`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"http\", via = \"address\", ca = \"/ca\" }",
+        "11:49: `ca` is for `type = \"tls\"` or `type = \"https\"`; leave it out, or write that",
     ),
     (
         "slots = 1009",

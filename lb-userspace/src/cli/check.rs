@@ -12,6 +12,7 @@ use super::{
 use crate::{
     controller::{applied_last, existing_interfaces},
     dataplane::kernel,
+    health,
     model::Config,
     plan::Removal,
     seed::HashSeed,
@@ -42,6 +43,9 @@ pub fn check(output: Output, file: &Path) -> Result<Exit, Failure> {
     })?;
     let mut problems = missing_interfaces(&config, &existing_interfaces());
     problems.extend(HashSeed::load(config.node.hash_seed_file.as_deref()).err().map(|error| error.to_string()));
+    if let Err((vip, error)) = health::check_files(&config) {
+        problems.push(format!("`health` of vip {vip}: {error}"));
+    }
     let mut warnings: Vec<_> = config.warnings().iter().map(ToString::to_string).collect();
     // Of what was applied last, if that can be read: a check may be anybody's.
     if let Some(applied) = applied_last(&config.node.state, file)

@@ -19,7 +19,7 @@ use super::{
     record::{Order, Record},
 };
 use crate::{
-    dataplane,
+    dataplane, health,
     model::{Operate, Operations, Overridden, ProblemKind, Target},
     plan::{Change, Removal},
     source::file::{
@@ -39,8 +39,14 @@ impl Controller {
             return Err(Error::TakesAway { path: self.file.path.clone(), removal });
         }
         let wanted = block_in_place(|| self.file.with_seed(wanted))?;
+        block_in_place(|| health::check_files(&wanted.config)).map_err(|(vip, error)| Error::Probes {
+            path: self.file.path.clone(),
+            vip,
+            error,
+        })?;
         let applied = self.change_file_to(wanted, None, from).await?;
         self.problems.follow(ProblemKind::HashSeed, &BTreeMap::new());
+        self.health.renew();
         Ok(applied)
     }
 

@@ -81,6 +81,11 @@ impl Health {
         self.prober.punctuality()
     }
 
+    /// Has the files that probes go by read again.
+    pub fn renew(&mut self) {
+        self.prober.renew();
+    }
+
     /// What is probed.
     pub fn probes(&self) -> &Arc<Probes> {
         self.prober.probes()

@@ -6,13 +6,16 @@
 //! Who attacks: a backend that answers slowly, a byte a second, or without an end, costs a probe's timeout and one
 //! connection, and is read no further than 64 KiB. One that answers probes and serves nobody is not found out by a
 //! `tcp` probe; a page that needs what the service needs tells. Probes to the backend's own address prove nothing about
-//! the clients' path. A certificate, a name server or a program is asked by none so far.
+//! the clients' path. Whoever sits on the way to a backend may answer in its place, but for `tls` and `https` with a `ca`.
 
 mod judge;
 mod probe;
 mod prober;
+mod trust;
+mod unverified;
 
 pub use self::{
     judge::Verdict,
     prober::{Flip, Last, Probed, Prober, Probes, Punctuality, Status},
+    trust::{TrustError, check_files},
 };

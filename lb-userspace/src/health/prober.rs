@@ -19,6 +19,7 @@ use tokio::{
 use super::{
     judge::{Judge, Verdict},
     probe::{self, Outcome, Question},
+    trust::{Store, Trusted},
 };
 use crate::{
     mix::mix,
@@ -46,6 +47,7 @@ pub struct Prober {
     flips: mpsc::UnboundedSender<Flip>,
     permits: Arc<Semaphore>,
     punctuality: Arc<Punctuality>,
+    store: Store,
 }
 
 /// All backends that are probed, by name of the VIP and address of the backend.
@@ -126,12 +128,12 @@ impl Status {
 }
 
 impl Prober {
-    /// With nothing to probe yet, and where it tells of verdicts.
+    /// With nothing to probe yet, and where it tells of verdicts. Within a runtime, in which its tasks run.
     pub fn new() -> (Self, mpsc::UnboundedReceiver<Flip>) {
         let (flips, told) = mpsc::unbounded_channel();
         let permits = Arc::new(Semaphore::new(AT_ONCE));
         let (probes, config, punctuality) = Default::default();
-        (Self { probes, config, flips, permits, punctuality }, told)
+        (Self { probes, config, flips, permits, punctuality, store: Store::new() }, told)
     }
 
     /// How probes keep to their times.
@@ -161,10 +163,16 @@ impl Prober {
         for vip in difference.come {
             if let Some(health) = &vip.health {
                 let via = vip.via(&config.node);
-                let question = |backend| question(vip, health, via, backend);
+                let trusted = health.check.trust().map(|files| self.store.get(files));
+                let question = |backend| question(vip, health, via, backend, trusted.clone());
                 self.follow_vip(vip, health, question, verdicts);
             }
         }
+    }
+
+    /// Has certificates read again, which may have changed.
+    pub fn renew(&mut self) {
+        self.store.renew();
     }
 
     fn follow_vip(
@@ -245,12 +253,18 @@ impl Drop for Prober {
 }
 
 /// What a backend is asked.
-fn question(vip: &Vip, health: &Health, via: lb_common::Via, backend: IpAddr) -> Question {
+fn question(
+    vip: &Vip,
+    health: &Health,
+    via: lb_common::Via,
+    backend: IpAddr,
+    trusted: Option<Arc<Trusted>>,
+) -> Question {
     let first = vip.ports.iter().filter(|port| port.protocol == health.check.protocol()).find_map(|port| port.port);
     // A config has one or the other.
     let port = health.port.or(first).unwrap_or_default();
     let server = SocketAddr::new(backend, port);
-    Question { server, via, vip: vip.address, check: health.check.clone(), timeout: health.timeout }
+    Question { server, via, vip: vip.address, check: health.check.clone(), trusted, timeout: health.timeout }
 }
 
 /// The probes of one backend, one after the other.
@@ -447,7 +461,7 @@ mod tests {
                 vip: "web".into(),
                 backend,
                 health: Arc::clone(&health),
-                question: question(&probed(1, &[]).vips[0], &health, lb_common::Via::default(), backend),
+                question: question(&probed(1, &[]).vips[0], &health, lb_common::Via::default(), backend, None),
                 state: Arc::new(Mutex::new(status)),
                 flips: prober.flips.clone(),
                 permits: Arc::clone(&prober.permits),

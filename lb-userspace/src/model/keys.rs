@@ -279,7 +279,8 @@ pub const HEALTH: &[Key] = &[
     required(
         "type",
         r#"type = "tcp""#,
-        "What a backend is asked: `tcp` for a connection, `udp` for a datagram, `http` for a page",
+        "What a backend is asked: `tcp` for a connection, `udp` for a datagram, `http` for a page, `tls` and `https` for the \
+         same over TLS",
         "none",
     ),
     required(
@@ -317,10 +318,16 @@ pub const HEALTH: &[Key] = &[
 ];
 
 /// The types of probes, each with the keys that not all have.
-pub const HEALTH_TYPES: &[(&str, &[&[Key]])] = &[("tcp", &[]), ("udp", &[HEALTH_UDP]), ("http", &[HEALTH_HTTP])];
+pub const HEALTH_TYPES: &[(&str, &[&[Key]])] = &[
+    ("tcp", &[]),
+    ("udp", &[HEALTH_UDP]),
+    ("http", &[HEALTH_HTTP]),
+    ("tls", &[HEALTH_TLS]),
+    ("https", &[HEALTH_HTTP, HEALTH_TLS]),
+];
 
 /// All keys of `health`.
-pub const HEALTH_ALL: &[&[Key]] = &[HEALTH, HEALTH_UDP, HEALTH_HTTP];
+pub const HEALTH_ALL: &[&[Key]] = &[HEALTH, HEALTH_UDP, HEALTH_HTTP, HEALTH_TLS];
 
 /// Keys of `health` with `type = "udp"`.
 pub const HEALTH_UDP: &[Key] = &[
@@ -354,22 +361,67 @@ pub const HEALTH_UDP: &[Key] = &[
     ),
 ];
 
-/// Keys of `health` with `type = "http"`.
+/// Keys of `health` with `type = "http"` or `"https"`.
 pub const HEALTH_HTTP: &[Key] = &[
-    optional("path", r#"path = "/healthz""#, "/", "With `http`: path and query of the page", "none"),
-    optional("host", r#"host = "www.example.org""#, "the VIP's address", "With `http`: the `Host` header", "none"),
+    optional("path", r#"path = "/healthz""#, "/", "With `http` and `https`: path and query of the page", "none"),
+    optional(
+        "host",
+        r#"host = "www.example.org""#,
+        "the VIP's address",
+        "With `http` and `https`: the `Host` header",
+        "none",
+    ),
     optional(
         "status",
         r#"status = "200-399""#,
         "200-399",
-        "With `http`: statuses of good answers, as `200,301-302`",
+        "With `http` and `https`: statuses of good answers, as `200,301-302`",
         "none",
     ),
     optional(
         "body",
         r#"body = "ok""#,
         "anything",
-        "With `http`: what the first 64 KiB of a good answer's body have",
+        "With `http` and `https`: what the first 64 KiB of a good answer's body have",
+        "none",
+    ),
+];
+
+/// Keys of `health` with `type = "tls"` or `"https"`.
+pub const HEALTH_TLS: &[Key] = &[
+    optional(
+        "ca",
+        r#"ca = "/etc/naru/ca.pem""#,
+        "this or `verify` is needed",
+        "With `tls` and `https`: a file with the certificates of the authorities that are believed, in PEM",
+        "none",
+    ),
+    optional(
+        "verify",
+        "verify = false",
+        "true",
+        "With `tls` and `https`: `false` takes every certificate, and needs no `ca`",
+        "none",
+    ),
+    optional(
+        "sni",
+        r#"sni = "www.example.org""#,
+        "the name in `host`, or the VIP's address",
+        "With `tls` and `https`: the name that is asked for, and that the certificate must be for",
+        "none",
+    ),
+    optional(
+        "client_cert",
+        r#"client_cert = "/etc/naru/probe.pem""#,
+        "none is shown",
+        "With `tls` and `https`: a file with the certificate that is shown to backends that ask for one, in PEM",
+        "none",
+    ),
+    optional(
+        "client_key",
+        r#"client_key = "/etc/naru/probe.key""#,
+        "none",
+        "With `client_cert`: a file with its key, in PEM",
         "none",
     ),
 ];

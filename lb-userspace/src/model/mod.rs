@@ -35,7 +35,10 @@ pub use self::{
     deadline::DrainDeadline,
     desired::{Desired, Overridden, Sources},
     forward::ForwardMode,
-    health::{Check, Exchange, Health, Octets, OctetsError, OnFailure, Page, StatusError, Statuses},
+    health::{
+        Check, Exchange, Health, Identity, Octets, OctetsError, OnFailure, Page, StatusError, Statuses, Tls, Trust,
+        host_name,
+    },
     idle::{IdleTime, TimeError},
     keys::{Given, Settings},
     mac::{Mac, MacChoice, MacError},

@@ -10,6 +10,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::question::Failure;
 use crate::model::Page;
 
+/// Its name where connections say what is spoken (RFC 7301).
+pub const ALPN: &[u8] = b"http/1.1";
+
 /// So much of a body is looked through, in bytes.
 const LONGEST_BODY: usize = 64 << 10;
 
@@ -21,7 +24,6 @@ pub async fn get<S>(stream: S, page: &Page, vip: IpAddr) -> Result<(), Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let protocol = |error: hyper::Error| Failure::Protocol("HTTP", error.to_string());
     let mut builder = http1::Builder::new();
     let handshake = builder.max_buf_size(LONGEST_HEAD).handshake(TokioIo::new(stream));
     let (mut sender, connection) = handshake.await.map_err(protocol)?;
@@ -57,11 +59,17 @@ where
     }
 }
 
+/// What hyper says, and why.
+fn protocol(error: hyper::Error) -> Failure {
+    let why = std::error::Error::source(&error).map(|source| format!(": {source}"));
+    Failure::Protocol("HTTP", format!("{error}{}", why.unwrap_or_default()))
+}
+
 /// Looks for `wanted` in a body, as far as it is looked through.
 async fn find(mut body: hyper::body::Incoming, wanted: &[u8]) -> Result<(), Failure> {
     let mut text = Vec::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Failure::Protocol("HTTP", error.to_string()))?;
+        let frame = frame.map_err(protocol)?;
         if let Some(data) = frame.data_ref() {
             let room = LONGEST_BODY - text.len();
             text.extend_from_slice(&data[..data.len().min(room)]);

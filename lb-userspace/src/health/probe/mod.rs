@@ -5,6 +5,7 @@
 mod http;
 mod question;
 mod socket;
+mod tls;
 mod udp;
 
 use std::time::Duration;
@@ -31,11 +32,18 @@ pub async fn ask(question: &Question) -> Outcome {
 }
 
 async fn answer(question: &Question, stage: &mut &'static str) -> Result<(), Failure> {
-    match &question.check {
+    let check = &question.check;
+    match check {
         Check::Tcp => socket::connect(question).await.map(drop),
         Check::Udp(exchange) => udp::exchange(question, exchange, stage).await,
         Check::Http(page) => {
             let stream = socket::connect(question).await?;
+            *stage = "waiting for the page";
+            http::get(stream, page, question.vip).await
+        }
+        Check::Tls(_) => tls::connect(question, check.server_name(), None, stage).await.map(drop),
+        Check::Https { page, .. } => {
+            let stream = tls::connect(question, check.server_name(), Some(http::ALPN), stage).await?;
             *stage = "waiting for the page";
             http::get(stream, page, question.vip).await
         }
@@ -52,6 +60,6 @@ mod fixtures {
     pub const TIMEOUT: Duration = Duration::from_millis(500);
 
     pub fn question(server: SocketAddr, check: Check) -> Question {
-        Question { server, via: Default::default(), vip: [192, 0, 2, 1].into(), check, timeout: TIMEOUT }
+        Question { server, via: Default::default(), vip: [192, 0, 2, 1].into(), check, trusted: None, timeout: TIMEOUT }
     }
 }

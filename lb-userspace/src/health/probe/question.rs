@@ -3,12 +3,13 @@
 use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
 use lb_common::Via;
 
-use crate::model::Check;
+use crate::{health::trust::Trusted, model::Check};
 
 /// What is asked of whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct Question {
     pub vip: IpAddr,
     /// What it is asked.
     pub check: Check,
+    /// The certificates that it goes by, of a probe over TLS.
+    pub trusted: Option<Arc<Trusted>>,
     /// How long it may take.
     pub timeout: Duration,
 }
@@ -34,6 +37,8 @@ pub enum Failure {
     Connection(String),
     /// It is not the protocol that is spoken here; its name, and what is wrong.
     Protocol(&'static str, String),
+    /// The certificate is no good one: in words that go on from "the certificate".
+    Certificate(String),
     /// Another status than those of good answers.
     Status(u16),
     /// The body has not what it should.
@@ -72,6 +77,7 @@ impl fmt::Display for Failure {
             Self::TimedOut(stage) => write!(f, "no answer in time ({stage})"),
             Self::Connection(error) => f.write_str(error),
             Self::Protocol(name, error) => write!(f, "not {name}: {error}"),
+            Self::Certificate(what) => write!(f, "the certificate {what}"),
             Self::Status(status) => write!(f, "status {status}"),
             Self::Body => f.write_str("the body has not what it should"),
             Self::Datagram(start) => write!(f, "the answer does not begin as it should, but with {start}"),

@@ -4,7 +4,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{exchange::Exchange, page::Page};
+use super::{
+    exchange::Exchange,
+    page::Page,
+    tls::{self, Tls, Trust},
+};
 use crate::model::Protocol;
 
 /// What a backend is asked.
@@ -17,14 +21,42 @@ pub enum Check {
     Udp(Exchange),
     /// For a page, by HTTP/1.1.
     Http(Page),
+    /// For a TLS connection.
+    Tls(Tls),
+    /// For a page, by HTTP/1.1 over TLS.
+    Https {
+        /// The page.
+        #[serde(flatten)]
+        page: Page,
+        /// Over what.
+        #[serde(flatten)]
+        tls: Tls,
+    },
 }
 
 impl Check {
     /// Of which protocol the port is that is asked.
     pub fn protocol(&self) -> Protocol {
         match self {
-            Self::Tcp | Self::Http(_) => Protocol::Tcp,
+            Self::Tcp | Self::Http(_) | Self::Tls(_) | Self::Https { .. } => Protocol::Tcp,
             Self::Udp(_) => Protocol::Udp,
+        }
+    }
+
+    /// The files that it goes by, where it is over TLS.
+    pub fn trust(&self) -> Option<&Trust> {
+        match self {
+            Self::Tls(tls) | Self::Https { tls, .. } => Some(&tls.trust),
+            Self::Tcp | Self::Udp(_) | Self::Http(_) => None,
+        }
+    }
+
+    /// The name that a certificate must be for, where the config has one.
+    pub fn server_name(&self) -> Option<&str> {
+        match self {
+            Self::Tls(tls) => tls.sni.as_deref(),
+            Self::Https { page, tls } => tls.sni.as_deref().or(page.host.as_deref().map(tls::host_name)),
+            Self::Tcp | Self::Udp(_) | Self::Http(_) => None,
         }
     }
 
@@ -37,6 +69,9 @@ impl Check {
             Self::Udp(exchange) if port.is_empty() => write!(f, "udp {exchange}"),
             Self::Udp(exchange) => write!(f, "udp {port} {exchange}"),
             Self::Http(page) => write!(f, "http {port}{page}"),
+            Self::Tls(tls) if port.is_empty() => write!(f, "tls{tls}"),
+            Self::Tls(tls) => write!(f, "tls {port}{tls}"),
+            Self::Https { page, tls } => write!(f, "https {port}{page}{tls}"),
         }
     }
 }

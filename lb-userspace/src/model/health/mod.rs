@@ -4,6 +4,7 @@ mod check;
 mod exchange;
 mod octets;
 mod page;
+mod tls;
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -14,6 +15,7 @@ pub use self::{
     exchange::Exchange,
     octets::{Octets, OctetsError},
     page::{Page, StatusError, Statuses},
+    tls::{Identity, Tls, Trust, host_name},
 };
 use super::{
     Share,

@@ -80,6 +80,7 @@ pub fn kind(error: &Error) -> ErrorKind {
         | Error::TakesAwayAtStart { .. } => ErrorKind::Refused,
         Error::Unreplaced { error: ReplaceError::Saved { .. } | ReplaceError::Busy { .. } } => ErrorKind::Refused,
         Error::Read(ReadError::Unreadable { .. } | ReadError::Seed { .. })
+        | Error::Probes { .. }
         | Error::Unwritten(_)
         | Error::Unreplaced { error: ReplaceError::Write(_) }
         | Error::Netlink(_)

@@ -151,13 +151,12 @@ fn readers(what: &str, value: &Value<'_>, problems: &mut Problems) -> Option<Rea
 }
 
 fn path(what: &str, value: &Value<'_>, max: usize, problems: &mut Problems) -> Option<PathBuf> {
-    let text = tree::text(what, value, problems)?;
-    if !text.starts_with('/') {
-        problems.add(value.span(), format!("{what} is `{text}`; write an absolute path, one that begins with `/`"));
-    } else if text.len() > max {
-        problems.add(value.span(), format!("{what} has {} bytes; a unix socket's path has at most {max}", text.len()));
+    let path = tree::path(what, value, problems)?;
+    let len = path.as_os_str().len();
+    if len > max {
+        problems.add(value.span(), format!("{what} has {len} bytes; a unix socket's path has at most {max}"));
     }
-    Some(PathBuf::from(text))
+    Some(path)
 }
 
 fn vips(value: &Value<'_>, problems: &mut Problems) -> Option<Vec<VipDraft>> {

@@ -3,7 +3,7 @@
 //! Every function here returns `None` exactly where it has noted a problem or the key is absent, so that one mistake
 //! is told once.
 
-use std::{borrow::Cow, fmt, ops::Range, str::FromStr};
+use std::{borrow::Cow, fmt, ops::Range, path::PathBuf, str::FromStr};
 
 use toml::{
     Spanned,
@@ -141,6 +141,16 @@ where
 {
     let parsed = text(what, value, problems)?.parse();
     parsed.map_err(|error: T::Err| problems.add(value.span(), error.to_string())).ok()
+}
+
+/// An absolute path.
+pub(super) fn path(what: &str, value: &Value<'_>, problems: &mut Problems) -> Option<PathBuf> {
+    let text = text(what, value, problems)?;
+    if !text.starts_with('/') {
+        problems.add(value.span(), format!("{what} is `{text}`; write an absolute path, one that begins with `/`"));
+        return None;
+    }
+    Some(PathBuf::from(text))
 }
 
 /// The elements of an array.

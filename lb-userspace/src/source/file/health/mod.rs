@@ -2,6 +2,7 @@
 
 mod exchange;
 mod page;
+mod tls;
 
 use std::time::Duration;
 
@@ -72,6 +73,13 @@ fn check(section: &Section<'_>, value: &Value<'_>, problems: &mut Problems) -> O
     match name {
         "udp" => exchange::read(section, value, problems).map(Check::Udp),
         "http" => page::read(section, problems).map(Check::Http),
+        "tls" => tls::read(section, value, None, problems).map(Check::Tls),
+        "https" => {
+            let page = page::read(section, problems);
+            let host = page.as_ref().and_then(|page| page.host.as_deref());
+            let tls = tls::read(section, value, host, problems);
+            page.zip(tls).map(|(page, tls)| Check::Https { page, tls })
+        }
         _ => Some(Check::Tcp),
     }
 }
