@@ -100,7 +100,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
     (
         "hash = \"5-tuple\"",
         "health = { type = \"ftp\", via = \"address\" }",
-        "11:19: unknown type `ftp` of probes; use one of `tcp`, `udp`, `http`, `tls`, `https`",
+        "11:19: unknown type `ftp` of probes; use one of `tcp`, `udp`, `dns`, `http`, `tls`, `https`",
     ),
     (
         "hash = \"5-tuple\"",
@@ -226,6 +226,31 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "hash = \"5-tuple\"",
         "health = { type = \"http\", via = \"address\", ca = \"/ca\" }",
         "11:49: `ca` is for `type = \"tls\"` or `type = \"https\"`; leave it out, or write that",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"dns\", via = \"address\", port = 53 }",
+        "11:19: `dns` needs a name to ask for; add `name = \"www.example.org\"`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"dns\", via = \"address\", port = 53, name = \"a..b\" }",
+        "11:61: `a..b` is no DNS name; write one such as `www.example.org`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"dns\", via = \"address\", port = 53, name = \"a\", record = \"ADDRESS\" }",
+        "11:75: `ADDRESS` is no type of DNS records; write one such as `A`, `AAAA`, `SOA` or `TYPE65`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"dns\", via = \"address\", port = 53, name = \"a\", rcode = \"OK\" }",
+        "11:74: `OK` is no DNS response code or list of them; write such as `NOERROR` or `NOERROR,NXDOMAIN`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"udp\", via = \"address\", port = 53, send = \"a\", name = \"b\" }",
+        "11:73: `name` is for `type = \"dns\"`; leave it out, or write that",
     ),
     (
         "slots = 1009",

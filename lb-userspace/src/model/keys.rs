@@ -279,7 +279,7 @@ pub const HEALTH: &[Key] = &[
     required(
         "type",
         r#"type = "tcp""#,
-        "What a backend is asked: `tcp` for a connection, `udp` for a datagram, `http` for a page, `tls` and `https` for the \
+        "What a backend is asked: `tcp` for a connection, `udp` for a datagram, `dns` for a name, `http` for a page, `tls` and `https` for the \
          same over TLS",
         "none",
     ),
@@ -321,13 +321,14 @@ pub const HEALTH: &[Key] = &[
 pub const HEALTH_TYPES: &[(&str, &[&[Key]])] = &[
     ("tcp", &[]),
     ("udp", &[HEALTH_UDP]),
+    ("dns", &[HEALTH_DNS]),
     ("http", &[HEALTH_HTTP]),
     ("tls", &[HEALTH_TLS]),
     ("https", &[HEALTH_HTTP, HEALTH_TLS]),
 ];
 
 /// All keys of `health`.
-pub const HEALTH_ALL: &[&[Key]] = &[HEALTH, HEALTH_UDP, HEALTH_HTTP, HEALTH_TLS];
+pub const HEALTH_ALL: &[&[Key]] = &[HEALTH, HEALTH_UDP, HEALTH_DNS, HEALTH_HTTP, HEALTH_TLS];
 
 /// Keys of `health` with `type = "udp"`.
 pub const HEALTH_UDP: &[Key] = &[
@@ -357,6 +358,19 @@ pub const HEALTH_UDP: &[Key] = &[
         r#"expect_hex = "1c""#,
         "any answer is good",
         "With `udp`: the same, as bytes in hexadecimal",
+        "none",
+    ),
+];
+
+/// Keys of `health` with `type = "dns"`.
+pub const HEALTH_DNS: &[Key] = &[
+    optional("name", r#"name = "www.example.org""#, "it is needed", "With `dns`: the name that is asked for", "none"),
+    optional("record", r#"record = "AAAA""#, "A", "With `dns`: the type of records that a good answer has", "none"),
+    optional(
+        "rcode",
+        r#"rcode = "NOERROR,NXDOMAIN""#,
+        "NOERROR",
+        "With `dns`: the response codes of good answers; only one with `NOERROR` needs a record",
         "none",
     ),
 ];

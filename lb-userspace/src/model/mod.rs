@@ -36,8 +36,8 @@ pub use self::{
     desired::{Desired, Overridden, Sources},
     forward::ForwardMode,
     health::{
-        Check, Exchange, Health, Identity, Octets, OctetsError, OnFailure, Page, StatusError, Statuses, Tls, Trust,
-        host_name,
+        Check, Exchange, Health, Identity, Lookup, LookupError, Octets, OctetsError, OnFailure, Page, Rcodes,
+        RecordType, StatusError, Statuses, Tls, Trust, host_name,
     },
     idle::{IdleTime, TimeError},
     keys::{Given, Settings},

@@ -2,6 +2,7 @@
 //!
 //! Each type of probe is a file here, with an arm in [`answer`]; what they are of the config is in `model::Check`.
 
+mod dns;
 mod http;
 mod question;
 mod socket;
@@ -36,6 +37,7 @@ async fn answer(question: &Question, stage: &mut &'static str) -> Result<(), Fai
     match check {
         Check::Tcp => socket::connect(question).await.map(drop),
         Check::Udp(exchange) => udp::exchange(question, exchange, stage).await,
+        Check::Dns(lookup) => dns::look_up(question, lookup, stage).await,
         Check::Http(page) => {
             let stream = socket::connect(question).await?;
             *stage = "waiting for the page";

@@ -43,8 +43,8 @@ pub enum Failure {
     Status(u16),
     /// The body has not what it should.
     Body,
-    /// A datagram begins otherwise than it should; how, if it is text.
-    Datagram(String),
+    /// What an answer says instead of what it should.
+    Answer(String),
     /// The probe was not sent: in the words of the system.
     Unsent(String),
 }
@@ -75,12 +75,11 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TimedOut(stage) => write!(f, "no answer in time ({stage})"),
-            Self::Connection(error) => f.write_str(error),
+            Self::Connection(error) | Self::Answer(error) => f.write_str(error),
             Self::Protocol(name, error) => write!(f, "not {name}: {error}"),
             Self::Certificate(what) => write!(f, "the certificate {what}"),
             Self::Status(status) => write!(f, "status {status}"),
             Self::Body => f.write_str("the body has not what it should"),
-            Self::Datagram(start) => write!(f, "the answer does not begin as it should, but with {start}"),
             Self::Unsent(error) => write!(f, "the probe could not be sent: {error}"),
         }
     }

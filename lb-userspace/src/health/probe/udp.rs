@@ -18,7 +18,8 @@ pub async fn exchange(question: &Question, exchange: &Exchange, stage: &mut &'st
     match &exchange.expect {
         Some(start) if !answer.starts_with(start.bytes()) => {
             let told = &answer[..answer.len().min(TOLD)];
-            Err(Failure::Datagram(Octets::new(told.to_vec()).to_string()))
+            let told = Octets::new(told.to_vec());
+            Err(Failure::Answer(format!("the answer does not begin as it should, but with {told}")))
         }
         _ => Ok(()),
     }
@@ -64,6 +65,10 @@ mod tests {
         Check::Udp(Exchange { send: Octets::new(b"ping".to_vec()), expect })
     }
 
+    fn begins_with(start: &str) -> Failure {
+        Failure::Answer(format!("the answer does not begin as it should, but with {start}"))
+    }
+
     #[tokio::test]
     async fn a_datagram_is_judged_by_how_it_begins() {
         let pong = server(Some(b"pong 7\r\n")).await;
@@ -71,13 +76,13 @@ mod tests {
             assert_eq!(ask(&question(pong, check(good))).await, Outcome::Good);
         }
         for bad in ["ong", "pong 7\r\n\r\n", "PONG"] {
-            let failure = Failure::Datagram("\"pong 7\\r\\n\"".into());
+            let failure = begins_with("\"pong 7\\r\\n\"");
             assert_eq!(ask(&question(pong, check(Some(bad.as_bytes())))).await, Outcome::Bad(failure));
         }
         // An empty datagram is an answer.
         assert_eq!(ask(&question(server(Some(b"")).await, check(None))).await, Outcome::Good);
         let binary = ask(&question(server(Some(&[0xff; 99])).await, check(Some(b"x")))).await;
-        assert_eq!(binary, Outcome::Bad(Failure::Datagram(format!("0x{}", "ff".repeat(TOLD)))));
+        assert_eq!(binary, Outcome::Bad(begins_with(&format!("0x{}", "ff".repeat(TOLD)))));
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     exchange::Exchange,
+    lookup::Lookup,
     page::Page,
     tls::{self, Tls, Trust},
 };
@@ -19,6 +20,8 @@ pub enum Check {
     Tcp,
     /// For a datagram.
     Udp(Exchange),
+    /// For records of a name.
+    Dns(Lookup),
     /// For a page, by HTTP/1.1.
     Http(Page),
     /// For a TLS connection.
@@ -39,7 +42,7 @@ impl Check {
     pub fn protocol(&self) -> Protocol {
         match self {
             Self::Tcp | Self::Http(_) | Self::Tls(_) | Self::Https { .. } => Protocol::Tcp,
-            Self::Udp(_) => Protocol::Udp,
+            Self::Udp(_) | Self::Dns(_) => Protocol::Udp,
         }
     }
 
@@ -47,7 +50,7 @@ impl Check {
     pub fn trust(&self) -> Option<&Trust> {
         match self {
             Self::Tls(tls) | Self::Https { tls, .. } => Some(&tls.trust),
-            Self::Tcp | Self::Udp(_) | Self::Http(_) => None,
+            Self::Tcp | Self::Udp(_) | Self::Dns(_) | Self::Http(_) => None,
         }
     }
 
@@ -56,21 +59,20 @@ impl Check {
         match self {
             Self::Tls(tls) => tls.sni.as_deref(),
             Self::Https { page, tls } => tls.sni.as_deref().or(page.host.as_deref().map(tls::host_name)),
-            Self::Tcp | Self::Udp(_) | Self::Http(_) => None,
+            Self::Tcp | Self::Udp(_) | Self::Dns(_) | Self::Http(_) => None,
         }
     }
 
     /// In words, as `http :8080/healthz`.
     pub(super) fn describe(&self, port: Option<u16>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let port = port.map_or_else(String::new, |port| format!(":{port}"));
+        let spaced = if port.is_empty() { "" } else { " " };
         match self {
-            Self::Tcp if port.is_empty() => f.write_str("tcp"),
-            Self::Tcp => write!(f, "tcp {port}"),
-            Self::Udp(exchange) if port.is_empty() => write!(f, "udp {exchange}"),
-            Self::Udp(exchange) => write!(f, "udp {port} {exchange}"),
+            Self::Tcp => write!(f, "tcp{spaced}{port}"),
+            Self::Udp(exchange) => write!(f, "udp{spaced}{port} {exchange}"),
+            Self::Dns(lookup) => write!(f, "dns{spaced}{port} {lookup}"),
             Self::Http(page) => write!(f, "http {port}{page}"),
-            Self::Tls(tls) if port.is_empty() => write!(f, "tls{tls}"),
-            Self::Tls(tls) => write!(f, "tls {port}{tls}"),
+            Self::Tls(tls) => write!(f, "tls{spaced}{port}{tls}"),
             Self::Https { page, tls } => write!(f, "https {port}{page}{tls}"),
         }
     }

@@ -2,6 +2,7 @@
 
 mod check;
 mod exchange;
+mod lookup;
 mod octets;
 mod page;
 mod tls;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     check::Check,
     exchange::Exchange,
+    lookup::{Lookup, LookupError, Rcodes, RecordType},
     octets::{Octets, OctetsError},
     page::{Page, StatusError, Statuses},
     tls::{Identity, Tls, Trust, host_name},

@@ -1,6 +1,7 @@
 //! Reads `health` of a VIP: what all probes have, and each type its own in a file here.
 
 mod exchange;
+mod lookup;
 mod page;
 mod tls;
 
@@ -72,6 +73,7 @@ fn check(section: &Section<'_>, value: &Value<'_>, problems: &mut Problems) -> O
     refuse_keys_of_others(section, own, problems);
     match name {
         "udp" => exchange::read(section, value, problems).map(Check::Udp),
+        "dns" => lookup::read(section, value, problems).map(Check::Dns),
         "http" => page::read(section, problems).map(Check::Http),
         "tls" => tls::read(section, value, None, problems).map(Check::Tls),
         "https" => {
