@@ -24,11 +24,14 @@ pub enum DropReason {
     TtlExceeded = 8,
     /// The backend that the packet belongs to, by `l2`, is who sent it here: they are load balancers for each other.
     Loop = 9,
+    /// A probe of this load balancer's own that came back from the network: the backend that it was for forwards packets
+    /// for the VIP instead of taking them. Sent on, it might reach a backend that answers for the one that does not.
+    ProbeLoop = 10,
 }
 
 impl DropReason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Truncated,
         Self::BadLength,
         Self::Fragment,
@@ -39,6 +42,7 @@ impl DropReason {
         Self::NoHeadroom,
         Self::TtlExceeded,
         Self::Loop,
+        Self::ProbeLoop,
     ];
 
     /// Number of reasons.
@@ -59,6 +63,7 @@ impl DropReason {
             Self::NoHeadroom => "no_headroom",
             Self::TtlExceeded => "ttl_exceeded",
             Self::Loop => "loop",
+            Self::ProbeLoop => "probe_loop",
         }
     }
 }

@@ -21,6 +21,8 @@ impl Features {
     pub const MULTI_BUFFER: Self = Self(1 << 7);
     /// Some VIP tracks flows.
     pub const TRACKING: Self = Self(1 << 8);
+    /// Backends are probed over the path of clients.
+    pub const PROBES: Self = Self(1 << 9);
 
     /// Further ways of forwarding have the bits from here on, by their numbers.
     pub(crate) const BITS_BEFORE_FORWARDS: u32 = 12;

@@ -67,6 +67,7 @@ mod tests {
             Features::LOG,
             Features::MULTI_BUFFER,
             Features::TRACKING,
+            Features::PROBES,
         ];
         let all = Forward::ALL.iter().map(|forward| forward.feature()).chain(others);
         let sum = all.clone().fold(Features::default(), Features::with);

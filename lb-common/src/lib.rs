@@ -18,6 +18,7 @@ mod hash_key;
 mod layout;
 mod losses;
 mod own_mac;
+mod probe;
 mod slot;
 mod via;
 mod vip;
@@ -35,6 +36,7 @@ pub use hash_key::HashKey;
 pub use layout::{ABI, Layout};
 pub use losses::{DeviceLayout, LossCause, Losses};
 pub use own_mac::OwnMac;
+pub use probe::{ProbeKey, ProbePath};
 pub use slot::{Slot, SlotLine, SlotWord};
 pub use via::{Via, VrfName};
 pub use vip::{
@@ -77,6 +79,10 @@ pub mod maps {
     pub const INTAKES: &str = "INTAKES";
     /// Places of windows by interface → [`crate::OwnMac`]; memory-mapped.
     pub const OWN_MACS: &str = "OWN_MACS";
+    /// [`crate::ProbeKey`] of a probe that is under way → id of the backend that it is for.
+    pub const PROBES: &str = "PROBES";
+    /// 0 → [`crate::ProbePath`]; memory-mapped.
+    pub const PROBE_PATH: &str = "PROBE_PATH";
     /// Interface index → itself, for redirects.
     pub const DEVICES: &str = "DEVICES";
     /// Backend id → per-CPU [`crate::Counters`].

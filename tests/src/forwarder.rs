@@ -76,9 +76,19 @@ impl Forwarder {
 
     /// Loads the forwarder; every backend has this next hop.
     pub fn with_next_hop(config: &str, next_hop: Option<NextHop>) -> anyhow::Result<Self> {
+        Self::load(parse(config)?, next_hop)
+    }
+
+    /// Loads the forwarder with this config, as [`Self::new`] does, with all that it has for probes.
+    pub fn with_probes(config: &str) -> anyhow::Result<Self> {
+        let mut config = parse(config)?;
+        *config.local().probes = true;
+        Self::load(config, Some(next_hop()))
+    }
+
+    fn load(config: Config, next_hop: Option<NextHop>) -> anyhow::Result<Self> {
         allow_many_files()?;
         let pins = Pins(patience::pins());
-        let config = parse(config)?;
         let mut dataplane = Dataplane::open(&pins.0, &config)?;
         apply(&mut dataplane, &config, next_hop)?;
         let own_macs = OwnMacs::from([(INGRESS, vec![BALANCER_MAC])]);
@@ -98,10 +108,21 @@ impl Forwarder {
 
     /// Changes to another config, as a running daemon would.
     pub fn apply(&mut self, config: &str) -> anyhow::Result<()> {
-        apply(&mut self.dataplane, &parse(config)?, self.next_hop)?;
+        self.put(&parse(config)?)
+    }
+
+    fn put(&mut self, config: &Config) -> anyhow::Result<()> {
+        apply(&mut self.dataplane, config, self.next_hop)?;
         self.upkeep.follow(&mut self.dataplane);
         self.program = self.pins.program()?;
         Ok(())
+    }
+
+    /// The same, to one with probes.
+    pub fn apply_with_probes(&mut self, config: &str) -> anyhow::Result<()> {
+        let mut config = parse(config)?;
+        *config.local().probes = true;
+        self.put(&config)
     }
 
     /// Says which MAC addresses frames for this host have.
@@ -159,6 +180,11 @@ impl Forwarder {
     /// Runs the program over a frame.
     pub fn run(&self, frame: &[u8]) -> anyhow::Result<Output> {
         run(&self.program, frame)
+    }
+
+    /// Runs what sends the prober's packets on over a frame of the prober's.
+    pub fn run_probe(&self, frame: &[u8]) -> anyhow::Result<Output> {
+        run(self.dataplane.load_probe()?.xdp()?, frame)
     }
 
     /// Counts by drop reason, of those that have any.

@@ -1,7 +1,8 @@
 //! The forwarder: an XDP program that sends each packet for a VIP to one of its backends.
 //!
 //! One packet walks the stages in one direction, as [`pipeline`] calls them:
-//! `wire` → `vip` → `own_mac` → `slot` → (`flow`) → `forward` → `count`.
+//! `wire` → `vip` → `own_mac` → `slot` → (`flow`) → `forward` → `count`. A probe's way is shorter: `wire` → `probe` →
+//! `forward`.
 
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![no_main]
@@ -25,6 +26,13 @@ pub fn naru(context: XdpContext) -> u32 {
 #[xdp]
 pub fn naru_linear(context: XdpContext) -> u32 {
     pipeline::run(&context)
+}
+
+/// Sends the prober's packets to the backends that they are for. It runs in generic mode, on the end that this host has of
+/// the prober's veth pair.
+#[xdp]
+pub fn naru_probe(context: XdpContext) -> u32 {
+    pipeline::run_probe(&context)
 }
 
 lb_ebpf::program_object!();

@@ -3,13 +3,13 @@
 
 use aya_ebpf::{
     Global,
-    bindings::BPF_F_MMAPABLE,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
-    maps::{Array, DevMapHash, PerCpuArray},
+    maps::{Array, DevMapHash, HashMap, PerCpuArray},
 };
 use lb_common::{
     Allowance, Backend, BucketLine, Counters, Drops, Features, FlowGroup, FlowNames, FlowOutcome, HashKey, Intake,
-    NextHopCell, OwnMac, Slot, SlotLine, Vip4Place, Vip6Place,
+    NextHopCell, OwnMac, ProbeKey, ProbePath, Slot, SlotLine, Vip4Place, Vip6Place,
 };
 use lb_ebpf::hash::Key;
 
@@ -37,6 +37,10 @@ pub static ALLOWANCES: Array<Allowance> = Array::with_max_entries(1, BPF_F_MMAPA
 pub static INTAKES: PerCpuArray<Intake> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static OWN_MACS: Array<OwnMac> = Array::with_max_entries(OwnMac::PLACES, BPF_F_MMAPABLE);
+#[map]
+pub static PROBES: HashMap<ProbeKey, u32> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+#[map]
+pub static PROBE_PATH: Array<ProbePath> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub static DEVICES: DevMapHash = DevMapHash::with_max_entries(1, 0);
 #[map]

@@ -4,6 +4,7 @@ use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use aya_log_ebpf::info;
 use lb_common::{DropReason, Features, FlowKey, NO_ID, VipFlags, VipRoute};
 use lb_ebpf::{
+    cold::cold,
     hash::FlowHash,
     wire::{Ethernet, Family, Frame as _, Ipv4, Ipv6, Packet, Transport},
     xdp::XdpFrame,
@@ -12,7 +13,7 @@ use lb_ebpf::{
 use crate::{
     forward, maps,
     stage::{
-        count, flow, own_mac, slot,
+        count, flow, own_mac, probe, slot,
         vip::{self, Vips},
     },
 };
@@ -49,6 +50,35 @@ pub fn run(context: &XdpContext) -> u32 {
     }
 }
 
+/// Sends a frame of the prober's to the backend that it is for, or drops it: nothing else of the prober's is for anybody.
+/// It leaves as a client's would, and is counted nowhere.
+#[inline(always)]
+pub fn run_probe(context: &XdpContext) -> u32 {
+    let frame = XdpFrame::new(context, || maps::uses(Features::MULTI_BUFFER));
+    let Some(Ethernet { len, ethertype }) = Ethernet::parse(&frame) else { return xdp_action::XDP_DROP };
+    let verdict = if ethertype == Ipv4::ETHERTYPE {
+        walk_probe::<Ipv4>(&frame, len)
+    } else if ethertype == Ipv6::ETHERTYPE {
+        walk_probe::<Ipv6>(&frame, len)
+    } else {
+        None
+    };
+    verdict.unwrap_or(xdp_action::XDP_DROP)
+}
+
+/// The way of a probe of one family, whose header is at `offset`.
+#[inline(always)]
+fn walk_probe<H: Family>(frame: &XdpFrame, offset: usize) -> Option<u32> {
+    let packet = H::parse(frame, offset)?.packet(frame, offset).ok()??;
+    if packet.transport.first_fragment || packet.header.is_expiring() {
+        return None;
+    }
+    let backend = probe::backend(&packet).ok()?;
+    let Transport { ports, protocol, .. } = packet.transport;
+    let hash = packet.header.hash(&maps::LoadedKey, ports, protocol);
+    forward::send(frame, &packet, backend, hash, frame.ingress()).ok()
+}
+
 /// The way of a packet of one family, whose header is at `offset`; no verdict where it is not for a
 /// VIP, or its frame not for this host.
 #[inline(always)]
@@ -59,11 +89,18 @@ fn walk<H: Vips>(frame: &XdpFrame, offset: usize) -> Result<Option<u32>, Dropped
     if !matches!(found, Ok(None)) && !own_mac::is_destination(frame, ingress) {
         return Ok(None);
     }
-    let Some(flow) = found? else { return Ok(None) };
+    let Some(flow) = found? else { return Ok(answer::<H>(frame, offset, ingress)) };
     match send(frame, &flow, ingress) {
         Ok(verdict) => Ok(Some(verdict)),
         Err(reason) => Err(Dropped { vip: flow.route.id, reason }),
     }
+}
+
+/// What becomes of a packet for no VIP: an answer to a probe goes to the prober.
+#[inline(always)]
+fn answer<H: Family>(frame: &XdpFrame, offset: usize, ingress: u32) -> Option<u32> {
+    let may_be = maps::uses(Features::PROBES) && probe::may_be_answer::<H>(frame, offset);
+    (may_be && own_mac::is_destination(frame, ingress)).then(|| probe::hand_over::<H>(frame.context(), offset))
 }
 
 /// The flow of a packet for a VIP. What is malformed is an error only where some VIP serves its protocol on its
@@ -91,6 +128,9 @@ fn flow<H: Vips>(frame: &XdpFrame, offset: usize) -> Result<Option<Flow<H>>, Dro
 #[inline(always)]
 fn send<H: Family>(frame: &XdpFrame, flow: &Flow<H>, ingress: u32) -> Result<u32, DropReason> {
     let Flow { route, packet } = flow;
+    if maps::uses(Features::PROBES) && probe::has_returned(packet) {
+        return Err(cold(DropReason::ProbeLoop));
+    }
     if packet.header.is_expiring() {
         return Err(DropReason::TtlExceeded);
     }

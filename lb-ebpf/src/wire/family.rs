@@ -11,6 +11,11 @@ pub trait Family: Copy {
     const ETHERTYPE: Be16;
     /// Protocol number of its packets inside another IP packet.
     const PROTOCOL: u8;
+    /// Protocol number of its ICMP.
+    const ICMP: u8;
+
+    /// Whether an ICMP message of this type is an error, which quotes a packet.
+    fn is_icmp_error(kind: u8) -> bool;
 
     /// The header at `offset`; `None` where the frame is too short or it is of another family.
     fn parse<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<Self>;
@@ -21,6 +26,9 @@ pub trait Family: Copy {
     /// Number of the transport protocol of a packet at `offset` whose transport header cannot be read; 0 where the
     /// packet does not tell.
     fn announced_protocol<F: Frame + ?Sized>(&self, frame: &F, offset: usize) -> u8;
+
+    /// Number of the protocol or extension header that follows the header, and after how many bytes.
+    fn next(&self) -> (u8, usize);
 
     /// Length of the packet in bytes as the header says it.
     fn total_len(&self) -> u32;

@@ -47,6 +47,13 @@ impl Ipv4 {
 impl Family for Ipv4 {
     const ETHERTYPE: Be16 = ETHERTYPE_IPV4;
     const PROTOCOL: u8 = IpProto::Ipv4 as u8;
+    const ICMP: u8 = IpProto::Icmp as u8;
+
+    /// Destination unreachable, time exceeded, parameter problem. Source quench (RFC 6633) and redirects are not heeded.
+    #[inline(always)]
+    fn is_icmp_error(kind: u8) -> bool {
+        matches!(kind, 3 | 11 | 12)
+    }
 
     #[inline(always)]
     fn parse<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<Self> {
@@ -79,6 +86,11 @@ impl Family for Ipv4 {
     #[inline(always)]
     fn announced_protocol<F: Frame + ?Sized>(&self, _: &F, _: usize) -> u8 {
         self.protocol()
+    }
+
+    #[inline(always)]
+    fn next(&self) -> (u8, usize) {
+        (self.protocol(), self.header_len())
     }
 
     #[inline(always)]

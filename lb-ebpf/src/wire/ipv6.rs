@@ -40,6 +40,13 @@ impl Ipv6 {
 impl Family for Ipv6 {
     const ETHERTYPE: Be16 = ETHERTYPE_IPV6;
     const PROTOCOL: u8 = IpProto::Ipv6 as u8;
+    const ICMP: u8 = IpProto::Ipv6Icmp as u8;
+
+    /// Destination unreachable, packet too big, time exceeded, parameter problem.
+    #[inline(always)]
+    fn is_icmp_error(kind: u8) -> bool {
+        matches!(kind, 1..=4)
+    }
 
     #[inline(always)]
     fn parse<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<Self> {
@@ -78,6 +85,11 @@ impl Family for Ipv6 {
             next => next,
         };
         if next == TCP || next == UDP { next } else { 0 }
+    }
+
+    #[inline(always)]
+    fn next(&self) -> (u8, usize) {
+        (self.next_header(), IPV6_LEN)
     }
 
     #[inline(always)]

@@ -7,6 +7,7 @@
 mod ethernet;
 mod family;
 pub mod frame;
+mod icmp;
 mod ipv4;
 mod ipv6;
 mod packet;
@@ -19,6 +20,7 @@ pub use self::{
     ethernet::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_QINQ, ETHERTYPE_VLAN, Ethernet, VLAN_LEN},
     family::Family,
     frame::Frame,
+    icmp::Quoted,
     ipv4::{IPV4_LEN, Ipv4},
     ipv6::{IPV6_LEN, Ipv6, MAX_EXTENSIONS},
     packet::Packet,

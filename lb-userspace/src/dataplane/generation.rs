@@ -17,7 +17,7 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use aya_obj::programs::XdpAttachType;
-use lb_common::Features;
+use lb_common::{Features, Forward};
 use log::{Log, debug};
 
 use super::{
@@ -28,7 +28,7 @@ use super::{
     maps::{self, Carrying, Journal, Maps, Sizes},
     place::{Place, make_directories, remove, remove_tree},
 };
-use crate::{fault, objects, plan::Capacity};
+use crate::{fault, objects, plan::Capacity, seed::HashSeed};
 
 /// Not 0 where other CPUs see stores in the order in which one makes them: on x86, by its own rules.
 const ORDERED_STORES: u32 = cfg!(any(target_arch = "x86_64", target_arch = "x86")) as u32;
@@ -37,6 +37,8 @@ const ORDERED_STORES: u32 = cfg!(any(target_arch = "x86_64", target_arch = "x86"
 const MULTI_BUFFER: &str = "naru";
 /// The same for kernels that know no frames of several buffers.
 pub(super) const LINEAR: &str = "naru_linear";
+/// What sends the prober's packets on.
+pub(super) const PROBE: &str = "naru_probe";
 
 /// A whole generation.
 pub struct Generation {
@@ -169,6 +171,16 @@ impl Generation {
         Ok(())
     }
 
+    /// Loads what sends the prober's packets on, over the same maps. Of whatever way of forwarding: it need not be loaded
+    /// anew where one more is used.
+    pub fn load_probe(&self, seed: HashSeed) -> Result<Loaded, Error> {
+        let features = Forward::ALL.iter().map(|way| way.feature()).fold(Features::default(), Features::with);
+        let globals = Globals { features, seed };
+        let mut loaded = parse(PROBE, &self.maps_directory(), Capacity::default(), globals, Jiffies::UNKNOWN)?;
+        loaded.xdp()?.load().map_err(|error| Error::load(&error))?;
+        Ok(loaded)
+    }
+
     /// Reads what its programs log, from the pinned ring buffer: to find that by the program's id takes CAP_SYS_ADMIN.
     pub fn logger(&self) -> Result<EbpfLogger<&'static dyn Log>, Error> {
         let globals = self.maps.journal().globals();
@@ -203,6 +215,12 @@ pub(super) fn loaded_at(directory: &Path) -> Result<Option<SystemTime>, Error> {
 }
 
 impl Loaded {
+    pub(super) fn as_xdp(&self) -> Result<&Xdp, Error> {
+        let missing = || Error::Load { reason: format!("its object has no program named {}", self.program) };
+        let program = self.ebpf.program(self.program).ok_or_else(missing)?;
+        program.try_into().map_err(|error: ProgramError| Error::load(&error))
+    }
+
     pub(super) fn xdp(&mut self) -> Result<&mut Xdp, Error> {
         let Self { ebpf, program } = self;
         let missing = || Error::Load { reason: format!("its object has no program named {program}") };

@@ -28,6 +28,7 @@ mod maps;
 mod mode;
 mod own_macs;
 mod place;
+mod probe;
 mod sys;
 #[cfg(test)]
 mod tests;
@@ -51,10 +52,11 @@ pub use self::{
     error::Error,
     links::{Attachment, Links, Pinned, ProgramRef, attached, detach_pinned, pinned},
     losses::{Interfaces as LossInterfaces, LossCounts, Losses, LossesError, LostFrames},
-    maps::{FlowTable, Intakes, MapUsage, Slots, Spot, Sweeps, Table, Wait},
+    maps::{FlowTable, Intakes, MapUsage, Probes, Slots, Spot, Sweeps, Table, Wait},
     mode::Mode,
     own_macs::{LeftOut, OwnMacs},
     place::{interface_of, make_directories, mount_if_missing, names, pin_name},
+    probe::{ProbeLink, ProbeProgram},
     sys::{now, online_cpus, seconds},
     view::{Backend, BackendCounts, BackendSlots, Counts, View, VipCounts},
 };

@@ -6,7 +6,7 @@ use aya::{EbpfLoader, programs::Xdp, util::KernelVersion};
 use lb_common::{Features, Forward};
 use lb_userspace::objects;
 
-const SWITCHES: [Features; 8] = [
+const SWITCHES: [Features; 9] = [
     Features::ANY_PORT,
     Forward::L2.feature(),
     Forward::Ipip4.feature(),
@@ -15,6 +15,7 @@ const SWITCHES: [Features; 8] = [
     Features::VIP6,
     Features::LOG,
     Features::TRACKING,
+    Features::PROBES,
 ];
 
 #[test]
@@ -23,6 +24,7 @@ fn every_set_of_features_is_taken_by_the_verifier() {
     let mut programs = vec![("naru", Features::MULTI_BUFFER), ("naru_linear", Features::default())];
     let is_old = KernelVersion::current().unwrap() < KernelVersion::new(5, 18, 0);
     programs.retain(|(name, _)| !is_old || *name != "naru");
+    load("naru_probe", Features::default(), (1 << SWITCHES.len()) - 1);
     let sets = 0..1u32 << SWITCHES.len();
     let loads: Vec<_> = programs.into_iter().flat_map(|program| sets.clone().map(move |set| (program, set))).collect();
     // The verifier takes a fifth of a second for each, on the CPU that asks.

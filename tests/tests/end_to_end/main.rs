@@ -21,6 +21,7 @@ mod network_changes;
 mod operations;
 mod packet;
 mod privileges;
+mod probe_packets;
 mod restart;
 mod slow_flood;
 mod strangers;

@@ -1,9 +1,10 @@
 //! What happens to a packet, one stage a file. Each says "go on with this", "not ours" or gives a reason to drop;
-//! [`pipeline`](crate::pipeline) calls them, and only [`flow`] others, [`count`] and [`intake`].
+//! [`pipeline`](crate::pipeline) calls them, and only [`flow`] others, [`count`] and [`intake`], and [`probe`] one, [`slot`].
 
 pub mod count;
 pub mod flow;
 pub mod intake;
 pub mod own_mac;
+pub mod probe;
 pub mod slot;
 pub mod vip;

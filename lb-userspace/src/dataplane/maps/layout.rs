@@ -14,9 +14,12 @@ pub const LOGS: &str = "AYA_LOGS";
 pub const JOURNAL: &str = "JOURNAL";
 /// Interfaces that packets can be redirected to: a bound that no host comes near, for a map of a few bytes each.
 pub const DEVICES: u32 = 1024;
+/// Probes that can be under way at a time: as many as there are ports to probe from, by TCP, and a few more. Memory is
+/// taken for those that are.
+pub const PROBES: u32 = 1 << 16;
 
 /// The maps that the object declares, with the entries that they get; `None` for as many as the object says.
-pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 17] {
+pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 19] {
     [
         (maps::VIP_BUCKETS, Some(capacity.buckets() / VipHash::A_LINE)),
         (maps::VIPS4, Some(Capacity::places(capacity.keys4))),
@@ -31,6 +34,8 @@ pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 17] {
         (maps::ALLOWANCES, Some(capacity.vips)),
         (maps::INTAKES, Some(capacity.vips)),
         (maps::OWN_MACS, Some(OwnMac::PLACES)),
+        (maps::PROBES, Some(PROBES)),
+        (maps::PROBE_PATH, Some(1)),
         (maps::DEVICES, Some(DEVICES)),
         (maps::BACKEND_COUNTERS, Some(capacity.backends)),
         (maps::VIP_DROPS, Some(capacity.vips)),

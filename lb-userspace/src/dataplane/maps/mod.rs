@@ -15,6 +15,7 @@ mod journal;
 mod keys;
 mod layout;
 mod mmap;
+mod probes;
 mod slots;
 mod sweeps;
 
@@ -38,6 +39,7 @@ pub use self::{
     journal::{Carrying, Journal},
     layout::{JOURNAL, Sizes, entries_needed, object_maps, pin_in, pin_of, sizes},
     mmap::memory,
+    probes::Probes,
     slots::{Slots, Wait},
     sweeps::{Sweeps, Table},
 };
@@ -64,6 +66,7 @@ pub struct Maps {
     intakes: Arc<Intakes>,
     sweeps: Arc<Sweeps>,
     drains: Mapped<u64, 1>,
+    probes: Arc<Probes>,
     journal: Mapped<u64, 1>,
     readings: Arc<Readings>,
 }
@@ -124,16 +127,17 @@ impl Maps {
             intakes: Arc::new(Intakes::open(directory)?),
             sweeps: Arc::new(Sweeps(Mapped::open(maps::SWEEPS, data(maps::SWEEPS)?)?)),
             drains: Mapped::open(maps::DRAINS, data(maps::DRAINS)?)?,
+            probes: Arc::new(Probes::open(data(maps::PROBES)?, data(maps::PROBE_PATH)?)?),
             journal: Mapped::open(JOURNAL, data(JOURNAL)?)?,
             readings: Arc::new(Readings::open(directory)?),
         })
     }
 
-    /// Pins in another directory what stays when maps grow to `capacity`: what sweeps counted, and the flow table unless
-    /// it is to have another size.
+    /// Pins in another directory what stays when maps grow to `capacity`: what sweeps counted, probes that are under way,
+    /// and the flow table unless it is to have another size.
     pub fn keep_in(&self, directory: &Path, capacity: Capacity) -> Result<(), Error> {
         let flows = if self.flows.room() == capacity.flows { &flows::OF_TABLE[..] } else { &[] };
-        [maps::SWEEPS].iter().chain(flows).try_for_each(|name| {
+        [maps::SWEEPS, maps::PROBES, maps::PROBE_PATH].iter().chain(flows).try_for_each(|name| {
             let (_, map) = self.readings.all.iter().find(|(other, _)| other == name).expect("every map is in the list");
             map.pin(pin_in(directory, name)).map_err(Error::pin(name))
         })
@@ -216,6 +220,11 @@ impl Maps {
     /// The counts that sweeps keep.
     pub fn sweeps(&self) -> &Arc<Sweeps> {
         &self.sweeps
+    }
+
+    /// Which probes are under way, and how their answers come back.
+    pub fn probes(&self) -> &Arc<Probes> {
+        &self.probes
     }
 
     /// When each backend that takes no new flows was first met so, in seconds of the monotonic clock.
