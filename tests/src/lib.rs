@@ -3,7 +3,7 @@
 //! [`lab`] builds a network of namespaces, [`naru`] runs the real daemon and CLI in it, [`server`] and the clients
 //! ([`load`], [`udp`], [`transfer`], [`connections`]) put real traffic through it; a [`site`] is all of that in place,
 //! and so is a [`talk`] of long-lived connections.
-//! [`frames`] and [`forwarder`] put single frames through the real program. Nothing here pretends to be a part of naru.
+//! [`probing`] probes backends from a site. [`frames`] and [`forwarder`] put single frames through the real program. Nothing here pretends to be a part of naru.
 
 pub mod connections;
 pub mod delay;
@@ -20,6 +20,7 @@ pub mod maps;
 pub mod naru;
 pub mod netns;
 pub mod pattern;
+pub mod probing;
 pub mod repair;
 pub mod server;
 pub mod service;

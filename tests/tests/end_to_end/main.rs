@@ -22,6 +22,7 @@ mod operations;
 mod packet;
 mod privileges;
 mod probe_packets;
+mod probes;
 mod restart;
 mod slow_flood;
 mod strangers;

@@ -1,0 +1,178 @@
+//! Where probes of backends come from: sockets in a network namespace of the daemon's own, whose packets the data plane
+//! sends to one backend each, by the VIP's forward mode, as it sends clients' packets.
+//!
+//! ```text
+//!   namespace of probes │ this host
+//!   socket ─ probe ═════╪═ naru-probe ─ naru_probe ──► next hop of the one backend
+//!      ▲                │
+//!      └────────────────╪──────── answer ◄── naru ◄── interface
+//! ```
+//!
+//! A probe is a packet to the VIP, from an address of this host, and its answer comes to this host as any client's comes
+//! to the client: what would fail a client fails the probe. The host's own stack meets neither, so that it makes no
+//! difference whether the VIP is an address of this host too, what it filters, and how it routes.
+
+mod error;
+mod namespace;
+mod netlink;
+mod pair;
+mod ports;
+mod source;
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
+    sync::Arc,
+};
+
+use lb_common::ProbePath;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket,
+    sockopt::{Linger, ReuseAddr, TcpMaxSeg},
+};
+
+pub use self::{error::Error, namespace::Namespace, pair::NAME, ports::Lease, source::source_of};
+use self::{
+    pair::Pair,
+    ports::{Ports, Range},
+};
+use crate::dataplane::{Dataplane, ProbeLink, Probes};
+
+/// What a probe is of, and how it gets there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// Address of the VIP.
+    pub vip: IpAddr,
+    /// Id of the backend.
+    pub backend: u32,
+    /// The address of this host that the probe comes from: one of those of [`Prober::set_sources`]. [`source_of`] tells
+    /// it.
+    pub source: IpAddr,
+    /// Largest IP packet that reaches the backend, in bytes: the next hop's MTU, less what the forward mode puts in front.
+    pub mtu: u32,
+}
+
+/// A socket in the namespace of probes, not connected yet and not blocking, whose packets to the VIP go to the one
+/// backend. Other packets of it go nowhere.
+pub struct Probe {
+    /// The socket. A TCP connection ends by RST when it is closed: nothing is left of it on either side.
+    pub socket: OwnedFd,
+    /// Must outlive the socket.
+    pub lease: Lease,
+}
+
+/// Where probes come from.
+pub struct Prober {
+    namespace: Namespace,
+    pair: Pair,
+    link: ProbeLink,
+    probes: Arc<Probes>,
+    ports: Arc<Ports>,
+    /// The maps that the program on the link sends by.
+    generation: u32,
+}
+
+impl Prober {
+    /// Connects `namespace` with the network namespace of the calling thread, which is that of the data plane. What
+    /// another daemon was probing is forgotten.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses something.
+    pub fn start(namespace: Namespace, dataplane: &Dataplane, mtu: u32) -> Result<Self, Error> {
+        let probes = dataplane.probes();
+        probes.reset()?;
+        let pair = Pair::make(&namespace, mtu)?;
+        let link = dataplane.attach_probe(NAME, pair.ifindex)?;
+        let Range { ports, is_shared } = Range::of_host();
+        if is_shared {
+            log::warn!(
+                "probes come from ports that this host gives to connections of its own too (ip_local_port_range): one \
+                 to a VIP may fail while a probe of the VIP has its port"
+            );
+        }
+        let ports = Arc::new(Ports::new(Arc::clone(&probes), ports));
+        let tidied = Arc::downgrade(&ports);
+        namespace.every_tick(move || tidied.upgrade().map(|ports| ports.tidy()).is_some());
+        Ok(Self { namespace, pair, link, probes, ports, generation: dataplane.generation() })
+    }
+
+    /// Has probes sent by the maps that are in use now: call it after whatever may have made new ones.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not take the program.
+    pub fn follow(&mut self, dataplane: &Dataplane) -> Result<(), Error> {
+        if dataplane.generation() != self.generation {
+            dataplane.renew_probe(&self.link)?;
+            self.generation = dataplane.generation();
+        }
+        Ok(())
+    }
+
+    /// Says which addresses of this host probes come from, and how large packets may be on the interfaces that answers
+    /// come by. Answers to others are not for probes any more.
+    ///
+    /// # Errors
+    ///
+    /// There are too many, or the kernel refuses one.
+    pub fn set_sources(&mut self, sources: &BTreeSet<IpAddr>, mtu: u32) -> Result<(), Error> {
+        if sources.len() > ProbePath::ADDRESSES {
+            return Err(Error::TooManySources { count: sources.len() });
+        }
+        self.pair.set_addresses(&self.namespace, sources, mtu)?;
+        let Pair { ifindex, mac, far_mac, .. } = self.pair;
+        self.probes.set_path(ProbePath::new(ifindex, far_mac, mac, sources.iter().map(|source| (*source).into())));
+        Ok(())
+    }
+
+    /// A socket for a probe by TCP.
+    ///
+    /// # Errors
+    ///
+    /// No port is free, or the kernel gives no socket.
+    pub fn tcp(&self, way: Way) -> Result<Probe, Error> {
+        let Way { source, mtu, .. } = way;
+        self.probe(way, SockType::Stream, libc::IPPROTO_TCP, move |socket| {
+            setsockopt(socket, Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
+            let headers = if source.is_ipv4() { 40 } else { 60 };
+            // The kernel takes no less.
+            let segment = mtu.saturating_sub(headers).clamp(88, 32_767);
+            Ok(setsockopt(socket, TcpMaxSeg, &segment)?)
+        })
+    }
+
+    /// A socket for a probe by UDP.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::tcp`].
+    pub fn udp(&self, way: Way) -> Result<Probe, Error> {
+        self.probe(way, SockType::Datagram, libc::IPPROTO_UDP, |_| Ok(()))
+    }
+
+    fn probe(
+        &self,
+        Way { vip, backend, source, .. }: Way,
+        kind: SockType,
+        protocol: libc::c_int,
+        prepare: impl FnOnce(&OwnedFd) -> io::Result<()> + Send + 'static,
+    ) -> Result<Probe, Error> {
+        let taken = self.ports.take(vip, protocol as u8, backend)?;
+        let lease = taken.ok_or_else(|| Error::NoPort { count: self.probes.count() })?;
+        let from = SocketAddr::new(source, lease.port());
+        let make = move || {
+            let family = if source.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+            let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
+            // What is left of a connection from this port is in nobody's way.
+            setsockopt(&socket, ReuseAddr, &true)?;
+            prepare(&socket)?;
+            bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &SockaddrStorage::from(from))?;
+            Ok(socket)
+        };
+        let socket = self.namespace.run(make).map_err(|source| Error::Socket { from, source })?;
+        Ok(Probe { socket, lease })
+    }
+}

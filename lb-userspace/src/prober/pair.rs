@@ -1,0 +1,155 @@
+//! The veth pair between this host and the namespace of probes, with all that makes packets arrive through it.
+//!
+//! | what | without it |
+//! | --- | --- |
+//! | the far end finishes checksums before it sends; with that go scatter-gather and segmentation offload | sums that nobody finishes, segments of 64 kB |
+//! | the far end has GRO, and with it NAPI (kernel 5.13) | nothing arrives that native XDP redirects there |
+//! | an MTU of 65535 on this end, the network's on the far end | what a card in generic mode has merged is too large for it |
+//! | the far end without ARP and with default routes | nobody answers ARP, for nothing but probes comes through |
+//! | no IPv6 addresses of the ends' own | they would look for others that have them, and say so to neighbours |
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::AsRawFd as _,
+    thread,
+    time::{Duration, Instant},
+};
+
+use netlink_packet_route::link::{LinkAttribute, LinkFlags};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
+use super::{error::Error, namespace::Namespace, netlink};
+use crate::network::{interface_named, link_of};
+
+/// This end. One name for all, so that whoever manages the interfaces of a host can leave it alone.
+pub const NAME: &str = "naru-probe";
+/// The far end.
+const FAR: &str = "probe";
+/// Largest MTU that there is.
+const LARGEST: u32 = 65_535;
+/// Gateways that are not there: the far end has no ARP, and everything it sends reaches this end.
+const GATEWAYS: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(169, 254, 0, 1)), IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1))];
+/// So long the pair of a daemon that was killed may take to go.
+const GOING: Duration = Duration::from_secs(5);
+
+/// The pair.
+pub struct Pair {
+    /// Index of this end.
+    pub ifindex: u32,
+    /// MAC address of this end.
+    pub mac: [u8; 6],
+    /// MAC address of the far end.
+    pub far_mac: [u8; 6],
+    far: u32,
+    addresses: BTreeSet<IpAddr>,
+}
+
+impl Pair {
+    /// Makes the pair, from the network namespace of the calling thread to `namespace`. `mtu` is the network's.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses something; another daemon of this host probes.
+    pub fn make(namespace: &Namespace, mtu: u32) -> Result<Self, Error> {
+        let failed = |action: &'static str| move |source| Error::Pair { name: NAME, action, source };
+        let until = Instant::now() + GOING;
+        while let Err(error) = netlink::add_pair(NAME, LARGEST, FAR, mtu, namespace.fd()) {
+            if error.raw_os_error() != Some(libc::EEXIST) || Instant::now() >= until {
+                return Err(failed("make it")(error));
+            }
+            // The kernel removes that of a killed daemon, with its namespace, a moment later.
+            thread::sleep(Duration::from_millis(20));
+        }
+        let (ifindex, _) = interface_named(NAME).map_err(failed("find its end on this host"))?;
+        let mac = mac(ifindex).map_err(failed("find its MAC address"))?;
+        let (far, far_mac) = namespace.run(prepare).map_err(failed("set up its end for probes"))?;
+        // Behind the far end: the kernel looks as this end comes up whether the far end has GRO, and lets nobody redirect
+        // here where it has not (6.3).
+        netlink::set_up(ifindex, LinkFlags::empty()).map_err(failed("set it up"))?;
+        Ok(Self { ifindex, mac, far_mac, far, addresses: BTreeSet::new() })
+    }
+
+    /// Gives the far end these addresses, and no others, and the MTU of the network.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses one.
+    pub fn set_addresses(
+        &mut self,
+        namespace: &Namespace,
+        addresses: &BTreeSet<IpAddr>,
+        mtu: u32,
+    ) -> Result<(), Error> {
+        let far = self.far;
+        let added: Vec<_> = addresses.difference(&self.addresses).copied().collect();
+        let gone: Vec<_> = self.addresses.difference(addresses).copied().collect();
+        let work = move || {
+            netlink::set_mtu(far, mtu)?;
+            for address in added {
+                netlink::add_address(far, address)?;
+                let [v4, v6] = GATEWAYS;
+                netlink::add_default_route(far, if address.is_ipv4() { v4 } else { v6 })?;
+            }
+            gone.into_iter().try_for_each(|address| netlink::remove_address(far, address))
+        };
+        namespace.run(work).map_err(|source| Error::Pair {
+            name: NAME,
+            action: "give it addresses of this host",
+            source,
+        })?;
+        self.addresses.clone_from(addresses);
+        Ok(())
+    }
+}
+
+/// Sets up the far end, in its namespace. Returns its index and MAC address.
+fn prepare() -> io::Result<(u32, [u8; 6])> {
+    let (loopback, _) = interface_named("lo")?;
+    netlink::set_up(loopback, LinkFlags::empty())?;
+    let (far, _) = interface_named(FAR)?;
+    set_feature(ETHTOOL_STXCSUM, 0)?;
+    set_feature(ETHTOOL_SGRO, 1)?;
+    netlink::set_up(far, LinkFlags::Noarp)?;
+    Ok((far, mac(far)?))
+}
+
+fn mac(ifindex: u32) -> io::Result<[u8; 6]> {
+    let attributes = link_of(ifindex)?.attributes;
+    let mac = attributes.into_iter().find_map(|attribute| match attribute {
+        LinkAttribute::Address(address) => address.try_into().ok(),
+        _ => None,
+    });
+    mac.ok_or_else(|| io::Error::other("the kernel does not say the MAC address"))
+}
+
+/// `linux/ethtool.h`: checksums of what is sent.
+const ETHTOOL_STXCSUM: u32 = 0x17;
+/// `linux/ethtool.h`: generic receive offload.
+const ETHTOOL_SGRO: u32 = 0x2c;
+/// `linux/sockios.h`
+const SIOCETHTOOL: u32 = 0x8946;
+
+/// Sets a feature of the far end, as `ethtool -K` does.
+fn set_feature(command: u32, value: u32) -> io::Result<()> {
+    /// `struct ethtool_value`
+    #[repr(C)]
+    struct Value {
+        command: u32,
+        data: u32,
+    }
+    let mut value = Value { command, data: value };
+    // SAFETY: integers and a pointer, for which zero is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (place, byte) in request.ifr_name.iter_mut().zip(FAR.bytes()) {
+        *place = byte.cast_signed();
+    }
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    // SAFETY: the request names an interface and points to a value, which both live as long as the call; the kernel reads
+    // and writes no more than the value.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL.into(), &raw mut request) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -1,0 +1,187 @@
+//! Probes over the path of clients, from the load balancer of a site. The site's daemon has stopped, and whoever has this
+//! has its data plane, which goes on forwarding.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use lb_common::Forward;
+use lb_userspace::{
+    dataplane::Dataplane,
+    model::Config,
+    prober::{Lease, Namespace, Probe, Prober, Way, source_of},
+    seed::HashSeed,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpSocket, TcpStream, UdpSocket},
+    time::timeout,
+};
+
+use crate::{
+    lab::Host,
+    netns,
+    site::{Site, Vip},
+};
+
+/// MTU of the network of a lab that probes heed.
+const MTU: u32 = 1500;
+
+/// A prober, and the data plane that it probes by.
+pub struct Probing {
+    prober: Prober,
+    dataplane: Dataplane,
+    config: Config,
+    host: Host,
+}
+
+/// A connection of a probe.
+pub struct Connection {
+    /// The connection.
+    pub stream: TcpStream,
+    /// Must outlive it.
+    _lease: Lease,
+}
+
+impl Probing {
+    /// Stops the daemon of the site, and begins to probe from where it was.
+    ///
+    /// # Errors
+    ///
+    /// When the data plane or the prober cannot be had.
+    pub fn start(site: &mut Site) -> anyhow::Result<Self> {
+        site.stop()?;
+        let mut config = Config::parse(&site.config()?, Path::new("naru.toml"))?;
+        *config.local().hash_seed = HashSeed::load(config.node.hash_seed_file.as_deref())?;
+        *config.local().probes = true;
+        let host = site.lab.balancer().clone();
+        let begin = || {
+            let mut dataplane = Dataplane::open(&config.node.bpffs, &config)?;
+            dataplane.apply(&config)?;
+            let prober = begin(&dataplane, &config)?;
+            anyhow::Ok((prober, dataplane))
+        };
+        let (prober, dataplane) = host.run(begin)?;
+        Ok(Self { prober, dataplane, config, host })
+    }
+
+    /// Begins anew, as another daemon would that finds what this one left.
+    ///
+    /// # Errors
+    ///
+    /// When the next prober cannot be had.
+    pub fn restart(self) -> anyhow::Result<Self> {
+        let Self { prober, dataplane, config, host } = self;
+        drop(prober);
+        let prober = host.run(|| begin(&dataplane, &config))?;
+        Ok(Self { prober, dataplane, config, host })
+    }
+
+    /// The data plane.
+    pub fn dataplane(&self) -> &Dataplane {
+        &self.dataplane
+    }
+
+    /// How many packets were dropped for this reason.
+    ///
+    /// # Errors
+    ///
+    /// When counters cannot be read.
+    pub fn drops(&self, reason: lb_common::DropReason) -> anyhow::Result<u64> {
+        let drops = self.dataplane.counters()?.drops;
+        Ok(drops.by_reason().find(|(other, _)| *other == reason).map_or(0, |(_, count)| count))
+    }
+
+    /// The way of a probe of a VIP's backend with this address.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such backend, or no way to it.
+    pub fn way(&self, vip: &Vip, backend: IpAddr) -> anyhow::Result<Way> {
+        let backends = self.dataplane.backends();
+        let found = backends.iter().find(|other| other.vip == vip.name && other.target.address == backend);
+        let found = found.with_context(|| format!("{} has no backend {backend}", vip.name))?;
+        let next_hop = found.next_hop.context("its next hop is not known")?;
+        let source = self.host.run(|| source_of(vip.ip(), backend, next_hop.ifindex));
+        let outer = match found.forward {
+            Forward::L2 => 0,
+            Forward::Ipip4 => 20,
+            Forward::Ipip6 => 40,
+        };
+        let source = source.context("there is no address to probe from")?;
+        Ok(Way { vip: vip.ip(), backend: found.id, source, mtu: next_hop.mtu.min(MTU + outer) - outer })
+    }
+
+    /// A connection to a port of the VIP at the backend.
+    ///
+    /// # Errors
+    ///
+    /// As the kernel says; `TimedOut` after `limit`.
+    pub async fn connect(&self, way: Way, port: u16, limit: Duration) -> io::Result<Connection> {
+        let Probe { socket, lease } = self.prober.tcp(way).map_err(io::Error::other)?;
+        let socket = TcpSocket::from_std_stream(socket.into());
+        let stream = timeout(limit, socket.connect(SocketAddr::new(way.vip, port))).await??;
+        Ok(Connection { stream, _lease: lease })
+    }
+
+    /// What the backend answers to a request by HTTP, the header left out.
+    ///
+    /// # Errors
+    ///
+    /// When it does not within `limit`.
+    pub fn http(&self, way: Way, port: u16, request: &[u8], limit: Duration) -> anyhow::Result<Vec<u8>> {
+        netns::runtime().block_on(async {
+            let mut connection = self.connect(way, port, limit).await?;
+            let mut answer = Vec::new();
+            let talk = async {
+                connection.stream.write_all(request).await?;
+                connection.stream.read_to_end(&mut answer).await
+            };
+            timeout(limit, talk).await.context("no answer")??;
+            let Some(end) = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { bail!("no header") };
+            Ok(answer.split_off(end + 4))
+        })
+    }
+
+    /// The name of the backend that answers to a request by HTTP.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::http`].
+    pub fn name(&self, way: Way, port: u16, limit: Duration) -> anyhow::Result<String> {
+        let answer = self.http(way, port, b"GET / HTTP/1.1\r\nHost: probe\r\nConnection: close\r\n\r\n", limit)?;
+        Ok(String::from_utf8(answer)?.trim().to_owned())
+    }
+
+    /// What the backend answers to a datagram.
+    ///
+    /// # Errors
+    ///
+    /// When it does not within `limit`.
+    pub fn datagram(&self, way: Way, port: u16, question: &[u8], limit: Duration) -> anyhow::Result<Vec<u8>> {
+        netns::runtime().block_on(async {
+            let Probe { socket, lease: _lease } = self.prober.udp(way)?;
+            let socket = UdpSocket::from_std(socket.into())?;
+            socket.connect(SocketAddr::new(way.vip, port)).await?;
+            socket.send(question).await?;
+            let mut answer = vec![0; 65_536];
+            let len = timeout(limit, socket.recv(&mut answer)).await.context("no answer")??;
+            answer.truncate(len);
+            Ok(answer)
+        })
+    }
+}
+
+/// A prober of a data plane in the network namespace of the calling thread, with a source for each of its backends.
+fn begin(dataplane: &Dataplane, config: &Config) -> anyhow::Result<Prober> {
+    let mut prober = Prober::start(Namespace::make()?, dataplane, MTU)?;
+    let sources = dataplane.backends().into_iter().filter_map(|backend| {
+        source_of(config.vip(&backend.vip)?.address, backend.target.address, backend.next_hop?.ifindex)
+    });
+    prober.set_sources(&sources.collect(), MTU)?;
+    Ok(prober)
+}
