@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use lb_common::{FlowOutcome, NextHop, Progress};
+use lb_common::{FlowOutcome, NextHop, ProbePath, Progress};
 use naru_tests::{
     forwarder::{Forwarder, SOURCE6},
     vip_text::VipText,
@@ -32,6 +32,8 @@ pub struct Mode {
     pub many: Option<u32>,
     /// Whether packets are for another address than the VIP's, and pass.
     pub passes: bool,
+    /// Whether its backends are probed.
+    pub probes: bool,
 }
 
 /// How a VIP remembers its flows, and whether it has cause to.
@@ -78,8 +80,15 @@ enum Half {
 }
 
 /// IPv4 in IPv4.
-pub const IPIP_4IN4: Mode =
-    Mode { name: "ipip 4in4", forward: "ipip", ipv6_vip: false, ipv6_backend: false, many: None, passes: false };
+pub const IPIP_4IN4: Mode = Mode {
+    name: "ipip 4in4",
+    forward: "ipip",
+    ipv6_vip: false,
+    ipv6_backend: false,
+    many: None,
+    passes: false,
+    probes: false,
+};
 
 /// What is compared; the others with the first.
 pub const STATES: [State; 5] = [
@@ -109,7 +118,17 @@ impl Balancer {
     /// The kernel refuses the program or a change.
     pub fn new(mode: Mode, state: State, next_hop: NextHop) -> anyhow::Result<Self> {
         let load = || {
-            let mut forwarder = Forwarder::with_next_hop(&config(mode, state, Half::First), Some(next_hop))?;
+            let text = config(mode, state, Half::First);
+            let mut forwarder = match mode.probes {
+                true => Forwarder::with_probes(&text, next_hop)?,
+                false => Forwarder::with_next_hop(&text, Some(next_hop))?,
+            };
+            if mode.probes {
+                let nodes =
+                    ["10.0.1.2", "10.0.2.2", "2001:db8:1::2"].map(|node| node.parse::<IpAddr>().map(Into::into));
+                let path = ProbePath::new(1, [2; 6], [2; 6], nodes.into_iter().flatten());
+                forwarder.dataplane().probes().set_path(path);
+            }
             if state.moving {
                 forwarder.apply(&config(mode, state, Half::Second))?;
             }

@@ -58,6 +58,14 @@ const OTHERS: [Mode; 4] = [
 /// Of packets for no VIP. Measured in the first state.
 const NONE: [Mode; 2] =
     [Mode { name: "no VIP IPv4", passes: true, ..IPIP_4IN4 }, Mode { name: "no VIP IPv6", passes: true, ..IPIP_6IN6 }];
+/// Whose backends are probed: clients' packets may be probes that came back. Measured in the first state, with the packets
+/// of one flow; beside each what it is compared with.
+const PROBED: [(Mode, Mode); 4] = [
+    (Mode { name: "ipip 4in4, probed", probes: true, ..IPIP_4IN4 }, IPIP_4IN4),
+    (Mode { name: "ipip 6in6, probed", probes: true, ..IPIP_6IN6 }, IPIP_6IN6),
+    (Mode { name: "no VIP IPv4, probed", probes: true, ..NONE[0] }, NONE[0]),
+    (Mode { name: "no VIP IPv6, probed", probes: true, ..NONE[1] }, NONE[1]),
+];
 /// One of [`VIPS`](crate::traffic::VIPS), beside VIPs of all other modes. Measured in two states.
 const MANY: [(Mode, Mode); 3] = [
     (Mode { name: "many 4in4", many: Some(Vip::DEFAULT_SLOTS), ..IPIP_4IN4 }, IPIP_4IN4),
@@ -190,11 +198,12 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 fn subjects(only: Option<&str>) -> Vec<(Subject, Traffic)> {
     let whole = WHOLE.into_iter().flat_map(|mode| STATES.map(|state| (mode, state, &ALL[..])));
     let others = OTHERS.into_iter().map(|mode| (mode, STATES[0], &FEW[..]));
+    let probed = PROBED.into_iter().map(|(mode, _)| (mode, STATES[0], &[BASE][..]));
     let none = NONE.into_iter().map(|mode| (mode, STATES[0], &[BASE][..]));
     let many = MANY.into_iter().flat_map(|(mode, _)| STATES_OF_MANY.map(|state| (mode, state, &[ZIPF][..])));
     let (kind, flows) = OF_LINES;
     let lines = WITH_A_LINE.map(|floor| (Subject::Floor(floor), Traffic { kind, flows, ipv6: false }));
-    let balancers = whole.chain(others).chain(none).chain(many).flat_map(|(mode, state, packets)| {
+    let balancers = whole.chain(others).chain(none).chain(probed).chain(many).flat_map(|(mode, state, packets)| {
         let traffic = move |(kind, flows): &(Kind, Flows)| Traffic { kind: *kind, flows: *flows, ipv6: mode.ipv6_vip };
         packets.iter().map(move |packets| (Subject::Balancer(mode, state), traffic(packets)))
     });
@@ -283,7 +292,7 @@ impl Subject {
         match self {
             Self::Floor(_) => None,
             Self::Balancer(mode, _) => {
-                let one = MANY.into_iter().find(|(many, _)| *many == mode).map_or(mode, |(_, one)| one);
+                let one = MANY.into_iter().chain(PROBED).find(|(other, _)| *other == mode).map_or(mode, |(_, one)| one);
                 Some(Self::Balancer(one, STATES[0]))
             }
         }

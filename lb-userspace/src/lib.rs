@@ -2,7 +2,8 @@
 //!
 //! One config change walks these rooms in one direction: `source` → `plan` → `dataplane`. `tracking` keeps in order
 //! what packets leave in its maps. `controller` is the one that sends it on its way, `disk` is how it keeps it;
-//! `network` tells it where backends are. From `prober` backends are probed over the path of clients. `server` answers over HTTP what it knows, `cli` asks by the client in `api`.
+//! `network` tells it where backends are. From `prober` backends are probed over the path of clients. `server` answers
+//! over HTTP what it knows, `cli` asks by the client in `api`.
 
 pub mod api;
 pub mod cli;

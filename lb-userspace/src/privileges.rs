@@ -6,7 +6,8 @@
 //! more (bounding set, `no_new_privs`). Whoever takes it over can still make the network of this host do anything
 //! (CAP_NET_ADMIN) and read kernel memory (CAP_PERFMON, CAP_BPF); see docs/adr/0009-privileges.md.
 //!
-//! Capabilities belong to threads: all of this is called while there is only one.
+//! Capabilities belong to threads: all of this is called while there is only one, and by the one thread of the prober's,
+//! which was there before to make a namespace ([`crate::prober::Namespace`]).
 
 use caps::{CapSet, Capability, CapsHashSet, errors::CapsError};
 use nix::{

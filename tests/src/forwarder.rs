@@ -79,11 +79,11 @@ impl Forwarder {
         Self::load(parse(config)?, next_hop)
     }
 
-    /// Loads the forwarder with this config, as [`Self::new`] does, with all that it has for probes.
-    pub fn with_probes(config: &str) -> anyhow::Result<Self> {
+    /// Loads the forwarder with all that it has for probes; every backend has this next hop.
+    pub fn with_probes(config: &str, next_hop: NextHop) -> anyhow::Result<Self> {
         let mut config = parse(config)?;
         *config.local().probes = true;
-        Self::load(config, Some(next_hop()))
+        Self::load(config, Some(next_hop))
     }
 
     fn load(config: Config, next_hop: Option<NextHop>) -> anyhow::Result<Self> {

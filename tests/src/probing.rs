@@ -13,6 +13,7 @@ use lb_common::Forward;
 use lb_userspace::{
     dataplane::Dataplane,
     model::Config,
+    privileges,
     prober::{Lease, Namespace, Probe, Prober, Way, source_of},
     seed::HashSeed,
 };
@@ -178,7 +179,10 @@ impl Probing {
 
 /// A prober of a data plane in the network namespace of the calling thread, with a source for each of its backends.
 fn begin(dataplane: &Dataplane, config: &Config) -> anyhow::Result<Prober> {
-    let mut prober = Prober::start(Namespace::make()?, dataplane, MTU)?;
+    let namespace = Namespace::make()?;
+    // What the daemon keeps is enough for all that follows.
+    privileges::reduce()?;
+    let mut prober = Prober::start(namespace, dataplane, MTU)?;
     let sources = dataplane.backends().into_iter().filter_map(|backend| {
         source_of(config.vip(&backend.vip)?.address, backend.target.address, backend.next_hop?.ifindex)
     });

@@ -1,5 +1,5 @@
 //! A unit of systemd without systemd: starts a program with the privileges that the unit leaves it, and no others. Of a
-//! unit it heeds what limits: capabilities, groups, files that may be written, families of sockets, system calls. What
+//! unit it heeds what limits: capabilities, groups, files that may be written, namespaces, families of sockets, system calls. What
 //! it does not know it says nothing of; a unit that limits nothing is refused.
 
 use std::{
@@ -170,9 +170,20 @@ impl Unit {
         let numbers = allowed.iter().filter_map(|name| Sysno::from_str(name).ok());
         let mut rules: BTreeMap<_, _> = numbers.map(|call| (i64::from(call.id()), Vec::new())).collect();
         rules.insert(libc::SYS_socket, self.families()?);
+        rules.remove(&libc::SYS_setns);
+        rules.insert(libc::SYS_unshare, self.namespaces()?);
         let refused = SeccompAction::Errno(libc::EPERM as u32);
         let filter = SeccompFilter::new(rules, refused, SeccompAction::Allow, env::consts::ARCH.try_into()?)?;
         Ok(filter.try_into()?)
+    }
+
+    /// `RestrictNamespaces`: the one sort of namespace that may be made; to enter another is refused. (How threads are made
+    /// is not looked at.)
+    fn namespaces(&self) -> anyhow::Result<Vec<SeccompRule>> {
+        let allowed = if self.is("RestrictNamespaces", "net") { libc::CLONE_NEWNET } else { 0 };
+        ensure!(allowed != 0 || self.is("RestrictNamespaces", "yes"), "the unit does not restrict namespaces");
+        let is = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, allowed as u64)?;
+        Ok(vec![SeccompRule::new(vec![is])?])
     }
 
     /// One rule for each family of sockets.

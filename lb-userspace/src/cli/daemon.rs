@@ -13,6 +13,7 @@ use super::{
 use crate::{
     controller::{ConfigFile, Controller, Error, Handle, Origin, Overrides},
     dataplane, memory, privileges,
+    prober::Namespace,
     server::{
         api::{
             self, access,
@@ -34,7 +35,11 @@ pub fn run(global: &Global, options: Run) -> Result<Exit, Failure> {
     memory::share_few_arenas();
     dataplane::prepare_host();
     privileges::join_group(access::GROUP);
+    // Whether backends are probed the config says, which is read with less privileges than this takes.
+    let namespace = Namespace::make();
     privileges::reduce().map_err(|error| Failure::new(Exit::Failed, error))?;
+    // It is there as long as the daemon, and without it the rest is served.
+    let _namespace = namespace.inspect_err(|error| log::debug!("{error}"));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, error))?;
     let result = runtime.block_on(serve(global, options));

@@ -47,7 +47,7 @@ impl Range {
     /// Ports that a host does not give to its own connections, which get one of `ephemeral`.
     fn outside(ephemeral: RangeInclusive<u16>) -> Self {
         let (first, last) = ephemeral.into_inner();
-        let above = last.saturating_add(1).max(last)..=u16::MAX.min(last.saturating_add(MANY));
+        let above = last.saturating_add(1)..=last.saturating_add(MANY);
         let below = first.saturating_sub(MANY).max(1024)..=first.saturating_sub(1);
         let is_enough = |ports: &RangeInclusive<u16>| ports.end().saturating_sub(*ports.start()) >= FEW;
         match [above, below].into_iter().find(is_enough) {

@@ -45,6 +45,17 @@ fn assert_reduced(naru: &Naru) {
     assert!(of_threads(naru, "NoNewPrivs").iter().all(|value| value == "1"));
 }
 
+/// The prober's thread is in a network namespace of its own, which takes CAP_SYS_ADMIN to make.
+fn assert_has_prober(naru: &Naru) {
+    let process = PathBuf::from(format!("/proc/{}", naru.pid().unwrap()));
+    let threads = fs::read_dir(process.join("task")).unwrap().map(|thread| thread.unwrap().path());
+    let mut probers =
+        threads.filter(|thread| fs::read_to_string(thread.join("comm")).is_ok_and(|name| name == "prober\n"));
+    let prober = probers.next().expect("no thread of the prober's");
+    let namespace = |path: &Path| fs::read_link(path.join("ns/net")).unwrap();
+    assert_ne!(namespace(&prober), namespace(&process));
+}
+
 fn assert_served(site: &Site, vip: &Vip) {
     let report = Load::start(site.lab.client(), Options::new(vip.http()).count(50)).unwrap().wait();
     assert!(report.failed.is_empty(), "{:?}", report.failed);
@@ -62,6 +73,7 @@ fn three_capabilities_are_enough_for_a_whole_life() {
     })
     .unwrap();
     assert_reduced(&site);
+    assert_has_prober(&site);
     assert!(of_threads(&site, "Seccomp").iter().all(|value| value == "2"), "no filter of system calls is in force");
     let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", site.pid().unwrap())).unwrap();
     let root = mounts.lines().rfind(|line| line.split(' ').nth(4) == Some("/")).unwrap();
@@ -133,6 +145,7 @@ fn generation(naru: &Naru) -> Vec<String> {
 fn a_daemon_that_root_starts_by_hand_gives_the_rest_up() {
     let site = Site::start(Lab::builder(), &[Vip::L2]).unwrap();
     assert_reduced(&site);
+    assert_has_prober(&site);
     assert_served(&site, &Vip::L2);
     let status = site.status().unwrap();
     assert!(status.unreachable.is_empty());

@@ -7,7 +7,7 @@ use etherparse::{IpNumber, Ipv4Header, Ipv6Header};
 use lb_common::{Address, Be16, ProbeKey, ProbePath};
 use lb_userspace::dataplane::Backend;
 use naru_tests::{
-    forwarder::{Forwarder, INGRESS, Output, Verdict},
+    forwarder::{Forwarder, INGRESS, Output, Verdict, next_hop},
     frames::{self, BALANCER_MAC, CLIENT_MAC, NEXT_HOP_MAC, Packet},
     vip_text::VipText,
 };
@@ -46,7 +46,7 @@ impl Probed {
 
     /// A forwarder, and its second backend, a probe of which is under way.
     fn start(&self, forward: &str) -> (Forwarder, Backend) {
-        let forwarder = Forwarder::with_probes(&self.config(forward)).unwrap();
+        let forwarder = Forwarder::with_probes(&self.config(forward), next_hop()).unwrap();
         let mut backends = forwarder.dataplane().backends();
         backends.retain(|backend| backend.target.address == address(self.backends[1]));
         let probes = forwarder.dataplane().probes();
@@ -260,7 +260,7 @@ fn a_probe_that_comes_back_from_the_network_is_dropped() {
 #[test]
 #[ignore = "needs root"]
 fn a_probe_goes_on_while_maps_grow() {
-    let mut forwarder = Forwarder::with_probes(&V4.config("l2")).unwrap();
+    let mut forwarder = Forwarder::with_probes(&V4.config("l2"), next_hop()).unwrap();
     let before = forwarder.dataplane().generation();
     let probes = forwarder.dataplane().probes();
     probes.set_path(ProbePath::new(INGRESS, PROBER_MAC, HOST_MAC, [address(V4.node).into()]));
