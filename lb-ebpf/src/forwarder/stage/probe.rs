@@ -15,7 +15,7 @@ use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, programs::XdpContext
 use lb_common::{Address, Backend, DropReason, Features, ProbeKey};
 use lb_ebpf::{
     cold::cold,
-    wire::{ETHERNET_LEN, Family, Frame as _, Packet, Quoted},
+    wire::{ETHERNET_LEN, Family, Packet, Quoted},
     xdp::XdpFrame,
 };
 

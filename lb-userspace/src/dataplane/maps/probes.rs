@@ -12,7 +12,7 @@ use crate::dataplane::Error;
 /// Which probes are under way, and how their answers come back.
 pub struct Probes {
     keys: Mutex<KernelHashMap<MapData, ProbeKey, u32>>,
-    path: Mapped<ProbePath, 19>,
+    path: Mapped<ProbePath, 26>,
 }
 
 impl Probes {
@@ -46,8 +46,9 @@ impl Probes {
     /// Says how answers come back, to whom. Meanwhile none does.
     pub fn set_path(&self, path: ProbePath) {
         // The filter: without it nothing else is read.
-        self.path.cell(0)[0].store(0, Ordering::Release);
-        self.path.store_in_order(0, path, [0]);
+        const FILTER: [usize; ProbePath::FILTER] = [0, 1, 2, 3, 4, 5, 6, 7];
+        FILTER.iter().for_each(|word| self.path.cell(0)[*word].store(0, Ordering::Release));
+        self.path.store_in_order(0, path, FILTER);
     }
 
     /// Forgets the path and the probes of a daemon before.
