@@ -2,9 +2,10 @@
 //! has its data plane, which goes on forwarding.
 
 use std::{
-    io,
+    fs, io,
     net::{IpAddr, SocketAddr},
     path::Path,
+    thread,
     time::Duration,
 };
 
@@ -14,20 +15,17 @@ use lb_userspace::{
     dataplane::Dataplane,
     model::Config,
     privileges,
-    prober::{Lease, Namespace, Probe, Prober, Way, source_of},
+    prober::{self, Lease, Probe, Prober, Way, source_of},
     seed::HashSeed,
 };
+use patience::Namespace;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream, UdpSocket},
     time::timeout,
 };
 
-use crate::{
-    lab::Host,
-    netns,
-    site::{Site, Vip},
-};
+use crate::{netns, site::Site};
 
 /// MTU of the network of a lab that probes heed.
 const MTU: u32 = 1500;
@@ -37,7 +35,8 @@ pub struct Probing {
     prober: Prober,
     dataplane: Dataplane,
     config: Config,
-    host: Host,
+    /// The load balancer.
+    home: Namespace,
 }
 
 /// A connection of a probe.
@@ -53,21 +52,25 @@ impl Probing {
     ///
     /// # Errors
     ///
-    /// When the data plane or the prober cannot be had.
+    /// As [`Self::open`].
     pub fn start(site: &mut Site) -> anyhow::Result<Self> {
         site.stop()?;
-        let mut config = Config::parse(&site.config()?, Path::new("naru.toml"))?;
+        site.lab.balancer().run(|| Self::open(site.config_path()))
+    }
+
+    /// Begins to probe from the network namespace of the calling thread, by the data plane of a config that no daemon has.
+    ///
+    /// # Errors
+    ///
+    /// When the data plane or the prober cannot be had.
+    pub fn open(config: &Path) -> anyhow::Result<Self> {
+        let mut config = Config::parse(&fs::read_to_string(config)?, config)?;
         *config.local().hash_seed = HashSeed::load(config.node.hash_seed_file.as_deref())?;
         *config.local().probes = true;
-        let host = site.lab.balancer().clone();
-        let begin = || {
-            let mut dataplane = Dataplane::open(&config.node.bpffs, &config)?;
-            dataplane.apply(&config)?;
-            let prober = begin(&dataplane, &config)?;
-            anyhow::Ok((prober, dataplane))
-        };
-        let (prober, dataplane) = host.run(begin)?;
-        Ok(Self { prober, dataplane, config, host })
+        let mut dataplane = Dataplane::open(&config.node.bpffs, &config)?;
+        dataplane.apply(&config)?;
+        let prober = begin(&dataplane, &config)?;
+        Ok(Self { prober, dataplane, config, home: Namespace::current() })
     }
 
     /// Begins anew, as another daemon would that finds what this one left.
@@ -76,10 +79,10 @@ impl Probing {
     ///
     /// When the next prober cannot be had.
     pub fn restart(self) -> anyhow::Result<Self> {
-        let Self { prober, dataplane, config, host } = self;
+        let Self { prober, dataplane, config, home } = self;
         drop(prober);
-        let prober = host.run(|| begin(&dataplane, &config))?;
-        Ok(Self { prober, dataplane, config, host })
+        let prober = home.run(|| begin(&dataplane, &config))?;
+        Ok(Self { prober, dataplane, config, home })
     }
 
     /// The data plane.
@@ -102,19 +105,20 @@ impl Probing {
     /// # Errors
     ///
     /// When there is no such backend, or no way to it.
-    pub fn way(&self, vip: &Vip, backend: IpAddr) -> anyhow::Result<Way> {
+    pub fn way(&self, vip: &str, backend: IpAddr) -> anyhow::Result<Way> {
         let backends = self.dataplane.backends();
-        let found = backends.iter().find(|other| other.vip == vip.name && other.target.address == backend);
-        let found = found.with_context(|| format!("{} has no backend {backend}", vip.name))?;
+        let found = backends.iter().find(|other| other.vip == vip && other.target.address == backend);
+        let found = found.with_context(|| format!("{vip} has no backend {backend}"))?;
+        let vip = self.config.vip(vip).context("it is not in the config")?.address;
         let next_hop = found.next_hop.context("its next hop is not known")?;
-        let source = self.host.run(|| source_of(vip.ip(), backend, next_hop.ifindex));
+        let source = self.home.run(|| source_of(vip, backend, next_hop.ifindex));
         let outer = match found.forward {
             Forward::L2 => 0,
             Forward::Ipip4 => 20,
             Forward::Ipip6 => 40,
         };
         let source = source.context("there is no address to probe from")?;
-        Ok(Way { vip: vip.ip(), backend: found.id, source, mtu: next_hop.mtu.min(MTU + outer) - outer })
+        Ok(Way { vip, backend: found.id, source, mtu: next_hop.mtu.min(MTU + outer) - outer })
     }
 
     /// A connection to a port of the VIP at the backend.
@@ -179,9 +183,13 @@ impl Probing {
 
 /// A prober of a data plane in the network namespace of the calling thread, with a source for each of its backends.
 fn begin(dataplane: &Dataplane, config: &Config) -> anyhow::Result<Prober> {
-    let namespace = Namespace::make()?;
-    // What the daemon keeps is enough for all that follows.
-    privileges::reduce()?;
+    let namespace = prober::Namespace::make()?;
+    // What the daemon keeps is enough for all that follows. On a thread of its own, which alone has no more.
+    let reduced = || privileges::reduce().map_err(Into::into).and_then(|()| start(namespace, dataplane, config));
+    thread::scope(|scope| scope.spawn(reduced).join()).expect("it does not panic")
+}
+
+fn start(namespace: prober::Namespace, dataplane: &Dataplane, config: &Config) -> anyhow::Result<Prober> {
     let mut prober = Prober::start(namespace, dataplane, MTU)?;
     let sources = dataplane.backends().into_iter().filter_map(|backend| {
         source_of(config.vip(&backend.vip)?.address, backend.target.address, backend.next_hop?.ifindex)

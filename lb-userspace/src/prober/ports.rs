@@ -1,9 +1,10 @@
-//! Ports that probes come from, and for how long each is one's own. A port is at one probe at a time, of each protocol,
-//! and is used again as late as can be.
+//! Ports that probes come from, and for how long each is one's own. Probes of different VIPs, or by different protocols,
+//! may have the same port at the same time; of one VIP each has its own, which is used again as late as can be.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashSet, VecDeque},
     fs,
+    net::IpAddr,
     ops::RangeInclusive,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -13,9 +14,9 @@ use lb_common::{Be16, ProbeKey};
 
 use crate::dataplane::{Error, Probes};
 
-/// For so long packets of a socket that is closed are still a probe's: what it sends at the end, and what it does not
-/// answer any more, goes the way of all before.
-const LINGER: Duration = Duration::from_secs(1);
+/// For so long packets of a socket that is closed are still a probe's: what it sends at the end, and what comes too late,
+/// goes the way of all before. (A late answer is then refused by RST, and the server's end is over too.)
+const LINGER: Duration = Duration::from_secs(3);
 
 /// Fewer ports than this are not worth the while.
 const FEW: u16 = 1024;
@@ -66,23 +67,18 @@ pub struct Ports {
 
 #[derive(Default)]
 struct State {
-    /// By protocol: free ports, that which is free for the longest time first.
-    free: HashMap<u8, VecDeque<u16>>,
-    /// Those that have been given back, until their time is over.
-    given_back: VecDeque<(Instant, Taken)>,
-}
-
-#[derive(Clone, Copy)]
-struct Taken {
-    key: ProbeKey,
-    protocol: u8,
-    port: u16,
+    taken: HashSet<ProbeKey>,
+    /// Ports that were tried so far, of all VIPs.
+    tried: usize,
+    /// Keys whose sockets are closed, until their time is over.
+    given_back: VecDeque<(Instant, ProbeKey)>,
 }
 
 /// A port that is one probe's: as long as this is there, and for a moment longer, packets from it are that probe's.
 pub struct Lease {
     ports: Arc<Ports>,
-    taken: Taken,
+    key: ProbeKey,
+    port: u16,
 }
 
 impl Ports {
@@ -96,17 +92,13 @@ impl Ports {
     /// # Errors
     ///
     /// As [`Probes::enter`].
-    pub fn take(self: &Arc<Self>, vip: std::net::IpAddr, protocol: u8, backend: u32) -> Result<Option<Lease>, Error> {
+    pub fn take(self: &Arc<Self>, vip: IpAddr, protocol: u8, backend: u32) -> Result<Option<Lease>, Error> {
         self.tidy();
-        let free = |state: &mut State| {
-            let all = || self.range.clone().collect();
-            state.free.entry(protocol).or_insert_with(all).pop_front()
-        };
-        let Some(port) = free(&mut self.state()) else { return Ok(None) };
-        let taken = Taken { key: ProbeKey::new(vip.into(), Be16::new(port), protocol), protocol, port };
+        let key = |port| ProbeKey::new(vip.into(), Be16::new(port), protocol);
+        let Some(port) = self.state().take(&self.range, key) else { return Ok(None) };
         // Given back where it fails.
-        let lease = Lease { ports: Arc::clone(self), taken };
-        self.probes.enter(taken.key, backend)?;
+        let lease = Lease { ports: Arc::clone(self), key: key(port), port };
+        self.probes.enter(lease.key, backend)?;
         Ok(Some(lease))
     }
 
@@ -114,11 +106,11 @@ impl Ports {
     pub fn tidy(&self) {
         let now = Instant::now();
         let mut state = self.state();
-        while let Some((_, Taken { key, protocol, port })) = state.given_back.pop_front_if(|(until, _)| *until <= now) {
+        while let Some((_, key)) = state.given_back.pop_front_if(|(until, _)| *until <= now) {
             if let Err(error) = self.probes.remove(&key) {
                 log::debug!("{error}");
             }
-            state.free.entry(protocol).or_default().push_back(port);
+            state.taken.remove(&key);
         }
     }
 
@@ -127,16 +119,28 @@ impl Ports {
     }
 }
 
+impl State {
+    /// A port of which nobody has the key.
+    fn take(&mut self, range: &RangeInclusive<u16>, key: impl Fn(u16) -> ProbeKey) -> Option<u16> {
+        let port = range.clone().cycle().skip(self.tried % range.len()).take(range.len()).find(|port| {
+            self.tried += 1;
+            self.taken.insert(key(*port))
+        })?;
+        self.tried %= range.len();
+        Some(port)
+    }
+}
+
 impl Lease {
     /// The port.
     pub fn port(&self) -> u16 {
-        self.taken.port
+        self.port
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.ports.state().given_back.push_back((Instant::now() + LINGER, self.taken));
+        self.ports.state().given_back.push_back((Instant::now() + LINGER, self.key));
     }
 }
 
@@ -157,5 +161,18 @@ mod tests {
         ] {
             assert_eq!(Range::outside(ephemeral.clone()), expected, "{ephemeral:?}");
         }
+    }
+
+    #[test]
+    fn a_port_is_used_again_as_late_as_can_be() {
+        let key = |vip: u8| {
+            move |port| ProbeKey::new(IpAddr::from([203, 0, 113, vip]).into(), Be16::new(port), libc::IPPROTO_TCP as u8)
+        };
+        let (mut state, range) = (State::default(), 61_000..=61_003);
+        assert_eq!([1, 1, 2].map(|vip| state.take(&range, key(vip))), [Some(61_000), Some(61_001), Some(61_002)]);
+        state.taken.remove(&key(1)(61_000));
+        assert_eq!([1; 3].map(|vip| state.take(&range, key(vip))), [Some(61_003), Some(61_000), Some(61_002)]);
+        assert_eq!(state.take(&range, key(1)), None);
+        assert_eq!(state.take(&range, key(2)), Some(61_003));
     }
 }

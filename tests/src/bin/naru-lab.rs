@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     process::ExitCode,
     time::Duration,
@@ -14,6 +14,7 @@ use naru_tests::{
     demo,
     lab::teardown_kept,
     load, netns,
+    probing::Probing,
     server::{self, READY},
     service::Unit,
     transfer, udp,
@@ -89,6 +90,26 @@ enum Command {
         #[arg(last = true, required = true)]
         program: Vec<String>,
     },
+    /// Probe a backend over the path of clients, by the data plane of a daemon that has stopped; print the name that it
+    /// answers with.
+    Probe {
+        /// The daemon's config.
+        #[arg(long)]
+        config: PathBuf,
+        /// Name of the VIP.
+        vip: String,
+        /// Address of the backend.
+        backend: IpAddr,
+        /// Port of HTTP on the VIP.
+        #[arg(long, default_value_t = 80)]
+        port: u16,
+        /// Seconds to wait for the answer.
+        #[arg(long, default_value_t = 5.0)]
+        timeout: f64,
+        /// Stay, with the connection open, until somebody ends this.
+        #[arg(long)]
+        hold: bool,
+    },
     /// Remove the labs that `demo --keep` left running.
     Teardown,
 }
@@ -157,6 +178,18 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Demo { keep } => demo::run(keep).map(exit_code),
         Command::Service { unit, directory, program } => {
             Err(Unit::read(&unit)?.exec(&directory, program[0].as_ref(), &program[1..]))
+        }
+        Command::Probe { config, vip, backend, port, timeout, hold } => {
+            let limit = Duration::try_from_secs_f64(timeout).context("--timeout")?;
+            let probing = Probing::open(&config)?;
+            let way = probing.way(&vip, backend)?;
+            let connection = netns::runtime().block_on(probing.connect(way, port, limit))?;
+            println!("{}", probing.name(way, port, limit)?);
+            if hold {
+                std::thread::park();
+            }
+            drop(connection);
+            Ok(ExitCode::SUCCESS)
         }
         Command::Teardown => {
             match teardown_kept()?.as_slice() {

@@ -1,13 +1,18 @@
 //! Probes over the path of clients, in the lab: whoever serves clients answers, and what would fail a client fails the
 //! probe. The load balancer filters by reverse path, and has the VIPs on `lo` itself.
 
-use std::{io, net::IpAddr, time::Duration};
+use std::{
+    io::{self, BufRead as _, BufReader},
+    net::IpAddr,
+    process::Stdio,
+    time::Duration,
+};
 
 use lb_common::DropReason;
 use naru_tests::{
     lab::{Builder, Lab, Legs, Placement},
     load::{Load, Options},
-    naru::Naru,
+    naru::{Naru, lab_binary, naru_binary},
     pattern,
     probing::Probing,
     site::{ECHO, Family, HTTP, Site, Vip},
@@ -56,7 +61,7 @@ fn assert_all_answer(site: &Site, probing: &Probing, vips: &[Vip]) {
     let before = probing.dataplane().counters().unwrap();
     for vip in vips {
         for (address, name) in backends(site, vip) {
-            let way = probing.way(vip, address).unwrap();
+            let way = probing.way(vip.name, address).unwrap();
             for _ in 0..5 {
                 let found = probing.name(way, HTTP, LIMIT);
                 assert_eq!(
@@ -76,7 +81,7 @@ fn assert_all_answer(site: &Site, probing: &Probing, vips: &[Vip]) {
 /// A backend that takes no probe, and others that do.
 fn assert_fails(site: &Site, probing: &Probing, vip: &Vip, failing: usize) {
     for (index, (address, name)) in backends(site, vip).into_iter().enumerate() {
-        let way = probing.way(vip, address).unwrap();
+        let way = probing.way(vip.name, address).unwrap();
         if index == failing {
             let found = probing.name(way, HTTP, TIMEOUT);
             assert!(found.is_err(), "{}: {name} answered as {found:?}", vip.name);
@@ -117,7 +122,7 @@ fn large_questions_and_answers_come_through() {
     for mode in ["native", "generic"] {
         let (site, probing) = start(Lab::builder().backends(1), &VIPS, true, mode);
         for vip in &VIPS {
-            let way = probing.way(vip, vip.address_of(&site.lab.backends()[0])).unwrap();
+            let way = probing.way(vip.name, vip.address_of(&site.lab.backends()[0])).unwrap();
             let ask = format!("GET /bytes/{ANSWER} HTTP/1.1\r\nHost: probe\r\nConnection: close\r\n\r\n");
             let answer = probing.http(way, HTTP, ask.as_bytes(), LIMIT).unwrap();
             assert_eq!((answer.len(), pattern::first_difference(0, &answer)), (ANSWER, None), "{mode} {}", vip.name);
@@ -142,7 +147,7 @@ fn a_backend_without_the_vip_or_without_decapsulation_fails() {
     let (mut site, probing) = start(Lab::builder(), &VIPS, true, "native");
     let first = site.lab.backends()[0].clone();
     // Decapsulation goes on `eth0`.
-    let mut command = first.command(naru_tests::naru::naru_binary().unwrap());
+    let mut command = first.command(naru_binary().unwrap());
     command.args(["decap", "detach", "eth0", "--bpffs"]).arg(site.lab.bpffs().join(first.name()));
     assert!(patience::output(&mut command).unwrap().status.success());
     for vip in &VIPS {
@@ -150,7 +155,7 @@ fn a_backend_without_the_vip_or_without_decapsulation_fails() {
             assert_fails(&site, &probing, vip, 0);
         } else {
             let (address, name) = backends(&site, vip).swap_remove(0);
-            assert_eq!(probing.name(probing.way(vip, address).unwrap(), HTTP, LIMIT).unwrap(), name);
+            assert_eq!(probing.name(probing.way(vip.name, address).unwrap(), HTTP, LIMIT).unwrap(), name);
         }
     }
     for vip in &VIPS[..2] {
@@ -163,7 +168,7 @@ fn a_backend_without_the_vip_or_without_decapsulation_fails() {
     site.servers[1].kill().unwrap();
     for vip in &VIPS {
         let (address, _) = backends(&site, vip).swap_remove(1);
-        let refused = probing.name(probing.way(vip, address).unwrap(), HTTP, LIMIT).unwrap_err();
+        let refused = probing.name(probing.way(vip.name, address).unwrap(), HTTP, LIMIT).unwrap_err();
         let kind = refused.root_cause().downcast_ref::<io::Error>().map(io::Error::kind);
         assert_eq!(kind, Some(io::ErrorKind::ConnectionRefused), "{}: {refused:#}", vip.name);
     }
@@ -181,7 +186,7 @@ fn a_backend_that_lost_the_vip_and_forwards_is_not_up() {
         let prefix = if vip.ip().is_ipv4() { 32 } else { 128 };
         first.ip(&format!("addr del {}/{prefix} dev lo\n", vip.address)).unwrap();
         let before = probing.drops(DropReason::ProbeLoop).unwrap();
-        let way = probing.way(vip, vip.address_of(first)).unwrap();
+        let way = probing.way(vip.name, vip.address_of(first)).unwrap();
         for _ in 0..4 {
             let found = probing.name(way, HTTP, Duration::from_millis(1500));
             assert!(found.is_err(), "{}: it answered as {found:?}", vip.name);
@@ -190,9 +195,35 @@ fn a_backend_that_lost_the_vip_and_forwards_is_not_up() {
         // The decapsulation lets nothing through that its host would send on.
         assert!(vip.forward != "l2" || dropped >= 4, "{}: only {dropped} came back", vip.name);
         for (address, name) in backends(&site, vip).into_iter().skip(1) {
-            assert_eq!(probing.name(probing.way(vip, address).unwrap(), HTTP, LIMIT).unwrap(), name, "{}", vip.name);
+            assert_eq!(
+                probing.name(probing.way(vip.name, address).unwrap(), HTTP, LIMIT).unwrap(),
+                name,
+                "{}",
+                vip.name
+            );
         }
     }
+}
+
+/// The namespace goes with its process, and takes the pair along; keys that are left are nobody's.
+#[test]
+#[ignore = "needs root"]
+fn a_prober_that_was_killed_is_in_nobodys_way() {
+    let mut site = Site::start(Lab::builder(), &[Vip::L2]).unwrap();
+    site.stop().unwrap();
+    for _ in 0..3 {
+        let mut command = site.lab.balancer().command(lab_binary().unwrap());
+        command.args(["probe", "--config"]).arg(site.config_path()).args([Vip::L2.name, "10.0.1.12", "--hold"]);
+        let mut prober = command.stdout(Stdio::piped()).env("RUST_BACKTRACE", "0").spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(prober.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "b2\n");
+        prober.kill().unwrap();
+        prober.wait().unwrap();
+    }
+    let probing = site.lab.balancer().run(|| Probing::open(site.config_path())).unwrap();
+    assert_eq!(probing.dataplane().probes().count(), 0);
+    assert_all_answer(&site, &probing, &[Vip::L2]);
 }
 
 /// Probes go on beside clients, and after another prober has begun.
@@ -206,7 +237,7 @@ fn clients_are_served_beside_probes_and_a_restart_works() {
     for _ in 0..3 {
         for vip in [Vip::L2, Vip::IPIP] {
             for (address, name) in backends(&site, &vip) {
-                assert_eq!(probing.name(probing.way(&vip, address).unwrap(), HTTP, LIMIT).unwrap(), name);
+                assert_eq!(probing.name(probing.way(vip.name, address).unwrap(), HTTP, LIMIT).unwrap(), name);
             }
         }
         probing = probing.restart().unwrap();
