@@ -23,7 +23,7 @@ use std::{
     collections::BTreeSet,
     io,
     net::{IpAddr, SocketAddr},
-    os::fd::OwnedFd,
+    os::fd::{AsRawFd as _, OwnedFd},
     sync::Arc,
 };
 
@@ -153,6 +153,7 @@ impl Prober {
         self.probe(way, SockType::Datagram, libc::IPPROTO_UDP, |_| Ok(()))
     }
 
+    /// Of this protocol, with a socket that `prepare` prepares before it is bound.
     fn probe(
         &self,
         Way { vip, backend, source, .. }: Way,
@@ -169,10 +170,19 @@ impl Prober {
             // What is left of a connection from this port is in nobody's way.
             setsockopt(&socket, ReuseAddr, &true)?;
             prepare(&socket)?;
-            bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &SockaddrStorage::from(from))?;
+            bind(socket.as_raw_fd(), &SockaddrStorage::from(from))?;
             Ok(socket)
         };
         let socket = self.namespace.run(make).map_err(|source| Error::Socket { from, source })?;
         Ok(Probe { socket, lease })
+    }
+}
+
+/// Who stops in good order leaves nothing that packets would be compared with, for nobody may come after him.
+impl Drop for Prober {
+    fn drop(&mut self) {
+        if let Err(error) = self.probes.reset() {
+            log::debug!("{error}");
+        }
     }
 }

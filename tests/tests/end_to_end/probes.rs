@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use lb_common::DropReason;
+use lb_common::{BackendState, DropReason};
 use naru_tests::{
     lab::{Builder, Lab, Legs, Placement},
     load::{Load, Options},
@@ -117,26 +117,47 @@ fn backends_behind_a_router_answer_too() {
 #[test]
 #[ignore = "needs root"]
 fn large_questions_and_answers_come_through() {
-    const ANSWER: usize = 200_000;
-    const QUESTION: u64 = 300_000;
     for mode in ["native", "generic"] {
         let (site, probing) = start(Lab::builder().backends(1), &VIPS, true, mode);
         for vip in &VIPS {
             let way = probing.way(vip.name, vip.address_of(&site.lab.backends()[0])).unwrap();
-            let ask = format!("GET /bytes/{ANSWER} HTTP/1.1\r\nHost: probe\r\nConnection: close\r\n\r\n");
+            let ask = format!("GET /bytes/{LARGE} HTTP/1.1\r\nHost: probe\r\nConnection: close\r\n\r\n");
             let answer = probing.http(way, HTTP, ask.as_bytes(), LIMIT).unwrap();
-            assert_eq!((answer.len(), pattern::first_difference(0, &answer)), (ANSWER, None), "{mode} {}", vip.name);
-            let head = format!(
-                "POST /upload HTTP/1.1\r\nHost: probe\r\nConnection: close\r\nContent-Length: {QUESTION}\r\n\r\n"
-            );
-            let mut question = head.into_bytes();
-            let head = question.len();
-            while question.len() < head + QUESTION as usize {
-                let sent = (question.len() - head) as u64;
-                question.extend_from_slice(pattern::chunk(sent, QUESTION - sent));
-            }
-            let answer = probing.http(way, HTTP, &question, LIMIT).unwrap();
-            assert_eq!(String::from_utf8(answer).unwrap().trim(), QUESTION.to_string(), "{mode} {}", vip.name);
+            assert_eq!((answer.len(), pattern::first_difference(0, &answer)), (LARGE, None), "{mode} {}", vip.name);
+            let answer = probing.http(way, HTTP, &large_question(), LIMIT).unwrap();
+            assert_eq!(String::from_utf8(answer).unwrap().trim(), LARGE.to_string(), "{mode} {}", vip.name);
+        }
+    }
+}
+
+/// Bytes of what is large.
+const LARGE: usize = 300_000;
+
+/// A request whose answer is [`LARGE`].
+fn large_question() -> Vec<u8> {
+    let head = "POST /upload HTTP/1.1\r\nHost: probe\r\nConnection: close\r\n";
+    let mut question = format!("{head}Content-Length: {LARGE}\r\n\r\n").into_bytes();
+    let end = question.len() + LARGE;
+    while question.len() < end {
+        let left = (end - question.len()) as u64;
+        question.extend_from_slice(pattern::chunk(LARGE as u64 - left, left));
+    }
+    question
+}
+
+/// A network that takes less than the next hop's MTU says loses full packets and no others: clients' and probes'.
+#[test]
+#[ignore = "needs root"]
+fn a_wrong_mtu_fails_large_questions() {
+    let (site, probing) = start(Lab::builder(), &VIPS, true, "native");
+    site.lab.router().ip("link set b1 mtu 1400\n").unwrap();
+    for vip in &VIPS {
+        for (address, name) in backends(&site, vip).into_iter().take(2) {
+            let way = probing.way(vip.name, address).unwrap();
+            assert_eq!(probing.name(way, HTTP, LIMIT).unwrap(), name, "{}", vip.name);
+            let limit = if name == "b1" { TIMEOUT } else { LIMIT };
+            let answer = probing.http(way, HTTP, &large_question(), limit);
+            assert_eq!(answer.is_err(), name == "b1", "{} {name}: {answer:?}", vip.name);
         }
     }
 }
@@ -203,6 +224,25 @@ fn a_backend_that_lost_the_vip_and_forwards_is_not_up() {
             );
         }
     }
+}
+
+/// Else nobody would see that they are well again.
+#[test]
+#[ignore = "needs root"]
+fn backends_that_are_drained_or_down_are_probed_too() {
+    let states = |naru: &mut Naru| {
+        let mut text = naru.config().unwrap();
+        for state in ["down", "drain"] {
+            text = text.replacen(", weight = 100 }", &format!(", weight = 100, state = \"{state}\" }}"), 1);
+        }
+        assert!(text.contains("down") && text.contains("drain"), "{text}");
+        naru.write_config(&text).unwrap();
+    };
+    let mut site = Site::start_with(Lab::builder(), &[Vip::IPIP], states).unwrap();
+    let probing = Probing::start(&mut site).unwrap();
+    let states = probing.dataplane().backends().into_iter().map(|backend| backend.state);
+    assert_eq!(states.collect::<Vec<_>>(), [BackendState::Down, BackendState::Drain, BackendState::Active]);
+    assert_all_answer(&site, &probing, &[Vip::IPIP]);
 }
 
 /// The namespace goes with its process, and takes the pair along; keys that are left are nobody's.
