@@ -44,6 +44,15 @@ impl Forward {
         let number = self as u32;
         Features(1 << if number <= 3 { number } else { Features::BITS_BEFORE_FORWARDS + number })
     }
+
+    /// What it puts in front of a packet, in bytes.
+    pub const fn overhead(self) -> u32 {
+        match self {
+            Self::L2 => 0,
+            Self::Ipip4 => 20,
+            Self::Ipip6 => 40,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -77,11 +77,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
          `tracking`, `tcp_idle`, `udp_idle`, `drain_deadline`, `metrics_backends`, `vrf`, `mark`, `health`, `backends`",
     ),
     // Health.
-    (
-        "hash = \"5-tuple\"",
-        "health = \"http\"",
-        "11:10: `health` must be a table: `{ type = \"tcp\", via = \"address\" }`, not a string",
-    ),
+    ("hash = \"5-tuple\"", "health = \"http\"", "11:10: `health` must be a table: `{ type = \"tcp\" }`, not a string"),
     (
         "hash = \"5-tuple\"",
         "health = { via = \"address\" }",
@@ -89,13 +85,8 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ),
     (
         "hash = \"5-tuple\"",
-        "health = { type = \"tcp\" }",
-        "11:10: missing key `via` in health; add `via = \"address\"`",
-    ),
-    (
-        "hash = \"5-tuple\"",
-        "health = { type = \"tcp\", via = \"path\" }",
-        "11:32: probes over the clients' path are not there yet; write `via = \"address\"`",
+        "health = { type = \"tcp\", via = \"vip\" }",
+        "11:32: unknown via `vip`; use one of `path`, `address`",
     ),
     (
         "hash = \"5-tuple\"",

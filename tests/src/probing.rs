@@ -5,12 +5,12 @@ use std::{
     fs, io,
     net::{IpAddr, SocketAddr},
     path::Path,
+    sync::Arc,
     thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, bail};
-use lb_common::Forward;
 use lb_userspace::{
     dataplane::Dataplane,
     model::Config,
@@ -26,9 +26,6 @@ use tokio::{
 };
 
 use crate::{netns, site::Site};
-
-/// MTU of the network of a lab that probes heed.
-const MTU: u32 = 1500;
 
 /// A prober, and the data plane that it probes by.
 pub struct Probing {
@@ -69,7 +66,7 @@ impl Probing {
         *config.local().probes = true;
         let mut dataplane = Dataplane::open(&config.node.bpffs, &config)?;
         dataplane.apply(&config)?;
-        let prober = begin(&dataplane, &config)?;
+        let prober = begin(&dataplane)?;
         Ok(Self { prober, dataplane, config, home: Namespace::current() })
     }
 
@@ -80,8 +77,9 @@ impl Probing {
     /// When the next prober cannot be had.
     pub fn restart(self) -> anyhow::Result<Self> {
         let Self { prober, dataplane, config, home } = self;
+        prober.end();
         drop(prober);
-        let prober = home.run(|| begin(&dataplane, &config))?;
+        let prober = home.run(|| begin(&dataplane))?;
         Ok(Self { prober, dataplane, config, home })
     }
 
@@ -111,14 +109,9 @@ impl Probing {
         let found = found.with_context(|| format!("{vip} has no backend {backend}"))?;
         let vip = self.config.vip(vip).context("it is not in the config")?.address;
         let next_hop = found.next_hop.context("its next hop is not known")?;
-        let source = self.home.run(|| source_of(vip, backend, next_hop.ifindex));
-        let outer = match found.forward {
-            Forward::L2 => 0,
-            Forward::Ipip4 => 20,
-            Forward::Ipip6 => 40,
-        };
+        let source = self.home.run(|| source_of(vip, &found.target, next_hop.ifindex, |address| address == vip));
         let source = source.context("there is no address to probe from")?;
-        Ok(Way { vip, backend: found.id, source, mtu: next_hop.mtu.min(MTU + outer) - outer })
+        Ok(Way { vip, backend: found.id, source, mtu: next_hop.mtu - found.forward.overhead() })
     }
 
     /// A connection to a port of the VIP at the backend.
@@ -181,19 +174,11 @@ impl Probing {
     }
 }
 
-/// A prober of a data plane in the network namespace of the calling thread, with a source for each of its backends.
-fn begin(dataplane: &Dataplane, config: &Config) -> anyhow::Result<Prober> {
-    let namespace = prober::Namespace::make()?;
+/// A prober of a data plane in the network namespace of the calling thread.
+fn begin(dataplane: &Dataplane) -> anyhow::Result<Prober> {
+    let namespace = Arc::new(prober::Namespace::make()?);
     // What the daemon keeps is enough for all that follows. On a thread of its own, which alone has no more.
-    let reduced = || privileges::reduce().map_err(Into::into).and_then(|()| start(namespace, dataplane, config));
+    let start = || Ok(Prober::start(namespace, dataplane)?);
+    let reduced = || privileges::reduce().map_err(Into::into).and_then(|()| start());
     thread::scope(|scope| scope.spawn(reduced).join()).expect("it does not panic")
-}
-
-fn start(namespace: prober::Namespace, dataplane: &Dataplane, config: &Config) -> anyhow::Result<Prober> {
-    let mut prober = Prober::start(namespace, dataplane, MTU)?;
-    let sources = dataplane.backends().into_iter().filter_map(|backend| {
-        source_of(config.vip(&backend.vip)?.address, backend.target.address, backend.next_hop?.ifindex)
-    });
-    prober.set_sources(&sources.collect(), MTU)?;
-    Ok(prober)
 }

@@ -26,6 +26,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde::{Deserialize, Serialize};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
@@ -178,6 +182,28 @@ impl Server {
     pub fn kill(&mut self) -> io::Result<()> {
         self.process.kill()?;
         self.process.wait().map(drop)
+    }
+
+    /// Has the process hang: the kernel takes connections for it, and nobody answers.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such process.
+    pub fn pause(&self) -> io::Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<()> {
+        Ok(kill(Pid::from_raw(self.process.id().cast_signed()), signal)?)
+    }
+
+    /// Lets a process go on that hangs.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::pause`].
+    pub fn resume(&self) -> io::Result<()> {
+        self.signal(Signal::SIGCONT)
     }
 
     /// Leaves it running without this handle.

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     controller::{ConfigFile, Controller, Error, Handle, Origin, Overrides},
     dataplane, memory, privileges,
-    prober::Namespace,
+    prober::{self, Namespace},
     server::{
         api::{
             self, access,
@@ -38,24 +38,22 @@ pub fn run(global: &Global, options: Run) -> Result<Exit, Failure> {
     // Whether backends are probed the config says, which is read with less privileges than this takes.
     let namespace = Namespace::make();
     privileges::reduce().map_err(|error| Failure::new(Exit::Failed, error))?;
-    // It is there as long as the daemon, and without it the rest is served.
-    let _namespace = namespace.inspect_err(|error| log::debug!("{error}"));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, error))?;
-    let result = runtime.block_on(serve(global, options));
+    let result = runtime.block_on(serve(global, options, namespace));
     // A change that is under way is not waited for any longer.
     runtime.shutdown_background();
     result
 }
 
-async fn serve(global: &Global, options: Run) -> Result<Exit, Failure> {
+async fn serve(global: &Global, options: Run, namespace: Result<Namespace, prober::Error>) -> Result<Exit, Failure> {
     // First of all: a signal that comes early must not end the process by its default action.
     let signals = Signals::new().map_err(|error| Failure::new(Exit::Failed, error))?;
     // Where the daemon before left word must be known even if the file is not valid.
     let state = place(&options.state_dir, &global.config, |node| node.state)?;
     let overrides = Overrides { bpffs: options.bpffs, socket: global.socket.clone(), state: options.state_dir };
     let file = ConfigFile { path: global.config.clone(), overrides };
-    let controller = Controller::open(file, &state, Box::<Listener>::default()).await?;
+    let controller = Controller::open(file, &state, Box::<Listener>::default(), namespace).await?;
     let bpffs = controller.config().node.bpffs.clone();
     let socket = Arc::new(Socket::new(controller.config().node.socket.clone()));
     listen(&socket).await?;

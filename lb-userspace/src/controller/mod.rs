@@ -28,6 +28,7 @@ mod origin;
 mod outcome;
 mod own_macs;
 mod page;
+mod probing;
 mod problems;
 mod record;
 mod run;
@@ -64,7 +65,7 @@ pub use self::{
 };
 use self::{
     file::Desired, handle::Request, interfaces::Interfaces, log_reader::LogReader, look_back::LookBack, losses::Losses,
-    problems::Problems, state_directory::StateDirectory, unkept::Kept, verdicts::Health,
+    probing::Probing, problems::Problems, state_directory::StateDirectory, unkept::Kept, verdicts::Health,
 };
 use crate::{
     dataplane::Dataplane,
@@ -93,6 +94,7 @@ pub struct Controller {
     upkeep: Upkeep,
     sweeper: Sweeper,
     health: Health,
+    probing: Probing,
     views: watch::Sender<Option<Arc<View>>>,
     /// When what has changed since is published.
     publish_at: Option<tokio::time::Instant>,
@@ -120,6 +122,7 @@ impl Controller {
     /// Shows those who read what is so now.
     fn publish(&mut self) {
         block_in_place(|| self.upkeep.follow(&mut self.dataplane));
+        block_in_place(|| self.follow_paths());
         self.note_problems();
         self.health.follow(&self.applied);
         self.views.send_replace(Some(Arc::new(self.view())));

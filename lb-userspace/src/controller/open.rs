@@ -20,6 +20,7 @@ use super::{
     interfaces::Interfaces,
     look_back::LookBack,
     losses::Losses,
+    probing::Probing,
     problems::Problems,
     start::Start,
     state_directory::StateDirectory,
@@ -30,6 +31,7 @@ use crate::{
     model::{Config, Node, ProblemKind},
     network,
     plan::{Removal, Served},
+    prober::{self, Namespace},
     tracking::{Sweeper, Upkeep},
 };
 
@@ -42,7 +44,13 @@ const RETRY: Duration = Duration::from_secs(5);
 impl Controller {
     /// Reads the config and takes the data plane's lock; nothing is changed yet. Fails where another daemon has it.
     /// `state` is the directory of what the daemon before left word of.
-    pub async fn open(file: ConfigFile, state: &Path, metrics: Box<dyn MetricsListener>) -> Result<Self, Error> {
+    /// `namespace` is where probes over the clients' path come from, if they do.
+    pub async fn open(
+        file: ConfigFile,
+        state: &Path,
+        metrics: Box<dyn MetricsListener>,
+        namespace: Result<Namespace, prober::Error>,
+    ) -> Result<Self, Error> {
         let mut state_directory = block_in_place(|| StateDirectory::open(state, &file.path));
         let Start { mut contents, because, is_known } =
             block_in_place(|| Start::choose(&file, &mut state_directory, dataplane::attached))?;
@@ -98,6 +106,7 @@ impl Controller {
             upkeep,
             sweeper: Sweeper::default(),
             health: Health::new(&verdicts),
+            probing: Probing::new(namespace),
             views,
             publish_at: None,
             handle: Handle::new(sender, viewer),

@@ -193,7 +193,8 @@ impl Controller {
         if let Some(look) = self.look_back.end() {
             let _ = look.await;
         }
-        let Self { state_directory, dataplane, .. } = self;
+        let Self { state_directory, dataplane, probing, health, .. } = self;
+        block_in_place(|| probing.end(health.paths()));
         // The data plane's lock and file descriptors go first.
         drop(dataplane);
         let result = if detach { dataplane::detach_everything(&bpffs).map(drop) } else { Ok(()) };

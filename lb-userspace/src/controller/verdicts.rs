@@ -12,7 +12,7 @@ use tokio::{sync::mpsc, task::block_in_place};
 
 use super::{Controller, due::due, file::Desired, handle::Request};
 use crate::{
-    health::{Flip, Prober, Probes, Punctuality},
+    health::{Flip, Paths, Prober, Probes, Punctuality},
     model::{ProblemKind, Verdicts},
     plan,
 };
@@ -79,6 +79,11 @@ impl Health {
     /// How probes keep to their times.
     pub fn punctuality(&self) -> &Arc<Punctuality> {
         self.prober.punctuality()
+    }
+
+    /// The ways of probes that go as clients' packets do.
+    pub fn paths(&self) -> &Paths {
+        self.prober.paths()
     }
 
     /// Has the files that probes go by read again.

@@ -9,6 +9,7 @@
 //! the clients' path. Whoever sits on the way to a backend may answer in its place, but for `tls` and `https` with a `ca`.
 
 mod judge;
+mod paths;
 mod probe;
 mod prober;
 mod trust;
@@ -16,6 +17,7 @@ mod unverified;
 
 pub use self::{
     judge::Verdict,
+    paths::Paths,
     prober::{Flip, Last, Probed, Prober, Probes, Punctuality, Status},
     trust::{TrustError, check_files},
 };

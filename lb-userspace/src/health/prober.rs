@@ -18,12 +18,13 @@ use tokio::{
 
 use super::{
     judge::{Judge, Verdict},
-    probe::{self, Outcome, Question},
+    paths::{Path, Paths},
+    probe::{self, Outcome, Question, To},
     trust::{Store, Trusted},
 };
 use crate::{
     mix::mix,
-    model::{Config, Health, Verdicts, Vip},
+    model::{Config, Health, ProbeVia, Verdicts, Vip},
 };
 
 /// Probes that may be under way at a time: each has a socket.
@@ -48,6 +49,7 @@ pub struct Prober {
     permits: Arc<Semaphore>,
     punctuality: Arc<Punctuality>,
     store: Store,
+    paths: Arc<Paths>,
 }
 
 /// All backends that are probed, by name of the VIP and address of the backend.
@@ -132,13 +134,18 @@ impl Prober {
     pub fn new() -> (Self, mpsc::UnboundedReceiver<Flip>) {
         let (flips, told) = mpsc::unbounded_channel();
         let permits = Arc::new(Semaphore::new(AT_ONCE));
-        let (probes, config, punctuality) = Default::default();
-        (Self { probes, config, flips, permits, punctuality, store: Store::new() }, told)
+        let (probes, config, punctuality, paths) = Default::default();
+        (Self { probes, config, flips, permits, punctuality, store: Store::new(), paths }, told)
     }
 
     /// How probes keep to their times.
     pub fn punctuality(&self) -> &Arc<Punctuality> {
         &self.punctuality
+    }
+
+    /// The ways of probes that go as clients' packets do.
+    pub fn paths(&self) -> &Arc<Paths> {
+        &self.paths
     }
 
     /// What is probed.
@@ -164,7 +171,8 @@ impl Prober {
             if let Some(health) = &vip.health {
                 let via = vip.via(&config.node);
                 let trusted = health.check.trust().map(|files| self.store.get(files));
-                let question = |backend| question(vip, health, via, backend, trusted.clone());
+                let paths = Arc::clone(&self.paths);
+                let question = move |backend| question(vip, health, via, backend, trusted.clone(), &paths);
                 self.follow_vip(vip, health, question, verdicts);
             }
         }
@@ -259,12 +267,18 @@ fn question(
     via: lb_common::Via,
     backend: IpAddr,
     trusted: Option<Arc<Trusted>>,
+    paths: &Arc<Paths>,
 ) -> Question {
     let first = vip.ports.iter().filter(|port| port.protocol == health.check.protocol()).find_map(|port| port.port);
     // A config has one or the other.
     let port = health.port.or(first).unwrap_or_default();
-    let server = SocketAddr::new(backend, port);
-    Question { server, via, vip: vip.address, check: health.check.clone(), trusted, timeout: health.timeout }
+    let to = match health.via {
+        ProbeVia::Address => To::Address(SocketAddr::new(backend, port), via),
+        ProbeVia::Path => {
+            To::Path(Path::new(Arc::clone(paths), &vip.name, SocketAddr::new(vip.address, port), backend))
+        }
+    };
+    Question { to, vip: vip.address, check: health.check.clone(), trusted, timeout: health.timeout }
 }
 
 /// The probes of one backend, one after the other.
@@ -361,6 +375,7 @@ mod tests {
         let mut vip = vip("web", "192.0.2.1", &["tcp/80"], backends);
         vip.health = Some(Arc::new(Health {
             check: Check::Tcp,
+            via: ProbeVia::Address,
             port: Some(port),
             interval: Duration::from_millis(40),
             fast_interval: Duration::from_millis(20),
@@ -461,7 +476,14 @@ mod tests {
                 vip: "web".into(),
                 backend,
                 health: Arc::clone(&health),
-                question: question(&probed(1, &[]).vips[0], &health, lb_common::Via::default(), backend, None),
+                question: question(
+                    &probed(1, &[]).vips[0],
+                    &health,
+                    lb_common::Via::default(),
+                    backend,
+                    None,
+                    prober.paths(),
+                ),
                 state: Arc::new(Mutex::new(status)),
                 flips: prober.flips.clone(),
                 permits: Arc::clone(&prober.permits),

@@ -260,7 +260,7 @@ pub const VIP: &[Key] = &[
 pub const VIP_BACKENDS: &[Key] = &[
     optional(
         "health",
-        r#"health = { type = "tcp", via = "address" }"#,
+        r#"health = { type = "tcp" }"#,
         "none: all count as working",
         "How it is found out whether its backends work: a table with the keys below",
         "none; what fails probes is as `on_failure` says",
@@ -283,10 +283,11 @@ pub const HEALTH: &[Key] = &[
          same over TLS",
         "none",
     ),
-    required(
+    optional(
         "via",
-        r#"via = "address""#,
-        "Which way probes go: `address`, to the backend's own address (over the clients' path is to come)",
+        r#"via = "path""#,
+        "path",
+        "Which way probes go: `path`, as clients' packets to the VIP; `address`, to the backend's own address",
         "none",
     ),
     optional("port", "port = 80", "the VIP's first port of the protocol", "At which of the backend's ports", "none"),

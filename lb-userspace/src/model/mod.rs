@@ -36,7 +36,7 @@ pub use self::{
     desired::{Desired, Overridden, Sources},
     forward::ForwardMode,
     health::{
-        Check, Exchange, Health, Identity, Lookup, LookupError, Octets, OctetsError, OnFailure, Page, Rcodes,
+        Check, Exchange, Health, Identity, Lookup, LookupError, Octets, OctetsError, OnFailure, Page, ProbeVia, Rcodes,
         RecordType, StatusError, Statuses, Tls, Trust, host_name,
     },
     idle::{IdleTime, TimeError},
@@ -81,5 +81,6 @@ mod tests {
         check(&[Tracking::Adaptive, Tracking::Always, Tracking::Never]);
         check(&[XdpMode::Auto, XdpMode::Native, XdpMode::Generic]);
         check(&[OnFailure::Reset, OnFailure::Drain]);
+        check(&[ProbeVia::Path, ProbeVia::Address]);
     }
 }

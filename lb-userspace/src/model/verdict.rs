@@ -88,7 +88,7 @@ impl Verdicts {
 mod tests {
     use super::*;
     use crate::{
-        model::{Check, Health},
+        model::{Check, Health, ProbeVia},
         plan::fixtures::{config, vip},
     };
 
@@ -96,6 +96,7 @@ mod tests {
         let mut vip = vip("web", "192.0.2.1", &["tcp/80"], &["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
         vip.health = Some(Arc::new(Health {
             check: Check::Tcp,
+            via: ProbeVia::Path,
             port: None,
             interval: Health::INTERVAL,
             fast_interval: Health::FAST_INTERVAL,

@@ -25,6 +25,7 @@ mod socket;
 mod supervisor;
 mod table;
 mod task;
+mod via;
 mod wanted;
 mod ways;
 
@@ -39,6 +40,7 @@ pub(crate) use link::{interface_name, interface_named, link_of};
 pub use next_hops::{NextHops, Waiting};
 pub use pace::Pace;
 pub use resolve::Unresolved;
+pub use via::socket_by;
 pub use wanted::Asking;
 pub use ways::{Way, Ways};
 

@@ -6,7 +6,7 @@
 //! To copy it costs a few reference counts, and a change of the copy as much as what is changed: whoever reads keeps a
 //! copy, and a plan finds what is there of one VIP without looking at the others.
 
-use std::{collections::BTreeMap, thread};
+use std::{collections::BTreeMap, net::IpAddr, thread};
 
 use imbl::{OrdMap, OrdSet};
 use lb_common::{Features, Forward, NO_ID, Via, VipFlags, VipName, VipRecord, VipRoute};
@@ -176,6 +176,12 @@ impl State {
     /// Backend id → its entry.
     pub fn backends(&self) -> &OrdMap<u32, Entry> {
         &self.backends
+    }
+
+    /// Whether some VIP has this address.
+    pub fn has_vip_at(&self, address: IpAddr) -> bool {
+        let first = VipKey { address, ..VipKey::FIRST };
+        self.keys.range(first..).next().is_some_and(|(key, _)| key.address == address)
     }
 
     /// The id of the VIP of that name.

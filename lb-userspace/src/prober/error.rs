@@ -39,11 +39,8 @@ pub enum Error {
     #[error(transparent)]
     Dataplane(#[from] dataplane::Error),
     /// More addresses than there is room for.
-    #[error("probes can come from {} addresses of this host, not from {count}", ProbePath::ADDRESSES)]
-    TooManySources {
-        /// So many.
-        count: usize,
-    },
+    #[error("probes come from {} addresses of this host already, and from no more", ProbePath::ADDRESSES)]
+    TooManySources,
     /// Every port is taken.
     #[error("{count} probes are under way, more than there are ports for: probe less often, or with shorter timeouts")]
     NoPort {

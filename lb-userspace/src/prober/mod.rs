@@ -18,13 +18,14 @@ mod netlink;
 mod pair;
 mod ports;
 mod source;
+mod sources;
 
 use std::{
-    collections::BTreeSet,
     io,
     net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd as _, OwnedFd},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
 use lb_common::ProbePath;
@@ -37,6 +38,7 @@ pub use self::{error::Error, namespace::Namespace, pair::NAME, ports::Lease, sou
 use self::{
     pair::Pair,
     ports::{Ports, Range},
+    sources::Sources,
 };
 use crate::dataplane::{Dataplane, ProbeLink, Probes};
 
@@ -47,8 +49,7 @@ pub struct Way {
     pub vip: IpAddr,
     /// Id of the backend.
     pub backend: u32,
-    /// The address of this host that the probe comes from: one of those of [`Prober::set_sources`]. [`source_of`] tells
-    /// it.
+    /// The address of this host that the probe comes from, no VIP. [`source_of`] tells it.
     pub source: IpAddr,
     /// Largest IP packet that reaches the backend, in bytes: the next hop's MTU, less what the forward mode puts in front.
     pub mtu: u32,
@@ -65,26 +66,30 @@ pub struct Probe {
 
 /// Where probes come from.
 pub struct Prober {
-    namespace: Namespace,
-    pair: Pair,
+    namespace: Arc<Namespace>,
+    pair: Mutex<(Pair, Sources)>,
     link: ProbeLink,
     probes: Arc<Probes>,
     ports: Arc<Ports>,
     /// The maps that the program on the link sends by.
-    generation: u32,
+    generation: Mutex<u32>,
 }
 
 impl Prober {
+    /// Largest IP packet of a probe, before a tunnel adds to it, and of an answer, in bytes: what clients on the Internet
+    /// send and take.
+    pub const MTU: u32 = 1500;
+
     /// Connects `namespace` with the network namespace of the calling thread, which is that of the data plane. What
     /// another daemon was probing is forgotten.
     ///
     /// # Errors
     ///
     /// The kernel refuses something.
-    pub fn start(namespace: Namespace, dataplane: &Dataplane, mtu: u32) -> Result<Self, Error> {
+    pub fn start(namespace: Arc<Namespace>, dataplane: &Dataplane) -> Result<Self, Error> {
         let probes = dataplane.probes();
         probes.reset()?;
-        let pair = Pair::make(&namespace, mtu)?;
+        let pair = Pair::make(&namespace, Self::MTU)?;
         let link = dataplane.attach_probe(NAME, pair.ifindex)?;
         let Range { ports, is_shared } = Range::of_host();
         if is_shared {
@@ -96,7 +101,8 @@ impl Prober {
         let ports = Arc::new(Ports::new(Arc::clone(&probes), ports));
         let tidied = Arc::downgrade(&ports);
         namespace.every_tick(move || tidied.upgrade().map(|ports| ports.tidy()).is_some());
-        Ok(Self { namespace, pair, link, probes, ports, generation: dataplane.generation() })
+        let pair = Mutex::new((pair, Sources::default()));
+        Ok(Self { namespace, pair, link, probes, ports, generation: Mutex::new(dataplane.generation()) })
     }
 
     /// Has probes sent by the maps that are in use now: call it after whatever may have made new ones.
@@ -104,27 +110,37 @@ impl Prober {
     /// # Errors
     ///
     /// The kernel does not take the program.
-    pub fn follow(&mut self, dataplane: &Dataplane) -> Result<(), Error> {
-        if dataplane.generation() != self.generation {
+    pub fn follow(&self, dataplane: &Dataplane) -> Result<(), Error> {
+        let mut generation = self.generation.lock().unwrap_or_else(PoisonError::into_inner);
+        if dataplane.generation() != *generation {
             dataplane.renew_probe(&self.link)?;
-            self.generation = dataplane.generation();
+            *generation = dataplane.generation();
         }
         Ok(())
     }
 
-    /// Says which addresses of this host probes come from, and how large packets may be on the interfaces that answers
-    /// come by. Answers to others are not for probes any more.
-    ///
-    /// # Errors
-    ///
-    /// There are too many, or the kernel refuses one.
-    pub fn set_sources(&mut self, sources: &BTreeSet<IpAddr>, mtu: u32) -> Result<(), Error> {
-        if sources.len() > ProbePath::ADDRESSES {
-            return Err(Error::TooManySources { count: sources.len() });
+    /// Leaves nothing that packets would be compared with: call it before another may have the data plane. Nobody may come
+    /// after this one.
+    pub fn end(&self) {
+        if let Err(error) = self.probes.reset() {
+            log::debug!("{error}");
         }
-        self.pair.set_addresses(&self.namespace, sources, mtu)?;
-        let Pair { ifindex, mac, far_mac, .. } = self.pair;
-        self.probes.set_path(ProbePath::new(ifindex, far_mac, mac, sources.iter().map(|source| (*source).into())));
+    }
+
+    /// Sees to it that probes can come from an address of this host, and answers to it find them.
+    fn admit(&self, source: IpAddr) -> Result<(), Error> {
+        let mut guard = self.pair.lock().unwrap_or_else(PoisonError::into_inner);
+        let (pair, sources) = &mut *guard;
+        if sources.admit(source, Instant::now()).ok_or(Error::TooManySources)? {
+            return Ok(());
+        }
+        let addresses = sources.addresses();
+        if let Err(error) = pair.set_addresses(&self.namespace, &addresses) {
+            sources.remove(source);
+            return Err(error);
+        }
+        let Pair { ifindex, mac, far_mac, .. } = *pair;
+        self.probes.set_path(ProbePath::new(ifindex, far_mac, mac, addresses.into_iter().map(Into::into)));
         Ok(())
     }
 
@@ -132,7 +148,7 @@ impl Prober {
     ///
     /// # Errors
     ///
-    /// No port is free, or the kernel gives no socket.
+    /// No port is free, the kernel gives no socket, or probes come from too many addresses.
     pub fn tcp(&self, way: Way) -> Result<Probe, Error> {
         let Way { source, mtu, .. } = way;
         self.probe(way, SockType::Stream, libc::IPPROTO_TCP, move |socket| {
@@ -161,6 +177,7 @@ impl Prober {
         protocol: libc::c_int,
         prepare: impl FnOnce(&OwnedFd) -> io::Result<()> + Send + 'static,
     ) -> Result<Probe, Error> {
+        self.admit(source)?;
         let taken = self.ports.take(vip, protocol as u8, backend)?;
         let lease = taken.ok_or_else(|| Error::NoPort { count: self.probes.count() })?;
         let from = SocketAddr::new(source, lease.port());
@@ -175,14 +192,5 @@ impl Prober {
         };
         let socket = self.namespace.run(make).map_err(|source| Error::Socket { from, source })?;
         Ok(Probe { socket, lease })
-    }
-}
-
-/// Who stops in good order leaves nothing that packets would be compared with, for nobody may come after him.
-impl Drop for Prober {
-    fn drop(&mut self) {
-        if let Err(error) = self.probes.reset() {
-            log::debug!("{error}");
-        }
     }
 }

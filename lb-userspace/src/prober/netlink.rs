@@ -54,14 +54,6 @@ pub fn set_up(ifindex: u32, flags: LinkFlags) -> io::Result<()> {
     exchange(RouteNetlinkMessage::SetLink(link), 0)
 }
 
-/// Sets the MTU of an interface.
-pub fn set_mtu(ifindex: u32, mtu: u32) -> io::Result<()> {
-    let mut link = LinkMessage::default();
-    link.header.index = ifindex;
-    link.attributes.push(LinkAttribute::Mtu(mtu));
-    exchange(RouteNetlinkMessage::SetLink(link), 0)
-}
-
 /// Gives an interface an address, alone in its prefix and without a search for others that have it; it may have it
 /// already.
 pub fn add_address(ifindex: u32, address: IpAddr) -> io::Result<()> {

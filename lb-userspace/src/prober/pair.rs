@@ -33,7 +33,7 @@ const LARGEST: u32 = 65_535;
 const GATEWAYS: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(169, 254, 0, 1)), IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1))];
 /// So long the pair of a daemon that was killed may take to go.
-const GOING: Duration = Duration::from_secs(5);
+const GOING: Duration = Duration::from_millis(500);
 
 /// The pair.
 pub struct Pair {
@@ -72,22 +72,16 @@ impl Pair {
         Ok(Self { ifindex, mac, far_mac, far, addresses: BTreeSet::new() })
     }
 
-    /// Gives the far end these addresses, and no others, and the MTU of the network.
+    /// Gives the far end these addresses, and no others.
     ///
     /// # Errors
     ///
     /// The kernel refuses one.
-    pub fn set_addresses(
-        &mut self,
-        namespace: &Namespace,
-        addresses: &BTreeSet<IpAddr>,
-        mtu: u32,
-    ) -> Result<(), Error> {
+    pub fn set_addresses(&mut self, namespace: &Namespace, addresses: &BTreeSet<IpAddr>) -> Result<(), Error> {
         let far = self.far;
         let added: Vec<_> = addresses.difference(&self.addresses).copied().collect();
         let gone: Vec<_> = self.addresses.difference(addresses).copied().collect();
         let work = move || {
-            netlink::set_mtu(far, mtu)?;
             for address in added {
                 netlink::add_address(far, address)?;
                 let [v4, v6] = GATEWAYS;

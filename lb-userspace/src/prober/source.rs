@@ -6,33 +6,43 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
 };
 
+use lb_common::Via;
 use nix::{
     ifaddrs::getifaddrs,
     net::if_::{InterfaceFlags, if_nametoindex},
+    sys::socket::{AddressFamily, SockType},
 };
 
-/// The address that probes of `backend` by `vip` come from, in the network namespace of the calling thread. `egress`:
-/// index of the interface that frames to the backend leave by. `None` where the host has no address of the VIP's family
-/// there.
-pub fn source_of(vip: IpAddr, backend: IpAddr, egress: u32) -> Option<IpAddr> {
-    let routed = || towards(backend).ok().filter(|source| source.is_ipv4() == vip.is_ipv4() && *source != vip);
-    routed().or_else(|| on(egress, vip))
+use crate::{model::Target, network};
+
+/// The address that probes of a backend by `vip` come from, in the network namespace of the calling thread. `target`: what
+/// its next hop is looked up by. `egress`: index of the interface that frames to it leave by. No address is one for which
+/// `is_vip`. `None` where the host has no address of the VIP's family.
+pub fn source_of(vip: IpAddr, target: &Target, egress: u32, is_vip: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
+    let is_fit = |source: &IpAddr| source.is_ipv4() == vip.is_ipv4() && !is_vip(*source);
+    let routed = |destination| towards(destination, &target.via).ok().filter(is_fit);
+    routed(target.address)
+        .or_else(|| on(egress, is_fit))
+        // A tunnel of the other family, by an interface without addresses of the VIP's: by which the host sends most.
+        .or_else(|| routed(if vip.is_ipv4() { ANYWHERE[0] } else { ANYWHERE[1] }))
 }
 
+/// Some addresses of others (RFC 5737, RFC 3849).
+const ANYWHERE: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
+
 /// The address that the host's routing gives to what goes to `destination`. No packet is sent for that.
-fn towards(destination: IpAddr) -> io::Result<IpAddr> {
-    let any: IpAddr = match destination {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((any, 0))?;
+fn towards(destination: IpAddr, via: &Via) -> io::Result<IpAddr> {
+    let family = if destination.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = network::socket_by(via, family, SockType::Datagram, None)?;
+    let socket = UdpSocket::from(socket);
     // Whatever port: it is not connected to.
     socket.connect((destination, 9))?;
     socket.local_addr().map(|address| address.ip())
 }
 
-/// The first address of an interface that others can answer to, of the VIP's family, and not the VIP.
-fn on(ifindex: u32, vip: IpAddr) -> Option<IpAddr> {
+/// The first address of an interface that others can answer to.
+fn on(ifindex: u32, is_fit: impl Fn(&IpAddr) -> bool) -> Option<IpAddr> {
     let here = getifaddrs().ok()?.filter(|entry| if_nametoindex(entry.interface_name.as_str()) == Ok(ifindex));
     let here = here.filter(|entry| !entry.flags.contains(InterfaceFlags::IFF_LOOPBACK));
     let addresses = here.filter_map(|entry| {
@@ -41,6 +51,5 @@ fn on(ifindex: u32, vip: IpAddr) -> Option<IpAddr> {
         v4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()))
     });
     let is_local = |address: IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
-    let mut fitting = addresses.filter(|address| address.is_ipv4() == vip.is_ipv4() && *address != vip);
-    fitting.find(|address| !is_local(*address))
+    addresses.filter(|address| is_fit(address)).find(|address| !is_local(*address))
 }

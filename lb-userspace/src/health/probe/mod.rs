@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use self::question::{Failure, Outcome, Question};
+pub use self::question::{Failure, Outcome, Question, To};
 use crate::model::Check;
 
 /// By how much a timeout may itself be late: later, this host was too busy to tell who was slow.
@@ -56,12 +56,13 @@ async fn answer(question: &Question, stage: &mut &'static str) -> Result<(), Fai
 mod fixtures {
     use std::{net::SocketAddr, time::Duration};
 
-    use super::Question;
+    use super::{Question, To};
     use crate::model::Check;
 
     pub const TIMEOUT: Duration = Duration::from_millis(500);
 
     pub fn question(server: SocketAddr, check: Check) -> Question {
-        Question { server, via: Default::default(), vip: [192, 0, 2, 1].into(), check, trusted: None, timeout: TIMEOUT }
+        let to = To::Address(server, Default::default());
+        Question { to, vip: [192, 0, 2, 1].into(), check, trusted: None, timeout: TIMEOUT }
     }
 }

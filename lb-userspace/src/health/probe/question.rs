@@ -9,15 +9,16 @@ use std::{
 
 use lb_common::Via;
 
-use crate::{health::trust::Trusted, model::Check};
+use crate::{
+    health::{paths::Path, trust::Trusted},
+    model::Check,
+};
 
 /// What is asked of whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     /// Where the backend is asked.
-    pub server: SocketAddr,
-    /// By which routing tables it is reached.
-    pub via: Via,
+    pub to: To,
     /// The address of the VIP.
     pub vip: IpAddr,
     /// What it is asked.
@@ -26,6 +27,25 @@ pub struct Question {
     pub trusted: Option<Arc<Trusted>>,
     /// How long it may take.
     pub timeout: Duration,
+}
+
+/// Where a backend is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum To {
+    /// At an address of its own, which these routing tables lead to.
+    Address(SocketAddr, Via),
+    /// At the VIP, the way that clients' packets go.
+    Path(Path),
+}
+
+impl To {
+    /// What sockets connect to.
+    pub fn destination(&self) -> SocketAddr {
+        match self {
+            Self::Address(server, _) => *server,
+            Self::Path(path) => path.service(),
+        }
+    }
 }
 
 /// Why an answer is no good one.

@@ -11,12 +11,11 @@ use rustls::{
     CertificateError, ClientConfig,
     pki_types::{ServerName, UnixTime},
 };
-use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     question::{Failure, Question},
-    socket,
+    socket::{self, Stream},
 };
 
 /// A TLS connection to the backend, which is asked for `name`, or else for the VIP's address; `protocol` is what is to
@@ -26,7 +25,7 @@ pub async fn connect(
     name: Option<&str>,
     protocol: Option<&[u8]>,
     stage: &mut &'static str,
-) -> Result<TlsStream<TcpStream>, Failure> {
+) -> Result<TlsStream<Stream>, Failure> {
     let trusted = question.trusted.as_ref().ok_or_else(|| Failure::Unsent("it has no certificates".to_owned()))?;
     let mut client = ClientConfig::clone(&*trusted.client().map_err(Failure::Unsent)?);
     client.alpn_protocols = protocol.map(<[u8]>::to_vec).into_iter().collect();

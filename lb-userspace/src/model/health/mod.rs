@@ -31,7 +31,9 @@ use super::{
 pub struct Health {
     /// What a backend is asked.
     pub check: Check,
-    /// At which of its ports; `None` for the first TCP port of the VIP.
+    /// Which way probes go.
+    pub via: ProbeVia,
+    /// At which of its ports; `None` for the VIP's first port of the protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     /// From one probe to the next.
@@ -51,6 +53,16 @@ pub struct Health {
     pub on_failure: OnFailure,
     /// Where fewer of the backends than this share work, all serve.
     pub panic: Share,
+}
+
+words! {
+    /// Which way probes of a backend go.
+    ProbeVia: "via" {
+        /// As clients' packets: to the VIP, by its forward mode.
+        Path = "path",
+        /// To the backend's own address.
+        Address = "address",
+    }
 }
 
 words! {
@@ -83,8 +95,11 @@ impl Health {
 /// In one line, for people: `http :8080/healthz, every 2s (500ms), timeout 1s, rise 2, fall 3, reset`.
 impl fmt::Display for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { check, port, interval, fast_interval, timeout, rise, fall, on_failure, panic } = self;
+        let Self { check, via, port, interval, fast_interval, timeout, rise, fall, on_failure, panic } = self;
         check.describe(*port, f)?;
+        if *via == ProbeVia::Address {
+            f.write_str(" via address")?;
+        }
         let [interval, fast_interval, timeout] = [*interval, *fast_interval, *timeout].map(humantime::format_duration);
         write!(f, ", every {interval} ({fast_interval}), timeout {timeout}, rise {rise}, fall {fall}, {on_failure}")?;
         if *panic == Self::PANIC { Ok(()) } else { write!(f, ", panic {panic}") }
@@ -120,6 +135,7 @@ mod tests {
         };
         let health = Health {
             check: Check::Http(page),
+            via: ProbeVia::Path,
             port: Some(8080),
             interval: Health::INTERVAL,
             fast_interval: Health::FAST_INTERVAL,

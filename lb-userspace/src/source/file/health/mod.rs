@@ -14,7 +14,7 @@ use super::{
     tree::{self, Section, Value},
 };
 use crate::model::{
-    Check, Health, OnFailure,
+    Check, Health, OnFailure, ProbeVia,
     keys::{self, Key},
     suggest,
 };
@@ -24,12 +24,15 @@ const LONGEST: Duration = Duration::from_secs(3600);
 
 /// Reads the table.
 pub(super) fn health(value: &Value<'_>, problems: &mut Problems) -> Option<Spanned<Health>> {
-    let example = r#"a table: `{ type = "tcp", via = "address" }`"#;
+    let example = r#"a table: `{ type = "tcp" }`"#;
     let table = tree::table("`health`", value, example, problems)?;
     let before = problems.0.len();
     let section = Section::open("in health", value.span(), table, keys::HEALTH_ALL, problems);
     let check = section.required("type", problems).and_then(|value| check(&section, value, problems));
-    section.required("via", problems).and_then(|value| via(value, problems));
+    let via = match section.optional("via") {
+        Some(value) => tree::parsed("`via`", value, problems),
+        None => Some(ProbeVia::Path),
+    };
     let port = section.optional("port").and_then(|value| tree::number("`port`", value, 1, 65_535, problems));
     let mut time = |key: &str, default: Duration| match section.optional(key) {
         Some(value) => time(key, value, problems).unwrap_or(default),
@@ -56,8 +59,8 @@ pub(super) fn health(value: &Value<'_>, problems: &mut Problems) -> Option<Spann
     }
     let is_sound = problems.0.len() == before;
     let port = port.and_then(|port| u16::try_from(port).ok());
-    let (check, on_failure, panic) = (check?, on_failure?, panic?);
-    let health = Health { check, port, interval, fast_interval, timeout, rise, fall, on_failure, panic };
+    let (check, via, on_failure, panic) = (check?, via?, on_failure?, panic?);
+    let health = Health { check, via, port, interval, fast_interval, timeout, rise, fall, on_failure, panic };
     is_sound.then(|| Spanned::new(value.span(), health))
 }
 
@@ -95,23 +98,6 @@ fn refuse_keys_of_others(section: &Section<'_>, own: &[&[Key]], problems: &mut P
         let types: Vec<_> = types.map(|(name, _)| format!("`type = \"{name}\"`")).collect();
         let message = format!("`{}` is for {}; leave it out, or write that", key.name, types.join(" or "));
         problems.add(value.span(), message);
-    }
-}
-
-/// The one way so far; it is to be said, for it will not be the one without saying.
-fn via(value: &Value<'_>, problems: &mut Problems) -> Option<()> {
-    match tree::text("`via`", value, problems)? {
-        "address" => Some(()),
-        "path" => {
-            let message = "probes over the clients' path are not there yet; write `via = \"address\"`";
-            problems.add(value.span(), message);
-            None
-        }
-        other => {
-            let message = format!("unknown way `{}` of probes; write `address`", other.escape_debug());
-            problems.add(value.span(), message);
-            None
-        }
     }
 }
 

@@ -1,0 +1,85 @@
+//! What sends probes the way of clients' packets: begun when a config wants it first, and kept to the maps in use.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::Controller;
+use crate::{
+    dataplane::Dataplane,
+    health::Paths,
+    model::ProblemKind,
+    prober::{self, Namespace, Prober},
+};
+
+/// How long until what could not begin is tried again.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// What sends probes the way of clients' packets.
+pub struct Probing {
+    /// Where they come from, or why there is no such place.
+    namespace: Result<Arc<Namespace>, String>,
+    prober: Option<Arc<Prober>>,
+    /// When it was tried last to begin, and what came of it.
+    failed: Option<(Instant, String)>,
+}
+
+impl Probing {
+    /// Nothing is sent yet.
+    pub fn new(namespace: Result<Namespace, prober::Error>) -> Self {
+        let namespace = namespace.map(Arc::new).map_err(|error| error.to_string());
+        Self { namespace, prober: None, failed: None }
+    }
+
+    /// Sends by what the data plane holds now.
+    fn follow(&mut self, dataplane: &Dataplane, paths: &Paths) -> Result<(), String> {
+        match &self.prober {
+            Some(prober) => prober.follow(dataplane).map_err(|error| error.to_string())?,
+            None => {
+                let prober = self.begin(dataplane).inspect_err(|reason| paths.set_trouble(reason.clone()))?;
+                paths.set_prober(Arc::clone(&prober));
+                self.prober = Some(prober);
+            }
+        }
+        paths.follow(dataplane.state());
+        Ok(())
+    }
+
+    fn begin(&mut self, dataplane: &Dataplane) -> Result<Arc<Prober>, String> {
+        let namespace = self.namespace.clone()?;
+        if let Some((at, reason)) = &self.failed
+            && at.elapsed() < AGAIN
+        {
+            return Err(reason.clone());
+        }
+        let begun = Prober::start(namespace, dataplane).map(Arc::new).map_err(|error| error.to_string());
+        self.failed = begun.as_ref().err().map(|reason| (Instant::now(), reason.clone()));
+        begun
+    }
+
+    /// Nothing is sent any more, and nothing of it is left in the maps, which another daemon may have from now on.
+    pub fn end(self, paths: &Paths) {
+        if let Some(prober) = self.prober {
+            paths.clear_prober();
+            prober.end();
+        }
+    }
+}
+
+impl Controller {
+    /// Sends probes by what the data plane holds now, where the config wants that.
+    pub(super) fn follow_paths(&mut self) {
+        const WHAT: &str = "path";
+        if !self.applied.config.node.probes {
+            return self.problems.mend(ProblemKind::Health, WHAT);
+        }
+        match self.probing.follow(&self.dataplane, self.health.paths()) {
+            Ok(()) => self.problems.mend(ProblemKind::Health, WHAT),
+            Err(reason) => {
+                let reason = format!("backends are not probed over the clients' path: {reason}");
+                self.problems.note(ProblemKind::Health, WHAT, &reason);
+            }
+        }
+    }
+}
