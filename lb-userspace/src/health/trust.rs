@@ -357,6 +357,7 @@ mod tests {
         assert!(fails(&files).ends_with(&told), "{}", fails(&files));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         load(&files).unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700)).unwrap();
         chown(directory.path(), Some(1), Some(1)).unwrap();
         let told = format!("make {} root's, or open to all", directory.path().display());
         assert!(fails(&files).ends_with(&told), "{}", fails(&files));

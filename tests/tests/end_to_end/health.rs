@@ -151,7 +151,9 @@ fn where_all_fail_all_serve_and_what_operators_want_goes_first() {
     site.servers.iter_mut().for_each(|server| server.kill().unwrap());
     // The one that is drained stays so; the others are all that there are.
     wait_for(&site, &vip, &[("down", "active"), ("down", "active"), ("down", "drain")]);
-    assert!(site.log().contains("vip direct: too few backends work: those that fail serve as well"));
+    let is_told =
+        |naru: &Naru| Ok(naru.log().contains("vip direct: too few backends work: those that fail serve as well"));
+    site.wait_for("it is told", patience::LIMIT, is_told).unwrap();
     let not_ready = site.try_cli(&["vip", "show", vip.name, "--ready"]).unwrap();
     assert_eq!(not_ready.status.code(), Some(1));
     let said = String::from_utf8_lossy(&not_ready.stdout);
