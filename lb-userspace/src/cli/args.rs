@@ -9,7 +9,7 @@ use lb_common::BackendState;
 use super::{exit, table::Output};
 use crate::{
     api::flows::{ClientRange, FlowQuery, FlowState, FlowTable},
-    model::{DrainDeadline, ForwardMode, Given, Mac, MacChoice, Port, Word as _, XdpMode, keys::SETTINGS},
+    model::{DrainDeadline, ForwardMode, Given, Lasting, Mac, MacChoice, Port, Word as _, XdpMode, keys::SETTINGS},
     seed,
 };
 
@@ -246,6 +246,9 @@ pub enum BackendOperation {
         /// backend, which resets them. 1s to 30days, or none [default: the VIP's drain_deadline]
         #[arg(long, value_name = "TIME")]
         deadline: Option<DrainDeadline>,
+        /// How long.
+        #[command(flatten)]
+        lasting: For,
         /// Whether to wait for its flows.
         #[command(flatten)]
         wait: Wait,
@@ -258,6 +261,28 @@ pub enum BackendOperation {
         /// What for.
         #[command(flatten)]
         why: Why,
+        /// How long.
+        #[command(flatten)]
+        lasting: For,
+    },
+    /// Drain a backend for a time: it takes new flows again by itself
+    Maintain {
+        /// The backend.
+        #[command(flatten)]
+        backend: BackendName,
+        /// How long, 1s to 30days; said again, so long from then on
+        #[arg(long = "for", value_name = "TIME")]
+        lasting: Lasting,
+        /// What for.
+        #[command(flatten)]
+        why: Why,
+        /// How long after it began to take no new flows those that are left are cut. 1s to 30days, or none [default: the
+        /// VIP's drain_deadline]
+        #[arg(long, value_name = "TIME")]
+        deadline: Option<DrainDeadline>,
+        /// Whether to wait for its flows.
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Give a backend new flows again: take `drain` or `down` back, and go before such a state in the config file
     Restore {
@@ -268,6 +293,14 @@ pub enum BackendOperation {
         #[command(flatten)]
         why: Why,
     },
+}
+
+/// How long something is so.
+#[derive(Debug, Args)]
+pub struct For {
+    /// Take it back by itself after this time, 1s to 30days [default: when somebody does]
+    #[arg(long = "for", value_name = "TIME")]
+    pub lasting: Option<Lasting>,
 }
 
 /// Why something is done.

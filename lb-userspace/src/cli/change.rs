@@ -101,12 +101,17 @@ impl From<BackendEdit> for Edit {
 
 impl From<BackendOperation> for Operate {
     fn from(operation: BackendOperation) -> Self {
-        let (op, BackendName { vip, address }, Why { why }, deadline) = match operation {
-            BackendOperation::Drain { backend, why, deadline, wait: _ } => (Verb::Drain, backend, why, deadline),
-            BackendOperation::Down { backend, why } => (Verb::Down, backend, why, None),
-            BackendOperation::Restore { backend, why } => (Verb::Restore, backend, why, None),
+        let (op, BackendName { vip, address }, Why { why }, deadline, lasting) = match operation {
+            BackendOperation::Drain { backend, why, deadline, lasting, wait: _ } => {
+                (Verb::Drain, backend, why, deadline, lasting.lasting)
+            }
+            BackendOperation::Maintain { backend, why, deadline, lasting, wait: _ } => {
+                (Verb::Drain, backend, why, deadline, Some(lasting))
+            }
+            BackendOperation::Down { backend, why, lasting } => (Verb::Down, backend, why, None, lasting.lasting),
+            BackendOperation::Restore { backend, why } => (Verb::Restore, backend, why, None, None),
         };
-        Self { op, vip, address, why, deadline }
+        Self { op, vip, address, why, deadline, lasting }
     }
 }
 

@@ -578,6 +578,7 @@ mod tests {
             since: 1,
             why: Some("disk".into()),
             deadline: None,
+            until: None,
         };
         let file_state = Some("active".to_owned());
         let by_command = Backend { operation: Some(operation), file_state, drained: true, ..backend("drain", 0, 0) };

@@ -71,7 +71,9 @@ impl Watch {
     /// The same after what is no edit.
     pub fn after_operation(operation: &BackendOperation) -> Option<Self> {
         match operation {
-            BackendOperation::Drain { backend, wait, .. } => Self::of(backend, Until::Drained, wait),
+            BackendOperation::Drain { backend, wait, .. } | BackendOperation::Maintain { backend, wait, .. } => {
+                Self::of(backend, Until::Drained, wait)
+            }
             BackendOperation::Down { .. } | BackendOperation::Restore { .. } => None,
         }
     }

@@ -235,6 +235,7 @@ mod tests {
             since: 7,
             why: Some("disk".into()),
             deadline: None,
+            until: None,
         };
         let mut operations = Operations::default();
         operations.set("web", "10.0.1.11".parse().unwrap(), operation);

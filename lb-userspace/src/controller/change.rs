@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     mem,
+    net::IpAddr,
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     dataplane, health,
-    model::{Operate, Operations, Overridden, ProblemKind, Target},
+    model::{Operate, Operation, Operations, Overridden, ProblemKind, Target},
     plan::{Change, Removal},
     source::file::{
         ReadError,
@@ -67,8 +68,7 @@ impl Controller {
     pub(super) async fn operate(&mut self, operate: &Operate, origin: &Origin) -> Result<Applied, Error> {
         let from = Instant::now();
         let mut operations = Operations::clone(&self.applied.operations);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        operations.operate(&self.applied.sources.config, operate, origin.user(), now)?;
+        operations.operate(&self.applied.sources.config, operate, origin.user(), seconds_since_1970())?;
         let wanted = self.applied.with(operations);
         let mut applied = self.resolve_and_switch(wanted, None, from).await?;
         // It is done. That it is remembered takes no longer than whoever asked waits.
@@ -76,6 +76,23 @@ impl Controller {
         applied.warnings.extend(self.state_directory.problem());
         applied.elapsed = from.elapsed();
         Ok(applied)
+    }
+
+    /// Takes back what operators have done for a time that is over.
+    pub(super) async fn end_operations(&mut self) {
+        let from = Instant::now();
+        let mut operations = Operations::clone(&self.applied.operations);
+        let ended = operations.end(seconds_since_1970());
+        if ended.is_empty() {
+            return;
+        }
+        let wanted = self.applied.with(operations);
+        match self.resolve_and_switch(wanted, None, from).await {
+            Ok(_) => ended.iter().for_each(log_ended),
+            Err(error) => log::error!("what operators have done for a time that is over stays so: {error}"),
+        }
+        self.keep(keep::MOMENT).await;
+        self.publish();
     }
 
     /// Does what is asked for, and answers.
@@ -269,6 +286,18 @@ impl Controller {
         self.publish();
         result
     }
+}
+
+/// What time it is, in seconds since 1970.
+pub(super) fn seconds_since_1970() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// Tells that the time is over of what an operator has done.
+pub(super) fn log_ended((vip, backend, operation): &(String, IpAddr, Operation)) {
+    log::info!(
+        "vip {vip}: backend {backend} is as the config file says again, for the time is over of its {operation}"
+    );
 }
 
 /// Whether a change moves every flow.

@@ -15,6 +15,7 @@ use tokio::{
 
 use super::{
     Applies, ConfigFile, Controller, Error, MetricsListener,
+    change::{log_ended, seconds_since_1970},
     file::Desired,
     handle::Handle,
     interfaces::Interfaces,
@@ -28,7 +29,7 @@ use super::{
 };
 use crate::{
     dataplane::{self, Dataplane},
-    model::{Config, Node, ProblemKind},
+    model::{Config, Node, Operations, ProblemKind},
     network,
     plan::{Removal, Served},
     prober::{self, Namespace},
@@ -73,7 +74,8 @@ impl Controller {
             *contents.config.local().hash_seed = adopted;
             note_seed(&mut problems, &contents.config.node, &reason);
         }
-        let operations = block_in_place(|| state_directory.operations());
+        let mut operations = block_in_place(|| state_directory.operations());
+        take_ended(&mut operations);
         let verdicts = Arc::new(verdicts::kept(dataplane.state()));
         let (applied, forgotten) = Desired::new(contents, &operations, &verdicts);
         forgotten.iter().for_each(|line| log::warn!("{line}"));
@@ -119,6 +121,16 @@ impl Controller {
             look_back: LookBack::default(),
             keeping: None,
         })
+    }
+}
+
+/// Takes out what operators have done for a time that is over.
+fn take_ended(operations: &mut Arc<Operations>) {
+    let mut left = Operations::clone(operations);
+    let ended = left.end(seconds_since_1970());
+    if !ended.is_empty() {
+        ended.iter().for_each(log_ended);
+        *operations = Arc::new(left);
     }
 }
 

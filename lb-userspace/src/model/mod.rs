@@ -11,6 +11,7 @@ mod forward;
 mod health;
 mod idle;
 pub mod keys;
+mod lasting;
 mod mac;
 mod node;
 mod operation;
@@ -41,6 +42,7 @@ pub use self::{
     },
     idle::{IdleTime, TimeError},
     keys::{Given, Settings},
+    lasting::Lasting,
     mac::{Mac, MacChoice, MacError},
     node::{Node, XdpMode},
     operation::{Operate, OperateError, Operation, Operations, Verb},

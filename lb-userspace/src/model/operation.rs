@@ -15,7 +15,7 @@ use std::{
 use lb_common::BackendState;
 use serde::{Deserialize, Serialize};
 
-use super::{Backend, Config, DrainDeadline, Vip, Word as _, state_serde, suggest};
+use super::{Backend, Config, DrainDeadline, Lasting, Vip, Word as _, state_serde, suggest};
 
 /// What is to be done to a backend.
 ///
@@ -35,6 +35,9 @@ pub struct Operate {
     /// Of a drain: when what is left is cut, whatever the VIP says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<DrainDeadline>,
+    /// After which time it is taken back by itself.
+    #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
+    pub lasting: Option<Lasting>,
 }
 
 /// What can be done to a backend.
@@ -67,6 +70,9 @@ pub struct Operation {
     /// Of a drain: when what is left is cut, whatever the VIP says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<DrainDeadline>,
+    /// When it is taken back by itself, in seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<u64>,
 }
 
 /// Everything that operators have done and not taken back, by VIP and backend.
@@ -97,6 +103,9 @@ pub enum OperateError {
     /// A deadline of what is no drain.
     #[error("only a drain has a deadline; leave it out")]
     Deadline,
+    /// A time after which what was taken back is taken back.
+    #[error("only a drain or a `down` lasts for a time; leave `for` out")]
+    Lasting,
     /// The reason is no line of text.
     #[error("the reason is to be one line of at most {} characters, without control characters", Operate::MAX_WHY)]
     Why,
@@ -109,7 +118,7 @@ impl Operate {
 
 impl fmt::Display for Operate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { op, vip, address, why, deadline } = self;
+        let Self { op, vip, address, why, deadline, lasting } = self;
         let op = match op {
             Verb::Drain => "drain",
             Verb::Down => "down",
@@ -117,6 +126,7 @@ impl fmt::Display for Operate {
         };
         write!(f, "{op} of backend {address} of vip {}", quoted(vip))?;
         deadline.map_or(Ok(()), |deadline| write!(f, " with deadline {deadline}"))?;
+        lasting.map_or(Ok(()), |lasting| write!(f, " for {lasting}"))?;
         why.as_ref().map_or(Ok(()), |why| write!(f, " ({})", quoted(why)))
     }
 }
@@ -140,19 +150,23 @@ impl Operations {
     }
 
     /// Does to a backend of `base` what is asked for, by whom and at which second since 1970. Asked for the same again, what
-    /// is not said anew stays as it is remembered: the deadline, the reason, and, with nothing new at all, who and when.
+    /// is not said anew stays as it is remembered: the deadline, the reason, how long it lasts, and, with nothing new at
+    /// all, who and when.
     ///
     /// # Errors
     ///
     /// `base` has no such backend, or the reason is no line of text.
     pub fn operate(&mut self, base: &Config, asked: &Operate, by: &str, since: u64) -> Result<(), OperateError> {
-        let Operate { op, vip, address, why, deadline } = asked;
+        let Operate { op, vip, address, why, deadline, lasting } = asked;
         let why = why.as_ref().filter(|why| !why.trim().is_empty());
         if !why.is_none_or(|why| is_line(why)) {
             return Err(OperateError::Why);
         }
         if deadline.is_some() && *op != Verb::Drain {
             return Err(OperateError::Deadline);
+        }
+        if lasting.is_some() && *op == Verb::Restore {
+            return Err(OperateError::Lasting);
         }
         let backend = find(base, vip, *address)?;
         let state = match op {
@@ -162,11 +176,14 @@ impl Operations {
         };
         let known = self.of(vip, *address).filter(|known| known.state == state);
         let known_deadline = known.and_then(|known| known.deadline);
-        if known.is_some() && why.is_none() && deadline.is_none_or(|deadline| known_deadline == Some(deadline)) {
+        let has_deadline = deadline.is_none_or(|deadline| known_deadline == Some(deadline));
+        if known.is_some() && why.is_none() && has_deadline && lasting.is_none() {
             return Ok(());
         }
         let why = why.cloned().or_else(|| known?.why.clone());
-        let operation = Operation { state, by: by.to_owned(), since, why, deadline: deadline.or(known_deadline) };
+        let until = lasting.map(|lasting| since.saturating_add(lasting.seconds())).or_else(|| known?.until);
+        let operation =
+            Operation { state, by: by.to_owned(), since, why, deadline: deadline.or(known_deadline), until };
         if has_no_say(&operation, backend) {
             self.forget(vip, *address);
         } else {
@@ -195,6 +212,22 @@ impl Operations {
             !backends.is_empty()
         });
         homeless
+    }
+
+    /// Forgets what has lasted for as long as it was to, at a second since 1970, and gives that back.
+    pub fn end(&mut self, now: u64) -> Vec<(String, IpAddr, Operation)> {
+        let mut ended = Vec::new();
+        self.0.retain(|name, backends| {
+            backends.retain(|address, operation| {
+                let has_ended = operation.until.is_some_and(|until| until <= now);
+                if has_ended {
+                    ended.push((name.clone(), *address, operation.clone()));
+                }
+                !has_ended
+            });
+            !backends.is_empty()
+        });
+        ended
     }
 
     /// What is wanted: `base` with what was done over it.
@@ -273,15 +306,23 @@ fn find<'c>(config: &'c Config, name: &str, address: IpAddr) -> Result<&'c Backe
 
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { state, by, since, why, deadline } = self;
+        let Self { state, by, since, why, deadline, until } = self;
         write!(f, "{} by {by} since ", state.word())?;
-        // Up to the year 9999 it is a date.
-        match UNIX_EPOCH.checked_add(Duration::from_secs(*since)).filter(|_| *since < 253_402_300_800) {
-            Some(since) => write!(f, "{}", humantime::format_rfc3339_seconds(since))?,
-            None => write!(f, "second {since}")?,
+        write_date(f, *since)?;
+        if let Some(until) = until {
+            f.write_str(" until ")?;
+            write_date(f, *until)?;
         }
         deadline.map_or(Ok(()), |deadline| write!(f, ", deadline {deadline}"))?;
         why.as_ref().map_or(Ok(()), |why| write!(f, ": {why}"))
+    }
+}
+
+fn write_date(f: &mut fmt::Formatter<'_>, seconds: u64) -> fmt::Result {
+    // Up to the year 9999 it is a date.
+    match UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).filter(|_| seconds < 253_402_300_800) {
+        Some(date) => write!(f, "{}", humantime::format_rfc3339_seconds(date)),
+        None => write!(f, "second {seconds}"),
     }
 }
 
@@ -311,7 +352,14 @@ mod tests {
     }
 
     fn ask(op: Verb, vip: &str, address: &str, why: Option<&str>) -> Operate {
-        Operate { op, vip: vip.into(), address: address.parse().unwrap(), why: why.map(str::to_owned), deadline: None }
+        Operate {
+            op,
+            vip: vip.into(),
+            address: address.parse().unwrap(),
+            why: why.map(str::to_owned),
+            deadline: None,
+            lasting: None,
+        }
     }
 
     fn done(operations: &mut Operations, op: Verb, address: &str) {
@@ -322,6 +370,34 @@ mod tests {
     fn states(operations: &Operations) -> Vec<BackendState> {
         let config = operations.over(&config(TEXT));
         config.vips.iter().flat_map(|vip| vip.backends.iter().map(|backend| backend.state)).collect()
+    }
+
+    #[test]
+    fn what_lasts_for_a_time_ends_by_itself() {
+        let mut operations = Operations::default();
+        let config = config(TEXT);
+        let asked = |op, lasting: &str| Operate { lasting: lasting.parse().ok(), ..ask(op, "web", ONE, Some("disk")) };
+        operations.operate(&config, &asked(Verb::Drain, "30m"), "root", 1000).unwrap();
+        let of = |operations: &Operations| operations.of("web", ONE.parse().unwrap()).cloned();
+        assert_eq!(of(&operations).unwrap().until, Some(2800));
+        let shown = of(&operations).unwrap().to_string();
+        assert_eq!(shown, "drain by root since 1970-01-01T00:16:40Z until 1970-01-01T00:46:40Z: disk");
+        // Asked for again without a time it lasts as long; with one, as long from then on.
+        done(&mut operations, Verb::Drain, ONE);
+        assert_eq!(of(&operations).unwrap().until, Some(2800));
+        operations.operate(&config, &asked(Verb::Drain, "1m"), "root", 2000).unwrap();
+        assert_eq!(of(&operations).unwrap().until, Some(2060));
+        // Another state is another thing.
+        operations.operate(&config, &ask(Verb::Down, "web", ONE, None), "root", 2001).unwrap();
+        assert_eq!(of(&operations).unwrap().until, None);
+        operations.operate(&config, &asked(Verb::Down, "1m"), "root", 2002).unwrap();
+        done(&mut operations, Verb::Drain, TWO);
+        assert_eq!(operations.end(2061), []);
+        let ended = operations.end(2062);
+        assert_eq!(ended.iter().map(|(_, address, _)| address.to_string()).collect::<Vec<_>>(), [ONE]);
+        assert_eq!((of(&operations), operations.iter().count()), (None, 1));
+        let refused = operations.operate(&config, &asked(Verb::Restore, "1m"), "root", 1);
+        assert_eq!(refused, Err(OperateError::Lasting));
     }
 
     #[test]
@@ -415,8 +491,14 @@ mod tests {
 
     #[test]
     fn whatever_is_written_can_be_shown() {
-        let operation =
-            |since| Operation { state: BackendState::Down, by: "root".into(), since, why: None, deadline: None };
+        let operation = |since| Operation {
+            state: BackendState::Down,
+            by: "root".into(),
+            since,
+            why: None,
+            deadline: None,
+            until: None,
+        };
         assert_eq!(operation(253_402_300_799).to_string(), "down by root since 9999-12-31T23:59:59Z");
         for since in [253_402_300_800, u64::MAX] {
             assert_eq!(operation(since).to_string(), format!("down by root since second {since}"));

@@ -111,6 +111,33 @@ fn an_operation_goes_before_the_file_and_edits_nothing() {
     }
 }
 
+/// Whether the daemon lives at that moment or not.
+#[test]
+#[ignore = "needs root"]
+fn an_operation_for_a_time_is_taken_back_by_itself() {
+    let (_lab, mut naru) = start();
+    let said = naru.cli(&["backend", "maintain", "web", ONE, "--for", "8s", "--why", "a new disk"]).unwrap();
+    assert_eq!(said, format!("vip web: backend {ONE} state active → drain\n"));
+    naru.cli(&["backend", "down", "web", TWO, "--for", "1h"]).unwrap();
+    // It outlives the daemon.
+    naru.kill9().unwrap();
+    naru.restart().unwrap();
+    assert_eq!(reported(&naru, ONE), by_root("drain", "active"));
+    let list = naru.cli(&["backend", "list"]).unwrap();
+    assert!(list.contains(" until 20") && list.contains(": a new disk (the file says active)"), "{list}");
+    naru.wait_for("the time is over", LIMIT, |naru| Ok(reported(naru, ONE) == by_file("active"))).unwrap();
+    assert_eq!(reported(&naru, TWO), by_root("down", "drain"));
+    assert!(naru.log().contains(&format!("backend {ONE} is as the config file says again")), "{}", naru.log());
+    // Nobody is there as the time is over.
+    naru.cli(&["backend", "maintain", "web", ONE, "--for", "2s"]).unwrap();
+    naru.stop().unwrap();
+    sleep(Duration::from_secs(3));
+    naru.restart().unwrap();
+    assert_eq!(reported(&naru, ONE), by_file("active"));
+    let refused = naru.try_cli(&["backend", "maintain", "web", ONE]).unwrap();
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--for <TIME>"), "{refused:?}");
+}
+
 #[test]
 #[ignore = "needs root"]
 fn an_operation_is_done_while_the_file_is_ahead_and_stays_when_the_file_is_replaced() {

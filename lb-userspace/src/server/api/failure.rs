@@ -73,7 +73,7 @@ pub fn kind(error: &Error) -> ErrorKind {
         Error::Operate(OperateError::UnknownVip { .. } | OperateError::UnknownBackend { .. })
         | Error::NoSuchVip { .. }
         | Error::NoSuchBackend { .. } => ErrorKind::NotFound,
-        Error::Operate(OperateError::Why | OperateError::Deadline) => ErrorKind::Invalid,
+        Error::Operate(OperateError::Why | OperateError::Deadline | OperateError::Lasting) => ErrorKind::Invalid,
         Error::FileAhead { .. }
         | Error::NeedsRestart { .. }
         | Error::TakesAway { .. }
