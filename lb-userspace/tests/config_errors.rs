@@ -77,7 +77,11 @@ const BROKEN: &[(&str, &str, &str)] = &[
          `tracking`, `tcp_idle`, `udp_idle`, `drain_deadline`, `metrics_backends`, `vrf`, `mark`, `health`, `backends`",
     ),
     // Health.
-    ("hash = \"5-tuple\"", "health = \"http\"", "11:10: `health` must be a table: `{ type = \"tcp\" }`, not a string"),
+    (
+        "hash = \"5-tuple\"",
+        "health = \"http\"",
+        "11:10: `health` must be a table, `{ type = \"tcp\" }`, or `\"none\"`, not a string",
+    ),
     (
         "hash = \"5-tuple\"",
         "health = { via = \"address\" }",

@@ -21,6 +21,8 @@ pub struct Vip {
     pub settings: Settings,
     /// How it is found out whether its backends work; `None` where that is not.
     pub health: Option<Arc<Health>>,
+    /// That there is no `health` is meant so.
+    pub waives_health: bool,
     /// The real servers, each address once.
     pub backends: Vec<Backend>,
 }

@@ -23,6 +23,7 @@ pub fn vip(name: &str, address: &str, ports: &[&str], backends: &[&str]) -> Vip 
         forward: ForwardMode::Ipip,
         settings: Settings { slots: Slots::new(SLOTS), ..Settings::default() },
         health: None,
+        waives_health: false,
         backends: backends.iter().map(|address| backend(address, 100)).collect(),
     }
 }

@@ -37,7 +37,8 @@ pub(super) struct VipDraft {
     /// Those that could be read of the keys that have a default, and where they stand.
     pub(super) given: Given,
     pub(super) places: HashMap<&'static str, Range<usize>>,
-    pub(super) health: Option<Spanned<Health>>,
+    /// `None` within: the text says that there are to be no probes.
+    pub(super) health: Option<Spanned<Option<Health>>>,
     /// Those that could be read.
     pub(super) backends: Vec<BackendDraft>,
     /// Whether `backends` are all that there are.

@@ -70,7 +70,8 @@ fn vip(draft: &VipDraft) -> Option<Vip> {
         ports: draft.ports().collect(),
         forward: *draft.forward.as_ref()?.get_ref(),
         settings: draft.given.clone().or_default(),
-        health: draft.health.as_ref().map(|health| Arc::new(health.get_ref().clone())),
+        health: draft.health.as_ref().and_then(|health| health.get_ref().clone()).map(Arc::new),
+        waives_health: draft.health.as_ref().is_some_and(|health| health.get_ref().is_none()),
         backends: backends.collect(),
     })
 }
@@ -105,14 +106,20 @@ struct Check<'c> {
 impl Check<'_> {
     /// Probes need a port.
     fn health(&mut self, vip: &VipDraft) {
-        let Some(health) = vip.health.as_ref().filter(|health| health.get_ref().port.is_none()) else { return };
-        let wanted = health.get_ref().check.protocol();
+        let Some((health, span)) = vip.health.as_ref().and_then(|own| Some((own.get_ref().as_ref()?, own.span())))
+        else {
+            return;
+        };
+        if health.port.is_some() {
+            return;
+        }
+        let wanted = health.check.protocol();
         let is_wanted = |port: &Spanned<Port>| port.get_ref().protocol == wanted && port.get_ref().port.is_some();
         if !vip.ports.iter().any(is_wanted) {
             let wanted = wanted.word().to_uppercase();
             let message =
                 format!("the VIP serves no {wanted} port by its number; say at which one probes are: `port = 80`");
-            self.problems.add(health.span(), message);
+            self.problems.add(span, message);
         }
     }
 

@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
 
-use crate::model::{Config, IdleTime, Protocol, Tracking, Vip, prime};
+use crate::model::{Config, IdleTime, Protocol, Tracking, Vip, prime, suggest};
 use crate::seed;
 
 /// A doubt about a valid config.
@@ -19,6 +19,13 @@ pub enum Warning {
     },
     /// The flow hash is the one that everybody knows.
     NoHashSeed,
+    /// Backends of VIPs are asked by nobody whether they work.
+    NoHealth {
+        /// Names of the first VIPs.
+        first: Vec<String>,
+        /// There are more.
+        has_more: bool,
+    },
     /// A VIP has no backends.
     NoBackends {
         /// The VIP's name.
@@ -79,6 +86,7 @@ impl Config {
         if self.node.hash_seed_file.is_none() {
             warnings.push(Warning::NoHashSeed);
         }
+        warnings.extend(self.no_health());
         for vip in &self.vips {
             warnings.extend(self.takes_no_flows(vip));
             warnings.extend(self.few_slots(vip));
@@ -86,6 +94,14 @@ impl Config {
             warnings.extend(self.source_is_backend(vip));
         }
         warnings
+    }
+
+    /// One for all: it is meant so of many or of none.
+    fn no_health(&self) -> Option<Warning> {
+        const LISTED: usize = 3;
+        let mut unasked = self.vips.iter().filter(|vip| vip.health.is_none() && !vip.waives_health);
+        let first: Vec<_> = unasked.by_ref().take(LISTED).map(|vip| vip.name.clone()).collect();
+        (!first.is_empty()).then(|| Warning::NoHealth { first, has_more: unasked.next().is_some() })
     }
 
     fn takes_no_flows(&self, vip: &Vip) -> Option<Warning> {
@@ -145,6 +161,13 @@ impl fmt::Display for Warning {
                  generate` once for all load balancers of the site, and write `hash_seed_file = \"{}\"` in [node]",
                 seed::DEFAULT_FILE
             ),
+            Self::NoHealth { first, has_more } => write!(
+                f,
+                "nobody asks whether the backends of VIP {}{} work, so one that dies keeps its share; write `health = {{ \
+                 type = \"tcp\" }}`, or `health = \"none\"` where that is meant so",
+                suggest::list(first.iter().map(String::as_str)),
+                if *has_more { " and others" } else { "" },
+            ),
             Self::NoBackends { vip } => {
                 write!(f, "VIP `{vip}` has no backends, so its traffic is dropped; add one to `backends`")
             }
@@ -194,7 +217,13 @@ fn slots_for(backends: u32) -> u32 {
 mod tests {
     use super::*;
 
+    /// Of a text whose VIPs waive health.
     fn warnings(text: &str) -> Vec<String> {
+        let inline = text.replace(", forward", r#", health = "none", forward"#);
+        warnings_of(&inline.replace("\nforward", "\nhealth = \"none\"\nforward"))
+    }
+
+    fn warnings_of(text: &str) -> Vec<String> {
         let config = Config::parse(text, "naru.toml".as_ref()).unwrap();
         config.warnings().iter().map(Warning::to_string).collect()
     }
@@ -209,6 +238,31 @@ mod tests {
             ] }]
         "#;
         assert_eq!(warnings(text), [""; 0]);
+    }
+
+    #[test]
+    fn backends_that_nobody_asks_are_doubted() {
+        let text = |health: [&str; 4]| {
+            let vip = |(at, health): (usize, &str)| {
+                format!(
+                    "[[vip]]\nname = \"v{at}\"\naddress = \"192.0.2.{}\"\nports = [\"tcp/80\"]\nforward = \"ipip\"\n{health}\n\
+                     backends = [{{ address = \"10.0.0.1\" }}]\n",
+                    at + 1
+                )
+            };
+            let vips: String = health.into_iter().enumerate().map(vip).collect();
+            format!("node = {{ interfaces = [\"eth0\"], hash_seed_file = \"/s\" }}\n{vips}")
+        };
+        let (probed, none) = (r#"health = { type = "tcp" }"#, r#"health = "none""#);
+        let doubt = |vips: &str| {
+            format!(
+                "nobody asks whether the backends of VIP {vips} work, so one that dies keeps its share; write `health = {{ \
+                 type = \"tcp\" }}`, or `health = \"none\"` where that is meant so"
+            )
+        };
+        assert_eq!(warnings_of(&text([probed, none, probed, none])), [""; 0]);
+        assert_eq!(warnings_of(&text([probed, "", none, ""])), [doubt("`v1`, `v3`")]);
+        assert_eq!(warnings_of(&text([""; 4])), [doubt("`v0`, `v1`, `v2` and others")]);
     }
 
     #[test]

@@ -22,9 +22,15 @@ use crate::model::{
 const SHORTEST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// Reads the table.
-pub(super) fn health(value: &Value<'_>, problems: &mut Problems) -> Option<Spanned<Health>> {
-    let example = r#"a table: `{ type = "tcp" }`"#;
+/// Instead of the table: nobody is to be asked.
+const NONE: &str = "none";
+
+/// Reads the table, or the word that there is none.
+pub(super) fn health(value: &Value<'_>, problems: &mut Problems) -> Option<Spanned<Option<Health>>> {
+    if value.get_ref().as_str() == Some(NONE) {
+        return Some(Spanned::new(value.span(), None));
+    }
+    let example = r#"a table, `{ type = "tcp" }`, or `"none"`"#;
     let table = tree::table("`health`", value, example, problems)?;
     let before = problems.0.len();
     let section = Section::open("in health", value.span(), table, keys::HEALTH_ALL, problems);
@@ -61,7 +67,7 @@ pub(super) fn health(value: &Value<'_>, problems: &mut Problems) -> Option<Spann
     let port = port.and_then(|port| u16::try_from(port).ok());
     let (check, via, on_failure, panic) = (check?, via?, on_failure?, panic?);
     let health = Health { check, via, port, interval, fast_interval, timeout, rise, fall, on_failure, panic };
-    is_sound.then(|| Spanned::new(value.span(), health))
+    is_sound.then(|| Spanned::new(value.span(), Some(health)))
 }
 
 /// Each type of probes has an arm here, and reads the keys that are its own.
