@@ -95,7 +95,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
     (
         "hash = \"5-tuple\"",
         "health = { type = \"ftp\", via = \"address\" }",
-        "11:19: unknown type `ftp` of probes; use one of `tcp`, `udp`, `dns`, `http`, `tls`, `https`",
+        "11:19: unknown type `ftp` of probes; use one of `tcp`, `udp`, `dns`, `http`, `tls`, `https`, `grpc`",
     ),
     (
         "hash = \"5-tuple\"",
@@ -214,13 +214,55 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ),
     (
         "hash = \"5-tuple\"",
-        "health = { type = \"https\", via = \"address\", ca = \"/ca\", host = \"a/b:8443\" }",
-        "11:64: `a/b` is no name that a certificate can be for; write a DNS name or an address in `sni`",
+        "health = { type = \"https\", via = \"address\", ca = \"/ca\", host = \"a!b:8443\" }",
+        "11:64: `a!b` is no name that a certificate can be for; write a DNS name or an address in `sni`",
     ),
     (
         "hash = \"5-tuple\"",
         "health = { type = \"http\", via = \"address\", ca = \"/ca\" }",
-        "11:49: `ca` is for `type = \"tls\"` or `type = \"https\"`; leave it out, or write that",
+        "11:49: `ca` is for `type = \"tls\"` or `type = \"https\"` or `type = \"grpc\"`; leave it out, or write that",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"http\", via = \"address\", version = \"2\" }",
+        "11:54: unknown version `2`; did you mean `h2`?",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"http\", via = \"address\", version = \"h2\" }",
+        "11:54: `h2` is HTTP/2 over TLS; write `version = \"h2c\"`, or `type = \"https\"`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"https\", via = \"address\", verify = false, version = \"h2c\" }",
+        "11:71: `h2c` is HTTP/2 without TLS; write `version = \"h2\"`, or `type = \"http\"`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"http\", via = \"address\", host = \"a@b@c\" }",
+        "11:51: `host` has characters that may not be there; write it as URLs do",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"grpc\", via = \"address\", service = \"a b\" }",
+        "11:54: `service` is empty or has spaces; write a name such as `example.v1.Shop`, or leave it out for the server \
+         as a whole",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"grpc\", via = \"address\", ca = \"/ca.pem\" }",
+        "11:49: `ca` is for gRPC over TLS; add `tls = true`, or leave it out",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"grpc\", via = \"address\", tls = true }",
+        "11:19: it is to be said whose certificates are good: add `ca = \"/etc/naru/ca.pem\"`, or `verify = false` if any \
+         is; the system's authorities are not asked, for they vouch for everybody, and not for your backends",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"http\", via = \"address\", service = \"a\" }",
+        "11:54: `service` is for `type = \"grpc\"`; leave it out, or write that",
     ),
     (
         "hash = \"5-tuple\"",

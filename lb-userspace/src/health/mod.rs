@@ -6,7 +6,7 @@
 //! Who attacks: a backend that answers slowly, a byte a second, or without an end, costs a probe's timeout and one
 //! connection, and is read no further than 64 KiB. One that answers probes and serves nobody is not found out by a
 //! `tcp` probe; a page that needs what the service needs tells. Probes to the backend's own address prove nothing about
-//! the clients' path. Whoever sits on the way to a backend may answer in its place, but for `tls` and `https` with a `ca`.
+//! the clients' path. Whoever sits on the way to a backend may answer in its place, but for probes over TLS with a `ca`.
 
 mod judge;
 mod paths;

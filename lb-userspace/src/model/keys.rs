@@ -279,8 +279,8 @@ pub const HEALTH: &[Key] = &[
     required(
         "type",
         r#"type = "tcp""#,
-        "What a backend is asked: `tcp` for a connection, `udp` for a datagram, `dns` for a name, `http` for a page, `tls` and `https` for the \
-         same over TLS",
+        "What a backend is asked: `tcp` for a connection, `udp` for a datagram, `dns` for a name, `http` for a page, \
+         `tls` and `https` for the same over TLS, `grpc` for the health of a service",
         "none",
     ),
     optional(
@@ -323,13 +323,14 @@ pub const HEALTH_TYPES: &[(&str, &[&[Key]])] = &[
     ("tcp", &[]),
     ("udp", &[HEALTH_UDP]),
     ("dns", &[HEALTH_DNS]),
-    ("http", &[HEALTH_HTTP]),
+    ("http", &[HEALTH_HTTP, HEALTH_HOST]),
     ("tls", &[HEALTH_TLS]),
-    ("https", &[HEALTH_HTTP, HEALTH_TLS]),
+    ("https", &[HEALTH_HTTP, HEALTH_HOST, HEALTH_TLS]),
+    ("grpc", &[HEALTH_GRPC, HEALTH_HOST, HEALTH_TLS]),
 ];
 
 /// All keys of `health`.
-pub const HEALTH_ALL: &[&[Key]] = &[HEALTH, HEALTH_UDP, HEALTH_DNS, HEALTH_HTTP, HEALTH_TLS];
+pub const HEALTH_ALL: &[&[Key]] = &[HEALTH, HEALTH_UDP, HEALTH_DNS, HEALTH_HTTP, HEALTH_GRPC, HEALTH_HOST, HEALTH_TLS];
 
 /// Keys of `health` with `type = "udp"`.
 pub const HEALTH_UDP: &[Key] = &[
@@ -380,10 +381,10 @@ pub const HEALTH_DNS: &[Key] = &[
 pub const HEALTH_HTTP: &[Key] = &[
     optional("path", r#"path = "/healthz""#, "/", "With `http` and `https`: path and query of the page", "none"),
     optional(
-        "host",
-        r#"host = "www.example.org""#,
-        "the VIP's address",
-        "With `http` and `https`: the `Host` header",
+        "version",
+        r#"version = "h2c""#,
+        "1.1",
+        "The version of HTTP: `1.1`, with `http` also `h2c` (HTTP/2), with `https` also `h2` (the same over TLS)",
         "none",
     ),
     optional(
@@ -402,34 +403,55 @@ pub const HEALTH_HTTP: &[Key] = &[
     ),
 ];
 
-/// Keys of `health` with `type = "tls"` or `"https"`.
+/// Keys of `health` with `type = "grpc"`.
+pub const HEALTH_GRPC: &[Key] = &[
+    optional(
+        "service",
+        r#"service = "example.v1.Shop""#,
+        "the server as a whole",
+        "With `grpc`: the name of the service that must serve",
+        "none",
+    ),
+    optional("tls", "tls = true", "false", "With `grpc`: whether it is asked over TLS", "none"),
+];
+
+/// Keys of `health` that have the backend asked by a name.
+pub const HEALTH_HOST: &[Key] = &[optional(
+    "host",
+    r#"host = "www.example.org""#,
+    "the VIP's address",
+    "With `http`, `https` and `grpc`: the name that it is asked by (the `Host` header)",
+    "none",
+)];
+
+/// Keys of `health` of what is asked over TLS.
 pub const HEALTH_TLS: &[Key] = &[
     optional(
         "ca",
         r#"ca = "/etc/naru/ca.pem""#,
         "this or `verify` is needed",
-        "With `tls` and `https`: a file with the certificates of the authorities that are believed, in PEM",
+        "Over TLS: a file with the certificates of the authorities that are believed, in PEM",
         "none",
     ),
     optional(
         "verify",
         "verify = false",
         "true",
-        "With `tls` and `https`: `false` takes every certificate, and needs no `ca`",
+        "Over TLS: `false` takes every certificate, and needs no `ca`",
         "none",
     ),
     optional(
         "sni",
         r#"sni = "www.example.org""#,
         "the name in `host`, or the VIP's address",
-        "With `tls` and `https`: the name that is asked for, and that the certificate must be for",
+        "Over TLS: the name that is asked for, and that the certificate must be for",
         "none",
     ),
     optional(
         "client_cert",
         r#"client_cert = "/etc/naru/probe.pem""#,
         "none is shown",
-        "With `tls` and `https`: a file with the certificate that is shown to backends that ask for one, in PEM",
+        "Over TLS: a file with the certificate that is shown to backends that ask for one, in PEM",
         "none",
     ),
     optional(

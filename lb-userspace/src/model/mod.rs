@@ -38,7 +38,7 @@ pub use self::{
     forward::ForwardMode,
     health::{
         Check, Exchange, Health, Identity, Lookup, LookupError, Octets, OctetsError, OnFailure, Page, ProbeVia, Rcodes,
-        RecordType, StatusError, Statuses, Tls, Trust, host_name,
+        RecordType, Service, StatusError, Statuses, Tls, Trust, Version, host_name,
     },
     idle::{IdleTime, TimeError},
     keys::{Given, Settings},
@@ -84,5 +84,6 @@ mod tests {
         check(&[XdpMode::Auto, XdpMode::Native, XdpMode::Generic]);
         check(&[OnFailure::Reset, OnFailure::Drain]);
         check(&[ProbeVia::Path, ProbeVia::Address]);
+        check(&[Version::Http1, Version::H2c, Version::H2]);
     }
 }

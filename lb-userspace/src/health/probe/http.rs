@@ -1,17 +1,25 @@
-//! Asks for a page by HTTP/1.1, and judges it.
+//! Asks for a page by HTTP/1.1 or HTTP/2, and judges it.
 
 use std::net::IpAddr;
 
 use http_body_util::{BodyExt as _, Empty};
-use hyper::{Request, body::Bytes, client::conn::http1, header};
+use hyper::{
+    Request, Response,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+    header,
+};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::question::Failure;
-use crate::model::Page;
+use super::{
+    http2::{self, USER_AGENT, authority, protocol},
+    question::Failure,
+};
+use crate::model::{Page, Version};
 
 /// Its name where connections say what is spoken (RFC 7301).
-pub const ALPN: &[u8] = b"http/1.1";
+const ALPN: &[u8] = b"http/1.1";
 
 /// So much of a body is looked through, in bytes.
 const LONGEST_BODY: usize = 64 << 10;
@@ -19,35 +27,45 @@ const LONGEST_BODY: usize = 64 << 10;
 /// So much of an answer is kept at a time, in bytes: its head must fit.
 const LONGEST_HEAD: usize = 16 << 10;
 
+/// The name of the protocol of a page, where connections say what is spoken.
+pub fn alpn(page: &Page) -> &'static [u8] {
+    match page.version {
+        Version::Http1 => ALPN,
+        Version::H2c | Version::H2 => http2::ALPN,
+    }
+}
+
 /// Asks for the page over a connection.
 pub async fn get<S>(stream: S, page: &Page, vip: IpAddr) -> Result<(), Failure>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let host = authority(page.host.as_deref(), vip);
+    match page.version {
+        Version::Http1 => get_by_http1(stream, page, &host).await,
+        Version::H2c | Version::H2 => {
+            let request = Request::get(http2::target(page.version == Version::H2, &host, &page.path)?)
+                .header(header::USER_AGENT, USER_AGENT);
+            let request = request.body(Empty::<Bytes>::new()).map_err(|error| Failure::Unsent(error.to_string()))?;
+            http2::ask(stream, request, async |answer| judge(page, answer?).await).await
+        }
+    }
+}
+
+async fn get_by_http1<S>(stream: S, page: &Page, host: &str) -> Result<(), Failure>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut builder = http1::Builder::new();
     let handshake = builder.max_buf_size(LONGEST_HEAD).handshake(TokioIo::new(stream));
     let (mut sender, connection) = handshake.await.map_err(protocol)?;
-    let host = page.host.clone().unwrap_or_else(|| match vip {
-        IpAddr::V4(vip) => vip.to_string(),
-        IpAddr::V6(vip) => format!("[{vip}]"),
-    });
     let request = Request::get(page.path.as_str())
         .header(header::HOST, host)
-        .header(header::USER_AGENT, concat!("naru/", env!("CARGO_PKG_VERSION")))
+        .header(header::USER_AGENT, USER_AGENT)
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())
         .map_err(|error| Failure::Unsent(error.to_string()))?;
-    let exchange = async move {
-        let response = sender.send_request(request).await.map_err(protocol)?;
-        let status = response.status().as_u16();
-        if !page.status.contain(status) {
-            return Err(Failure::Status(status));
-        }
-        match &page.body {
-            Some(wanted) => find(response.into_body(), wanted.as_bytes()).await,
-            None => Ok(()),
-        }
-    };
+    let exchange = async move { judge(page, sender.send_request(request).await.map_err(protocol)?).await };
     tokio::pin!(exchange, connection);
     tokio::select! {
         done = &mut exchange => done,
@@ -59,10 +77,15 @@ where
     }
 }
 
-/// What hyper says, and why.
-fn protocol(error: hyper::Error) -> Failure {
-    let why = std::error::Error::source(&error).map(|source| format!(": {source}"));
-    Failure::Protocol("HTTP", format!("{error}{}", why.unwrap_or_default()))
+async fn judge(page: &Page, response: Response<Incoming>) -> Result<(), Failure> {
+    let status = response.status().as_u16();
+    if !page.status.contain(status) {
+        return Err(Failure::Status(status));
+    }
+    match &page.body {
+        Some(wanted) => find(response.into_body(), wanted.as_bytes()).await,
+        None => Ok(()),
+    }
 }
 
 /// Looks for `wanted` in a body, as far as it is looked through.
@@ -71,9 +94,11 @@ async fn find(mut body: hyper::body::Incoming, wanted: &[u8]) -> Result<(), Fail
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(protocol)?;
         if let Some(data) = frame.data_ref() {
+            // Where it may begin that was not whole before.
+            let from = text.len().saturating_sub(wanted.len());
             let room = LONGEST_BODY - text.len();
             text.extend_from_slice(&data[..data.len().min(room)]);
-            if text.windows(wanted.len().max(1)).any(|part| part == wanted) || wanted.is_empty() {
+            if text[from..].windows(wanted.len().max(1)).any(|part| part == wanted) || wanted.is_empty() {
                 return Ok(());
             }
             if text.len() == LONGEST_BODY {
@@ -88,6 +113,7 @@ async fn find(mut body: hyper::body::Incoming, wanted: &[u8]) -> Result<(), Fail
 mod tests {
     use std::{net::SocketAddr, time::Duration};
 
+    use http_body_util::Full;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpListener,
@@ -100,7 +126,13 @@ mod tests {
 
     fn page(status: &str, body: Option<&str>) -> Check {
         let body = body.map(str::to_owned);
-        Check::Http(Page { path: "/healthz".into(), host: None, status: status.parse().unwrap(), body })
+        Check::Http(Page {
+            path: "/healthz".into(),
+            host: None,
+            version: Version::Http1,
+            status: status.parse().unwrap(),
+            body,
+        })
     }
 
     /// A server that answers each connection's request with these parts, with a pause before each but the first, and what
@@ -176,5 +208,34 @@ mod tests {
         let head = answer_to(page("200", None), &[b"HTTP/1.1 200 OK\r\nx: ", HEADS]).await;
         assert!(matches!(head, Outcome::Bad(Failure::Protocol("HTTP", _))), "{head:?}");
         assert!(from.elapsed() < patience::LIMIT, "each ends by its timeout");
+    }
+
+    /// By HTTP/2, which a real server speaks.
+    #[tokio::test]
+    async fn a_page_is_judged_by_http2_as_well() {
+        let served = async |request: Request<Incoming>| {
+            let host = request.uri().authority().map(ToString::to_string);
+            assert_eq!((request.uri().path(), host.as_deref()), ("/healthz", Some("192.0.2.1")));
+            Response::builder().status(503).body(Full::from("all good"))
+        };
+        let address = http2::fixtures::server(served).await;
+        let page = |status: &str, body: &str| match page(status, Some(body)) {
+            Check::Http(page) => Check::Http(Page { version: Version::H2c, ..page }),
+            other => other,
+        };
+        assert_eq!(ask(&question(address, page("503", "l good"))).await, Outcome::Good);
+        assert_eq!(ask(&question(address, page("503", "bad"))).await, Outcome::Bad(Failure::Body));
+        assert_eq!(ask(&question(address, page("200", "good"))).await, Outcome::Bad(Failure::Status(503)));
+        // Who speaks HTTP/1.1 only.
+        const OK: &[&[u8]] = &[b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n"];
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(OK[0]).await.unwrap();
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        });
+        let old = ask(&question(address, page("200", "good"))).await;
+        assert!(matches!(old, Outcome::Bad(Failure::Protocol("HTTP", _))), "{old:?}");
     }
 }

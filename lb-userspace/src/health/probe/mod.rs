@@ -3,7 +3,9 @@
 //! Each type of probe is a file here, with an arm in [`answer`]; what they are of the config is in `model::Check`.
 
 mod dns;
+mod grpc;
 mod http;
+mod http2;
 mod question;
 mod socket;
 mod tls;
@@ -45,9 +47,19 @@ async fn answer(question: &Question, stage: &mut &'static str) -> Result<(), Fai
         }
         Check::Tls(_) => tls::connect(question, check.server_name(), None, stage).await.map(drop),
         Check::Https { page, .. } => {
-            let stream = tls::connect(question, check.server_name(), Some(http::ALPN), stage).await?;
+            let stream = tls::connect(question, check.server_name(), Some(http::alpn(page)), stage).await?;
             *stage = "waiting for the page";
             http::get(stream, page, question.vip).await
+        }
+        Check::Grpc { service, tls: None } => {
+            let stream = socket::connect(question).await?;
+            *stage = "waiting for the answer";
+            grpc::check(stream, false, service, question.vip).await
+        }
+        Check::Grpc { service, tls: Some(_) } => {
+            let stream = tls::connect(question, check.server_name(), Some(http2::ALPN), stage).await?;
+            *stage = "waiting for the answer";
+            grpc::check(stream, true, service, question.vip).await
         }
     }
 }

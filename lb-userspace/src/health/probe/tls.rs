@@ -96,8 +96,17 @@ fn names(presented: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, net::SocketAddr, path::PathBuf};
+    use std::{convert::Infallible, fs, net::SocketAddr, path::PathBuf};
 
+    use http_body_util::StreamBody;
+    use hyper::{
+        HeaderMap, Method, Request, Response,
+        body::{Bytes, Frame, Incoming},
+        header::{HeaderName, HeaderValue},
+        server::conn::http2,
+        service::service_fn,
+    };
+    use hyper_util::rt::{TokioExecutor, TokioIo};
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
     use rustls::{
         RootCertStore, ServerConfig,
@@ -115,7 +124,7 @@ mod tests {
     use super::*;
     use crate::{
         health::trust::Trusted,
-        model::{Check, Identity, Page, Tls, Trust},
+        model::{Check, Identity, Page, Service, Tls, Trust, Version},
     };
 
     const NAME: &str = "www.example.org";
@@ -126,6 +135,8 @@ mod tests {
         root: CertificateDer<'static>,
         files: tempfile::TempDir,
     }
+
+    type Frames = futures_util::stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>;
 
     /// A certificate with its key.
     type Certified = (CertificateDer<'static>, KeyPair);
@@ -171,8 +182,41 @@ mod tests {
     }
 
     fn https(tls: Tls) -> Check {
-        let page = Page { path: "/".into(), host: None, status: "200".parse().unwrap(), body: Some("good".into()) };
+        let page = Page {
+            path: "/".into(),
+            host: None,
+            version: Version::Http1,
+            status: "200".parse().unwrap(),
+            body: Some("good".into()),
+        };
         Check::Https { page, tls }
+    }
+
+    fn by_http2(check: Check) -> Check {
+        match check {
+            Check::Https { page, tls } => Check::Https { page: Page { version: Version::H2, ..page }, tls },
+            other => other,
+        }
+    }
+
+    fn grpc(tls: Tls) -> Check {
+        Check::Grpc { service: Service { service: None, host: None }, tls: Some(tls) }
+    }
+
+    /// What a server answers by HTTP/2: a page, or that a service serves.
+    async fn serve(request: Request<Incoming>) -> Result<Response<StreamBody<Frames>>, hyper::http::Error> {
+        assert_eq!(request.uri().scheme_str(), Some("https"));
+        let (message, trailers) = match request.method() {
+            &Method::POST => (
+                &b"\0\0\0\0\x02\x08\x01"[..],
+                HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]),
+            ),
+            _ => (&b"good"[..], HeaderMap::new()),
+        };
+        let frames = vec![Ok(Frame::data(Bytes::from_static(message))), Ok(Frame::trailers(trailers))];
+        Response::builder()
+            .header("content-type", "application/grpc")
+            .body(StreamBody::new(futures_util::stream::iter(frames)))
     }
 
     /// A server that answers each request by a page; `clients` vouches for who may ask.
@@ -197,6 +241,11 @@ mod tests {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+                if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                    let connection = http2::Builder::new(TokioExecutor::new());
+                    tokio::spawn(connection.serve_connection(TokioIo::new(stream), service_fn(serve)));
+                    continue;
+                }
                 let len = stream.read(&mut [0; 1024]).await.unwrap_or(0);
                 if len > 0 {
                     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
@@ -224,9 +273,12 @@ mod tests {
         let good = server(&authority.certify(NAME, |_| ()), None).await;
         assert_eq!(answer(good, Check::Tls(tls(authority.ca()))).await, Outcome::Good);
         assert_eq!(answer(good, https(tls(authority.ca()))).await, Outcome::Good);
+        assert_eq!(answer(good, by_http2(https(tls(authority.ca())))).await, Outcome::Good);
+        assert_eq!(answer(good, grpc(tls(authority.ca()))).await, Outcome::Good);
         let strange = server(&Authority::new().certify(NAME, |_| ()), None).await;
         let unknown = certificate("is of no authority in `ca`");
         assert_eq!(answer(strange, https(tls(authority.ca()))).await, unknown);
+        assert_eq!(answer(strange, grpc(tls(authority.ca()))).await, unknown);
         assert_eq!(answer(strange, https(tls(None))).await, Outcome::Good, "any is good");
         let expired = authority.certify(NAME, |params| params.not_after = rcgen::date_time_ymd(2020, 2, 1));
         let expired = answer(server(&expired, None).await, https(tls(authority.ca()))).await;

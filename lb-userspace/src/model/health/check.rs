@@ -8,6 +8,7 @@ use super::{
     exchange::Exchange,
     lookup::Lookup,
     page::Page,
+    service::Service,
     tls::{self, Tls, Trust},
 };
 use crate::model::Protocol;
@@ -22,11 +23,11 @@ pub enum Check {
     Udp(Exchange),
     /// For records of a name.
     Dns(Lookup),
-    /// For a page, by HTTP/1.1.
+    /// For a page, by HTTP/1.1 or HTTP/2.
     Http(Page),
     /// For a TLS connection.
     Tls(Tls),
-    /// For a page, by HTTP/1.1 over TLS.
+    /// For a page over TLS.
     Https {
         /// The page.
         #[serde(flatten)]
@@ -35,13 +36,22 @@ pub enum Check {
         #[serde(flatten)]
         tls: Tls,
     },
+    /// Whether a service serves, by gRPC.
+    Grpc {
+        /// The service.
+        #[serde(flatten)]
+        service: Service,
+        /// Over TLS, if so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tls: Option<Tls>,
+    },
 }
 
 impl Check {
     /// Of which protocol the port is that is asked.
     pub fn protocol(&self) -> Protocol {
         match self {
-            Self::Tcp | Self::Http(_) | Self::Tls(_) | Self::Https { .. } => Protocol::Tcp,
+            Self::Tcp | Self::Http(_) | Self::Tls(_) | Self::Https { .. } | Self::Grpc { .. } => Protocol::Tcp,
             Self::Udp(_) | Self::Dns(_) => Protocol::Udp,
         }
     }
@@ -50,6 +60,7 @@ impl Check {
     pub fn trust(&self) -> Option<&Trust> {
         match self {
             Self::Tls(tls) | Self::Https { tls, .. } => Some(&tls.trust),
+            Self::Grpc { tls, .. } => tls.as_ref().map(|tls| &tls.trust),
             Self::Tcp | Self::Udp(_) | Self::Dns(_) | Self::Http(_) => None,
         }
     }
@@ -59,6 +70,7 @@ impl Check {
         match self {
             Self::Tls(tls) => tls.sni.as_deref(),
             Self::Https { page, tls } => tls.sni.as_deref().or(page.host.as_deref().map(tls::host_name)),
+            Self::Grpc { service, tls } => tls.as_ref()?.sni.as_deref().or(service.host.as_deref().map(tls::host_name)),
             Self::Tcp | Self::Udp(_) | Self::Dns(_) | Self::Http(_) => None,
         }
     }
@@ -74,6 +86,10 @@ impl Check {
             Self::Http(page) => write!(f, "http {port}{page}"),
             Self::Tls(tls) => write!(f, "tls{spaced}{port}{tls}"),
             Self::Https { page, tls } => write!(f, "https {port}{page}{tls}"),
+            Self::Grpc { service, tls } => {
+                write!(f, "grpc{spaced}{port}{service}")?;
+                tls.as_ref().map_or(Ok(()), |tls| write!(f, " tls{tls}"))
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ mod exchange;
 mod lookup;
 mod octets;
 mod page;
+mod service;
 mod tls;
 
 use std::{fmt, str::FromStr, time::Duration};
@@ -16,7 +17,8 @@ pub use self::{
     exchange::Exchange,
     lookup::{Lookup, LookupError, Rcodes, RecordType},
     octets::{Octets, OctetsError},
-    page::{Page, StatusError, Statuses},
+    page::{Page, StatusError, Statuses, Version},
+    service::Service,
     tls::{Identity, Tls, Trust, host_name},
 };
 use super::{
@@ -130,6 +132,7 @@ mod tests {
         let page = Page {
             path: "/healthz".into(),
             host: Some("www.example.org".into()),
+            version: Version::Http1,
             status: "200".parse().unwrap(),
             body: Some("ok".into()),
         };

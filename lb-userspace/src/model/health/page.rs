@@ -4,7 +4,7 @@ use std::{fmt, ops::RangeInclusive, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::super::word::text_serde;
+use super::super::word::{UnknownValue, Word, text_serde, words};
 
 /// A page, and what is a good answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,11 +14,28 @@ pub struct Page {
     /// The `Host` header; the VIP's address where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
+    /// By which version of HTTP.
+    #[serde(default)]
+    pub version: Version,
     /// Statuses of good answers.
     pub status: Statuses,
     /// What the body of a good answer has within its first 64 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
+}
+
+words! {
+    /// Versions of HTTP.
+    #[derive(Default)]
+    Version: "version" {
+        /// HTTP/1.1.
+        #[default]
+        Http1 = "1.1",
+        /// HTTP/2 from the first byte on, without TLS.
+        H2c = "h2c",
+        /// HTTP/2 over TLS.
+        H2 = "h2",
+    }
 }
 
 /// Ranges of HTTP statuses, as `200-399` or `200,204`.
@@ -77,9 +94,12 @@ text_serde!(Statuses);
 
 impl fmt::Display for Page {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { path, host, status, body } = self;
+        let Self { path, host, version, status, body } = self;
         f.write_str(path)?;
         host.as_ref().map_or(Ok(()), |host| write!(f, " host {host}"))?;
+        if *version != Version::default() {
+            write!(f, " version {version}")?;
+        }
         if *status != Statuses::default() {
             write!(f, " status {status}")?;
         }

@@ -3,6 +3,7 @@
 mod exchange;
 mod lookup;
 mod page;
+mod service;
 mod tls;
 
 use std::time::Duration;
@@ -83,14 +84,15 @@ fn check(section: &Section<'_>, value: &Value<'_>, problems: &mut Problems) -> O
     match name {
         "udp" => exchange::read(section, value, problems).map(Check::Udp),
         "dns" => lookup::read(section, value, problems).map(Check::Dns),
-        "http" => page::read(section, problems).map(Check::Http),
+        "http" => page::read(section, false, problems).map(Check::Http),
         "tls" => tls::read(section, value, None, problems).map(Check::Tls),
         "https" => {
-            let page = page::read(section, problems);
+            let page = page::read(section, true, problems);
             let host = page.as_ref().and_then(|page| page.host.as_deref());
             let tls = tls::read(section, value, host, problems);
             page.zip(tls).map(|(page, tls)| Check::Https { page, tls })
         }
+        "grpc" => service::read(section, value, problems),
         _ => Some(Check::Tcp),
     }
 }
