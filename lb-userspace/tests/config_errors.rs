@@ -95,7 +95,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
     (
         "hash = \"5-tuple\"",
         "health = { type = \"ftp\", via = \"address\" }",
-        "11:19: unknown type `ftp` of probes; use one of `tcp`, `udp`, `dns`, `http`, `tls`, `https`, `grpc`",
+        "11:19: unknown type `ftp` of probes; use one of `icmp`, `tcp`, `udp`, `dns`, `http`, `tls`, `https`, `grpc`",
     ),
     (
         "hash = \"5-tuple\"",
@@ -221,6 +221,16 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "hash = \"5-tuple\"",
         "health = { type = \"http\", via = \"address\", ca = \"/ca\" }",
         "11:49: `ca` is for `type = \"tls\"` or `type = \"https\"` or `type = \"grpc\"`; leave it out, or write that",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"icmp\", via = \"address\", port = 80 }",
+        "11:51: `icmp` asks a host and no port of it; leave `port` out, or use another `type`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"icmp\", via = \"address\", size = 15 }",
+        "11:51: `size` is 15; it must be from 16 to 9000",
     ),
     (
         "hash = \"5-tuple\"",

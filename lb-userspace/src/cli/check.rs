@@ -43,7 +43,7 @@ pub fn check(output: Output, file: &Path) -> Result<Exit, Failure> {
     })?;
     let mut problems = missing_interfaces(&config, &existing_interfaces());
     problems.extend(HashSeed::load(config.node.hash_seed_file.as_deref()).err().map(|error| error.to_string()));
-    if let Err((vip, error)) = health::check_files(&config) {
+    if let Err((vip, error)) = health::check_means(&config) {
         problems.push(format!("`health` of vip {vip}: {error}"));
     }
     let mut warnings: Vec<_> = config.warnings().iter().map(ToString::to_string).collect();

@@ -40,7 +40,7 @@ impl Controller {
             return Err(Error::TakesAway { path: self.file.path.clone(), removal });
         }
         let wanted = block_in_place(|| self.file.with_seed(wanted))?;
-        block_in_place(|| health::check_files(&wanted.config)).map_err(|(vip, error)| Error::Probes {
+        block_in_place(|| health::check_means(&wanted.config)).map_err(|(vip, error)| Error::Probes {
             path: self.file.path.clone(),
             vip,
             error,

@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf};
 use crate::{
     dataplane,
     disk::{ReplaceError, WriteError},
-    health::TrustError,
+    health::MeansError,
     model::OperateError,
     network,
     plan::Removal,
@@ -18,16 +18,16 @@ pub enum Error {
     /// The config file cannot be read or is not valid.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The config has probes that need files which cannot be had.
+    /// The config has probes that need what cannot be had.
     #[error("`health` of vip {vip} in {}: {error}; nothing was changed", path.display())]
     Probes {
         /// The config file.
         path: PathBuf,
         /// Name of the VIP.
         vip: String,
-        /// What is wrong with the files.
+        /// What that is.
         #[source]
-        error: TrustError,
+        error: MeansError,
     },
     /// The edit does not fit the config.
     #[error(transparent)]

@@ -9,6 +9,7 @@
 //! the clients' path. Whoever sits on the way to a backend may answer in its place, but for probes over TLS with a `ca`.
 
 mod judge;
+mod means;
 mod paths;
 mod probe;
 mod prober;
@@ -17,7 +18,8 @@ mod unverified;
 
 pub use self::{
     judge::Verdict,
+    means::{MeansError, check_means},
     paths::Paths,
     prober::{Flip, Last, Probed, Prober, Probes, Punctuality, Status},
-    trust::{TrustError, check_files},
+    trust::TrustError,
 };

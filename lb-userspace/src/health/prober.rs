@@ -269,8 +269,9 @@ fn question(
     trusted: Option<Arc<Trusted>>,
     paths: &Arc<Paths>,
 ) -> Question {
-    let first = vip.ports.iter().filter(|port| port.protocol == health.check.protocol()).find_map(|port| port.port);
-    // A config has one or the other.
+    let wanted = health.check.protocol();
+    let first = vip.ports.iter().filter(|port| Some(port.protocol) == wanted).find_map(|port| port.port);
+    // A config has one or the other, where it is a port that is asked.
     let port = health.port.or(first).unwrap_or_default();
     let to = match health.via {
         ProbeVia::Address => To::Address(SocketAddr::new(backend, port), via),

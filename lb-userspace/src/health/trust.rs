@@ -26,7 +26,7 @@ use tokio::{sync::mpsc, task::spawn_blocking};
 use super::unverified::Unverified;
 use crate::{
     disk,
-    model::{Config, Identity, Trust},
+    model::{Identity, Trust},
 };
 
 /// No file of certificates is larger, in bytes.
@@ -163,16 +163,9 @@ async fn read(mut asked: mpsc::UnboundedReceiver<Vec<Arc<Trusted>>>) {
     }
 }
 
-/// The first VIP of a config whose probes have not what they need, and why.
-pub fn check_files(config: &Config) -> Result<(), (String, TrustError)> {
-    let mut seen = HashMap::new();
-    for vip in &config.vips {
-        let Some(files) = vip.health.as_ref().and_then(|health| health.check.trust()) else { continue };
-        if seen.insert(files, ()).is_none() {
-            load(files).map_err(|error| (vip.name.clone(), error))?;
-        }
-    }
-    Ok(())
+/// Whether these files are good.
+pub fn check(files: &Trust) -> Result<(), TrustError> {
+    load(files).map(drop)
 }
 
 /// How connections are made that go by these files.

@@ -279,7 +279,7 @@ pub const HEALTH: &[Key] = &[
     required(
         "type",
         r#"type = "tcp""#,
-        "What a backend is asked: `tcp` for a connection, `udp` for a datagram, `dns` for a name, `http` for a page, \
+        "What a backend is asked: `icmp` for an echo, `tcp` for a connection, `udp` for a datagram, `dns` for a name, `http` for a page, \
          `tls` and `https` for the same over TLS, `grpc` for the health of a service",
         "none",
     ),
@@ -320,6 +320,7 @@ pub const HEALTH: &[Key] = &[
 
 /// The types of probes, each with the keys that not all have.
 pub const HEALTH_TYPES: &[(&str, &[&[Key]])] = &[
+    ("icmp", &[HEALTH_SIZE]),
     ("tcp", &[]),
     ("udp", &[HEALTH_UDP]),
     ("dns", &[HEALTH_DNS]),
@@ -330,7 +331,17 @@ pub const HEALTH_TYPES: &[(&str, &[&[Key]])] = &[
 ];
 
 /// All keys of `health`.
-pub const HEALTH_ALL: &[&[Key]] = &[HEALTH, HEALTH_UDP, HEALTH_DNS, HEALTH_HTTP, HEALTH_GRPC, HEALTH_HOST, HEALTH_TLS];
+pub const HEALTH_ALL: &[&[Key]] =
+    &[HEALTH, HEALTH_SIZE, HEALTH_UDP, HEALTH_DNS, HEALTH_HTTP, HEALTH_GRPC, HEALTH_HOST, HEALTH_TLS];
+
+/// Keys of `health` that say how long a probe is.
+pub const HEALTH_SIZE: &[Key] = &[optional(
+    "size",
+    "size = 1472",
+    "56",
+    "With `icmp`: bytes of the request's payload, 16 to 9000; the packet has 28 more with IPv4, 48 with IPv6",
+    "none",
+)];
 
 /// Keys of `health` with `type = "udp"`.
 pub const HEALTH_UDP: &[Key] = &[

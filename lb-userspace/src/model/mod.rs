@@ -37,8 +37,8 @@ pub use self::{
     desired::{Desired, Overridden, Sources},
     forward::ForwardMode,
     health::{
-        Check, Exchange, Health, Identity, Lookup, LookupError, Octets, OctetsError, OnFailure, Page, ProbeVia, Rcodes,
-        RecordType, Service, StatusError, Statuses, Tls, Trust, Version, host_name,
+        Check, Echo, Exchange, Health, Identity, Lookup, LookupError, Octets, OctetsError, OnFailure, Page, ProbeVia,
+        Rcodes, RecordType, Service, StatusError, Statuses, Tls, Trust, Version, host_name,
     },
     idle::{IdleTime, TimeError},
     keys::{Given, Settings},

@@ -6,6 +6,7 @@ mod dns;
 mod grpc;
 mod http;
 mod http2;
+mod icmp;
 mod question;
 mod socket;
 mod tls;
@@ -15,7 +16,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use self::question::{Failure, Outcome, Question, To};
+pub use self::{
+    question::{Failure, Outcome, Question, To},
+    socket::{PING_GROUPS, may_echo},
+};
 use crate::model::Check;
 
 /// By how much a timeout may itself be late: later, this host was too busy to tell who was slow.
@@ -37,6 +41,7 @@ pub async fn ask(question: &Question) -> Outcome {
 async fn answer(question: &Question, stage: &mut &'static str) -> Result<(), Failure> {
     let check = &question.check;
     match check {
+        Check::Icmp(echo) => icmp::echo(question, echo, stage).await,
         Check::Tcp => socket::connect(question).await.map(drop),
         Check::Udp(exchange) => udp::exchange(question, exchange, stage).await,
         Check::Dns(lookup) => dns::look_up(question, lookup, stage).await,

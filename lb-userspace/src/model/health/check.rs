@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    echo::Echo,
     exchange::Exchange,
     lookup::Lookup,
     page::Page,
@@ -17,6 +18,8 @@ use crate::model::Protocol;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Check {
+    /// For an echo.
+    Icmp(Echo),
     /// For a TCP connection.
     Tcp,
     /// For a datagram.
@@ -48,11 +51,17 @@ pub enum Check {
 }
 
 impl Check {
-    /// Of which protocol the port is that is asked.
-    pub fn protocol(&self) -> Protocol {
+    /// Whether a packet of it is one that the data plane forwards to a backend.
+    pub fn is_forwarded(&self) -> bool {
+        !matches!(self, Self::Icmp(_))
+    }
+
+    /// Of which protocol the port is that is asked; `None` where it is the host that is asked.
+    pub fn protocol(&self) -> Option<Protocol> {
         match self {
-            Self::Tcp | Self::Http(_) | Self::Tls(_) | Self::Https { .. } | Self::Grpc { .. } => Protocol::Tcp,
-            Self::Udp(_) | Self::Dns(_) => Protocol::Udp,
+            Self::Icmp(_) => None,
+            Self::Tcp | Self::Http(_) | Self::Tls(_) | Self::Https { .. } | Self::Grpc { .. } => Some(Protocol::Tcp),
+            Self::Udp(_) | Self::Dns(_) => Some(Protocol::Udp),
         }
     }
 
@@ -61,7 +70,7 @@ impl Check {
         match self {
             Self::Tls(tls) | Self::Https { tls, .. } => Some(&tls.trust),
             Self::Grpc { tls, .. } => tls.as_ref().map(|tls| &tls.trust),
-            Self::Tcp | Self::Udp(_) | Self::Dns(_) | Self::Http(_) => None,
+            Self::Icmp(_) | Self::Tcp | Self::Udp(_) | Self::Dns(_) | Self::Http(_) => None,
         }
     }
 
@@ -71,7 +80,7 @@ impl Check {
             Self::Tls(tls) => tls.sni.as_deref(),
             Self::Https { page, tls } => tls.sni.as_deref().or(page.host.as_deref().map(tls::host_name)),
             Self::Grpc { service, tls } => tls.as_ref()?.sni.as_deref().or(service.host.as_deref().map(tls::host_name)),
-            Self::Tcp | Self::Udp(_) | Self::Dns(_) | Self::Http(_) => None,
+            Self::Icmp(_) | Self::Tcp | Self::Udp(_) | Self::Dns(_) | Self::Http(_) => None,
         }
     }
 
@@ -80,6 +89,7 @@ impl Check {
         let port = port.map_or_else(String::new, |port| format!(":{port}"));
         let spaced = if port.is_empty() { "" } else { " " };
         match self {
+            Self::Icmp(echo) => write!(f, "icmp{echo}"),
             Self::Tcp => write!(f, "tcp{spaced}{port}"),
             Self::Udp(exchange) => write!(f, "udp{spaced}{port} {exchange}"),
             Self::Dns(lookup) => write!(f, "dns{spaced}{port} {lookup}"),

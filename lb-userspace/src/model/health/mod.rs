@@ -1,6 +1,7 @@
 //! How a VIP has it found out whether its backends work.
 
 mod check;
+mod echo;
 mod exchange;
 mod lookup;
 mod octets;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     check::Check,
+    echo::Echo,
     exchange::Exchange,
     lookup::{Lookup, LookupError, Rcodes, RecordType},
     octets::{Octets, OctetsError},

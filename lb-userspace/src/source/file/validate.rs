@@ -113,7 +113,7 @@ impl Check<'_> {
         if health.port.is_some() {
             return;
         }
-        let wanted = health.check.protocol();
+        let Some(wanted) = health.check.protocol() else { return };
         let is_wanted = |port: &Spanned<Port>| port.get_ref().protocol == wanted && port.get_ref().port.is_some();
         if !vip.ports.iter().any(is_wanted) {
             let wanted = wanted.word().to_uppercase();

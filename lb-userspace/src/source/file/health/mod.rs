@@ -1,5 +1,6 @@
 //! Reads `health` of a VIP: what all probes have, and each type its own in a file here.
 
+mod echo;
 mod exchange;
 mod lookup;
 mod page;
@@ -36,9 +37,17 @@ pub(super) fn health(value: &Value<'_>, problems: &mut Problems) -> Option<Spann
     let before = problems.0.len();
     let section = Section::open("in health", value.span(), table, keys::HEALTH_ALL, problems);
     let check = section.required("type", problems).and_then(|value| check(&section, value, problems));
+    let is_forwarded = check.as_ref().is_none_or(Check::is_forwarded);
     let via = match section.optional("via") {
-        Some(value) => tree::parsed("`via`", value, problems),
-        None => Some(ProbeVia::Path),
+        Some(value) => tree::parsed("`via`", value, problems).inspect(|via| {
+            if *via == ProbeVia::Path && !is_forwarded {
+                let message =
+                    "such probes do not go the way of clients' packets; write `via = \"address\"`, or another `type`";
+                problems.add(value.span(), message);
+            }
+        }),
+        None if is_forwarded => Some(ProbeVia::Path),
+        None => Some(ProbeVia::Address),
     };
     let port = section.optional("port").and_then(|value| tree::number("`port`", value, 1, 65_535, problems));
     let mut time = |key: &str, default: Duration| match section.optional(key) {
@@ -82,6 +91,7 @@ fn check(section: &Section<'_>, value: &Value<'_>, problems: &mut Problems) -> O
     };
     refuse_keys_of_others(section, own, problems);
     match name {
+        "icmp" => echo::read(section, problems).map(Check::Icmp),
         "udp" => exchange::read(section, value, problems).map(Check::Udp),
         "dns" => lookup::read(section, value, problems).map(Check::Dns),
         "http" => page::read(section, false, problems).map(Check::Http),
