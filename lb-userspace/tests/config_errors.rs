@@ -95,7 +95,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
     (
         "hash = \"5-tuple\"",
         "health = { type = \"ftp\", via = \"address\" }",
-        "11:19: unknown type `ftp` of probes; use one of `icmp`, `tcp`, `udp`, `dns`, `http`, `tls`, `https`, `grpc`",
+        "11:19: unknown type `ftp` of probes; use one of `icmp`, `tcp`, `udp`, `dns`, `http`, `tls`, `https`, `grpc`, `exec`",
     ),
     (
         "hash = \"5-tuple\"",
@@ -231,6 +231,31 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "hash = \"5-tuple\"",
         "health = { type = \"icmp\", via = \"address\", size = 15 }",
         "11:51: `size` is 15; it must be from 16 to 9000",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"exec\", via = \"address\" }",
+        "11:19: `exec` needs a program to start; add `command = [\"/usr/local/lib/naru/probe\", \"argument\"]`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"exec\", via = \"address\", command = [] }",
+        "11:54: `command` is empty; write the path of a program, and its arguments",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"exec\", via = \"address\", command = \"/bin/true\" }",
+        "11:54: `command` must be an array in brackets, not a string",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"exec\", via = \"address\", command = [\"true\"] }",
+        "11:55: the program of `command` is `true`; write an absolute path, one that begins with `/`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"exec\", via = \"address\", command = [\"/bin/true\", 7] }",
+        "11:68: each word of `command` must be a string in quotes, not a whole number",
     ),
     (
         "hash = \"5-tuple\"",

@@ -1,6 +1,11 @@
 //! Whether probes have what they need, before a config is in force.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
 use super::{
     probe::{PING_GROUPS, may_echo},
@@ -14,6 +19,14 @@ pub enum MeansError {
     /// Files of probes over TLS.
     #[error(transparent)]
     Files(#[from] TrustError),
+    /// A program.
+    #[error("{} {what}", path.display())]
+    Program {
+        /// Its path.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        what: String,
+    },
     /// The right to send echo requests.
     #[error("{PING_GROUPS}")]
     Echo,
@@ -32,6 +45,7 @@ pub fn check_means(config: &Config) -> Result<(), (String, MeansError)> {
         match &health.check {
             // The daemon is root's; of others nothing follows.
             Check::Icmp(_) if nix::unistd::geteuid().is_root() && !may_echo() => return Err(fails(MeansError::Echo)),
+            Check::Exec(program) => check_program(Path::new(program.path())).map_err(fails)?,
             check => {
                 if let Some(files) = check.trust().filter(|files| seen.insert(*files)) {
                     trust::check(files).map_err(|error| fails(error.into()))?;
@@ -40,4 +54,76 @@ pub fn check_means(config: &Config) -> Result<(), (String, MeansError)> {
         }
     }
     Ok(())
+}
+
+/// Programs have the daemon's user: nobody but root may change them, or put others in their place.
+fn check_program(path: &Path) -> Result<(), MeansError> {
+    let wrong = |what: String| MeansError::Program { path: path.to_owned(), what };
+    let unreadable = |error: std::io::Error| wrong(format!("cannot be started: {error}; put a program there"));
+    let file = fs::canonicalize(path).map_err(unreadable)?;
+    let metadata = fs::metadata(&file).map_err(unreadable)?;
+    if !metadata.is_file() || metadata.mode() & 0o111 == 0 {
+        return Err(wrong("is no program: it is no file, or may not be executed (`chmod +x`)".to_owned()));
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    for part in file.ancestors() {
+        let metadata = fs::metadata(part).map_err(unreadable)?;
+        // In a directory such as /tmp, nobody takes away what is another's.
+        let is_sticky = metadata.is_dir() && metadata.mode() & 0o1000 != 0;
+        if metadata.uid() != 0 || metadata.mode() & 0o022 != 0 && !is_sticky {
+            let part = part.display();
+            return Err(wrong(format!(
+                "would have the daemon's user, and {part} can be changed by others than root: `chown root {part}` and \
+                 `chmod go-w {part}`"
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, chown};
+
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_none_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("probe");
+        let fails = |path: &Path| check_program(path).unwrap_err().to_string();
+        assert!(
+            fails(&path).ends_with("cannot be started: No such file or directory (os error 2); put a program there")
+        );
+        fs::write(&path, "#!/bin/sh\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(fails(&path).contains("is no program"));
+        assert!(fails(directory.path()).contains("is no program"));
+    }
+
+    #[test]
+    #[ignore = "needs root"]
+    fn a_program_that_others_may_change_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("probe");
+        fs::write(&path, "#!/bin/sh\n").unwrap();
+        let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        mode(&path, 0o755);
+        check_program(&path).unwrap();
+        let fails = |what: &Path| {
+            let told = format!("{} can be changed by others than root", what.display());
+            let error = check_program(&path).unwrap_err().to_string();
+            assert!(error.contains(&told), "{error}");
+        };
+        mode(&path, 0o775);
+        fails(&path);
+        mode(&path, 0o755);
+        chown(&path, Some(1), None).unwrap();
+        fails(&path);
+        chown(&path, Some(0), None).unwrap();
+        mode(directory.path(), 0o777);
+        fails(directory.path());
+    }
 }

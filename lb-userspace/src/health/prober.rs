@@ -24,11 +24,14 @@ use super::{
 };
 use crate::{
     mix::mix,
-    model::{Config, Health, ProbeVia, Verdicts, Vip},
+    model::{Check, Config, Health, ProbeVia, Verdicts, Vip},
 };
 
 /// Probes that may be under way at a time: each has a socket.
 const AT_ONCE: usize = 4096;
+
+/// Programs that may run at a time.
+const PROGRAMS_AT_ONCE: usize = 32;
 
 /// A probe that begins later than this after its time is late.
 const LATE: Duration = Duration::from_millis(100);
@@ -47,6 +50,8 @@ pub struct Prober {
     config: Config,
     flips: mpsc::UnboundedSender<Flip>,
     permits: Arc<Semaphore>,
+    /// The permits of probes that are programs.
+    programs: Arc<Semaphore>,
     punctuality: Arc<Punctuality>,
     store: Store,
     paths: Arc<Paths>,
@@ -133,9 +138,9 @@ impl Prober {
     /// With nothing to probe yet, and where it tells of verdicts. Within a runtime, in which its tasks run.
     pub fn new() -> (Self, mpsc::UnboundedReceiver<Flip>) {
         let (flips, told) = mpsc::unbounded_channel();
-        let permits = Arc::new(Semaphore::new(AT_ONCE));
+        let [permits, programs] = [AT_ONCE, PROGRAMS_AT_ONCE].map(|most| Arc::new(Semaphore::new(most)));
         let (probes, config, punctuality, paths) = Default::default();
-        (Self { probes, config, flips, permits, punctuality, store: Store::new(), paths }, told)
+        (Self { probes, config, flips, permits, programs, punctuality, store: Store::new(), paths }, told)
     }
 
     /// How probes keep to their times.
@@ -239,7 +244,7 @@ impl Prober {
             question: question.clone(),
             state: Arc::clone(&state),
             flips: self.flips.clone(),
-            permits: Arc::clone(&self.permits),
+            permits: Arc::clone(if matches!(health.check, Check::Exec(_)) { &self.programs } else { &self.permits }),
             punctuality: Arc::clone(&self.punctuality),
         };
         let task = tokio::spawn(round.go_on()).abort_handle();
@@ -270,7 +275,8 @@ fn question(
     paths: &Arc<Paths>,
 ) -> Question {
     let wanted = health.check.protocol();
-    let first = vip.ports.iter().filter(|port| Some(port.protocol) == wanted).find_map(|port| port.port);
+    let is_wanted = |protocol| wanted.is_none_or(|wanted| wanted == protocol);
+    let first = vip.ports.iter().filter(|port| is_wanted(port.protocol)).find_map(|port| port.port);
     // A config has one or the other, where it is a port that is asked.
     let port = health.port.or(first).unwrap_or_default();
     let to = match health.via {
@@ -301,12 +307,11 @@ impl Round {
         let mut at = Instant::now() + self.share_of(self.pause());
         loop {
             tokio::time::sleep_until(at).await;
-            let Ok(permit) = self.permits.acquire().await else { return };
+            let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
             let began = Instant::now();
             self.punctuality.note(began.saturating_duration_since(at));
             // Of its own, for only as long as it takes: what a connection needs is ten times what waiting does.
-            let outcome = Box::pin(probe::ask(&self.question)).await;
-            drop(permit);
+            let outcome = Box::pin(probe::ask_by(&self.question, Some(permit))).await;
             self.note(outcome, began.elapsed());
             let now = Instant::now();
             at += self.pause();
@@ -368,7 +373,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{Check, OnFailure},
+        model::{Backend, OnFailure, Program},
         plan::fixtures::{config, vip},
     };
 
@@ -387,6 +392,41 @@ mod tests {
             panic: Health::PANIC,
         }));
         config([vip])
+    }
+
+    /// However many programs hang, others are asked.
+    #[tokio::test]
+    async fn programs_that_hang_hold_up_no_other_verdict() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut hangs = vip("hangs", "192.0.2.2", &["tcp/80"], &[]);
+        let addresses = (0..2 * PROGRAMS_AT_ONCE as u8).map(|host| IpAddr::from([127, 0, 1, host]));
+        let mut config = probed(listener.local_addr().unwrap().port(), &["127.0.0.1", "127.0.0.2"]);
+        let backend = config.vips[0].backends[0];
+        hangs.backends = addresses.map(|address| Backend { address, ..backend }).collect();
+        let command = ["/bin/sleep", "86421"].map(str::to_owned).to_vec();
+        let health = Health::clone(config.vips[0].health.as_ref().unwrap());
+        let timeout = Duration::from_secs(3600);
+        hangs.health = Some(Arc::new(Health { check: Check::Exec(Program { command }), timeout, ..health }));
+        config = crate::plan::fixtures::config([hangs, Vip::clone(&config.vips[0])]);
+        let (mut prober, mut told) = Prober::new();
+        prober.follow(&config, &Verdicts::default());
+        let mut first = [next(&mut told).await, next(&mut told).await];
+        first.sort_by_key(|flip| flip.backend);
+        assert_eq!(first[1], flip("127.0.0.2", true, "connection refused"));
+        drop(listener);
+        assert_eq!(next(&mut told).await, flip("127.0.0.1", true, "connection refused"));
+        let until = Instant::now() + patience::LIMIT;
+        while prober.programs.available_permits() > 0 {
+            assert!(Instant::now() < until, "not all programs are started");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // With the probes all of them end.
+        let programs = Arc::clone(&prober.programs);
+        drop(prober);
+        while programs.available_permits() < PROGRAMS_AT_ONCE {
+            assert!(Instant::now() < until, "programs go on");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     fn flip(backend: &str, fails: bool, reason: &str) -> Flip {

@@ -280,7 +280,7 @@ pub const HEALTH: &[Key] = &[
         "type",
         r#"type = "tcp""#,
         "What a backend is asked: `icmp` for an echo, `tcp` for a connection, `udp` for a datagram, `dns` for a name, `http` for a page, \
-         `tls` and `https` for the same over TLS, `grpc` for the health of a service",
+         `tls` and `https` for the same over TLS, `grpc` for the health of a service, `exec` for what a program says",
         "none",
     ),
     optional(
@@ -328,11 +328,12 @@ pub const HEALTH_TYPES: &[(&str, &[&[Key]])] = &[
     ("tls", &[HEALTH_TLS]),
     ("https", &[HEALTH_HTTP, HEALTH_HOST, HEALTH_TLS]),
     ("grpc", &[HEALTH_GRPC, HEALTH_HOST, HEALTH_TLS]),
+    ("exec", &[HEALTH_EXEC]),
 ];
 
 /// All keys of `health`.
 pub const HEALTH_ALL: &[&[Key]] =
-    &[HEALTH, HEALTH_SIZE, HEALTH_UDP, HEALTH_DNS, HEALTH_HTTP, HEALTH_GRPC, HEALTH_HOST, HEALTH_TLS];
+    &[HEALTH, HEALTH_SIZE, HEALTH_UDP, HEALTH_DNS, HEALTH_HTTP, HEALTH_GRPC, HEALTH_HOST, HEALTH_TLS, HEALTH_EXEC];
 
 /// Keys of `health` that say how long a probe is.
 pub const HEALTH_SIZE: &[Key] = &[optional(
@@ -473,6 +474,15 @@ pub const HEALTH_TLS: &[Key] = &[
         "none",
     ),
 ];
+
+/// Keys of `health` with `type = "exec"`.
+pub const HEALTH_EXEC: &[Key] = &[optional(
+    "command",
+    r#"command = ["/usr/local/lib/naru/probe", "argument"]"#,
+    "it is needed",
+    "With `exec`: the program, by its path, and its arguments",
+    "none",
+)];
 
 /// Keys of a backend.
 pub const BACKEND: &[Key] = &[

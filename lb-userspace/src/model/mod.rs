@@ -38,7 +38,7 @@ pub use self::{
     forward::ForwardMode,
     health::{
         Check, Echo, Exchange, Health, Identity, Lookup, LookupError, Octets, OctetsError, OnFailure, Page, ProbeVia,
-        Rcodes, RecordType, Service, StatusError, Statuses, Tls, Trust, Version, host_name,
+        Program, Rcodes, RecordType, Service, StatusError, Statuses, Tls, Trust, Version, host_name,
     },
     idle::{IdleTime, TimeError},
     keys::{Given, Settings},

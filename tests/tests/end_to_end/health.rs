@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -68,6 +69,37 @@ fn serve_again(site: &mut Site, vips: &[Vip], place: usize) {
     let mut http: Vec<SocketAddr> = vips.iter().map(Vip::http).collect();
     http.push(SocketAddr::new(backend.ipv4().into(), HTTP));
     site.servers[place] = Server::start(backend, site.lab.dir(), &http, &[]).unwrap();
+}
+
+/// What takes privileges elsewhere does without them, under the unit.
+#[test]
+#[ignore = "needs root"]
+fn echoes_and_programs_probe_with_what_the_unit_leaves() {
+    let vips = [Vip::IPIP, Vip::L2];
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("configs/naru.service");
+    let site = Site::start_with(Lab::builder(), &vips, |naru| naru.confine(&unit)).unwrap();
+    let second = site.lab.backends()[1].ipv4().to_string();
+    let script = format!(
+        "grep -q CapPrm:.0000000000000000 /proc/self/status || exit 9; [ $NARU_BACKEND != {second} ] || {{ echo stale; \
+         exit 3; }}; sleep 3600 & exit 0"
+    );
+    let common = "via = \"address\", interval = \"400ms\", fast_interval = \"100ms\", fall = 2";
+    let config = site.config().unwrap();
+    let echo = format!("\nhealth = {{ type = \"icmp\", size = 1400, {common} }}\nforward");
+    let program =
+        format!("\nhealth = {{ type = \"exec\", command = [\"/bin/sh\", \"-c\", '{script}'], {common} }}\nforward");
+    let (first, rest) = config.split_at(config.rfind("[[vip]]").unwrap());
+    site.write_config(&(first.replace("\nforward", &echo) + &rest.replace("\nforward", &program))).unwrap();
+    let refused = site.cli(&["apply"]).unwrap_err().to_string();
+    assert!(refused.contains("net.ipv4.ping_group_range"), "{refused}");
+    let mut allow = site.lab.balancer().command("sh");
+    allow.args(["-c", "echo 0 0 > /proc/sys/net/ipv4/ping_group_range"]);
+    assert!(patience::output(&mut allow).unwrap().status.success());
+    site.cli(&["apply"]).unwrap();
+    wait_for(&site, &vips[0], &[UP; 3]);
+    wait_for(&site, &vips[1], &[UP, OUT, UP]);
+    let own = backends(&site, &vips[1]).swap_remove(1);
+    assert_eq!(health(&own).failure.as_deref(), Some("exit status 3: stale"));
 }
 
 #[test]

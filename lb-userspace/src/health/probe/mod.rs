@@ -3,6 +3,7 @@
 //! Each type of probe is a file here, with an arm in [`answer`]; what they are of the config is in `model::Check`.
 
 mod dns;
+mod exec;
 mod grpc;
 mod http;
 mod http2;
@@ -14,7 +15,7 @@ mod udp;
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 pub use self::{
     question::{Failure, Outcome, Question, To},
@@ -25,11 +26,11 @@ use crate::model::Check;
 /// By how much a timeout may itself be late: later, this host was too busy to tell who was slow.
 const LATE: Duration = Duration::from_millis(100);
 
-/// Asks once.
-pub async fn ask(question: &Question) -> Outcome {
+/// Asks once. The permit is given back when nothing is left of that.
+pub async fn ask_by(question: &Question, permit: Option<OwnedSemaphorePermit>) -> Outcome {
     let end = Instant::now() + question.timeout;
     let mut stage = "connecting";
-    match tokio::time::timeout_at(end, answer(question, &mut stage)).await {
+    match tokio::time::timeout_at(end, answer(question, permit, &mut stage)).await {
         Ok(Ok(())) => Outcome::Good,
         Ok(Err(failure @ Failure::Unsent(_))) => Outcome::Void(failure),
         Ok(Err(failure)) => Outcome::Bad(failure),
@@ -38,10 +39,15 @@ pub async fn ask(question: &Question) -> Outcome {
     }
 }
 
-async fn answer(question: &Question, stage: &mut &'static str) -> Result<(), Failure> {
+async fn answer(
+    question: &Question,
+    permit: Option<OwnedSemaphorePermit>,
+    stage: &mut &'static str,
+) -> Result<(), Failure> {
     let check = &question.check;
     match check {
         Check::Icmp(echo) => icmp::echo(question, echo, stage).await,
+        Check::Exec(program) => exec::run(question, program, permit, stage).await,
         Check::Tcp => socket::connect(question).await.map(drop),
         Check::Udp(exchange) => udp::exchange(question, exchange, stage).await,
         Check::Dns(lookup) => dns::look_up(question, lookup, stage).await,
@@ -67,6 +73,12 @@ async fn answer(question: &Question, stage: &mut &'static str) -> Result<(), Fai
             grpc::check(stream, true, service, question.vip).await
         }
     }
+}
+
+/// Asks once, however much is under way.
+#[cfg(test)]
+async fn ask(question: &Question) -> Outcome {
+    ask_by(question, None).await
 }
 
 #[cfg(test)]

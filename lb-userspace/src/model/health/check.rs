@@ -9,6 +9,7 @@ use super::{
     exchange::Exchange,
     lookup::Lookup,
     page::Page,
+    program::Program,
     service::Service,
     tls::{self, Tls, Trust},
 };
@@ -48,18 +49,20 @@ pub enum Check {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         tls: Option<Tls>,
     },
+    /// What a program says.
+    Exec(Program),
 }
 
 impl Check {
     /// Whether a packet of it is one that the data plane forwards to a backend.
     pub fn is_forwarded(&self) -> bool {
-        !matches!(self, Self::Icmp(_))
+        !matches!(self, Self::Icmp(_) | Self::Exec(_))
     }
 
     /// Of which protocol the port is that is asked; `None` where it is the host that is asked.
     pub fn protocol(&self) -> Option<Protocol> {
         match self {
-            Self::Icmp(_) => None,
+            Self::Icmp(_) | Self::Exec(_) => None,
             Self::Tcp | Self::Http(_) | Self::Tls(_) | Self::Https { .. } | Self::Grpc { .. } => Some(Protocol::Tcp),
             Self::Udp(_) | Self::Dns(_) => Some(Protocol::Udp),
         }
@@ -70,7 +73,7 @@ impl Check {
         match self {
             Self::Tls(tls) | Self::Https { tls, .. } => Some(&tls.trust),
             Self::Grpc { tls, .. } => tls.as_ref().map(|tls| &tls.trust),
-            Self::Icmp(_) | Self::Tcp | Self::Udp(_) | Self::Dns(_) | Self::Http(_) => None,
+            Self::Icmp(_) | Self::Tcp | Self::Udp(_) | Self::Dns(_) | Self::Http(_) | Self::Exec(_) => None,
         }
     }
 
@@ -80,7 +83,7 @@ impl Check {
             Self::Tls(tls) => tls.sni.as_deref(),
             Self::Https { page, tls } => tls.sni.as_deref().or(page.host.as_deref().map(tls::host_name)),
             Self::Grpc { service, tls } => tls.as_ref()?.sni.as_deref().or(service.host.as_deref().map(tls::host_name)),
-            Self::Icmp(_) | Self::Tcp | Self::Udp(_) | Self::Dns(_) | Self::Http(_) => None,
+            Self::Icmp(_) | Self::Tcp | Self::Udp(_) | Self::Dns(_) | Self::Http(_) | Self::Exec(_) => None,
         }
     }
 
@@ -90,6 +93,7 @@ impl Check {
         let spaced = if port.is_empty() { "" } else { " " };
         match self {
             Self::Icmp(echo) => write!(f, "icmp{echo}"),
+            Self::Exec(program) => write!(f, "exec{spaced}{port}{program}"),
             Self::Tcp => write!(f, "tcp{spaced}{port}"),
             Self::Udp(exchange) => write!(f, "udp{spaced}{port} {exchange}"),
             Self::Dns(lookup) => write!(f, "dns{spaced}{port} {lookup}"),

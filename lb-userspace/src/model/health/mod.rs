@@ -6,6 +6,7 @@ mod exchange;
 mod lookup;
 mod octets;
 mod page;
+mod program;
 mod service;
 mod tls;
 
@@ -20,6 +21,7 @@ pub use self::{
     lookup::{Lookup, LookupError, Rcodes, RecordType},
     octets::{Octets, OctetsError},
     page::{Page, StatusError, Statuses, Version},
+    program::Program,
     service::Service,
     tls::{Identity, Tls, Trust, host_name},
 };

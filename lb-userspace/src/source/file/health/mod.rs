@@ -4,6 +4,7 @@ mod echo;
 mod exchange;
 mod lookup;
 mod page;
+mod program;
 mod service;
 mod tls;
 
@@ -102,6 +103,7 @@ fn check(section: &Section<'_>, value: &Value<'_>, problems: &mut Problems) -> O
             let tls = tls::read(section, value, host, problems);
             page.zip(tls).map(|(page, tls)| Check::Https { page, tls })
         }
+        "exec" => program::read(section, value, problems).map(Check::Exec),
         "grpc" => service::read(section, value, problems),
         _ => Some(Check::Tcp),
     }
