@@ -259,6 +259,16 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ),
     (
         "hash = \"5-tuple\"",
+        "health = { type = \"http\", via = \"address\", size = 9000 }",
+        "11:51: `size` is 9000; it must be from 16 to 8000",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"http\", via = \"address\", header = \"X Role: a\" }",
+        "11:53: `X Role: a` is no header; write one such as `X-Role: primary`, or `X-Role` if its value may be anything",
+    ),
+    (
+        "hash = \"5-tuple\"",
         "health = { type = \"http\", via = \"address\", version = \"2\" }",
         "11:54: unknown version `2`; did you mean `h2`?",
     ),

@@ -324,9 +324,9 @@ pub const HEALTH_TYPES: &[(&str, &[&[Key]])] = &[
     ("tcp", &[]),
     ("udp", &[HEALTH_UDP]),
     ("dns", &[HEALTH_DNS]),
-    ("http", &[HEALTH_HTTP, HEALTH_HOST]),
+    ("http", &[HEALTH_HTTP, HEALTH_HOST, HEALTH_SIZE]),
     ("tls", &[HEALTH_TLS]),
-    ("https", &[HEALTH_HTTP, HEALTH_HOST, HEALTH_TLS]),
+    ("https", &[HEALTH_HTTP, HEALTH_HOST, HEALTH_SIZE, HEALTH_TLS]),
     ("grpc", &[HEALTH_GRPC, HEALTH_HOST, HEALTH_TLS]),
     ("exec", &[HEALTH_EXEC]),
 ];
@@ -339,8 +339,9 @@ pub const HEALTH_ALL: &[&[Key]] =
 pub const HEALTH_SIZE: &[Key] = &[optional(
     "size",
     "size = 1472",
-    "56",
-    "With `icmp`: bytes of the request's payload, 16 to 9000; the packet has 28 more with IPv4, 48 with IPv6",
+    "56; with `http` and `https` none",
+    "With `icmp`: bytes of the request's payload, 16 to 9000; the packet has 28 more with IPv4, 48 with IPv6. With \
+     `http` and `https`: bytes of a header that makes the request longer, 16 to 8000",
     "none",
 )];
 
@@ -404,6 +405,13 @@ pub const HEALTH_HTTP: &[Key] = &[
         r#"status = "200-399""#,
         "200-399",
         "With `http` and `https`: statuses of good answers, as `200,301-302`",
+        "none",
+    ),
+    optional(
+        "header",
+        r#"header = "X-Role: primary""#,
+        "anything",
+        "With `http` and `https`: a header of good answers, with its value or without",
         "none",
     ),
     optional(

@@ -37,8 +37,9 @@ pub use self::{
     desired::{Desired, Overridden, Sources},
     forward::ForwardMode,
     health::{
-        Check, Echo, Exchange, Health, Identity, Lookup, LookupError, Octets, OctetsError, OnFailure, Page, ProbeVia,
-        Program, Rcodes, RecordType, Service, StatusError, Statuses, Tls, Trust, Version, host_name,
+        Check, Echo, Exchange, Header, HeaderError, Health, Identity, Lookup, LookupError, Octets, OctetsError,
+        OnFailure, Page, ProbeVia, Program, Rcodes, RecordType, Service, StatusError, Statuses, Tls, Trust, Version,
+        host_name,
     },
     idle::{IdleTime, TimeError},
     keys::{Given, Settings},

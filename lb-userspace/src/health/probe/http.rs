@@ -8,6 +8,7 @@ use hyper::{
     body::{Bytes, Incoming},
     client::conn::http1,
     header,
+    http::request::Builder,
 };
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -16,7 +17,7 @@ use super::{
     http2::{self, USER_AGENT, authority, protocol},
     question::Failure,
 };
-use crate::model::{Page, Version};
+use crate::model::{Header, Page, Version};
 
 /// Its name where connections say what is spoken (RFC 7301).
 const ALPN: &[u8] = b"http/1.1";
@@ -26,6 +27,9 @@ const LONGEST_BODY: usize = 64 << 10;
 
 /// So much of an answer is kept at a time, in bytes: its head must fit.
 const LONGEST_HEAD: usize = 16 << 10;
+
+/// The header that makes a request longer.
+const PADDING: &str = "x-naru-padding";
 
 /// The name of the protocol of a page, where connections say what is spoken.
 pub fn alpn(page: &Page) -> &'static [u8] {
@@ -46,7 +50,9 @@ where
         Version::H2c | Version::H2 => {
             let request = Request::get(http2::target(page.version == Version::H2, &host, &page.path)?)
                 .header(header::USER_AGENT, USER_AGENT);
-            let request = request.body(Empty::<Bytes>::new()).map_err(|error| Failure::Unsent(error.to_string()))?;
+            let request = padded(request, page)
+                .body(Empty::<Bytes>::new())
+                .map_err(|error| Failure::Unsent(error.to_string()))?;
             http2::ask(stream, request, async |answer| judge(page, answer?).await).await
         }
     }
@@ -62,9 +68,9 @@ where
     let request = Request::get(page.path.as_str())
         .header(header::HOST, host)
         .header(header::USER_AGENT, USER_AGENT)
-        .header(header::CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| Failure::Unsent(error.to_string()))?;
+        .header(header::CONNECTION, "close");
+    let request =
+        padded(request, page).body(Empty::<Bytes>::new()).map_err(|error| Failure::Unsent(error.to_string()))?;
     let exchange = async move { judge(page, sender.send_request(request).await.map_err(protocol)?).await };
     tokio::pin!(exchange, connection);
     tokio::select! {
@@ -77,10 +83,30 @@ where
     }
 }
 
+/// With as many bytes more as the page is to be asked for by.
+fn padded(request: Builder, page: &Page) -> Builder {
+    match page.size {
+        // HTTP/2 has no shorter code for it (RFC 7541, appendix B).
+        Some(size) => request.header(PADDING, "X".repeat(size.into())),
+        None => request,
+    }
+}
+
 async fn judge(page: &Page, response: Response<Incoming>) -> Result<(), Failure> {
     let status = response.status().as_u16();
     if !page.status.contain(status) {
         return Err(Failure::Status(status));
+    }
+    if let Some(Header { name, value }) = &page.header {
+        let mut values = response.headers().get_all(name).iter();
+        match value {
+            None if values.next().is_none() => return Err(Failure::Answer(format!("no header `{name}`"))),
+            Some(value) if !values.any(|found| found == value) => {
+                let value = value.to_str().unwrap_or_default();
+                return Err(Failure::Answer(format!("no header `{name}: {value}`")));
+            }
+            _ => {}
+        }
     }
     match &page.body {
         Some(wanted) => find(response.into_body(), wanted.as_bytes()).await,
@@ -130,7 +156,9 @@ mod tests {
             path: "/healthz".into(),
             host: None,
             version: Version::Http1,
+            size: None,
             status: status.parse().unwrap(),
+            header: None,
             body,
         })
     }
@@ -191,6 +219,47 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_page_may_have_to_have_a_header() {
+        const OK: &[&[u8]] = &[b"HTTP/1.1 200 OK\r\nX-Role: replica\r\nx-role: primary\r\ncontent-length: 0\r\n\r\n"];
+        let bad = |what: &str| Outcome::Bad(Failure::Answer(what.into()));
+        for (header, expected) in [
+            ("x-role", Outcome::Good),
+            ("X-Role: primary", Outcome::Good),
+            ("X-Role: prim", bad("no header `x-role: prim`")),
+            ("X-Rule", bad("no header `x-rule`")),
+        ] {
+            let Check::Http(page) = page("200", None) else { unreachable!() };
+            let page = Page { header: Some(header.parse().unwrap()), ..page };
+            assert_eq!(answer_to(Check::Http(page), OK).await, expected, "{header}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_is_as_long_as_it_is_to_be() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            let mut lens = Vec::new();
+            for _ in 0..2 {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    stream.read_buf(&mut request).await.unwrap();
+                }
+                lens.push(request.len());
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            }
+            lens
+        });
+        for size in [None, Some(8000)] {
+            let Check::Http(page) = page("200", None) else { unreachable!() };
+            assert_eq!(ask(&question(address, Check::Http(Page { size, ..page }))).await, Outcome::Good);
+        }
+        let lens = server.await.unwrap();
+        assert_eq!(lens[1] - lens[0], "x-naru-padding: \r\n".len() + 8000);
+    }
+
+    #[tokio::test]
     async fn what_is_slow_endless_or_no_http_is_a_failure_in_time() {
         let from = Instant::now();
         let never = answer_to(page("200", None), &[]).await;
@@ -215,12 +284,13 @@ mod tests {
     async fn a_page_is_judged_by_http2_as_well() {
         let served = async |request: Request<Incoming>| {
             let host = request.uri().authority().map(ToString::to_string);
+            assert_eq!(request.headers()[PADDING].len(), 8000);
             assert_eq!((request.uri().path(), host.as_deref()), ("/healthz", Some("192.0.2.1")));
             Response::builder().status(503).body(Full::from("all good"))
         };
         let address = http2::fixtures::server(served).await;
         let page = |status: &str, body: &str| match page(status, Some(body)) {
-            Check::Http(page) => Check::Http(Page { version: Version::H2c, ..page }),
+            Check::Http(page) => Check::Http(Page { version: Version::H2c, size: Some(8000), ..page }),
             other => other,
         };
         assert_eq!(ask(&question(address, page("503", "l good"))).await, Outcome::Good);

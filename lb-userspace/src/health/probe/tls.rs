@@ -186,6 +186,8 @@ mod tests {
             path: "/".into(),
             host: None,
             version: Version::Http1,
+            size: None,
+            header: None,
             status: "200".parse().unwrap(),
             body: Some("good".into()),
         };

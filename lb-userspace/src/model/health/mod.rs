@@ -3,6 +3,7 @@
 mod check;
 mod echo;
 mod exchange;
+mod header;
 mod lookup;
 mod octets;
 mod page;
@@ -18,6 +19,7 @@ pub use self::{
     check::Check,
     echo::Echo,
     exchange::Exchange,
+    header::{Header, HeaderError},
     lookup::{Lookup, LookupError, Rcodes, RecordType},
     octets::{Octets, OctetsError},
     page::{Page, StatusError, Statuses, Version},
@@ -137,7 +139,9 @@ mod tests {
             path: "/healthz".into(),
             host: Some("www.example.org".into()),
             version: Version::Http1,
+            size: Some(4000),
             status: "200".parse().unwrap(),
+            header: Some("x-role: primary".parse().unwrap()),
             body: Some("ok".into()),
         };
         let health = Health {
@@ -155,7 +159,9 @@ mod tests {
         let rest = "every 2s (500ms), timeout 1s, rise 2, fall 3, reset";
         assert_eq!(
             health.to_string(),
-            format!("http :8080/healthz host www.example.org status 200 body \"ok\", {rest}")
+            format!(
+                "http :8080/healthz host www.example.org size 4000 status 200 header x-role: primary body \"ok\", {rest}"
+            )
         );
         assert_eq!(serde_json::from_value::<Health>(serde_json::to_value(&health).unwrap()).unwrap(), health);
         let tcp = Health { check: Check::Tcp, port: None, panic: "50%".parse().unwrap(), ..health };

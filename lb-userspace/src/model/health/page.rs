@@ -4,7 +4,10 @@ use std::{fmt, ops::RangeInclusive, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::super::word::{UnknownValue, Word, text_serde, words};
+use super::{
+    super::word::{UnknownValue, Word, text_serde, words},
+    header::Header,
+};
 
 /// A page, and what is a good answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,8 +20,14 @@ pub struct Page {
     /// By which version of HTTP.
     #[serde(default)]
     pub version: Version,
+    /// By so many bytes the request is longer than it must be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u16>,
     /// Statuses of good answers.
     pub status: Statuses,
+    /// A header that good answers have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<Header>,
     /// What the body of a good answer has within its first 64 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
@@ -50,6 +59,10 @@ pub struct StatusError(String);
 impl Page {
     /// Without `path`.
     pub const PATH: &'static str = "/";
+    /// Smallest `size`.
+    pub const SHORTEST: u16 = 16;
+    /// Largest `size`: many servers take no header of more than 8 KiB.
+    pub const LONGEST: u16 = 8000;
 }
 
 impl Statuses {
@@ -94,15 +107,17 @@ text_serde!(Statuses);
 
 impl fmt::Display for Page {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { path, host, version, status, body } = self;
+        let Self { path, host, version, size, status, header, body } = self;
         f.write_str(path)?;
         host.as_ref().map_or(Ok(()), |host| write!(f, " host {host}"))?;
         if *version != Version::default() {
             write!(f, " version {version}")?;
         }
+        size.map_or(Ok(()), |size| write!(f, " size {size}"))?;
         if *status != Statuses::default() {
             write!(f, " status {status}")?;
         }
+        header.as_ref().map_or(Ok(()), |header| write!(f, " header {header}"))?;
         body.as_ref().map_or(Ok(()), |body| write!(f, " body {body:?}"))
     }
 }

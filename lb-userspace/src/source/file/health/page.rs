@@ -22,11 +22,22 @@ pub fn read(section: &Section<'_>, is_tls: bool, problems: &mut Problems) -> Opt
         Some(value) => tree::parsed("`status`", value, problems)?,
         None => Default::default(),
     };
+    let size = match section.optional("size") {
+        Some(value) => {
+            let size = tree::number("`size`", value, Page::SHORTEST.into(), Page::LONGEST.into(), problems)?;
+            u16::try_from(size).ok()
+        }
+        None => None,
+    };
+    let header = match section.optional("header") {
+        Some(value) => Some(tree::parsed("`header`", value, problems)?),
+        None => None,
+    };
     let body = match section.optional("body") {
         Some(value) => Some(tree::text("`body`", value, problems)?.to_owned()),
         None => None,
     };
-    (problems.0.len() == before).then_some(Page { path, host, version, status, body })
+    (problems.0.len() == before).then_some(Page { path, host, version, size, status, header, body })
 }
 
 /// The name that a backend is asked by, with a port or without.
