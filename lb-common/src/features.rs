@@ -23,6 +23,8 @@ impl Features {
     pub const TRACKING: Self = Self(1 << 8);
     /// Backends are probed over the path of clients.
     pub const PROBES: Self = Self(1 << 9);
+    /// Some VIP answers where no backend takes flows.
+    pub const REFUSALS: Self = Self(1 << 10);
 
     /// Further ways of forwarding have the bits from here on, by their numbers.
     pub(crate) const BITS_BEFORE_FORWARDS: u32 = 12;

@@ -77,6 +77,7 @@ mod tests {
             Features::MULTI_BUFFER,
             Features::TRACKING,
             Features::PROBES,
+            Features::REFUSALS,
         ];
         let all = Forward::ALL.iter().map(|forward| forward.feature()).chain(others);
         let sum = all.clone().fold(Features::default(), Features::with);

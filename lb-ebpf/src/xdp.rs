@@ -9,7 +9,7 @@ use aya_ebpf::{
 
 use lb_common::{Address, Be32};
 
-use crate::wire::Frame;
+use crate::wire::{Frame, Words};
 
 /// The frame that an XDP program was called for.
 pub struct XdpFrame<'a> {
@@ -141,6 +141,13 @@ impl<'a> XdpFrame<'a> {
     #[inline(always)]
     fn raw(&self) -> *mut xdp_md {
         self.context.as_ptr().cast()
+    }
+}
+
+impl Words for XdpFrame<'_> {
+    #[inline(always)]
+    fn put<const N: usize>(&self, offset: usize, words: [u32; N]) -> bool {
+        self.set_words(offset, words)
     }
 }
 

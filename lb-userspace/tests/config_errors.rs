@@ -138,6 +138,37 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "11:56: unknown on_failure `down`; use one of `reset`, `drain`",
     ),
     (
+        "weight = 100 }",
+        "tier = 1 }",
+        "14:35: nobody asks whether the backends of tiers before work; write `health` for the VIP",
+    ),
+    ("weight = 100 }", "tier = 10 }", "14:35: `tier` is 10; it must be from 0 to 9"),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"tcp\", fail = \"shut\" }",
+        "11:33: unknown fail `shut`; use one of `open`, `closed`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"tcp\", fail = \"closed\", panic = \"50%\" }",
+        "11:51: with `fail = \"closed\"` those that fail never serve; leave `panic` out",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"tcp\", min_healthy = \"two\" }",
+        "11:40: `two` is no number of backends; write one such as `2`, or a share such as `\"50%\"`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"tcp\", min_healthy = 0 }",
+        "11:40: `min_healthy` is 0; it must be from 1 to 4294967295",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"tcp\", max_out = 0.3 }",
+        "11:36: `max_out` must be a string in quotes, not a number with a fraction",
+    ),
+    (
         "hash = \"5-tuple\"",
         "health = { type = \"tcp\", via = \"address\", panic = \"half\" }",
         "11:51: `half` is not a share; write whole per cent from `\"0%\"` to `\"100%\"`",

@@ -6,14 +6,14 @@ use lb_common::{DropReason, Features, FlowKey, NO_ID, VipFlags, VipRoute};
 use lb_ebpf::{
     cold::cold,
     hash::FlowHash,
-    wire::{Ethernet, Family, Frame as _, Ipv4, Ipv6, Packet, Transport},
+    wire::{Ethernet, Family, Frame as _, Ipv4, Ipv6, Packet, Reset, Transport},
     xdp::XdpFrame,
 };
 
 use crate::{
     forward, maps,
     stage::{
-        count, flow, own_mac, probe, slot,
+        count, flow, own_mac, probe, refuse, slot,
         vip::{self, Vips},
     },
 };
@@ -82,7 +82,7 @@ fn walk_probe<H: Family>(frame: &XdpFrame, offset: usize) -> Option<u32> {
 /// The way of a packet of one family, whose header is at `offset`; no verdict where it is not for a
 /// VIP, or its frame not for this host.
 #[inline(always)]
-fn walk<H: Vips>(frame: &XdpFrame, offset: usize) -> Result<Option<u32>, Dropped> {
+fn walk<H: Vips + Reset>(frame: &XdpFrame, offset: usize) -> Result<Option<u32>, Dropped> {
     let found = flow::<H>(frame, offset);
     let ingress = frame.ingress();
     // Not asked of frames that pass in any case.
@@ -92,8 +92,18 @@ fn walk<H: Vips>(frame: &XdpFrame, offset: usize) -> Result<Option<u32>, Dropped
     let Some(flow) = found? else { return Ok(answer::<H>(frame, offset, ingress)) };
     match send(frame, &flow, ingress) {
         Ok(verdict) => Ok(Some(verdict)),
+        Err(DropReason::NoBackend) if is_refused(&flow) => {
+            count::dropped(flow.route.id, DropReason::NoBackend);
+            Ok(Some(refuse::answer::<H>(frame.context(), offset)))
+        }
         Err(reason) => Err(Dropped { vip: flow.route.id, reason }),
     }
+}
+
+/// Whether the client is to be told that no backend takes flows.
+#[inline(always)]
+fn is_refused<H: Family>(Flow { route, .. }: &Flow<H>) -> bool {
+    maps::uses(Features::REFUSALS) && route.flags.contains(VipFlags::REFUSES)
 }
 
 /// What becomes of a packet for no VIP: an answer to a probe goes to the prober.

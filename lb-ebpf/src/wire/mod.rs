@@ -11,6 +11,7 @@ mod icmp;
 mod ipv4;
 mod ipv6;
 mod packet;
+mod reset;
 mod tcp;
 mod transport;
 mod udp;
@@ -24,6 +25,7 @@ pub use self::{
     ipv4::{IPV4_LEN, Ipv4},
     ipv6::{IPV6_LEN, Ipv6, MAX_EXTENSIONS},
     packet::Packet,
+    reset::{Reset, Words},
     tcp::{TCP, TcpFlags},
     transport::Transport,
     udp::UDP,

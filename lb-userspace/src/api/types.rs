@@ -296,6 +296,8 @@ impl Backend {
     pub const REMOVED: &'static str = "removed";
     /// [`Backend::state`] of a backend that is out because it fails its probes.
     pub const FAILED: &'static str = "failed";
+    /// [`Backend::state`] of a backend that stands by, for enough of the tiers before its own work.
+    pub const STANDBY: &'static str = "standby";
 
     /// Whether the config does not have it any more.
     pub fn is_removed(&self) -> bool {

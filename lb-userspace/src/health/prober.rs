@@ -390,6 +390,10 @@ mod tests {
             fall: 3,
             on_failure: OnFailure::Reset,
             panic: Health::PANIC,
+            fail: Health::FAIL,
+            min_healthy: Health::MIN_HEALTHY,
+            max_out: Health::MAX_OUT,
+            spare_below: Health::SPARE_BELOW,
         }));
         config([vip])
     }

@@ -19,17 +19,38 @@ pub struct Backend {
     pub mac: Option<Mac>,
     /// What an operator has said of this drain, where that goes before the VIP's.
     pub drain_deadline: Option<DrainDeadline>,
+    /// 0 for those that serve always; others stand by.
+    pub tier: u8,
     /// Whether it fails its probes.
     pub fails: bool,
     /// Whether `state` is what follows from that.
     pub is_out: bool,
+    /// Whether `state` is what follows from its tier: enough of those before it work.
+    pub stands_by: bool,
 }
 
 impl Backend {
     /// Weight of a backend that does not say.
     pub const DEFAULT_WEIGHT: u32 = 100;
+    /// Largest tier.
+    pub const MAX_TIER: u8 = 9;
     /// Largest weight.
     pub const MAX_WEIGHT: u32 = 65_535;
+
+    /// One that says no more than its address.
+    pub fn plain(address: IpAddr) -> Self {
+        Self {
+            address,
+            weight: Self::DEFAULT_WEIGHT,
+            state: BackendState::Active,
+            mac: None,
+            drain_deadline: None,
+            tier: 0,
+            fails: false,
+            is_out: false,
+            stands_by: false,
+        }
+    }
 
     /// The weight that counts for new flows: none unless the backend is active.
     pub fn effective_weight(&self) -> u32 {
@@ -98,6 +119,8 @@ mod tests {
             drain_deadline: None,
             fails: false,
             is_out: false,
+            stands_by: false,
+            tier: 0,
         };
         assert_eq!(backend(BackendState::Active).effective_weight(), 7);
         assert_eq!(backend(BackendState::Drain).effective_weight(), 0);

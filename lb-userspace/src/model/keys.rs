@@ -316,6 +316,34 @@ pub const HEALTH: &[Key] = &[
         "Where fewer of the backends than this share work, those that fail serve as well; with `0%` where none works",
         "none",
     ),
+    optional(
+        "fail",
+        r#"fail = "open""#,
+        "open",
+        "What follows where none works: `open`, all serve; `closed`, none does, and TCP connections are refused at once",
+        "to `closed`, while none works: as `on_failure` says",
+    ),
+    optional(
+        "min_healthy",
+        "min_healthy = 1",
+        "1",
+        "With fewer that work, a number or a share such as `\"50%\"`, the VIP is not ready (`naru vip show --ready`)",
+        "none",
+    ),
+    optional(
+        "max_out",
+        r#"max_out = "100%""#,
+        "100%",
+        "Probes take out no more of the backends than this share at a time; others that fail serve on",
+        "none",
+    ),
+    optional(
+        "spare_below",
+        r#"spare_below = "50%""#,
+        "50%",
+        "Where fewer backends than this share of a tier and those before it work, the next tier serves as well",
+        "none",
+    ),
 ];
 
 /// The types of probes, each with the keys that not all have.
@@ -514,6 +542,13 @@ pub const BACKEND: &[Key] = &[
         r#"mac = "02:00:00:00:00:01""#,
         "the network is asked",
         "With `l2` only: its MAC address, whatever anybody on its segment answers",
+        "none",
+    ),
+    optional(
+        "tier",
+        "tier = 0",
+        "0",
+        "0 to 9; with 1 and above it stands by, and serves while too few of the tiers before work (`spare_below` of `health`)",
         "none",
     ),
 ];

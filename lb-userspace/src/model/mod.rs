@@ -37,9 +37,9 @@ pub use self::{
     desired::{Desired, Overridden, Sources},
     forward::ForwardMode,
     health::{
-        Check, Echo, Exchange, Header, HeaderError, Health, Identity, Lookup, LookupError, Octets, OctetsError,
-        OnFailure, Page, ProbeVia, Program, Rcodes, RecordType, Service, StatusError, Statuses, Tls, Trust, Version,
-        host_name,
+        Check, Echo, Exchange, Fail, Header, HeaderError, Health, Identity, Least, LeastError, Lookup, LookupError,
+        Octets, OctetsError, OnFailure, Page, ProbeVia, Program, Rcodes, RecordType, Service, StatusError, Statuses,
+        Tls, Trust, Version, host_name,
     },
     idle::{IdleTime, TimeError},
     keys::{Given, Settings},
@@ -83,6 +83,7 @@ mod tests {
         check(&[FlowHash::FiveTuple, FlowHash::SourceIp]);
         check(&[Tracking::Adaptive, Tracking::Always, Tracking::Never]);
         check(&[XdpMode::Auto, XdpMode::Native, XdpMode::Generic]);
+        check(&[Fail::Open, Fail::Closed]);
         check(&[OnFailure::Reset, OnFailure::Drain]);
         check(&[ProbeVia::Path, ProbeVia::Address]);
         check(&[Version::Http1, Version::H2c, Version::H2]);

@@ -14,6 +14,11 @@ impl Share {
         part as u128 * 100 >= all as u128 * u128::from(self.0)
     }
 
+    /// So much of `all`, rounded down.
+    pub fn of(self, all: usize) -> usize {
+        (all as u128 * u128::from(self.0) / 100) as usize
+    }
+
     /// Whether `part` is more of `all` than this.
     pub fn is_exceeded(self, part: usize, all: usize) -> bool {
         part as u128 * 100 > all as u128 * u128::from(self.0)

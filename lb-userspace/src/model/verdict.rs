@@ -3,7 +3,8 @@
 //! It says which backends fail their probes. What follows is the VIP's to say (`on_failure`), and follows only for
 //! backends that take flows otherwise: what an operator has drained stays so. Where all that would take flows fail, or so many
 //! that the rest are fewer than the VIP's `panic`, it is more likely that the probes are at fault than all of them, or the
-//! rest could not bear the load: all serve.
+//! rest could not bear the load: all serve, unless the VIP wants to fail closed. Nor are more out at a time than `max_out`
+//! allows. Backends of a tier stand by for as long as enough of those before it work.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,75 +14,122 @@ use std::{
 
 use lb_common::BackendState;
 
-use super::{Config, OnFailure, Vip};
+use super::{Backend, Config, Fail, Health, OnFailure, Share, Vip};
 
-/// Which backends fail their probes, by VIP.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Verdicts(BTreeMap<String, BTreeSet<IpAddr>>);
+/// Which backends fail their probes, by VIP. Two are the same if the same backends fail, in whatever order.
+#[derive(Clone, Debug, Default)]
+pub struct Verdicts {
+    vips: BTreeMap<String, Failing>,
+    /// How many have failed so far.
+    count: u64,
+}
+
+/// Backends that fail, each with its number in the order in which they have failed.
+type Failing = BTreeMap<IpAddr, u64>;
+
+impl PartialEq for Verdicts {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Verdicts {}
 
 impl Verdicts {
     /// Whether a backend fails.
     pub fn has(&self, vip: &str, backend: IpAddr) -> bool {
-        self.0.get(vip).is_some_and(|failing| failing.contains(&backend))
+        self.vips.get(vip).is_some_and(|failing| failing.contains_key(&backend))
     }
 
     /// All that fail: name of the VIP and address of the backend.
     pub fn iter(&self) -> impl Iterator<Item = (&str, IpAddr)> {
-        self.0.iter().flat_map(|(vip, failing)| failing.iter().map(move |backend| (vip.as_str(), *backend)))
+        self.vips.iter().flat_map(|(vip, failing)| failing.keys().map(move |backend| (vip.as_str(), *backend)))
     }
 
     /// Takes note that a backend fails, or does not any more.
     pub fn set(&mut self, vip: &str, backend: IpAddr, fails: bool) {
         if fails {
-            self.0.entry(vip.to_owned()).or_default().insert(backend);
-        } else if let Some(failing) = self.0.get_mut(vip) {
+            self.count += 1;
+            self.vips.entry(vip.to_owned()).or_default().entry(backend).or_insert(self.count);
+        } else if let Some(failing) = self.vips.get_mut(vip) {
             failing.remove(&backend);
             if failing.is_empty() {
-                self.0.remove(vip);
+                self.vips.remove(vip);
             }
         }
     }
 
     /// Forgets what it says of backends that `base` does not have, or does not have probed.
     pub fn prune(&mut self, base: &Config) {
-        if self.0.is_empty() {
+        if self.vips.is_empty() {
             return;
         }
         let probed = base.vips.iter().filter(|vip| vip.health.is_some());
         let vips: BTreeMap<&str, &Arc<Vip>> = probed.map(|vip| (vip.name.as_str(), vip)).collect();
-        self.0.retain(|name, failing| {
+        self.vips.retain(|name, failing| {
             let vip = vips.get(name.as_str());
-            failing.retain(|address| vip.is_some_and(|vip| vip.backends.iter().any(|own| own.address == *address)));
+            failing.retain(|address, _| vip.is_some_and(|vip| vip.backends.iter().any(|own| own.address == *address)));
             !failing.is_empty()
         });
     }
 
     /// What is wanted: `config` with what follows from the probes.
     pub fn over(&self, mut config: Config) -> Config {
-        if self.0.is_empty() {
+        if self.vips.is_empty() && !config.vips.iter().any(|vip| has_tiers(vip)) {
             return config;
         }
         for vip in config.vips_mut() {
-            let Some(failing) = self.0.get(&vip.name) else { continue };
-            let Some((on_failure, panic)) = vip.health.as_ref().map(|health| (health.on_failure, health.panic)) else {
-                continue;
-            };
-            let serving = || vip.backends.iter().filter(|own| own.effective_weight() > 0);
-            let working = serving().filter(|own| !failing.contains(&own.address)).count();
-            let all_serve = working == 0 || !panic.is_reached(working, serving().count());
-            for own in &mut Arc::make_mut(vip).backends {
-                own.fails = failing.contains(&own.address);
-                own.is_out = own.fails && own.state == BackendState::Active && !all_serve;
-                if own.is_out {
-                    own.state = match on_failure {
-                        OnFailure::Reset => BackendState::Down,
-                        OnFailure::Drain => BackendState::Drain,
-                    };
-                }
-            }
+            let failing = self.vips.get(&vip.name);
+            let Some(health) = vip.health.clone().filter(|_| failing.is_some() || has_tiers(vip)) else { continue };
+            judge(Arc::make_mut(vip), &health, failing.unwrap_or(&Failing::new()));
         }
         config
     }
+}
+
+fn has_tiers(vip: &Vip) -> bool {
+    vip.health.is_some() && vip.backends.iter().any(|own| own.tier > 0)
+}
+
+/// What becomes of the backends of a VIP.
+fn judge(vip: &mut Vip, health: &Health, failing: &Failing) {
+    let Health { on_failure, panic, fail, max_out, spare_below, .. } = *health;
+    for own in &mut vip.backends {
+        own.fails = failing.contains_key(&own.address);
+    }
+    let last = last_tier(&vip.backends, spare_below);
+    for own in vip.backends.iter_mut().filter(|own| own.tier > last && own.effective_weight() > 0) {
+        (own.state, own.stands_by) = (BackendState::Drain, true);
+    }
+    let serving = || vip.backends.iter().filter(|own| own.effective_weight() > 0);
+    let (all, working) = (serving().count(), serving().filter(|own| !own.fails).count());
+    if fail == Fail::Open && (working == 0 || !panic.is_reached(working, all)) {
+        return;
+    }
+    // Who has failed first is out, and stays so.
+    let mut out: Vec<_> = serving().filter_map(|own| Some((*failing.get(&own.address)?, own.address))).collect();
+    out.sort_unstable();
+    let most = if max_out == Share(0) { 0 } else { max_out.of(all).max(1) };
+    out.truncate(most);
+    let out: BTreeSet<_> = out.into_iter().map(|(_, address)| address).collect();
+    for own in vip.backends.iter_mut().filter(|own| out.contains(&own.address)) {
+        own.is_out = true;
+        own.state = match on_failure {
+            OnFailure::Reset => BackendState::Down,
+            OnFailure::Drain => BackendState::Drain,
+        };
+    }
+}
+
+/// The last tier that serves: up to there so many work that no other need.
+fn last_tier(backends: &[Backend], spare_below: Share) -> u8 {
+    let tiers: BTreeSet<u8> = backends.iter().filter(|own| own.effective_weight() > 0).map(|own| own.tier).collect();
+    let is_enough = |tier: &u8| {
+        let members = || backends.iter().filter(|own| own.effective_weight() > 0 && own.tier <= *tier);
+        let working = members().filter(|own| !own.fails).count();
+        working > 0 && spare_below.is_reached(working, members().count())
+    };
+    tiers.iter().copied().find(is_enough).or(tiers.last().copied()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -105,6 +153,10 @@ mod tests {
             fall: Health::FALL,
             on_failure,
             panic: Health::PANIC,
+            fail: Health::FAIL,
+            min_healthy: Health::MIN_HEALTHY,
+            max_out: Health::MAX_OUT,
+            spare_below: Health::SPARE_BELOW,
         }));
         config([vip])
     }
@@ -170,5 +222,61 @@ mod tests {
         let mut verdicts = failing([1]);
         verdicts.set("web", IpAddr::from([10, 0, 0, 1]), false);
         assert_eq!(verdicts, Verdicts::default());
+    }
+
+    /// Backends 10.0.0.1 and on, by tier; of them fail those with these last numbers.
+    fn judged(health: impl Fn(&mut Health), tiers: &[u8], failing: &[u8]) -> String {
+        let mut config = probed(OnFailure::Reset);
+        let vip = config.vip_mut(0);
+        let mut own = Health::clone(vip.health.as_ref().unwrap());
+        health(&mut own);
+        vip.health = Some(Arc::new(own));
+        let address = |host: usize| IpAddr::from([10, 0, 0, host as u8]);
+        let backend = |(at, tier): (usize, &u8)| Backend { tier: *tier, ..Backend::plain(address(at + 1)) };
+        vip.backends = tiers.iter().enumerate().map(backend).collect();
+        let name = vip.name.clone();
+        let mut verdicts = Verdicts::default();
+        failing.iter().for_each(|host| verdicts.set(&name, address(usize::from(*host)), true));
+        let letter = |own: &Backend| match own {
+            own if own.is_out => 'x',
+            own if own.stands_by => 's',
+            own if own.fails => 'f',
+            _ => '.',
+        };
+        verdicts.over(config).vips[0].backends.iter().map(letter).collect()
+    }
+
+    #[test]
+    fn where_it_fails_closed_all_are_out() {
+        let closed = |health: &mut Health| health.fail = Fail::Closed;
+        assert_eq!(judged(closed, &[0; 3], &[1, 2]), "xx.");
+        assert_eq!(judged(closed, &[0; 3], &[1, 2, 3]), "xxx");
+        assert_eq!(judged(|_| {}, &[0; 3], &[1, 2, 3]), "fff");
+    }
+
+    #[test]
+    fn no_more_are_out_than_may_be_and_those_that_failed_first() {
+        let third = |health: &mut Health| health.max_out = "34%".parse().unwrap();
+        assert_eq!(judged(third, &[0; 6], &[5, 2, 3]), ".xf.x.");
+        assert_eq!(judged(third, &[0; 6], &[2, 3, 5]), ".xx.f.");
+        assert_eq!(judged(third, &[0; 6], &[1, 2, 3, 4, 5, 6]), "ffffff", "all serve where none works");
+        assert_eq!(judged(third, &[0; 2], &[1]), "x.", "one may be in any case");
+        assert_eq!(judged(|health| health.max_out = "0%".parse().unwrap(), &[0; 2], &[1]), "f.");
+    }
+
+    #[test]
+    fn a_tier_serves_while_too_few_of_those_before_it_work() {
+        let default = |_: &mut Health| {};
+        assert_eq!(judged(default, &[0, 0, 1, 1], &[]), "..ss");
+        assert_eq!(judged(default, &[0, 0, 1, 1], &[1]), "x.ss", "half is enough");
+        assert_eq!(judged(default, &[0, 0, 1, 1], &[1, 2]), "xx..");
+        assert_eq!(judged(default, &[0, 0, 1, 1], &[3]), "..ss", "one that stands by is not out as well");
+        assert_eq!(judged(default, &[0, 0, 1, 1], &[1, 2, 3]), "xxx.");
+        assert_eq!(judged(default, &[0, 0, 1, 1], &[1, 2, 3, 4]), "ffff");
+        assert_eq!(judged(default, &[0, 0, 1, 2], &[1, 2, 3]), "xxx.");
+        assert_eq!(judged(|health| health.spare_below = "100%".parse().unwrap(), &[0, 0, 1, 1], &[1]), "x...");
+        assert_eq!(judged(default, &[3, 3, 7], &[]), "..s", "the first that there is serves");
+        let closed = |health: &mut Health| health.fail = Fail::Closed;
+        assert_eq!(judged(closed, &[0, 1], &[1, 2]), "xx");
     }
 }

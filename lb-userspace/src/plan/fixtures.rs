@@ -2,8 +2,6 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use lb_common::BackendState;
-
 use crate::model::{Backend, Config, ForwardMode, Parts, Settings, Slots, Vip};
 
 /// Slots of a VIP in tests: few, so that simulating every slot is quick.
@@ -30,15 +28,7 @@ pub fn vip(name: &str, address: &str, ports: &[&str], backends: &[&str]) -> Vip 
 
 /// An active backend.
 pub fn backend(address: &str, weight: u32) -> Backend {
-    Backend {
-        address: ip(address),
-        weight,
-        state: BackendState::Active,
-        mac: None,
-        drain_deadline: None,
-        fails: false,
-        is_out: false,
-    }
+    Backend { weight, ..Backend::plain(ip(address)) }
 }
 
 /// `count` VIPs of `backends` backends each, no two of them alike.

@@ -2,7 +2,7 @@
 
 use lb_common::{VipFlags, VipName, VipRecord};
 
-use crate::model::{self, DrainDeadline, FlowHash, IdleTime, Node, Settings, Slots, Tracking};
+use crate::model::{self, DrainDeadline, Fail, FlowHash, IdleTime, Node, Settings, Slots, Tracking};
 
 /// Keys of a VIP that its record holds: what differs in them is found in the maps.
 pub const KEYS: [&str; 8] = ["hash", "slots", "tracking", "tcp_idle", "udp_idle", "drain_deadline", "vrf", "mark"];
@@ -15,7 +15,7 @@ pub(super) fn record(vip: &model::Vip, node: &Node, slot_base: u32) -> Option<Vi
         address: vip.address.into(),
         slot_base,
         slots: slots.get(),
-        flags: flags(&vip.settings),
+        flags: flags(&vip.settings).with(if refuses(vip) { VipFlags::REFUSES } else { VipFlags::default() }),
         tcp_idle: tcp_idle.seconds(),
         udp_idle: udp_idle.seconds(),
         via: vip.via(node),
@@ -42,6 +42,11 @@ pub(super) fn settings(record: &VipRecord) -> Settings {
         mark: Some(via.mark.into()),
         ..Settings::default()
     }
+}
+
+/// Whether it tells clients that no backend takes flows.
+pub(super) fn refuses(vip: &model::Vip) -> bool {
+    vip.health.as_ref().is_some_and(|health| health.fail == Fail::Closed)
 }
 
 fn flags(settings: &Settings) -> VipFlags {

@@ -275,7 +275,10 @@ impl State {
     pub fn features_in_use(&self) -> Features {
         let keys = self.keys.keys().map(|key| key.features());
         let tracks = self.vips.values().any(|record| !record.flags.contains(VipFlags::TRACK_NEVER));
-        let features = keys.chain(tracks.then_some(Features::TRACKING)).fold(Features::default(), Features::with);
+        let refuses = self.vips.values().any(|record| record.flags.contains(VipFlags::REFUSES));
+        let own = [(tracks, Features::TRACKING), (refuses, Features::REFUSALS)];
+        let own = own.into_iter().filter_map(|(is_used, feature)| is_used.then_some(feature));
+        let features = keys.chain(own).fold(Features::default(), Features::with);
         features.with(self.forward_features())
     }
 

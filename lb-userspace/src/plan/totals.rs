@@ -5,6 +5,7 @@ use std::ops::{AddAssign, SubAssign};
 
 use lb_common::Features;
 
+use super::record;
 use crate::model::{Config, Tracking, Vip};
 
 /// What VIPs need together.
@@ -74,6 +75,9 @@ fn features_of(vip: &Vip) -> Features {
     }
     if vip.settings.tracking != Tracking::Never {
         features = features.with(Features::TRACKING);
+    }
+    if record::refuses(vip) {
+        features = features.with(Features::REFUSALS);
     }
     let forwards = vip.backends.iter().map(|backend| vip.forward.way(backend.address).feature());
     forwards.fold(features, Features::with)

@@ -248,7 +248,8 @@ impl<'a> WantedVip<'a> {
     /// Whether the table that is there is the one that is wanted: same place, same ids with the same weights, the same
     /// that serve, and flows remembered or not as before.
     pub(super) fn table_stays(&self, index: &Index<'_>) -> bool {
-        let remembers = |record: &VipRecord| (record.flags.without(VipFlags::TRACK_ALWAYS), record.slots);
+        let remembers =
+            |record: &VipRecord| (record.flags.without(VipFlags::TRACK_ALWAYS.with(VipFlags::REFUSES)), record.slots);
         if self.known.is_none_or(|known| remembers(known) != remembers(&self.record)) || self.table_moves() {
             return false;
         }

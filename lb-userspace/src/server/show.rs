@@ -249,7 +249,11 @@ fn vip_of(view: &View, vip: &model::Vip, mut running: BTreeMap<IpAddr, Running>)
     let configured = vip.backends.iter().map(|backend| {
         let way = view.way_to(vip, backend);
         let running = running.remove(&backend.address);
-        let state = if backend.is_out { Backend::FAILED } else { backend.state.word() };
+        let state = match backend {
+            own if own.is_out => Backend::FAILED,
+            own if own.stands_by => Backend::STANDBY,
+            own => own.state.word(),
+        };
         let own = backend_of(view, &vip.name, *backend, state, way, running.as_ref());
         Backend { health: probed.and_then(|probed| probed.get(&backend.address)).map(|probed| health(probed)), ..own }
     });
@@ -258,7 +262,7 @@ fn vip_of(view: &View, vip: &model::Vip, mut running: BTreeMap<IpAddr, Running>)
         let dataplane::Backend { target: Target { address, mac, .. }, weight, state, .. } = running.backend.entry;
         let way = view.way_of(&running.backend.entry.target);
         let mac = mac.map(Into::into);
-        let last = model::Backend { address, weight, state, mac, drain_deadline: None, fails: false, is_out: false };
+        let last = model::Backend { weight, state, mac, ..model::Backend::plain(address) };
         backend_of(view, &vip.name, last, Backend::REMOVED, way, Some(running))
     }));
     Vip {
@@ -328,6 +332,12 @@ pub fn not_ready(view: &View, vip: &model::Vip) -> Option<String> {
     }
     if serving().all(|backend| backend.fails) {
         return Some("all backends that take flows fail their probes".to_owned());
+    }
+    let wanted = vip.backends.iter().filter(|backend| backend.effective_weight() > 0 || backend.is_out).count();
+    let least = vip.health.as_ref().map_or(model::Health::MIN_HEALTHY, |health| health.min_healthy);
+    let working = serving().filter(|backend| !backend.fails).count();
+    if !least.is_reached(working, wanted) {
+        return Some(format!("{working} of {wanted} backends work, fewer than `min_healthy` ({least})"));
     }
     let mut working = serving().filter(|backend| !backend.fails);
     let has_way = working.any(|backend| view.way_to(vip, backend).is_ok());

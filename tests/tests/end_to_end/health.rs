@@ -1,7 +1,8 @@
 //! Health: backends that do not work are out by themselves, and back by themselves.
 
 use std::{
-    net::SocketAddr,
+    io::{ErrorKind, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
     path::Path,
     time::{Duration, Instant},
 };
@@ -299,4 +300,74 @@ fn a_backend_that_lost_the_vip_the_tunnel_or_the_route_is_out_where_probes_go_th
     }
     site.servers[0].resume().unwrap();
     vips.iter().for_each(|vip| wait_for(&site, vip, &[UP; 3]));
+}
+
+/// In either family and mode: clients need not wait for a time-out.
+#[test]
+#[ignore = "needs root"]
+fn where_it_fails_closed_connections_are_refused_at_once() {
+    let vips = PATHS.map(|[path, _]| path);
+    let closed = HEALTH.replace(" }", ", fail = \"closed\" }");
+    let mut site = probed(Lab::builder(), &vips, &closed);
+    vips.iter().for_each(|vip| wait_for(&site, vip, &[UP; 3]));
+    let connect = |site: &Site, vip: &Vip| {
+        let address = vip.http();
+        site.lab.client().run(move || TcpStream::connect_timeout(&address, patience::LIMIT))
+    };
+    let mut open: Vec<_> = vips.iter().map(|vip| connect(&site, vip).unwrap()).collect();
+    site.servers.iter_mut().for_each(|server| server.kill().unwrap());
+    vips.iter().for_each(|vip| wait_for(&site, vip, &[OUT; 3]));
+    for (vip, open) in vips.iter().zip(&mut open) {
+        let from = Instant::now();
+        let refused = connect(&site, vip).unwrap_err();
+        println!("{}: {refused} after {:?}", vip.name, from.elapsed());
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{}", vip.name);
+        // What was open is over.
+        open.set_read_timeout(Some(patience::LIMIT)).unwrap();
+        let ended = open.write_all(b"GET / HTTP/1.1\r\n\r\n").and_then(|()| open.read(&mut [0; 1]));
+        assert!(!ended.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock), "{}: {ended:?}", vip.name);
+        let not_ready = site.try_cli(&["vip", "show", vip.name, "--ready"]).unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&not_ready.stdout),
+            format!("{} cannot serve: no backend takes flows\n", vip.name)
+        );
+    }
+    serve_again(&mut site, &vips, 1);
+    vips.iter().for_each(|vip| wait_for(&site, vip, &[OUT, UP, OUT]));
+    for vip in &vips {
+        let report = Load::start(site.lab.client(), Options::new(vip.http()).count(50)).unwrap().wait();
+        assert_eq!(report.succeeded(), 50, "{}: {:?}", vip.name, report.failed);
+    }
+}
+
+/// Two that serve and one that stands by.
+#[test]
+#[ignore = "needs root"]
+fn a_backend_that_stands_by_serves_while_too_few_work() {
+    let vip = Vip::IPIP;
+    let mut site = probed(Lab::builder(), &[vip], HEALTH);
+    let text = site.config().unwrap();
+    let third = text.match_indices("{ address = \"").nth(2).unwrap().0;
+    let text = format!("{}{{ tier = 1, {}", &text[..third], &text[third + 2..]);
+    site.write_config(&text).unwrap();
+    site.cli(&["apply"]).unwrap();
+    const STANDBY: (&str, &str) = ("up", "standby");
+    // How many requests of fifty each server has answered.
+    let served = |site: &Site| {
+        let report = Load::start(site.lab.client(), Options::new(vip.http()).count(50)).unwrap().wait();
+        assert_eq!(report.succeeded(), 50, "{:?}", report.failed);
+        let by = |server: &Server| report.backends.get(server.name()).copied().unwrap_or(0);
+        site.servers.iter().map(by).collect::<Vec<_>>()
+    };
+    wait_for(&site, &vip, &[UP, UP, STANDBY]);
+    assert!(matches!(served(&site)[..], [1..=49, 1..=49, 0]));
+    site.servers[0].kill().unwrap();
+    wait_for(&site, &vip, &[OUT, UP, STANDBY]);
+    assert_eq!(served(&site), [0, 50, 0]);
+    site.servers[1].kill().unwrap();
+    wait_for(&site, &vip, &[OUT, OUT, UP]);
+    assert_eq!(served(&site), [0, 0, 50]);
+    serve_again(&mut site, &[vip], 0);
+    wait_for(&site, &vip, &[UP, OUT, STANDBY]);
+    assert_eq!(served(&site), [50, 0, 0]);
 }

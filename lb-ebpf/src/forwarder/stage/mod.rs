@@ -6,5 +6,6 @@ pub mod flow;
 pub mod intake;
 pub mod own_mac;
 pub mod probe;
+pub mod refuse;
 pub mod slot;
 pub mod vip;

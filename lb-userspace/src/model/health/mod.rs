@@ -4,6 +4,7 @@ mod check;
 mod echo;
 mod exchange;
 mod header;
+mod least;
 mod lookup;
 mod octets;
 mod page;
@@ -20,6 +21,7 @@ pub use self::{
     echo::Echo,
     exchange::Exchange,
     header::{Header, HeaderError},
+    least::{Least, LeastError},
     lookup::{Lookup, LookupError, Rcodes, RecordType},
     octets::{Octets, OctetsError},
     page::{Page, StatusError, Statuses, Version},
@@ -61,6 +63,14 @@ pub struct Health {
     pub on_failure: OnFailure,
     /// Where fewer of the backends than this share work, all serve.
     pub panic: Share,
+    /// What follows where none works.
+    pub fail: Fail,
+    /// With fewer that work the VIP is not ready.
+    pub min_healthy: Least,
+    /// Probes take out no more of the backends than this share at a time.
+    pub max_out: Share,
+    /// Where fewer of a tier's backends than this share work, the next tier serves as well.
+    pub spare_below: Share,
 }
 
 words! {
@@ -70,6 +80,16 @@ words! {
         Path = "path",
         /// To the backend's own address.
         Address = "address",
+    }
+}
+
+words! {
+    /// What follows where no backend works.
+    Fail: "fail" {
+        /// All serve: either the probes are at fault, or nothing is lost.
+        Open = "open",
+        /// None serves: connections are refused at once.
+        Closed = "closed",
     }
 }
 
@@ -96,6 +116,14 @@ impl Health {
     pub const FALL: u32 = 3;
     /// Without `panic`: all serve where none works.
     pub const PANIC: Share = Share(0);
+    /// Without `fail`.
+    pub const FAIL: Fail = Fail::Open;
+    /// Without `min_healthy`.
+    pub const MIN_HEALTHY: Least = Least::Count(1);
+    /// Without `max_out`: any number.
+    pub const MAX_OUT: Share = Share(100);
+    /// Without `spare_below`.
+    pub const SPARE_BELOW: Share = Share(50);
     /// Largest `rise` and `fall`.
     pub const MAX_COUNT: u32 = 100;
 }
@@ -103,14 +131,22 @@ impl Health {
 /// In one line, for people: `http :8080/healthz, every 2s (500ms), timeout 1s, rise 2, fall 3, reset`.
 impl fmt::Display for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { check, via, port, interval, fast_interval, timeout, rise, fall, on_failure, panic } = self;
+        let Self { check, via, port, interval, fast_interval, timeout, rise, fall, on_failure, .. } = self;
         check.describe(*port, f)?;
         if *via == ProbeVia::Address {
             f.write_str(" via address")?;
         }
         let [interval, fast_interval, timeout] = [*interval, *fast_interval, *timeout].map(humantime::format_duration);
         write!(f, ", every {interval} ({fast_interval}), timeout {timeout}, rise {rise}, fall {fall}, {on_failure}")?;
-        if *panic == Self::PANIC { Ok(()) } else { write!(f, ", panic {panic}") }
+        let Self { panic, fail, min_healthy, max_out, spare_below, .. } = self;
+        let mut told = |is_default: bool, name: &str, value: &dyn fmt::Display| {
+            if is_default { Ok(()) } else { write!(f, ", {name} {value}") }
+        };
+        told(*panic == Self::PANIC, "panic", panic)?;
+        told(*fail == Self::FAIL, "fail", fail)?;
+        told(*min_healthy == Self::MIN_HEALTHY, "min_healthy", min_healthy)?;
+        told(*max_out == Self::MAX_OUT, "max_out", max_out)?;
+        told(*spare_below == Self::SPARE_BELOW, "spare_below", spare_below)
     }
 }
 
@@ -155,6 +191,10 @@ mod tests {
             fall: 3,
             on_failure: OnFailure::Reset,
             panic: Health::PANIC,
+            fail: Health::FAIL,
+            min_healthy: Health::MIN_HEALTHY,
+            max_out: Health::MAX_OUT,
+            spare_below: Health::SPARE_BELOW,
         };
         let rest = "every 2s (500ms), timeout 1s, rise 2, fall 3, reset";
         assert_eq!(

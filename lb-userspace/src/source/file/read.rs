@@ -51,6 +51,7 @@ pub(super) struct BackendDraft {
     pub(super) weight: Spanned<u32>,
     pub(super) state: BackendState,
     pub(super) mac: Option<Spanned<Mac>>,
+    pub(super) tier: Option<Spanned<u8>>,
 }
 
 /// Reads the whole tree.
@@ -274,11 +275,16 @@ fn backend(value: &Value<'_>, problems: &mut Problems) -> Option<BackendDraft> {
         let mac = tree::parsed("`mac`", value, problems)?;
         Some(Spanned::new(value.span(), mac))
     });
+    let tier = section.optional("tier").and_then(|value| {
+        let tier = tree::number("`tier`", value, 0, Backend::MAX_TIER.into(), problems)?;
+        Some(Spanned::new(value.span(), tier.try_into().ok()?))
+    });
     Some(BackendDraft {
         address: address?,
         weight: weight.unwrap_or_else(|| Spanned::new(value.span(), Backend::DEFAULT_WEIGHT)),
         state: state.unwrap_or_default(),
         mac,
+        tier,
     })
 }
 

@@ -56,13 +56,11 @@ pub(super) fn vips(draft: &Draft) -> Option<Vec<Arc<Vip>>> {
 
 fn vip(draft: &VipDraft) -> Option<Vip> {
     let backends = draft.backends.iter().map(|backend| Backend {
-        address: *backend.address.get_ref(),
         weight: *backend.weight.get_ref(),
         state: backend.state,
         mac: backend.mac.as_ref().map(|mac| *mac.get_ref()),
-        drain_deadline: None,
-        fails: false,
-        is_out: false,
+        tier: backend.tier.as_ref().map_or(0, |tier| *tier.get_ref()),
+        ..Backend::plain(*backend.address.get_ref())
     });
     Some(Vip {
         name: draft.name.as_ref()?.get_ref().clone(),
@@ -141,9 +139,14 @@ impl Check<'_> {
 
     fn backends(&mut self, vip: &VipDraft) {
         let own = vip.address.as_ref().map(|address| *address.get_ref());
+        let is_probed = vip.health.as_ref().is_some_and(|health| health.get_ref().is_some());
         let mut seen = HashMap::with_capacity(vip.backends.len());
         for backend in &vip.backends {
             let (address, span) = (*backend.address.get_ref(), backend.address.span());
+            if let Some(tier) = backend.tier.as_ref().filter(|tier| *tier.get_ref() > 0 && !is_probed) {
+                let message = "nobody asks whether the backends of tiers before work; write `health` for the VIP";
+                self.problems.add(tier.span(), message);
+            }
             if Some(address) == own {
                 let message = "this is the VIP's own address, from where packets would come back here; write the real \
                                server's own address";

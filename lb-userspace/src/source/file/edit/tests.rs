@@ -533,7 +533,7 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
 fn backend(address: IpAddr, weight: Option<u32>, state: Option<BackendState>) -> crate::model::Backend {
     use crate::model::Backend;
     let (weight, state) = (weight.unwrap_or(Backend::DEFAULT_WEIGHT), state.unwrap_or_default());
-    Backend { address, weight, state, mac: None, drain_deadline: None, fails: false, is_out: false }
+    Backend { weight, state, ..Backend::plain(address) }
 }
 
 /// Whatever a text looks like and whatever is done to it, the edited text says what the edit says, comments stay, and a

@@ -17,7 +17,7 @@ use super::{
     tree::{self, Section, Value},
 };
 use crate::model::{
-    Check, Health, OnFailure, ProbeVia,
+    Check, Fail, Health, Least, OnFailure, ProbeVia, Share,
     keys::{self, Key},
     suggest,
 };
@@ -71,14 +71,63 @@ pub(super) fn health(value: &Value<'_>, problems: &mut Problems) -> Option<Spann
         Some(value) => tree::parsed("`panic`", value, problems),
         None => Some(Health::PANIC),
     };
+    let policy = policy(&section, problems);
     if let Some(place) = section.optional("fast_interval").filter(|_| fast_interval > interval) {
         problems.add(place.span(), "`fast_interval` is longer than `interval`; write a shorter one, or leave it out");
     }
     let is_sound = problems.0.len() == before;
     let port = port.and_then(|port| u16::try_from(port).ok());
     let (check, via, on_failure, panic) = (check?, via?, on_failure?, panic?);
-    let health = Health { check, via, port, interval, fast_interval, timeout, rise, fall, on_failure, panic };
+    let Policy { fail, min_healthy, max_out, spare_below } = policy?;
+    if let Some(place) = section.optional("panic").filter(|_| fail == Fail::Closed) {
+        problems.add(place.span(), "with `fail = \"closed\"` those that fail never serve; leave `panic` out");
+    }
+    let health = Health {
+        check,
+        via,
+        port,
+        interval,
+        fast_interval,
+        timeout,
+        rise,
+        fall,
+        on_failure,
+        panic,
+        fail,
+        min_healthy,
+        max_out,
+        spare_below,
+    };
     is_sound.then(|| Spanned::new(value.span(), Some(health)))
+}
+
+/// What follows where many fail.
+struct Policy {
+    fail: Fail,
+    min_healthy: Least,
+    max_out: Share,
+    spare_below: Share,
+}
+
+fn policy(section: &Section<'_>, problems: &mut Problems) -> Option<Policy> {
+    let fail = match section.optional("fail") {
+        Some(value) => tree::parsed("`fail`", value, problems),
+        None => Some(Health::FAIL),
+    };
+    let min_healthy = match section.optional("min_healthy") {
+        Some(value) if value.get_ref().as_integer().is_some() => {
+            let count = tree::number("`min_healthy`", value, 1, u32::MAX, problems);
+            count.map(Least::Count)
+        }
+        Some(value) => tree::parsed("`min_healthy`", value, problems),
+        None => Some(Health::MIN_HEALTHY),
+    };
+    let mut share = |key: &str, default: Share| match section.optional(key) {
+        Some(value) => tree::parsed(&format!("`{key}`"), value, problems),
+        None => Some(default),
+    };
+    let (max_out, spare_below) = (share("max_out", Health::MAX_OUT), share("spare_below", Health::SPARE_BELOW));
+    Some(Policy { fail: fail?, min_healthy: min_healthy?, max_out: max_out?, spare_below: spare_below? })
 }
 
 /// Each type of probes has an arm here, and reads the keys that are its own.
