@@ -164,6 +164,7 @@ impl Dataplane {
             sweeps: Arc::clone(maps.sweeps()),
             flows: maps.flows().clone(),
             intakes: Arc::clone(maps.intakes()),
+            probes: Arc::clone(maps.probes()),
         }
     }
 

@@ -15,7 +15,7 @@ use lb_common::{BackendState, Counters, Drops, FlowOutcome, Forward, NO_ID, Next
 
 use super::{
     Error,
-    maps::{FlowTable, Intakes, MapUsage, Readings, Slots, Sweeps},
+    maps::{FlowTable, Intakes, MapUsage, Probes, Readings, Slots, Sweeps},
 };
 use crate::{
     model::{Config, Target},
@@ -38,6 +38,7 @@ pub struct View {
     pub(super) sweeps: Arc<Sweeps>,
     pub(super) flows: FlowTable,
     pub(super) intakes: Arc<Intakes>,
+    pub(super) probes: Arc<Probes>,
 }
 
 /// A backend as it runs.
@@ -280,7 +281,7 @@ impl View {
     ///
     /// The kernel does not say.
     pub fn map_usage(&self, flows: [u64; 2]) -> Result<Vec<MapUsage>, Error> {
-        self.readings.usage(&self.state, &self.slots, flows)
+        self.readings.usage(&self.state, &self.slots, &self.probes, flows)
     }
 
     /// What the maps hold.

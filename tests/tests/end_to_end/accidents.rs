@@ -22,6 +22,7 @@ const VIPS: &str = r#"
 name = "web"
 address = "203.0.113.10"
 ports = ["tcp/80"]
+health = "none"
 forward = "ipip"
 backends = [
   { address = "10.0.1.11", weight = 100 },
@@ -32,6 +33,7 @@ backends = [
 name = "dns"
 address = "203.0.113.53"
 ports = ["udp/53"]
+health = "none"
 forward = "ipip"
 backends = [{ address = "10.0.1.11" }]
 "#;

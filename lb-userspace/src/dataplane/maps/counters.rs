@@ -20,7 +20,7 @@ use aya::{
 use lb_common::{Counters, Drops, FlowLine, FlowOutcome, Intake, NO_ID, OwnMac, VipHash, VipName, maps};
 
 use super::{
-    Maps, Slots,
+    Maps, Probes, Slots,
     layout::{JOURNAL, LOGS, object_maps, pin_in},
     mmap::Mapped,
 };
@@ -137,7 +137,13 @@ impl Readings {
 
     /// Fill and memory of every map; `state` and `slots` know how full those are that the daemon writes, `flows` the
     /// flow table.
-    pub fn usage(&self, state: &State, slots: &Slots, flows: [u64; 2]) -> Result<Vec<MapUsage>, Error> {
+    pub fn usage(
+        &self,
+        state: &State,
+        slots: &Slots,
+        probes: &Probes,
+        flows: [u64; 2],
+    ) -> Result<Vec<MapUsage>, Error> {
         let (vips, backends) = (state.vips().len() as u64, state.backends().len() as u64);
         let keys = |v4: bool| state.keys().keys().filter(|key| key.address.is_ipv4() == v4).count() as u64;
         let taken = state.vips().values().map(|record| u64::from(record.slots)).sum();
@@ -161,6 +167,7 @@ impl Readings {
                     ways.collect::<HashSet<_>>().len() as u64
                 }
                 maps::DRAINS => state.backends().values().filter(|entry| !entry.takes_flows()).count() as u64,
+                maps::PROBES => probes.count() as u64,
                 maps::DEVICES => self.devices.keys().filter(Result::is_ok).count() as u64,
                 LOGS => continue,
                 _ => u64::from(max_entries),

@@ -1,7 +1,10 @@
 //! Which probes are under way, and how their answers come back. Both maps stay the same ones over all generations, so that
 //! a probe that is under way as maps grow is answered as any other.
 
-use std::sync::{Mutex, MutexGuard, PoisonError, atomic::Ordering};
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use aya::maps::{HashMap as KernelHashMap, Map, MapData, MapError};
 use lb_common::{ProbeKey, ProbePath, maps};
@@ -13,21 +16,28 @@ use crate::dataplane::Error;
 pub struct Probes {
     keys: Mutex<KernelHashMap<MapData, ProbeKey, u32>>,
     path: Mapped<ProbePath, 26>,
+    /// How many keys there are.
+    count: AtomicUsize,
 }
 
 impl Probes {
     pub(super) fn open(keys: MapData, path: MapData) -> Result<Self, Error> {
-        let keys = Map::HashMap(keys).try_into().map_err(Error::map("use", maps::PROBES))?;
-        Ok(Self { keys: Mutex::new(keys), path: Mapped::open(maps::PROBE_PATH, path)? })
+        let keys: KernelHashMap<_, ProbeKey, u32> =
+            Map::HashMap(keys).try_into().map_err(Error::map("use", maps::PROBES))?;
+        let left = keys.keys().filter(Result::is_ok).count();
+        let count = AtomicUsize::new(left);
+        Ok(Self { keys: Mutex::new(keys), path: Mapped::open(maps::PROBE_PATH, path)?, count })
     }
 
-    /// Says that packets with this key are probes of the backend with the id `backend`.
+    /// Says that packets with this key, which is a new one, are probes of the backend with the id `backend`.
     ///
     /// # Errors
     ///
     /// There is no room for another key.
     pub fn enter(&self, key: ProbeKey, backend: u32) -> Result<(), Error> {
-        self.keys().insert(key, backend, 0).map_err(Error::map("write to", maps::PROBES))
+        self.keys().insert(key, backend, 0).map_err(Error::map("write to", maps::PROBES))?;
+        self.count.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Packets with this key are no probes any more.
@@ -37,7 +47,11 @@ impl Probes {
     /// The kernel does not remove it.
     pub fn remove(&self, key: &ProbeKey) -> Result<(), Error> {
         match self.keys().remove(key) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Ok(()) => {
+                self.count.fetch_sub(1, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(MapError::KeyNotFound) => Ok(()),
             Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
             Err(error) => Err(Error::map("delete from", maps::PROBES)(error)),
         }
@@ -64,7 +78,7 @@ impl Probes {
 
     /// How many probes are under way.
     pub fn count(&self) -> usize {
-        self.keys().keys().filter(Result::is_ok).count()
+        self.count.load(Ordering::Relaxed)
     }
 
     fn keys(&self) -> MutexGuard<'_, KernelHashMap<MapData, ProbeKey, u32>> {
