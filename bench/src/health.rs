@@ -1,7 +1,7 @@
 //! What probes cost: CPU time and memory of the daemon while it probes many backends, and whether it keeps to their times.
 //!
-//! All backends are addresses of one real server in a namespace of its own, behind the load balancer's interface. Server
-//! and daemon share this machine's CPUs.
+//! All backends are addresses of one real server in a namespace of its own, behind the load balancer's interface; it has
+//! all VIPs, and takes them out of their tunnel. Server and daemon share this machine's CPUs.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -11,7 +11,12 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use clap::Args;
-use naru_tests::{lab::Lab, naru::Naru, server::Server, vip_text::VipText};
+use naru_tests::{
+    lab::{Host, Lab},
+    naru::{Naru, attach_decap_to},
+    server::Server,
+    vip_text::VipText,
+};
 use nix::unistd::{SysconfVar, sysconf};
 use serde::Serialize;
 
@@ -34,9 +39,16 @@ pub struct Options {
     json: bool,
 }
 
-const TYPES: [&str; 2] = ["tcp", "http"];
+/// What is asked, and which way.
+const KINDS: [(&str, &str); 4] = [("tcp", "path"), ("tcp", "address"), ("http", "path"), ("http", "address")];
 const PORT: u16 = 80;
 const A_VIP: u32 = 10;
+/// Of the server, which backends of different VIPs share: decapsulation takes packets to no more than 256.
+const ADDRESSES: u32 = 250;
+/// The first one of the server's.
+const BACKENDS: Ipv4Addr = Ipv4Addr::new(10, 64, 0, 0);
+/// The first VIP.
+const VIPS: Ipv4Addr = Ipv4Addr::new(203, 64, 0, 0);
 /// Of each VIP.
 const SLOTS: &str = "slots = 211\n";
 
@@ -49,17 +61,21 @@ struct Report {
     rows: Vec<Row>,
 }
 
-/// Probes of one type.
+/// Probes of one type, which go one way.
 #[derive(Debug, Serialize)]
 struct Row {
     /// What is asked.
     probe: &'static str,
+    /// Which way.
+    via: &'static str,
     /// Probes a second.
     rate: f64,
     /// CPU time of the daemon, as a share of one CPU: with probes, and before there were any.
     cpu: [f64; 2],
     /// Microseconds of the daemon's CPU time for each probe.
     per_probe: f64,
+    /// CPU time of everything on this machine with probes, the server above all, as a share of one CPU.
+    machine_cpu: f64,
     /// Resident memory of the daemon in bytes: with probes, and before there were any.
     memory: [u64; 2],
     /// Probes that began more than 100 ms late.
@@ -73,7 +89,8 @@ struct Row {
 /// Measures and reports.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     naru_tests::naru::naru_binary()?;
-    let rows = TYPES.into_iter().map(|probe| measure(options, probe)).collect::<anyhow::Result<Vec<_>>>()?;
+    let rows = KINDS.into_iter().map(|(probe, via)| measure(options, probe, via));
+    let rows = rows.collect::<anyhow::Result<Vec<_>>>()?;
     let report = Report { machine: machine(), backends: options.backends, interval_ms: options.interval, rows };
     if options.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
@@ -87,30 +104,45 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 
 fn print(Report { machine, backends, interval_ms, rows }: &Report) {
     const MIB: f64 = (1 << 20) as f64;
-    let mut text =
-        table(["PROBE", "A SECOND", "CPU", "BEFORE", "µs A PROBE", "MEMORY", "BEFORE", "LATE", "VOID", "FLIPS"], 1);
-    for Row { probe, rate, cpu, per_probe, memory, late, flips, void } in rows {
-        let [cpu, cpu_before] = cpu.map(|share| format!("{:.1} %", 100.0 * share));
+    let head = [
+        "PROBE",
+        "VIA",
+        "A SECOND",
+        "CPU",
+        "BEFORE",
+        "µs A PROBE",
+        "MACHINE",
+        "MEMORY",
+        "BEFORE",
+        "LATE",
+        "VOID",
+        "FLIPS",
+    ];
+    let mut text = table(head, 2);
+    let share = |share: f64| format!("{:.1} %", 100.0 * share);
+    for Row { probe, via, rate, cpu, per_probe, machine_cpu, memory, late, flips, void } in rows {
+        let [cpu, cpu_before, machine_cpu] = [cpu[0], cpu[1], *machine_cpu].map(share);
         let [memory, memory_before] = memory.map(|bytes| format!("{:.0} MiB", bytes as f64 / MIB));
         let [late, void, flips] = [late, void, flips].map(u64::to_string);
-        let (probe, rate, per_probe) = ((*probe).to_owned(), format!("{rate:.0}"), format!("{per_probe:.0}"));
-        text.add_row([probe, rate, cpu, cpu_before, per_probe, memory, memory_before, late, void, flips]);
+        let [rate, per_probe] = [rate, per_probe].map(|number| format!("{number:.0}"));
+        let [probe, via] = [*probe, *via].map(str::to_owned);
+        let cpus = [probe, via, rate, cpu, cpu_before, per_probe, machine_cpu];
+        text.add_row(cpus.into_iter().chain([memory, memory_before, late, void, flips]));
     }
     println!("{text}");
     println!(
-        "\n{backends} backends, each probed every {interval_ms} ms at its own address; one server behind all. CPU: of the \
-         daemon, as a share\nof one. BEFORE: without probes. LATE: began more than 100 ms after their time.\n{machine}"
+        "\n{backends} backends, each probed every {interval_ms} ms; one server behind all. CPU: of the daemon, as a share \
+         of one. It has what\npackets cost in the network stacks of both sides, as far as that is done while the daemon \
+         sends: over veth, nearly all. MACHINE:\nof everything that runs. BEFORE: without probes. LATE: began more than \
+         100 ms after their time.\n{machine}"
     );
 }
 
-fn measure(options: &Options, probe: &'static str) -> anyhow::Result<Row> {
-    eprintln!("{} backends by {probe} …", options.backends);
+fn measure(options: &Options, probe: &'static str, via: &'static str) -> anyhow::Result<Row> {
+    eprintln!("{} backends by {probe} over {via} …", options.backends);
     let lab = Lab::builder().backends(1).build()?;
     let host = &lab.backends()[0];
-    // Every address of the backends is the server's.
-    host.ip("route add local 10.64.0.0/14 dev lo\n")?;
-    lab.balancer().ip(&format!("route add 10.64.0.0/14 via {}\n", host.ipv4()))?;
-    let _server = Server::start(host, lab.dir(), &[SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT))], &[])?;
+    let _server = serve(&lab, host)?;
     let naru = Naru::start_with_config(&lab, &Naru::node(&lab, &vips(options.backends)))?;
     naru.wait_until_ready()?;
     let window = Duration::from_secs(options.seconds);
@@ -118,28 +150,39 @@ fn measure(options: &Options, probe: &'static str) -> anyhow::Result<Row> {
     sleep(window.min(Duration::from_secs(10)));
     let idle = Usage::of(&naru)?.since(&before);
     let memory_before = naru.memory("VmRSS")?;
-    let health =
-        format!("health = {{ type = \"{probe}\", via = \"address\", interval = \"{}ms\" }}\n", options.interval);
+    let health = format!("health = {{ type = \"{probe}\", via = \"{via}\", interval = \"{}ms\" }}\n", options.interval);
     naru.write_config(&naru.config()?.replace(SLOTS, &format!("{SLOTS}{health}")))?;
     naru.cli(&["apply"])?;
     wait_until_known(&naru, options)?;
     let counts = Counts::of(&naru)?;
-    let before = Usage::of(&naru)?;
+    let (before, machine_before) = (Usage::of(&naru)?, Usage::of_machine()?);
     sleep(window);
-    let busy = Usage::of(&naru)?.since(&before);
     let done = Counts::of(&naru)?;
+    let busy = Usage::of(&naru)?.since(&before);
+    let machine_busy = Usage::of_machine()?.since(&machine_before);
     let probes = done.probes - counts.probes;
     ensure!(probes > 0.0, "nothing was probed");
     Ok(Row {
         probe,
+        via,
         rate: probes / busy.seconds,
         cpu: [busy.share(), idle.share()],
         per_probe: 1e6 * (busy.share() - idle.share()).max(0.0) * busy.seconds / probes,
+        machine_cpu: machine_busy.share(),
         memory: [naru.memory("VmRSS")?, memory_before],
         late: (done.late - counts.late) as u64,
         flips: done.flips as u64,
         void: done.void as u64,
     })
+}
+
+/// Has a host serve every VIP, out of a tunnel, and at every address of the backends.
+fn serve(lab: &Lab, host: &Host) -> anyhow::Result<Server> {
+    host.ip(&format!("route add local {BACKENDS}/14 dev lo\nroute add local {VIPS}/14 dev lo\n"))?;
+    lab.balancer().ip(&format!("route add {BACKENDS}/14 via {}\n", host.ipv4()))?;
+    let addresses: Vec<_> = (0..ADDRESSES).map(|number| after(BACKENDS, number).into()).collect();
+    attach_decap_to(lab, host, &addresses)?;
+    Server::start(host, lab.dir(), &[SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT))], &[])
 }
 
 /// Waits until every backend has answered.
@@ -157,16 +200,19 @@ fn wait_until_known(naru: &Naru, options: &Options) -> anyhow::Result<()> {
 
 fn vips(backends: u32) -> String {
     let vip = |number: u32| {
-        let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(203, 64, 0, 0)) + number);
-        let text = VipText::new(format!("vip{number}"), address, [format!("tcp/{PORT}")], "ipip");
-        let text = text.lines(SLOTS);
-        let first = u32::from(Ipv4Addr::new(10, 64, 0, 1)) + number * A_VIP;
-        (first..first + A_VIP).fold(text, |text, address| text.backend(Ipv4Addr::from(address))).to_string()
+        let text = VipText::new(format!("vip{number}"), after(VIPS, number), [format!("tcp/{PORT}")], "ipip");
+        let first = number * A_VIP % ADDRESSES;
+        let backends = (first..first + A_VIP).map(|number| after(BACKENDS, number));
+        backends.fold(text.lines(SLOTS), VipText::backend).to_string()
     };
     (0..backends / A_VIP).map(vip).collect()
 }
 
-/// CPU time that a daemon has used, and when that was read.
+fn after(first: Ipv4Addr, number: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(first) + number)
+}
+
+/// CPU time that a daemon has used, or all have, and when that was read.
 struct Usage {
     at: Instant,
     cpu: f64,
@@ -184,6 +230,20 @@ impl Usage {
         // Behind the name, which may have anything: fields 14 and 15 are user and system time (proc_pid_stat(5)).
         let (_, fields) = stat.rsplit_once(')').context("a line of another form")?;
         let ticks: u64 = fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+        Self::now(ticks)
+    }
+
+    fn of_machine() -> anyhow::Result<Self> {
+        const IDLE: [usize; 2] = [3, 4];
+        /// What virtual machines and their host take is in others.
+        const KINDS: usize = 7;
+        let stat = std::fs::read_to_string("/proc/stat")?;
+        let all = stat.lines().next().context("nothing is known of the CPUs")?.split_whitespace().skip(1);
+        let busy = all.take(KINDS).enumerate().filter(|(kind, _)| !IDLE.contains(kind));
+        Self::now(busy.filter_map(|(_, field)| field.parse::<u64>().ok()).sum())
+    }
+
+    fn now(ticks: u64) -> anyhow::Result<Self> {
         let per_second = sysconf(SysconfVar::CLK_TCK)?.context("the system does not say what a tick is")?;
         Ok(Self { at: Instant::now(), cpu: ticks as f64 / per_second as f64 })
     }

@@ -4,6 +4,7 @@ use std::{
     env,
     fs::{self, File},
     io::{self, Write as _},
+    net::IpAddr,
     os::unix::{fs::OpenOptionsExt as _, net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
@@ -478,9 +479,18 @@ impl Drop for Naru {
 ///
 /// With the command's message when it fails.
 pub fn attach_decap(lab: &Lab, backend: &Host) -> anyhow::Result<()> {
+    attach_decap_to(lab, backend, &[backend.ipv4().into(), backend.ipv6().into()])
+}
+
+/// The same of packets whose outer destination is one of these.
+///
+/// # Errors
+///
+/// As [`attach_decap`].
+pub fn attach_decap_to(lab: &Lab, backend: &Host, destinations: &[IpAddr]) -> anyhow::Result<()> {
     let mut command = backend.command(naru_binary()?);
     command.args(["decap", "attach", "eth0", "--from", "172.16.0.0/16", "--from", SOURCE6]);
-    command.args(["--to", &backend.ipv4().to_string(), "--to", &backend.ipv6().to_string()]);
+    command.args(destinations.iter().map(|destination| format!("--to={destination}")));
     let output = patience::output(command.arg("--bpffs").arg(lab.bpffs().join(backend.name())))?;
     let says = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "`naru decap attach` on {}: {}", backend.name(), says.trim());
