@@ -1,6 +1,6 @@
 //! Why there are no probes.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::IpAddr};
 
 use lb_common::ProbePath;
 
@@ -50,8 +50,8 @@ pub enum Error {
     /// No socket.
     #[error("cannot make a socket for a probe from {from}: {source}")]
     Socket {
-        /// Where it would have been bound.
-        from: SocketAddr,
+        /// The address of this host.
+        from: IpAddr,
         /// What the kernel said.
         source: io::Error,
     },

@@ -17,11 +17,11 @@ mod namespace;
 mod netlink;
 mod pair;
 mod ports;
+mod sockets;
 mod source;
 mod sources;
 
 use std::{
-    io,
     net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd as _, OwnedFd},
     sync::{Arc, Mutex, PoisonError},
@@ -29,15 +29,13 @@ use std::{
 };
 
 use lb_common::ProbePath;
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket,
-    sockopt::{Linger, ReuseAddr, TcpMaxSeg},
-};
+use nix::sys::socket::{SockType, SockaddrStorage, bind, setsockopt, sockopt::TcpMaxSeg};
 
 pub use self::{error::Error, namespace::Namespace, pair::NAME, ports::Lease, source::source_of};
 use self::{
     pair::Pair,
     ports::{Ports, Range},
+    sockets::Sockets,
     sources::Sources,
 };
 use crate::dataplane::{Dataplane, ProbeLink, Probes};
@@ -71,6 +69,7 @@ pub struct Prober {
     link: ProbeLink,
     probes: Arc<Probes>,
     ports: Arc<Ports>,
+    sockets: Sockets,
     /// The maps that the program on the link sends by.
     generation: Mutex<u32>,
 }
@@ -102,7 +101,8 @@ impl Prober {
         let tidied = Arc::downgrade(&ports);
         namespace.every_tick(move || tidied.upgrade().map(|ports| ports.tidy()).is_some());
         let pair = Mutex::new((pair, Sources::default()));
-        Ok(Self { namespace, pair, link, probes, ports, generation: Mutex::new(dataplane.generation()) })
+        let sockets = Sockets::new(Arc::clone(&namespace));
+        Ok(Self { namespace, pair, link, probes, ports, sockets, generation: Mutex::new(dataplane.generation()) })
     }
 
     /// Has probes sent by the maps that are in use now: call it after whatever may have made new ones.
@@ -150,14 +150,17 @@ impl Prober {
     ///
     /// No port is free, the kernel gives no socket, or probes come from too many addresses.
     pub fn tcp(&self, way: Way) -> Result<Probe, Error> {
+        let probe = self.probe(way, SockType::Stream, libc::IPPROTO_TCP)?;
         let Way { source, mtu, .. } = way;
-        self.probe(way, SockType::Stream, libc::IPPROTO_TCP, move |socket| {
-            setsockopt(socket, Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
+        // Else it follows from the pair's.
+        if mtu < Self::MTU {
             let headers = if source.is_ipv4() { 40 } else { 60 };
             // The kernel takes no less.
-            let segment = mtu.saturating_sub(headers).clamp(88, 32_767);
-            Ok(setsockopt(socket, TcpMaxSeg, &segment)?)
-        })
+            let segment = mtu.saturating_sub(headers).max(88);
+            let set = setsockopt(&probe.socket, TcpMaxSeg, &segment);
+            set.map_err(|errno| Error::Socket { from: source, source: errno.into() })?;
+        }
+        Ok(probe)
     }
 
     /// A socket for a probe by UDP.
@@ -166,31 +169,20 @@ impl Prober {
     ///
     /// As [`Self::tcp`].
     pub fn udp(&self, way: Way) -> Result<Probe, Error> {
-        self.probe(way, SockType::Datagram, libc::IPPROTO_UDP, |_| Ok(()))
+        self.probe(way, SockType::Datagram, libc::IPPROTO_UDP)
     }
 
-    /// Of this protocol, with a socket that `prepare` prepares before it is bound.
-    fn probe(
-        &self,
-        Way { vip, backend, source, .. }: Way,
-        kind: SockType,
-        protocol: libc::c_int,
-        prepare: impl FnOnce(&OwnedFd) -> io::Result<()> + Send + 'static,
-    ) -> Result<Probe, Error> {
+    /// Of this protocol.
+    fn probe(&self, way: Way, kind: SockType, protocol: libc::c_int) -> Result<Probe, Error> {
+        let Way { vip, backend, source, .. } = way;
         self.admit(source)?;
+        let failed = |error| Error::Socket { from: source, source: error };
+        // Before the port, which is kept for a while where there is no socket for it.
+        let socket = self.sockets.take(kind, source.is_ipv4()).map_err(failed)?;
         let taken = self.ports.take(vip, protocol as u8, backend)?;
         let lease = taken.ok_or_else(|| Error::NoPort { count: self.probes.count() })?;
-        let from = SocketAddr::new(source, lease.port());
-        let make = move || {
-            let family = if source.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-            let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
-            // What is left of a connection from this port is in nobody's way.
-            setsockopt(&socket, ReuseAddr, &true)?;
-            prepare(&socket)?;
-            bind(socket.as_raw_fd(), &SockaddrStorage::from(from))?;
-            Ok(socket)
-        };
-        let socket = self.namespace.run(make).map_err(|source| Error::Socket { from, source })?;
+        let from = SockaddrStorage::from(SocketAddr::new(source, lease.port()));
+        bind(socket.as_raw_fd(), &from).map_err(|errno| failed(errno.into()))?;
         Ok(Probe { socket, lease })
     }
 }

@@ -73,6 +73,12 @@ impl Namespace {
         is_done.recv().unwrap_or_else(|_| Err(died()))
     }
 
+    /// Has `work` done there, some time soon.
+    pub fn order(&self, work: impl FnOnce() + Send + 'static) {
+        // A thread that is gone does nothing any more.
+        let _ = self.orders.send(Order::Once(Box::new(work)));
+    }
+
     /// Has `work` done every [`TICK`], until it says that it need not be done any more.
     pub fn every_tick(&self, work: impl FnMut() -> bool + Send + 'static) {
         // A thread that is gone does nothing any more.

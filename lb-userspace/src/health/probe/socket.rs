@@ -4,7 +4,7 @@ use std::{
     io,
     net::{TcpStream as StdStream, UdpSocket as StdDatagrams},
     ops::Deref,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, linux::net::TcpStreamExt as _},
     pin::Pin,
     task::{Context, Poll},
 };
@@ -44,10 +44,11 @@ pub const PING_GROUPS: &str = "the kernel lets the daemon's groups send no echo 
 /// A TCP connection to the backend.
 pub async fn connect(question: &Question) -> Result<Stream, Failure> {
     let (socket, lease) = open(question, SockType::Stream)?;
-    let socket = TcpSocket::from_std_stream(StdStream::from(socket));
+    let socket = StdStream::from(socket);
+    // What is asked acknowledges the other side's SYN too, and so does an end by RST: a packet less.
+    let _ = socket.set_quickack(false);
+    let socket = TcpSocket::from_std_stream(socket);
     let stream = socket.connect(question.to.destination()).await.map_err(|error| Failure::of_socket(&error))?;
-    // An end by RST: neither side keeps a connection that is over, of which there would be thousands.
-    let _ = setsockopt(&stream, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
     Ok(Leased { socket: stream, _lease: lease })
 }
 
@@ -110,12 +111,17 @@ sockopt_impl!(
     MtuDiscovery6, SetOnly, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::c_int
 );
 
-/// Every socket of a probe is made here, but those for echo requests.
+/// Every socket of a probe is made here, but those for echo requests. A connection of it ends by RST: neither side keeps
+/// one that is over, of which there would be thousands.
 fn open(question: &Question, kind: SockType) -> Result<(OwnedFd, Option<Lease>), Failure> {
     match &question.to {
         To::Address(server, via) => {
             let family = if server.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-            Ok((network::socket_by(via, family, kind, None).map_err(unsent)?, None))
+            let socket = network::socket_by(via, family, kind, None).map_err(unsent)?;
+            if kind == SockType::Stream {
+                let _ = setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
+            }
+            Ok((socket, None))
         }
         To::Path(path) => {
             let Probe { socket, lease } = path.open(kind).map_err(|error| match error {
@@ -154,7 +160,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Leased<T> {
         Pin::new(&mut self.socket).poll_flush(context)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(context)
+    /// Says nothing to the other side: the connection is about to end by RST, and a FIN before it would be two packets.
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(context)
     }
 }
