@@ -5,13 +5,13 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::AbortHandle,
     time::Instant,
 };
@@ -20,9 +20,11 @@ use super::{
     judge::{Judge, Verdict},
     paths::{Path, Paths},
     probe::{self, Outcome, Question, To},
+    thread::Thread,
     trust::{Store, Trusted},
 };
 use crate::{
+    memory,
     mix::mix,
     model::{Check, Config, Health, ProbeVia, Verdicts, Vip},
 };
@@ -32,6 +34,14 @@ const AT_ONCE: usize = 4096;
 
 /// Programs that may run at a time.
 const PROGRAMS_AT_ONCE: usize = 32;
+
+/// Where there were more at a time than `CROWD`, memory that was theirs goes back to the kernel once there are no more
+/// than `CALM`.
+const CROWD: usize = 1024;
+const CALM: usize = 128;
+
+/// Backends that are new are asked no faster than one in this time, as long as none waits for longer than its interval.
+const NEW: Duration = Duration::from_micros(250);
 
 /// A probe that begins later than this after its time is late.
 const LATE: Duration = Duration::from_millis(100);
@@ -49,12 +59,11 @@ pub struct Prober {
     /// The config that they are of.
     config: Config,
     flips: mpsc::UnboundedSender<Flip>,
-    permits: Arc<Semaphore>,
-    /// The permits of probes that are programs.
-    programs: Arc<Semaphore>,
+    room: Arc<Room>,
     punctuality: Arc<Punctuality>,
     store: Store,
     paths: Arc<Paths>,
+    thread: Option<Thread>,
 }
 
 /// All backends that are probed, by name of the VIP and address of the backend.
@@ -65,7 +74,7 @@ pub type Probes = BTreeMap<String, BTreeMap<IpAddr, Arc<Probed>>>;
 pub struct Probed {
     /// How.
     pub health: Arc<Health>,
-    question: Question,
+    question: Arc<Question>,
     state: Arc<Mutex<Status>>,
     task: AbortHandle,
 }
@@ -135,12 +144,13 @@ impl Status {
 }
 
 impl Prober {
-    /// With nothing to probe yet, and where it tells of verdicts. Within a runtime, in which its tasks run.
+    /// With nothing to probe yet, and where it tells of verdicts. Within a runtime, in which probes run where there is no
+    /// thread for them.
     pub fn new() -> (Self, mpsc::UnboundedReceiver<Flip>) {
         let (flips, told) = mpsc::unbounded_channel();
-        let [permits, programs] = [AT_ONCE, PROGRAMS_AT_ONCE].map(|most| Arc::new(Semaphore::new(most)));
-        let (probes, config, punctuality, paths) = Default::default();
-        (Self { probes, config, flips, permits, programs, punctuality, store: Store::new(), paths }, told)
+        let (probes, config, room, punctuality, paths) = Default::default();
+        let thread = Thread::begin().inspect_err(|error| log::warn!("there is no thread for probes: {error}")).ok();
+        (Self { probes, config, flips, room, punctuality, store: Store::new(), paths, thread }, told)
     }
 
     /// How probes keep to their times.
@@ -165,6 +175,9 @@ impl Prober {
         let difference = before.difference(config);
         let probed = difference.come.iter().filter(|vip| vip.health.is_some());
         let probed: HashSet<&str> = probed.map(|vip| vip.name.as_str()).collect();
+        let new =
+            difference.come.iter().filter(|vip| vip.health.is_some()).map(|vip| vip.backends.len()).sum::<usize>();
+        let beginning = NEW.saturating_mul(u32::try_from(new).unwrap_or(u32::MAX));
         for vip in difference.gone {
             if self.probes.contains_key(&vip.name) && !probed.contains(vip.name.as_str()) {
                 let gone = Arc::make_mut(&mut self.probes).remove(&vip.name).unwrap_or_default();
@@ -178,7 +191,7 @@ impl Prober {
                 let trusted = health.check.trust().map(|files| self.store.get(files));
                 let paths = Arc::clone(&self.paths);
                 let question = move |backend| question(vip, health, via, backend, trusted.clone(), &paths);
-                self.follow_vip(vip, health, question, verdicts);
+                self.follow_vip(vip, health, question, verdicts, beginning);
             }
         }
     }
@@ -194,23 +207,24 @@ impl Prober {
         health: &Arc<Health>,
         question: impl Fn(IpAddr) -> Question,
         verdicts: &Verdicts,
+        beginning: Duration,
     ) {
         let known = self.probes.get(&vip.name);
         let wanted = vip.backends.iter().map(|backend| {
             let question = question(backend.address);
             let known = known.and_then(|known| known.get(&backend.address));
             let probed = match known {
-                Some(same) if same.question == question && same.health == *health => Arc::clone(same),
+                Some(same) if *same.question == question && same.health == *health => Arc::clone(same),
                 Some(other) => {
                     let judge = Judge::new(other.status().verdict());
                     let status = Status { judge, ..other.status().clone() };
-                    self.probe(&vip.name, backend.address, health, question, status)
+                    self.probe(&vip.name, backend.address, health, question, status, beginning)
                 }
                 None => {
                     let is_down = verdicts.has(&vip.name, backend.address);
                     let judge = Judge::new(if is_down { Verdict::Down } else { Verdict::Unknown });
                     let status = Status { since: SystemTime::now(), last: None, flips: 0, counts: [0; 3], judge };
-                    self.probe(&vip.name, backend.address, health, question, status)
+                    self.probe(&vip.name, backend.address, health, question, status, beginning)
                 }
             };
             (backend.address, probed)
@@ -227,7 +241,7 @@ impl Prober {
         }
     }
 
-    /// Begins to probe a backend.
+    /// Begins to probe a backend; within the time of `beginning`, where nothing is known of it yet.
     fn probe(
         &self,
         vip: &str,
@@ -235,19 +249,28 @@ impl Prober {
         health: &Arc<Health>,
         question: Question,
         status: Status,
+        beginning: Duration,
     ) -> Arc<Probed> {
+        let question = Arc::new(question);
+        let is_new = status.judge.is_forming();
+        let beginning = if is_new { beginning.max(health.fast_interval).min(health.interval) } else { health.interval };
         let state = Arc::new(Mutex::new(status));
         let round = Round {
             vip: vip.to_owned(),
             backend,
             health: Arc::clone(health),
-            question: question.clone(),
+            question: Arc::clone(&question),
+            beginning,
             state: Arc::clone(&state),
             flips: self.flips.clone(),
-            permits: Arc::clone(if matches!(health.check, Check::Exec(_)) { &self.programs } else { &self.permits }),
+            room: Arc::clone(&self.room),
             punctuality: Arc::clone(&self.punctuality),
         };
-        let task = tokio::spawn(round.go_on()).abort_handle();
+        let task = match &self.thread {
+            Some(thread) => thread.handle().spawn(round.go_on()),
+            None => tokio::spawn(round.go_on()),
+        };
+        let task = task.abort_handle();
         Arc::new(Probed { health: Arc::clone(health), question, state, task })
     }
 }
@@ -293,10 +316,12 @@ struct Round {
     vip: String,
     backend: IpAddr,
     health: Arc<Health>,
-    question: Question,
+    question: Arc<Question>,
+    /// Within this time it begins.
+    beginning: Duration,
     state: Arc<Mutex<Status>>,
     flips: mpsc::UnboundedSender<Flip>,
-    permits: Arc<Semaphore>,
+    room: Arc<Room>,
     punctuality: Arc<Punctuality>,
 }
 
@@ -304,21 +329,19 @@ impl Round {
     /// Each begins at a fixed time after the one before, however long that took; all backends are spread over the time, so
     /// that probes never come in bursts.
     async fn go_on(self) {
-        let mut at = Instant::now() + self.share_of(self.pause());
+        let mut at = Instant::now() + self.share_of(self.beginning);
         loop {
             tokio::time::sleep_until(at).await;
-            let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
+            let is_program = matches!(self.health.check, Check::Exec(_));
+            let Some(permit) = self.room.enter(is_program).await else { return };
             let began = Instant::now();
-            self.punctuality.note(began.saturating_duration_since(at));
+            let lag = began.saturating_duration_since(at);
+            self.punctuality.note(lag);
             // Of its own, for only as long as it takes: what a connection needs is ten times what waiting does.
             let outcome = Box::pin(probe::ask_by(&self.question, Some(permit))).await;
+            self.room.tidy();
             self.note(outcome, began.elapsed());
-            let now = Instant::now();
-            at += self.pause();
-            if at < now {
-                // It took longer than that, or this host is busy: what was missed is not made up for.
-                at = now;
-            }
+            at = following(at, self.pause(), lag > LATE, Instant::now());
         }
     }
 
@@ -364,6 +387,62 @@ impl Round {
 
     fn status(&self) -> MutexGuard<'_, Status> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// When the probe is begun that follows one that was to begin `at`. What was missed is not made up for.
+fn following(at: Instant, pause: Duration, was_late: bool, now: Instant) -> Instant {
+    let next = at + pause;
+    if next >= now {
+        next
+    } else if was_late {
+        // At its own part of the time again: all that this host had been too busy for would come at once, and again.
+        let missed = now.duration_since(at).as_nanos() / pause.as_nanos().max(1);
+        at + pause.saturating_mul(u32::try_from(missed).unwrap_or(u32::MAX).saturating_add(1))
+    } else {
+        // It took longer than that.
+        now
+    }
+}
+
+/// Room for probes that are under way.
+struct Room {
+    permits: Arc<Semaphore>,
+    /// For programs.
+    programs: Arc<Semaphore>,
+    was_crowded: AtomicBool,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        let [permits, programs] = [AT_ONCE, PROGRAMS_AT_ONCE].map(|most| Arc::new(Semaphore::new(most)));
+        Self { permits, programs, was_crowded: AtomicBool::default() }
+    }
+}
+
+impl Room {
+    /// Waits until one more may be under way. `None` where none may any more.
+    async fn enter(&self, is_program: bool) -> Option<OwnedSemaphorePermit> {
+        let permits = if is_program { &self.programs } else { &self.permits };
+        let permit = Arc::clone(permits).acquire_owned().await.ok()?;
+        if self.under_way() > CROWD {
+            self.was_crowded.store(true, Ordering::Relaxed);
+        }
+        Some(permit)
+    }
+
+    /// Gives memory back once a crowd is gone.
+    fn tidy(&self) {
+        if self.was_crowded.load(Ordering::Relaxed)
+            && self.under_way() <= CALM
+            && self.was_crowded.swap(false, Ordering::Relaxed)
+        {
+            drop(tokio::task::spawn_blocking(memory::give_back));
+        }
+    }
+
+    fn under_way(&self) -> usize {
+        AT_ONCE.saturating_sub(self.permits.available_permits())
     }
 }
 
@@ -420,12 +499,12 @@ mod tests {
         drop(listener);
         assert_eq!(next(&mut told).await, flip("127.0.0.1", true, "connection refused"));
         let until = Instant::now() + patience::LIMIT;
-        while prober.programs.available_permits() > 0 {
+        while prober.room.programs.available_permits() > 0 {
             assert!(Instant::now() < until, "not all programs are started");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         // With the probes all of them end.
-        let programs = Arc::clone(&prober.programs);
+        let programs = Arc::clone(&prober.room.programs);
         drop(prober);
         while programs.available_permits() < PROGRAMS_AT_ONCE {
             assert!(Instant::now() < until, "programs go on");
@@ -521,17 +600,18 @@ mod tests {
                 vip: "web".into(),
                 backend,
                 health: Arc::clone(&health),
-                question: question(
+                question: Arc::new(question(
                     &probed(1, &[]).vips[0],
                     &health,
                     lb_common::Via::default(),
                     backend,
                     None,
                     prober.paths(),
-                ),
+                )),
+                beginning: health.interval,
                 state: Arc::new(Mutex::new(status)),
                 flips: prober.flips.clone(),
-                permits: Arc::clone(&prober.permits),
+                room: Arc::clone(&prober.room),
                 punctuality: Arc::clone(&prober.punctuality),
             };
             round.share_of(Duration::from_millis(1000)).as_millis() / 10
@@ -540,5 +620,15 @@ mod tests {
         assert!(shares.iter().collect::<HashSet<_>>().len() > 95, "nearly each of 100 parts has some");
         let most = (0..100).map(|part| shares.iter().filter(|share| **share == part).count()).max();
         assert!(most < Some(30), "{most:?} of 1000 in one part of 100");
+    }
+
+    #[test]
+    fn what_was_missed_is_not_made_up_for_and_comes_in_its_own_part_of_the_time() {
+        let (at, pause) = (Instant::now(), Duration::from_secs(3));
+        let after = |seconds| at + Duration::from_secs(seconds);
+        assert_eq!(following(at, pause, false, after(1)), after(3));
+        assert_eq!(following(at, pause, true, after(2)), after(3));
+        assert_eq!(following(at, pause, true, after(7)), after(9));
+        assert_eq!(following(at, pause, false, after(7)), after(7), "it took so long");
     }
 }
