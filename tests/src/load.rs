@@ -376,7 +376,7 @@ async fn attempt(shared: &Shared, idle: &mut Option<Connection>) -> Result<Strin
         ..Failure::new(cause, detail)
     };
     let answer = timeout(options.timeout, exchange(options, &mut connection.sender)).await;
-    let (status, body) = match answer {
+    let Answer { status, body, is_last } = match answer {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => return Err(fail(cause_of(&error), chain(&error), &connection)),
         Err(_) => return Err(fail(Cause::TimedOut, "no response in time".to_owned(), &connection)),
@@ -384,7 +384,7 @@ async fn attempt(shared: &Shared, idle: &mut Option<Connection>) -> Result<Strin
     if status != hyper::StatusCode::OK {
         return Err(fail(Cause::BadStatus, format!("{status}: {body}"), &connection));
     }
-    if options.keep_alive {
+    if options.keep_alive && !is_last {
         *idle = Some(connection);
     }
     Ok(body)
@@ -419,10 +419,15 @@ async fn dial(options: &Options) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-async fn exchange(
-    options: &Options,
-    sender: &mut SendRequest<Empty<Bytes>>,
-) -> Result<(hyper::StatusCode, String), hyper::Error> {
+/// What a server answers.
+struct Answer {
+    status: hyper::StatusCode,
+    body: String,
+    /// Whether the server takes no more requests on this connection.
+    is_last: bool,
+}
+
+async fn exchange(options: &Options, sender: &mut SendRequest<Empty<Bytes>>) -> Result<Answer, hyper::Error> {
     let connection = if options.keep_alive { "keep-alive" } else { "close" };
     let request = Request::get(&options.path)
         .header(header::HOST, options.target.to_string())
@@ -432,8 +437,9 @@ async fn exchange(
     sender.ready().await?;
     let response = sender.send_request(request).await?;
     let status = response.status();
+    let is_last = response.headers().get(header::CONNECTION).is_some_and(|value| value == "close");
     let body = response.into_body().collect().await?.to_bytes();
-    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned(), is_last })
 }
 
 impl Failure {

@@ -5,11 +5,11 @@ use std::{
     convert::Infallible,
     fs::{self, File, OpenOptions},
     io::{self, BufRead as _, Write as _},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    pin::Pin,
-    process::{Child, Stdio},
+    pin::{Pin, pin},
+    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -23,6 +23,7 @@ use http_body_util::{BodyExt as _, Either, Full};
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Body, Bytes, Frame, Incoming, SizeHint},
+    header::{self, HeaderValue},
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
@@ -33,6 +34,8 @@ use nix::{
 use serde::{Deserialize, Serialize};
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
+    signal::unix::{SignalKind, signal},
+    sync::watch,
     task::JoinSet,
 };
 
@@ -51,6 +54,8 @@ pub struct Options {
     pub talk: Vec<SocketAddr>,
     /// The request log: one [`Entry`] a line, as JSON.
     pub log: Option<PathBuf>,
+    /// From SIGTERM until it takes no more connections.
+    pub grace: Duration,
 }
 
 /// One line of the request log, written before the answer is.
@@ -81,23 +86,30 @@ pub enum Protocol {
 /// Serves until the process ends. `ready` runs once every socket listens.
 ///
 /// - `GET /` answers with the server's name;
+/// - `GET /healthz` as well, and with status 503 from SIGTERM on;
 /// - `GET /bytes/N` answers with N bytes of [`pattern`];
 /// - `GET /slow?ms=N` waits for N milliseconds, then answers with the name;
 /// - `POST /upload` checks that the body is [`pattern`] and answers with its length in bytes;
 /// - a UDP datagram is answered with the name, a space, and its payload.
 ///
+/// At SIGTERM it goes on for as long as `grace` says, but for `/healthz`, and closes connections after the next answer.
+/// Then it takes no more connections, finishes what HTTP has under way, and returns.
+///
 /// # Errors
 ///
 /// When an address cannot be bound or the log cannot be written.
-pub async fn serve(options: Options, ready: impl FnOnce()) -> anyhow::Result<Infallible> {
+pub async fn serve(options: Options, ready: impl FnOnce()) -> anyhow::Result<()> {
     let log = options.log.as_deref().map(Log::append).transpose()?;
     allow_many_files()?;
-    let mut tasks = JoinSet::new();
+    let mut terminated = signal(SignalKind::terminate())?;
+    let mut tasks = JoinSet::<anyhow::Result<()>>::new();
     for address in options.talk {
         let (listener, name) = (listen(address)?, options.name.as_str().into());
-        tasks.spawn(async { Ok(connections::serve(listener, name).await) });
+        tasks.spawn(async { match connections::serve(listener, name).await {} });
     }
-    let shared = Arc::new(Shared { name: options.name, log, connections: AtomicU64::new(0) });
+    let stage = watch::Sender::new(Stage::Serving);
+    let shared = Shared { name: options.name, log, connections: AtomicU64::new(0), stage };
+    let shared = Arc::new(shared);
     for address in options.http {
         tasks.spawn(serve_http(listen(address)?, address, Arc::clone(&shared)));
     }
@@ -106,10 +118,18 @@ pub async fn serve(options: Options, ready: impl FnOnce()) -> anyhow::Result<Inf
         tasks.spawn(serve_udp(socket, address, Arc::clone(&shared)));
     }
     ready();
-    match tasks.join_next().await {
-        Some(ended) => ended.context("a server panicked")?,
-        None => anyhow::bail!("nothing to serve: give an address and port"),
+    tokio::select! {
+        ended = tasks.join_next() => {
+            return ended.context("nothing to serve: give an address and port")?.context("a server panicked")?;
+        }
+        _ = terminated.recv() => {}
     }
+    shared.stage.send_replace(Stage::Leaving);
+    tokio::time::sleep(options.grace).await;
+    shared.stage.send_replace(Stage::Ending);
+    // Whoever takes connections or has one watches it.
+    shared.stage.closed().await;
+    Ok(())
 }
 
 /// A server in a process of its own on a host of the lab; killed when this is dropped.
@@ -126,7 +146,7 @@ impl Server {
     ///
     /// When it cannot be started or cannot bind its addresses.
     pub fn start(host: &Host, dir: &Path, http: &[SocketAddr], udp: &[SocketAddr]) -> anyhow::Result<Self> {
-        Self::launch(host, dir, &[("--http", http), ("--udp", udp)])
+        Self::serve(host, dir, &[("--http", http), ("--udp", udp)])
     }
 
     /// The same for [`connections`], of which there is no log.
@@ -135,22 +155,41 @@ impl Server {
     ///
     /// As with [`Server::start`].
     pub fn start_talking(host: &Host, dir: &Path, talk: &[SocketAddr]) -> anyhow::Result<Self> {
-        Self::launch(host, dir, &[("--talk", talk)])
+        Self::serve(host, dir, &[("--talk", talk)])
     }
 
-    fn launch(host: &Host, dir: &Path, services: &[(&str, &[SocketAddr])]) -> anyhow::Result<Self> {
-        let log = dir.join(format!("{}.requests", host.name()));
+    /// The same for [`answers`](crate::answers) at every port of these addresses, of which there is no log either; the
+    /// certificates are in `dir`.
+    ///
+    /// # Errors
+    ///
+    /// As with [`Server::start`].
+    pub fn start_answering(host: &Host, dir: &Path, addresses: &[IpAddr]) -> anyhow::Result<Self> {
         let mut command = host.command(lab_binary()?);
-        command.args(["serve", "--name", host.name(), "--log"]).arg(&log);
+        command.args(["answer", "--name", host.name(), "--certificates"]).arg(dir);
+        for address in addresses {
+            command.arg("--address").arg(address.to_string());
+        }
+        Self::launch(host, dir, command)
+    }
+
+    fn serve(host: &Host, dir: &Path, services: &[(&str, &[SocketAddr])]) -> anyhow::Result<Self> {
+        let mut command = host.command(lab_binary()?);
+        command.args(["serve", "--name", host.name(), "--grace", &GRACE.as_secs().to_string(), "--log"]);
+        command.arg(log_of(host, dir));
         for (option, addresses) in services {
             for address in *addresses {
                 command.arg(option).arg(address.to_string());
             }
         }
+        Self::launch(host, dir, command)
+    }
+
+    fn launch(host: &Host, dir: &Path, mut command: Command) -> anyhow::Result<Self> {
         // A process group of its own: a kept server survives the terminal.
         let mut process = command.stdout(Stdio::piped()).process_group(0).spawn().context("cannot start a server")?;
         let stdout = process.stdout.take().expect("stdout is piped");
-        let server = Self { name: host.name().to_owned(), log, process };
+        let server = Self { name: host.name().to_owned(), log: log_of(host, dir), process };
         let line = patience::within("a server serves", move || {
             let mut line = String::new();
             io::BufReader::new(stdout).read_line(&mut line).map(|_| line)
@@ -182,6 +221,35 @@ impl Server {
     pub fn kill(&mut self) -> io::Result<()> {
         self.process.kill()?;
         self.process.wait().map(drop)
+    }
+
+    /// Asks it to end in good order (SIGTERM), which [`serve`] describes.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such process.
+    pub fn terminate(&self) -> io::Result<()> {
+        self.signal(Signal::SIGTERM)
+    }
+
+    /// Waits until it has ended in good order.
+    ///
+    /// # Errors
+    ///
+    /// When it does not, or ends with another code than 0.
+    pub fn wait_for_end(&mut self) -> anyhow::Result<()> {
+        let status = patience::end("a server", &mut self.process)?;
+        ensure!(status.success(), "the server {} ended with {status}", self.name);
+        Ok(())
+    }
+
+    /// Has [`answers`](crate::answers) be wrong from now on, or good again.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such process.
+    pub fn answer_wrongly(&self, is_wrong: bool) -> io::Result<()> {
+        self.signal(if is_wrong { Signal::SIGUSR1 } else { Signal::SIGUSR2 })
     }
 
     /// Has the process hang: the kernel takes connections for it, and nobody answers.
@@ -231,10 +299,29 @@ pub fn tally<'a>(servers: impl IntoIterator<Item = &'a Server>) -> anyhow::Resul
 /// What a server process prints once it serves.
 pub const READY: &str = "ready\n";
 
+/// From SIGTERM until a [`Server`] takes no more connections: enough for a prober to notice on a busy machine.
+pub const GRACE: Duration = Duration::from_secs(4);
+
+fn log_of(host: &Host, dir: &Path) -> PathBuf {
+    dir.join(format!("{}.requests", host.name()))
+}
+
 struct Shared {
     name: String,
     log: Option<Log>,
     connections: AtomicU64,
+    stage: watch::Sender<Stage>,
+}
+
+/// How far a server is from its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It has none in sight.
+    Serving,
+    /// Its health page says that it is about to end; all else is as before.
+    Leaving,
+    /// It takes nothing new.
+    Ending,
 }
 
 impl Shared {
@@ -274,9 +361,16 @@ fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     listen().with_context(|| format!("cannot listen on tcp {address}"))
 }
 
-async fn serve_http(listener: TcpListener, local: SocketAddr, shared: Arc<Shared>) -> anyhow::Result<Infallible> {
+async fn serve_http(listener: TcpListener, local: SocketAddr, shared: Arc<Shared>) -> anyhow::Result<()> {
+    let mut stage = shared.stage.subscribe();
     loop {
-        let (stream, peer) = match listener.accept().await {
+        let accepted = tokio::select! {
+            // Whoever is connected already is served.
+            biased;
+            accepted = listener.accept() => accepted,
+            _ = stage.wait_for(|stage| *stage == Stage::Ending) => return Ok(()),
+        };
+        let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             // The client gave up while it was in the backlog, or descriptors ran out for a moment.
             Err(_) => {
@@ -295,22 +389,46 @@ async fn serve_connection(stream: TcpStream, local: SocketAddr, peer: SocketAddr
     let answer = service_fn(|request: Request<Incoming>| {
         let path = request.uri().path().to_owned();
         shared.log(&Entry { protocol: Protocol::Http, path, local, peer, connection });
-        answer(request, &shared.name)
+        answer(request, &shared)
     });
-    // A client that goes away is its own business; it reports what it saw.
-    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
+    let mut stage = shared.stage.subscribe();
+    let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        // A client that goes away is its own business; it reports what it saw.
+        _ = connection.as_mut() => return,
+        _ = stage.wait_for(|stage| *stage == Stage::Ending) => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
 }
 
 async fn answer(
     request: Request<Incoming>,
-    name: &str,
+    shared: &Shared,
 ) -> Result<Response<Either<Full<Bytes>, Pattern>>, hyper::Error> {
+    let mut response = serve_request(request, shared).await?;
+    // Clients that stay connected come off it while it serves: a request on a connection that is closed is lost.
+    if *shared.stage.borrow() != Stage::Serving {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}
+
+async fn serve_request(
+    request: Request<Incoming>,
+    shared: &Shared,
+) -> Result<Response<Either<Full<Bytes>, Pattern>>, hyper::Error> {
+    let name = shared.name.as_str();
     let (path, query) = (request.uri().path(), request.uri().query());
     if let Some(len) = path.strip_prefix("/bytes/").and_then(|len| len.parse().ok()) {
         return Ok(Response::new(Either::Right(Pattern { offset: 0, len })));
     }
     let (status, text) = match path {
         "/" => (StatusCode::OK, name.to_owned()),
+        "/healthz" if *shared.stage.borrow() != Stage::Serving => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{name} is about to end"))
+        }
+        "/healthz" => (StatusCode::OK, name.to_owned()),
         "/slow" => {
             let millis = query.and_then(|query| query.strip_prefix("ms=")?.parse().ok()).unwrap_or(0);
             tokio::time::sleep(Duration::from_millis(millis)).await;
@@ -339,7 +457,7 @@ async fn received(mut body: Incoming) -> Result<(StatusCode, String), hyper::Err
     Ok((StatusCode::OK, offset.to_string()))
 }
 
-async fn serve_udp(socket: UdpSocket, local: SocketAddr, shared: Arc<Shared>) -> anyhow::Result<Infallible> {
+async fn serve_udp(socket: UdpSocket, local: SocketAddr, shared: Arc<Shared>) -> anyhow::Result<()> {
     let mut buffer = vec![0; 65_536];
     loop {
         // An error here is one that an ICMP message reported about an earlier answer.

@@ -113,13 +113,29 @@ impl Site {
     ///
     /// As with [`Site::start`].
     pub fn start_with(lab: Builder, vips: &[Vip], prepare: impl FnOnce(&mut Naru)) -> anyhow::Result<Self> {
-        let lab = lab.vips(vips.iter().map(Vip::ip)).build()?;
         let [http, echo] = [Vip::http, Vip::echo].map(|of| vips.iter().map(of).collect::<Vec<_>>());
         // On the backend's own addresses too, for probes.
         let own =
             |backend: &Host| [IpAddr::from(backend.ipv4()), backend.ipv6().into()].map(|ip| SocketAddr::new(ip, HTTP));
-        let start = |backend| Server::start(backend, lab.dir(), &[http.as_slice(), &own(backend)].concat(), &echo);
-        let servers = lab.backends().iter().map(start);
+        let serve = |lab: &Lab, backend: &Host| {
+            Server::start(backend, lab.dir(), &[http.as_slice(), &own(backend)].concat(), &echo)
+        };
+        Self::start_by(lab, vips, serve, prepare)
+    }
+
+    /// The same, with servers that `serve` starts, one for each backend.
+    ///
+    /// # Errors
+    ///
+    /// As with [`Site::start`].
+    pub fn start_by(
+        lab: Builder,
+        vips: &[Vip],
+        serve: impl Fn(&Lab, &Host) -> anyhow::Result<Server>,
+        prepare: impl FnOnce(&mut Naru),
+    ) -> anyhow::Result<Self> {
+        let lab = lab.vips(vips.iter().map(Vip::ip)).build()?;
+        let servers = lab.backends().iter().map(|backend| serve(&lab, backend));
         let servers = servers.collect::<Result<Vec<_>, _>>()?;
         if vips.iter().any(|vip| vip.forward == "ipip") {
             for backend in lab.backends() {

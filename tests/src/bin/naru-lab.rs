@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use naru_tests::{
-    demo,
+    answers, demo,
     lab::teardown_kept,
     load, netns,
     probing::Probing,
@@ -47,6 +47,21 @@ enum Command {
         /// File to append a line of JSON to for every request.
         #[arg(long)]
         log: Option<PathBuf>,
+        /// Seconds from SIGTERM until it takes no more connections; `/healthz` answers with 503 meanwhile.
+        #[arg(long, default_value_t = 0.0)]
+        grace: f64,
+    },
+    /// Answer probes of every protocol; wrongly after SIGUSR1, well again after SIGUSR2.
+    Answer {
+        /// Name to answer with.
+        #[arg(long)]
+        name: String,
+        /// Address to answer at; may be given several times.
+        #[arg(long)]
+        address: Vec<IpAddr>,
+        /// Directory of the certificate.
+        #[arg(long)]
+        certificates: PathBuf,
     },
     /// Send HTTP requests; report as JSON who answered and what failed. Exits with 1 if a request failed.
     Load(LoadArgs),
@@ -149,14 +164,15 @@ struct LoadArgs {
 
 fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
-        Command::Serve { name, http, udp, talk, log } => {
-            let options = server::Options { name, http, udp, talk, log };
-            let ended = netns::runtime().block_on(server::serve(options, || {
-                let mut stdout = io::stdout();
-                // Whoever started this may not care.
-                let _ = stdout.write_all(READY.as_bytes()).and_then(|()| stdout.flush());
-            }))?;
-            match ended {}
+        Command::Serve { name, http, udp, talk, log, grace } => {
+            let grace = Duration::try_from_secs_f64(grace).context("--grace")?;
+            let options = server::Options { name, http, udp, talk, log, grace };
+            netns::runtime().block_on(server::serve(options, say_ready))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Answer { name, address: addresses, certificates } => {
+            let options = answers::Options { name, addresses, certificates };
+            match netns::runtime().block_on(answers::serve(options, say_ready))? {}
         }
         Command::Load(args) => run_load(args),
         Command::Udp { target, count, size } => {
@@ -199,6 +215,12 @@ fn main() -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+fn say_ready() {
+    let mut stdout = io::stdout();
+    // Whoever started this may not care.
+    let _ = stdout.write_all(READY.as_bytes()).and_then(|()| stdout.flush());
 }
 
 fn run_load(args: LoadArgs) -> anyhow::Result<ExitCode> {

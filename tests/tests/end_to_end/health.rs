@@ -1,6 +1,9 @@
 //! Health: backends that do not work are out by themselves, and back by themselves.
 
+mod faults;
+
 use std::{
+    fmt::Display,
     io::{ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     path::Path,
@@ -11,7 +14,7 @@ use lb_userspace::api::types::{Backend, BackendHealth};
 use naru_tests::{
     lab::{Builder, Lab},
     load::{Load, Options},
-    naru::{Naru, attach_decap, naru_binary},
+    naru::Naru,
     server::Server,
     site::{Family, HTTP, Site, Vip},
 };
@@ -19,19 +22,15 @@ use naru_tests::{
 /// Quick, so that tests are.
 const HEALTH: &str = "{ type = \"http\", interval = \"400ms\", timeout = \"400ms\", fall = 2 }";
 
-/// As [`HEALTH`], at backends' own addresses.
-const BY_ADDRESS: &str = "{ type = \"http\", via = \"address\", interval = \"400ms\", timeout = \"400ms\", fall = 2 }";
-
 /// A site whose VIPs have their backends probed.
 fn probed(lab: Builder, vips: &[Vip], health: &str) -> Site {
-    let each: Vec<_> = vips.iter().map(|vip| (*vip, health)).collect();
-    probed_each(lab, &each)
+    let site = Site::start(lab, vips).unwrap();
+    probe(&site, vips.iter().map(|vip| (*vip, health)));
+    site
 }
 
-/// A site whose VIPs have their backends probed, each in its way.
-fn probed_each(lab: Builder, each: &[(Vip, &str)]) -> Site {
-    let vips: Vec<_> = each.iter().map(|(vip, _)| *vip).collect();
-    let site = Site::start(lab, &vips).unwrap();
+/// Has backends of VIPs probed, each in its way.
+fn probe<H: Display>(site: &Site, each: impl IntoIterator<Item = (Vip, H)>) {
     let mut text = site.config().unwrap();
     for (vip, health) in each {
         let name = format!("name = \"{}\"\n", vip.name);
@@ -39,7 +38,6 @@ fn probed_each(lab: Builder, each: &[(Vip, &str)]) -> Site {
     }
     site.write_config(&text).unwrap();
     site.cli(&["apply"]).unwrap();
-    site
 }
 
 fn backends(site: &Site, vip: &Vip) -> Vec<Backend> {
@@ -210,103 +208,19 @@ fn where_all_fail_all_serve_and_what_operators_want_goes_first() {
     assert_eq!(states, vec![("active".to_owned(), None); 3]);
 }
 
-/// In either mode and family, and each beside one that is asked at backends' own addresses.
-const PATHS: [[Vip; 2]; 4] = [
-    [
-        Vip { name: "l2-4", address: "203.0.113.20", ..Vip::L2 },
-        Vip { name: "l2-4-address", address: "203.0.113.21", ..Vip::L2 },
-    ],
-    [
-        Vip { name: "l2-6", address: "2001:db8:77::20", backends: Family::V6, ..Vip::L2 },
-        Vip { name: "l2-6-address", address: "2001:db8:77::21", backends: Family::V6, ..Vip::L2 },
-    ],
-    [
-        Vip { name: "ipip-4", address: "203.0.113.10", ..Vip::IPIP },
-        Vip { name: "ipip-4-address", address: "203.0.113.11", ..Vip::IPIP },
-    ],
-    [
-        Vip { name: "ipip-6", address: "2001:db8:77::10", backends: Family::V6, ..Vip::IPIP },
-        Vip { name: "ipip-6-address", address: "2001:db8:77::11", backends: Family::V6, ..Vip::IPIP },
-    ],
+/// In either family and mode.
+const WHOLE: [Vip; 4] = [
+    Vip { name: "l2-4", address: "203.0.113.20", ..Vip::L2 },
+    Vip { name: "l2-6", address: "2001:db8:77::20", backends: Family::V6, ..Vip::L2 },
+    Vip { name: "ipip-4", address: "203.0.113.10", ..Vip::IPIP },
+    Vip { name: "ipip-6", address: "2001:db8:77::10", backends: Family::V6, ..Vip::IPIP },
 ];
 
-/// What is lost, how it is lost and had again, and by which VIPs that is seen.
-type Fault<'a> = (&'a str, &'a dyn Fn(bool), &'a [Vip]);
-
-/// What fails clients and leaves the server well is seen over the path of clients, and not otherwise.
-#[test]
-#[ignore = "needs root"]
-fn a_backend_that_lost_the_vip_the_tunnel_or_the_route_is_out_where_probes_go_the_way_of_clients() {
-    let vips = PATHS.as_flattened();
-    let each = PATHS.map(|[path, blind]| [(path, HEALTH), (blind, BY_ADDRESS)]);
-    let site = probed_each(Lab::builder(), each.as_flattened());
-    vips.iter().for_each(|vip| wait_for(&site, vip, &[UP; 3]));
-    let first = site.lab.backends()[0].clone();
-    let paths = PATHS.map(|[vip, _]| vip);
-    let tunnels = paths.into_iter().filter(|vip| vip.forward == "ipip").collect::<Vec<_>>();
-    let lose_vip = |is_lost: bool| {
-        let verb = if is_lost { "del" } else { "add" };
-        for vip in vips {
-            let options = if vip.ip().is_ipv6() { "/128 dev lo nodad" } else { "/32 dev lo" };
-            let options = if is_lost { options.trim_end_matches(" nodad") } else { options };
-            first.ip(&format!("addr {verb} {}{options}\n", vip.address)).unwrap();
-        }
-    };
-    let lose_route = |is_lost: bool| {
-        let verb = if is_lost { "add" } else { "del" };
-        for vip in vips {
-            let family = if vip.ip().is_ipv6() { "-6" } else { "-4" };
-            let mut command = first.command("ip");
-            command.args([family, "rule", verb, "from", vip.address, "prohibit"]);
-            assert!(patience::output(&mut command).unwrap().status.success());
-        }
-    };
-    let lose_tunnel = |is_lost: bool| {
-        if !is_lost {
-            return attach_decap(&site.lab, &first).unwrap();
-        }
-        let mut command = first.command(naru_binary().unwrap());
-        command.args(["decap", "detach", "eth0", "--bpffs"]).arg(site.lab.bpffs().join(first.name()));
-        assert!(patience::output(&mut command).unwrap().status.success());
-    };
-    let faults: [Fault<'_>; 3] =
-        [("VIP", &lose_vip, &paths), ("route", &lose_route, &paths), ("tunnel", &lose_tunnel, &tunnels)];
-    for (fault, lose, hit) in faults {
-        let from = Instant::now();
-        lose(true);
-        for vip in hit {
-            wait_for(&site, vip, &[OUT, UP, UP]);
-            println!("{} without its {fault}: out after {:?}", vip.name, from.elapsed());
-        }
-        // Clients are served by the others, and probes at backends' own addresses see nothing.
-        for vip in hit {
-            let report = Load::start(site.lab.client(), Options::new(vip.http()).count(50)).unwrap().wait();
-            assert_eq!(report.succeeded(), 50, "{} without its {fault}: {:?}", vip.name, report.failed);
-        }
-        PATHS.iter().for_each(|[_, blind]| wait_for(&site, blind, &[UP; 3]));
-        let from = Instant::now();
-        lose(false);
-        for vip in hit {
-            wait_for(&site, vip, &[UP; 3]);
-            println!("{} with its {fault} again: back after {:?}", vip.name, from.elapsed());
-        }
-    }
-    // A server that hangs is seen either way, and one that is well again.
-    let from = Instant::now();
-    site.servers[0].pause().unwrap();
-    for vip in vips {
-        wait_for(&site, vip, &[OUT, UP, UP]);
-        println!("{} with a server that hangs: out after {:?}", vip.name, from.elapsed());
-    }
-    site.servers[0].resume().unwrap();
-    vips.iter().for_each(|vip| wait_for(&site, vip, &[UP; 3]));
-}
-
-/// In either family and mode: clients need not wait for a time-out.
+/// Clients need not wait for a time-out.
 #[test]
 #[ignore = "needs root"]
 fn where_it_fails_closed_connections_are_refused_at_once() {
-    let vips = PATHS.map(|[path, _]| path);
+    let vips = WHOLE;
     let closed = HEALTH.replace(" }", ", fail = \"closed\" }");
     let mut site = probed(Lab::builder(), &vips, &closed);
     vips.iter().for_each(|vip| wait_for(&site, vip, &[UP; 3]));
