@@ -3,11 +3,11 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     thread::JoinHandle,
@@ -39,6 +39,9 @@ pub struct Options {
     pub target: SocketAddr,
     /// The source address, where it matters which.
     pub source: Option<IpAddr>,
+    /// The first of the client's ports, which are taken one after the other: for who must not use one again within
+    /// seconds, as a kernel does that chooses among them. `None`: it chooses.
+    pub first_port: Option<u16>,
     /// Path and query of each request.
     pub path: String,
     /// Requests under way at a time.
@@ -64,6 +67,7 @@ impl Options {
         Self {
             target,
             source: None,
+            first_port: None,
             path: "/".to_owned(),
             concurrency: 8,
             count: None,
@@ -265,6 +269,8 @@ struct Shared {
     options: Options,
     started: Instant,
     begun: AtomicU64,
+    /// Of ports taken.
+    ports: AtomicU16,
     stop: AtomicBool,
     report: Mutex<Report>,
 }
@@ -275,6 +281,7 @@ impl Shared {
             options,
             started: Instant::now(),
             begun: AtomicU64::new(0),
+            ports: AtomicU16::new(0),
             stop: AtomicBool::new(false),
             report: Mutex::default(),
         }
@@ -393,7 +400,7 @@ async fn attempt(shared: &Shared, idle: &mut Option<Connection>) -> Result<Strin
 async fn connect(shared: &Shared) -> Result<Connection, Failure> {
     let options = &shared.options;
     shared.update(|report| report.connections += 1);
-    let stream = match timeout(options.timeout, dial(options)).await {
+    let stream = match timeout(options.timeout, dial(shared)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Err(Failure::new(cause_of_io(&error), error.to_string())),
         Err(_) => return Err(Failure::new(Cause::TimedOut, "no connection in time".to_owned())),
@@ -409,10 +416,17 @@ async fn connect(shared: &Shared) -> Result<Connection, Failure> {
     Ok(Connection { sender, local_port, received })
 }
 
-async fn dial(options: &Options) -> io::Result<TcpStream> {
-    let socket = if options.target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if let Some(source) = options.source {
-        socket.bind(SocketAddr::new(source, 0))?;
+async fn dial(shared: &Shared) -> io::Result<TcpStream> {
+    let options = &shared.options;
+    let (socket, any): (_, IpAddr) = match options.target {
+        SocketAddr::V4(_) => (TcpSocket::new_v4()?, Ipv4Addr::UNSPECIFIED.into()),
+        SocketAddr::V6(_) => (TcpSocket::new_v6()?, Ipv6Addr::UNSPECIFIED.into()),
+    };
+    let port = options.first_port.map(|first| first.wrapping_add(shared.ports.fetch_add(1, Ordering::Relaxed)));
+    if port.is_some() || options.source.is_some() {
+        // A connection with another target may have the port.
+        socket.set_reuseaddr(port.is_some())?;
+        socket.bind(SocketAddr::new(options.source.unwrap_or(any), port.unwrap_or(0)))?;
     }
     let stream = socket.connect(options.target).await?;
     stream.set_nodelay(true)?;
