@@ -1,6 +1,7 @@
 //! Health: backends that do not work are out by themselves, and back by themselves.
 
 mod faults;
+mod flapping;
 mod restarts;
 
 use std::{
