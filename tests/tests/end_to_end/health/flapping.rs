@@ -19,7 +19,7 @@ const HALF: u32 = 50;
 /// Those that stay, and those that come and go.
 const HALVES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 64, 0, 0), Ipv4Addr::new(10, 65, 0, 0)];
 const HEALTH: &str = "health = { type = \"tcp\", via = \"address\", interval = \"2s\", fast_interval = \"1s\", \
-                      rise = 1, fall = 1 }";
+                      timeout = \"2s\", rise = 1, fall = 1 }";
 
 /// How often they go and come, and how long each lasts.
 const FLAPS: u32 = 4;
