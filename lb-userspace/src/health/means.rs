@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashSet,
-    fs,
+    fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
@@ -59,33 +59,65 @@ pub fn check_means(config: &Config) -> Result<(), (String, MeansError)> {
 /// Programs have the daemon's user: nobody but root may change them, or put others in their place.
 fn check_program(path: &Path) -> Result<(), MeansError> {
     let wrong = |what: String| MeansError::Program { path: path.to_owned(), what };
-    let unreadable = |error: std::io::Error| wrong(format!("cannot be started: {error}; put a program there"));
-    let file = fs::canonicalize(path).map_err(unreadable)?;
-    let metadata = fs::metadata(&file).map_err(unreadable)?;
+    let unreadable = |error: io::Error| wrong(format!("cannot be started: {error}; put a program there"));
+    let metadata = fs::metadata(path).map_err(unreadable)?;
     if !metadata.is_file() || metadata.mode() & 0o111 == 0 {
         return Err(wrong("is no program: it is no file, or may not be executed (`chmod +x`)".to_owned()));
     }
     if !nix::unistd::geteuid().is_root() {
         return Ok(());
     }
-    for part in file.ancestors() {
-        let metadata = fs::metadata(part).map_err(unreadable)?;
-        // In a directory such as /tmp, nobody takes away what is another's.
-        let is_sticky = metadata.is_dir() && metadata.mode() & 0o1000 != 0;
-        if metadata.uid() != 0 || metadata.mode() & 0o022 != 0 && !is_sticky {
+    match changeable(path).map_err(unreadable)? {
+        None => Ok(()),
+        Some(part) => {
             let part = part.display();
-            return Err(wrong(format!(
-                "would have the daemon's user, and {part} can be changed by others than root: `chown root {part}` and \
+            Err(wrong(format!(
+                "would have the daemon's user, and {part} can be changed by others than root: `chown -h root {part}` and \
                  `chmod go-w {part}`"
-            )));
+            )))
         }
     }
-    Ok(())
 }
+
+/// The first thing on the way to a file, or the file, that others than root may change: directories, and links and what
+/// they lead to.
+fn changeable(path: &Path) -> io::Result<Option<PathBuf>> {
+    let parts = |path: &Path| path.components().map(|part| PathBuf::from(part.as_os_str())).rev().collect::<Vec<_>>();
+    let mut left = parts(path);
+    let mut here = PathBuf::from("/");
+    let mut links = 0;
+    while let Some(part) = left.pop() {
+        if part == Path::new("..") {
+            here.pop();
+            continue;
+        }
+        here.push(part);
+        let metadata = fs::symlink_metadata(&here)?;
+        // In a directory such as /tmp, nobody takes away what is another's. A link has no mode of its own.
+        let is_sticky = metadata.is_dir() && metadata.mode() & 0o1000 != 0;
+        let is_writable = metadata.mode() & 0o022 != 0 && !is_sticky && !metadata.is_symlink();
+        if metadata.uid() != 0 || is_writable {
+            return Ok(Some(here));
+        }
+        if metadata.is_symlink() {
+            links += 1;
+            if links > MOST_LINKS {
+                return Err(io::Error::from_raw_os_error(libc::ELOOP));
+            }
+            let target = fs::read_link(&here)?;
+            here.pop();
+            left.extend(parts(&target));
+        }
+    }
+    Ok(None)
+}
+
+/// As many links the kernel follows (path_resolution(7)).
+const MOST_LINKS: usize = 40;
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt as _, chown};
+    use std::os::unix::fs::{PermissionsExt as _, chown, lchown, symlink};
 
     use super::*;
 
@@ -125,5 +157,20 @@ mod tests {
         chown(&path, Some(0), None).unwrap();
         mode(directory.path(), 0o777);
         fails(directory.path());
+        mode(directory.path(), 0o755);
+        // Who may change a link puts another program in its place.
+        let (open, link) = (directory.path().join("open"), directory.path().join("open/link"));
+        fs::create_dir(&open).unwrap();
+        symlink("../probe", &link).unwrap();
+        check_program(&link).unwrap();
+        chown(&open, Some(1), None).unwrap();
+        assert!(check_program(&link).unwrap_err().to_string().contains("open can be changed"));
+        chown(&open, Some(0), None).unwrap();
+        lchown(&link, Some(1), None).unwrap();
+        assert!(check_program(&link).unwrap_err().to_string().contains("link can be changed"));
+        let round = directory.path().join("round");
+        symlink("round", &round).unwrap();
+        assert!(check_program(&round).is_err());
+        check_program(Path::new("/bin/sh")).unwrap();
     }
 }
