@@ -1,5 +1,5 @@
 //! Ports that probes come from, and for how long each is one's own. Probes of different VIPs, or by different protocols,
-//! may have the same port at the same time; of one VIP each has its own, which is used again as late as can be.
+//! may have the same port at the same time; of one VIP each has its own, drawn by chance.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -68,8 +68,6 @@ pub struct Ports {
 #[derive(Default)]
 struct State {
     taken: HashSet<ProbeKey>,
-    /// Ports that were tried so far, of all VIPs.
-    tried: usize,
     /// Keys whose sockets are closed, until their time is over.
     given_back: VecDeque<(Instant, ProbeKey)>,
 }
@@ -120,14 +118,11 @@ impl Ports {
 }
 
 impl State {
-    /// A port of which nobody has the key.
+    /// A port of which nobody has the key: one by chance, or the next that is free, so that nobody knows beforehand which a
+    /// probe will have.
     fn take(&mut self, range: &RangeInclusive<u16>, key: impl Fn(u16) -> ProbeKey) -> Option<u16> {
-        let port = range.clone().cycle().skip(self.tried % range.len()).take(range.len()).find(|port| {
-            self.tried += 1;
-            self.taken.insert(key(*port))
-        })?;
-        self.tried %= range.len();
-        Some(port)
+        let by_chance = getrandom::u32().unwrap_or_default() as usize % range.len();
+        range.clone().cycle().skip(by_chance).take(range.len()).find(|port| self.taken.insert(key(*port)))
     }
 }
 
@@ -164,15 +159,19 @@ mod tests {
     }
 
     #[test]
-    fn a_port_is_used_again_as_late_as_can_be() {
+    fn each_probe_of_a_vip_has_a_port_of_its_own_by_chance() {
         let key = |vip: u8| {
             move |port| ProbeKey::new(IpAddr::from([203, 0, 113, vip]).into(), Be16::new(port), libc::IPPROTO_TCP as u8)
         };
-        let (mut state, range) = (State::default(), 61_000..=61_003);
-        assert_eq!([1, 1, 2].map(|vip| state.take(&range, key(vip))), [Some(61_000), Some(61_001), Some(61_002)]);
-        state.taken.remove(&key(1)(61_000));
-        assert_eq!([1; 3].map(|vip| state.take(&range, key(vip))), [Some(61_003), Some(61_000), Some(61_002)]);
+        let (mut state, range) = (State::default(), 61_000..=61_063);
+        let mut taken: Vec<_> = range.clone().map(|_| state.take(&range, key(1)).unwrap()).collect();
+        let in_order = taken.windows(2).filter(|pair| pair[1] == pair[0] + 1).count();
+        assert!(in_order < 40, "{taken:?}");
+        taken.sort_unstable();
+        assert!(taken.iter().copied().eq(range.clone()));
         assert_eq!(state.take(&range, key(1)), None);
-        assert_eq!(state.take(&range, key(2)), Some(61_003));
+        assert!(state.take(&range, key(2)).is_some());
+        state.taken.remove(&key(1)(61_007));
+        assert_eq!(state.take(&range, key(1)), Some(61_007));
     }
 }

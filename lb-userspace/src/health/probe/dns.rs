@@ -13,8 +13,7 @@ use crate::model::Lookup;
 /// Asks once. An answer over UDP has at most 512 bytes, for no more is asked for.
 pub async fn look_up(question: &Question, lookup: &Lookup, stage: &mut &'static str) -> Result<(), Failure> {
     let query = query(lookup).map_err(Failure::Unsent)?;
-    let answer = udp::answer(question, query.as_slice(), stage).await?;
-    judge(&query, lookup, answer)
+    udp::ask(question, query.as_slice(), |answer| judge(&query, lookup, answer.to_vec()), stage).await
 }
 
 fn query(lookup: &Lookup) -> Result<Message<Vec<u8>>, String> {

@@ -1,5 +1,7 @@
 //! Asks by a datagram, and judges the one that comes back.
 
+use std::time::Duration;
+
 use super::{
     question::{Failure, Question},
     socket,
@@ -9,31 +11,47 @@ use crate::model::{Exchange, Octets};
 /// A datagram of which no more is looked at; what begins an answer is shorter.
 const LONGEST: usize = 2048;
 
+/// So long a better answer is waited for behind one that is none.
+const GRACE: Duration = Duration::from_millis(100);
+
 /// So much of an answer is told, in bytes.
 const TOLD: usize = 32;
 
 /// Sends the datagram once, and judges the first that comes back.
 pub async fn exchange(question: &Question, exchange: &Exchange, stage: &mut &'static str) -> Result<(), Failure> {
-    let answer = answer(question, exchange.send.bytes(), stage).await?;
-    match &exchange.expect {
+    let judge = |answer: &[u8]| match &exchange.expect {
         Some(start) if !answer.starts_with(start.bytes()) => {
             let told = &answer[..answer.len().min(TOLD)];
             let told = Octets::new(told.to_vec());
             Err(Failure::Answer(format!("the answer does not begin as it should, but with {told}")))
         }
         _ => Ok(()),
-    }
+    };
+    ask(question, exchange.send.bytes(), judge, stage).await
 }
 
-/// Sends a datagram, and gives the first that comes back.
-pub async fn answer(question: &Question, send: &[u8], stage: &mut &'static str) -> Result<Vec<u8>, Failure> {
+/// Sends a datagram, and judges what comes back: the first good answer, or what was wrong with the first where none
+/// follows. A stranger who comes first with a datagram or an ICMP error gains nothing by it where the backend answers.
+pub async fn ask(
+    question: &Question,
+    send: &[u8],
+    judge: impl Fn(&[u8]) -> Result<(), Failure>,
+    stage: &mut &'static str,
+) -> Result<(), Failure> {
     let socket = socket::datagrams(question)?;
     socket.send(send).await.map_err(|error| Failure::of_socket(&error))?;
     *stage = "waiting for a datagram";
     let mut answer = vec![0; LONGEST];
-    let len = socket.recv(&mut answer).await.map_err(|error| Failure::of_socket(&error))?;
-    answer.truncate(len);
-    Ok(answer)
+    let mut receive = async || {
+        let len = socket.recv(&mut answer).await.map_err(|error| Failure::of_socket(&error))?;
+        judge(&answer[..len])
+    };
+    let Err(first) = receive().await else { return Ok(()) };
+    let better = async { while receive().await.is_err() {} };
+    match tokio::time::timeout(GRACE, better).await {
+        Ok(()) => Ok(()),
+        Err(_) => Err(first),
+    }
 }
 
 #[cfg(test)]
