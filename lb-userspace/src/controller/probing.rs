@@ -34,16 +34,28 @@ impl Probing {
 
     /// Sends by what the data plane holds now.
     fn follow(&mut self, dataplane: &Dataplane, paths: &Paths) -> Result<(), String> {
-        match &self.prober {
-            Some(prober) => prober.follow(dataplane).map_err(|error| error.to_string())?,
-            None => {
-                let prober = self.begin(dataplane).inspect_err(|reason| paths.set_trouble(reason.clone()))?;
+        paths.follow(dataplane.state());
+        if let Some(broken) = self.prober.take_if(|prober| !prober.is_whole()) {
+            log::warn!("somebody has changed or removed the interface {}: it is made anew", prober::NAME);
+            paths.clear_prober();
+            broken.end();
+        }
+        let follows = match &self.prober {
+            Some(prober) => prober.follow(dataplane).map(|()| Arc::clone(prober)).map_err(|error| error.to_string()),
+            None => self.begin(dataplane),
+        };
+        match follows {
+            Ok(prober) => {
                 paths.set_prober(Arc::clone(&prober));
                 self.prober = Some(prober);
+                Ok(())
+            }
+            // What it sent would go by maps that are not in use: no verdict is to follow from that.
+            Err(reason) => {
+                paths.set_trouble(reason.clone());
+                Err(reason)
             }
         }
-        paths.follow(dataplane.state());
-        Ok(())
     }
 
     fn begin(&mut self, dataplane: &Dataplane) -> Result<Arc<Prober>, String> {

@@ -67,7 +67,8 @@ impl Paths {
 
     /// There is no prober, for this reason.
     pub fn set_trouble(&self, reason: String) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).trouble = Some(reason);
+        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        (known.prober, known.trouble) = (None, Some(reason));
     }
 
     /// Takes note of what the data plane holds. It takes as long as much has changed.

@@ -119,6 +119,11 @@ impl Prober {
         Ok(())
     }
 
+    /// Whether its pair is as it was made. Where it is not, no probe arrives anywhere.
+    pub fn is_whole(&self) -> bool {
+        self.pair.lock().unwrap_or_else(PoisonError::into_inner).0.is_whole()
+    }
+
     /// Leaves nothing that packets would be compared with: call it before another may have the data plane. Nobody may come
     /// after this one.
     pub fn end(&self) {

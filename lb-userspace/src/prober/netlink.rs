@@ -54,6 +54,13 @@ pub fn set_up(ifindex: u32, flags: LinkFlags) -> io::Result<()> {
     exchange(RouteNetlinkMessage::SetLink(link), 0)
 }
 
+/// Removes an interface, and of a pair the other end with it.
+pub fn remove(ifindex: u32) -> io::Result<()> {
+    let mut link = LinkMessage::default();
+    link.header.index = ifindex;
+    exchange(RouteNetlinkMessage::DelLink(link), 0)
+}
+
 /// Gives an interface an address, alone in its prefix and without a search for others that have it; it may have it
 /// already.
 pub fn add_address(ifindex: u32, address: IpAddr) -> io::Result<()> {

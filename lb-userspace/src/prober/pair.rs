@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netlink_packet_route::link::{LinkAttribute, LinkFlags};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::{error::Error, namespace::Namespace, netlink};
@@ -45,6 +45,20 @@ pub struct Pair {
     pub far_mac: [u8; 6],
     far: u32,
     addresses: BTreeSet<IpAddr>,
+    /// Behind all else: it takes both ends along.
+    _link: Link,
+}
+
+/// The interface with this index, until this is dropped.
+struct Link(u32);
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // It may be gone already.
+        if let Err(error) = netlink::remove(self.0) {
+            log::debug!("{NAME}: {error}");
+        }
+    }
 }
 
 impl Pair {
@@ -64,12 +78,19 @@ impl Pair {
             thread::sleep(Duration::from_millis(20));
         }
         let (ifindex, _) = interface_named(NAME).map_err(failed("find its end on this host"))?;
+        let link = Link(ifindex);
         let mac = mac(ifindex).map_err(failed("find its MAC address"))?;
         let (far, far_mac) = namespace.run(prepare).map_err(failed("set up its end for probes"))?;
         // Behind the far end: the kernel looks as this end comes up whether the far end has GRO, and lets nobody redirect
         // here where it has not (6.3).
         netlink::set_up(ifindex, LinkFlags::empty()).map_err(failed("set it up"))?;
-        Ok(Self { ifindex, mac, far_mac, far, addresses: BTreeSet::new() })
+        Ok(Self { ifindex, mac, far_mac, far, addresses: BTreeSet::new(), _link: link })
+    }
+
+    /// Whether packets can still pass: somebody may have taken an end down, or away.
+    pub fn is_whole(&self) -> bool {
+        let is_up = |link: LinkMessage| link.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp);
+        link_of(self.ifindex).is_ok_and(is_up)
     }
 
     /// Gives the far end these addresses, and no others.

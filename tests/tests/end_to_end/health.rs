@@ -287,3 +287,28 @@ fn a_backend_that_stands_by_serves_while_too_few_work() {
     wait_for(&site, &vip, &[UP, OUT, STANDBY]);
     assert_eq!(served(&site), [50, 0, 0]);
 }
+
+/// Even where it fails closed: no verdict follows from what is this host's fault, and it is told and mended.
+#[test]
+#[ignore = "needs root"]
+fn a_pair_of_the_prober_that_is_taken_away_takes_no_backend_out() {
+    let vips = WHOLE;
+    let closed = HEALTH.replace(" }", ", fail = \"closed\" }");
+    let site = probed(Lab::builder(), &vips, &closed);
+    vips.iter().for_each(|vip| wait_for(&site, vip, &[UP; 3]));
+    let load = Load::start(site.lab.client(), Options::new(vips[0].http()).rate(50.0)).unwrap();
+    for change in ["link set naru-probe down\n", "link del naru-probe\n"] {
+        site.lab.balancer().ip(change).unwrap();
+        let times = site.log().matches("it is made anew").count();
+        site.wait_for("it is seen", patience::LIMIT, |naru| Ok(naru.log().matches("it is made anew").count() > times))
+            .unwrap();
+        let good = || backends(&site, &vips[0]).iter().map(|own| health(own).good).collect::<Vec<_>>();
+        let from = good();
+        let more = |_: &Naru| Ok(good().iter().zip(&from).all(|(now, from)| now > from));
+        site.wait_for("good answers go on", patience::LIMIT, more).unwrap();
+    }
+    vips.iter().for_each(|vip| wait_for(&site, vip, &[UP; 3]));
+    let report = load.stop();
+    assert!(report.failed.is_empty(), "{:?}", report.failed);
+    assert!(!site.log().contains("fails its probes"), "{}", site.log());
+}

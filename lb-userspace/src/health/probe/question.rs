@@ -84,8 +84,20 @@ impl Failure {
     /// Of a socket that was to reach the backend.
     pub fn of_socket(error: &io::Error) -> Self {
         match error.raw_os_error() {
-            // No port, no memory.
-            Some(libc::EADDRNOTAVAIL | libc::ENOBUFS | libc::ENOMEM) => Self::Unsent(error.to_string()),
+            // No port, no memory, no right, no interface or route that is up: faults of this host.
+            Some(
+                libc::EADDRNOTAVAIL
+                | libc::ENOBUFS
+                | libc::ENOMEM
+                | libc::EMFILE
+                | libc::ENFILE
+                | libc::EPERM
+                | libc::EACCES
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+                | libc::ENODEV
+                | libc::EINVAL,
+            ) => Self::Unsent(error.to_string()),
             _ => Self::Connection(words(error)),
         }
     }
