@@ -209,6 +209,7 @@ impl Controller {
         block_in_place(|| self.interfaces.retry(&mut self.dataplane, &self.applied.config.node));
         self.follow_attachments();
         self.note_punctuality();
+        self.note_void();
         self.end_operations().await;
         self.log_reader.take_if(|reader| reader.has_ended());
         if self.log_reader.is_none() {

@@ -5,7 +5,7 @@ use std::{
     mem,
     net::IpAddr,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::{sync::mpsc, task::block_in_place};
@@ -19,6 +19,9 @@ use crate::{
 
 /// How long verdicts are gathered before they are put in force.
 const GATHER: Duration = Duration::from_millis(50);
+
+/// How long nothing may be found out of a backend before it is told.
+const VOID: Duration = Duration::from_secs(10);
 
 /// How long until what could not be put in force is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -154,6 +157,33 @@ impl Controller {
             self.problems.note(ProblemKind::Health, WHAT, reason);
         } else {
             self.problems.mend(ProblemKind::Health, WHAT);
+        }
+    }
+
+    /// Takes note of backends of which nothing is found out.
+    pub(super) fn note_void(&mut self) {
+        const WHAT: &str = "void";
+        let now = SystemTime::now();
+        let mut void = self.health.probes().iter().flat_map(|(vip, backends)| {
+            backends.iter().filter_map(move |(backend, probed)| {
+                let status = probed.status();
+                let time = now.duration_since(status.void_since?).ok()?;
+                let reason = status.last.as_ref().and_then(|last| last.failure.clone())?;
+                (time > VOID.max(3 * probed.health.interval)).then_some((vip, backend, reason))
+            })
+        });
+        match void.next() {
+            None => self.problems.mend(ProblemKind::Health, WHAT),
+            Some((vip, backend, reason)) => {
+                let others = match void.count() {
+                    0 => String::new(),
+                    count => format!(" (and of {count} more)"),
+                };
+                let reason = format!(
+                    "nothing is found out of backend {backend} of vip {vip}{others}, whose verdict stays as it is: {reason}"
+                );
+                self.problems.note(ProblemKind::Health, WHAT, &reason);
+            }
         }
     }
 

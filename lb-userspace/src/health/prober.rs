@@ -26,7 +26,7 @@ use super::{
 use crate::{
     memory,
     mix::mix,
-    model::{Check, Config, Health, ProbeVia, Verdicts, Vip},
+    model::{Check, Config, Health, Node, ProbeVia, Verdicts, Vip},
 };
 
 /// Probes that may be under way at a time: each has a socket.
@@ -90,7 +90,11 @@ pub struct Status {
     pub flips: u64,
     /// Probes with a good answer, without one, and of which nothing follows, for this host was too busy.
     pub counts: [u64; 3],
+    /// Since when nothing follows from any probe.
+    pub void_since: Option<SystemTime>,
     judge: Judge,
+    /// Another goes on in its place: what still comes is nothing to it.
+    is_over: bool,
 }
 
 /// What came of a probe.
@@ -132,6 +136,11 @@ impl Punctuality {
 }
 
 impl Status {
+    fn new(judge: Judge) -> Self {
+        let (last, void_since) = Default::default();
+        Self { since: SystemTime::now(), last, flips: 0, counts: [0; 3], void_since, judge, is_over: false }
+    }
+
     /// Whether it works.
     pub fn verdict(&self) -> Verdict {
         self.judge.verdict()
@@ -182,10 +191,14 @@ impl Prober {
             if self.probes.contains_key(&vip.name) && !probed.contains(vip.name.as_str()) {
                 let gone = Arc::make_mut(&mut self.probes).remove(&vip.name).unwrap_or_default();
                 // Not by the last reference: whoever reads may have one for long.
-                gone.values().for_each(|probed| probed.task.abort());
+                gone.values().for_each(|probed| probed.end());
             }
         }
-        for vip in difference.come {
+        // By other routing tables, backends of VIPs that are the same are other ones.
+        let ways = |node: &Node| (node.vrf, node.mark);
+        let moved = ways(&before.node) != ways(&config.node);
+        let come = if moved { config.vips.iter().collect() } else { difference.come };
+        for vip in come {
             if let Some(health) = &vip.health {
                 let via = vip.via(&config.node);
                 let trusted = health.check.trust().map(|files| self.store.get(files));
@@ -216,14 +229,18 @@ impl Prober {
             let probed = match known {
                 Some(same) if *same.question == question && same.health == *health => Arc::clone(same),
                 Some(other) => {
-                    let judge = Judge::new(other.status().verdict());
-                    let status = Status { judge, ..other.status().clone() };
+                    let mut last = other.status();
+                    let judge = Judge::new(last.verdict());
+                    let status = Status { judge, ..last.clone() };
+                    // In one: a verdict that changed in between would be nobody's.
+                    last.is_over = true;
+                    drop(last);
                     self.probe(&vip.name, backend.address, health, question, status, beginning)
                 }
                 None => {
                     let is_down = verdicts.has(&vip.name, backend.address);
                     let judge = Judge::new(if is_down { Verdict::Down } else { Verdict::Unknown });
-                    let status = Status { since: SystemTime::now(), last: None, flips: 0, counts: [0; 3], judge };
+                    let status = Status::new(judge);
                     self.probe(&vip.name, backend.address, health, question, status, beginning)
                 }
             };
@@ -236,7 +253,7 @@ impl Prober {
         if !is_same {
             let stays = |probed: &Arc<Probed>| wanted.values().any(|wanted| Arc::ptr_eq(wanted, probed));
             let gone = known.into_iter().flat_map(BTreeMap::values).filter(|probed| !stays(probed));
-            gone.for_each(|probed| probed.task.abort());
+            gone.for_each(|probed| probed.end());
             Arc::make_mut(&mut self.probes).insert(vip.name.clone(), wanted);
         }
     }
@@ -276,6 +293,12 @@ impl Prober {
 }
 
 impl Probed {
+    /// Ends its probes at once.
+    fn end(&self) {
+        self.status().is_over = true;
+        self.task.abort();
+    }
+
     /// What is known of it.
     pub fn status(&self) -> MutexGuard<'_, Status> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -363,6 +386,9 @@ impl Round {
 
     fn note(&self, outcome: Outcome, took: Duration) {
         let mut status = self.status();
+        if status.is_over {
+            return;
+        }
         let (is_good, failure) = match outcome {
             Outcome::Good => (Some(true), None),
             Outcome::Bad(failure) => (Some(false), Some(failure.to_string())),
@@ -373,6 +399,10 @@ impl Round {
             Some(false) => 1,
             None => 2,
         }] += 1;
+        match is_good {
+            Some(_) => status.void_since = None,
+            None => _ = status.void_since.get_or_insert_with(SystemTime::now),
+        }
         let reason = failure.clone().unwrap_or_else(|| "good answers".to_owned());
         status.last = Some(Last { at: SystemTime::now(), took, failure });
         let Health { rise, fall, .. } = *self.health;
@@ -589,13 +619,7 @@ mod tests {
         let health = probed(1, &[]).vips[0].health.clone().unwrap();
         let share = |host: u32| {
             let backend = IpAddr::from(std::net::Ipv4Addr::from(0x0a00_0000 + host));
-            let status = Status {
-                since: SystemTime::now(),
-                last: None,
-                flips: 0,
-                counts: [0; 3],
-                judge: Judge::new(Verdict::Unknown),
-            };
+            let status = Status::new(Judge::new(Verdict::Unknown));
             let round = Round {
                 vip: "web".into(),
                 backend,

@@ -330,17 +330,17 @@ pub fn not_ready(view: &View, vip: &model::Vip) -> Option<String> {
     if serving().next().is_none() {
         return Some("no backend takes flows".to_owned());
     }
-    if serving().all(|backend| backend.fails) {
-        return Some("all backends that take flows fail their probes".to_owned());
-    }
     let wanted = vip.backends.iter().filter(|backend| backend.effective_weight() > 0 || backend.is_out).count();
     let least = vip.health.as_ref().map_or(model::Health::MIN_HEALTHY, |health| health.min_healthy);
     let working = serving().filter(|backend| !backend.fails).count();
     if !least.is_reached(working, wanted) {
+        if working == 0 {
+            return Some("all backends that take flows fail their probes".to_owned());
+        }
         return Some(format!("{working} of {wanted} backends work, fewer than `min_healthy` ({least})"));
     }
-    let mut working = serving().filter(|backend| !backend.fails);
-    let has_way = working.any(|backend| view.way_to(vip, backend).is_ok());
+    let mut taking = serving().filter(|backend| !backend.fails || working == 0);
+    let has_way = taking.any(|backend| view.way_to(vip, backend).is_ok());
     (!has_way).then(|| "no way to any backend that works is known".to_owned())
 }
 

@@ -79,8 +79,11 @@ pub(super) fn health(value: &Value<'_>, problems: &mut Problems) -> Option<Spann
     let port = port.and_then(|port| u16::try_from(port).ok());
     let (check, via, on_failure, panic) = (check?, via?, on_failure?, panic?);
     let Policy { fail, min_healthy, max_out, spare_below } = policy?;
-    if let Some(place) = section.optional("panic").filter(|_| fail == Fail::Closed) {
-        problems.add(place.span(), "with `fail = \"closed\"` those that fail never serve; leave `panic` out");
+    for key in ["panic", "max_out"] {
+        if let Some(place) = section.optional(key).filter(|_| fail == Fail::Closed) {
+            let message = format!("with `fail = \"closed\"` those that fail never serve; leave `{key}` out");
+            problems.add(place.span(), message);
+        }
     }
     let health = Health {
         check,
