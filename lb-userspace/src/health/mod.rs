@@ -13,6 +13,7 @@ mod means;
 mod paths;
 mod probe;
 mod prober;
+mod room;
 mod thread;
 mod trust;
 mod unverified;

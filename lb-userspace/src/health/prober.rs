@@ -5,13 +5,13 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{Semaphore, mpsc},
     task::AbortHandle,
     time::Instant,
 };
@@ -19,26 +19,18 @@ use tokio::{
 use super::{
     judge::{Judge, Verdict},
     paths::{Path, Paths},
-    probe::{self, Outcome, Question, To},
+    probe::{self, Failure, Outcome, Question, To},
+    room::Room,
     thread::Thread,
     trust::{Store, Trusted},
 };
 use crate::{
-    memory,
     mix::mix,
     model::{Check, Config, Health, Node, ProbeVia, Verdicts, Vip},
 };
 
-/// Probes that may be under way at a time: each has a socket.
-const AT_ONCE: usize = 4096;
-
 /// Programs that may run at a time.
 const PROGRAMS_AT_ONCE: usize = 32;
-
-/// Where there were more at a time than `CROWD`, memory that was theirs goes back to the kernel once there are no more
-/// than `CALM`.
-const CROWD: usize = 1024;
-const CALM: usize = 128;
 
 /// Backends that are new are asked no faster than one in this time, as long as none waits for longer than its interval.
 const NEW: Duration = Duration::from_micros(250);
@@ -60,6 +52,7 @@ pub struct Prober {
     config: Config,
     flips: mpsc::UnboundedSender<Flip>,
     room: Arc<Room>,
+    programs: Arc<Programs>,
     punctuality: Arc<Punctuality>,
     store: Store,
     paths: Arc<Paths>,
@@ -157,9 +150,9 @@ impl Prober {
     /// thread for them.
     pub fn new() -> (Self, mpsc::UnboundedReceiver<Flip>) {
         let (flips, told) = mpsc::unbounded_channel();
-        let (probes, config, room, punctuality, paths) = Default::default();
+        let (probes, config, room, programs, punctuality, paths) = Default::default();
         let thread = Thread::begin().inspect_err(|error| log::warn!("there is no thread for probes: {error}")).ok();
-        (Self { probes, config, flips, room, punctuality, store: Store::new(), paths, thread }, told)
+        (Self { probes, config, flips, room, programs, punctuality, store: Store::new(), paths, thread }, told)
     }
 
     /// How probes keep to their times.
@@ -281,6 +274,7 @@ impl Prober {
             state: Arc::clone(&state),
             flips: self.flips.clone(),
             room: Arc::clone(&self.room),
+            programs: Arc::clone(&self.programs),
             punctuality: Arc::clone(&self.punctuality),
         };
         let task = match &self.thread {
@@ -345,6 +339,7 @@ struct Round {
     state: Arc<Mutex<Status>>,
     flips: mpsc::UnboundedSender<Flip>,
     room: Arc<Room>,
+    programs: Arc<Programs>,
     punctuality: Arc<Punctuality>,
 }
 
@@ -355,14 +350,25 @@ impl Round {
         let mut at = Instant::now() + self.share_of(self.beginning);
         loop {
             tokio::time::sleep_until(at).await;
-            let is_program = matches!(self.health.check, Check::Exec(_));
-            let Some(permit) = self.room.enter(is_program).await else { return };
+            let (mut place, program) = match self.health.check {
+                Check::Exec(_) => match Arc::clone(&self.programs.0).acquire_owned().await {
+                    Ok(permit) => (None, Some(permit)),
+                    Err(_) => return,
+                },
+                _ => match self.room.enter().await {
+                    Some(place) => (Some(place), None),
+                    None => return,
+                },
+            };
             let began = Instant::now();
             let lag = began.saturating_duration_since(at);
             self.punctuality.note(lag);
             // Of its own, for only as long as it takes: what a connection needs is ten times what waiting does.
-            let outcome = Box::pin(probe::ask_by(&self.question, Some(permit))).await;
-            self.room.tidy();
+            let outcome = Box::pin(probe::ask_by(&self.question, program)).await;
+            if let Some(place) = &mut place {
+                place.was_in_vain = matches!(outcome, Outcome::Void(Failure::TimedOut(_)));
+            }
+            drop(place);
             self.note(outcome, began.elapsed());
             at = following(at, self.pause(), lag > LATE, Instant::now());
         }
@@ -435,44 +441,12 @@ fn following(at: Instant, pause: Duration, was_late: bool, now: Instant) -> Inst
     }
 }
 
-/// Room for probes that are under way.
-struct Room {
-    permits: Arc<Semaphore>,
-    /// For programs.
-    programs: Arc<Semaphore>,
-    was_crowded: AtomicBool,
-}
+/// Room for programs.
+struct Programs(Arc<Semaphore>);
 
-impl Default for Room {
+impl Default for Programs {
     fn default() -> Self {
-        let [permits, programs] = [AT_ONCE, PROGRAMS_AT_ONCE].map(|most| Arc::new(Semaphore::new(most)));
-        Self { permits, programs, was_crowded: AtomicBool::default() }
-    }
-}
-
-impl Room {
-    /// Waits until one more may be under way. `None` where none may any more.
-    async fn enter(&self, is_program: bool) -> Option<OwnedSemaphorePermit> {
-        let permits = if is_program { &self.programs } else { &self.permits };
-        let permit = Arc::clone(permits).acquire_owned().await.ok()?;
-        if self.under_way() > CROWD {
-            self.was_crowded.store(true, Ordering::Relaxed);
-        }
-        Some(permit)
-    }
-
-    /// Gives memory back once a crowd is gone.
-    fn tidy(&self) {
-        if self.was_crowded.load(Ordering::Relaxed)
-            && self.under_way() <= CALM
-            && self.was_crowded.swap(false, Ordering::Relaxed)
-        {
-            drop(tokio::task::spawn_blocking(memory::give_back));
-        }
-    }
-
-    fn under_way(&self) -> usize {
-        AT_ONCE.saturating_sub(self.permits.available_permits())
+        Self(Arc::new(Semaphore::new(PROGRAMS_AT_ONCE)))
     }
 }
 
@@ -529,12 +503,12 @@ mod tests {
         drop(listener);
         assert_eq!(next(&mut told).await, flip("127.0.0.1", true, "connection refused"));
         let until = Instant::now() + patience::LIMIT;
-        while prober.room.programs.available_permits() > 0 {
+        while prober.programs.0.available_permits() > 0 {
             assert!(Instant::now() < until, "not all programs are started");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         // With the probes all of them end.
-        let programs = Arc::clone(&prober.room.programs);
+        let programs = Arc::clone(&prober.programs.0);
         drop(prober);
         while programs.available_permits() < PROGRAMS_AT_ONCE {
             assert!(Instant::now() < until, "programs go on");
@@ -636,6 +610,7 @@ mod tests {
                 state: Arc::new(Mutex::new(status)),
                 flips: prober.flips.clone(),
                 room: Arc::clone(&prober.room),
+                programs: Arc::clone(&prober.programs),
                 punctuality: Arc::clone(&prober.punctuality),
             };
             round.share_of(Duration::from_millis(1000)).as_millis() / 10
