@@ -456,27 +456,19 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{Backend, OnFailure, Program},
+        model::{Backend, Program},
         plan::fixtures::{config, vip},
     };
 
     fn probed(port: u16, backends: &[&str]) -> Config {
         let mut vip = vip("web", "192.0.2.1", &["tcp/80"], backends);
         vip.health = Some(Arc::new(Health {
-            check: Check::Tcp,
             via: ProbeVia::Address,
             port: Some(port),
             interval: Duration::from_millis(40),
             fast_interval: Duration::from_millis(20),
             timeout: Duration::from_secs(2),
-            rise: 2,
-            fall: 3,
-            on_failure: OnFailure::Reset,
-            panic: Health::PANIC,
-            fail: Health::FAIL,
-            min_healthy: Health::MIN_HEALTHY,
-            max_out: Health::MAX_OUT,
-            spare_below: Health::SPARE_BELOW,
+            ..Health::new(Check::Tcp)
         }));
         config([vip])
     }

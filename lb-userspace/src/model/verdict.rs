@@ -136,28 +136,13 @@ fn last_tier(backends: &[Backend], spare_below: Share) -> u8 {
 mod tests {
     use super::*;
     use crate::{
-        model::{Check, Health, ProbeVia},
+        model::{Check, Health},
         plan::fixtures::{config, vip},
     };
 
     fn probed(on_failure: OnFailure) -> Config {
         let mut vip = vip("web", "192.0.2.1", &["tcp/80"], &["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
-        vip.health = Some(Arc::new(Health {
-            check: Check::Tcp,
-            via: ProbeVia::Path,
-            port: None,
-            interval: Health::INTERVAL,
-            fast_interval: Health::FAST_INTERVAL,
-            timeout: Health::TIMEOUT,
-            rise: Health::RISE,
-            fall: Health::FALL,
-            on_failure,
-            panic: Health::PANIC,
-            fail: Health::FAIL,
-            min_healthy: Health::MIN_HEALTHY,
-            max_out: Health::MAX_OUT,
-            spare_below: Health::SPARE_BELOW,
-        }));
+        vip.health = Some(Arc::new(Health { on_failure, ..Health::new(Check::Tcp) }));
         config([vip])
     }
 

@@ -126,6 +126,27 @@ impl Health {
     pub const SPARE_BELOW: Share = Share(50);
     /// Largest `rise` and `fall`.
     pub const MAX_COUNT: u32 = 100;
+
+    /// Of a VIP that says what its backends are asked and nothing else.
+    pub fn new(check: Check) -> Self {
+        let via = if check.is_forwarded() { ProbeVia::Path } else { ProbeVia::Address };
+        Self {
+            check,
+            via,
+            port: None,
+            interval: Self::INTERVAL,
+            fast_interval: Self::FAST_INTERVAL,
+            timeout: Self::TIMEOUT,
+            rise: Self::RISE,
+            fall: Self::FALL,
+            on_failure: OnFailure::Reset,
+            panic: Self::PANIC,
+            fail: Self::FAIL,
+            min_healthy: Self::MIN_HEALTHY,
+            max_out: Self::MAX_OUT,
+            spare_below: Self::SPARE_BELOW,
+        }
+    }
 }
 
 /// In one line, for people: `http :8080/healthz, every 2s (500ms), timeout 1s, rise 2, fall 3, reset`.
@@ -180,22 +201,7 @@ mod tests {
             header: Some("x-role: primary".parse().unwrap()),
             body: Some("ok".into()),
         };
-        let health = Health {
-            check: Check::Http(page),
-            via: ProbeVia::Path,
-            port: Some(8080),
-            interval: Health::INTERVAL,
-            fast_interval: Health::FAST_INTERVAL,
-            timeout: Health::TIMEOUT,
-            rise: 2,
-            fall: 3,
-            on_failure: OnFailure::Reset,
-            panic: Health::PANIC,
-            fail: Health::FAIL,
-            min_healthy: Health::MIN_HEALTHY,
-            max_out: Health::MAX_OUT,
-            spare_below: Health::SPARE_BELOW,
-        };
+        let health = Health { port: Some(8080), ..Health::new(Check::Http(page)) };
         let rest = "every 2s (500ms), timeout 1s, rise 2, fall 3, reset";
         assert_eq!(
             health.to_string(),
