@@ -22,6 +22,7 @@ use nix::net::if_::if_nametoindex;
 use crate::{
     frames::{BALANCER_MAC, NEXT_HOP_MAC},
     limits::allow_many_files,
+    vip_text::probed,
 };
 
 /// Outer source addresses of packets in IPv6.
@@ -81,9 +82,7 @@ impl Forwarder {
 
     /// Loads the forwarder with all that it has for probes; every backend has this next hop.
     pub fn with_probes(config: &str, next_hop: NextHop) -> anyhow::Result<Self> {
-        let mut config = parse(config)?;
-        *config.local().probes = true;
-        Self::load(config, Some(next_hop))
+        Self::load(parse(&probed(config))?, Some(next_hop))
     }
 
     fn load(config: Config, next_hop: Option<NextHop>) -> anyhow::Result<Self> {
@@ -120,9 +119,7 @@ impl Forwarder {
 
     /// The same, to one with probes.
     pub fn apply_with_probes(&mut self, config: &str) -> anyhow::Result<()> {
-        let mut config = parse(config)?;
-        *config.local().probes = true;
-        self.put(&config)
+        self.put(&parse(&probed(config))?)
     }
 
     /// Says which MAC addresses frames for this host have.

@@ -25,7 +25,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{netns, site::Site};
+use crate::{netns, site::Site, vip_text::probed};
 
 /// A prober, and the data plane that it probes by.
 pub struct Probing {
@@ -61,9 +61,8 @@ impl Probing {
     ///
     /// When the data plane or the prober cannot be had.
     pub fn open(config: &Path) -> anyhow::Result<Self> {
-        let mut config = Config::parse(&fs::read_to_string(config)?, config)?;
+        let mut config = Config::parse(&probed(&fs::read_to_string(config)?), config)?;
         *config.local().hash_seed = HashSeed::load(config.node.hash_seed_file.as_deref())?;
-        *config.local().probes = true;
         let mut dataplane = Dataplane::open(&config.node.bpffs, &config)?;
         dataplane.apply(&config)?;
         let prober = begin(&dataplane)?;

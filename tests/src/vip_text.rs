@@ -72,3 +72,8 @@ impl fmt::Display for VipText {
         write!(f, "[[vip]]\n{}backends = [\n{}]\n\n", self.keys, self.backends)
     }
 }
+
+/// A config whose VIPs say nothing of health, with their backends probed over the path of clients.
+pub fn probed(config: &str) -> String {
+    config.replace("\nforward = ", "\nhealth = { type = \"tcp\", port = 80 }\nforward = ")
+}

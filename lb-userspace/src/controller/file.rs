@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     disk, fault,
-    model::{self, Config, ProbeVia, Sources},
+    model::{self, Config, Sources},
     seed::HashSeed,
     source::file::{
         ConfigErrors, ReadError, Sections,
@@ -111,11 +111,8 @@ impl ConfigFile {
             config.local().interfaces.clone_from(&known.config.node.interfaces);
         }
         let Overrides { bpffs, socket, state } = &self.overrides;
-        let by_path = |vip: &model::Vip| vip.health.as_ref().is_some_and(|health| health.via == ProbeVia::Path);
-        let has_path_probes = config.vips.iter().any(|vip| by_path(vip));
         let local = config.local();
         *local.hash_seed = known.map_or_else(HashSeed::default, |known| known.config.node.hash_seed);
-        *local.probes = has_path_probes;
         replace(local.bpffs, bpffs.as_deref());
         replace(local.socket, socket.as_deref());
         replace(local.state, state.as_deref());

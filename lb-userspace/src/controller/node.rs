@@ -97,8 +97,6 @@ fn keys(old: &Node, new: &Node) -> Vec<Key> {
         // Told by the plan, which knows what the loaded program has.
         hash_seed: _,
         log_packets,
-        // No key.
-        probes: _,
     } = new;
     let address = |metrics: &Option<std::net::SocketAddr>| metrics.map_or("none".to_owned(), |a| a.to_string());
     let prefix = |prefix: &Option<ipnet::Ipv6Net>| prefix.map_or("none".to_owned(), |prefix| prefix.to_string());

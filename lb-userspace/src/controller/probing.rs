@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lb_common::Features;
+
 use super::Controller;
 use crate::{
     dataplane::Dataplane,
@@ -83,7 +85,7 @@ impl Controller {
     /// Sends probes by what the data plane holds now, where the config wants that.
     pub(super) fn follow_paths(&mut self) {
         const WHAT: &str = "path";
-        if !self.applied.config.node.probes {
+        if !self.dataplane.features().contains(Features::PROBES) {
             return self.problems.mend(ProblemKind::Health, WHAT);
         }
         match self.probing.follow(&self.dataplane, self.health.paths()) {

@@ -41,8 +41,6 @@ pub struct Local<'c> {
     pub bpffs: &'c mut PathBuf,
     /// Directory of what the daemon must know after a crash.
     pub state: &'c mut PathBuf,
-    /// Whether the data plane takes answers to probes of backends.
-    pub probes: &'c mut bool,
 }
 
 /// Where two configs differ: VIPs that only one of them has just so.
@@ -80,8 +78,8 @@ impl Config {
 
     /// What its host may say otherwise.
     pub fn local(&mut self) -> Local<'_> {
-        let Node { interfaces, hash_seed, socket, bpffs, state, probes, .. } = &mut self.0.node;
-        Local { interfaces, hash_seed, socket, bpffs, state, probes }
+        let Node { interfaces, hash_seed, socket, bpffs, state, .. } = &mut self.0.node;
+        Local { interfaces, hash_seed, socket, bpffs, state }
     }
 
     /// The VIPs, for an overlay: it changes states of backends, and nothing that a config is checked for.

@@ -62,8 +62,6 @@ pub struct Node {
     pub hash_seed: HashSeed,
     /// Whether the data plane logs what it does with each packet.
     pub log_packets: bool,
-    /// Whether the data plane takes answers to probes of backends. No key says so: whoever probes does.
-    pub probes: bool,
 }
 
 impl Default for Node {
@@ -90,7 +88,6 @@ impl Default for Node {
             hash_seed_file: None,
             hash_seed: HashSeed::default(),
             log_packets: false,
-            probes: false,
         }
     }
 }

@@ -189,8 +189,8 @@ pub fn required_features(config: &Config) -> Features {
 }
 
 fn features_for(totals: &Totals, node: &Node) -> Features {
-    let own = [(node.log_packets, Features::LOG), (node.probes, Features::PROBES)];
-    own.into_iter().filter(|(is_used, _)| *is_used).fold(totals.features(), |all, (_, feature)| all.with(feature))
+    let features = totals.features();
+    if node.log_packets { features.with(Features::LOG) } else { features }
 }
 
 /// Whether the key maps have room for new keys beside those that are there: new keys go in before old ones go out.

@@ -6,7 +6,7 @@ use std::ops::{AddAssign, SubAssign};
 use lb_common::Features;
 
 use super::record;
-use crate::model::{Config, Tracking, Vip};
+use crate::model::{Config, ProbeVia, Tracking, Vip};
 
 /// What VIPs need together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,6 +75,9 @@ fn features_of(vip: &Vip) -> Features {
     }
     if vip.settings.tracking != Tracking::Never {
         features = features.with(Features::TRACKING);
+    }
+    if vip.health.as_ref().is_some_and(|health| health.via == ProbeVia::Path) {
+        features = features.with(Features::PROBES);
     }
     if record::refuses(vip) {
         features = features.with(Features::REFUSALS);
