@@ -75,20 +75,16 @@ impl Verdicts {
 
     /// What is wanted: `config` with what follows from the probes.
     pub fn over(&self, mut config: Config) -> Config {
-        if self.vips.is_empty() && !config.vips.iter().any(|vip| has_tiers(vip)) {
+        if self.vips.is_empty() && !config.vips.iter().any(|vip| vip.has_tiers) {
             return config;
         }
         for vip in config.vips_mut() {
             let failing = self.vips.get(&vip.name);
-            let Some(health) = vip.health.clone().filter(|_| failing.is_some() || has_tiers(vip)) else { continue };
+            let Some(health) = vip.health.clone().filter(|_| failing.is_some() || vip.has_tiers) else { continue };
             judge(Arc::make_mut(vip), &health, failing.unwrap_or(&Failing::new()));
         }
         config
     }
-}
-
-fn has_tiers(vip: &Vip) -> bool {
-    vip.health.is_some() && vip.backends.iter().any(|own| own.tier > 0)
 }
 
 /// What becomes of the backends of a VIP.
@@ -219,6 +215,7 @@ mod tests {
         let address = |host: usize| IpAddr::from([10, 0, 0, host as u8]);
         let backend = |(at, tier): (usize, &u8)| Backend { tier: *tier, ..Backend::plain(address(at + 1)) };
         vip.backends = tiers.iter().enumerate().map(backend).collect();
+        vip.has_tiers = tiers.iter().any(|tier| *tier > 0);
         let name = vip.name.clone();
         let mut verdicts = Verdicts::default();
         failing.iter().for_each(|host| verdicts.set(&name, address(usize::from(*host)), true));

@@ -23,6 +23,8 @@ pub struct Vip {
     pub health: Option<Arc<Health>>,
     /// That there is no `health` is meant so.
     pub waives_health: bool,
+    /// Whether one of its backends has another tier than 0: what is over the config asks that of every VIP at each change.
+    pub has_tiers: bool,
     /// The real servers, each address once.
     pub backends: Vec<Backend>,
 }

@@ -22,6 +22,7 @@ pub fn vip(name: &str, address: &str, ports: &[&str], backends: &[&str]) -> Vip 
         settings: Settings { slots: Slots::new(SLOTS), ..Settings::default() },
         health: None,
         waives_health: false,
+        has_tiers: false,
         backends: backends.iter().map(|address| backend(address, 100)).collect(),
     }
 }

@@ -70,6 +70,7 @@ fn vip(draft: &VipDraft) -> Option<Vip> {
         settings: draft.given.clone().or_default(),
         health: draft.health.as_ref().and_then(|health| health.get_ref().clone()).map(Arc::new),
         waives_health: draft.health.as_ref().is_some_and(|health| health.get_ref().is_none()),
+        has_tiers: draft.backends.iter().filter_map(|own| own.tier.as_ref()).any(|tier| *tier.get_ref() > 0),
         backends: backends.collect(),
     })
 }

@@ -455,6 +455,7 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
         after.vips.push(Arc::new(crate::model::Vip {
             health: None,
             waives_health: false,
+            has_tiers: false,
             name: name.clone(),
             address,
             ports: ports.clone(),
