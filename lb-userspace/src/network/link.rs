@@ -1,13 +1,14 @@
 //! One interface, asked for once and waited for, in the network namespace of the calling thread.
 
-use std::{io, os::fd::AsRawFd};
+use std::io;
 
-use netlink_packet_core::{DefaultNla, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{DefaultNla, NetlinkPayload};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{LinkAttribute, LinkMessage},
 };
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+
+use super::exchange::exchange;
 
 /// Index and name of the interface that has this name, be it one of its other names (`altname`).
 ///
@@ -23,7 +24,7 @@ pub fn interface_named(name: &str) -> io::Result<(u32, String)> {
         LinkAttribute::Other(DefaultNla::new(IFLA_ALT_IFNAME, [name.as_bytes(), &[0]].concat()))
     };
     link.attributes.push(attribute);
-    identity(exchange(link)?)
+    identity(link_like(link)?)
 }
 
 /// The name of the interface with this index.
@@ -55,24 +56,12 @@ fn identity(link: LinkMessage) -> io::Result<(u32, String)> {
 pub fn link_of(ifindex: u32) -> io::Result<LinkMessage> {
     let mut link = LinkMessage::default();
     link.header.index = ifindex;
-    exchange(link)
+    link_like(link)
 }
 
-/// RTM_GETLINK for one interface, of the network namespace that this thread is in.
-fn exchange(link: LinkMessage) -> io::Result<LinkMessage> {
-    let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST;
-    let mut request = NetlinkMessage::new(header, RouteNetlinkMessage::GetLink(link).into());
-    request.finalize();
-    let mut buffer = vec![0; request.buffer_len()];
-    request.serialize(&mut buffer);
-    send(socket.as_raw_fd(), &buffer, MsgFlags::empty())?;
-
-    let mut buffer = vec![0; 1 << 16];
-    let received = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&buffer[..received]).map_err(io::Error::other)?;
-    match answer.payload {
+/// RTM_GETLINK for one interface.
+fn link_like(link: LinkMessage) -> io::Result<LinkMessage> {
+    match exchange(RouteNetlinkMessage::GetLink(link), 0)? {
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => Ok(link),
         NetlinkPayload::Error(error) => Err(error.to_io()),
         other => Err(io::Error::other(format!("unexpected answer to RTM_GETLINK: {other:?}"))),

@@ -12,6 +12,7 @@
 //! advertisements, where the kernel accepts those. Without privileges a process on this host can do nothing here.
 
 mod event;
+mod exchange;
 mod handle;
 mod interface;
 mod link;
@@ -34,6 +35,7 @@ use std::{io, sync::Arc};
 use tokio::sync::{mpsc, watch};
 
 pub use event::Event;
+pub(crate) use exchange::exchange;
 pub use handle::{Handle, Health};
 pub use interface::{InterfaceChange, InterfaceInfo, Vlan};
 pub(crate) use link::{interface_name, interface_named, link_of};

@@ -7,9 +7,7 @@ use std::{
     os::fd::{AsRawFd as _, BorrowedFd},
 };
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NetlinkPayload};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage},
@@ -21,7 +19,8 @@ use netlink_packet_route::{
         RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
     },
 };
-use nix::sys::socket::{AddressFamily as SocketFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+
+use crate::network::exchange;
 
 /// Makes a veth pair: `name` here, and `far` in the network namespace `there`. Each end has an MTU.
 pub fn add_pair(name: &str, mtu: u32, far: &str, far_mtu: u32, there: BorrowedFd<'_>) -> io::Result<()> {
@@ -33,7 +32,7 @@ pub fn add_pair(name: &str, mtu: u32, far: &str, far_mtu: u32, there: BorrowedFd
     link.attributes = end(name, mtu);
     let info = vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)))];
     link.attributes.push(LinkAttribute::LinkInfo(info));
-    exchange(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL)
+    change(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL)
 }
 
 /// Sets an interface up, with `flags` besides, and has it make no IPv6 address of its own.
@@ -43,7 +42,7 @@ pub fn set_up(ifindex: u32, flags: LinkFlags) -> io::Result<()> {
     silent.header.index = ifindex;
     let mode = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
     silent.attributes.push(LinkAttribute::AfSpecUnspec(vec![mode]));
-    match exchange(RouteNetlinkMessage::SetLink(silent), 0) {
+    match change(RouteNetlinkMessage::SetLink(silent), 0) {
         Err(error) if error.raw_os_error() != Some(libc::EAFNOSUPPORT) => return Err(error),
         _ => {}
     }
@@ -51,25 +50,25 @@ pub fn set_up(ifindex: u32, flags: LinkFlags) -> io::Result<()> {
     link.header.index = ifindex;
     link.header.flags = LinkFlags::Up | flags;
     link.header.change_mask = link.header.flags;
-    exchange(RouteNetlinkMessage::SetLink(link), 0)
+    change(RouteNetlinkMessage::SetLink(link), 0)
 }
 
 /// Removes an interface, and of a pair the other end with it.
 pub fn remove(ifindex: u32) -> io::Result<()> {
     let mut link = LinkMessage::default();
     link.header.index = ifindex;
-    exchange(RouteNetlinkMessage::DelLink(link), 0)
+    change(RouteNetlinkMessage::DelLink(link), 0)
 }
 
 /// Gives an interface an address, alone in its prefix and without a search for others that have it; it may have it
 /// already.
 pub fn add_address(ifindex: u32, address: IpAddr) -> io::Result<()> {
-    exchange(RouteNetlinkMessage::NewAddress(host_address(ifindex, address)), NLM_F_CREATE | NLM_F_REPLACE)
+    change(RouteNetlinkMessage::NewAddress(host_address(ifindex, address)), NLM_F_CREATE | NLM_F_REPLACE)
 }
 
 /// Takes an address from an interface, where it has it.
 pub fn remove_address(ifindex: u32, address: IpAddr) -> io::Result<()> {
-    match exchange(RouteNetlinkMessage::DelAddress(host_address(ifindex, address)), 0) {
+    match change(RouteNetlinkMessage::DelAddress(host_address(ifindex, address)), 0) {
         Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Ok(()),
         removed => removed,
     }
@@ -89,7 +88,7 @@ pub fn add_default_route(ifindex: u32, gateway: IpAddr) -> io::Result<()> {
         IpAddr::V6(gateway) => RouteAddress::Inet6(gateway),
     };
     route.attributes = vec![RouteAttribute::Gateway(gateway), RouteAttribute::Oif(ifindex)];
-    exchange(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_REPLACE)
+    change(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_REPLACE)
 }
 
 fn host_address(ifindex: u32, address: IpAddr) -> AddressMessage {
@@ -107,21 +106,9 @@ fn family(address: IpAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
-/// Sends a request, and waits for the kernel to say that it has done so.
-fn exchange(request: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
-    let socket = socket(SocketFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
-    let mut request = NetlinkMessage::new(header, request.into());
-    request.finalize();
-    let mut buffer = vec![0; request.buffer_len()];
-    request.serialize(&mut buffer);
-    send(socket.as_raw_fd(), &buffer, MsgFlags::empty())?;
-
-    let mut buffer = vec![0; 1 << 16];
-    let received = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&buffer[..received]).map_err(io::Error::other)?;
-    match answer.payload {
+/// Has the kernel do something, and waits until it says that it has.
+fn change(request: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+    match exchange(request, NLM_F_ACK | flags)? {
         NetlinkPayload::Error(error) if error.code.is_none() => Ok(()),
         NetlinkPayload::Error(error) => Err(error.to_io()),
         other => Err(io::Error::other(format!("unexpected answer of the kernel: {other:?}"))),
