@@ -1,7 +1,11 @@
 //! Configs for tests, built without the parser.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
+use super::maglev::WeightedBackend;
 use crate::model::{Backend, Config, ForwardMode, Parts, Settings, Slots, Vip};
 
 /// Slots of a VIP in tests: few, so that simulating every slot is quick.
@@ -47,4 +51,18 @@ pub fn many(count: usize, backends: usize, slots: u32) -> Config {
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
+}
+
+/// Backends of tables, 10.0.0.1 and on, with these weights.
+pub fn weighted(weights: impl IntoIterator<Item = u32>) -> Vec<WeightedBackend> {
+    let backend = |(host, weight)| {
+        let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 0, 1)) + host);
+        WeightedBackend { key: IpAddr::V4(address).into(), weight }
+    };
+    (0..).zip(weights).map(backend).collect()
+}
+
+/// The same, with equal weights.
+pub fn equal(count: usize) -> Vec<WeightedBackend> {
+    weighted(std::iter::repeat_n(100, count))
 }

@@ -199,24 +199,14 @@ fn inverse(number: u32, modulus: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
+    use std::net::IpAddr;
 
-    use super::*;
+    use super::{
+        super::fixtures::{equal, weighted},
+        *,
+    };
 
     const SLOTS: u32 = 16_381;
-
-    /// Backends 10.0.x.y with these weights.
-    fn weighted(weights: impl IntoIterator<Item = u32>) -> Vec<WeightedBackend> {
-        let backend = |(host, weight)| {
-            let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 0, 1)) + host);
-            WeightedBackend { key: IpAddr::V4(address).into(), weight }
-        };
-        (0..).zip(weights).map(backend).collect()
-    }
-
-    fn equal(count: usize) -> Vec<WeightedBackend> {
-        weighted(std::iter::repeat_n(100, count))
-    }
 
     /// Slots of each backend.
     fn shares(backends: &[WeightedBackend], slots: u32) -> Vec<u32> {
