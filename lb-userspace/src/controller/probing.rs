@@ -39,25 +39,17 @@ impl Probing {
         paths.follow(dataplane.state());
         if let Some(broken) = self.prober.take_if(|prober| !prober.is_whole()) {
             log::warn!("somebody has changed or removed the interface {}: it is made anew", prober::NAME);
-            paths.clear_prober();
+            paths.set_prober(Err(format!("the interface {} is made anew", prober::NAME)));
             broken.end();
         }
         let follows = match &self.prober {
             Some(prober) => prober.follow(dataplane).map(|()| Arc::clone(prober)).map_err(|error| error.to_string()),
             None => self.begin(dataplane),
         };
-        match follows {
-            Ok(prober) => {
-                paths.set_prober(Arc::clone(&prober));
-                self.prober = Some(prober);
-                Ok(())
-            }
-            // What it sent would go by maps that are not in use: no verdict is to follow from that.
-            Err(reason) => {
-                paths.set_trouble(reason.clone());
-                Err(reason)
-            }
-        }
+        // Where it does not follow, what it sent would go by maps that are not in use: nobody sends by it.
+        paths.set_prober(follows.clone());
+        self.prober = Some(follows?);
+        Ok(())
     }
 
     fn begin(&mut self, dataplane: &Dataplane) -> Result<Arc<Prober>, String> {
@@ -75,7 +67,7 @@ impl Probing {
     /// Nothing is sent any more, and nothing of it is left in the maps, which another daemon may have from now on.
     pub fn end(self, paths: &Paths) {
         if let Some(prober) = self.prober {
-            paths.clear_prober();
+            paths.set_prober(Err("the daemon ends".to_owned()));
             prober.end();
         }
     }

@@ -18,14 +18,19 @@ use crate::{
 #[derive(Default)]
 pub struct Paths(RwLock<Known>);
 
-#[derive(Default)]
 struct Known {
-    prober: Option<Arc<Prober>>,
-    /// Why there is no prober.
-    trouble: Option<String>,
+    /// What sends probes, or why there is none.
+    prober: Result<Arc<Prober>, String>,
     state: State,
     /// VIP id and address of a backend → its id.
     ids: HashMap<(u32, Address), u32>,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        let (state, ids) = Default::default();
+        Self { prober: Err("it is being prepared".to_owned()), state, ids }
+    }
 }
 
 /// The way to one backend of a VIP.
@@ -54,21 +59,9 @@ pub enum PathError {
 }
 
 impl Paths {
-    /// Probes go by this prober from now on.
-    pub fn set_prober(&self, prober: Arc<Prober>) {
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        (known.prober, known.trouble) = (Some(prober), None);
-    }
-
-    /// There is no prober any more.
-    pub fn clear_prober(&self) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).prober = None;
-    }
-
-    /// There is no prober, for this reason.
-    pub fn set_trouble(&self, reason: String) {
-        let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        (known.prober, known.trouble) = (None, Some(reason));
+    /// Probes go by this prober from now on; or there is none, for this reason.
+    pub fn set_prober(&self, prober: Result<Arc<Prober>, String>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).prober = prober;
     }
 
     /// Takes note of what the data plane holds. It takes as long as much has changed.
@@ -111,10 +104,7 @@ impl Path {
     /// A socket from which packets to [`Self::service`] go to the backend.
     pub fn open(&self, kind: SockType) -> Result<prober::Probe, PathError> {
         let known = self.paths.0.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(prober) = known.prober.clone() else {
-            let reason = known.trouble.clone();
-            return Err(PathError::Unready(reason.unwrap_or_else(|| "it is being prepared".to_owned())));
-        };
+        let prober = known.prober.clone().map_err(PathError::Unready)?;
         let way = self.way(&known);
         // Nobody waits for a socket who only takes note of a change.
         drop(known);
