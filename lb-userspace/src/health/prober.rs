@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     mix::mix,
-    model::{Check, Config, Health, Node, ProbeVia, Verdicts, Vip},
+    model::{Check, Config, Health, ProbeVia, Verdicts, Vip},
 };
 
 /// Programs that may run at a time.
@@ -52,7 +52,8 @@ pub struct Prober {
     config: Config,
     flips: mpsc::UnboundedSender<Flip>,
     room: Arc<Room>,
-    programs: Arc<Programs>,
+    /// The permits of probes that are programs.
+    programs: Arc<Semaphore>,
     punctuality: Arc<Punctuality>,
     store: Store,
     paths: Arc<Paths>,
@@ -150,7 +151,8 @@ impl Prober {
     /// thread for them.
     pub fn new() -> (Self, mpsc::UnboundedReceiver<Flip>) {
         let (flips, told) = mpsc::unbounded_channel();
-        let (probes, config, room, programs, punctuality, paths) = Default::default();
+        let (probes, config, room, punctuality, paths) = Default::default();
+        let programs = Arc::new(Semaphore::new(PROGRAMS_AT_ONCE));
         let thread = Thread::begin().inspect_err(|error| log::warn!("there is no thread for probes: {error}")).ok();
         (Self { probes, config, flips, room, programs, punctuality, store: Store::new(), paths, thread }, told)
     }
@@ -188,8 +190,7 @@ impl Prober {
             }
         }
         // By other routing tables, backends of VIPs that are the same are other ones.
-        let ways = |node: &Node| (node.vrf, node.mark);
-        let moved = ways(&before.node) != ways(&config.node);
+        let moved = before.node.routing() != config.node.routing();
         let come = if moved { config.vips.iter().collect() } else { difference.come };
         for vip in come {
             if let Some(health) = &vip.health {
@@ -339,7 +340,8 @@ struct Round {
     state: Arc<Mutex<Status>>,
     flips: mpsc::UnboundedSender<Flip>,
     room: Arc<Room>,
-    programs: Arc<Programs>,
+    /// The permits of probes that are programs.
+    programs: Arc<Semaphore>,
     punctuality: Arc<Punctuality>,
 }
 
@@ -351,7 +353,7 @@ impl Round {
         loop {
             tokio::time::sleep_until(at).await;
             let (mut place, program) = match self.health.check {
-                Check::Exec(_) => match Arc::clone(&self.programs.0).acquire_owned().await {
+                Check::Exec(_) => match Arc::clone(&self.programs).acquire_owned().await {
                     Ok(permit) => (None, Some(permit)),
                     Err(_) => return,
                 },
@@ -441,15 +443,6 @@ fn following(at: Instant, pause: Duration, was_late: bool, now: Instant) -> Inst
     }
 }
 
-/// Room for programs.
-struct Programs(Arc<Semaphore>);
-
-impl Default for Programs {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(PROGRAMS_AT_ONCE)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::net::TcpListener;
@@ -495,12 +488,12 @@ mod tests {
         drop(listener);
         assert_eq!(next(&mut told).await, flip("127.0.0.1", true, "connection refused"));
         let until = Instant::now() + patience::LIMIT;
-        while prober.programs.0.available_permits() > 0 {
+        while prober.programs.available_permits() > 0 {
             assert!(Instant::now() < until, "not all programs are started");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         // With the probes all of them end.
-        let programs = Arc::clone(&prober.programs.0);
+        let programs = Arc::clone(&prober.programs);
         drop(prober);
         while programs.available_permits() < PROGRAMS_AT_ONCE {
             assert!(Instant::now() < until, "programs go on");

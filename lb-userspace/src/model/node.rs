@@ -64,6 +64,13 @@ pub struct Node {
     pub log_packets: bool,
 }
 
+impl Node {
+    /// By which routing tables backends are reached whose VIP does not say: where it is another, they are other ways.
+    pub fn routing(&self) -> (Option<Vrf>, Option<u32>) {
+        (self.vrf, self.mark)
+    }
+}
+
 impl Default for Node {
     fn default() -> Self {
         Self {

@@ -44,8 +44,7 @@ impl Target {
     /// Of VIPs that only the config before has just so, and of those that only the config after has; each as often as
     /// backends are behind it.
     pub fn changed(before: &Config, after: &Config) -> (Vec<Self>, Vec<Self>) {
-        let ways = |node: &Node| (node.vrf, node.mark);
-        if ways(&before.node) != ways(&after.node) {
+        if before.node.routing() != after.node.routing() {
             return (Self::all(before).collect(), Self::all(after).collect());
         }
         let Difference { gone, come } = before.difference(after);

@@ -89,7 +89,7 @@ impl<'a> Scope<'a> {
     /// What differs between `config` and the config that `state` holds. Where that is not known, or where something
     /// differs that concerns every VIP, each is compared with what is there.
     pub(super) fn new(state: &State, config: &'a Config, in_force: Option<&'a Config>) -> Self {
-        let common = |node: &Node| (node.encap_source4, node.encap_source6, node.vrf, node.mark);
+        let common = |node: &Node| (node.encap_source4, node.encap_source6, node.routing());
         let Some(before) = in_force.filter(|before| common(&before.node) == common(&config.node)) else {
             return Self::compared(state, config);
         };

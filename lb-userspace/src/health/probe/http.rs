@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
-    http2::{self, USER_AGENT, authority, protocol},
+    http2::{self, USER_AGENT, authority, drive, protocol},
     question::Failure,
 };
 use crate::model::{Header, Page, Version};
@@ -72,15 +72,7 @@ where
     let request =
         padded(request, page).body(Empty::<Bytes>::new()).map_err(|error| Failure::Unsent(error.to_string()))?;
     let exchange = async move { judge(page, sender.send_request(request).await.map_err(protocol)?).await };
-    tokio::pin!(exchange, connection);
-    tokio::select! {
-        done = &mut exchange => done,
-        // It may have ended because the server closes once it has answered.
-        ended = &mut connection => match ended {
-            Ok(()) => exchange.await,
-            Err(error) => Err(protocol(error)),
-        },
-    }
+    drive(exchange, connection).await
 }
 
 /// With as many bytes more as the page is to be asked for by.

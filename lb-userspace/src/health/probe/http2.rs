@@ -69,6 +69,14 @@ where
     let stream = tokio::io::join(reads.take(LONGEST), writes);
     let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(protocol)?;
     let exchange = async move { judge(sender.send_request(request).await.map_err(protocol)).await };
+    drive(exchange, connection).await
+}
+
+/// Waits for an exchange over a connection, which goes on beside it.
+pub async fn drive(
+    exchange: impl Future<Output = Result<(), Failure>>,
+    connection: impl Future<Output = hyper::Result<()>>,
+) -> Result<(), Failure> {
     tokio::pin!(exchange, connection);
     tokio::select! {
         done = &mut exchange => done,
