@@ -128,6 +128,7 @@ impl Health {
     pub const MAX_COUNT: u32 = 100;
 
     /// Of a VIP that says what its backends are asked and nothing else.
+    #[cfg(test)]
     pub fn new(check: Check) -> Self {
         let via = if check.is_forwarded() { ProbeVia::Path } else { ProbeVia::Address };
         Self {

@@ -143,6 +143,17 @@ where
     parsed.map_err(|error: T::Err| problems.add(value.span(), error.to_string())).ok()
 }
 
+/// As [`parsed`], of a key of `section`; without the key it is `default`.
+pub(super) fn parsed_or<T>(section: &Section<'_>, key: &str, default: T, problems: &mut Problems) -> Option<T>
+where
+    T: FromStr<Err: fmt::Display>,
+{
+    match section.optional(key) {
+        Some(value) => parsed(&format!("`{key}`"), value, problems),
+        None => Some(default),
+    }
+}
+
 /// An absolute path.
 pub(super) fn path(what: &str, value: &Value<'_>, problems: &mut Problems) -> Option<PathBuf> {
     let text = text(what, value, problems)?;

@@ -19,14 +19,8 @@ pub fn read(section: &Section<'_>, kind: &Value<'_>, problems: &mut Problems) ->
             None
         }
     };
-    let record = match section.optional("record") {
-        Some(value) => tree::parsed("`record`", value, problems),
-        None => Some(RecordType::default()),
-    };
-    let rcode = match section.optional("rcode") {
-        Some(value) => tree::parsed("`rcode`", value, problems),
-        None => Some(Rcodes::default()),
-    };
+    let record = tree::parsed_or(section, "record", RecordType::default(), problems);
+    let rcode = tree::parsed_or(section, "rcode", Rcodes::default(), problems);
     Some(Lookup { name: name?, record: record?, rcode: rcode? })
 }
 

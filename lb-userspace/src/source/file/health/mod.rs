@@ -17,7 +17,7 @@ use super::{
     tree::{self, Section, Value},
 };
 use crate::model::{
-    Check, Fail, Health, Least, OnFailure, ProbeVia, Share,
+    Check, Fail, Health, Least, OnFailure, ProbeVia,
     keys::{self, Key},
     suggest,
 };
@@ -63,74 +63,44 @@ pub(super) fn health(value: &Value<'_>, problems: &mut Problems) -> Option<Spann
         None => default,
     };
     let (rise, fall) = (count("rise", Health::RISE), count("fall", Health::FALL));
-    let on_failure = match section.optional("on_failure") {
-        Some(value) => tree::parsed("`on_failure`", value, problems),
-        None => Some(OnFailure::Reset),
+    let on_failure = tree::parsed_or(&section, "on_failure", OnFailure::Reset, problems);
+    let panic = tree::parsed_or(&section, "panic", Health::PANIC, problems);
+    let fail = tree::parsed_or(&section, "fail", Health::FAIL, problems);
+    let min_healthy = match section.optional("min_healthy") {
+        Some(value) if value.get_ref().as_integer().is_some() => {
+            tree::number("`min_healthy`", value, 1, u32::MAX, problems).map(Least::Count)
+        }
+        _ => tree::parsed_or(&section, "min_healthy", Health::MIN_HEALTHY, problems),
     };
-    let panic = match section.optional("panic") {
-        Some(value) => tree::parsed("`panic`", value, problems),
-        None => Some(Health::PANIC),
-    };
-    let policy = policy(&section, problems);
+    let max_out = tree::parsed_or(&section, "max_out", Health::MAX_OUT, problems);
+    let spare_below = tree::parsed_or(&section, "spare_below", Health::SPARE_BELOW, problems);
     if let Some(place) = section.optional("fast_interval").filter(|_| fast_interval > interval) {
         problems.add(place.span(), "`fast_interval` is longer than `interval`; write a shorter one, or leave it out");
     }
     let is_sound = problems.0.len() == before;
-    let port = port.and_then(|port| u16::try_from(port).ok());
-    let (check, via, on_failure, panic) = (check?, via?, on_failure?, panic?);
-    let Policy { fail, min_healthy, max_out, spare_below } = policy?;
     for key in ["panic", "max_out"] {
-        if let Some(place) = section.optional(key).filter(|_| fail == Fail::Closed) {
+        if let Some(place) = section.optional(key).filter(|_| fail == Some(Fail::Closed)) {
             let message = format!("with `fail = \"closed\"` those that fail never serve; leave `{key}` out");
             problems.add(place.span(), message);
         }
     }
     let health = Health {
-        check,
-        via,
-        port,
+        check: check?,
+        via: via?,
+        port: port.and_then(|port| u16::try_from(port).ok()),
         interval,
         fast_interval,
         timeout,
         rise,
         fall,
-        on_failure,
-        panic,
-        fail,
-        min_healthy,
-        max_out,
-        spare_below,
+        on_failure: on_failure?,
+        panic: panic?,
+        fail: fail?,
+        min_healthy: min_healthy?,
+        max_out: max_out?,
+        spare_below: spare_below?,
     };
     is_sound.then(|| Spanned::new(value.span(), Some(health)))
-}
-
-/// What follows where many fail.
-struct Policy {
-    fail: Fail,
-    min_healthy: Least,
-    max_out: Share,
-    spare_below: Share,
-}
-
-fn policy(section: &Section<'_>, problems: &mut Problems) -> Option<Policy> {
-    let fail = match section.optional("fail") {
-        Some(value) => tree::parsed("`fail`", value, problems),
-        None => Some(Health::FAIL),
-    };
-    let min_healthy = match section.optional("min_healthy") {
-        Some(value) if value.get_ref().as_integer().is_some() => {
-            let count = tree::number("`min_healthy`", value, 1, u32::MAX, problems);
-            count.map(Least::Count)
-        }
-        Some(value) => tree::parsed("`min_healthy`", value, problems),
-        None => Some(Health::MIN_HEALTHY),
-    };
-    let mut share = |key: &str, default: Share| match section.optional(key) {
-        Some(value) => tree::parsed(&format!("`{key}`"), value, problems),
-        None => Some(default),
-    };
-    let (max_out, spare_below) = (share("max_out", Health::MAX_OUT), share("spare_below", Health::SPARE_BELOW));
-    Some(Policy { fail: fail?, min_healthy: min_healthy?, max_out: max_out?, spare_below: spare_below? })
 }
 
 /// Each type of probes has an arm here, and reads the keys that are its own.

@@ -18,10 +18,7 @@ pub fn read(section: &Section<'_>, is_tls: bool, problems: &mut Problems) -> Opt
     }
     let host = host(section, problems);
     let version = version(section, is_tls, problems)?;
-    let status = match section.optional("status") {
-        Some(value) => tree::parsed("`status`", value, problems)?,
-        None => Default::default(),
-    };
+    let status = tree::parsed_or(section, "status", Default::default(), problems)?;
     let size = match section.optional("size") {
         Some(value) => {
             let size = tree::number("`size`", value, Page::SHORTEST.into(), Page::LONGEST.into(), problems)?;
