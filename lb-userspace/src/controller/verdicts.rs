@@ -12,7 +12,7 @@ use tokio::{sync::mpsc, task::block_in_place};
 
 use super::{Controller, due::due, file::Desired, handle::Request};
 use crate::{
-    health::{Flip, Paths, Prober, Probes, Punctuality},
+    health::{Flip, Paths, Probes, Punctuality, Rounds},
     model::{ProblemKind, Verdicts},
     plan,
 };
@@ -28,7 +28,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// The probes, and what they have said.
 pub struct Health {
-    prober: Prober,
+    rounds: Rounds,
     told: mpsc::UnboundedReceiver<Flip>,
     verdicts: Verdicts,
     /// What is probed.
@@ -45,9 +45,9 @@ pub struct Health {
 impl Health {
     /// With the verdicts from before.
     pub fn new(verdicts: &Verdicts) -> Self {
-        let (prober, told) = Prober::new();
+        let (rounds, told) = Rounds::new();
         let (followed, lines, begun) = Default::default();
-        Self { prober, told, verdicts: verdicts.clone(), followed, lines, begun, flips: Vec::new(), due: None }
+        Self { rounds, told, verdicts: verdicts.clone(), followed, lines, begun, flips: Vec::new(), due: None }
     }
 
     /// Waits for something to be done: takes note of verdicts, and returns when they are due.
@@ -74,29 +74,29 @@ impl Health {
         if self.followed.as_ref().is_some_and(|followed| Arc::ptr_eq(followed, wanted)) {
             return;
         }
-        self.prober.follow(&wanted.config, &self.verdicts);
+        self.rounds.follow(&wanted.config, &self.verdicts);
         self.verdicts.prune(&wanted.config);
         self.followed = Some(Arc::clone(wanted));
     }
 
     /// How probes keep to their times.
     pub fn punctuality(&self) -> &Arc<Punctuality> {
-        self.prober.punctuality()
+        self.rounds.punctuality()
     }
 
     /// The ways of probes that go as clients' packets do.
     pub fn paths(&self) -> &Paths {
-        self.prober.paths()
+        self.rounds.paths()
     }
 
     /// Has the files that probes go by read again.
     pub fn renew(&mut self) {
-        self.prober.renew();
+        self.rounds.renew();
     }
 
     /// What is probed.
     pub fn probes(&self) -> &Arc<Probes> {
-        self.prober.probes()
+        self.rounds.probes()
     }
 }
 

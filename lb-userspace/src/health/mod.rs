@@ -12,8 +12,8 @@ mod judge;
 mod means;
 mod paths;
 mod probe;
-mod prober;
 mod room;
+mod rounds;
 mod thread;
 mod trust;
 mod unverified;
@@ -22,6 +22,6 @@ pub use self::{
     judge::Verdict,
     means::{MeansError, check_means},
     paths::Paths,
-    prober::{Flip, Last, Probed, Prober, Probes, Punctuality, Status},
+    rounds::{Flip, Last, Probed, Probes, Punctuality, Rounds, Status},
     trust::TrustError,
 };

@@ -46,7 +46,7 @@ pub struct Punctuality {
 }
 
 /// Keeps the probes.
-pub struct Prober {
+pub struct Rounds {
     probes: Arc<Probes>,
     /// The config that they are of.
     config: Config,
@@ -146,7 +146,7 @@ impl Status {
     }
 }
 
-impl Prober {
+impl Rounds {
     /// With nothing to probe yet, and where it tells of verdicts. Within a runtime, in which probes run where there is no
     /// thread for them.
     pub fn new() -> (Self, mpsc::UnboundedReceiver<Flip>) {
@@ -300,7 +300,7 @@ impl Probed {
     }
 }
 
-impl Drop for Prober {
+impl Drop for Rounds {
     fn drop(&mut self) {
         self.probes.values().flat_map(BTreeMap::values).for_each(|probed| probed.task.abort());
     }
@@ -480,21 +480,21 @@ mod tests {
         let timeout = Duration::from_secs(3600);
         hangs.health = Some(Arc::new(Health { check: Check::Exec(Program { command }), timeout, ..health }));
         config = crate::plan::fixtures::config([hangs, Vip::clone(&config.vips[0])]);
-        let (mut prober, mut told) = Prober::new();
-        prober.follow(&config, &Verdicts::default());
+        let (mut rounds, mut told) = Rounds::new();
+        rounds.follow(&config, &Verdicts::default());
         let mut first = [next(&mut told).await, next(&mut told).await];
         first.sort_by_key(|flip| flip.backend);
         assert_eq!(first[1], flip("127.0.0.2", true, "connection refused"));
         drop(listener);
         assert_eq!(next(&mut told).await, flip("127.0.0.1", true, "connection refused"));
         let until = Instant::now() + patience::LIMIT;
-        while prober.programs.available_permits() > 0 {
+        while rounds.programs.available_permits() > 0 {
             assert!(Instant::now() < until, "not all programs are started");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         // With the probes all of them end.
-        let programs = Arc::clone(&prober.programs);
-        drop(prober);
+        let programs = Arc::clone(&rounds.programs);
+        drop(rounds);
         while programs.available_permits() < PROGRAMS_AT_ONCE {
             assert!(Instant::now() < until, "programs go on");
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -513,9 +513,9 @@ mod tests {
     async fn a_server_that_ends_is_out_and_one_that_comes_back_is_in() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (mut prober, mut told) = Prober::new();
+        let (mut rounds, mut told) = Rounds::new();
         let config = probed(address.port(), &["127.0.0.1", "127.0.0.2"]);
-        prober.follow(&config, &Verdicts::default());
+        rounds.follow(&config, &Verdicts::default());
         // Nobody listens at the other address.
         let mut first = [next(&mut told).await, next(&mut told).await];
         first.sort_by_key(|flip| flip.backend);
@@ -524,7 +524,7 @@ mod tests {
         assert_eq!(next(&mut told).await, flip("127.0.0.1", true, "connection refused"));
         let _again = TcpListener::bind(address).await.unwrap();
         assert_eq!(next(&mut told).await, flip("127.0.0.1", false, "good answers"));
-        let status = prober.probes()["web"][&address.ip()].status().clone();
+        let status = rounds.probes()["web"][&address.ip()].status().clone();
         assert_eq!((status.verdict(), status.flips), (Verdict::Up, 2));
         assert!(status.counts[0] >= 3 && status.counts[1] >= 3, "{:?}", status.counts);
     }
@@ -532,38 +532,38 @@ mod tests {
     #[tokio::test]
     async fn verdicts_from_before_stand_until_answers_say_otherwise() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (mut prober, mut told) = Prober::new();
+        let (mut rounds, mut told) = Rounds::new();
         let config = probed(listener.local_addr().unwrap().port(), &["127.0.0.1"]);
         let mut verdicts = Verdicts::default();
         verdicts.set("web", [127, 0, 0, 1].into(), true);
-        prober.follow(&config, &verdicts);
-        let probed = Arc::clone(&prober.probes()["web"][&IpAddr::from([127, 0, 0, 1])]);
+        rounds.follow(&config, &verdicts);
+        let probed = Arc::clone(&rounds.probes()["web"][&IpAddr::from([127, 0, 0, 1])]);
         assert_eq!(probed.status().verdict(), Verdict::Down);
         assert_eq!(next(&mut told).await, flip("127.0.0.1", false, "good answers"));
     }
 
     #[tokio::test]
     async fn what_stays_is_not_disturbed_and_what_goes_is_probed_no_more() {
-        let (mut prober, _told) = Prober::new();
+        let (mut rounds, _told) = Rounds::new();
         let mut wanted = probed(1, &["127.0.0.1", "127.0.0.2"]);
-        prober.follow(&wanted, &Verdicts::default());
-        let first = Arc::clone(&prober.probes()["web"][&IpAddr::from([127, 0, 0, 1])]);
+        rounds.follow(&wanted, &Verdicts::default());
+        let first = Arc::clone(&rounds.probes()["web"][&IpAddr::from([127, 0, 0, 1])]);
         wanted.vip_mut(0).backends.remove(1);
         wanted.vip_mut(0).backends[0].weight = 7;
-        prober.follow(&wanted, &Verdicts::default());
-        assert!(Arc::ptr_eq(&first, &prober.probes()["web"][&IpAddr::from([127, 0, 0, 1])]));
-        assert_eq!(prober.probes()["web"].len(), 1);
+        rounds.follow(&wanted, &Verdicts::default());
+        assert!(Arc::ptr_eq(&first, &rounds.probes()["web"][&IpAddr::from([127, 0, 0, 1])]));
+        assert_eq!(rounds.probes()["web"].len(), 1);
         // Asked otherwise it is another probe, with the verdict that stands.
         first.state.lock().unwrap().judge = Judge::new(Verdict::Down);
         let health = wanted.vips[0].health.clone().unwrap();
         wanted.vip_mut(0).health = Some(Arc::new(Health { port: Some(2), ..Health::clone(&health) }));
-        prober.follow(&wanted, &Verdicts::default());
-        let other = Arc::clone(&prober.probes()["web"][&IpAddr::from([127, 0, 0, 1])]);
+        rounds.follow(&wanted, &Verdicts::default());
+        let other = Arc::clone(&rounds.probes()["web"][&IpAddr::from([127, 0, 0, 1])]);
         assert!(!Arc::ptr_eq(&first, &other));
         assert_eq!(other.status().verdict(), Verdict::Down);
         wanted.vip_mut(0).health = None;
-        prober.follow(&wanted, &Verdicts::default());
-        assert!(prober.probes().is_empty());
+        rounds.follow(&wanted, &Verdicts::default());
+        assert!(rounds.probes().is_empty());
         let task = other.task.clone();
         let deadline = Instant::now() + patience::LIMIT;
         while ![&first.task, &task].iter().all(|task| task.is_finished()) {
@@ -574,7 +574,7 @@ mod tests {
 
     #[tokio::test]
     async fn probes_are_spread_over_the_time() {
-        let (prober, _told) = Prober::new();
+        let (rounds, _told) = Rounds::new();
         let health = probed(1, &[]).vips[0].health.clone().unwrap();
         let share = |host: u32| {
             let backend = IpAddr::from(std::net::Ipv4Addr::from(0x0a00_0000 + host));
@@ -589,14 +589,14 @@ mod tests {
                     lb_common::Via::default(),
                     backend,
                     None,
-                    prober.paths(),
+                    rounds.paths(),
                 )),
                 beginning: health.interval,
                 state: Arc::new(Mutex::new(status)),
-                flips: prober.flips.clone(),
-                room: Arc::clone(&prober.room),
-                programs: Arc::clone(&prober.programs),
-                punctuality: Arc::clone(&prober.punctuality),
+                flips: rounds.flips.clone(),
+                room: Arc::clone(&rounds.room),
+                programs: Arc::clone(&rounds.programs),
+                punctuality: Arc::clone(&rounds.punctuality),
             };
             round.share_of(Duration::from_millis(1000)).as_millis() / 10
         };
