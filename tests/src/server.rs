@@ -261,10 +261,6 @@ impl Server {
         self.signal(Signal::SIGSTOP)
     }
 
-    fn signal(&self, signal: Signal) -> io::Result<()> {
-        Ok(kill(Pid::from_raw(self.process.id().cast_signed()), signal)?)
-    }
-
     /// Lets a process go on that hangs.
     ///
     /// # Errors
@@ -277,6 +273,10 @@ impl Server {
     /// Leaves it running without this handle.
     pub fn keep(self) {
         std::mem::forget(self);
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<()> {
+        Ok(kill(Pid::from_raw(self.process.id().cast_signed()), signal)?)
     }
 }
 

@@ -2,6 +2,7 @@
 //! change, and done before everything that waits.
 
 use std::{
+    collections::HashSet,
     mem,
     net::IpAddr,
     sync::Arc,
@@ -13,7 +14,7 @@ use tokio::{sync::mpsc, task::block_in_place};
 use super::{Controller, due::due, file::Desired, handle::Request};
 use crate::{
     health::{Flip, Paths, Probes, Punctuality, Rounds},
-    model::{ProblemKind, Verdicts},
+    model::{Difference, ProblemKind, Verdicts},
     plan,
 };
 
@@ -189,9 +190,11 @@ impl Controller {
 
     /// Tells of VIPs of which all backends serve from now on although some fail, or not any more.
     fn log_panics(&self, old: &Desired) {
-        let difference = old.config.difference(&self.applied.config);
-        for vip in difference.come {
-            let was = difference.gone.iter().find(|old| old.name == vip.name).is_some_and(|old| old.is_in_panic());
+        let Difference { gone, come } = old.config.difference(&self.applied.config);
+        let panicked: HashSet<&str> =
+            gone.iter().filter(|vip| vip.is_in_panic()).map(|vip| vip.name.as_str()).collect();
+        for vip in come {
+            let was = panicked.contains(vip.name.as_str());
             match (was, vip.is_in_panic()) {
                 (false, true) => log::error!("vip {}: too few backends work: those that fail serve as well", vip.name),
                 (true, false) => log::warn!("vip {}: enough backends work: those that fail are out", vip.name),

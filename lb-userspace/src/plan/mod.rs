@@ -189,8 +189,8 @@ pub fn required_features(config: &Config) -> Features {
 }
 
 fn features_for(totals: &Totals, node: &Node) -> Features {
-    let features = totals.features();
-    if node.log_packets { features.with(Features::LOG) } else { features }
+    let own = if node.log_packets { Features::LOG } else { Features::default() };
+    totals.features().with(own)
 }
 
 /// Whether the key maps have room for new keys beside those that are there: new keys go in before old ones go out.
