@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     dataplane, health,
-    model::{Operate, Operation, Operations, Overridden, ProblemKind, Target},
+    model::{Operate, Operation, Operations, Overridden, ProblemKind, Target, Verdicts},
     plan::{Change, Removal},
     source::file::{
         ReadError,
@@ -177,7 +177,9 @@ impl Controller {
         if let Some(record) = record
             && let Err(error) = self.put(record).await
         {
-            block_in_place(|| self.switch_back(old));
+            // What probes have said meanwhile stays in force.
+            let verdicts = Verdicts::clone(&self.applied.verdicts);
+            block_in_place(|| self.switch_back(Arc::new(old.judged(verdicts))));
             self.resolve_only_applied();
             return Err(error);
         }

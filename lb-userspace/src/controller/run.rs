@@ -112,9 +112,14 @@ impl Controller {
         self.publish_at.get_or_insert_with(|| tokio::time::Instant::now() + PUBLISH);
     }
 
-    /// Waits for work that may take long, and attends to everything but changes meanwhile.
+    /// Waits for work that may take long, and attends to everything but changes meanwhile. Verdicts are put in force: a
+    /// backend that dies waits for no disk.
     pub(super) async fn meanwhile<T>(&mut self, mut work: JoinHandle<T>) -> Result<T, Error> {
         loop {
+            if let Some(at) = self.changes.iter().position(|change| matches!(change, Request::Judge)) {
+                drop(self.changes.remove(at));
+                self.judge();
+            }
             tokio::select! {
                 done = &mut work => return done.map_err(|_| Error::Stopped),
                 () = self.attend() => {}
@@ -122,8 +127,8 @@ impl Controller {
         }
     }
 
-    /// As [`Self::meanwhile`], for work before anything has begun: operations are done beside it and verdicts put in
-    /// force; they wait for no change that was asked for before them.
+    /// As [`Self::meanwhile`], for work before anything has begun: operations are done beside it as well; they wait for no
+    /// change that was asked for before them.
     pub(super) async fn meanwhile_operating<T>(&mut self, mut work: JoinHandle<T>) -> Result<T, Error> {
         loop {
             while let Some(at) = self.changes.iter().position(Request::is_of_overlay) {

@@ -6,9 +6,12 @@ mod restarts;
 
 use std::{
     fmt::Display,
+    fs,
     io::{ErrorKind, Read as _, Write as _},
+    mem,
     net::{SocketAddr, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -253,6 +256,66 @@ fn where_it_fails_closed_connections_are_refused_at_once() {
     for vip in &vips {
         let report = Load::start(site.lab.client(), Options::new(vip.http()).count(50)).unwrap().wait();
         assert_eq!(report.succeeded(), 50, "{}: {:?}", vip.name, report.failed);
+    }
+}
+
+/// A file that is there for as long as this is.
+struct Present(PathBuf);
+
+impl Present {
+    fn new(path: PathBuf) -> Self {
+        fs::write(&path, "").unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        drop(fs::remove_file(&self.0));
+    }
+}
+
+/// A change whose maps are written, and whose text the disk does not take, holds no verdict up; and one that is taken back
+/// for a save that came in between takes none with it.
+#[test]
+#[ignore = "needs root"]
+fn a_verdict_waits_for_no_disk_and_stays_where_a_change_is_taken_back() {
+    if !patience::has_faults("verdicts while the disk hangs") {
+        return;
+    }
+    let vip = Vip::IPIP;
+    let mut site = probed(Lab::builder(), &[vip], HEALTH);
+    let faults = site.lab.dir().join("faults");
+    fs::create_dir(&faults).unwrap();
+    site.kill9().unwrap();
+    site.restart_in(&[], &[("NARU_FAULTS", &faults)]).unwrap();
+    wait_for(&site, &vip, &[UP; 3]);
+    let mut servers = mem::take(&mut site.servers);
+    let first = backends(&site, &vip)[0].address.to_string();
+    let edit = ["backend", "set", vip.name, &first, "--weight", "50"];
+    for is_taken_back in [false, true] {
+        let held = Present::new(faults.join("held"));
+        let place = usize::from(is_taken_back);
+        thread::scope(|scope| {
+            let edited = scope.spawn(|| site.try_cli(&edit).unwrap());
+            // Dropped before the command is waited for, should something fail.
+            let held = held;
+            site.wait_for("the disk is waited for", patience::LIMIT, |_| Ok(faults.join("flushing").exists())).unwrap();
+            servers[place].kill().unwrap();
+            let mut verdicts = [UP; 3];
+            verdicts[..=place].fill(OUT);
+            wait_for(&site, &vip, &verdicts);
+            assert!(!edited.is_finished());
+            if is_taken_back {
+                site.write_config(&format!("{}# saved\n", site.config().unwrap())).unwrap();
+            }
+            drop(held);
+            fs::remove_file(faults.join("flushing")).unwrap();
+            let edited = edited.join().unwrap();
+            assert_eq!(edited.status.success(), !is_taken_back, "{}", String::from_utf8_lossy(&edited.stderr));
+            let states: Vec<_> = backends(&site, &vip).into_iter().map(|own| own.state).collect();
+            assert_eq!(states, verdicts.map(|(_, state)| state));
+        });
     }
 }
 
