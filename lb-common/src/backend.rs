@@ -70,6 +70,12 @@ impl Backend {
         matches!(BackendState::from_u32(self.state & !Self::REMOVED), BackendState::Down)
     }
 
+    /// Whether it is to have new flows: it is neither drained nor down, and the config has it.
+    #[inline(always)]
+    pub const fn takes_flows(&self) -> bool {
+        self.state == BackendState::Active as u32
+    }
+
     /// The part of the outer IPv4 header's checksum that is the same for every packet, for [`Backend::outer_sum`]: the
     /// sum of the header's 16-bit words, in host byte order and without folding, for version and IHL, flags, TTL and
     /// protocol (4 or 41, as the inner packet is IPv4 or IPv6), and the destination.

@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     thread::JoinHandle,
@@ -39,9 +39,9 @@ pub struct Options {
     pub target: SocketAddr,
     /// The source address, where it matters which.
     pub source: Option<IpAddr>,
-    /// The first of the client's ports, which are taken one after the other: for who must not use one again within
-    /// seconds, as a kernel does that chooses among them. `None`: it chooses.
-    pub first_port: Option<u16>,
+    /// First and last of the client's ports, which are taken one after the other, again and again. `None`: the kernel
+    /// chooses.
+    pub ports: Option<(u16, u16)>,
     /// Path and query of each request.
     pub path: String,
     /// Requests under way at a time.
@@ -67,7 +67,7 @@ impl Options {
         Self {
             target,
             source: None,
-            first_port: None,
+            ports: None,
             path: "/".to_owned(),
             concurrency: 8,
             count: None,
@@ -270,7 +270,7 @@ struct Shared {
     started: Instant,
     begun: AtomicU64,
     /// Of ports taken.
-    ports: AtomicU16,
+    ports: AtomicU64,
     stop: AtomicBool,
     report: Mutex<Report>,
 }
@@ -281,7 +281,7 @@ impl Shared {
             options,
             started: Instant::now(),
             begun: AtomicU64::new(0),
-            ports: AtomicU16::new(0),
+            ports: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             report: Mutex::default(),
         }
@@ -422,7 +422,10 @@ async fn dial(shared: &Shared) -> io::Result<TcpStream> {
         SocketAddr::V4(_) => (TcpSocket::new_v4()?, Ipv4Addr::UNSPECIFIED.into()),
         SocketAddr::V6(_) => (TcpSocket::new_v6()?, Ipv6Addr::UNSPECIFIED.into()),
     };
-    let port = options.first_port.map(|first| first.wrapping_add(shared.ports.fetch_add(1, Ordering::Relaxed)));
+    let port = options.ports.map(|(first, last)| {
+        let taken = shared.ports.fetch_add(1, Ordering::Relaxed);
+        first + (taken % u64::from(last - first + 1)) as u16
+    });
     if port.is_some() || options.source.is_some() {
         // A connection with another target may have the port.
         socket.set_reuseaddr(port.is_some())?;

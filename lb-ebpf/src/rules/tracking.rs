@@ -17,7 +17,7 @@
 //! segment was far ahead of that: whoever does not see the stream can neither make its entry go by trying all places,
 //! nor lead it to where he knows it. A SYN opens another stream where one has ended; but the client of that may still be
 //! there, to acknowledge what it gets. So it must have been silent for [`REUSED_AFTER`], or its next segments go to its
-//! backend without an entry too.
+//! backend without an entry too. Nor does a SYN wait for that where it would go to a backend that takes no flows.
 //!
 //! A SYN with FIN or RST opens nothing and ends nothing: no client sends it, every receiver discards it or answers with
 //! RST. It goes where any other packet of its flow would, so that the backend answers as it would without a load
@@ -84,8 +84,17 @@ pub enum Claim {
     Again,
 }
 
-/// Of a packet on this slot. `always`: the VIP tracks every flow; `is_down` is asked of the backend that an entry names,
-/// or of the slot's settled owner.
+/// What is to be known of backends.
+pub trait Backends {
+    /// Whether the flows of one are lost.
+    fn is_down(&self, id: u32) -> bool;
+
+    /// Whether one is to have new flows: it is neither drained nor down.
+    fn takes_flows(&self, id: u32) -> bool;
+}
+
+/// Of a packet on this slot. `always`: the VIP tracks every flow; `backends` are asked of the one that an entry names,
+/// and of the slot's settled owner.
 #[inline(always)]
 pub fn decide(
     seen: &Seen,
@@ -93,21 +102,21 @@ pub fn decide(
     transport: &Transport,
     now: Tick,
     always: bool,
-    is_down: impl Fn(u32) -> bool,
+    backends: &impl Backends,
 ) -> Decision {
-    match claim(seen, slot, transport, now) {
-        Claim::Opened => follow(seen.opened, slot, transport, now, is_down),
-        Claim::Kept => follow(seen.kept, slot, transport, now, is_down),
-        claim => begin(claim, seen, slot, transport, now, always, is_down),
+    match claim(seen, slot, transport, now, backends) {
+        Claim::Opened => follow(seen.opened, slot, transport, now, backends),
+        Claim::Kept => follow(seen.kept, slot, transport, now, backends),
+        claim => begin(claim, seen, slot, transport, now, always, backends),
     }
 }
 
 /// Whose a packet is: the first part of [`decide`], which [`follow`] or [`begin`] goes on with.
 #[inline(always)]
-pub fn claim(seen: &Seen, slot: Slot, transport: &Transport, now: Tick) -> Claim {
+pub fn claim(seen: &Seen, slot: Slot, transport: &Transport, now: Tick, backends: &impl Backends) -> Claim {
     let at = Position::of(transport.sequence());
     let Seen { opened, kept } = *seen;
-    if opened.is_some() && transport.opens() && gives_way(opened, kept, slot, now) {
+    if opened.is_some() && transport.opens() && gives_way(opened, kept, slot, now, backends) {
         Claim::Again
     } else if opened.is_some() && opened.holds(at) && !is_kept(opened, kept, at, transport) {
         Claim::Opened
@@ -164,12 +173,12 @@ fn is_kept(opened: FlowEntry, kept: FlowEntry, at: Position, transport: &Transpo
 /// Where a packet goes whose flow was to get an entry and found no place: where the next of its flow will go, which will
 /// find as little.
 #[inline(always)]
-pub fn refused(seen: &Seen, slot: Slot, transport: &Transport, is_down: impl Fn(u32) -> bool) -> u32 {
+pub fn refused(seen: &Seen, slot: Slot, transport: &Transport, backends: &impl Backends) -> u32 {
     let kept = seen.kept.backend();
     let is_new_udp = transport.protocol != TCP && !slot.keeps_udp();
-    if kept != NO_ID && !is_down(kept) {
+    if kept != NO_ID && !backends.is_down(kept) {
         kept
-    } else if is_new_udp || is_down(slot.settled_owner()) {
+    } else if is_new_udp || backends.is_down(slot.settled_owner()) {
         slot.current()
     } else {
         slot.settled_owner()
@@ -177,26 +186,23 @@ pub fn refused(seen: &Seen, slot: Slot, transport: &Transport, is_down: impl Fn(
 }
 
 /// Whether a SYN opens another stream in the place of the opened one: it has ended, and its client is gone, or finds its
-/// way without it.
+/// way without it; or else the SYN would go to a backend that takes no flows, which may have failed or be about to end.
 #[inline(always)]
-fn gives_way(opened: FlowEntry, kept: FlowEntry, slot: Slot, now: Tick) -> bool {
+fn gives_way(opened: FlowEntry, kept: FlowEntry, slot: Slot, now: Tick, backends: &impl Backends) -> bool {
+    if !opened.has_ended() {
+        return false;
+    }
     // Seen by another CPU since this one read the clock, it seems to be of a round before.
     let age = now.since(opened.seen());
     let is_silent = (REUSED_AFTER..u16::MAX - REUSED_AFTER).contains(&age);
     let elsewhere = if kept.is_some() { kept.backend() } else { slot.settled_owner() };
-    opened.has_ended() && (is_silent || elsewhere == opened.backend())
+    is_silent || elsewhere == opened.backend() || !backends.takes_flows(elsewhere)
 }
 
 /// Of a packet that goes where an entry says.
 #[inline(always)]
-pub fn follow(
-    entry: FlowEntry,
-    slot: Slot,
-    transport: &Transport,
-    now: Tick,
-    is_down: impl Fn(u32) -> bool,
-) -> Decision {
-    if is_down(entry.backend()) {
+pub fn follow(entry: FlowEntry, slot: Slot, transport: &Transport, now: Tick, backends: &impl Backends) -> Decision {
+    if backends.is_down(entry.backend()) {
         return reroute(entry, slot, transport, now);
     }
     let was_once = matches!(entry.progress(), Progress::Once);
@@ -251,7 +257,7 @@ pub fn begin(
     transport: &Transport,
     now: Tick,
     always: bool,
-    is_down: impl Fn(u32) -> bool,
+    backends: &impl Backends,
 ) -> Decision {
     let opens = matches!(claim, Claim::New | Claim::Again);
     // Without an entry its stream might go elsewhere later.
@@ -259,7 +265,7 @@ pub fn begin(
     let is_at_risk = always || slot.current() != slot.settled_owner() || is_known;
     let is_tcp = transport.protocol == TCP;
     let is_new = opens || !is_tcp && !slot.keeps_udp();
-    let is_down = !is_new && is_down(slot.settled_owner());
+    let is_down = !is_new && backends.is_down(slot.settled_owner());
     let backend = if is_new || is_down { slot.current() } else { slot.settled_owner() };
     let kind = match (is_tcp, opens) {
         (true, true) => FlowKind::Opened,
@@ -344,13 +350,30 @@ mod tests {
     const OLD: u32 = 0x4000_0000;
     const FALSE: u32 = 0x9000_0000;
 
+    /// Which of the backends are not active.
+    #[derive(Clone, Copy, Default)]
+    struct States {
+        down: Option<u32>,
+        drained: Option<u32>,
+    }
+
+    impl Backends for States {
+        fn is_down(&self, id: u32) -> bool {
+            Some(id) == self.down
+        }
+
+        fn takes_flows(&self, id: u32) -> bool {
+            ![self.down, self.drained].contains(&Some(id))
+        }
+    }
+
     /// One flow, and a table with room for it.
     struct Flow {
         slot: Slot,
         now: Tick,
         always: bool,
         is_full: bool,
-        down: Option<u32>,
+        backends: States,
         opened: FlowEntry,
         kept: FlowEntry,
         /// Packets of which less would have told as much.
@@ -361,8 +384,8 @@ mod tests {
         /// On a slot that is moving from A to B, of which nothing is known.
         fn new() -> Self {
             let (slot, nothing) = (Slot::moving(B, A, NOW), FlowEntry::default());
-            let (opened, kept) = (nothing, nothing);
-            Self { slot, now: NOW, always: false, is_full: false, down: None, opened, kept, shortcuts: 0 }
+            let (opened, kept, backends) = (nothing, nothing, States::default());
+            Self { slot, now: NOW, always: false, is_full: false, backends, opened, kept, shortcuts: 0 }
         }
 
         /// Of which these were sent.
@@ -376,13 +399,13 @@ mod tests {
 
         /// Sends one; the backend that it goes to, and what it was.
         fn send(&mut self, transport: Transport) -> (u32, FlowOutcome) {
-            let is_down = |id: u32| Some(id) == self.down;
+            let backends = self.backends;
             let seen = Seen { opened: self.opened, kept: self.kept };
             let Decision { entry, write, outcome } =
-                decide(&seen, self.slot, &transport, self.now, self.always, is_down);
+                decide(&seen, self.slot, &transport, self.now, self.always, &backends);
             let [first, second] = [self.opened, self.kept];
             let only = if first.is_some() { first } else { second };
-            if only.is_some() && first.is_some() != second.is_some() && !is_down(only.backend()) {
+            if only.is_some() && first.is_some() != second.is_some() && !backends.is_down(only.backend()) {
                 let nothing = (only, Write::Nothing, FlowOutcome::Known);
                 if changes_nothing(only, &transport, self.now) {
                     assert_eq!((entry, write, outcome), nothing, "{transport:?}");
@@ -390,7 +413,7 @@ mod tests {
                 }
             }
             if write == Write::Enter && self.is_full {
-                return (refused(&seen, self.slot, &transport, is_down), FlowOutcome::TableFull);
+                return (refused(&seen, self.slot, &transport, &backends), FlowOutcome::TableFull);
             }
             if write != Write::Nothing {
                 let cell = if entry.kind() == FlowKind::Opened { &mut self.opened } else { &mut self.kept };
@@ -611,7 +634,7 @@ mod tests {
         let mut flow = Flow { slot, ..Flow::after(&[ack(OLD, 100)]) };
         flow.is_full = true;
         assert_eq!(flow.all([syn(), data(0, 0)]), [A; 2]);
-        flow.down = Some(A);
+        flow.backends.down = Some(A);
         assert_eq!(flow.all([syn(), data(0, 0)]), [B; 2]);
         // Datagrams of which none is kept any more are new: they go where they will go once there is room.
         let without_udp = Slot::moving(B, A, NOW).aged(Tick(NOW.0 + 10), 1000, 10);
@@ -656,12 +679,13 @@ mod tests {
     fn flows_of_a_backend_that_is_down_go_to_the_current_owner() {
         use FlowOutcome::{Opened, Rerouted};
         for (first, outcome) in [(ack(1, 10), Rerouted), (datagram(), Opened), (syn(), Opened)] {
-            assert_eq!(Flow { down: Some(A), ..Flow::new() }.send(first), (B, outcome));
+            let backends = States { down: Some(A), ..States::default() };
+            assert_eq!(Flow { backends, ..Flow::new() }.send(first), (B, outcome));
         }
         let moved = |first: Transport, then: Transport| {
             let mut flow = Flow { slot: Slot::moving(B, A, NOW), ..Flow::after(&[first]) };
             let own = if flow.opened.is_some() { B } else { A };
-            (flow.down, flow.slot) = (Some(own), Slot::moving(A + B - own, own, NOW));
+            (flow.backends.down, flow.slot) = (Some(own), Slot::moving(A + B - own, own, NOW));
             let sent = flow.send(then);
             let entry = if flow.opened.is_some() { flow.opened } else { flow.kept };
             assert_eq!(entry.backend(), A + B - own);
@@ -721,6 +745,25 @@ mod tests {
         }
     }
 
+    /// On a slot in its first phase too, where its old owner takes no flows: that may have failed, or be about to end.
+    #[test]
+    fn a_port_that_is_used_again_at_once_does_not_go_to_a_backend_that_is_drained() {
+        let segments = [syn(), data(0, 0), data(0, 1000), fin(ISN.wrapping_add(1001))];
+        for known in [&segments[..], &[&[ack(OLD, 1000)], &segments[..]].concat()] {
+            let mut flow = Flow::after(known);
+            assert_eq!(flow.send(syn_of(FALSE)), (A, FlowOutcome::Passed), "its old owner takes flows");
+            flow.backends.drained = Some(A);
+            assert_eq!(flow.send(syn_of(FALSE)), (B, FlowOutcome::Reopened));
+            assert_eq!(flow.all([ack(FALSE + 1, 0), ack(FALSE + 1, 1000), fin(FALSE + 1001)]), [B; 3]);
+            assert_eq!(flow.all([ack(OLD + 1000, 0)]), [A], "what the old owner has stays there");
+        }
+        // What has not ended does not give way.
+        let mut flow = Flow::after(&segments[..3]);
+        flow.backends.drained = Some(A);
+        assert_eq!(flow.send(syn_of(FALSE)), (A, FlowOutcome::Passed));
+        assert_eq!(flow.all([data(1000, 0)]), [B]);
+    }
+
     /// It may acknowledge for as long as it likes, whatever a stranger opens and ends.
     #[test]
     fn a_client_that_has_sent_fin_stays_where_it_is() {
@@ -748,12 +791,14 @@ mod tests {
             Slot::settled(A),
             Slot::moving(B, A, NOW).aged(Tick(NOW.0 + 100), 100, 10).given_to(A, NOW),
         ];
-        for (slot, always, end) in slots.into_iter().flat_map(|slot| {
-            [false, true].into_iter().flat_map(move |always| [fin, rst].map(|end| (slot, always, end)))
+        for (slot, always, drained, end) in slots.into_iter().flat_map(|slot| {
+            [(false, None), (true, None), (false, Some(A)), (true, Some(A))]
+                .into_iter()
+                .flat_map(move |(always, drained)| [fin, rst].map(|end| (slot, always, drained, end)))
         }) {
             for known in [&[][..], &[ack(OLD, 1000)], &[ack(OLD + 1000, 0)], &[ack(OLD, 1000), fin(OLD + 1000)]] {
                 let mut flow = Flow { always, ..Flow::after(known) };
-                (flow.slot, flow.always) = (slot, always);
+                (flow.slot, flow.always, flow.backends.drained) = (slot, always, drained);
                 let own = if known.is_empty() { slot.settled_owner() } else { A };
                 for forged in [FALSE, 0x2000_0000, FALSE + 5] {
                     flow.all([end(forged), syn_of(forged), end(forged + 1), syn_of(forged + (1 << 20))]);

@@ -8,7 +8,7 @@ use std::{
 use lb_common::{Address, BackendState, FlowEntry, FlowKey, FlowKind, NO_ID, NextHop, Slot, Tick, VipFlags, VipRecord};
 use lb_ebpf::{
     hash::FlowHash,
-    rules::tracking::{self, Decision, Seen, Write},
+    rules::tracking::{self, Backends, Decision, Seen, Write},
     wire::{TCP, TcpFlags, Transport},
 };
 
@@ -24,6 +24,16 @@ use crate::{
         rules::{self, Rules},
     },
 };
+
+impl Backends for State {
+    fn is_down(&self, id: u32) -> bool {
+        self.backends().get(&id).is_none_or(Entry::is_down)
+    }
+
+    fn takes_flows(&self, id: u32) -> bool {
+        self.backends().get(&id).is_some_and(Entry::takes_flows)
+    }
+}
 
 /// Simulated maps.
 #[derive(Default)]
@@ -296,10 +306,9 @@ impl World {
             return slot.current();
         }
         let transport = Transport::segment(0, flags, 1, 0);
-        let is_down = |id: u32| self.state.backends().get(&id).is_none_or(Entry::is_down);
         let [opened, kept] = flow.entries;
         let seen = Seen { opened, kept };
-        let Decision { entry, write, .. } = tracking::decide(&seen, slot, &transport, self.now, always, is_down);
+        let Decision { entry, write, .. } = tracking::decide(&seen, slot, &transport, self.now, always, &self.state);
         if write != Write::Nothing {
             flow.entries[usize::from(entry.kind() != FlowKind::Opened)] = entry;
         }

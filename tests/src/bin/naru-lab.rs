@@ -227,7 +227,7 @@ fn run_load(args: LoadArgs) -> anyhow::Result<ExitCode> {
     let options = load::Options {
         target: args.target,
         source: None,
-        first_port: None,
+        ports: None,
         path: args.path,
         concurrency: args.concurrency,
         count: args.count,

@@ -2,7 +2,7 @@
 
 use lb_common::{FlowOutcome, Slot, Tick};
 use lb_ebpf::{
-    rules::tracking::{self, Seen},
+    rules::tracking::{self, Backends, Seen},
     wire::{TcpFlags, Transport},
 };
 use lb_userspace::tracking::{GIVEN_UP_AFTER, after_sweep};
@@ -60,9 +60,16 @@ impl Adaptive {
         let slots = tables.current.iter().map(|owner| Slot::settled(*owner)).collect();
         Self { slots, down: Vec::new(), tcp_idle: tick(f64::from(tcp_idle)).0 }
     }
+}
 
+impl Backends for Adaptive {
     fn is_down(&self, id: u32) -> bool {
         self.down.get(id as usize).is_some_and(Option::is_some)
+    }
+
+    /// Nothing here uses a port again.
+    fn takes_flows(&self, id: u32) -> bool {
+        !self.is_down(id)
     }
 }
 
@@ -86,7 +93,7 @@ impl Tracking for Adaptive {
             Packet::Later => TcpFlags::ACK,
         };
         let transport = Transport::segment(0, flags, 0, 0);
-        let decision = tracking::decide(&Seen::default(), slot, &transport, Tick(0), false, |id| self.is_down(id));
+        let decision = tracking::decide(&Seen::default(), slot, &transport, Tick(0), false, self);
         let tracked = matches!(decision.outcome, FlowOutcome::Opened | FlowOutcome::Kept);
         Route { backend: decision.entry.backend(), tracked }
     }

@@ -12,7 +12,7 @@ use lb_ebpf::{
     hash::FlowTag,
     rules::{
         flow_table::{self, At, Found, Group, Line},
-        tracking::{self, Claim, Decision, Seen, Write},
+        tracking::{self, Backends, Claim, Decision, Seen, Write},
     },
     wire::{TCP, TcpFlags, Transport},
 };
@@ -160,7 +160,7 @@ const FOLLOWS: u32 = 1;
 extern "C" fn naru_claim(case: *mut Case) -> u32 {
     // SAFETY: the caller's, who has it to himself; the verifier has it checked for null.
     let Some(case) = (unsafe { case.as_mut() }) else { return 0 };
-    let claim = tracking::claim(&case.seen(), case.slot, &case.transport(), case.now);
+    let claim = tracking::claim(&case.seen(), case.slot, &case.transport(), case.now, &MapBackends);
     case.claim = claim as u8;
     case.entry = if matches!(claim, Claim::Opened) { case.opened } else { case.kept };
     if matches!(claim, Claim::Opened | Claim::Kept) { FOLLOWS } else { 0 }
@@ -172,7 +172,7 @@ extern "C" fn naru_claim(case: *mut Case) -> u32 {
 extern "C" fn naru_follow(case: *mut Case) -> u32 {
     // SAFETY: as in `naru_claim`.
     let Some(case) = (unsafe { case.as_mut() }) else { return Write::Nothing as u32 };
-    case.answer(tracking::follow(case.entry, case.slot, &case.transport(), case.now, is_down))
+    case.answer(tracking::follow(case.entry, case.slot, &case.transport(), case.now, &MapBackends))
 }
 
 /// Of a packet that none is for; returns the number of a [`Write`].
@@ -187,7 +187,7 @@ extern "C" fn naru_begin(case: *mut Case) -> u32 {
         _ => Claim::Nobody,
     };
     let (seen, transport) = (case.seen(), case.transport());
-    case.answer(tracking::begin(claim, &seen, case.slot, &transport, case.now, case.always, is_down))
+    case.answer(tracking::begin(claim, &seen, case.slot, &transport, case.now, case.always, &MapBackends))
 }
 
 const NOBODY: u8 = Claim::Nobody as u8;
@@ -201,7 +201,7 @@ const NEW: u8 = Claim::New as u8;
 extern "C" fn naru_refused(case: *mut Case) -> u32 {
     // SAFETY: as in `naru_claim`.
     let Some(case) = (unsafe { case.as_ref() }) else { return NO_ID };
-    tracking::refused(&case.seen(), case.slot, &case.transport(), is_down)
+    tracking::refused(&case.seen(), case.slot, &case.transport(), &MapBackends)
 }
 
 /// The entries of a flow. Most have none, or one in the home line: with its backend.
@@ -289,10 +289,19 @@ fn is_of(id: u32, vip: u32) -> bool {
     BACKENDS.get(id).is_some_and(|backend| backend.vip == vip)
 }
 
-/// Whether the flows of a backend are lost.
-#[inline(always)]
-fn is_down(id: u32) -> bool {
-    id == NO_ID || BACKENDS.get(id).is_none_or(|backend| backend.is_down())
+/// The backends in the map.
+struct MapBackends;
+
+impl Backends for MapBackends {
+    #[inline(always)]
+    fn is_down(&self, id: u32) -> bool {
+        id == NO_ID || BACKENDS.get(id).is_none_or(|backend| backend.is_down())
+    }
+
+    #[inline(always)]
+    fn takes_flows(&self, id: u32) -> bool {
+        id != NO_ID && BACKENDS.get(id).is_some_and(|backend| backend.takes_flows())
+    }
 }
 
 impl Group for MapGroup {
