@@ -2,7 +2,7 @@
 
 use crate::{
     Allowance, Backend, BackendRecord, BucketLine, Counters, Drops, FlowGroup, FlowNames, HashKey, Intake, NextHopCell,
-    OwnMac, ProbeKey, ProbePath, Slot, SlotLine, Vip4Place, Vip6Place, VipRecord, maps,
+    OwnMac, Pace, ProbeKey, ProbePath, Slot, SlotLine, Vip4Place, Vip6Place, VipRecord, maps,
 };
 
 /// How a map is laid out.
@@ -37,10 +37,10 @@ impl Layout {
     pub const OLDEST_ABI: u32 = 4;
 
     /// From what the [`ABI`] is counted. A map that comes adds one to it, and one that goes its version.
-    const COUNTED_FROM: u32 = Self::OLDEST_ABI + 17;
+    const COUNTED_FROM: u32 = Self::OLDEST_ABI + 18;
 
     /// All that a daemon takes over from the one before.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::new::<u32, BucketLine>(maps::VIP_BUCKETS, 1).later(),
         Self::new::<u32, Vip4Place>(maps::VIPS4, 2),
         Self::new::<u32, Vip6Place>(maps::VIPS6, 2),
@@ -58,6 +58,7 @@ impl Layout {
         Self::new::<u32, OwnMac>(maps::OWN_MACS, 2),
         Self::new::<ProbeKey, u32>(maps::PROBES, 1).later(),
         Self::new::<u32, ProbePath>(maps::PROBE_PATH, 1).later(),
+        Self::new::<u32, Pace>(maps::PACES, 1).later(),
         Self::new::<u32, Counters>(maps::BACKEND_COUNTERS, 1),
         Self::new::<u32, Drops>(maps::VIP_DROPS, 1).later(),
         Self::new::<u32, u64>(maps::FLOW_COUNTERS, 1),

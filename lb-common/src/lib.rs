@@ -18,6 +18,7 @@ mod hash_key;
 mod layout;
 mod losses;
 mod own_mac;
+mod pace;
 mod probe;
 mod slot;
 mod via;
@@ -36,6 +37,7 @@ pub use hash_key::HashKey;
 pub use layout::{ABI, Layout};
 pub use losses::{DeviceLayout, LossCause, Losses};
 pub use own_mac::OwnMac;
+pub use pace::Pace;
 pub use probe::{ProbeKey, ProbePath};
 pub use slot::{Slot, SlotLine, SlotWord};
 pub use via::{Via, VrfName};
@@ -83,6 +85,8 @@ pub mod maps {
     pub const PROBES: &str = "PROBES";
     /// 0 → [`crate::ProbePath`]; memory-mapped.
     pub const PROBE_PATH: &str = "PROBE_PATH";
+    /// 0 → per-CPU [`crate::Pace`] of ICMP errors.
+    pub const PACES: &str = "PACES";
     /// Interface index → itself, for redirects.
     pub const DEVICES: &str = "DEVICES";
     /// Backend id → per-CPU [`crate::Counters`].

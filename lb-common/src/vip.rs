@@ -189,7 +189,7 @@ impl VipFlags {
     /// Its table is that of the configured weights, in which others have the slots of backends that take no flows. Versions
     /// before that, which do not know this flag, gave those backends no place: a table without it is computed anew.
     pub const KEEPS_PLACES: Self = Self(1 << 4);
-    /// Where no backend takes flows, TCP segments are answered with RST.
+    /// Where no backend takes flows, TCP segments are answered with RST, datagrams with an ICMP error.
     pub const REFUSES: Self = Self(1 << 5);
 
     /// Whether every flag of `other` is set.

@@ -463,6 +463,15 @@ impl Host {
         self.statistic("netstat", "TcpExt: ", "TCPSynRetrans")
     }
 
+    /// ICMP errors of IPv4 that it has got because a packet of its could not be delivered.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::retransmitted`].
+    pub fn told_unreachable(&self) -> anyhow::Result<u64> {
+        self.statistic("snmp", "Icmp: ", "InDestUnreachs")
+    }
+
     /// A count from one of the kernel's files of statistics, which have a line of names and a line of values.
     fn statistic(&self, file: &str, prefix: &str, name: &str) -> anyhow::Result<u64> {
         let text = self.run(|| std::fs::read_to_string(format!("/proc/thread-self/net/{file}")))?;

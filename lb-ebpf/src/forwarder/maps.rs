@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use lb_common::{
     Allowance, Backend, BucketLine, Counters, Drops, Features, FlowGroup, FlowNames, FlowOutcome, HashKey, Intake,
-    NextHopCell, OwnMac, ProbeKey, ProbePath, Slot, SlotLine, Vip4Place, Vip6Place,
+    NextHopCell, OwnMac, Pace, ProbeKey, ProbePath, Slot, SlotLine, Vip4Place, Vip6Place,
 };
 use lb_ebpf::hash::Key;
 
@@ -41,6 +41,8 @@ pub static OWN_MACS: Array<OwnMac> = Array::with_max_entries(OwnMac::PLACES, BPF
 pub static PROBES: HashMap<ProbeKey, u32> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
 #[map]
 pub static PROBE_PATH: Array<ProbePath> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+pub static PACES: PerCpuArray<Pace> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static DEVICES: DevMapHash = DevMapHash::with_max_entries(1, 0);
 #[map]

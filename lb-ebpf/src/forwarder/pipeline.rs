@@ -6,7 +6,7 @@ use lb_common::{DropReason, Features, FlowKey, NO_ID, VipFlags, VipRoute};
 use lb_ebpf::{
     cold::cold,
     hash::FlowHash,
-    wire::{Ethernet, Family, Frame as _, Ipv4, Ipv6, Packet, Reset, Transport},
+    wire::{Ethernet, Family, Frame as _, Ipv4, Ipv6, Packet, Reset, Transport, Unreachable},
     xdp::XdpFrame,
 };
 
@@ -82,7 +82,7 @@ fn walk_probe<H: Family>(frame: &XdpFrame, offset: usize) -> Option<u32> {
 /// The way of a packet of one family, whose header is at `offset`; no verdict where it is not for a
 /// VIP, or its frame not for this host.
 #[inline(always)]
-fn walk<H: Vips + Reset>(frame: &XdpFrame, offset: usize) -> Result<Option<u32>, Dropped> {
+fn walk<H: Vips + Reset + Unreachable>(frame: &XdpFrame, offset: usize) -> Result<Option<u32>, Dropped> {
     let found = flow::<H>(frame, offset);
     let ingress = frame.ingress();
     // Not asked of frames that pass in any case.

@@ -15,6 +15,7 @@ mod reset;
 mod tcp;
 mod transport;
 mod udp;
+mod unreachable;
 
 pub(crate) use self::ipv4::fold;
 pub use self::{
@@ -29,4 +30,5 @@ pub use self::{
     tcp::{TCP, TcpFlags},
     transport::Transport,
     udp::UDP,
+    unreachable::Unreachable,
 };

@@ -45,9 +45,9 @@ impl Transport {
     }
 }
 
-/// The one's-complement sum of words, by halves; of at most 16 words.
+/// The one's-complement sum of words, by halves; of less than 2^15 words.
 #[inline(always)]
-fn sum<const N: usize>(words: [u32; N]) -> u32 {
+pub(super) fn sum<const N: usize>(words: [u32; N]) -> u32 {
     let mut sum = 0;
     for word in words {
         let word = u32::from_be(word);
@@ -64,26 +64,38 @@ fn sealed(segment: [u32; 5], pseudo: u32) -> [u32; 5] {
     [ports, sequence, acknowledgement, flags, (u32::from(checksum) << 16).to_be()]
 }
 
+/// An IPv4 header back to the source, of a packet of `len` bytes in all.
+#[inline(always)]
+pub(super) fn header4(Ipv4([.., source, destination]): &Ipv4, protocol: u32, len: u32) -> [u32; 5] {
+    const DONT_FRAGMENT: u32 = 0x4000;
+    let words = |checksum: u16| {
+        let third = LIFETIME << 24 | protocol << 16 | u32::from(checksum);
+        [(0x4500_0000 | len).to_be(), DONT_FRAGMENT.to_be(), third.to_be(), *destination, *source]
+    };
+    words(!fold(sum(words(0))))
+}
+
+/// An IPv6 header back to the source, with `len` bytes behind it.
+#[inline(always)]
+pub(super) fn header6(Ipv6(words): &Ipv6, protocol: u32, len: u32) -> [u32; 10] {
+    let [_, _, a, b, c, d, e, f, g, h] = *words;
+    let second = len << 16 | protocol << 8 | LIFETIME;
+    [0x6000_0000u32.to_be(), second.to_be(), e, f, g, h, a, b, c, d]
+}
+
 /// An IPv4 header back to the source, and the segment.
 #[inline(always)]
-fn v4(Ipv4([.., source, destination]): &Ipv4, segment: [u32; 5]) -> ([u32; 5], [u32; 5]) {
-    const LEN: u32 = (IPV4_LEN + TCP_LEN) as u32;
-    const DONT_FRAGMENT: u32 = 0x4000;
-    let addresses = [*destination, *source];
-    let words = |checksum: u16| {
-        let third = LIFETIME << 24 | (TCP as u32) << 16 | u32::from(checksum);
-        [(0x4500_0000 | LEN).to_be(), DONT_FRAGMENT.to_be(), third.to_be(), addresses[0], addresses[1]]
-    };
-    let header = words(!fold(sum(words(0))));
-    (header, sealed(segment, sum(addresses) + TCP as u32 + TCP_LEN as u32))
+fn v4(header: &Ipv4, segment: [u32; 5]) -> ([u32; 5], [u32; 5]) {
+    let header = header4(header, TCP as u32, (IPV4_LEN + TCP_LEN) as u32);
+    let [.., source, destination] = header;
+    (header, sealed(segment, sum([source, destination]) + TCP as u32 + TCP_LEN as u32))
 }
 
 /// An IPv6 header back to the source, and the segment.
 #[inline(always)]
-fn v6(Ipv6(words): &Ipv6, segment: [u32; 5]) -> ([u32; 10], [u32; 5]) {
-    let [_, _, a, b, c, d, e, f, g, h] = *words;
-    let second = (TCP_LEN as u32) << 16 | (TCP as u32) << 8 | LIFETIME;
-    let header = [0x6000_0000u32.to_be(), second.to_be(), e, f, g, h, a, b, c, d];
+fn v6(header: &Ipv6, segment: [u32; 5]) -> ([u32; 10], [u32; 5]) {
+    let header = header6(header, TCP as u32, TCP_LEN as u32);
+    let [_, _, a, b, c, d, e, f, g, h] = header;
     (header, sealed(segment, sum([a, b, c, d, e, f, g, h]) + TCP as u32 + TCP_LEN as u32))
 }
 

@@ -9,7 +9,7 @@ use std::{
     fs,
     io::{ErrorKind, Read as _, Write as _},
     mem,
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -221,7 +221,7 @@ const WHOLE: [Vip; 4] = [
     Vip { name: "ipip-6", address: "2001:db8:77::10", backends: Family::V6, ..Vip::IPIP },
 ];
 
-/// Clients need not wait for a time-out.
+/// Clients need not wait for a time-out, whether they send segments or datagrams.
 #[test]
 #[ignore = "needs root"]
 fn where_it_fails_closed_connections_are_refused_at_once() {
@@ -250,7 +250,29 @@ fn where_it_fails_closed_connections_are_refused_at_once() {
             String::from_utf8_lossy(&not_ready.stdout),
             format!("{} cannot serve: no backend takes flows\n", vip.name)
         );
+        let address = vip.echo();
+        let refused = site.lab.client().run(move || {
+            let any: IpAddr =
+                if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            let socket = UdpSocket::bind((any, 0)).unwrap();
+            socket.connect(address).unwrap();
+            socket.set_read_timeout(Some(patience::LIMIT)).unwrap();
+            socket.send(b"?").and_then(|_| socket.recv(&mut [0; 8]))
+        });
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::ConnectionRefused, "{}: a datagram", vip.name);
     }
+    // Who sends very many is not told of each.
+    let (client, address) = (site.lab.client(), vips[2].echo());
+    let (before, from) = (client.told_unreachable().unwrap(), Instant::now());
+    const MANY: u64 = 40_000;
+    client.run(move || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        (0..MANY).for_each(|_| drop(socket.send_to(b"?", address)));
+    });
+    let told = client.told_unreachable().unwrap() - before;
+    let cpus = thread::available_parallelism().unwrap().get() as u64;
+    println!("told of {told} of {MANY} datagrams within {:?}", from.elapsed());
+    assert!((1..=(from.elapsed().as_secs() + 2) * 1000 * cpus).contains(&told), "{told}");
     serve_again(&mut site, &vips, 1);
     vips.iter().for_each(|vip| wait_for(&site, vip, &[OUT, UP, OUT]));
     for vip in &vips {

@@ -6,7 +6,10 @@ use std::{
 };
 
 use aya::util::KernelVersion;
-use etherparse::{IpDscp, IpEcn, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header};
+use etherparse::{
+    Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpDscp, IpEcn, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header,
+    TcpHeader, icmpv4, icmpv6,
+};
 use lb_common::{Address, Be32, Counters, DropReason, HashKey, NextHop};
 use lb_ebpf::hash::FlowHash;
 use lb_userspace::plan::maglev::{self, WeightedBackend};
@@ -372,6 +375,79 @@ fn drops_behind_the_vip_have_their_reasons() {
     let all_drained = config.replace("\" }", "\", state = \"drain\" }");
     assert_eq!(drops(&Forwarder::new(&all_drained).unwrap()), [("no_backend", 1)].into());
     assert_eq!(drops(&Forwarder::with_next_hop(&config, None).unwrap()), [("no_next_hop", 1)].into());
+}
+
+/// Where a VIP fails closed, what no backend takes is answered: a segment with RST, a datagram with an ICMP error that
+/// quotes it.
+#[test]
+#[ignore = "needs root"]
+fn what_no_backend_takes_is_refused_where_the_vip_fails_closed() {
+    let closed = both_families()
+        .replace("\" }", "\", state = \"drain\" }")
+        .replace("forward =", "health = { type = \"tcp\", fail = \"closed\" }\nforward =");
+    let forwarder = Forwarder::new(&closed).unwrap();
+    for (client, vip) in [(at(CLIENT4), at(VIP4)), (at(CLIENT6), at(VIP6))] {
+        let back = |packet: Packet| match vip {
+            SocketAddr::V4(_) => packet.v4(|header| (header.identification, header.time_to_live) = (0, 64)),
+            SocketAddr::V6(_) => packet.v6(|header| (header.flow_label, header.hop_limit) = (Ipv6FlowLabel::ZERO, 64)),
+        };
+        let answered = |packet: Packet| sent(frames::ethernet(BALANCER_MAC, CLIENT_MAC, &[], &back(packet).ip_bytes()));
+        let reset = |answer: fn(&mut TcpHeader)| {
+            let rst = |header: &mut TcpHeader| {
+                (header.rst, header.window_size, header.sequence_number) = (true, 0, 0);
+                answer(header);
+            };
+            answered(Packet::tcp(vip, client, rst, b""))
+        };
+        let syn = Packet::syn(client, vip).frame();
+        let opened = |header: &mut TcpHeader| (header.ack, header.acknowledgment_number) = (true, 2);
+        assert_eq!(forwarder.run(&syn).unwrap(), reset(opened));
+        let acknowledging = |header: &mut TcpHeader| (header.ack, header.acknowledgment_number) = (true, 77);
+        let data = Packet::tcp(client, vip, acknowledging, &[1; 1000]).frame();
+        assert_eq!(forwarder.run(&data).unwrap(), reset(|header| header.sequence_number = 77));
+
+        // As long as that quotes of it, shorter, and longer.
+        for len in [20, 0, 1, 1400] {
+            let datagram = Packet::udp(client, vip, &vec![0xa5; len]);
+            let header_len = if client.is_ipv4() { 20 } else { 40 };
+            let quoted = &datagram.ip_bytes()[..header_len + 8];
+            let (protocol, error) = match (client.ip(), vip.ip()) {
+                (IpAddr::V6(client), IpAddr::V6(vip)) => {
+                    let port = Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Port);
+                    let header = Icmpv6Header::with_checksum(port, vip.octets(), client.octets(), quoted).unwrap();
+                    (IpNumber::IPV6_ICMP, header.to_bytes().to_vec())
+                }
+                _ => {
+                    let port = Icmpv4Type::DestinationUnreachable(icmpv4::DestUnreachableHeader::Port);
+                    (IpNumber::ICMP, Icmpv4Header::with_checksum(port, quoted).to_bytes().to_vec())
+                }
+            };
+            let expected = answered(Packet::new(vip.ip(), client.ip(), protocol, [&error, quoted].concat()));
+            assert_eq!(forwarder.run(&datagram.frame()).unwrap(), expected, "{len}");
+            for tags in [&[(0x8100, 7)][..], &[(0x88a8, 0x2003), (0x8100, 7)]] {
+                let expected = frames::ethernet(BALANCER_MAC, CLIENT_MAC, tags, &expected.frame[14..]);
+                assert_eq!(forwarder.run(&datagram.tagged(tags)).unwrap(), sent(expected), "{len} {tags:?}");
+            }
+        }
+    }
+    // What is not answered: RST, what comes from no host, and options, behind which the ports are not quoted.
+    let from = |source: &str| Packet::udp(at(source), at(VIP4), b"?");
+    let from6 = |source: &str| Packet::udp(at(source), at(VIP6), b"?");
+    for packet in [
+        Packet::tcp(at(CLIENT4), at(VIP4), |header| header.rst = true, b""),
+        from("0.0.0.0:5"),
+        from("127.0.0.1:5"),
+        from("224.0.0.1:5"),
+        from("255.255.255.255:5"),
+        from(CLIENT4).options(1),
+        from6("[::]:5"),
+        from6("[ff02::1]:5"),
+        from6(CLIENT6).extension(IpNumber::IPV6_DESTINATION_OPTIONS, &PADDING),
+    ] {
+        let frame = packet.frame();
+        assert_eq!(forwarder.run(&frame).unwrap(), Output { verdict: Verdict::Drop, frame });
+    }
+    assert_eq!(forwarder.drops().unwrap(), [("no_backend", 37)].into());
 }
 
 /// By VIP, where that is known; what was counted for a VIP is not forgotten with it, only for whom it was.

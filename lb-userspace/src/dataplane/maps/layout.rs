@@ -19,7 +19,7 @@ pub const DEVICES: u32 = 1024;
 pub const PROBES: u32 = 1 << 16;
 
 /// The maps that the object declares, with the entries that they get; `None` for as many as the object says.
-pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 19] {
+pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 20] {
     [
         (maps::VIP_BUCKETS, Some(capacity.buckets() / VipHash::A_LINE)),
         (maps::VIPS4, Some(Capacity::places(capacity.keys4))),
@@ -36,6 +36,7 @@ pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 19] {
         (maps::OWN_MACS, Some(OwnMac::PLACES)),
         (maps::PROBES, Some(PROBES)),
         (maps::PROBE_PATH, Some(1)),
+        (maps::PACES, Some(1)),
         (maps::DEVICES, Some(DEVICES)),
         (maps::BACKEND_COUNTERS, Some(capacity.backends)),
         (maps::VIP_DROPS, Some(capacity.vips)),
