@@ -43,7 +43,8 @@ pub struct BackendRecord {
     pub pin: MacPin,
     /// Seconds after which flows are cut that a drain of it has left; 0 for never.
     pub drain_deadline: u32,
-    /// [`BackendRecord::FAILS`], or 0.
+    /// [`BackendRecord::FAILS`], and how far a slow start is ([`SlowStart::marks`](crate::SlowStart::marks)); 0 of a backend
+    /// that works and has all of its slots.
     pub marks: u32,
 }
 

@@ -21,6 +21,7 @@ mod own_mac;
 mod pace;
 mod probe;
 mod slot;
+mod slow_start;
 mod via;
 mod vip;
 
@@ -40,6 +41,7 @@ pub use own_mac::OwnMac;
 pub use pace::Pace;
 pub use probe::{ProbeKey, ProbePath};
 pub use slot::{Slot, SlotLine, SlotWord};
+pub use slow_start::SlowStart;
 pub use via::{Via, VrfName};
 pub use vip::{
     BucketLine, MARKER, Vip4Key, Vip4Place, Vip6Key, Vip6Place, VipFlags, VipHash, VipName, VipRecord, VipRoute,

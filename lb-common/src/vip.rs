@@ -191,6 +191,9 @@ impl VipFlags {
     pub const KEEPS_PLACES: Self = Self(1 << 4);
     /// Where no backend takes flows, TCP segments are answered with RST, datagrams with an ICMP error.
     pub const REFUSES: Self = Self(1 << 5);
+    /// A backend has a part of its slots only. Among what the daemon remembers of a VIP, for versions before that: they know
+    /// of no parts, and compute a table anew whose flags are not those that they want. No key has it.
+    pub const SLOW_START: Self = Self(1 << 6);
 
     /// Whether every flag of `other` is set.
     #[inline(always)]

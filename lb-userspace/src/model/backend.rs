@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use lb_common::BackendState;
+use lb_common::{BackendState, SlowStart};
 
 use super::{DrainDeadline, Mac, Word};
 
@@ -27,6 +27,8 @@ pub struct Backend {
     pub is_out: bool,
     /// Whether `state` is what follows from its tier: enough of those before it work.
     pub stands_by: bool,
+    /// How far it is, where it has failed and has a part of its slots only.
+    pub slow_start: Option<SlowStart>,
 }
 
 impl Backend {
@@ -49,6 +51,7 @@ impl Backend {
             fails: false,
             is_out: false,
             stands_by: false,
+            slow_start: None,
         }
     }
 
@@ -111,17 +114,7 @@ mod tests {
 
     #[test]
     fn only_active_backends_have_weight() {
-        let backend = |state| Backend {
-            address: IpAddr::from([10, 0, 0, 1]),
-            weight: 7,
-            state,
-            mac: None,
-            drain_deadline: None,
-            fails: false,
-            is_out: false,
-            stands_by: false,
-            tier: 0,
-        };
+        let backend = |state| Backend { weight: 7, state, ..Backend::plain(IpAddr::from([10, 0, 0, 1])) };
         assert_eq!(backend(BackendState::Active).effective_weight(), 7);
         assert_eq!(backend(BackendState::Drain).effective_weight(), 0);
         assert_eq!(backend(BackendState::Down).effective_weight(), 0);

@@ -6,7 +6,7 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::{Address, Be32, Features, Forward, VipFlags, VipRecord};
+use lb_common::{Address, Be32, Features, Forward, SlowStart, VipFlags, VipRecord};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -255,7 +255,10 @@ fn backend_changes(vip: &WantedVip<'_>, index: &Index<'_>) -> Vec<Change> {
             changes.push(Change::BackendAdded { vip: name(), backend: address, weight, state: state.to_owned() });
             continue;
         };
-        let told = |entry: &Entry| (entry.weight, entry.backend_state(), entry.pin, entry.drain_deadline, entry.fails);
+        let told = |entry: &Entry| {
+            let Entry { weight, pin, drain_deadline, fails, .. } = *entry;
+            (weight, entry.backend_state(), pin, drain_deadline, fails, slots_words(entry))
+        };
         if told(known) == told(&backend.entry) {
             // Nearly all: nothing is put into words for them.
             continue;
@@ -267,6 +270,7 @@ fn backend_changes(vip: &WantedVip<'_>, index: &Index<'_>) -> Vec<Change> {
         };
         let health = |fails: bool| if fails { "down" } else { "up" }.to_owned();
         differs("health", health(known.fails), health(backend.entry.fails));
+        differs("slots", slots_words(known).to_owned(), slots_words(&backend.entry).to_owned());
         differs("weight", known.weight.to_string(), weight.to_string());
         differs("state", known.backend_state().word().to_owned(), state.to_owned());
         let pin = |entry: &Entry| entry.pin.mac().map_or("none".to_owned(), |mac| Mac::from(mac).to_string());
@@ -280,4 +284,14 @@ fn backend_changes(vip: &WantedVip<'_>, index: &Index<'_>) -> Vec<Change> {
     }
     changes.extend(there.into_keys().map(|backend| Change::BackendRemoved { vip: name(), backend }));
     changes
+}
+
+/// The part of its slots that a backend has while it takes flows.
+fn slots_words(entry: &Entry) -> &'static str {
+    match entry.slow_start.map(SlowStart::eighths) {
+        None => "all",
+        Some(1) => "1/8",
+        Some(2) => "1/4",
+        Some(_) => "1/2",
+    }
 }

@@ -1,12 +1,12 @@
 //! A backend of a VIP, as the maps hold it.
 
-use lb_common::{Address, Backend, BackendRecord, BackendState, Be32, MacPin, NextHop};
+use lb_common::{Address, Backend, BackendRecord, BackendState, Be32, MacPin, NextHop, SlowStart};
 
 /// A backend of a VIP, as the maps hold it: what packets read of it ([`Backend`]), what the daemon must know of it
 /// besides ([`BackendRecord`]), and its next hop. A real server that serves two VIPs has two entries, for each counts
 /// its own.
 ///
-/// While slots name it nothing of it becomes another but the last seven.
+/// While slots name it nothing of it becomes another but the last eight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
     /// See [`Backend::address`].
@@ -35,6 +35,8 @@ pub struct Entry {
     pub drain_deadline: u32,
     /// See [`BackendRecord::FAILS`].
     pub fails: bool,
+    /// How far it is, where it has a part of its slots only.
+    pub slow_start: Option<SlowStart>,
 }
 
 impl Entry {
@@ -57,6 +59,7 @@ impl Entry {
             pin,
             drain_deadline,
             fails: marks & BackendRecord::FAILS != 0,
+            slow_start: SlowStart::from_marks(marks),
         }
     }
 
@@ -68,8 +71,8 @@ impl Entry {
         let reserved = [0; 2];
         let backend =
             Backend { address, outer_source, outer_source_mask, outer_sum, vip, forward, state, hop, reserved };
-        let Self { pin, drain_deadline, fails, .. } = *self;
-        let marks = if fails { BackendRecord::FAILS } else { 0 };
+        let Self { pin, drain_deadline, fails, slow_start, .. } = *self;
+        let marks = if fails { BackendRecord::FAILS } else { 0 } | slow_start.map_or(0, SlowStart::marks);
         (backend, BackendRecord { weight, successor, pin, drain_deadline, marks })
     }
 
@@ -88,16 +91,19 @@ impl Entry {
         self.backend_state() == BackendState::Down
     }
 
-    /// The weight that it counts with in its VIP's table, and whether it takes the flows of its slots there; `None` where
-    /// it has no place there.
-    pub fn place_in_table(&self) -> Option<(u32, bool)> {
-        let serves = self.backend_state() == BackendState::Active;
-        (self.weight > 0 && !self.is_removed()).then_some((self.weight, serves))
+    /// The weight that it counts with in its VIP's table, and of how many eighths of its slots there it takes the flows;
+    /// `None` where it has no place there.
+    pub fn place_in_table(&self) -> Option<(u32, u32)> {
+        let eighths = match self.backend_state() {
+            BackendState::Active => self.slow_start.map_or(SlowStart::WHOLE, SlowStart::eighths),
+            BackendState::Drain | BackendState::Down => 0,
+        };
+        (self.weight > 0 && !self.is_removed()).then_some((self.weight, eighths))
     }
 
     /// Whether it takes new flows.
     pub fn takes_flows(&self) -> bool {
-        self.place_in_table().is_some_and(|(_, serves)| serves)
+        self.place_in_table().is_some_and(|(_, eighths)| eighths > 0)
     }
 }
 
@@ -110,12 +116,16 @@ mod tests {
         let pin = MacPin::new(Some([2, 0, 0, 0, 0, 7]));
         let next_hop = Some(NextHop::new([1; 6], [2; 6], 3, 1500, 4));
         let state = BackendState::Drain as u32 | Backend::REMOVED;
-        let fails = true;
-        let entry =
-            Entry { vip: 1, forward: 2, weight: 3, state, successor: 5, next_hop, pin, fails, ..Entry::default() };
-        let (backend, record) = entry.in_maps(9);
-        assert_eq!(backend.hop, 9);
-        assert_eq!(Entry::new(backend, record, next_hop), entry);
-        assert!(entry.is_removed() && !entry.is_down() && !entry.takes_flows());
+        let slow = SlowStart::new(77).at(177, 300);
+        for (fails, slow_start) in [(true, None), (false, slow), (false, None)] {
+            let known = Entry { vip: 1, forward: 2, weight: 3, state, successor: 5, next_hop, ..Entry::default() };
+            let entry = Entry { pin, fails, slow_start, ..known };
+            let (backend, record) = entry.in_maps(9);
+            assert_eq!(backend.hop, 9);
+            assert_eq!(Entry::new(backend, record, next_hop), entry);
+            assert!(entry.is_removed() && !entry.is_down() && !entry.takes_flows());
+            let serves = Entry { state: BackendState::Active as u32, ..entry };
+            assert_eq!(serves.place_in_table(), Some((3, if slow_start.is_some() { 2 } else { 8 })));
+        }
     }
 }

@@ -10,12 +10,15 @@ pub const KEYS: [&str; 8] = ["hash", "slots", "tracking", "tcp_idle", "udp_idle"
 /// The record of a VIP whose table begins at `slot_base`; `None` where its name does not fit.
 pub(super) fn record(vip: &model::Vip, node: &Node, slot_base: u32) -> Option<VipRecord> {
     let Settings { slots, tcp_idle, udp_idle, drain_deadline, .. } = &vip.settings;
+    let starts_slowly = vip.backends.iter().any(|backend| backend.slow_start.is_some());
+    let own = [(refuses(vip), VipFlags::REFUSES), (starts_slowly, VipFlags::SLOW_START)];
+    let own = own.into_iter().filter_map(|(has, flag)| has.then_some(flag));
     Some(VipRecord {
         name: VipName::new(&vip.name)?,
         address: vip.address.into(),
         slot_base,
         slots: slots.get(),
-        flags: flags(&vip.settings).with(if refuses(vip) { VipFlags::REFUSES } else { VipFlags::default() }),
+        flags: own.fold(flags(&vip.settings), VipFlags::with),
         tcp_idle: tcp_idle.seconds(),
         udp_idle: udp_idle.seconds(),
         via: vip.via(node),

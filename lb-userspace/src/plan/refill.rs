@@ -1,4 +1,4 @@
-//! Who has the slots of backends that take no flows.
+//! Who has the slots of backends that take no flows, or a part of theirs.
 //!
 //! A backend that is drained or down keeps its place in the Maglev table, which follows from the configured weights
 //! alone; only its slots go to others, and come back when it does. To whom a slot goes follows from the slot, the table
@@ -6,6 +6,11 @@
 //! it. So a change of one backend moves the slots that it has, or will have, and no others; and two load balancers that
 //! differ about one backend agree about every slot that neither gives to it. That is the property of rendezvous hashing
 //! (Thaler and Ravishankar, "Using Name-Based Mappings to Increase Hit Rates", IEEE/ACM ToN 1998).
+//!
+//! A backend may take a part of its slots only, some eighths. Each slot has a number below eight, drawn by a hash of it,
+//! and such a backend takes those whose number is below its eighths: to all others it is one that does not serve. So with
+//! more eighths it has the slots that it had, and some more; and what is said above holds for each step as well. Where all
+//! that serve take a part only, those slots that none would take go by their sequences as if all were whole.
 //!
 //! The sequence is read off the table itself: its entries are the owners of slots that are drawn by a hash of the slot.
 //! Shares in the table are those of the weights, so the sequence is by weight, and a look into it costs a read where
@@ -15,6 +20,8 @@
 //! **Nothing here may ever change who has a slot**, as with the tables. The tests pin it.
 
 use std::cmp::Ordering;
+
+use lb_common::SlowStart;
 
 use super::{
     Owner,
@@ -28,9 +35,11 @@ const DRAWS: u64 = 64;
 // The fractional parts of the square roots of 5 and 7.
 const DRAW_SEED: u64 = 0x3c6e_f372_fe94_f82b;
 const RACE_SEED: u64 = 0xa54f_f53a_5f1d_36f1;
+// That of the square root of 11.
+const PART_SEED: u64 = 0x510e_527f_ade6_82d1;
 
-/// A [Maglev table](maglev::table) of `backends`, as indices into them, in which those that serve have the slots of those
-/// that do not, in proportion to their weights; [`NO_BACKEND`] has all where none with weight serves.
+/// A [Maglev table](maglev::table) of `backends`, as indices into them, in which those that serve have the slots that
+/// others do not take, in proportion to their weights; [`NO_BACKEND`] has all where none with weight serves.
 ///
 /// # Panics
 ///
@@ -39,24 +48,39 @@ pub fn table(backends: &[Owner], slots: u32) -> Vec<u32> {
     let weighted: Vec<WeightedBackend> = backends.iter().map(|own| own.backend).collect();
     let mut table = maglev::table(&weighted, slots);
     let has_weight = |index: &u32| weighted[*index as usize].weight > 0;
-    let (serving, away): (Vec<u32>, Vec<u32>) =
-        (0..backends.len() as u32).filter(has_weight).partition(|index| backends[*index as usize].serves);
-    if away.is_empty() {
+    let eighths = |index: u32| backends.get(index as usize).map_or(0, |own| own.eighths);
+    let all = || (0..backends.len() as u32).filter(has_weight);
+    if all().all(|index| eighths(index) >= SlowStart::WHOLE) {
         return table;
     }
-    let is_served = |owner: u32| backends.get(owner as usize).is_some_and(|own| own.serves);
-    let unserved = (0..).zip(&table).filter(|(_, owner)| !is_served(**owner)).map(|(slot, _)| slot);
-    let owner = |slot| {
+    let serving: Vec<u32> = all().filter(|index| eighths(*index) > 0).collect();
+    // The first that takes so many eighths, where any does.
+    let first = |slot: u32, least: u32| {
         // Where nobody serves nobody is looked for.
         serving.first()?;
-        let drawn = draws(slot, &table).find(|owner| is_served(*owner));
-        drawn.or_else(|| serving.iter().copied().min_by(|a, b| order(&weighted, slot, *a, *b)))
+        let drawn = draws(slot, &table).find(|owner| eighths(*owner) >= least);
+        let raced = || serving.iter().copied().filter(|index| eighths(*index) >= least);
+        drawn.or_else(|| raced().min_by(|a, b| order(&weighted, slot, *a, *b)))
     };
-    let refilled: Vec<(u32, u32)> = unserved.map(|slot| (slot, owner(slot).unwrap_or(NO_BACKEND))).collect();
+    let refill = |(slot, own): (u32, u32)| {
+        let least = part(slot) + 1;
+        if eighths(own) >= least {
+            return None;
+        }
+        let found = first(slot, least).or_else(|| Some(own).filter(|_| eighths(own) > 0)).or_else(|| first(slot, 1));
+        Some((slot, found.unwrap_or(NO_BACKEND)))
+    };
+    let refilled: Vec<(u32, u32)> = (0..).zip(table.iter().copied()).filter_map(refill).collect();
     for (slot, owner) in refilled {
         table[slot as usize] = owner;
     }
     table
+}
+
+/// The number of a slot, below [`SlowStart::WHOLE`]: who takes more eighths than that takes it.
+fn part(slot: u32) -> u32 {
+    const { assert!(SlowStart::WHOLE == 8) };
+    (mix(PART_SEED ^ u64::from(slot)) >> 61) as u32
 }
 
 /// The owners of slots that are drawn for a slot, in turn.
@@ -112,8 +136,12 @@ mod tests {
     const SLOTS: u32 = 16_381;
 
     fn owners(backends: &[WeightedBackend], slots: u32, away: &[u32]) -> Vec<u32> {
-        let owner =
-            |(id, backend): (u32, &WeightedBackend)| Owner { backend: *backend, id, serves: !away.contains(&id) };
+        parts(backends, slots, |index| if away.contains(&index) { 0 } else { 8 })
+    }
+
+    /// With as many eighths for each.
+    fn parts(backends: &[WeightedBackend], slots: u32, eighths: impl Fn(u32) -> u32) -> Vec<u32> {
+        let owner = |(id, backend): (u32, &WeightedBackend)| Owner { backend: *backend, id, eighths: eighths(id) };
         table(&(0..).zip(backends).map(owner).collect::<Vec<_>>(), slots)
     }
 
@@ -159,6 +187,76 @@ mod tests {
                 assert!(is_agreed || theirs.contains(my_owner) || mine.contains(their_owner));
             }
         }
+    }
+
+    /// Eighths of some that are whole, away, and in between.
+    fn mixed(seed: u64) -> impl Fn(u32) -> u32 {
+        move |index| [0, 1, 2, 4, 8, 8, 8, 8][(mix(seed << 32 | u64::from(index)) % 8) as usize]
+    }
+
+    /// Whoever else serves, in whichever part: of the slots, only those move that it gains, it keeps those that it has,
+    /// and in the end it has what it has where it is whole.
+    #[test]
+    fn each_step_of_a_backend_moves_slots_to_it_and_no_others() {
+        for backends in fleets() {
+            let count = backends.len() as u32;
+            for others in 0..6 {
+                for own in [0, count / 2, count - 1] {
+                    let at = |eighths: u32| {
+                        let others: &dyn Fn(u32) -> u32 = if others == 0 { &|_| 8 } else { &mixed(others) };
+                        parts(&backends, 4_093, |index| if index == own { eighths } else { others(index) })
+                    };
+                    let steps = [0, 1, 2, 4, 8].map(at);
+                    for pair in steps.windows(2) {
+                        for (slot, (before, after)) in pair[0].iter().zip(&pair[1]).enumerate() {
+                            assert!(before == after || *after == own, "slot {slot}: {before} → {after}, not {own}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_is_as_many_eighths_of_the_slots() {
+        let backends = equal(10);
+        let has = |eighths: u32| {
+            let table = parts(&backends, 65_537, |index| if index == 3 { eighths } else { 8 });
+            table.iter().filter(|owner| **owner == 3).count() as f64
+        };
+        for eighths in [1, 2, 4] {
+            let wanted = has(8) * f64::from(eighths) / 8.0;
+            assert!((has(eighths) - wanted).abs() < 5.0 * wanted.sqrt(), "{eighths}: {} not {wanted}", has(eighths));
+        }
+    }
+
+    #[test]
+    fn load_balancers_at_different_steps_agree_about_the_slots_of_all_others() {
+        let backends = weighted((0..50).map(|index| 1 + index % 7));
+        for (mine, theirs) in (0..20).flat_map(|mine| (0..20).map(move |theirs| (mixed(mine), mixed(theirs)))) {
+            let (my_owners, their_owners) = (parts(&backends, 1_021, &mine), parts(&backends, 1_021, &theirs));
+            let differ = |index: &u32| mine(*index) != theirs(*index);
+            for (my_owner, their_owner) in my_owners.iter().zip(&their_owners) {
+                assert!(my_owner == their_owner || differ(my_owner) || differ(their_owner));
+            }
+        }
+    }
+
+    #[test]
+    fn where_all_have_a_part_only_no_slot_is_lost() {
+        let backends = weighted((0..20).map(|index| index * 37 % 11));
+        for seed in 0..20 {
+            let part = |index: u32| [0, 1, 2, 4][(mix(seed << 32 | u64::from(index)) % 4) as usize];
+            let table = parts(&backends, 1_021, part);
+            assert!(table.iter().all(|owner| part(*owner) > 0), "{seed}");
+        }
+        // As if they were whole, where none has more than another.
+        assert_eq!(parts(&backends, 1_021, |_| 2), owners(&backends, 1_021, &[]));
+        let away = [3, 8];
+        let part = |index: u32| if away.contains(&index) { 0 } else { 1 };
+        assert_eq!(parts(&backends, 1_021, part), owners(&backends, 1_021, &away));
+        // The only one that serves has all.
+        assert_eq!(parts(&equal(3), 7, |index| u32::from(index == 1)), [1; 7]);
     }
 
     #[test]
@@ -222,5 +320,9 @@ mod tests {
         assert_eq!(digest(owners(&equal(8), SLOTS, &[2])), 0x6fbe_556e_8fdc_347e);
         assert_eq!(digest(owners(&weighted(1..=100), 65_537, &(0..50).collect::<Vec<_>>())), 0x9c25_b7d9_2c33_a74c);
         assert_eq!(digest(owners(&weighted(1..=100), 4_093, &(3..100).collect::<Vec<_>>())), 0x8258_7b57_9de5_6000);
+        assert_eq!(
+            digest(parts(&equal(8), SLOTS, |index| [1, 8, 2, 0, 4, 8, 8, 8][index as usize])),
+            0x8cf9_ee81_f5b0_8be9
+        );
     }
 }

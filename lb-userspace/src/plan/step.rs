@@ -82,6 +82,7 @@ pub struct Owner {
     pub backend: WeightedBackend,
     /// What the slots hold.
     pub id: u32,
-    /// Whether it takes flows; otherwise others have its slots.
-    pub serves: bool,
+    /// Of how many eighths of its slots it takes the flows: of all ([`SlowStart::WHOLE`](lb_common::SlowStart::WHOLE)), of
+    /// none, or of a part. Others have the rest.
+    pub eighths: u32,
 }

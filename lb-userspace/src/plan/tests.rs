@@ -5,7 +5,9 @@ use std::{
     net::IpAddr,
 };
 
-use lb_common::{Address, BackendState, FlowEntry, FlowKey, FlowKind, NO_ID, NextHop, Slot, Tick, VipFlags, VipRecord};
+use lb_common::{
+    Address, BackendState, FlowEntry, FlowKey, FlowKind, NO_ID, NextHop, Slot, SlowStart, Tick, VipFlags, VipRecord,
+};
 use lb_ebpf::{
     hash::FlowHash,
     rules::tracking::{self, Backends, Decision, Seen, Write},
@@ -177,7 +179,11 @@ impl World {
             let owners = vip.backends.iter().map(|own| Owner {
                 backend: WeightedBackend { key: own.address.into(), weight: own.weight },
                 id: NO_ID,
-                serves: own.state == BackendState::Active,
+                eighths: if own.state == BackendState::Active {
+                    own.slow_start.map_or(SlowStart::WHOLE, SlowStart::eighths)
+                } else {
+                    0
+                },
             });
             let owners: Vec<_> = owners.collect();
             let table = refill::table(&owners, vip.settings.slots.get());
@@ -488,6 +494,64 @@ fn a_backend_that_takes_no_flows_gives_away_its_own_slots_alone_and_gets_them_ba
         world.apply(&config);
         assert_eq!(owners(&world), all);
     }
+}
+
+/// In parts, and with connections that go on: each step gives it slots that it keeps, and no other slot moves.
+#[test]
+fn a_backend_gets_its_slots_back_in_parts() {
+    let mut world = roomy();
+    let mut config = many(1, 5, SLOTS);
+    world.apply(&config);
+    let mut random = Random(7);
+    let owners = |world: &World| world.slots.values().map(|slot| slot.current()).collect::<Vec<_>>();
+    let all = owners(&world);
+    let own = world
+        .state
+        .backends_of(world.vip(&config.vips[0].name).0)
+        .find(|(_, entry)| entry.address == config.vips[0].backends[2].address.into());
+    let own = own.unwrap().0;
+    config.vip_mut(0).backends[2].state = BackendState::Down;
+    world.apply(&config);
+    world.open_flows(&mut random);
+    let mut before = owners(&world);
+    config.vip_mut(0).backends[2].state = BackendState::Active;
+    let mut slow = Some(SlowStart::new(0));
+    for now in [0, 10, 20, 30] {
+        slow = slow.and_then(|slow| slow.at(now, 30));
+        config.vip_mut(0).backends[2].slow_start = slow;
+        let record = |world: &World| world.vip(&config.vips[0].name).1;
+        world.apply(&config);
+        assert_eq!(record(&world).flags.contains(VipFlags::SLOW_START), slow.is_some());
+        let flags = world.state.keys().values().fold(VipFlags::default(), |all, route| all.with(route.flags));
+        assert!(!flags.contains(VipFlags::SLOW_START), "packets need not know");
+        let after = owners(&world);
+        assert!(before.iter().zip(&after).all(|(before, after)| before == after || *after == own));
+        assert_ne!(before, after);
+        before = after;
+        world.traffic();
+        world.open_flows(&mut random);
+        // A daemon that reads the maps finds it as it is.
+        assert!(Plan::new(&world.state, &config, &NextHops::new(), None).steps().is_empty());
+    }
+    assert_eq!(before, all);
+}
+
+/// A version that knows no parts makes a table of its own.
+#[test]
+fn a_table_with_parts_is_not_taken_for_a_whole_one() {
+    let mut world = roomy();
+    let mut config = many(1, 5, SLOTS);
+    config.vip_mut(0).backends[2].slow_start = Some(SlowStart::new(0));
+    world.apply(&config);
+    config.vip_mut(0).backends[2].slow_start = None;
+    let (id, _) = world.vip(&config.vips[0].name);
+    // What that version reads of the backends.
+    let read: Vec<_> = world.state.backends().iter().map(|(id, entry)| (*id, *entry)).collect();
+    for (backend, entry) in read {
+        world.state.put_backend(backend, Entry { slow_start: None, ..entry });
+    }
+    let plan = Plan::new(&world.state, &config, &NextHops::new(), None);
+    assert!(plan.steps().iter().any(|step| matches!(step, Step::PutTable { flows: Some(_), .. })), "{plan:?} {id}");
 }
 
 #[test]

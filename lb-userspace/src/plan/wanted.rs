@@ -210,8 +210,8 @@ impl<'a> WantedVip<'a> {
 
     pub(super) fn table(&self) -> Step {
         let owner = |backend: &WantedBackend<'_>| {
-            let (weight, serves) = backend.entry.place_in_table()?;
-            Some(Owner { backend: WeightedBackend { key: backend.entry.address, weight }, id: backend.id, serves })
+            let (weight, eighths) = backend.entry.place_in_table()?;
+            Some(Owner { backend: WeightedBackend { key: backend.entry.address, weight }, id: backend.id, eighths })
         };
         let owners = self.backends.iter().filter_map(owner).collect();
         Step::PutTable { base: self.record.slot_base, slots: self.record.slots, owners, flows: self.flows() }
@@ -246,7 +246,7 @@ impl<'a> WantedVip<'a> {
     }
 
     /// Whether the table that is there is the one that is wanted: same place, same ids with the same weights, the same
-    /// that serve, and flows remembered or not as before.
+    /// parts that they take, and flows remembered or not as before.
     pub(super) fn table_stays(&self, index: &Index<'_>) -> bool {
         let remembers =
             |record: &VipRecord| (record.flags.without(VipFlags::TRACK_ALWAYS.with(VipFlags::REFUSES)), record.slots);
@@ -364,7 +364,8 @@ fn held(state: &State, vip: &model::Vip, node: &Node) -> Option<u32> {
 }
 
 fn route(id: u32, record: &VipRecord) -> VipRoute {
-    VipRoute { id, slot_base: record.slot_base, slots: record.slots, flags: record.flags }
+    let flags = record.flags.without(VipFlags::SLOW_START);
+    VipRoute { id, slot_base: record.slot_base, slots: record.slots, flags }
 }
 
 /// The keys of a VIP's ports.
@@ -403,6 +404,7 @@ fn entry(vip_id: u32, vip: &model::Vip, backend: &model::Backend, node: &Node) -
         pin: MacPin::new(backend.mac.map(Into::into)),
         drain_deadline: backend.drain_deadline.unwrap_or(vip.settings.drain_deadline).seconds(),
         fails: backend.fails,
+        slow_start: backend.slow_start,
     }
 }
 
@@ -431,6 +433,7 @@ fn same_constants(a: &Entry, b: &Entry) -> bool {
         pin: _,
         drain_deadline: _,
         fails: _,
+        slow_start: _,
     } = *a;
     (address, outer_source, outer_source_mask, outer_sum, vip, forward)
         == (b.address, b.outer_source, b.outer_source_mask, b.outer_sum, b.vip, b.forward)

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use lb_common::NO_ID;
+use lb_common::{NO_ID, SlowStart};
 use lb_userspace::plan::{Owner, maglev::WeightedBackend, refill};
 use rand::{Rng as _, rngs::SmallRng, seq::IndexedRandom as _};
 
@@ -112,7 +112,7 @@ impl Fleet {
                 weight: if has_place(backend.state) { backend.weight } else { 0 },
             },
             id: place + 1,
-            serves: serves(backend.state),
+            eighths: if serves(backend.state) { SlowStart::WHOLE } else { 0 },
         };
         let owners: Vec<_> = (0..).zip(&self.backends).map(owner).collect();
         refill::table(&owners, SLOTS).into_iter().map(|place| owners[place as usize].id).collect()

@@ -65,6 +65,7 @@ pub fn put_backends(backends: &Bytes, today: &mut Maps) -> Result<(), Error> {
                 pin: former.pin,
                 drain_deadline: 0,
                 fails: false,
+                slow_start: None,
             };
             today.put_backend(index(key), entry);
         }
