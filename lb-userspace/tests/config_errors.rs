@@ -124,6 +124,31 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ),
     (
         "hash = \"5-tuple\"",
+        "health = { type = \"tcp\", via = \"address\", slow_start = \"900ms\" }",
+        "11:56: `slow_start` is `900ms`; write a time such as `30s`, between `1s` and `1h`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"tcp\", via = \"address\", slow_start = \"2h\" }",
+        "11:56: `slow_start` is `2h`; write a time such as `30s`, between `1s` and `1h`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"tcp\", via = \"address\", slow_start = \"none\" }",
+        "11:56: `slow_start` is `none`; write a time such as `30s`, between `1s` and `1h`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"tcp\", via = \"address\", slow_start = \"30\" }",
+        "11:56: `slow_start` is `30`; write a time such as `30s`, between `1s` and `1h`",
+    ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"tcp\", via = \"address\", slow_start = 30 }",
+        "11:56: `slow_start` must be a string in quotes, not a whole number",
+    ),
+    (
+        "hash = \"5-tuple\"",
         "health = { type = \"tcp\", via = \"address\", fast_interval = \"5s\" }",
         "11:59: `fast_interval` is longer than `interval`; write a shorter one, or leave it out",
     ),

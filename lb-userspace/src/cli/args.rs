@@ -284,7 +284,8 @@ pub enum BackendOperation {
         #[command(flatten)]
         wait: Wait,
     },
-    /// Give a backend new flows again: take `drain` or `down` back, and go before such a state in the config file
+    /// Give a backend new flows again, on all of its slots at once: take `drain` or `down` back, go before such a state in the
+    /// config file, and end its slow start
     Restore {
         /// The backend.
         #[command(flatten)]

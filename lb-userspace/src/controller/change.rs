@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     dataplane, health,
-    model::{Operate, Operation, Operations, Overridden, ProblemKind, Target, Verdicts},
+    model::{Operate, Operation, Operations, Overridden, ProblemKind, Target, Verb, Verdicts},
     plan::{Change, Removal},
     source::file::{
         ReadError,
@@ -69,7 +69,12 @@ impl Controller {
         let from = Instant::now();
         let mut operations = Operations::clone(&self.applied.operations);
         operations.operate(&self.applied.sources.config, operate, origin.user(), seconds_since_1970())?;
-        let wanted = self.applied.with(operations);
+        let mut wanted = self.applied.with(operations);
+        if operate.op == Verb::Restore
+            && let Some(whole) = wanted.whole(&operate.vip, operate.address)
+        {
+            wanted = whole;
+        }
         let mut applied = self.resolve_and_switch(wanted, None, from).await?;
         // It is done. That it is remembered takes no longer than whoever asked waits.
         self.keep(keep::PATIENCE).await;

@@ -1,5 +1,6 @@
 //! What probes say, put over the config: gathered for a moment, so that a thousand backends that fail at once are one
-//! change, and done before everything that waits.
+//! change, and done before everything that waits. So is each step of those that get their slots back in parts; one timer
+//! is for all of them, and rings ten times a second at most.
 
 use std::{
     collections::HashSet,
@@ -14,8 +15,8 @@ use tokio::{sync::mpsc, task::block_in_place};
 use super::{Controller, due::due, file::Desired, handle::Request};
 use crate::{
     health::{Flip, Paths, Probes, Punctuality, Rounds},
-    model::{Difference, ProblemKind, Verdicts},
-    plan,
+    model::{Difference, ProblemKind, Verdicts, slow_start_now},
+    plan::{self, Entry},
 };
 
 /// How long verdicts are gathered before they are put in force.
@@ -41,17 +42,20 @@ pub struct Health {
     flips: Vec<Flip>,
     /// When they are put in force.
     due: Option<tokio::time::Instant>,
+    /// When some backend gets more of its slots back.
+    step_due: Option<tokio::time::Instant>,
 }
 
 impl Health {
     /// With the verdicts from before.
     pub fn new(verdicts: &Verdicts) -> Self {
         let (rounds, told) = Rounds::new();
-        let (followed, lines, begun) = Default::default();
-        Self { rounds, told, verdicts: verdicts.clone(), followed, lines, begun, flips: Vec::new(), due: None }
+        let (followed, lines, begun, due, step_due) = Default::default();
+        let (verdicts, flips) = (verdicts.clone(), Vec::new());
+        Self { rounds, told, verdicts, followed, lines, begun, flips, due, step_due }
     }
 
-    /// Waits for something to be done: takes note of verdicts, and returns when they are due.
+    /// Waits for something to be done: takes note of verdicts, and returns when they, or a step, are due.
     pub async fn next(&mut self) {
         loop {
             tokio::select! {
@@ -62,8 +66,8 @@ impl Health {
                         self.due.get_or_insert_with(|| tokio::time::Instant::now() + GATHER);
                     }
                 }
-                () = due(self.due) => {
-                    self.due = None;
+                () = due(self.due.into_iter().chain(self.step_due).min()) => {
+                    (self.due, self.step_due) = (None, None);
                     return;
                 }
             }
@@ -78,6 +82,13 @@ impl Health {
         self.rounds.follow(&wanted.config, &self.verdicts);
         self.verdicts.prune(&wanted.config);
         self.followed = Some(Arc::clone(wanted));
+        self.await_step(wanted);
+    }
+
+    /// Waits until some backend of `wanted` gets more of its slots back.
+    fn await_step(&mut self, wanted: &Desired) {
+        let left = wanted.verdicts.until_next(&wanted.config, slow_start_now());
+        self.step_due = left.map(|left| tokio::time::Instant::now() + left);
     }
 
     /// How probes keep to their times.
@@ -104,35 +115,44 @@ impl Health {
 /// The verdicts that the maps hold.
 pub fn kept(state: &plan::State) -> Verdicts {
     let mut verdicts = Verdicts::default();
-    for entry in state.backends().values().filter(|entry| entry.fails && !entry.is_removed()) {
-        if let Some(vip) = state.vips().get(&entry.vip) {
-            verdicts.set(vip.name.as_str(), IpAddr::from(entry.address), true);
+    let has_some = |entry: &&Entry| entry.fails || entry.slow_start.is_some();
+    for entry in state.backends().values().filter(has_some).filter(|entry| !entry.is_removed()) {
+        let Some(vip) = state.vips().get(&entry.vip) else { continue };
+        let (vip, backend) = (vip.name.as_str(), IpAddr::from(entry.address));
+        if entry.fails {
+            verdicts.set(vip, backend, true);
+        }
+        if let Some(own) = entry.slow_start {
+            verdicts.set_return(vip, backend, own);
         }
     }
     verdicts
 }
 
 impl Controller {
-    /// Verdicts are due: they go before all changes that wait.
+    /// Verdicts, or steps, are due: they go before all changes that wait.
     pub(super) fn note_due(&mut self) {
         self.changes.push_front(Request::Judge);
     }
 
-    /// Puts what probes say in force.
+    /// Puts what probes say in force, and gives backends that are back as many of their slots as it is time for.
     pub(super) fn judge(&mut self) {
         let flips = mem::take(&mut self.health.flips);
-        if self.health.verdicts == *self.applied.verdicts {
+        let Desired { verdicts: before, config, .. } = &*self.applied;
+        let verdicts = self.health.verdicts.clone().after(before, config, slow_start_now());
+        if verdicts == **before {
             // As it was before: what has come and gone within a moment moves nothing.
+            self.health.await_step(&self.applied);
             return;
         }
         let from = Instant::now();
-        let wanted = self.applied.judged(self.health.verdicts.clone());
+        let wanted = self.applied.judged(verdicts);
         const WHAT: &str = "verdicts";
         match block_in_place(|| self.switch(wanted)) {
             Ok((done, old)) => {
                 self.problems.mend(ProblemKind::Health, WHAT);
                 self.follow_moved(&done.changes);
-                self.health.lines.tell(&flips);
+                self.health.lines.tell(&lines(&flips, &old.verdicts, &self.applied));
                 self.log_panics(&old);
                 log::debug!("verdicts in force in {:?}: {}, writes {}", from.elapsed(), flips.len(), done.writes);
             }
@@ -204,6 +224,24 @@ impl Controller {
     }
 }
 
+/// What the log tells of a backend.
+enum Line<'a> {
+    /// Its verdict has changed; whether it gets its slots back in parts.
+    Flip(&'a Flip, bool),
+    /// Its slow start is over.
+    Whole(&'a str, IpAddr),
+}
+
+/// What is to be told where these verdicts have changed, and `after` is in force after `before`.
+fn lines<'a>(flips: &'a [Flip], before: &'a Verdicts, after: &Desired) -> Vec<Line<'a>> {
+    let now = &after.verdicts;
+    let flips = flips.iter().map(|flip| Line::Flip(flip, now.returns().of(&flip.vip, flip.backend).is_some()));
+    let is_whole =
+        |(vip, backend): &(&str, IpAddr)| now.returns().of(vip, *backend).is_none() && !now.has(vip, *backend);
+    let whole = before.returns().iter().map(|(vip, backend, _)| (vip, backend)).filter(is_whole);
+    flips.chain(whole.map(|(vip, backend)| Line::Whole(vip, backend))).collect()
+}
+
 /// Lines of the log that verdicts may have.
 #[derive(Default)]
 struct Lines {
@@ -221,23 +259,29 @@ impl Lines {
     /// Lines in a window.
     const MOST: usize = 20;
 
-    fn tell(&mut self, flips: &[Flip]) {
+    fn tell(&mut self, lines: &[Line<'_>]) {
         if self.begun.is_none_or(|begun| begun.elapsed() >= Self::WINDOW) {
             self.tell_rest();
             (self.begun, self.told) = (Some(Instant::now()), 0);
         }
-        let told = flips.len().min(Self::MOST - self.told);
-        for Flip { vip, backend, fails, reason } in &flips[..told] {
-            match fails {
-                true => log::warn!("vip {vip}: backend {backend} fails its probes: {reason}"),
-                false => log::info!("vip {vip}: backend {backend} works again"),
+        let told = lines.len().min(Self::MOST - self.told);
+        for line in &lines[..told] {
+            match line {
+                Line::Flip(Flip { vip, backend, fails: true, reason }, _) => {
+                    log::warn!("vip {vip}: backend {backend} fails its probes: {reason}");
+                }
+                Line::Flip(Flip { vip, backend, .. }, false) => log::info!("vip {vip}: backend {backend} works again"),
+                Line::Flip(Flip { vip, backend, .. }, true) => {
+                    log::info!("vip {vip}: backend {backend} works again, and gets its slots back in parts");
+                }
+                Line::Whole(vip, backend) => log::info!("vip {vip}: backend {backend} has all of its slots again"),
             }
         }
-        if told < flips.len() && self.untold == 0 {
+        if told < lines.len() && self.untold == 0 {
             log::warn!("more verdicts change than are told one by one: see `naru health`");
         }
         self.told += told;
-        self.untold += flips.len() - told;
+        self.untold += lines.len() - told;
     }
 
     /// Tells how many had no line.

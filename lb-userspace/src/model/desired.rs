@@ -57,14 +57,18 @@ impl<S: Sources> Desired<S> {
         Self::of(Arc::clone(&self.sources), Arc::clone(&self.operations), Arc::new(verdicts))
     }
 
+    /// The same with a backend that has all of its slots, if that is something else.
+    pub fn whole(&self, vip: &str, backend: IpAddr) -> Option<Self> {
+        let mut verdicts = Verdicts::clone(&self.verdicts);
+        verdicts.end_return(vip, backend).then(|| self.judged(verdicts))
+    }
+
     fn of(sources: Arc<S>, operations: Arc<Operations>, verdicts: Arc<Verdicts>) -> Self {
-        let mut verdicts = verdicts;
         let mut kept = Verdicts::clone(&verdicts);
         kept.prune(sources.merged());
-        if kept != *verdicts {
-            verdicts = Arc::new(kept);
-        }
-        let config = verdicts.over(operations.over(sources.merged()));
+        let config = kept.over(operations.over(sources.merged()));
+        kept.forget_whole(&config);
+        let verdicts = if kept == *verdicts { verdicts } else { Arc::new(kept) };
         Self { sources, operations, verdicts, config, places: OnceLock::new() }
     }
 

@@ -344,6 +344,14 @@ pub const HEALTH: &[Key] = &[
         "Where fewer backends than this share of a tier and those before it work, the next tier serves as well",
         "none",
     ),
+    optional(
+        "slow_start",
+        r#"slow_start = "30s""#,
+        "none: all of them at once",
+        "How long a backend that was out takes to get all of its slots back, in parts, 1s to 1h: an eighth at once, a \
+         quarter after a third of the time, half of them after two thirds",
+        "none; a backend that is back gets more of its slots sooner, or later",
+    ),
 ];
 
 /// The types of probes, each with the keys that not all have.

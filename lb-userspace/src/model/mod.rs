@@ -19,6 +19,7 @@ mod port;
 pub(crate) mod prime;
 mod problem;
 mod readers;
+mod returns;
 mod share;
 pub(crate) mod suggest;
 mod target;
@@ -51,6 +52,7 @@ pub use self::{
     prime::Slots,
     problem::ProblemKind,
     readers::Readers,
+    returns::{Returns, slow_start_duration, slow_start_now, slow_start_time},
     share::{Share, ShareError},
     target::Target,
     tracking::{FlowHash, Tracking},

@@ -49,7 +49,7 @@ pub enum Verb {
     /// It takes nothing.
     Down,
     /// It takes new flows again: what was done before is taken back, and so is the `state` of the file until that says
-    /// `active` too.
+    /// `active` too. Its slow start is over.
     Restore,
 }
 

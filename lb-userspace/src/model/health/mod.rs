@@ -71,6 +71,9 @@ pub struct Health {
     pub max_out: Share,
     /// Where fewer of a tier's backends than this share work, the next tier serves as well.
     pub spare_below: Share,
+    /// How long a backend that was out takes to get all of its slots back, in parts; `None` for at once.
+    #[serde(default, rename = "slow_start_ms", with = "milliseconds::option", skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<Duration>,
 }
 
 words! {
@@ -146,6 +149,7 @@ impl Health {
             min_healthy: Self::MIN_HEALTHY,
             max_out: Self::MAX_OUT,
             spare_below: Self::SPARE_BELOW,
+            slow_start: None,
         }
     }
 }
@@ -160,7 +164,7 @@ impl fmt::Display for Health {
         }
         let [interval, fast_interval, timeout] = [*interval, *fast_interval, *timeout].map(humantime::format_duration);
         write!(f, ", every {interval} ({fast_interval}), timeout {timeout}, rise {rise}, fall {fall}, {on_failure}")?;
-        let Self { panic, fail, min_healthy, max_out, spare_below, .. } = self;
+        let Self { panic, fail, min_healthy, max_out, spare_below, slow_start, .. } = self;
         let mut told = |is_default: bool, name: &str, value: &dyn fmt::Display| {
             if is_default { Ok(()) } else { write!(f, ", {name} {value}") }
         };
@@ -168,7 +172,9 @@ impl fmt::Display for Health {
         told(*fail == Self::FAIL, "fail", fail)?;
         told(*min_healthy == Self::MIN_HEALTHY, "min_healthy", min_healthy)?;
         told(*max_out == Self::MAX_OUT, "max_out", max_out)?;
-        told(*spare_below == Self::SPARE_BELOW, "spare_below", spare_below)
+        told(*spare_below == Self::SPARE_BELOW, "spare_below", spare_below)?;
+        let slow_start = slow_start.map(humantime::format_duration);
+        slow_start.map_or(Ok(()), |time| write!(f, ", slow start {time}"))
     }
 }
 
@@ -184,6 +190,22 @@ mod milliseconds {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         u64::deserialize(deserializer).map(Duration::from_millis)
+    }
+
+    /// The same where there may be none.
+    pub mod option {
+        use super::*;
+
+        pub fn serialize<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+            match duration {
+                Some(duration) => super::serialize(duration, serializer),
+                None => serializer.serialize_none(),
+            }
+        }
+
+        pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+            Ok(Option::<u64>::deserialize(deserializer)?.map(Duration::from_millis))
+        }
     }
 }
 
@@ -211,7 +233,9 @@ mod tests {
             )
         );
         assert_eq!(serde_json::from_value::<Health>(serde_json::to_value(&health).unwrap()).unwrap(), health);
-        let tcp = Health { check: Check::Tcp, port: None, panic: "50%".parse().unwrap(), ..health };
-        assert_eq!(tcp.to_string(), format!("tcp, {rest}, panic 50%"));
+        let slow_start = Some(Duration::from_secs(90));
+        let tcp = Health { check: Check::Tcp, port: None, panic: "50%".parse().unwrap(), slow_start, ..health };
+        assert_eq!(tcp.to_string(), format!("tcp, {rest}, panic 50%, slow start 1m 30s"));
+        assert_eq!(serde_json::from_value::<Health>(serde_json::to_value(&tcp).unwrap()).unwrap(), tcp);
     }
 }

@@ -23,6 +23,8 @@ use crate::model::{
 };
 
 const SHORTEST: Duration = Duration::from_millis(10);
+/// Of a slow start: its parts must last for longer than a change takes.
+const SHORTEST_START: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(3600);
 
 /// Instead of the table: nobody is to be asked.
@@ -52,7 +54,7 @@ pub(super) fn health(value: &Value<'_>, problems: &mut Problems) -> Option<Spann
     };
     let port = section.optional("port").and_then(|value| tree::number("`port`", value, 1, 65_535, problems));
     let mut time = |key: &str, default: Duration| match section.optional(key) {
-        Some(value) => time(key, value, problems).unwrap_or(default),
+        Some(value) => time(key, value, SHORTEST, "`2s` or `500ms`", problems).unwrap_or(default),
         None => default,
     };
     let interval = time("interval", Health::INTERVAL);
@@ -63,6 +65,8 @@ pub(super) fn health(value: &Value<'_>, problems: &mut Problems) -> Option<Spann
         None => default,
     };
     let (rise, fall) = (count("rise", Health::RISE), count("fall", Health::FALL));
+    let slow_start = section.optional("slow_start");
+    let slow_start = slow_start.and_then(|value| self::time("slow_start", value, SHORTEST_START, "`30s`", problems));
     let on_failure = tree::parsed_or(&section, "on_failure", OnFailure::Reset, problems);
     let panic = tree::parsed_or(&section, "panic", Health::PANIC, problems);
     let fail = tree::parsed_or(&section, "fail", Health::FAIL, problems);
@@ -99,6 +103,7 @@ pub(super) fn health(value: &Value<'_>, problems: &mut Problems) -> Option<Spann
         min_healthy: min_healthy?,
         max_out: max_out?,
         spare_below: spare_below?,
+        slow_start,
     };
     is_sound.then(|| Spanned::new(value.span(), Some(health)))
 }
@@ -143,15 +148,17 @@ fn refuse_keys_of_others(section: &Section<'_>, own: &[&[Key]], problems: &mut P
     }
 }
 
-fn time(key: &str, value: &Value<'_>, problems: &mut Problems) -> Option<Duration> {
+/// A time between `shortest` and the longest that there is.
+fn time(key: &str, value: &Value<'_>, shortest: Duration, example: &str, problems: &mut Problems) -> Option<Duration> {
     let text = tree::text(&format!("`{key}`"), value, problems)?;
     // humantime panics at sums beyond 2^64, which no text this short is.
     let time = (text.len() <= 20).then(|| humantime::parse_duration(text).ok()).flatten();
     let is_whole = |time: &Duration| time.subsec_nanos().is_multiple_of(1_000_000);
-    let time = time.filter(|time| (SHORTEST..=LONGEST).contains(time) && is_whole(time));
+    let time = time.filter(|time| (shortest..=LONGEST).contains(time) && is_whole(time));
     if time.is_none() {
         let text = text.escape_debug();
-        let message = format!("`{key}` is `{text}`; write a time such as `2s` or `500ms`, between `10ms` and `1h`");
+        let shortest = humantime::format_duration(shortest);
+        let message = format!("`{key}` is `{text}`; write a time such as {example}, between `{shortest}` and `1h`");
         problems.add(value.span(), message);
     }
     time
