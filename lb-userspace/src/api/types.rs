@@ -219,6 +219,9 @@ pub struct Backend {
     /// What is known of it by its probes; absent where there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<BackendHealth>,
+    /// How far it is, where it was out and has a part of its slots only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<SlowStart>,
     /// What an operator has done to it and not taken back: `naru backend drain`, `down` and `restore`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<Operation>,
@@ -250,6 +253,15 @@ pub struct Backend {
     pub mac: Option<String>,
     /// The way to it.
     pub next_hop: NextHop,
+}
+
+/// How far a backend is that was out and gets its slots back in parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlowStart {
+    /// Eighths of its slots that it has: 1, 2 or 4.
+    pub eighths: u32,
+    /// Milliseconds until it has all.
+    pub whole_ms: u64,
 }
 
 /// What is known of a backend by its probes.

@@ -13,7 +13,7 @@ use crate::api::{
     client::Client,
     types::{
         Backend, BackendHealth, BackendStats, ClientFlows, Counts, Diff, DropStats, FileState, FlowEntries, Health,
-        Interface, MapUsage, NextHop, Problem, Settings, Stats, Status, Tracking, Vip, VipStats,
+        Interface, MapUsage, NextHop, Problem, Settings, SlowStart, Stats, Status, Tracking, Vip, VipStats,
     },
 };
 
@@ -399,7 +399,15 @@ fn health_note(backend: &Backend, health: &BackendHealth) -> String {
     let serves =
         (verdict == "down" && backend.state == "active").then(|| "serves all the same: too few work".to_owned());
     let void = (*void > 0).then(|| format!("{void} void"));
-    [failure.clone(), forming, serves, void].into_iter().flatten().collect::<Vec<_>>().join("; ")
+    let slow_start = backend.slow_start.map(slow_start_note);
+    [failure.clone(), slow_start, forming, serves, void].into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
+/// How far a backend is that gets its slots back in parts.
+fn slow_start_note(SlowStart { eighths, whole_ms }: SlowStart) -> String {
+    // Rounded up: it has all no later than this says.
+    let left = humantime::format_duration(Duration::from_secs(whole_ms.div_ceil(1000)));
+    format!("slow start: {eighths} of 8 parts of its slots, all in {left}")
 }
 
 fn note(backend: &Backend) -> String {
@@ -420,8 +428,9 @@ fn note(backend: &Backend) -> String {
         Some(failure) => format!("fails its probes: {failure}"),
         None => "fails its probes".to_owned(),
     });
-    let parts =
-        [failure, pinned, Some(drain_note(backend)).filter(|note| !note.is_empty()), clients, deadline, operation];
+    let slow_start = backend.slow_start.map(slow_start_note);
+    let drain = Some(drain_note(backend)).filter(|note| !note.is_empty());
+    let parts = [failure, slow_start, pinned, drain, clients, deadline, operation];
     parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
@@ -528,6 +537,7 @@ mod tests {
             weight: 100,
             state: state.into(),
             health: None,
+            slow_start: None,
             operation: None,
             file_state: None,
             slots,
@@ -568,6 +578,9 @@ mod tests {
         assert_eq!(note(&Backend { mac, drained: true, ..backend("drain", 0, 0) }), "MAC address pinned; drained");
         assert_eq!(note(&backend("removed", 0, 0)), "", "its flows are in the column beside");
         assert_eq!(note(&Backend { drained: true, ..backend("drain", 0, 0) }), "drained");
+        let slow_start = Some(SlowStart { eighths: 2, whole_ms: 11_100 });
+        let slow = Backend { slow_start, ..backend("active", 10, 0) };
+        assert_eq!(note(&slow), "slow start: 2 of 8 parts of its slots, all in 12s");
         let clients = ["198.51.100.0/24", "2001:db8::/48"].map(|prefix| prefix.parse().unwrap());
         let clients = clients.iter().zip([7, 5]).map(|(prefix, flows)| ClientFlows { prefix: *prefix, flows });
         let waits = Backend { clients: clients.collect(), cut_seconds: Some(90), ..backend("drain", 0, 0) };

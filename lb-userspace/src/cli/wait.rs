@@ -169,6 +169,7 @@ mod tests {
             weight: 100,
             state: state.into(),
             health: None,
+            slow_start: None,
             operation: None,
             file_state: None,
             slots: 0,

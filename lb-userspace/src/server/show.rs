@@ -11,14 +11,14 @@ use lb_common::{Drops, LossCause};
 use crate::{
     api::types::{
         Applied, Attached, Backend, BackendHealth, BackendStats, ClientFlows, ConfigStatus, Counts, Diff, DropStats,
-        FileState, FlowEntries, Interface, Link, LossStats, MapUsage, NextHop, Problem, Stats, Status, TrackedStats,
-        Tracking, UnreachableBackend, Vip, VipStats,
+        FileState, FlowEntries, Interface, Link, LossStats, MapUsage, NextHop, Problem, SlowStart, Stats, Status,
+        TrackedStats, Tracking, UnreachableBackend, Vip, VipStats,
     },
     controller::{self, Error, View},
     dataplane::{self, BackendCounts, BackendSlots, LostFrames},
     fault,
     health::{Probed, Verdict},
-    model::{self, Mac, Target, Word as _},
+    model::{self, Mac, Target, Word as _, slow_start_duration, slow_start_now, slow_start_time},
     tracking,
 };
 
@@ -255,7 +255,8 @@ fn vip_of(view: &View, vip: &model::Vip, mut running: BTreeMap<IpAddr, Running>)
             own => own.state.word(),
         };
         let own = backend_of(view, &vip.name, *backend, state, way, running.as_ref());
-        Backend { health: probed.and_then(|probed| probed.get(&backend.address)).map(|probed| health(probed)), ..own }
+        let health = probed.and_then(|probed| probed.get(&backend.address)).map(|probed| health(probed));
+        Backend { health, slow_start: slow_start(vip, backend), ..own }
     });
     let mut backends: Vec<_> = configured.collect();
     backends.extend(running.values().map(|running| {
@@ -293,6 +294,7 @@ fn backend_of(
         weight: backend.weight,
         state: state.to_owned(),
         health: None,
+        slow_start: None,
         operation: operation.cloned(),
         file_state: operation
             .and_then(|_| view.file_state_of(vip, backend.address))
@@ -342,6 +344,14 @@ pub fn not_ready(view: &View, vip: &model::Vip) -> Option<String> {
     let mut taking = serving().filter(|backend| !backend.fails || working == 0);
     let has_way = taking.any(|backend| view.way_to(vip, backend).is_ok());
     (!has_way).then(|| "no way to any backend that works is known".to_owned())
+}
+
+/// How far a backend is that has a part of its slots only.
+fn slow_start(vip: &model::Vip, backend: &model::Backend) -> Option<SlowStart> {
+    let own = backend.slow_start?;
+    let time = slow_start_time(vip.health.as_ref()?.slow_start?);
+    let whole = slow_start_duration(own.until_whole(slow_start_now(), time));
+    Some(SlowStart { eighths: own.eighths(), whole_ms: whole.as_millis() as u64 })
 }
 
 /// What is known of a backend by its probes.

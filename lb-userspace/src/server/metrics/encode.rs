@@ -120,6 +120,9 @@ fn encode_backends(encoder: &mut DescriptorEncoder, vips: &[VipSample]) -> fmt::
     let ups = of_backends(vips, |backend| backend.health.map(|health| u32::from(health.up)));
     let ups = ups.filter_map(|(labels, up)| Some((labels, up?)));
     gauge(encoder, "naru_backend_up", help, None, ups)?;
+    let help = "The part of its slots that a backend has: below 1 during its slow start";
+    let parts = of_backends(vips, |backend| backend.part).filter_map(|(labels, part)| Some((labels, part?)));
+    gauge(encoder, "naru_backend_slow_start", help, None, parts)?;
     let help = "How long the last probe of a backend took";
     let took = of_backends(vips, |backend| backend.health.map(|health| health.took));
     let took = took.filter_map(|(labels, took)| Some((labels, took?)));
@@ -283,6 +286,7 @@ mod tests {
             next_hop_up: true,
             flows: 2,
             held_slots: 5,
+            part: Some(0.25),
             health: Some(crate::server::metrics::snapshot::HealthSample {
                 up: false,
                 flips: 3,
@@ -299,6 +303,7 @@ mod tests {
             slots: 0,
             next_hop_up: false,
             health: None,
+            part: None,
             ..known
         };
         let interface = |name: &str, attached| Interface {
@@ -384,6 +389,7 @@ mod tests {
             "naru_backend_weight{vip=\"web\",backend=\"10.0.0.1\"} 100",
             "naru_backend_state{vip=\"web\",backend=\"10.0.0.1\",state=\"drain\",set_by=\"operator\"} 1",
             "naru_backend_up{vip=\"web\",backend=\"10.0.0.1\"} 0",
+            "naru_backend_slow_start{vip=\"web\",backend=\"10.0.0.1\"} 0.25",
             "naru_health_probe_seconds{vip=\"web\",backend=\"10.0.0.1\"} 0.25",
             "naru_health_flips_total{vip=\"web\",backend=\"10.0.0.1\"} 3",
             "naru_health_probes_total{vip=\"web\",backend=\"10.0.0.1\",result=\"good\"} 20",

@@ -7,7 +7,7 @@ use std::{
     time::SystemTime,
 };
 
-use lb_common::BackendState;
+use lb_common::{BackendState, SlowStart};
 
 use crate::{
     api::types::{
@@ -87,6 +87,8 @@ pub struct BackendSample {
     pub flows: u64,
     /// What its probes say of it; none where there are none.
     pub health: Option<HealthSample>,
+    /// The part of its slots that it has while it takes flows; none where it would have all of them at once.
+    pub part: Option<f64>,
     /// Slots that are no longer its own and on which flows without an entry go to it still.
     pub held_slots: u32,
 }
@@ -144,6 +146,7 @@ fn sample(view: &View, vip: &model::Vip, counted: &BackendStats, running: Option
         (Some(running), _) if removed => Some(view.way_of(&running.backend.entry.target)),
         (_, configured) => configured.map(|backend| view.way_to(vip, backend)),
     };
+    let starts_slowly = vip.health.as_ref().is_some_and(|health| health.slow_start.is_some());
     BackendSample {
         address,
         counts,
@@ -154,8 +157,14 @@ fn sample(view: &View, vip: &model::Vip, counted: &BackendStats, running: Option
         next_hop_up: way.is_some_and(|way| way.is_ok()),
         flows: running.map_or(0, |running| running.backend.flows),
         health: view.probes.get(&vip.name).and_then(|probed| probed.get(&address)).map(|probed| health(probed)),
+        part: configured.filter(|_| starts_slowly).map(part),
         held_slots: running.map_or(0, |running| running.backend.held_slots),
     }
+}
+
+fn part(backend: &model::Backend) -> f64 {
+    let eighths = backend.slow_start.map_or(SlowStart::WHOLE, SlowStart::eighths);
+    f64::from(eighths) / f64::from(SlowStart::WHOLE)
 }
 
 fn health(probed: &Probed) -> HealthSample {
