@@ -3,6 +3,7 @@
 mod faults;
 mod flapping;
 mod restarts;
+mod slow_start;
 
 use std::{
     fmt::Display,
