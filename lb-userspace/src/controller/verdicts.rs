@@ -291,3 +291,83 @@ impl Lines {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lb_common::{BackendRecord, SlowStart, VipName, VipRecord};
+
+    use super::{super::file::ConfigFile, *};
+
+    const TEXT: &str = r#"
+        [node]
+        interfaces = []
+        [[vip]]
+        name = "web"
+        address = "203.0.113.10"
+        ports = ["tcp/80"]
+        forward = "l2"
+        health = { type = "tcp", slow_start = "1s" }
+        backends = [{ address = "10.0.1.11" }, { address = "10.0.1.12" }]
+    "#;
+    const OWN: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 1, 11));
+
+    fn desired(verdicts: Verdicts) -> Desired {
+        let file = ConfigFile { path: "f".into(), overrides: Default::default() };
+        let contents = file.parse(TEXT.to_owned(), None).unwrap();
+        Desired::new(contents, &Arc::default(), &Arc::new(verdicts)).0
+    }
+
+    fn returned(began: u32) -> Verdicts {
+        let mut verdicts = Verdicts::default();
+        verdicts.set_return("web", OWN, SlowStart::new(began));
+        verdicts
+    }
+
+    /// Also where the time for it has passed while the daemon was away.
+    #[tokio::test]
+    async fn a_step_is_due_as_a_verdict_is() {
+        for age in [3, 1_000] {
+            let desired = desired(returned(slow_start_now().wrapping_sub(age)));
+            let mut health = Health::new(&desired.verdicts);
+            health.await_step(&desired);
+            assert!(health.step_due.is_some());
+            tokio::time::timeout(patience::LIMIT, health.next()).await.expect("a step in time");
+            assert!(health.step_due.is_none());
+            let after = health.verdicts.clone().after(&desired.verdicts, &desired.config, slow_start_now());
+            assert_ne!(after, *desired.verdicts);
+        }
+        let mut health = Health::new(&Verdicts::default());
+        health.await_step(&desired(Verdicts::default()));
+        assert!(health.step_due.is_none(), "nobody waits for anything");
+    }
+
+    #[test]
+    fn what_the_maps_hold_is_what_is_known_at_a_start() {
+        let now = slow_start_now();
+        let mut state = plan::State::default();
+        let vip = VipRecord { name: VipName::new("web").unwrap(), ..VipRecord::default() };
+        state.put_vip(7, vip);
+        let mut put = |id, address: &str, marks| {
+            let record = BackendRecord { marks, ..BackendRecord::default() };
+            let backend =
+                lb_common::Backend { address: address.parse::<IpAddr>().unwrap().into(), vip: 7, ..Default::default() };
+            state.put_backend(id, Entry::new(backend, record, None));
+        };
+        put(1, "10.0.1.11", SlowStart::new(now).marks());
+        put(2, "10.0.1.12", BackendRecord::FAILS);
+        put(3, "10.0.1.13", 0);
+        let mut expected = returned(now);
+        expected.set("web", [10, 0, 1, 12].into(), true);
+        assert_eq!(kept(&state), expected);
+    }
+
+    #[test]
+    fn the_log_tells_of_a_slow_start_as_it_begins_and_as_it_ends() {
+        let flip = Flip { vip: "web".into(), backend: OWN, fails: false, reason: String::new() };
+        let (before, after) = (Verdicts::default(), desired(returned(slow_start_now())));
+        assert!(matches!(&*lines(std::slice::from_ref(&flip), &before, &after), [Line::Flip(_, true)]));
+        assert!(lines(&[], &after.verdicts, &after).is_empty(), "nor of a step");
+        let whole = desired(before);
+        assert!(matches!(&*lines(&[], &after.verdicts, &whole), [Line::Whole("web", OWN)]));
+    }
+}
