@@ -390,6 +390,50 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "health = { type = \"udp\", via = \"address\", port = 53, send = \"a\", name = \"b\" }",
         "11:73: `name` is for `type = \"dns\"`; leave it out, or write that",
     ),
+    // Health of a backend.
+    (
+        "weight = 50",
+        "health = { port = 8080 }",
+        "15:37: this lies over the VIP's `health`, and there is none; write that, and `health = \"none\"` for backends that \
+         are not to be asked",
+    ),
+    (
+        "weight = 50",
+        "health = \"tcp\"",
+        "15:37: `health` of a backend must be a table, `{ port = 8080 }`, or `\"none\"`, not a string",
+    ),
+    (
+        "hash = \"5-tuple\"\nslots = 1009\nbackends = [\n  { address = \"10.0.1.11\", weight = 100 }",
+        "health = { type = \"tcp\" }\nslots = 1009\nbackends = [\n  { address = \"10.0.1.11\", health = { fail = \"closed\" } }",
+        "14:46: `fail` is about all backends of a VIP; write it into the VIP's `health`",
+    ),
+    (
+        "hash = \"5-tuple\"\nslots = 1009\nbackends = [\n  { address = \"10.0.1.11\", weight = 100 }",
+        "health = { type = \"tcp\" }\nslots = 1009\nbackends = [\n  { address = \"10.0.1.11\", health = { fal = 3 } }",
+        "14:39: unknown key `fal` in health; did you mean `fall`?",
+    ),
+    (
+        "hash = \"5-tuple\"\nslots = 1009\nbackends = [\n  { address = \"10.0.1.11\", weight = 100 }",
+        "health = { type = \"tcp\" }\nslots = 1009\nbackends = [\n  { address = \"10.0.1.11\", health = { path = \"/\" } }",
+        "14:46: `path` is for `type = \"http\"` or `type = \"https\"`; leave it out, or write that",
+    ),
+    (
+        "hash = \"5-tuple\"\nslots = 1009\nbackends = [\n  { address = \"10.0.1.11\", weight = 100 }",
+        "health = { type = \"tcp\", fast_interval = \"1s\" }\nslots = 1009\nbackends = [\n  { address = \"10.0.1.11\", health = { interval = \"500ms\" } }",
+        "14:37: together with the VIP's `health`: `fast_interval` is longer than `interval`; write a shorter one, or leave \
+         it out",
+    ),
+    (
+        "hash = \"5-tuple\"\nslots = 1009\nbackends = [\n  { address = \"10.0.1.11\", weight = 100 }",
+        "health = { type = \"tcp\" }\nslots = 1009\nbackends = [\n  { address = \"10.0.1.11\", health = { type = \"udp\", send = \"a\" } }",
+        "14:37: the VIP serves no UDP port by its number; say at which one probes are: `port = 80`",
+    ),
+    // What is wrong with the VIP's is said once.
+    (
+        "hash = \"5-tuple\"\nslots = 1009\nbackends = [\n  { address = \"10.0.1.11\", weight = 100 }",
+        "health = { type = \"tcp\", rise = 0 }\nslots = 1009\nbackends = [\n  { address = \"10.0.1.11\", health = { fall = 2 } }",
+        "11:33: `rise` is 0; it must be from 1 to 100",
+    ),
     (
         "slots = 1009",
         "tcp_timeout = \"15m\"",

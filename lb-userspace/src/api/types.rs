@@ -222,6 +222,9 @@ pub struct Backend {
     /// How far it is, where it was out and has a part of its slots only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<SlowStart>,
+    /// How it is asked, where it is asked otherwise than its VIP says; absent where it is as the VIP says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Asked>,
     /// What an operator has done to it and not taken back: `naru backend drain`, `down` and `restore`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<Operation>,
@@ -292,6 +295,17 @@ pub struct BackendHealth {
     pub failed: u64,
     /// Probes of which nothing follows: this host was too busy, or had no socket left.
     pub void: u64,
+}
+
+/// How a backend is asked that is asked otherwise than its VIP says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Asked {
+    /// Not at all: it counts as working.
+    None,
+    /// So, with what the VIP says besides.
+    #[serde(untagged)]
+    So(Box<Health>),
 }
 
 /// Flows of the clients in one prefix.

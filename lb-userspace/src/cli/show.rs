@@ -12,8 +12,8 @@ use super::{
 use crate::api::{
     client::Client,
     types::{
-        Backend, BackendHealth, BackendStats, ClientFlows, Counts, Diff, DropStats, FileState, FlowEntries, Health,
-        Interface, MapUsage, NextHop, Problem, Settings, SlowStart, Stats, Status, Tracking, Vip, VipStats,
+        Asked, Backend, BackendHealth, BackendStats, ClientFlows, Counts, Diff, DropStats, FileState, FlowEntries,
+        Health, Interface, MapUsage, NextHop, Problem, Settings, SlowStart, Stats, Status, Tracking, Vip, VipStats,
     },
 };
 
@@ -72,7 +72,7 @@ pub async fn backends(client: Client, output: Output, vip: Option<&str>) -> Resu
 /// `naru health`
 pub async fn health(client: Client, output: Output, vip: Option<&str>) -> Result<Exit, Failure> {
     let mut backends = client.backends(vip).await?;
-    backends.retain(|backend| backend.health.is_some());
+    backends.retain(|backend| backend.health.is_some() || backend.asked == Some(Asked::None));
     output.print(&backends, |backends| health_text(backends));
     Ok(Exit::Ok)
 }
@@ -322,6 +322,9 @@ fn vip_text(vip: &Vip) -> String {
         vec![("Name", name), ("Address", address), ("Ports", &ports), ("Forward", forward)];
     lines.extend(settings.iter().map(|(label, value)| (*label, value as &dyn Display)));
     lines.push(("Health", &health));
+    let asked = backends.iter().filter_map(|backend| Some((backend.address, backend.asked.as_ref()?)));
+    let asked: Vec<_> = asked.map(|(address, asked)| (format!("  {address}"), asked_text(asked))).collect();
+    lines.extend(asked.iter().map(|(address, asked)| (address.as_str(), asked as &dyn Display)));
     let ready = not_ready.as_ref().map_or_else(|| "yes".to_owned(), |reason| format!("no: {reason}"));
     lines.push(("Ready", &ready));
     fields(&lines) + "\n" + &backends_text(backends)
@@ -371,10 +374,15 @@ fn health_text(backends: &[Backend]) -> String {
         ("FLIPS", Right),
         ("NOTE", Left),
     ];
-    let probed = backends.iter().filter_map(|backend| Some((backend, backend.health.as_ref()?)));
     table(
         header,
-        probed.map(|(backend, health)| {
+        backends.iter().map(|backend| {
+            let (vip, address) = (backend.vip.clone(), backend.address.to_string());
+            let Some(health) = &backend.health else {
+                let none = || "-".to_owned();
+                let note = backend.asked.as_ref().map_or_else(String::new, asked_text);
+                return [vip, address, none(), none(), none(), none(), none(), none(), none(), note];
+            };
             let BackendHealth { verdict, since, last, took_us, good, failed, flips, .. } = health;
             let ago = |at: u64| {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -383,10 +391,17 @@ fn health_text(backends: &[Backend]) -> String {
             let last = last.map_or("-".to_owned(), |at| format!("{} ago", ago(at)));
             let took = took_us.map_or("-".to_owned(), |took| format!("{:.1} ms", took as f64 / 1e3));
             let [good, failed, flips] = [good, failed, flips].map(u64::to_string);
-            let (vip, address) = (backend.vip.clone(), backend.address.to_string());
             [vip, address, verdict.clone(), ago(*since), last, took, good, failed, flips, health_note(backend, health)]
         }),
     )
+}
+
+/// How a backend is asked that is asked otherwise.
+fn asked_text(asked: &Asked) -> String {
+    match asked {
+        Asked::None => "not asked: counts as working".to_owned(),
+        Asked::So(health) => health.asks().to_string(),
+    }
 }
 
 /// What is wrong, how far the verdict is from another, and what does not follow from it.
@@ -400,7 +415,8 @@ fn health_note(backend: &Backend, health: &BackendHealth) -> String {
         (verdict == "down" && backend.state == "active").then(|| "serves all the same: too few work".to_owned());
     let void = (*void > 0).then(|| format!("{void} void"));
     let slow_start = backend.slow_start.map(slow_start_note);
-    [failure.clone(), slow_start, forming, serves, void].into_iter().flatten().collect::<Vec<_>>().join("; ")
+    let asked = backend.asked.as_ref().map(|asked| format!("asked otherwise: {}", asked_text(asked)));
+    [failure.clone(), slow_start, forming, serves, void, asked].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 /// How far a backend is that gets its slots back in parts.
@@ -538,6 +554,7 @@ mod tests {
             state: state.into(),
             health: None,
             slow_start: None,
+            asked: None,
             operation: None,
             file_state: None,
             slots,

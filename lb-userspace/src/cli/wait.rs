@@ -170,6 +170,7 @@ mod tests {
             state: state.into(),
             health: None,
             slow_start: None,
+            asked: None,
             operation: None,
             file_state: None,
             slots: 0,

@@ -1,11 +1,17 @@
 //! What changes between two configs besides what the data plane holds: to tell the operator, and to refuse what only a
 //! restart can follow.
 
-use std::{collections::HashMap, fmt::Display, path::PathBuf};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt::Display,
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+};
 
 use super::Error;
 use crate::{
-    model::{self, Config, Difference, Node, Overridden, Vip, Vrf, keys::SettingChange},
+    model::{self, Config, Difference, Health, Node, Overridden, Vip, Vrf, keys::SettingChange},
     plan::{Change, record},
 };
 
@@ -19,16 +25,36 @@ pub fn changes(old: &Config, new: &Config) -> Vec<Change> {
 fn vip_changes(old: &Config, new: &Config) -> Vec<Change> {
     let Difference { gone, come } = old.difference(new);
     let before: HashMap<_, _> = gone.into_iter().map(|vip| (vip.name.as_str(), vip)).collect();
-    let changes = come.into_iter().filter_map(|vip| Some((vip, unheld(before.get(vip.name.as_str())?, vip))));
-    let changes = changes.flat_map(|(vip, changes)| changes.into_iter().map(move |change| (vip, change)));
-    changes
-        .map(|(vip, SettingChange { key, from, to })| Change::VipChanged {
-            vip: vip.name.clone(),
+    let kept = come.into_iter().filter_map(|vip| Some((*before.get(vip.name.as_str())?, vip)));
+    let changes = kept.flat_map(|(old, new)| {
+        let changed = |SettingChange { key, from, to }: SettingChange| Change::VipChanged {
+            vip: new.name.clone(),
             key: key.to_owned(),
             from,
             to,
-        })
-        .collect()
+        };
+        unheld(old, new).into_iter().map(changed).chain(asked_otherwise(old, new))
+    });
+    changes.collect()
+}
+
+/// Changes of how backends are asked that are asked otherwise than the VIP says, or were.
+fn asked_otherwise(old: &Vip, new: &Vip) -> impl Iterator<Item = Change> {
+    let has = |vip: &Vip, address| vip.backends.iter().any(|own| own.address == address);
+    let own: BTreeSet<IpAddr> = old.asked_otherwise.keys().chain(new.asked_otherwise.keys()).copied().collect();
+    own.into_iter().filter_map(move |backend| {
+        let [before, after] = [old, new].map(|vip| vip.asked_otherwise.get(&backend));
+        if before == after || !has(old, backend) || !has(new, backend) {
+            return None;
+        }
+        let word = |own: Option<&Option<Arc<Health>>>| match own {
+            None => "as the VIP's".to_owned(),
+            Some(None) => "none".to_owned(),
+            Some(Some(health)) => health.asks().to_string(),
+        };
+        let (vip, key) = (new.name.clone(), "health".to_owned());
+        Some(Change::BackendChanged { vip, backend, key, from: word(before), to: word(after) })
+    })
 }
 
 /// Changes of the keys of a VIP that the data plane does not hold.

@@ -39,8 +39,7 @@ pub enum MeansError {
 /// There is one.
 pub fn check_means(config: &Config) -> Result<(), (String, MeansError)> {
     let mut seen = HashSet::new();
-    for vip in &config.vips {
-        let Some(health) = &vip.health else { continue };
+    for (vip, health) in config.vips.iter().flat_map(|vip| vip.healths().map(move |health| (vip, health))) {
         let fails = |error| (vip.name.clone(), error);
         match &health.check {
             // The daemon is root's; of others nothing follows.

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use lb_common::Via;
 use tokio::{
     sync::{Semaphore, mpsc},
     task::AbortHandle,
@@ -192,14 +193,8 @@ impl Rounds {
         // By other routing tables, backends of VIPs that are the same are other ones.
         let moved = before.node.routing() != config.node.routing();
         let come = if moved { config.vips.iter().collect() } else { difference.come };
-        for vip in come {
-            if let Some(health) = &vip.health {
-                let via = vip.via(&config.node);
-                let trusted = health.check.trust().map(|files| self.store.get(files));
-                let paths = Arc::clone(&self.paths);
-                let question = move |backend| question(vip, health, via, backend, trusted.clone(), &paths);
-                self.follow_vip(vip, health, question, verdicts, beginning);
-            }
+        for vip in come.into_iter().filter(|vip| vip.health.is_some()) {
+            self.follow_vip(vip, vip.via(&config.node), verdicts, beginning);
         }
     }
 
@@ -208,18 +203,16 @@ impl Rounds {
         self.store.renew();
     }
 
-    fn follow_vip(
-        &mut self,
-        vip: &Vip,
-        health: &Arc<Health>,
-        question: impl Fn(IpAddr) -> Question,
-        verdicts: &Verdicts,
-        beginning: Duration,
-    ) {
+    fn follow_vip(&mut self, vip: &Vip, via: Via, verdicts: &Verdicts, beginning: Duration) {
+        let asked = vip.backends.iter().filter_map(|backend| {
+            let health = vip.health_of(backend.address)?;
+            let trusted = health.check.trust().map(|files| self.store.get(files));
+            Some((backend.address, health, question(vip, health, via, backend.address, trusted, &self.paths)))
+        });
+        let asked: Vec<_> = asked.collect();
         let known = self.probes.get(&vip.name);
-        let wanted = vip.backends.iter().map(|backend| {
-            let question = question(backend.address);
-            let known = known.and_then(|known| known.get(&backend.address));
+        let wanted = asked.into_iter().map(|(backend, health, question)| {
+            let known = known.and_then(|known| known.get(&backend));
             let probed = match known {
                 Some(same) if *same.question == question && same.health == *health => Arc::clone(same),
                 Some(other) => {
@@ -229,16 +222,16 @@ impl Rounds {
                     // In one: a verdict that changed in between would be nobody's.
                     last.is_over = true;
                     drop(last);
-                    self.probe(&vip.name, backend.address, health, question, status, beginning)
+                    self.probe(&vip.name, backend, health, question, status, beginning)
                 }
                 None => {
-                    let is_down = verdicts.has(&vip.name, backend.address);
+                    let is_down = verdicts.has(&vip.name, backend);
                     let judge = Judge::new(if is_down { Verdict::Down } else { Verdict::Unknown });
                     let status = Status::new(judge);
-                    self.probe(&vip.name, backend.address, health, question, status, beginning)
+                    self.probe(&vip.name, backend, health, question, status, beginning)
                 }
             };
-            (backend.address, probed)
+            (backend, probed)
         });
         let wanted: BTreeMap<_, _> = wanted.collect();
         let is_same = known.is_some_and(|known| {
@@ -310,7 +303,7 @@ impl Drop for Rounds {
 fn question(
     vip: &Vip,
     health: &Health,
-    via: lb_common::Via,
+    via: Via,
     backend: IpAddr,
     trusted: Option<Arc<Trusted>>,
     paths: &Arc<Paths>,
@@ -573,6 +566,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_backend_that_says_so_is_asked_otherwise_or_not_at_all() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (mut rounds, mut told) = Rounds::new();
+        let address = |host| IpAddr::from([127, 0, 0, host]);
+        let mut wanted = probed(1, &["127.0.0.1", "127.0.0.2"]);
+        let health = wanted.vips[0].health.clone().unwrap();
+        let own = Arc::new(Health { port: Some(listener.local_addr().unwrap().port()), ..Health::clone(&health) });
+        wanted.vip_mut(0).asked_otherwise = [(address(1), Some(Arc::clone(&own))), (address(2), None)].into();
+        rounds.follow(&wanted, &Verdicts::default());
+        assert_eq!(rounds.probes()["web"].keys().copied().collect::<Vec<_>>(), [address(1)]);
+        assert_eq!(next(&mut told).await, flip("127.0.0.1", false, "good answers"));
+        // How one is asked is no matter of the other.
+        let first = Arc::clone(&rounds.probes()["web"][&address(1)]);
+        wanted.vip_mut(0).asked_otherwise.remove(&address(2));
+        rounds.follow(&wanted, &Verdicts::default());
+        assert!(Arc::ptr_eq(&first, &rounds.probes()["web"][&address(1)]));
+        assert_eq!(next(&mut told).await, flip("127.0.0.2", true, "connection refused"));
+        wanted.vip_mut(0).asked_otherwise.clear();
+        rounds.follow(&wanted, &Verdicts::default());
+        assert_eq!(next(&mut told).await, flip("127.0.0.1", true, "connection refused"));
+    }
+
+    #[tokio::test]
     async fn probes_are_spread_over_the_time() {
         let (rounds, _told) = Rounds::new();
         let health = probed(1, &[]).vips[0].health.clone().unwrap();
@@ -586,7 +602,7 @@ mod tests {
                 question: Arc::new(question(
                     &probed(1, &[]).vips[0],
                     &health,
-                    lb_common::Via::default(),
+                    Via::default(),
                     backend,
                     None,
                     rounds.paths(),

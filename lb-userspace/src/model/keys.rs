@@ -354,6 +354,9 @@ pub const HEALTH: &[Key] = &[
     ),
 ];
 
+/// Those of [`HEALTH`] that a backend may have as well: they say how it is asked, and the others what follows for all.
+pub const HEALTH_OF_BACKEND: &[&str] = &["type", "via", "port", "interval", "fast_interval", "timeout", "rise", "fall"];
+
 /// The types of probes, each with the keys that not all have.
 pub const HEALTH_TYPES: &[(&str, &[&[Key]])] = &[
     ("icmp", &[HEALTH_SIZE]),
@@ -558,6 +561,13 @@ pub const BACKEND: &[Key] = &[
         "0",
         "0 to 9; with 1 and above it stands by, and serves while too few of the tiers before work (`spare_below` of `health`)",
         "none",
+    ),
+    optional(
+        "health",
+        r#"health = { port = 8080 }"#,
+        "as the VIP's",
+        "Where it is asked otherwise than the VIP's `health` says: keys of that which say how; or `\"none\"`, and it counts as working",
+        "none; what fails probes is as `on_failure` says",
     ),
 ];
 

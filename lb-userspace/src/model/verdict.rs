@@ -131,7 +131,9 @@ impl Verdicts {
         let vips: BTreeMap<&str, &Arc<Vip>> = probed.map(|vip| (vip.name.as_str(), vip)).collect();
         self.vips.retain(|name, failing| {
             let vip = vips.get(name.as_str());
-            failing.retain(|address, _| vip.is_some_and(|vip| vip.backends.iter().any(|own| own.address == *address)));
+            let has = |vip: &Vip, address| vip.backends.iter().any(|own| own.address == address);
+            let is_probed = |vip: &Vip, address| has(vip, address) && vip.health_of(address).is_some();
+            failing.retain(|address, _| vip.is_some_and(|vip| is_probed(vip, *address)));
             !failing.is_empty()
         });
     }
@@ -283,6 +285,11 @@ mod tests {
         verdicts.prune(&config);
         assert_eq!(verdicts, failing([1]));
         assert_eq!(verdicts.iter().collect::<Vec<_>>(), [("web", IpAddr::from([10, 0, 0, 1]))]);
+        let mut waived = config.clone();
+        waived.vip_mut(0).asked_otherwise.insert(IpAddr::from([10, 0, 0, 1]), None);
+        let mut verdicts_of_waived = verdicts.clone();
+        verdicts_of_waived.prune(&waived);
+        assert_eq!(verdicts_of_waived, Verdicts::default());
         config.vip_mut(0).health = None;
         assert_eq!(states(&verdicts.over(config.clone())), [(BackendState::Active, false); 3]);
         verdicts.prune(&config);

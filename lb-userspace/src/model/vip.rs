@@ -1,6 +1,6 @@
 //! A virtual address, what is served on it, and by whom.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use lb_common::Via;
 
@@ -21,6 +21,9 @@ pub struct Vip {
     pub settings: Settings,
     /// How it is found out whether its backends work; `None` where that is not.
     pub health: Option<Arc<Health>>,
+    /// Backends that say themselves how they are asked, with all that the VIP says besides; `None` where they are not. There
+    /// are none without `health`.
+    pub asked_otherwise: BTreeMap<IpAddr, Option<Arc<Health>>>,
     /// That there is no `health` is meant so.
     pub waives_health: bool,
     /// Whether one of its backends has another tier than 0: what is over the config asks that of every VIP at each change.
@@ -32,6 +35,19 @@ pub struct Vip {
 impl Vip {
     /// Slots of a VIP that does not say.
     pub const DEFAULT_SLOTS: u32 = Slots::DEFAULT.get();
+
+    /// How it is found out whether that backend works; `None` where it is not, and it counts as working.
+    pub fn health_of(&self, backend: IpAddr) -> Option<&Arc<Health>> {
+        match self.asked_otherwise.get(&backend) {
+            Some(own) => own.as_ref(),
+            None => self.health.as_ref(),
+        }
+    }
+
+    /// All ways in which its backends may be asked.
+    pub fn healths(&self) -> impl Iterator<Item = &Arc<Health>> {
+        self.health.iter().chain(self.asked_otherwise.values().flatten())
+    }
 
     /// By which routing tables its backends are reached, on this node.
     pub fn via(&self, node: &Node) -> Via {

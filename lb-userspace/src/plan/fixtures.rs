@@ -25,6 +25,7 @@ pub fn vip(name: &str, address: &str, ports: &[&str], backends: &[&str]) -> Vip 
         forward: ForwardMode::Ipip,
         settings: Settings { slots: Slots::new(SLOTS), ..Settings::default() },
         health: None,
+        asked_otherwise: Default::default(),
         waives_health: false,
         has_tiers: false,
         backends: backends.iter().map(|address| backend(address, 100)).collect(),

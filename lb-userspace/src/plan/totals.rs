@@ -76,7 +76,7 @@ fn features_of(vip: &Vip) -> Features {
     if vip.settings.tracking != Tracking::Never {
         features = features.with(Features::TRACKING);
     }
-    if vip.health.as_ref().is_some_and(|health| health.via == ProbeVia::Path) {
+    if vip.healths().any(|health| health.via == ProbeVia::Path) {
         features = features.with(Features::PROBES);
     }
     if record::refuses(vip) {

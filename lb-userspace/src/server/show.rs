@@ -10,9 +10,9 @@ use lb_common::{Drops, LossCause};
 
 use crate::{
     api::types::{
-        Applied, Attached, Backend, BackendHealth, BackendStats, ClientFlows, ConfigStatus, Counts, Diff, DropStats,
-        FileState, FlowEntries, Interface, Link, LossStats, MapUsage, NextHop, Problem, SlowStart, Stats, Status,
-        TrackedStats, Tracking, UnreachableBackend, Vip, VipStats,
+        Applied, Asked, Attached, Backend, BackendHealth, BackendStats, ClientFlows, ConfigStatus, Counts, Diff,
+        DropStats, FileState, FlowEntries, Interface, Link, LossStats, MapUsage, NextHop, Problem, SlowStart, Stats,
+        Status, TrackedStats, Tracking, UnreachableBackend, Vip, VipStats,
     },
     controller::{self, Error, View},
     dataplane::{self, BackendCounts, BackendSlots, LostFrames},
@@ -255,8 +255,12 @@ fn vip_of(view: &View, vip: &model::Vip, mut running: BTreeMap<IpAddr, Running>)
             own => own.state.word(),
         };
         let own = backend_of(view, &vip.name, *backend, state, way, running.as_ref());
+        let asked = vip.asked_otherwise.get(&backend.address).map(|own| match own {
+            Some(own) => Asked::So(Box::new(model::Health::clone(own))),
+            None => Asked::None,
+        });
         let health = probed.and_then(|probed| probed.get(&backend.address)).map(|probed| health(probed));
-        Backend { health, slow_start: slow_start(vip, backend), ..own }
+        Backend { health, slow_start: slow_start(vip, backend), asked, ..own }
     });
     let mut backends: Vec<_> = configured.collect();
     backends.extend(running.values().map(|running| {
@@ -295,6 +299,7 @@ fn backend_of(
         state: state.to_owned(),
         health: None,
         slow_start: None,
+        asked: None,
         operation: operation.cloned(),
         file_state: operation
             .and_then(|_| view.file_state_of(vip, backend.address))

@@ -2,6 +2,7 @@
 
 mod faults;
 mod flapping;
+mod overrides;
 mod restarts;
 mod slow_start;
 

@@ -154,16 +154,26 @@ impl Health {
     }
 }
 
-/// In one line, for people: `http :8080/healthz, every 2s (500ms), timeout 1s, rise 2, fall 3, reset`.
+impl Health {
+    /// How a backend is asked, and nothing of what follows: `http :8080/healthz, every 2s (500ms), timeout 1s, rise 2, fall 3`.
+    pub fn asks(&self) -> impl fmt::Display {
+        fmt::from_fn(|f| {
+            let Self { check, via, port, interval, fast_interval, timeout, rise, fall, .. } = self;
+            check.describe(*port, f)?;
+            if *via == ProbeVia::Address {
+                f.write_str(" via address")?;
+            }
+            let times = [*interval, *fast_interval, *timeout].map(humantime::format_duration);
+            let [interval, fast_interval, timeout] = times;
+            write!(f, ", every {interval} ({fast_interval}), timeout {timeout}, rise {rise}, fall {fall}")
+        })
+    }
+}
+
+/// In one line, for people: how a backend is asked, and what follows: `…, reset`.
 impl fmt::Display for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { check, via, port, interval, fast_interval, timeout, rise, fall, on_failure, .. } = self;
-        check.describe(*port, f)?;
-        if *via == ProbeVia::Address {
-            f.write_str(" via address")?;
-        }
-        let [interval, fast_interval, timeout] = [*interval, *fast_interval, *timeout].map(humantime::format_duration);
-        write!(f, ", every {interval} ({fast_interval}), timeout {timeout}, rise {rise}, fall {fall}, {on_failure}")?;
+        write!(f, "{}, {}", self.asks(), self.on_failure)?;
         let Self { panic, fail, min_healthy, max_out, spare_below, slow_start, .. } = self;
         let mut told = |is_default: bool, name: &str, value: &dyn fmt::Display| {
             if is_default { Ok(()) } else { write!(f, ", {name} {value}") }

@@ -7,7 +7,7 @@ use toml::{Spanned, de::DeTable};
 
 use super::{
     error::Problems,
-    health,
+    health::{self, OfVip},
     tree::{self, Section, Value},
 };
 use crate::model::{
@@ -52,6 +52,8 @@ pub(super) struct BackendDraft {
     pub(super) state: BackendState,
     pub(super) mac: Option<Spanned<Mac>>,
     pub(super) tier: Option<Spanned<u8>>,
+    /// As of the VIP, with what that says.
+    pub(super) health: Option<Spanned<Option<Health>>>,
 }
 
 /// Reads the whole tree.
@@ -186,7 +188,8 @@ fn vip(value: &Value<'_>, problems: &mut Problems) -> Option<VipDraft> {
     let places = reader.places;
     let health = section.optional("health").and_then(|value| health::health(value, problems));
     let before = problems.0.len();
-    let backends = section.optional("backends").and_then(|value| backends(value, problems));
+    let of_vip = section.optional("health").map(|value| OfVip { value, is_sound: health.is_some() });
+    let backends = section.optional("backends").and_then(|value| backends(value, of_vip.as_ref(), problems));
     Some(VipDraft {
         header: value.span(),
         name,
@@ -253,12 +256,12 @@ fn ports(value: &Value<'_>, problems: &mut Problems) -> Option<Vec<Spanned<Port>
     Some(array.iter().filter_map(&mut port).collect())
 }
 
-fn backends(value: &Value<'_>, problems: &mut Problems) -> Option<Vec<BackendDraft>> {
+fn backends(value: &Value<'_>, of_vip: Option<&OfVip<'_>>, problems: &mut Problems) -> Option<Vec<BackendDraft>> {
     let array = tree::array("`backends`", value, problems)?;
-    Some(array.iter().filter_map(|element| backend(element, problems)).collect())
+    Some(array.iter().filter_map(|element| backend(element, of_vip, problems)).collect())
 }
 
-fn backend(value: &Value<'_>, problems: &mut Problems) -> Option<BackendDraft> {
+fn backend(value: &Value<'_>, of_vip: Option<&OfVip<'_>>, problems: &mut Problems) -> Option<BackendDraft> {
     let table = tree::table("a backend", value, r#"a table: `{ address = "10.0.1.11" }`"#, problems)?;
     let section = Section::open("in a backend", value.span(), table, &[keys::BACKEND], problems);
     let address = section.required("address", problems).and_then(|value| unicast(value, Role::Backend, problems));
@@ -279,12 +282,14 @@ fn backend(value: &Value<'_>, problems: &mut Problems) -> Option<BackendDraft> {
         let tier = tree::number("`tier`", value, 0, Backend::MAX_TIER.into(), problems)?;
         Some(Spanned::new(value.span(), tier.try_into().ok()?))
     });
+    let health = section.optional("health").and_then(|value| health::of_backend(value, of_vip, problems));
     Some(BackendDraft {
         address: address?,
         weight: weight.unwrap_or_else(|| Spanned::new(value.span(), Backend::DEFAULT_WEIGHT)),
         state: state.unwrap_or_default(),
         mac,
         tier,
+        health,
     })
 }
 

@@ -3,15 +3,14 @@
 use std::{net::IpAddr, sync::Arc};
 
 use hashbrown::{HashMap, HashSet};
-use toml::Spanned;
 
 use super::{
     error::Problems,
     read::{BackendDraft, Draft, VipDraft},
 };
 use crate::model::{
-    Backend, Claims, Config, Conflict, ForwardMode, Node, Parts, Port, Protocol, Slots, Vip, Word as _, conflicts,
-    prime,
+    Backend, Claims, Config, Conflict, ForwardMode, Health, Node, Parts, Port, Protocol, Slots, Vip, Word as _,
+    conflicts, prime,
 };
 
 /// The config of a draft, which was read from `text`, if it is one; notes every contradiction.
@@ -62,13 +61,20 @@ fn vip(draft: &VipDraft) -> Option<Vip> {
         tier: backend.tier.as_ref().map_or(0, |tier| *tier.get_ref()),
         ..Backend::plain(*backend.address.get_ref())
     });
+    let health = draft.health.as_ref().and_then(|health| health.get_ref().clone()).map(Arc::new);
+    let own = |backend: &BackendDraft| {
+        let own = backend.health.as_ref()?.get_ref().clone();
+        Some((*backend.address.get_ref(), own.map(Arc::new)))
+    };
+    let asked_otherwise = draft.backends.iter().filter(|_| health.is_some()).filter_map(own).collect();
     Some(Vip {
         name: draft.name.as_ref()?.get_ref().clone(),
         address: *draft.address.as_ref()?.get_ref(),
         ports: draft.ports().collect(),
         forward: *draft.forward.as_ref()?.get_ref(),
         settings: draft.given.clone().or_default(),
-        health: draft.health.as_ref().and_then(|health| health.get_ref().clone()).map(Arc::new),
+        health,
+        asked_otherwise,
         waives_health: draft.health.as_ref().is_some_and(|health| health.get_ref().is_none()),
         has_tiers: draft.backends.iter().filter_map(|own| own.tier.as_ref()).any(|tier| *tier.get_ref() > 0),
         backends: backends.collect(),
@@ -105,20 +111,21 @@ struct Check<'c> {
 impl Check<'_> {
     /// Probes need a port.
     fn health(&mut self, vip: &VipDraft) {
-        let Some((health, span)) = vip.health.as_ref().and_then(|own| Some((own.get_ref().as_ref()?, own.span())))
-        else {
-            return;
-        };
-        if health.port.is_some() {
-            return;
-        }
-        let Some(wanted) = health.check.protocol() else { return };
-        let is_wanted = |port: &Spanned<Port>| port.get_ref().protocol == wanted && port.get_ref().port.is_some();
-        if !vip.ports.iter().any(is_wanted) {
+        let is_served =
+            |wanted: Protocol| vip.ports.iter().any(|port| protocol(port) == wanted && port.get_ref().port.is_some());
+        let lacking =
+            |health: &Health| health.check.protocol().filter(|wanted| health.port.is_none() && !is_served(*wanted));
+        let all = vip.health.iter().chain(vip.backends.iter().filter_map(|backend| backend.health.as_ref()));
+        // What is wrong with the VIP's is not said of each backend.
+        let mut said = HashSet::new();
+        for own in all {
+            let Some(wanted) = own.get_ref().as_ref().and_then(lacking).filter(|wanted| said.insert(*wanted)) else {
+                continue;
+            };
             let wanted = wanted.word().to_uppercase();
             let message =
                 format!("the VIP serves no {wanted} port by its number; say at which one probes are: `port = 80`");
-            self.problems.add(span, message);
+            self.problems.add(own.span(), message);
         }
     }
 

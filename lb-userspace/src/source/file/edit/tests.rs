@@ -454,6 +454,7 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
         let ports: Vec<Port> = vec!["udp/9000".parse().unwrap()];
         after.vips.push(Arc::new(crate::model::Vip {
             health: None,
+            asked_otherwise: Default::default(),
             waives_health: false,
             has_tiers: false,
             name: name.clone(),

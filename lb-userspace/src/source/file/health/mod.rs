@@ -1,16 +1,20 @@
-//! Reads `health` of a VIP: what all probes have, and each type its own in a file here.
+//! Reads `health` of a VIP, and of backends that are asked otherwise: what all probes have, and each type its own in a file
+//! here.
 
 mod echo;
 mod exchange;
 mod lookup;
+mod overlay;
 mod page;
 mod program;
 mod service;
 mod tls;
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
-use toml::Spanned;
+use toml::{Spanned, de::DeTable};
+
+pub(super) use self::overlay::{OfVip, of_backend};
 
 use super::{
     error::Problems,
@@ -37,8 +41,14 @@ pub(super) fn health(value: &Value<'_>, problems: &mut Problems) -> Option<Spann
     }
     let example = r#"a table, `{ type = "tcp" }`, or `"none"`"#;
     let table = tree::table("`health`", value, example, problems)?;
+    let health = read(value.span(), table, problems)?;
+    Some(Spanned::new(value.span(), Some(health)))
+}
+
+/// Reads a table that says all.
+fn read(span: Range<usize>, table: &DeTable<'_>, problems: &mut Problems) -> Option<Health> {
     let before = problems.0.len();
-    let section = Section::open("in health", value.span(), table, keys::HEALTH_ALL, problems);
+    let section = Section::open("in health", span, table, keys::HEALTH_ALL, problems);
     let check = section.required("type", problems).and_then(|value| check(&section, value, problems));
     let is_forwarded = check.as_ref().is_none_or(Check::is_forwarded);
     let via = match section.optional("via") {
@@ -105,7 +115,7 @@ pub(super) fn health(value: &Value<'_>, problems: &mut Problems) -> Option<Spann
         spare_below: spare_below?,
         slow_start,
     };
-    is_sound.then(|| Spanned::new(value.span(), Some(health)))
+    is_sound.then_some(health)
 }
 
 /// Each type of probes has an arm here, and reads the keys that are its own.
