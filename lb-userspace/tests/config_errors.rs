@@ -390,6 +390,12 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "health = { type = \"udp\", via = \"address\", port = 53, send = \"a\", name = \"b\" }",
         "11:73: `name` is for `type = \"dns\"`; leave it out, or write that",
     ),
+    (
+        "hash = \"5-tuple\"",
+        "health = { type = \"tcp\", share = true }",
+        "11:34: a probe by the clients' path goes to one VIP, and says nothing of the way by another; add `via = \
+         \"address\"`, or leave `share` out",
+    ),
     // Health of a backend.
     (
         "weight = 50",

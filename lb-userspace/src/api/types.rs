@@ -295,6 +295,9 @@ pub struct BackendHealth {
     pub failed: u64,
     /// Probes of which nothing follows: this host was too busy, or had no socket left.
     pub void: u64,
+    /// Of how many VIPs' backends these probes are, each of which counts them; absent without `share`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_by: Option<usize>,
 }
 
 /// How a backend is asked that is asked otherwise than its VIP says.

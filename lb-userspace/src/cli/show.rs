@@ -416,7 +416,12 @@ fn health_note(backend: &Backend, health: &BackendHealth) -> String {
     let void = (*void > 0).then(|| format!("{void} void"));
     let slow_start = backend.slow_start.map(slow_start_note);
     let asked = backend.asked.as_ref().map(|asked| format!("asked otherwise: {}", asked_text(asked)));
-    [failure.clone(), slow_start, forming, serves, void, asked].into_iter().flatten().collect::<Vec<_>>().join("; ")
+    let shared = health.shared_by.filter(|vips| *vips > 1).map(|vips| format!("asked once for {vips} VIPs"));
+    [failure.clone(), slow_start, forming, serves, void, asked, shared]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 /// How far a backend is that gets its slots back in parts.
@@ -649,6 +654,7 @@ mod tests {
             good: 40,
             failed: 9,
             void: 0,
+            shared_by: None,
         };
         let failed = Backend { health: Some(health.clone()), ..backend("failed", 0, 0) };
         assert_eq!(note(&failed), "fails its probes: status 503");

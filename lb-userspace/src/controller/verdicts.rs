@@ -190,7 +190,7 @@ impl Controller {
                 let status = probed.status();
                 let time = now.duration_since(status.void_since?).ok()?;
                 let reason = status.last.as_ref().and_then(|last| last.failure.clone())?;
-                (time > VOID.max(3 * probed.health.interval)).then_some((vip, backend, reason))
+                (time > VOID.max(3 * probed.health().interval)).then_some((vip, backend, reason))
             })
         });
         match void.next() {

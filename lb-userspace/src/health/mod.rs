@@ -8,8 +8,10 @@
 //! `tcp` probe; a page that needs what the service needs tells. Probes to the backend's own address prove nothing about
 //! the clients' path. Whoever sits on the way to a backend may answer in its place, but for probes over TLS with a `ca`.
 
+mod asking;
 mod judge;
 mod means;
+mod observer;
 mod paths;
 mod probe;
 mod room;
@@ -19,9 +21,11 @@ mod trust;
 mod unverified;
 
 pub use self::{
+    asking::Punctuality,
     judge::Verdict,
     means::{MeansError, check_means},
+    observer::{Flip, Last, Status},
     paths::Paths,
-    rounds::{Flip, Last, Probed, Probes, Punctuality, Rounds, Status},
+    rounds::{Probed, Probes, Rounds},
     trust::TrustError,
 };

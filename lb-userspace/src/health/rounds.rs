@@ -1,64 +1,39 @@
 //! Asks all backends that are to be asked, each in its own time, and tells of every verdict that changes.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, SystemTime},
+    sync::{Arc, MutexGuard},
+    time::Duration,
 };
 
 use lb_common::Via;
-use tokio::{
-    sync::{Semaphore, mpsc},
-    task::AbortHandle,
-    time::Instant,
-};
+use tokio::sync::mpsc;
 
 use super::{
-    judge::{Judge, Verdict},
+    asking::{Asking, Host, Pace, Punctuality, place_of},
+    judge::Verdict,
+    observer::{Flip, Observer, Status},
     paths::{Path, Paths},
-    probe::{self, Failure, Outcome, Question, To},
-    room::Room,
-    thread::Thread,
+    probe::{Question, To},
     trust::{Store, Trusted},
 };
-use crate::{
-    mix::mix,
-    model::{Check, Config, Health, ProbeVia, Verdicts, Vip},
-};
-
-/// Programs that may run at a time.
-const PROGRAMS_AT_ONCE: usize = 32;
+use crate::model::{Config, Health, ProbeVia, Verdicts, Vip};
 
 /// Backends that are new are asked no faster than one in this time, as long as none waits for longer than its interval.
 const NEW: Duration = Duration::from_micros(250);
 
-/// A probe that begins later than this after its time is late.
-const LATE: Duration = Duration::from_millis(100);
-
-/// How probes keep to their times.
-#[derive(Debug, Default)]
-pub struct Punctuality {
-    begun: AtomicU64,
-    late: AtomicU64,
-}
-
 /// Keeps the probes.
 pub struct Rounds {
     probes: Arc<Probes>,
+    /// Those that VIPs share, by where the backend is asked.
+    shared: HashMap<SocketAddr, Vec<Arc<Asking>>>,
     /// The config that they are of.
     config: Config,
     flips: mpsc::UnboundedSender<Flip>,
-    room: Arc<Room>,
-    /// The permits of probes that are programs.
-    programs: Arc<Semaphore>,
-    punctuality: Arc<Punctuality>,
+    host: Host,
     store: Store,
     paths: Arc<Paths>,
-    thread: Option<Thread>,
 }
 
 /// All backends that are probed, by name of the VIP and address of the backend.
@@ -67,84 +42,8 @@ pub type Probes = BTreeMap<String, BTreeMap<IpAddr, Arc<Probed>>>;
 /// A backend that is probed.
 #[derive(Debug)]
 pub struct Probed {
-    /// How.
-    pub health: Arc<Health>,
-    question: Arc<Question>,
-    state: Arc<Mutex<Status>>,
-    task: AbortHandle,
-}
-
-/// What is known of a backend that is probed.
-#[derive(Clone, Debug)]
-pub struct Status {
-    /// Since when the verdict stands.
-    pub since: SystemTime,
-    /// What came last.
-    pub last: Option<Last>,
-    /// How often a verdict has changed into another.
-    pub flips: u64,
-    /// Probes with a good answer, without one, and of which nothing follows, for this host was too busy.
-    pub counts: [u64; 3],
-    /// Since when nothing follows from any probe.
-    pub void_since: Option<SystemTime>,
-    judge: Judge,
-    /// Another goes on in its place: what still comes is nothing to it.
-    is_over: bool,
-}
-
-/// What came of a probe.
-#[derive(Clone, Debug)]
-pub struct Last {
-    /// When.
-    pub at: SystemTime,
-    /// How long it took.
-    pub took: Duration,
-    /// What was wrong with the answer; `None` where it was good.
-    pub failure: Option<String>,
-}
-
-/// A backend of which the verdict has changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Flip {
-    /// Name of the VIP.
-    pub vip: String,
-    /// The backend's address.
-    pub backend: IpAddr,
-    /// Whether it fails now.
-    pub fails: bool,
-    /// What came last, in words.
-    pub reason: String,
-}
-
-impl Punctuality {
-    fn note(&self, lag: Duration) {
-        self.begun.fetch_add(1, Ordering::Relaxed);
-        if lag > LATE {
-            self.late.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Probes that were begun since the daemon started, and of those the ones that began more than 100 ms late.
-    pub fn counts(&self) -> (u64, u64) {
-        (self.begun.load(Ordering::Relaxed), self.late.load(Ordering::Relaxed))
-    }
-}
-
-impl Status {
-    fn new(judge: Judge) -> Self {
-        let (last, void_since) = Default::default();
-        Self { since: SystemTime::now(), last, flips: 0, counts: [0; 3], void_since, judge, is_over: false }
-    }
-
-    /// Whether it works.
-    pub fn verdict(&self) -> Verdict {
-        self.judge.verdict()
-    }
-
-    /// Answers in a row that speak against the verdict, and as many as change it.
-    pub fn against(&self, health: &Health) -> (u32, u32) {
-        (self.judge.against(), self.judge.needed(health.rise, health.fall))
-    }
+    observer: Arc<Observer>,
+    asking: Arc<Asking>,
 }
 
 impl Rounds {
@@ -152,15 +51,13 @@ impl Rounds {
     /// thread for them.
     pub fn new() -> (Self, mpsc::UnboundedReceiver<Flip>) {
         let (flips, told) = mpsc::unbounded_channel();
-        let (probes, config, room, punctuality, paths) = Default::default();
-        let programs = Arc::new(Semaphore::new(PROGRAMS_AT_ONCE));
-        let thread = Thread::begin().inspect_err(|error| log::warn!("there is no thread for probes: {error}")).ok();
-        (Self { probes, config, flips, room, programs, punctuality, store: Store::new(), paths, thread }, told)
+        let (probes, shared, config, paths) = Default::default();
+        (Self { probes, shared, config, flips, host: Host::new(), store: Store::new(), paths }, told)
     }
 
     /// How probes keep to their times.
     pub fn punctuality(&self) -> &Arc<Punctuality> {
-        &self.punctuality
+        &self.host.punctuality
     }
 
     /// The ways of probes that go as clients' packets do.
@@ -187,7 +84,7 @@ impl Rounds {
             if self.probes.contains_key(&vip.name) && !probed.contains(vip.name.as_str()) {
                 let gone = Arc::make_mut(&mut self.probes).remove(&vip.name).unwrap_or_default();
                 // Not by the last reference: whoever reads may have one for long.
-                gone.values().for_each(|probed| probed.end());
+                gone.values().for_each(|probed| self.end(probed));
             }
         }
         // By other routing tables, backends of VIPs that are the same are other ones.
@@ -210,92 +107,105 @@ impl Rounds {
             Some((backend.address, health, question(vip, health, via, backend.address, trusted, &self.paths)))
         });
         let asked: Vec<_> = asked.collect();
-        let known = self.probes.get(&vip.name);
+        let known = self.probes.get(&vip.name).cloned();
         let wanted = asked.into_iter().map(|(backend, health, question)| {
-            let known = known.and_then(|known| known.get(&backend));
-            let probed = match known {
-                Some(same) if *same.question == question && same.health == *health => Arc::clone(same),
-                Some(other) => {
-                    let mut last = other.status();
-                    let judge = Judge::new(last.verdict());
-                    let status = Status { judge, ..last.clone() };
-                    // In one: a verdict that changed in between would be nobody's.
-                    last.is_over = true;
-                    drop(last);
-                    self.probe(&vip.name, backend, health, question, status, beginning)
+            let known = known.as_ref().and_then(|known| known.get(&backend));
+            let status = match known {
+                Some(same) if *same.asking.question() == question && same.health() == health => {
+                    return (backend, Arc::clone(same));
                 }
-                None => {
-                    let is_down = verdicts.has(&vip.name, backend);
-                    let judge = Judge::new(if is_down { Verdict::Down } else { Verdict::Unknown });
-                    let status = Status::new(judge);
-                    self.probe(&vip.name, backend, health, question, status, beginning)
-                }
+                Some(other) => other.observer.hand_over(),
+                None if verdicts.has(&vip.name, backend) => Status::new(Verdict::Down),
+                None => Status::new(Verdict::Unknown),
             };
-            (backend, probed)
+            let observer = Observer::new(&vip.name, backend, Arc::clone(health), status, self.flips.clone());
+            (backend, Arc::new(self.probe(&vip.name, backend, question, Arc::new(observer), beginning)))
         });
         let wanted: BTreeMap<_, _> = wanted.collect();
-        let is_same = known.is_some_and(|known| {
+        let is_same = known.as_ref().is_some_and(|known| {
             known.len() == wanted.len() && known.values().zip(wanted.values()).all(|(a, b)| Arc::ptr_eq(a, b))
         });
         if !is_same {
-            let stays = |probed: &Arc<Probed>| wanted.values().any(|wanted| Arc::ptr_eq(wanted, probed));
-            let gone = known.into_iter().flat_map(BTreeMap::values).filter(|probed| !stays(probed));
-            gone.for_each(|probed| probed.end());
+            let stays = |backend: &IpAddr, probed: &Arc<Probed>| {
+                wanted.get(backend).is_some_and(|wanted| Arc::ptr_eq(wanted, probed))
+            };
+            // Behind those that go on in their place: of a probe that is shared, the answers go on.
+            for (_, probed) in known.iter().flatten().filter(|(backend, probed)| !stays(backend, probed)) {
+                self.end(probed);
+            }
             Arc::make_mut(&mut self.probes).insert(vip.name.clone(), wanted);
         }
     }
 
-    /// Begins to probe a backend; within the time of `beginning`, where nothing is known of it yet.
+    /// Begins to probe a backend; within the time of `beginning`, where nothing is known of it yet. Where VIPs share the probe,
+    /// it may have begun already.
     fn probe(
-        &self,
+        &mut self,
         vip: &str,
         backend: IpAddr,
-        health: &Arc<Health>,
         question: Question,
-        status: Status,
+        observer: Arc<Observer>,
         beginning: Duration,
-    ) -> Arc<Probed> {
-        let question = Arc::new(question);
-        let is_new = status.judge.is_forming();
-        let beginning = if is_new { beginning.max(health.fast_interval).min(health.interval) } else { health.interval };
-        let state = Arc::new(Mutex::new(status));
-        let round = Round {
-            vip: vip.to_owned(),
-            backend,
-            health: Arc::clone(health),
-            question: Arc::clone(&question),
-            beginning,
-            state: Arc::clone(&state),
-            flips: self.flips.clone(),
-            room: Arc::clone(&self.room),
-            programs: Arc::clone(&self.programs),
-            punctuality: Arc::clone(&self.punctuality),
+    ) -> Probed {
+        let pace = Pace::of(observer.health());
+        if !observer.health().share {
+            let place = place_of(vip, backend);
+            let asking = Asking::begin(question, pace, place, beginning, Arc::clone(&observer), &self.host);
+            return Probed { observer, asking: Arc::new(asking) };
+        }
+        let there = question.to.destination();
+        let shared = self.shared.entry(there).or_default();
+        let asking = match shared.iter().find(|asking| asking.is_same(&question, pace)) {
+            Some(asking) => {
+                asking.join(Arc::clone(&observer));
+                Arc::clone(asking)
+            }
+            None => {
+                let place = place_of(&there.port().to_string(), backend);
+                let asking = Asking::begin(question, pace, place, beginning, Arc::clone(&observer), &self.host);
+                let asking = Arc::new(asking);
+                shared.push(Arc::clone(&asking));
+                asking
+            }
         };
-        let task = match &self.thread {
-            Some(thread) => thread.handle().spawn(round.go_on()),
-            None => tokio::spawn(round.go_on()),
-        };
-        let task = task.abort_handle();
-        Arc::new(Probed { health: Arc::clone(health), question, state, task })
+        Probed { observer, asking }
+    }
+
+    /// Ends the probes of a backend at once, unless other VIPs share them.
+    fn end(&mut self, probed: &Probed) {
+        if !probed.asking.leave(&probed.observer) || !probed.health().share {
+            return;
+        }
+        let there = probed.asking.question().to.destination();
+        if let Some(shared) = self.shared.get_mut(&there) {
+            shared.retain(|asking| !Arc::ptr_eq(asking, &probed.asking));
+            if shared.is_empty() {
+                self.shared.remove(&there);
+            }
+        }
     }
 }
 
 impl Probed {
-    /// Ends its probes at once.
-    fn end(&self) {
-        self.status().is_over = true;
-        self.task.abort();
+    /// How it is asked, and what makes a verdict.
+    pub fn health(&self) -> &Arc<Health> {
+        self.observer.health()
     }
 
     /// What is known of it.
     pub fn status(&self) -> MutexGuard<'_, Status> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.observer.status()
+    }
+
+    /// Of how many VIPs its probes are.
+    pub fn sharers(&self) -> usize {
+        self.asking.observers()
     }
 }
 
 impl Drop for Rounds {
     fn drop(&mut self) {
-        self.probes.values().flat_map(BTreeMap::values).for_each(|probed| probed.task.abort());
+        self.probes.values().flat_map(BTreeMap::values).for_each(|probed| probed.asking.end());
     }
 }
 
@@ -319,130 +229,18 @@ fn question(
             To::Path(Path::new(Arc::clone(paths), &vip.name, SocketAddr::new(vip.address, port), backend))
         }
     };
-    Question { to, vip: vip.address, check: health.check.clone(), trusted, timeout: health.timeout }
-}
-
-/// The probes of one backend, one after the other.
-struct Round {
-    vip: String,
-    backend: IpAddr,
-    health: Arc<Health>,
-    question: Arc<Question>,
-    /// Within this time it begins.
-    beginning: Duration,
-    state: Arc<Mutex<Status>>,
-    flips: mpsc::UnboundedSender<Flip>,
-    room: Arc<Room>,
-    /// The permits of probes that are programs.
-    programs: Arc<Semaphore>,
-    punctuality: Arc<Punctuality>,
-}
-
-impl Round {
-    /// Each begins at a fixed time after the one before, however long that took; all backends are spread over the time, so
-    /// that probes never come in bursts.
-    async fn go_on(self) {
-        let mut at = Instant::now() + self.share_of(self.beginning);
-        loop {
-            tokio::time::sleep_until(at).await;
-            let (mut place, program) = match self.health.check {
-                Check::Exec(_) => match Arc::clone(&self.programs).acquire_owned().await {
-                    Ok(permit) => (None, Some(permit)),
-                    Err(_) => return,
-                },
-                _ => match self.room.enter().await {
-                    Some(place) => (Some(place), None),
-                    None => return,
-                },
-            };
-            let began = Instant::now();
-            let lag = began.saturating_duration_since(at);
-            self.punctuality.note(lag);
-            // Of its own, for only as long as it takes: what a connection needs is ten times what waiting does.
-            let outcome = Box::pin(probe::ask_by(&self.question, program)).await;
-            if let Some(place) = &mut place {
-                place.was_in_vain = matches!(outcome, Outcome::Void(Failure::TimedOut(_)));
-            }
-            drop(place);
-            self.note(outcome, began.elapsed());
-            at = following(at, self.pause(), lag > LATE, Instant::now());
-        }
-    }
-
-    fn pause(&self) -> Duration {
-        let is_forming = self.status().judge.is_forming();
-        if is_forming { self.health.fast_interval } else { self.health.interval }
-    }
-
-    /// The backend's share of some time: where in it its probes are.
-    fn share_of(&self, time: Duration) -> Duration {
-        let name = self.vip.bytes().fold(0, |sum, byte| mix(sum ^ u64::from(byte)));
-        let address = match self.backend {
-            IpAddr::V4(address) => u128::from(address.to_bits()),
-            IpAddr::V6(address) => address.to_bits(),
-        };
-        let share = mix(name ^ mix(address as u64 ^ mix((address >> 64) as u64)));
-        Duration::from_nanos(((u128::from(share) * time.as_nanos()) >> 64) as u64)
-    }
-
-    fn note(&self, outcome: Outcome, took: Duration) {
-        let mut status = self.status();
-        if status.is_over {
-            return;
-        }
-        let (is_good, failure) = match outcome {
-            Outcome::Good => (Some(true), None),
-            Outcome::Bad(failure) => (Some(false), Some(failure.to_string())),
-            Outcome::Void(failure) => (None, Some(failure.to_string())),
-        };
-        status.counts[match is_good {
-            Some(true) => 0,
-            Some(false) => 1,
-            None => 2,
-        }] += 1;
-        match is_good {
-            Some(_) => status.void_since = None,
-            None => _ = status.void_since.get_or_insert_with(SystemTime::now),
-        }
-        let reason = failure.clone().unwrap_or_else(|| "good answers".to_owned());
-        status.last = Some(Last { at: SystemTime::now(), took, failure });
-        let Health { rise, fall, .. } = *self.health;
-        let before = status.judge.verdict();
-        let Some(verdict) = is_good.and_then(|is_good| status.judge.note(is_good, rise, fall)) else { return };
-        status.since = SystemTime::now();
-        let fails = verdict == Verdict::Down;
-        status.flips += u64::from(fails || before != Verdict::Unknown);
-        // Whoever no longer listens is about to end.
-        let _ = self.flips.send(Flip { vip: self.vip.clone(), backend: self.backend, fails, reason });
-    }
-
-    fn status(&self) -> MutexGuard<'_, Status> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// When the probe is begun that follows one that was to begin `at`. What was missed is not made up for.
-fn following(at: Instant, pause: Duration, was_late: bool, now: Instant) -> Instant {
-    let next = at + pause;
-    if next >= now {
-        next
-    } else if was_late {
-        // At its own part of the time again: all that this host had been too busy for would come at once, and again.
-        let missed = now.duration_since(at).as_nanos() / pause.as_nanos().max(1);
-        at + pause.saturating_mul(u32::try_from(missed).unwrap_or(u32::MAX).saturating_add(1))
-    } else {
-        // It took longer than that.
-        now
-    }
+    // What VIPs share does not speak of one of them.
+    let vip = if health.share { backend } else { vip.address };
+    Question { to, vip, check: health.check.clone(), trusted, timeout: health.timeout }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use tokio::{net::TcpListener, time::Instant};
 
-    use super::*;
+    use super::{super::asking::PROGRAMS_AT_ONCE, *};
     use crate::{
-        model::{Backend, Program},
+        model::{Backend, Check, Program},
         plan::fixtures::{config, vip},
     };
 
@@ -481,12 +279,12 @@ mod tests {
         drop(listener);
         assert_eq!(next(&mut told).await, flip("127.0.0.1", true, "connection refused"));
         let until = Instant::now() + patience::LIMIT;
-        while rounds.programs.available_permits() > 0 {
+        while rounds.host.programs.available_permits() > 0 {
             assert!(Instant::now() < until, "not all programs are started");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         // With the probes all of them end.
-        let programs = Arc::clone(&rounds.programs);
+        let programs = Arc::clone(&rounds.host.programs);
         drop(rounds);
         while programs.available_permits() < PROGRAMS_AT_ONCE {
             assert!(Instant::now() < until, "programs go on");
@@ -547,7 +345,7 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &rounds.probes()["web"][&IpAddr::from([127, 0, 0, 1])]));
         assert_eq!(rounds.probes()["web"].len(), 1);
         // Asked otherwise it is another probe, with the verdict that stands.
-        first.state.lock().unwrap().judge = Judge::new(Verdict::Down);
+        *first.status() = Status::new(Verdict::Down);
         let health = wanted.vips[0].health.clone().unwrap();
         wanted.vip_mut(0).health = Some(Arc::new(Health { port: Some(2), ..Health::clone(&health) }));
         rounds.follow(&wanted, &Verdicts::default());
@@ -557,9 +355,8 @@ mod tests {
         wanted.vip_mut(0).health = None;
         rounds.follow(&wanted, &Verdicts::default());
         assert!(rounds.probes().is_empty());
-        let task = other.task.clone();
         let deadline = Instant::now() + patience::LIMIT;
-        while ![&first.task, &task].iter().all(|task| task.is_finished()) {
+        while ![&first, &other].iter().all(|probed| probed.asking.is_finished()) {
             assert!(Instant::now() < deadline, "probes go on");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -588,47 +385,91 @@ mod tests {
         assert_eq!(next(&mut told).await, flip("127.0.0.1", true, "connection refused"));
     }
 
-    #[tokio::test]
-    async fn probes_are_spread_over_the_time() {
-        let (rounds, _told) = Rounds::new();
-        let health = probed(1, &[]).vips[0].health.clone().unwrap();
-        let share = |host: u32| {
-            let backend = IpAddr::from(std::net::Ipv4Addr::from(0x0a00_0000 + host));
-            let status = Status::new(Judge::new(Verdict::Unknown));
-            let round = Round {
-                vip: "web".into(),
-                backend,
-                health: Arc::clone(&health),
-                question: Arc::new(question(
-                    &probed(1, &[]).vips[0],
-                    &health,
-                    Via::default(),
-                    backend,
-                    None,
-                    rounds.paths(),
-                )),
-                beginning: health.interval,
-                state: Arc::new(Mutex::new(status)),
-                flips: rounds.flips.clone(),
-                room: Arc::clone(&rounds.room),
-                programs: Arc::clone(&rounds.programs),
-                punctuality: Arc::clone(&rounds.punctuality),
-            };
-            round.share_of(Duration::from_millis(1000)).as_millis() / 10
+    /// VIPs whose one backend is asked alike, but for what `each` makes of it.
+    fn sharing(port: u16, vips: usize, each: impl Fn(usize, &mut Health)) -> Config {
+        let plain = probed(port, &["127.0.0.1"]);
+        let one = |at: usize| {
+            let mut health = Health { share: true, ..Health::clone(plain.vips[0].health.as_ref().unwrap()) };
+            each(at, &mut health);
+            let address = IpAddr::from([192, 0, 2, at as u8]);
+            Vip { name: format!("v{at}"), address, health: Some(Arc::new(health)), ..Vip::clone(&plain.vips[0]) }
         };
-        let shares: Vec<_> = (0..1000).map(share).collect();
-        assert!(shares.iter().collect::<HashSet<_>>().len() > 95, "nearly each of 100 parts has some");
-        let most = (0..100).map(|part| shares.iter().filter(|share| **share == part).count()).max();
-        assert!(most < Some(30), "{most:?} of 1000 in one part of 100");
+        crate::plan::fixtures::config((0..vips).map(one))
     }
 
-    #[test]
-    fn what_was_missed_is_not_made_up_for_and_comes_in_its_own_part_of_the_time() {
-        let (at, pause) = (Instant::now(), Duration::from_secs(3));
-        let after = |seconds| at + Duration::from_secs(seconds);
-        assert_eq!(following(at, pause, false, after(1)), after(3));
-        assert_eq!(following(at, pause, true, after(2)), after(3));
-        assert_eq!(following(at, pause, true, after(7)), after(9));
-        assert_eq!(following(at, pause, false, after(7)), after(7), "it took so long");
+    fn of<'r>(rounds: &'r Rounds, vip: &str) -> &'r Arc<Probed> {
+        &rounds.probes()[vip][&IpAddr::from([127, 0, 0, 1])]
+    }
+
+    #[tokio::test]
+    async fn what_vips_share_is_asked_once_for_all() {
+        const VIPS: usize = 100;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (mut rounds, mut told) = Rounds::new();
+        rounds.follow(&sharing(port, VIPS, |_, _| {}), &Verdicts::default());
+        for _ in 0..VIPS {
+            assert!(!next(&mut told).await.fails);
+        }
+        let until = Instant::now() + patience::LIMIT;
+        let good = |rounds: &Rounds| of(rounds, "v0").status().counts[0];
+        while good(&rounds) < 10 {
+            assert!(Instant::now() < until, "no answers");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(rounds.probes().keys().all(|vip| of(&rounds, vip).sharers() == VIPS));
+        let ended = Arc::clone(&of(&rounds, "v0").asking);
+        rounds.follow(&Config::default(), &Verdicts::default());
+        assert!(rounds.shared.is_empty());
+        while !ended.is_finished() {
+            assert!(Instant::now() < until, "probes go on");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // A server learns nothing of such probes; that real ones are asked as often is tested end to end.
+        let (begun, _) = rounds.punctuality().counts();
+        assert!((10..100).contains(&begun), "{begun} probes for ten answers");
+    }
+
+    #[tokio::test]
+    async fn vips_that_share_a_probe_have_verdicts_of_their_own() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (mut rounds, mut told) = Rounds::new();
+        let quick = |at: usize, health: &mut Health| health.fall = [50, 1][at.min(1)];
+        rounds.follow(&sharing(port, 3, quick), &Verdicts::default());
+        for _ in 0..3 {
+            assert!(!next(&mut told).await.fails);
+        }
+        drop(listener);
+        let mut failed = [next(&mut told).await.vip, next(&mut told).await.vip];
+        failed.sort();
+        assert_eq!(failed, ["v1", "v2"], "the other goes by more failures");
+        assert_eq!(of(&rounds, "v0").status().verdict(), Verdict::Up);
+        // One goes and one is judged otherwise: nothing of the others changes.
+        let (first, second) = (Arc::clone(of(&rounds, "v0")), Arc::clone(of(&rounds, "v1")));
+        let slow = |at: usize, health: &mut Health| (health.fall, health.rise) = ([50, 1][at.min(1)], 2 + at as u32);
+        rounds.follow(&sharing(port, 2, slow), &Verdicts::default());
+        assert!(Arc::ptr_eq(&first, of(&rounds, "v0")));
+        assert!(!Arc::ptr_eq(&second, of(&rounds, "v1")) && Arc::ptr_eq(&second.asking, &of(&rounds, "v1").asking));
+        assert_eq!((of(&rounds, "v1").status().verdict(), first.sharers()), (Verdict::Down, 2));
+        assert_eq!(next(&mut told).await.vip, "v0", "its failures are counted on");
+    }
+
+    #[tokio::test]
+    async fn only_what_is_the_same_is_shared() {
+        let (mut rounds, _told) = Rounds::new();
+        let config = sharing(1, 5, |at, health| match at {
+            2 => health.port = Some(2),
+            3 => health.timeout *= 2,
+            4 => health.interval *= 2,
+            _ => {}
+        });
+        rounds.follow(&config, &Verdicts::default());
+        let sharers: Vec<_> = rounds.probes().keys().map(|vip| of(&rounds, vip).sharers()).collect();
+        assert_eq!(sharers, [2, 2, 1, 1, 1]);
+        let config = sharing(1, 2, |at, health| health.share = at > 0);
+        rounds.follow(&config, &Verdicts::default());
+        assert_eq!(of(&rounds, "v0").sharers(), 1, "who does not say so shares nothing");
+        assert_eq!(rounds.shared.values().map(Vec::len).sum::<usize>(), 1);
     }
 }

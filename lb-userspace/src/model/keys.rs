@@ -290,6 +290,13 @@ pub const HEALTH: &[Key] = &[
         "Which way probes go: `path`, as clients' packets to the VIP; `address`, to the backend's own address",
         "none",
     ),
+    optional(
+        "share",
+        "share = true",
+        "false",
+        "With `via = \"address\"`: whether backends of the same address in several VIPs, with the same probe, are asked once for all",
+        "none",
+    ),
     optional("port", "port = 80", "the VIP's first port of the protocol", "At which of the backend's ports", "none"),
     optional("interval", r#"interval = "2s""#, "2s", "From one probe to the next, 10ms to 1h", "none"),
     optional(
@@ -355,7 +362,8 @@ pub const HEALTH: &[Key] = &[
 ];
 
 /// Those of [`HEALTH`] that a backend may have as well: they say how it is asked, and the others what follows for all.
-pub const HEALTH_OF_BACKEND: &[&str] = &["type", "via", "port", "interval", "fast_interval", "timeout", "rise", "fall"];
+pub const HEALTH_OF_BACKEND: &[&str] =
+    &["type", "via", "share", "port", "interval", "fast_interval", "timeout", "rise", "fall"];
 
 /// The types of probes, each with the keys that not all have.
 pub const HEALTH_TYPES: &[(&str, &[&[Key]])] = &[
@@ -478,7 +486,7 @@ pub const HEALTH_GRPC: &[Key] = &[
 pub const HEALTH_HOST: &[Key] = &[optional(
     "host",
     r#"host = "www.example.org""#,
-    "the VIP's address",
+    "the VIP's address; with `share` the backend's",
     "With `http`, `https` and `grpc`: the name that it is asked by (the `Host` header)",
     "none",
 )];
@@ -502,7 +510,7 @@ pub const HEALTH_TLS: &[Key] = &[
     optional(
         "sni",
         r#"sni = "www.example.org""#,
-        "the name in `host`, or the VIP's address",
+        "the name in `host`, or the address as of `host`",
         "Over TLS: the name that is asked for, and that the certificate must be for",
         "none",
     ),

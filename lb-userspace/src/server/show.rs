@@ -368,7 +368,7 @@ pub fn health(probed: &Probed) -> BackendHealth {
         Verdict::Unknown => "unknown",
         Verdict::Down => "down",
     };
-    let (against, needed) = status.against(&probed.health);
+    let (against, needed) = status.against(probed.health());
     let [good, failed, void] = status.counts;
     let last = status.last.as_ref();
     BackendHealth {
@@ -383,6 +383,7 @@ pub fn health(probed: &Probed) -> BackendHealth {
         good,
         failed,
         void,
+        shared_by: probed.health().share.then(|| probed.sharers()),
     }
 }
 

@@ -4,6 +4,7 @@ mod faults;
 mod flapping;
 mod overrides;
 mod restarts;
+mod sharing;
 mod slow_start;
 
 use std::{

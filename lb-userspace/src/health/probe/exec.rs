@@ -79,8 +79,12 @@ pub async fn run(
 fn command(question: &Question, program: &Program, writes: PipeWriter) -> io::Result<Command> {
     let mut command = Command::new(program.path());
     command.args(program.command.iter().skip(1)).current_dir("/").process_group(0);
-    command.env_clear().env("PATH", PATH);
-    command.env("NARU_VIP", question.vip.to_string()).env("NARU_BACKEND", question.to.destination().ip().to_string());
+    let backend = question.to.destination().ip();
+    command.env_clear().env("PATH", PATH).env("NARU_BACKEND", backend.to_string());
+    // What VIPs share does not speak of one of them.
+    if question.vip != backend {
+        command.env("NARU_VIP", question.vip.to_string());
+    }
     if question.to.destination().port() != 0 {
         command.env("NARU_PORT", question.to.destination().port().to_string());
     }

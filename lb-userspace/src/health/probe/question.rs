@@ -19,7 +19,7 @@ use crate::{
 pub struct Question {
     /// Where the backend is asked.
     pub to: To,
-    /// The address of the VIP.
+    /// The address of the VIP; where VIPs share the probe, the backend's own.
     pub vip: IpAddr,
     /// What it is asked.
     pub check: Check,

@@ -43,6 +43,9 @@ pub struct Health {
     pub check: Check,
     /// Which way probes go.
     pub via: ProbeVia,
+    /// Whether VIPs whose backends have the same address and the same probe share it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub share: bool,
     /// At which of its ports; `None` for the VIP's first port of the protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
@@ -137,6 +140,7 @@ impl Health {
         Self {
             check,
             via,
+            share: false,
             port: None,
             interval: Self::INTERVAL,
             fast_interval: Self::FAST_INTERVAL,
@@ -158,10 +162,13 @@ impl Health {
     /// How a backend is asked, and nothing of what follows: `http :8080/healthz, every 2s (500ms), timeout 1s, rise 2, fall 3`.
     pub fn asks(&self) -> impl fmt::Display {
         fmt::from_fn(|f| {
-            let Self { check, via, port, interval, fast_interval, timeout, rise, fall, .. } = self;
+            let Self { check, via, share, port, interval, fast_interval, timeout, rise, fall, .. } = self;
             check.describe(*port, f)?;
             if *via == ProbeVia::Address {
                 f.write_str(" via address")?;
+            }
+            if *share {
+                f.write_str(" shared")?;
             }
             let times = [*interval, *fast_interval, *timeout].map(humantime::format_duration);
             let [interval, fast_interval, timeout] = times;

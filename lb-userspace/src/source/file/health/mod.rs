@@ -62,6 +62,16 @@ fn read(span: Range<usize>, table: &DeTable<'_>, problems: &mut Problems) -> Opt
         None if is_forwarded => Some(ProbeVia::Path),
         None => Some(ProbeVia::Address),
     };
+    let share = match section.optional("share") {
+        Some(value) => tree::boolean("`share`", value, problems).inspect(|share| {
+            if *share && via == Some(ProbeVia::Path) {
+                let message = "a probe by the clients' path goes to one VIP, and says nothing of the way by another; add `via = \
+                               \"address\"`, or leave `share` out";
+                problems.add(value.span(), message);
+            }
+        }),
+        None => Some(false),
+    };
     let port = section.optional("port").and_then(|value| tree::number("`port`", value, 1, 65_535, problems));
     let mut time = |key: &str, default: Duration| match section.optional(key) {
         Some(value) => time(key, value, SHORTEST, "`2s` or `500ms`", problems).unwrap_or(default),
@@ -101,6 +111,7 @@ fn read(span: Range<usize>, table: &DeTable<'_>, problems: &mut Problems) -> Opt
     let health = Health {
         check: check?,
         via: via?,
+        share: share?,
         port: port.and_then(|port| u16::try_from(port).ok()),
         interval,
         fast_interval,
