@@ -11,6 +11,7 @@ use crate::{
     api::flows::{ClientRange, FlowQuery, FlowState, FlowTable},
     model::{DrainDeadline, ForwardMode, Given, Lasting, Mac, MacChoice, Port, Word as _, XdpMode, keys::SETTINGS},
     seed,
+    source::file::edit::{BackendHealthEdit, HealthEdit},
 };
 
 /// Where the config is unless told otherwise.
@@ -177,6 +178,10 @@ pub enum VipEdit {
         /// How packets reach the backends: l2 or ipip
         #[arg(long, value_name = "MODE")]
         forward: ForwardMode,
+        /// How its backends are asked whether they work: a type of probes and keys of `health`, as 'http path=/healthz
+        /// interval=2s'; or none [default: nobody asks, which is warned of]
+        #[arg(long, value_name = "HEALTH")]
+        health: Option<HealthEdit>,
         /// Its other keys.
         #[command(flatten)]
         given: Given,
@@ -199,6 +204,10 @@ pub enum VipEdit {
         /// How packets reach the backends: l2 or ipip
         #[arg(long, value_name = "MODE")]
         forward: Option<ForwardMode>,
+        /// How its backends are asked whether they work: all of `health`, as 'http path=/healthz interval=2s'; keys to
+        /// change, as 'interval=5s'; or none
+        #[arg(long, value_name = "HEALTH")]
+        health: Option<HealthEdit>,
         /// Its other keys.
         #[command(flatten)]
         given: Given,
@@ -212,7 +221,7 @@ pub enum VipEdit {
 
 /// What `naru vip set` can change, of which it needs one.
 fn settable() -> impl Iterator<Item = &'static str> {
-    ["address", "ports", "forward"].into_iter().chain(SETTINGS.iter().map(|key| key.name))
+    ["address", "ports", "forward", "health"].into_iter().chain(SETTINGS.iter().map(|key| key.name))
 }
 
 /// `naru backend`
@@ -329,6 +338,9 @@ pub enum BackendEdit {
         /// Its MAC address, with l2: nobody's answer to ARP or neighbour discovery counts then
         #[arg(long)]
         mac: Option<Mac>,
+        /// How it is asked, where that is not as the VIP's health says: keys of that, as 'port=8080'; or none
+        #[arg(long, value_name = "HEALTH")]
+        health: Option<BackendHealthEdit>,
     },
     /// Change a backend; what is not given stays
     #[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
@@ -346,6 +358,10 @@ pub enum BackendEdit {
         /// again
         #[arg(long, group = "what")]
         mac: Option<MacChoice>,
+        /// How it is asked, where that is not as the VIP's health says: keys of that, as 'port=8080'; none, or vip for as
+        /// the VIP's says
+        #[arg(long, group = "what", value_name = "HEALTH")]
+        health: Option<BackendHealthEdit>,
     },
     /// Remove a backend from a VIP; its flows go on until they end
     Remove {

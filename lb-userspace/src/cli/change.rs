@@ -72,13 +72,13 @@ pub async fn detach(client: Client, global: &Global, options: Detach) -> Result<
 impl From<VipEdit> for Edit {
     fn from(edit: VipEdit) -> Self {
         match edit {
-            VipEdit::Add { name, address, ports, forward, given, backends } => {
-                let backend = |(address, weight)| NewBackend { address, weight, state: None, mac: None };
+            VipEdit::Add { name, address, ports, forward, health, given, backends } => {
+                let backend = |(address, weight)| NewBackend { address, weight, state: None, mac: None, health: None };
                 let backends = backends.into_iter().map(backend).collect();
-                Self::VipAdd(NewVip { name, address, ports, forward, given, backends, rest: NothingElse })
+                Self::VipAdd(NewVip { name, address, ports, forward, health, given, backends, rest: NothingElse })
             }
-            VipEdit::Set { name, address, ports, forward, given } => {
-                Self::VipSet(VipValues { name, address, ports, forward, given, rest: NothingElse })
+            VipEdit::Set { name, address, ports, forward, health, given } => {
+                Self::VipSet(VipValues { name, address, ports, forward, health, given, rest: NothingElse })
             }
             VipEdit::Remove { name } => Self::VipRemove { name },
         }
@@ -88,11 +88,11 @@ impl From<VipEdit> for Edit {
 impl From<BackendEdit> for Edit {
     fn from(edit: BackendEdit) -> Self {
         match edit {
-            BackendEdit::Add { backend: BackendName { vip, address }, weight, state, mac } => {
-                Self::BackendAdd { vip, address, weight, state, mac }
+            BackendEdit::Add { backend: BackendName { vip, address }, weight, state, mac, health } => {
+                Self::BackendAdd { vip, address, weight, state, mac, health }
             }
-            BackendEdit::Set { backend: BackendName { vip, address }, weight, state, mac } => {
-                Self::BackendSet { vip, address, weight, state, mac }
+            BackendEdit::Set { backend: BackendName { vip, address }, weight, state, mac, health } => {
+                Self::BackendSet { vip, address, weight, state, mac, health }
             }
             BackendEdit::Remove { backend: BackendName { vip, address }, .. } => Self::BackendRemove { vip, address },
         }

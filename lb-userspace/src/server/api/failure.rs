@@ -95,7 +95,9 @@ fn edit_kind(error: &EditError) -> ErrorKind {
             ErrorKind::NotFound
         }
         EditError::VipExists(_) | EditError::BackendExists { .. } | EditError::InterfaceExists(_) => ErrorKind::Refused,
-        EditError::Syntax(_) | EditError::Shape(_) | EditError::NothingToSet => ErrorKind::Invalid,
+        EditError::Syntax(_) | EditError::Shape(_) | EditError::NothingToSet | EditError::NoHealth(_) => {
+            ErrorKind::Invalid
+        }
     }
 }
 

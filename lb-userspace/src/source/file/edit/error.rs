@@ -18,6 +18,9 @@ pub enum EditError {
     /// The edit has nothing but `None`.
     #[error("nothing to set; name at least one value")]
     NothingToSet,
+    /// Keys of `health` are to be changed, and there are none.
+    #[error("VIP `{0}` has no `health` that could be changed; name a type, as in `--health 'tcp interval=2s'`")]
+    NoHealth(String),
     /// The name is taken.
     #[error("VIP `{0}` exists already; change it with `naru vip set`, or choose another name")]
     VipExists(String),

@@ -7,6 +7,7 @@
 mod array;
 mod document;
 mod error;
+mod health;
 mod table;
 mod values;
 
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use self::document::Document;
 pub use self::{
     error::EditError,
+    health::{BackendHealthEdit, HealthEdit, HealthEditError, HealthValue},
     values::{NewBackend, NewVip, VipValues},
 };
 use super::section::Sections;
@@ -53,6 +55,9 @@ pub enum Edit {
         /// Its MAC address, to be pinned.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         mac: Option<Mac>,
+        /// How it is asked, where that is not as the VIP says.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        health: Option<BackendHealthEdit>,
     },
     /// Other values for a backend.
     BackendSet {
@@ -69,6 +74,9 @@ pub enum Edit {
         /// The MAC address to pin, or that none is to be pinned.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         mac: Option<MacChoice>,
+        /// How it is asked from now on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        health: Option<BackendHealthEdit>,
     },
     /// A backend goes, with the comment on its line.
     BackendRemove {
@@ -142,15 +150,15 @@ fn edit_document(text: &str, edit: &Edit) -> Result<String, EditError> {
         Edit::VipAdd(vip) => return document.vip_add(text, &vip.name, &table::vip(vip)),
         Edit::VipSet(values) => document.vip(&values.name)?.set_values(values)?,
         Edit::VipRemove { name } => document.vip_remove(name)?,
-        Edit::BackendAdd { vip, address, weight, state, mac } => {
-            let backend = NewBackend { address: *address, weight: *weight, state: *state, mac: *mac };
-            document.vip(vip)?.backend_add(vip, &backend)?;
+        Edit::BackendAdd { vip, address, weight, state, mac, health } => {
+            let (weight, state, mac, health) = (*weight, *state, *mac, health.clone());
+            document.vip(vip)?.backend_add(vip, &NewBackend { address: *address, weight, state, mac, health })?;
         }
-        Edit::BackendSet { vip, address, weight: None, state: None, mac: None } => {
+        Edit::BackendSet { vip, address, weight: None, state: None, mac: None, health: None } => {
             document.vip(vip)?.backend(vip, *address)?;
             return Err(EditError::NothingToSet);
         }
-        Edit::BackendSet { vip, address, weight, state, mac } => {
+        Edit::BackendSet { vip, address, weight, state, mac, health } => {
             let mut vip_table = document.vip(vip)?;
             let mut backend = vip_table.backend(vip, *address)?;
             backend.set_some("weight", weight.map(i64::from));
@@ -158,6 +166,11 @@ fn edit_document(text: &str, edit: &Edit) -> Result<String, EditError> {
             match mac {
                 Some(MacChoice::Pinned(mac)) => backend.set("mac", mac.to_string().into()),
                 Some(MacChoice::None) => backend.unset("mac"),
+                None => {}
+            }
+            match health {
+                Some(BackendHealthEdit::Own(health)) => backend.set_health(health),
+                Some(BackendHealthEdit::AsVip) => backend.unset("health"),
                 None => {}
             }
         }

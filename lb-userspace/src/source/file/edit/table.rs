@@ -4,7 +4,7 @@ use std::{cmp::Ordering, net::IpAddr};
 
 use toml_edit::{Array, ArrayOfTables, InlineTable, Item, RawString, Table, Value};
 
-use super::{EditError, NewBackend, NewVip, VipValues, array};
+use super::{BackendHealthEdit, EditError, HealthEdit, NewBackend, NewVip, VipValues, array};
 use crate::model::{
     KeyValue, Port, Word,
     keys::{Key, Scalar, Visit},
@@ -87,13 +87,63 @@ impl<'d> TableMut<'d> {
         if *values == (VipValues { name: values.name.clone(), ..VipValues::default() }) {
             return Err(EditError::NothingToSet);
         }
-        let VipValues { name: _, address, ports, forward, given, rest: _ } = values;
+        let VipValues { name, address, ports, forward, health, given, rest: _ } = values;
         self.set_some("address", address.map(|address| address.to_string()));
         self.set_some("forward", forward.map(Word::word));
         given.visit(self);
+        if let Some(health) = health {
+            if !health.is_whole() && self.table("health").is_none() {
+                return Err(EditError::NoHealth(name.clone()));
+            }
+            self.set_health(health);
+        }
         match ports {
             Some(ports) => self.set_ports(ports),
             None => Ok(()),
+        }
+    }
+
+    /// Makes `health` what is said of it, in place where keys stay.
+    pub(super) fn set_health(&mut self, health: &HealthEdit) {
+        let keys = match health {
+            HealthEdit::None => return self.set_over_table("health", health.value()),
+            HealthEdit::Keys(keys) => keys,
+        };
+        let Some(mut table) = self.table("health") else {
+            return self.set_over_table("health", health.value());
+        };
+        if health.is_whole() {
+            for key in table.keys().into_iter().filter(|key| !keys.contains_key(key)) {
+                table.unset(&key);
+            }
+        }
+        for (key, value) in HealthEdit::in_order(keys) {
+            // As it is written, where it says the same.
+            if table.value_mut(key).is_none_or(|old| !is_same(old, &value)) {
+                table.set(key, value);
+            }
+        }
+    }
+
+    /// Sets `key`, be there a table of that name with a header of its own.
+    fn set_over_table(&mut self, key: &str, value: Value) {
+        if self.value_mut(key).is_none() {
+            self.unset(key);
+        }
+        if self.value_mut(key).is_none_or(|old| !is_same(old, &value)) {
+            self.set(key, value);
+        }
+    }
+
+    /// The table at `key`, if there is one.
+    fn table(&mut self, key: &str) -> Option<TableMut<'_>> {
+        self.item_mut(key).and_then(TableMut::of)
+    }
+
+    fn keys(&self) -> Vec<String> {
+        match self {
+            Self::Lines(table) => table.iter().map(|(key, _)| key.to_owned()).collect(),
+            Self::Inline(table) => table.iter().map(|(key, _)| key.to_owned()).collect(),
         }
     }
 
@@ -215,7 +265,7 @@ pub(super) fn near(text: &str, known: &[String]) -> Vec<String> {
 
 /// A new VIP; what is `None` is left to its default.
 pub(super) fn vip(vip: &NewVip) -> Table {
-    let NewVip { name, address, ports, forward, given, backends, rest: _ } = vip;
+    let NewVip { name, address, ports, forward, health, given, backends, rest: _ } = vip;
     let mut listed = Array::new();
     for backend in backends {
         array::push(&mut listed, inline_backend(backend), "", true);
@@ -226,6 +276,7 @@ pub(super) fn vip(vip: &NewVip) -> Table {
     table.insert("ports", Item::Value(ports.iter().map(Port::to_string).collect::<Array>().into()));
     table.insert("forward", forward.word().into());
     given.visit(&mut TableMut::Lines(&mut table));
+    table.extend(health.as_ref().map(|health| ("health", Item::Value(health.value()))));
     table.insert("backends", Item::Value(listed.into()));
     table
 }
@@ -247,17 +298,31 @@ fn toml_value(scalar: &Scalar) -> Value {
     }
 }
 
+/// Whether both say the same, however it is written.
+fn is_same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::String(a), Value::String(b)) => a.value() == b.value(),
+        (Value::Integer(a), Value::Integer(b)) => a.value() == b.value(),
+        (Value::Boolean(a), Value::Boolean(b)) => a.value() == b.value(),
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| is_same(a, b)),
+        _ => false,
+    }
+}
+
 /// Whether `text` is that address, in whatever spelling.
 fn is_address(text: &str, address: IpAddr) -> bool {
     text.parse() == Ok(address)
 }
 
 fn backend_values(backend: &NewBackend) -> Vec<(&'static str, Value)> {
-    let NewBackend { address, weight, state, mac } = backend;
+    let NewBackend { address, weight, state, mac, health } = backend;
     let mut values = vec![("address", Value::from(address.to_string()))];
     values.extend(weight.map(|weight| ("weight", i64::from(weight).into())));
     values.extend(state.map(|state| ("state", state.word().into())));
     values.extend(mac.map(|mac| ("mac", mac.to_string().into())));
+    if let Some(BackendHealthEdit::Own(health)) = health {
+        values.push(("health", health.value()));
+    }
     values
 }
 

@@ -109,6 +109,90 @@ fn a_pinned_mac_address_comes_and_goes() {
     assert_eq!(edited(&text, dns("none")), six);
 }
 
+fn set_health(health: impl Into<serde_json::Value>) -> serde_json::Value {
+    edit!("vip_set" name: "web", health: health.into())
+}
+
+#[test]
+fn health_gets_a_line_and_changes_in_place() {
+    let forward = "forward = \"ipip\"\nbackends = [\n  # rack 1\n";
+    let whole = "health = { type = \"http\", interval = \"1s\", path = \"/healthz\" }\nbackends";
+    check(set_health("http path=/healthz interval=1s"), forward, &forward.replace("backends", whole));
+    let text = edited(TEXT, set_health("http path=/healthz interval=1s")).replace("\" }\nb", "\" } # soon\nb");
+    let became = |text: &str, health: &str| {
+        let after = edited(text, set_health(health));
+        assert_eq!(edited(&after, set_health(health)), after, "{health} once more");
+        let line = after.lines().find(|line| line.starts_with("health")).map(str::to_owned);
+        line.unwrap_or_else(|| panic!("{after}"))
+    };
+    for (health, line) in [
+        ("http path=/healthz interval=1s", r#"{ type = "http", interval = "1s", path = "/healthz" } # soon"#),
+        // With a type it is all of `health`.
+        ("tcp", r#"{ type = "tcp" } # soon"#),
+        ("http port=8080", r#"{ type = "http", port = 8080 } # soon"#),
+        ("none", r#""none" # soon"#),
+        // Without, the other keys stay.
+        ("interval=3s rise=4", r#"{ type = "http", interval = "3s", path = "/healthz", rise = 4 } # soon"#),
+        ("body='all is well'", r#"{ type = "http", interval = "1s", path = "/healthz", body = "all is well" } # soon"#),
+    ] {
+        assert_eq!(became(&text, health), format!("health = {line}"));
+    }
+    let none = edited(&text, set_health("none"));
+    assert_eq!(became(&none, "tcp rise=1"), r#"health = { type = "tcp", rise = 1 } # soon"#);
+    let table = serde_json::json!({ "type": "exec", "command": ["/bin/true", "a b"] });
+    let text = edited(&text, set_health(table));
+    assert!(text.contains(r#"health = { type = "exec", command = ["/bin/true", "a b"] } # soon"#), "{text}");
+    assert_eq!(
+        refused(&none, set_health("rise=4")),
+        "VIP `web` has no `health` that could be changed; name a type, as in `--health 'tcp interval=2s'`"
+    );
+}
+
+#[test]
+fn health_with_lines_of_its_own_keeps_them() {
+    let lines = "\n# asked\n[vip.health]\n# a page\ntype = 'http' # for now\npath = \"/a\" # here\n\n# --- below";
+    let text = TEXT.replace("\n# --- below", lines);
+    assert_eq!(edited(&text, set_health("http path=/a")), text, "what says the same stays as it is written");
+    assert_eq!(edited(&text, set_health("http path=/b")), text.replace("\"/a\"", "\"/b\""));
+    assert_eq!(edited(&text, set_health("rise=3")), text.replace("# here\n", "# here\nrise = 3\n"));
+    let none = edited(&text, set_health("none"));
+    assert!(none.contains("health = \"none\"\n") && !none.contains("[vip.health]"), "{none}");
+    let forward = "address = \"203.0.113.10\"    # in DNS as www\n";
+    let dotted = format!("{forward}health.type = \"tcp\" # soon\nhealth.rise = 3 # slow\n");
+    let text = TEXT.replace(forward, &dotted);
+    assert_eq!(edited(&text, set_health("rise=5")), text.replace("rise = 3", "rise = 5"));
+    assert_eq!(edited(&text, set_health("tcp")), text.replace("health.rise = 3 # slow\n", ""));
+}
+
+#[test]
+fn a_backend_is_asked_otherwise_and_as_the_vip_says() {
+    let text = edited(TEXT, set_health("tcp"));
+    let set = |health: &str| edit!("backend_set" vip: "web", address: "10.0.1.12", health: health);
+    let plain = "weight = 100 }, # new";
+    for (health, own) in [("port=8080", "{ port = 8080 }"), ("none", "\"none\"")] {
+        let after = edited(&text, set(health));
+        assert_eq!(after, text.replace(plain, &format!("weight = 100, health = {own} }}, # new")));
+        assert_eq!(edited(&after, set(health)), after);
+        assert_eq!(edited(&after, set("vip")), text);
+    }
+    let added = edited(&text, edit!("backend_add" vip: "web", address: "10.0.2.14", health: "http path=/b"));
+    assert!(added.contains("{ address = \"10.0.2.14\", health = { type = \"http\", path = \"/b\" } },\n"), "{added}");
+}
+
+#[test]
+fn what_is_wrong_with_health_is_found_in_the_text_that_comes_of_it() {
+    for (health, wrong) in [
+        ("http pth=/", "unknown key `pth` in health; did you mean `path`?"),
+        ("ftp", "unknown type `ftp` of probes"),
+        ("tcp interval=5", "`interval` is `5`; write a time"),
+        ("tcp rise=many", "`rise` must be a whole number without quotes, not a string"),
+    ] {
+        let text = apply_edit(TEXT, &serde_json::from_value(set_health(health)).unwrap()).unwrap();
+        let errors = Config::parse(&text, Path::new("naru.toml")).unwrap_err().to_string();
+        assert!(errors.contains(wrong), "{errors}");
+    }
+}
+
 #[test]
 fn a_mark_is_written_as_marks_are_read() {
     let forward = "forward = \"ipip\"\nbackends = [\n  # rack 1\n";
@@ -327,6 +411,7 @@ fn edits_survive_json() {
             address: "192.0.2.1".parse().unwrap(),
             ports: vec!["udp/any".parse().unwrap()],
             forward: ForwardMode::L2,
+            health: Some("http path=/healthz port=8080".parse().unwrap()),
             given: Given {
                 hash: Some(FlowHash::SourceIp),
                 slots: Some(Slots::new(97)),
@@ -342,11 +427,13 @@ fn edits_survive_json() {
                 weight: None,
                 state: Some(BackendState::Drain),
                 mac: Some("02:00:00:00:00:01".parse().unwrap()),
+                health: Some("none".parse().unwrap()),
             }],
             rest: NothingElse,
         }),
         Edit::VipSet(VipValues {
             name: "a".into(),
+            health: Some("none".parse().unwrap()),
             given: Given { udp_idle: Some("1m 30s".parse().unwrap()), ..Given::default() },
             ..VipValues::default()
         }),
@@ -356,6 +443,7 @@ fn edits_survive_json() {
             weight: Some(1),
             state: None,
             mac: None,
+            health: Some("vip".parse().unwrap()),
         },
         Edit::InterfaceRemove { name: "eth0".into() },
     ];
@@ -369,6 +457,7 @@ fn edits_survive_json() {
         weight: Some(1),
         state: None,
         mac: None,
+        health: None,
     };
     let json = serde_json::to_value(&set).unwrap();
     assert_eq!(json, edit!("backend_set" vip: "a", address: "10.0.0.1", weight: 1));
@@ -380,6 +469,7 @@ fn edits_survive_json() {
         edit!("vip_set" name: "a", tcp_idle: "15m", forwad: "l2"),
         edit!("vip_set" name: "a", tcp_idle: 900),
         edit!("vip_set" name: "a", udp_idle: "13h"),
+        edit!("vip_set" name: "a", health: "http /healthz"),
         edit!("vip_add" name: "a", address: "192.0.2.1", ports: ["tcp/1"], forward: "l2", traking: "never"),
     ] {
         assert!(serde_json::from_value::<Edit>(bad.clone()).is_err(), "{bad}");
@@ -450,7 +540,8 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
     let address = IpAddr::from([10, 200, (serial / 250) as u8, (serial % 250) as u8]);
     if config.vips.is_empty() || dice.roll(8) == 0 {
         let name = format!("n{serial}");
-        let backends = vec![NewBackend { address, weight: Some(3), state: None, mac: None }; dice.roll(2)];
+        let backends =
+            vec![NewBackend { address, weight: Some(3), state: None, mac: None, health: None }; dice.roll(2)];
         let ports: Vec<Port> = vec!["udp/9000".parse().unwrap()];
         after.vips.push(Arc::new(crate::model::Vip {
             health: None,
@@ -486,6 +577,7 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
                 mark: Some(16.into()),
                 ..Given::default()
             },
+            health: None,
             backends,
             rest: NothingElse,
         };
@@ -520,13 +612,13 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
         (2 | 3, Some(backend)) => {
             (backend.weight, backend.state) = (1 + serial as u32, BackendState::Drain);
             let (weight, state) = (Some(backend.weight), Some(backend.state));
-            Edit::BackendSet { vip: name, address: backend.address, weight, state, mac: None }
+            Edit::BackendSet { vip: name, address: backend.address, weight, state, mac: None, health: None }
         }
         (4 | 5, Some(_)) => Edit::BackendRemove { vip: name, address: vip.backends.remove(chosen).address },
         _ => {
             let weight = (dice.roll(2) == 0).then_some(5);
             vip.backends.push(backend(address, weight, None));
-            Edit::BackendAdd { vip: name, address, weight, state: None, mac: None }
+            Edit::BackendAdd { vip: name, address, weight, state: None, mac: None, health: None }
         }
     };
     (edit, after)

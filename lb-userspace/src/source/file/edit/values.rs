@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use lb_common::BackendState;
 use serde::{Deserialize, Serialize};
 
+use super::health::{BackendHealthEdit, HealthEdit};
 use crate::model::{ForwardMode, Given, Mac, Port, keys::NothingElse, state_serde};
 
 /// A VIP that comes.
@@ -18,6 +19,9 @@ pub struct NewVip {
     pub ports: Vec<Port>,
     /// How packets reach its backends.
     pub forward: ForwardMode,
+    /// How its backends are asked whether they work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthEdit>,
     /// Values for its other keys.
     #[serde(flatten)]
     pub given: Given,
@@ -43,6 +47,9 @@ pub struct VipValues {
     /// How packets are to reach its backends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forward: Option<ForwardMode>,
+    /// How its backends are to be asked whether they work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthEdit>,
     /// Values for its other keys.
     #[serde(flatten)]
     pub given: Given,
@@ -66,4 +73,7 @@ pub struct NewBackend {
     /// Its MAC address, to be pinned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<Mac>,
+    /// How it is asked, where that is not as the VIP says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<BackendHealthEdit>,
 }
