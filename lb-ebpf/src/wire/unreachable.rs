@@ -134,8 +134,7 @@ mod tests {
     fn an_answer_goes_back_quotes_what_it_answers_and_has_checksums_that_are_right() {
         for id in [0, 0xffff, 0x1234, 0xfffe] {
             let udp = [1234 << 16 | 53, 8 << 16 | id].map(u32::to_be);
-            let quoted =
-                [0x4500_0000 | 28 + id, id << 16, 64 << 24 | 17 << 16, 0x0a00_0001, 0xcb00_710a].map(u32::to_be);
+            let quoted = [0x4500_0000 | 28, id << 16, 64 << 24 | 17 << 16, 0x0a00_0001, 0xcb00_710a].map(u32::to_be);
             let answer4 = answer(Ipv4(quoted), udp);
             let answer4 = &answer4[..Ipv4::UNREACHABLE_LEN / 4];
             let [first, _, third, source, destination] = *answer4.first_chunk().unwrap();

@@ -327,7 +327,7 @@ pub const HEALTH: &[Key] = &[
         "fail",
         r#"fail = "open""#,
         "open",
-        "What follows where none works: `open`, all serve; `closed`, none does, and TCP connections are refused at once",
+        "What follows where none works: `open`, all serve; `closed`, none does, and connections and datagrams are refused at once",
         "to `closed`, while none works: as `on_failure` says",
     ),
     optional(

@@ -94,7 +94,7 @@ words! {
     Fail: "fail" {
         /// All serve: either the probes are at fault, or nothing is lost.
         Open = "open",
-        /// None serves: connections are refused at once.
+        /// None serves: connections and datagrams are refused at once.
         Closed = "closed",
     }
 }
