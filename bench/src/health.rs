@@ -1,10 +1,8 @@
 //! What probes cost: CPU time and memory of the daemon while it probes many backends, and whether it keeps to their times.
 //!
-//! All backends are addresses of one real server in a namespace of its own, behind the load balancer's interface; it has
-//! all VIPs, and takes them out of their tunnel. Server and daemon share this machine's CPUs.
+//! All backends are one real server (`naru_tests::crowd`), which shares this machine's CPUs with the daemon.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -12,10 +10,9 @@ use std::{
 use anyhow::{Context as _, ensure};
 use clap::Args;
 use naru_tests::{
-    lab::{Host, Lab},
-    naru::{Naru, attach_decap_to},
-    server::Server,
-    vip_text::VipText,
+    crowd::{self, Counts},
+    lab::Lab,
+    naru::Naru,
 };
 use nix::unistd::{SysconfVar, sysconf};
 use serde::Serialize;
@@ -41,14 +38,6 @@ pub struct Options {
 
 /// What is asked, and which way.
 const KINDS: [(&str, &str); 4] = [("tcp", "path"), ("tcp", "address"), ("http", "path"), ("http", "address")];
-const PORT: u16 = 80;
-const A_VIP: u32 = 10;
-/// Of the server, which backends of different VIPs share: decapsulation takes packets to no more than 256.
-const ADDRESSES: u32 = 250;
-/// The first one of the server's.
-const BACKENDS: Ipv4Addr = Ipv4Addr::new(10, 64, 0, 0);
-/// The first VIP.
-const VIPS: Ipv4Addr = Ipv4Addr::new(203, 64, 0, 0);
 /// Of each VIP.
 const SLOTS: &str = "slots = 211\n";
 
@@ -142,8 +131,8 @@ fn measure(options: &Options, probe: &'static str, via: &'static str) -> anyhow:
     eprintln!("{} backends by {probe} over {via} …", options.backends);
     let lab = Lab::builder().backends(1).build()?;
     let host = &lab.backends()[0];
-    let _server = serve(&lab, host)?;
-    let naru = Naru::start_with_config(&lab, &Naru::node(&lab, &vips(options.backends)))?;
+    let _server = crowd::serve(&lab, host)?;
+    let naru = Naru::start_with_config(&lab, &Naru::node(&lab, &crowd::vips(options.backends, SLOTS)))?;
     naru.wait_until_ready()?;
     let window = Duration::from_secs(options.seconds);
     let before = Usage::of(&naru)?;
@@ -153,7 +142,8 @@ fn measure(options: &Options, probe: &'static str, via: &'static str) -> anyhow:
     let health = format!("health = {{ type = \"{probe}\", via = \"{via}\", interval = \"{}ms\" }}\n", options.interval);
     naru.write_config(&naru.config()?.replace(SLOTS, &format!("{SLOTS}{health}")))?;
     naru.cli(&["apply"])?;
-    wait_until_known(&naru, options)?;
+    let limit = Duration::from_millis(10 * options.interval) + Duration::from_secs(60);
+    crowd::wait_until_known(&naru, options.backends, limit)?;
     let counts = Counts::of(&naru)?;
     let (before, machine_before) = (Usage::of(&naru)?, Usage::of_machine()?);
     sleep(window);
@@ -161,55 +151,19 @@ fn measure(options: &Options, probe: &'static str, via: &'static str) -> anyhow:
     let busy = Usage::of(&naru)?.since(&before);
     let machine_busy = Usage::of_machine()?.since(&machine_before);
     let probes = done.probes - counts.probes;
-    ensure!(probes > 0.0, "nothing was probed");
+    ensure!(probes > 0, "nothing was probed");
     Ok(Row {
         probe,
         via,
-        rate: probes / busy.seconds,
+        rate: probes as f64 / busy.seconds,
         cpu: [busy.share(), idle.share()],
-        per_probe: 1e6 * (busy.share() - idle.share()).max(0.0) * busy.seconds / probes,
+        per_probe: 1e6 * (busy.share() - idle.share()).max(0.0) * busy.seconds / probes as f64,
         machine_cpu: machine_busy.share(),
         memory: [naru.memory("VmRSS")?, memory_before],
-        late: (done.late - counts.late) as u64,
-        flips: done.flips as u64,
-        void: done.void as u64,
+        late: done.late - counts.late,
+        flips: done.flips,
+        void: done.void,
     })
-}
-
-/// Has a host serve every VIP, out of a tunnel, and at every address of the backends.
-fn serve(lab: &Lab, host: &Host) -> anyhow::Result<Server> {
-    host.ip(&format!("route add local {BACKENDS}/14 dev lo\nroute add local {VIPS}/14 dev lo\n"))?;
-    lab.balancer().ip(&format!("route add {BACKENDS}/14 via {}\n", host.ipv4()))?;
-    let addresses: Vec<_> = (0..ADDRESSES).map(|number| after(BACKENDS, number).into()).collect();
-    attach_decap_to(lab, host, &addresses)?;
-    Server::start(host, lab.dir(), &[SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT))], &[])
-}
-
-/// Waits until every backend has answered.
-fn wait_until_known(naru: &Naru, options: &Options) -> anyhow::Result<()> {
-    let limit = Duration::from_millis(10 * options.interval) + Duration::from_secs(60);
-    naru.wait_for("every backend has answered", limit, |naru| {
-        // A scrape is as old as a second.
-        sleep(Duration::from_secs(1));
-        let text = naru.metrics()?;
-        let good = text.lines().filter(|line| line.starts_with("naru_health_probes_total") && line.contains("good"));
-        let known = good.filter(|line| !line.ends_with(" 0")).count();
-        Ok(known == options.backends as usize)
-    })
-}
-
-fn vips(backends: u32) -> String {
-    let vip = |number: u32| {
-        let text = VipText::new(format!("vip{number}"), after(VIPS, number), [format!("tcp/{PORT}")], "ipip");
-        let first = number * A_VIP % ADDRESSES;
-        let backends = (first..first + A_VIP).map(|number| after(BACKENDS, number));
-        backends.fold(text.lines(SLOTS), VipText::backend).to_string()
-    };
-    (0..backends / A_VIP).map(vip).collect()
-}
-
-fn after(first: Ipv4Addr, number: u32) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(first) + number)
 }
 
 /// CPU time that a daemon has used, or all have, and when that was read.
@@ -256,31 +210,5 @@ impl Usage {
 impl Used {
     fn share(&self) -> f64 {
         self.cpu / self.seconds
-    }
-}
-
-/// Counts of all probes.
-struct Counts {
-    probes: f64,
-    void: f64,
-    flips: f64,
-    late: f64,
-}
-
-impl Counts {
-    fn of(naru: &Naru) -> anyhow::Result<Self> {
-        // Not what was scraped a moment ago.
-        sleep(Duration::from_secs(1));
-        let text = naru.metrics()?;
-        let sum = |name: &str, label: &str| -> f64 {
-            let lines = text.lines().filter(|line| line.starts_with(name) && line.contains(label));
-            lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
-        };
-        Ok(Self {
-            probes: sum("naru_health_probes_total{", ""),
-            void: sum("naru_health_probes_total{", "void"),
-            flips: sum("naru_health_flips_total{", ""),
-            late: sum("naru_health_late_probes_total", ""),
-        })
     }
 }

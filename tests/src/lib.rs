@@ -3,11 +3,13 @@
 //! [`lab`] builds a network of namespaces, [`naru`] runs the real daemon and CLI in it, [`server`] and the clients
 //! ([`load`], [`udp`], [`transfer`], [`connections`]) put real traffic through it; a [`site`] is all of that in place,
 //! and so is a [`talk`] of long-lived connections.
-//! [`answers`] answers probes of every protocol, and [`probing`] probes backends from a site. [`frames`] and [`forwarder`]
+//! [`answers`] answers probes of every protocol, [`probing`] probes backends from a site, and a [`crowd`] is thousands of
+//! backends. [`frames`] and [`forwarder`]
 //! put single frames through the real program. Nothing here pretends to be a part of naru.
 
 pub mod answers;
 pub mod connections;
+pub mod crowd;
 pub mod delay;
 pub mod demo;
 pub mod flood;

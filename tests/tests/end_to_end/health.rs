@@ -1,5 +1,6 @@
 //! Health: backends that do not work are out by themselves, and back by themselves.
 
+mod busy;
 mod faults;
 mod flapping;
 mod overrides;
