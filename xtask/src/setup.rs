@@ -7,8 +7,13 @@ use anyhow::{Context as _, bail};
 use xtask::toolchain::{BPF_LINKER_VERSION, BpfToolchain, Compiler, in_path, linker_root, rustup};
 
 /// Programs that the tests run, and the Debian package of each.
-const TOOLS: [(&str, &str); 4] =
-    [("ip", "iproute2"), ("ethtool", "ethtool"), ("setpriv", "util-linux"), ("systemd-analyze", "systemd")];
+const TOOLS: [(&str, &str); 5] = [
+    ("ip", "iproute2"),
+    ("ethtool", "ethtool"),
+    ("nft", "nftables"),
+    ("setpriv", "util-linux"),
+    ("systemd-analyze", "systemd"),
+];
 
 /// Debian's compiler with its library source, from the line of packages that follows the current release.
 const DEBIAN_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];

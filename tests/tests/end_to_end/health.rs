@@ -2,6 +2,7 @@
 
 mod busy;
 mod faults;
+mod firewall;
 mod flapping;
 mod overrides;
 mod restarts;
