@@ -17,7 +17,7 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{Request, body::Bytes, client::conn::http1::handshake, header};
 use hyper_util::rt::TokioIo;
-use lb_userspace::api::types::Status;
+use lb_userspace::api::{client::Client, types::Status};
 use nix::{
     sys::{
         resource::{Resource, getrlimit, setrlimit},
@@ -329,6 +329,11 @@ impl Naru {
     pub fn read<T: DeserializeOwned>(&self, args: &[&str]) -> anyhow::Result<T> {
         let text = self.cli(&[args, &["--output", "json"]].concat())?;
         serde_json::from_str(&text).with_context(|| format!("unexpected answer of `naru {}`: {text}", args.join(" ")))
+    }
+
+    /// A client of the daemon, for whoever asks often or measures: no command is started.
+    pub fn client(&self) -> Client {
+        Client::new(&self.socket)
     }
 
     /// `naru status`.

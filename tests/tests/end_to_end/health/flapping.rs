@@ -1,4 +1,4 @@
-//! Half of a thousand backends that fail at once, and then come and go.
+//! Half of a thousand backends that fail at once, and then come and go for a minute.
 
 use std::{
     net::Ipv4Addr,
@@ -8,7 +8,7 @@ use std::{
 };
 
 use lb_userspace::api::types::Backend;
-use naru_tests::{lab::Lab, naru::Naru, server::Server, site::HTTP, vip_text::VipText};
+use naru_tests::{lab::Lab, naru::Naru, netns, server::Server, site::HTTP, vip_text::VipText};
 use patience::LIMIT;
 
 use super::health;
@@ -21,16 +21,20 @@ const HALVES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 64, 0, 0), Ipv4Addr::new(10, 65
 const HEALTH: &str = "health = { type = \"tcp\", via = \"address\", interval = \"2s\", fast_interval = \"1s\", \
                       timeout = \"2s\", rise = 1, fall = 1 }";
 
-/// How often they go and come, and how long each lasts.
-const FLAPS: u32 = 4;
+/// How long they go and come, and how long each lasts.
+const FLAPPING: Duration = Duration::from_secs(60);
 const LASTS: Duration = Duration::from_millis(2500);
+
+/// A verdict changes no more often than this, however long they flap: each relapse doubles the good answers that it takes
+/// to come back, and after the second one they do not last as long as that takes. A few more, for a machine that is busy.
+const MOST: u64 = 9;
 
 /// What the log may have of verdicts in ten seconds.
 const LINES: usize = 20;
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// A limit for what only must not hang: the time that `naru status` takes is printed.
-const PROMPT: Duration = Duration::from_secs(2);
+/// A limit for what only must not hang: the times that answers take are printed.
+const PROMPT: Duration = Duration::from_secs(10);
 
 #[test]
 #[ignore = "needs root"]
@@ -52,31 +56,22 @@ fn half_of_a_thousand_backends_fail_and_flap_and_the_daemon_stays_calm() {
     let ended = AtomicBool::new(false);
     let from = Instant::now();
     let times = thread::scope(|scope| {
-        let asks = scope.spawn(|| {
-            let mut times = Vec::new();
-            while !ended.load(Ordering::Relaxed) {
-                let asked = Instant::now();
-                naru.status().unwrap();
-                times.push(asked.elapsed());
-                sleep(Duration::from_millis(50));
-            }
-            times
-        });
+        let asks = scope.spawn(|| ask(&naru, &ended));
         fail(true);
         wait_for(&naru, [HALF * VIPS, HALF * VIPS]);
         println!("half of {} backends are out after {:.1?}", 2 * HALF * VIPS, from.elapsed());
-        for _ in 0..FLAPS {
+        let flaps = FLAPPING.as_millis() / (2 * LASTS).as_millis();
+        for _ in 0..flaps {
             fail(false);
             sleep(LASTS);
             fail(true);
             sleep(LASTS);
         }
         let flips = count_flips(&naru);
-        println!("{} verdicts of {} backends have changed in {:.1?}", flips.total, HALF * VIPS, from.elapsed());
+        println!("they have flapped {flaps} times in {:.1?}: {} verdicts have changed", from.elapsed(), flips.total);
         assert!(flips.of_others == 0, "{} verdicts changed of backends that work", flips.of_others);
-        // One at first, two each time, if all were believed as at first.
-        assert!(flips.most <= 1 + 2 * u64::from(FLAPS), "a verdict has changed {} times", flips.most);
         println!("the verdict that changed most often has {} times", flips.most);
+        assert!(flips.most <= MOST, "a verdict has changed {} times", flips.most);
         fail(false);
         let mended = Instant::now();
         wait_for(&naru, [2 * HALF * VIPS, 0]);
@@ -90,9 +85,28 @@ fn half_of_a_thousand_backends_fail_and_flap_and_the_daemon_stays_calm() {
     let windows = 1 + from.elapsed().as_secs() / WINDOW.as_secs();
     assert!(lines <= LINES * windows as usize, "{lines} lines in {windows} windows: {log}");
     assert!(log.contains("more verdicts change than are told one by one"), "{log}");
-    let worst = times.iter().max().copied().unwrap();
-    println!("`naru status` took {:.0?} on average and {worst:.0?} at worst, {} times", mean(&times), times.len());
-    assert!(worst < PROMPT, "`naru status` took {worst:?}");
+    for (what, mut times) in ["status", "all backends"].into_iter().zip(times) {
+        times.sort();
+        let [median, worst] = [times[times.len() / 2], times[times.len() - 1]];
+        println!("{what}: {} answers, the median took {median:.1?}, the worst {worst:.1?}", times.len());
+        assert!(worst < PROMPT, "an answer took {worst:?}");
+    }
+}
+
+/// Asks for the status and for all backends, as long as the flapping goes on; how long each answer took.
+fn ask(naru: &Naru, ended: &AtomicBool) -> [Vec<Duration>; 2] {
+    let (client, runtime) = (naru.client(), netns::runtime());
+    let mut times = [Vec::new(), Vec::new()];
+    while !ended.load(Ordering::Relaxed) {
+        let asked = Instant::now();
+        runtime.block_on(client.status()).unwrap();
+        times[0].push(asked.elapsed());
+        let asked = Instant::now();
+        runtime.block_on(client.backends(None)).unwrap();
+        times[1].push(asked.elapsed());
+        sleep(Duration::from_millis(50));
+    }
+    times
 }
 
 fn vips() -> String {
@@ -149,8 +163,4 @@ fn count_flips(naru: &Naru) -> Flips {
     };
     let [stay, flap] = HALVES;
     Flips { total: of(flap).sum(), most: of(flap).max().unwrap(), of_others: of(stay).sum() }
-}
-
-fn mean(times: &[Duration]) -> Duration {
-    times.iter().sum::<Duration>() / times.len() as u32
 }
