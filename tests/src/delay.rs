@@ -30,7 +30,7 @@ const LONGEST: usize = 65_536;
 ///
 /// The kernel has no TUN interfaces, or refuses something.
 pub fn lengthen(client: &Host, delay: Duration) -> anyhow::Result<()> {
-    let (mut far, near) = client.run(|| -> anyhow::Result<_> { Ok((tun()?, raw_socket()?)) })?;
+    let (mut far, near) = client.run(|| -> anyhow::Result<_> { Ok((tun(NAME, libc::IFF_TUN)?, raw_socket()?)) })?;
     setsockopt(&near, BindToDevice, &OsString::from(NEAR))?;
     client.ip(&format!("link set {NAME} up mtu 1500\nroute replace {VIPS4} dev {NAME} src {}\n", client.ipv4()))?;
     let (sender, receiver) = mpsc::channel::<(Instant, Vec<u8>)>();
@@ -57,15 +57,19 @@ pub fn lengthen(client: &Host, delay: Duration) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The TUN interface of this thread's namespace.
-fn tun() -> anyhow::Result<File> {
+/// A TUN interface of this thread's namespace, or a TAP interface by `IFF_TAP`.
+///
+/// # Errors
+///
+/// The kernel has none.
+pub fn tun(name: &str, kind: libc::c_int) -> anyhow::Result<File> {
     let file = File::options().read(true).write(true).open("/dev/net/tun").context("cannot open /dev/net/tun")?;
     // SAFETY: integers and bytes, for which zero is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(NAME.bytes()) {
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from.cast_signed();
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+    request.ifr_ifru.ifru_flags = (kind | libc::IFF_NO_PI) as libc::c_short;
     // SAFETY: the request is one of those that this call reads.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw const request) };
     ensure!(result == 0, "no TUN interface: {}", io::Error::last_os_error());

@@ -5,7 +5,8 @@
 //! and so is a [`talk`] of long-lived connections.
 //! [`answers`] answers probes of every protocol, [`probing`] probes backends from a site, and a [`crowd`] is thousands of
 //! backends. [`frames`] and [`forwarder`]
-//! put single frames through the real program. Nothing here pretends to be a part of naru.
+//! put single frames through the real program. What not every kernel has is made here: a longer way ([`delay`]), a [`vlan`].
+//! Nothing here pretends to be a part of naru.
 
 pub mod answers;
 pub mod connections;
@@ -34,3 +35,4 @@ pub mod transfer;
 pub mod udp;
 pub mod user;
 pub mod vip_text;
+pub mod vlan;

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use lb_common::NextHop;
 use lb_userspace::{
     dataplane::Dataplane,
     model::Config,
@@ -80,6 +81,20 @@ impl Probing {
         drop(prober);
         let prober = home.run(|| begin(&dataplane))?;
         Ok(Self { prober, dataplane, config, home })
+    }
+
+    /// From now on frames to all backends have the tag of this VLAN, as where the routes to them lead over a VLAN
+    /// interface.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses an interface.
+    pub fn tag(&mut self, id: u16) -> anyhow::Result<()> {
+        let tagged = |next_hop| NextHop { vlan: id.into(), ..next_hop };
+        let backends = self.dataplane.backends();
+        let ways = backends.into_iter().map(|backend| (backend.target, backend.next_hop.map(tagged)));
+        self.dataplane.set_next_hops(ways)?;
+        Ok(())
     }
 
     /// The data plane.

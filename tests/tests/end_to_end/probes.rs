@@ -16,6 +16,7 @@ use naru_tests::{
     pattern,
     probing::Probing,
     site::{ECHO, Family, HTTP, Site, Vip},
+    vlan,
 };
 use patience::LIMIT;
 
@@ -111,6 +112,31 @@ fn backends_behind_a_router_answer_too() {
     let vips = &VIPS[2..];
     let (site, probing) = start(Lab::builder().placement(Placement::Routed), vips, true, "native");
     assert_all_answer(&site, &probing, vips);
+}
+
+/// The tag comes off before the prober's namespace, whose kernel would take the frame for somebody else's.
+#[test]
+#[ignore = "needs root"]
+fn backends_in_a_vlan_answer_too() {
+    const ID: u16 = 100;
+    for mode in ["native", "generic"] {
+        let (site, mut probing) = start(Lab::builder(), &VIPS, true, mode);
+        let balancer = site.lab.balancer();
+        // Without a VLAN interface the load balancer's own stack does not answer for its addresses.
+        let [a, b, c, d, e, f] = balancer.mac("eth0").unwrap();
+        for own in [IpAddr::from(balancer.ipv4()), balancer.ipv6().into()] {
+            let neighbour = format!("{own} lladdr {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x} dev eth0");
+            for backend in site.lab.backends() {
+                backend.ip(&format!("neigh replace {neighbour} nud permanent\n")).unwrap();
+            }
+        }
+        vlan::tag(site.lab.router(), &site.lab.port("eth0"), ID).unwrap();
+        let (address, _) = backends(&site, &VIPS[0]).swap_remove(0);
+        let untagged = probing.name(probing.way(VIPS[0].name, address).unwrap(), HTTP, Duration::from_millis(500));
+        assert!(untagged.is_err(), "{mode}: it came through without a tag: {untagged:?}");
+        probing.tag(ID).unwrap();
+        assert_all_answer(&site, &probing, &VIPS);
+    }
 }
 
 /// Full segments both ways, through tunnels that make them longer than the network's MTU would allow.
