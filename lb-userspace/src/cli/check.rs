@@ -1,6 +1,11 @@
 //! `naru check`: a config file and this machine, without a daemon and without changing anything.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashSet,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use nix::net::if_::if_nametoindex;
 use serde::Serialize;
@@ -10,11 +15,13 @@ use super::{
     table::Output,
 };
 use crate::{
-    controller::{applied_last, existing_interfaces},
-    dataplane::kernel,
+    controller::{applied_last, existing_interfaces, lost_answers},
+    dataplane::{Mode, kernel},
     health,
-    model::Config,
+    model::{Config, ProbeVia, Target, Vip, XdpMode},
+    network::{self, interface_named, takes_tags},
     plan::Removal,
+    prober::{interfaces_of, likely_source_of},
     seed::HashSeed,
     source::file::ReadError,
 };
@@ -47,6 +54,7 @@ pub fn check(output: Output, file: &Path) -> Result<Exit, Failure> {
         problems.push(format!("`health` of vip {vip}: {error}"));
     }
     let mut warnings: Vec<_> = config.warnings().iter().map(ToString::to_string).collect();
+    warnings.extend(unseen_answers(&config));
     // Of what was applied last, if that can be read: a check may be anybody's.
     if let Some(applied) = applied_last(&config.node.state, file)
         && let Some(removal) = Removal::between(&applied, &config)
@@ -87,6 +95,31 @@ fn missing_interfaces(config: &Config, existing: &[String]) -> Vec<String> {
     let missing = config.node.interfaces.iter().filter(|name| if_nametoindex(name.as_str()).is_err());
     let existing = existing.join(", ");
     missing.map(|name| format!("`interfaces` in [node]: there is no {name} here; there are {existing}")).collect()
+}
+
+/// What to say of answers to probes that the data plane will not see, as this host routes now.
+fn unseen_answers(config: &Config) -> Vec<String> {
+    let addresses: HashSet<_> = config.vips.iter().map(|vip| vip.address).collect();
+    let is_probed = |vip: &&Arc<Vip>| vip.health.as_ref().is_some_and(|health| health.via == ProbeVia::Path);
+    let ways = config
+        .vips
+        .iter()
+        .filter(is_probed)
+        .flat_map(|vip| vip.backends.iter().map(|backend| (vip.address, Target::of(&config.node, vip, backend))));
+    let source = |(vip, target): (IpAddr, Target)| likely_source_of(vip, &target, |own| addresses.contains(&own));
+    let sources = ways.filter_map(source);
+    let generic = config.node.xdp_mode == XdpMode::Generic;
+    let mode = if generic { Mode::Generic } else { Mode::Native };
+    let named = config.node.interfaces.iter().filter_map(|name| interface_named(name).ok());
+    let attached: Vec<_> = named.map(|(ifindex, _)| (ifindex, mode)).collect();
+    match network::interfaces() {
+        // That none is attached is said by itself.
+        Ok(links) if !attached.is_empty() => {
+            let links: Vec<_> = links.iter().collect();
+            lost_answers(&interfaces_of(&sources.collect()), &links, &attached, takes_tags)
+        }
+        _ => Vec::new(),
+    }
 }
 
 #[cfg(test)]

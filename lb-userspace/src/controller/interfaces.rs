@@ -188,6 +188,11 @@ impl Interfaces {
         ingress(&links, &attached)
     }
 
+    /// All interfaces, as far as they are known.
+    pub fn links(&self) -> impl Iterator<Item = &InterfaceInfo> {
+        self.links.values()
+    }
+
     /// Whether there is an interface with this index.
     pub fn exists(&self, ifindex: u32) -> bool {
         self.links.contains_key(&ifindex)

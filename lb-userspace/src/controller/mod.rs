@@ -8,6 +8,7 @@
 //! after anything else: reads wait for no change and hold none up. How many there are at a time is for those who read
 //! to bound ([`crate::server`]).
 
+mod answers;
 mod book;
 mod change;
 mod directory;
@@ -52,6 +53,7 @@ use tokio::{
 };
 
 pub use self::{
+    answers::lost_answers,
     error::Error,
     file::{ConfigFile, Overrides},
     handle::Handle,

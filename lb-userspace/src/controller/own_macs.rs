@@ -37,6 +37,14 @@ pub fn ingress(links: &[&InterfaceInfo], attached: &[u32]) -> BTreeSet<u32> {
     attached.iter().copied().chain(ports).collect()
 }
 
+/// The interfaces whose frames come in by those of `ingress`, by index: these, those that they are ports of, and what sits
+/// on them.
+pub fn served(links: &[&InterfaceInfo], ingress: &BTreeSet<u32>) -> BTreeSet<u32> {
+    let mut seen = BTreeSet::new();
+    ingress.iter().for_each(|ifindex| collect(links, *ifindex, &mut seen, &mut Vec::new()));
+    seen
+}
+
 /// Adds the addresses of an interface, of what it is a port of and of what sits on it.
 fn collect(links: &[&InterfaceInfo], ifindex: u32, seen: &mut BTreeSet<u32>, macs: &mut Vec<[u8; 6]>) {
     let Some(link) = links.iter().find(|link| link.ifindex == ifindex) else { return };

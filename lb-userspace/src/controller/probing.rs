@@ -1,6 +1,8 @@
 //! What sends probes the way of clients' packets: begun when a config wants it first, and kept to the maps in use.
 
 use std::{
+    collections::BTreeSet,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -32,6 +34,11 @@ impl Probing {
     pub fn new(namespace: Result<Namespace, prober::Error>) -> Self {
         let namespace = namespace.map(Arc::new).map_err(|error| error.to_string());
         Self { namespace, prober: None, failed: None }
+    }
+
+    /// The addresses of this host that probes have come from since then.
+    pub fn sources(&self, since: Instant) -> BTreeSet<IpAddr> {
+        self.prober.as_ref().map(|prober| prober.sources(since)).unwrap_or_default()
     }
 
     /// Sends by what the data plane holds now.

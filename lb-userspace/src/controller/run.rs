@@ -215,6 +215,7 @@ impl Controller {
         self.follow_attachments();
         self.note_punctuality();
         self.note_void();
+        self.note_answers();
         self.end_operations().await;
         self.log_reader.take_if(|reader| reader.has_ended());
         if self.log_reader.is_none() {

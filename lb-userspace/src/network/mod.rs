@@ -11,6 +11,7 @@
 //! segment may: by answering ARP or neighbour discovery for it, unless its MAC address is pinned, and by router
 //! advertisements, where the kernel accepts those. Without privileges a process on this host can do nothing here.
 
+mod ethtool;
 mod event;
 mod exchange;
 mod handle;
@@ -34,6 +35,8 @@ use std::{io, sync::Arc};
 
 use tokio::sync::{mpsc, watch};
 
+pub use ethtool::takes_tags;
+pub(crate) use ethtool::{ETHTOOL_SGRO, ETHTOOL_STXCSUM, set_feature};
 pub use event::Event;
 pub(crate) use exchange::exchange;
 pub use handle::{Handle, Health};
@@ -74,6 +77,22 @@ pub enum NetlinkError {
     },
 }
 
+/// The interfaces of the network namespace of the calling thread, as they are now.
+///
+/// # Errors
+///
+/// Where the kernel does not list them.
+pub fn interfaces() -> Result<Vec<InterfaceInfo>, NetlinkError> {
+    let namespace = Namespace::current().map_err(|source| NetlinkError::Namespace { source })?;
+    interfaces_in(&namespace)
+}
+
+fn interfaces_in(namespace: &Namespace) -> Result<Vec<InterfaceInfo>, NetlinkError> {
+    let reading = socket::dump_blocking(namespace, message::interfaces_request());
+    let reading = reading.map_err(|source| NetlinkError::Interfaces { source })?;
+    Ok(task::interfaces_of(reading.entries))
+}
+
 /// Begins to follow the network namespace of the calling thread, at the default [`Pace`]. The events end with the
 /// runtime, or once the receiver is dropped: a task that fails is started anew. Without targets and with a slow reader
 /// nothing piles up.
@@ -103,10 +122,9 @@ pub fn start_at(pace: Pace) -> Result<(NextHops, Handle, mpsc::Receiver<Event>),
     // The events first: what changes after the list of interfaces was read is then among them.
     let sockets = Sockets::open(&namespace).map_err(|source| NetlinkError::Open { source })?;
     // The task reads them once more before all else: what is missing here comes as an event.
-    let reading = socket::dump_blocking(&namespace, message::interfaces_request())
-        .map_err(|source| NetlinkError::Interfaces { source })?;
+    let known = interfaces_in(&namespace)?;
     let (wanted, targets) = watch::channel(Wanted::default());
-    let (interfaces, interfaces_receiver) = watch::channel(task::interfaces_of(reading.entries));
+    let (interfaces, interfaces_receiver) = watch::channel(known);
     let (health_sender, health) = watch::channel(Health::default());
     let (events, events_receiver) = mpsc::channel(EVENTS);
     let namespace = Arc::new(namespace);

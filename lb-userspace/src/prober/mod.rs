@@ -22,6 +22,7 @@ mod source;
 mod sources;
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd as _, OwnedFd},
     sync::{Arc, Mutex, PoisonError},
@@ -31,7 +32,13 @@ use std::{
 use lb_common::ProbePath;
 use nix::sys::socket::{SockType, SockaddrStorage, bind, setsockopt, sockopt::TcpMaxSeg};
 
-pub use self::{error::Error, namespace::Namespace, pair::NAME, ports::Lease, source::source_of};
+pub use self::{
+    error::Error,
+    namespace::Namespace,
+    pair::NAME,
+    ports::Lease,
+    source::{interfaces_of, likely_source_of, source_of},
+};
 use self::{
     pair::Pair,
     ports::{Ports, Range},
@@ -130,6 +137,11 @@ impl Prober {
         if let Err(error) = self.probes.reset() {
             log::debug!("{error}");
         }
+    }
+
+    /// The addresses of this host that probes have come from since then.
+    pub fn sources(&self, since: Instant) -> BTreeSet<IpAddr> {
+        self.pair.lock().unwrap_or_else(PoisonError::into_inner).1.used_since(since)
     }
 
     /// Sees to it that probes can come from an address of this host, and answers to it find them.

@@ -12,16 +12,14 @@ use std::{
     collections::BTreeSet,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::fd::AsRawFd as _,
     thread,
     time::{Duration, Instant},
 };
 
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::{error::Error, namespace::Namespace, netlink};
-use crate::network::{interface_named, link_of};
+use crate::network::{ETHTOOL_SGRO, ETHTOOL_STXCSUM, interface_named, link_of, set_feature};
 
 /// This end. One name for all, so that whoever manages the interfaces of a host can leave it alone.
 pub const NAME: &str = "naru-probe";
@@ -125,8 +123,8 @@ fn prepare() -> io::Result<(u32, [u8; 6])> {
     let (loopback, _) = interface_named("lo")?;
     netlink::set_up(loopback, LinkFlags::empty())?;
     let (far, _) = interface_named(FAR)?;
-    set_feature(ETHTOOL_STXCSUM, 0)?;
-    set_feature(ETHTOOL_SGRO, 1)?;
+    set_feature(FAR, ETHTOOL_STXCSUM, 0)?;
+    set_feature(FAR, ETHTOOL_SGRO, 1)?;
     netlink::set_up(far, LinkFlags::Noarp)?;
     Ok((far, mac(far)?))
 }
@@ -138,33 +136,4 @@ fn mac(ifindex: u32) -> io::Result<[u8; 6]> {
         _ => None,
     });
     mac.ok_or_else(|| io::Error::other("the kernel does not say the MAC address"))
-}
-
-/// `linux/ethtool.h`: checksums of what is sent.
-const ETHTOOL_STXCSUM: u32 = 0x17;
-/// `linux/ethtool.h`: generic receive offload.
-const ETHTOOL_SGRO: u32 = 0x2c;
-/// `linux/sockios.h`
-const SIOCETHTOOL: u32 = 0x8946;
-
-/// Sets a feature of the far end, as `ethtool -K` does.
-fn set_feature(command: u32, value: u32) -> io::Result<()> {
-    /// `struct ethtool_value`
-    #[repr(C)]
-    struct Value {
-        command: u32,
-        data: u32,
-    }
-    let mut value = Value { command, data: value };
-    // SAFETY: integers and a pointer, for which zero is a value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (place, byte) in request.ifr_name.iter_mut().zip(FAR.bytes()) {
-        *place = byte.cast_signed();
-    }
-    request.ifr_ifru.ifru_data = (&raw mut value).cast();
-    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    // SAFETY: the request names an interface and points to a value, which both live as long as the call; the kernel reads
-    // and writes no more than the value.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL.into(), &raw mut request) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -2,15 +2,16 @@
 //! that answers come by an interface that the data plane is on.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
 };
 
 use lb_common::Via;
 use nix::{
-    ifaddrs::getifaddrs,
+    ifaddrs::{InterfaceAddress, getifaddrs},
     net::if_::{InterfaceFlags, if_nametoindex},
-    sys::socket::{AddressFamily, SockType},
+    sys::socket::{AddressFamily, SockType, SockaddrStorage},
 };
 
 use crate::{model::Target, network};
@@ -25,6 +26,24 @@ pub fn source_of(vip: IpAddr, target: &Target, egress: u32, is_vip: impl Fn(IpAd
         .or_else(|| on(egress, is_fit))
         // A tunnel of the other family, by an interface without addresses of the VIP's: by which the host sends most.
         .or_else(|| routed(if vip.is_ipv4() { ANYWHERE[0] } else { ANYWHERE[1] }))
+}
+
+/// The same where nothing is known of the interface that frames leave by: the one that the host itself would use.
+pub fn likely_source_of(vip: IpAddr, target: &Target, is_vip: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
+    let own = towards(target.address, &target.via).ok();
+    let egress = own.and_then(|own| if_nametoindex(interfaces_of(&BTreeSet::from([own])).get(&own)?.as_str()).ok());
+    source_of(vip, target, egress.unwrap_or_default(), is_vip)
+}
+
+/// The names of the interfaces that have these addresses of this host.
+pub fn interfaces_of(addresses: &BTreeSet<IpAddr>) -> BTreeMap<IpAddr, String> {
+    let named = |entry: InterfaceAddress| {
+        let address = ip(&entry.address?).filter(|address| addresses.contains(address))?;
+        // An address may have a label, such as `eth0:1`.
+        let name = entry.interface_name.split(':').next()?;
+        Some((address, name.to_owned()))
+    };
+    getifaddrs().into_iter().flatten().filter_map(named).collect()
 }
 
 /// Some addresses of others (RFC 5737, RFC 3849).
@@ -45,11 +64,12 @@ fn towards(destination: IpAddr, via: &Via) -> io::Result<IpAddr> {
 fn on(ifindex: u32, is_fit: impl Fn(&IpAddr) -> bool) -> Option<IpAddr> {
     let here = getifaddrs().ok()?.filter(|entry| if_nametoindex(entry.interface_name.as_str()) == Ok(ifindex));
     let here = here.filter(|entry| !entry.flags.contains(InterfaceFlags::IFF_LOOPBACK));
-    let addresses = here.filter_map(|entry| {
-        let address = entry.address?;
-        let v4 = address.as_sockaddr_in().map(|address| IpAddr::from(address.ip()));
-        v4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()))
-    });
+    let addresses = here.filter_map(|entry| ip(&entry.address?));
     let is_local = |address: IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
     addresses.filter(|address| is_fit(address)).find(|address| !is_local(*address))
+}
+
+fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|address| IpAddr::from(address.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()))
 }

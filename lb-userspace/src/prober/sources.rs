@@ -39,6 +39,11 @@ impl Sources {
         self.0.remove(&source);
     }
 
+    /// Those that were used since then.
+    pub fn used_since(&self, then: Instant) -> BTreeSet<IpAddr> {
+        self.0.iter().filter(|(_, used)| **used >= then).map(|(source, _)| *source).collect()
+    }
+
     /// All of them.
     pub fn addresses(&self) -> BTreeSet<IpAddr> {
         self.0.keys().copied().collect()
@@ -63,5 +68,6 @@ mod tests {
         let addresses = sources.addresses();
         assert!(addresses.contains(&address(0)) && !addresses.contains(&address(1)));
         assert_eq!(addresses.len(), ProbePath::ADDRESSES);
+        assert_eq!(sources.used_since(later), BTreeSet::from([address(0), address(100)]));
     }
 }

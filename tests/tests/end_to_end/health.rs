@@ -20,9 +20,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_userspace::api::types::{Backend, BackendHealth};
+use lb_userspace::{
+    api::types::{Backend, BackendHealth},
+    model::ProblemKind,
+};
 use naru_tests::{
-    lab::{Builder, Lab},
+    lab::{Builder, Lab, Legs},
     load::{Load, Options},
     naru::Naru,
     server::Server,
@@ -376,6 +379,33 @@ fn a_backend_that_stands_by_serves_while_too_few_work() {
     serve_again(&mut site, &[vip], 0);
     wait_for(&site, &vip, &[UP, OUT, STANDBY]);
     assert_eq!(served(&site), [50, 0, 0]);
+}
+
+/// Whoever has not said it all is told which interface the data plane must be on, before and while every probe fails.
+#[test]
+#[ignore = "needs root"]
+fn answers_by_an_interface_that_naru_is_not_attached_to_are_told() {
+    const UNSEEN: &str = "come by eth1, where naru is not attached";
+    let vips = [Vip::L2, Vip::IPIP];
+    let without = |naru: &mut Naru| {
+        let text = naru.config().unwrap().replace("[\"eth0\", \"eth1\"]", "[\"eth0\"]");
+        naru.write_config(&text).unwrap();
+    };
+    let site = Site::start_with(Lab::builder().legs(Legs::Two), &vips, without).unwrap();
+    probe(&site, vips.map(|vip| (vip, HEALTH)));
+    vips.iter().for_each(|vip| wait_for(&site, vip, &[("down", "active"); 3]));
+    let told = |naru: &Naru| {
+        let problems = naru.status()?.problems;
+        Ok(problems.iter().any(|own| own.kind == ProblemKind::Health && own.reason.contains(UNSEEN)))
+    };
+    site.wait_for("it is told", patience::LIMIT, told).unwrap();
+    let check = || String::from_utf8(site.try_cli(&["check"]).unwrap().stderr).unwrap();
+    println!("naru check: {}", check().trim());
+    assert!(check().contains(UNSEEN), "{}", check());
+    site.cli(&["interface", "attach", "eth1"]).unwrap();
+    vips.iter().for_each(|vip| wait_for(&site, vip, &[UP; 3]));
+    site.wait_for("it is mended", patience::LIMIT, |naru| Ok(!told(naru)?)).unwrap();
+    assert!(!check().contains(UNSEEN), "{}", check());
 }
 
 /// Even where it fails closed: no verdict follows from what is this host's fault, and it is told and mended.
