@@ -20,6 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lb_common::ABI;
 use lb_userspace::{
     api::types::{Backend, BackendHealth},
     model::ProblemKind,
@@ -160,7 +161,7 @@ fn a_server_that_dies_is_out_by_itself_and_comes_back_when_it_does() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_restart_loses_no_verdict_and_invents_none() {
+fn a_restart_and_an_upgrade_lose_no_verdict_and_invent_none() {
     let vip = Vip::IPIP;
     let mut site = probed(Lab::builder(), &[vip], HEALTH);
     wait_for(&site, &vip, &[UP; 3]);
@@ -168,8 +169,13 @@ fn a_restart_loses_no_verdict_and_invents_none() {
     site.servers[1].kill().unwrap();
     wait_for(&site, &vip, &[UP, OUT, UP]);
     let retried = load.snapshot().retried.len();
-    for _ in 0..2 {
+    let pins = [ABI, ABI + 1].map(|abi| site.bpffs().join(format!("v{abi}")));
+    for is_of_another_version in [false, false, true] {
         site.kill9().unwrap();
+        if is_of_another_version {
+            let [own, other] = &pins;
+            fs::rename(own, other).unwrap();
+        }
         site.restart().unwrap();
         // Before a probe can have come back as often as it takes.
         let states: Vec<_> = backends(&site, &vip).into_iter().map(|own| own.state).collect();
