@@ -2,7 +2,8 @@
 //!
 //! Who attacks: a program that hangs, forks or writes without an end. It and what it started (its process group) are
 //! killed at the timeout, and when it ends. It may write 64 KiB, to a pipe and to no file. It has no privileges, and
-//! limits. Its permit is kept until the kernel has done away with it: however many hang, no more are started. A program
+//! limits; as root's it could still remove root's files and end root's processes, the daemon among them: Landlock takes
+//! that from it, where the kernel has it (5.13; 6.12 for processes). Its permit is kept until the kernel has done away with it: however many hang, no more are started. A program
 //! that leaves its process group (`setsid`) is not found again.
 
 use std::{
@@ -13,6 +14,10 @@ use std::{
 };
 
 use caps::CapSet;
+use landlock::{
+    ABI, Access as _, AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr as _, RulesetCreated,
+    RulesetCreatedAttr as _, Scope,
+};
 use nix::{
     errno::Errno,
     sys::{
@@ -89,14 +94,27 @@ fn command(question: &Question, program: &Program, writes: PipeWriter) -> io::Re
         command.env("NARU_PORT", question.to.destination().port().to_string());
     }
     command.stdin(Stdio::null()).stdout(writes.try_clone()?).stderr(writes);
-    let timeout = question.timeout;
+    let (timeout, mut ruleset) = (question.timeout, Some(ruleset()?));
     // SAFETY: it makes system calls and nothing else: it allocates nothing and takes no lock, but where it fails.
-    unsafe { command.pre_exec(move || confine(timeout)) };
+    unsafe { command.pre_exec(move || confine(timeout, ruleset.take())) };
     Ok(command)
 }
 
+/// What a program may do to files, read and run them, and to whom it may send signals, to what it starts itself. As far as
+/// the kernel can see to that.
+fn ruleset() -> io::Result<RulesetCreated> {
+    const KNOWN: ABI = ABI::V6;
+    let create = || {
+        let all = Ruleset::default().handle_access(AccessFs::from_all(KNOWN))?.scope(Scope::Signal)?.create()?;
+        let all = all.add_rule(PathBeneath::new(PathFd::new("/")?, AccessFs::from_read(KNOWN)))?;
+        let null = PathBeneath::new(PathFd::new("/dev/null")?, AccessFs::ReadFile | AccessFs::WriteFile);
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(all.add_rule(null)?)
+    };
+    create().map_err(io::Error::other)
+}
+
 /// What this process gives up before it becomes the program.
-fn confine(timeout: Duration) -> io::Result<()> {
+fn confine(timeout: Duration, ruleset: Option<RulesetCreated>) -> io::Result<()> {
     for (resource, most) in LIMITS {
         setrlimit(resource, most, most)?;
     }
@@ -110,6 +128,7 @@ fn confine(timeout: Duration) -> io::Result<()> {
     for set in [CapSet::Ambient, CapSet::Effective, CapSet::Inheritable, CapSet::Permitted] {
         caps::clear(None, set).map_err(|_| io::ErrorKind::PermissionDenied)?;
     }
+    ruleset.map(RulesetCreated::restrict_self).transpose().map_err(|_| io::ErrorKind::PermissionDenied)?;
     Ok(())
 }
 
@@ -200,6 +219,8 @@ impl Written {
 mod tests {
     use std::{fs, time::Instant};
 
+    use landlock::{CompatLevel, Compatible as _};
+
     use super::super::{Outcome, ask, fixtures};
     use super::*;
     use crate::model::Check;
@@ -219,6 +240,12 @@ mod tests {
 
     fn bad(what: &str) -> Outcome {
         Outcome::Bad(Failure::Answer(what.into()))
+    }
+
+    /// Whether the kernel has all that is asked of Landlock.
+    fn is_confined() -> bool {
+        let all = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+        all.handle_access(AccessFs::from_all(ABI::V6)).and_then(|all| all.scope(Scope::Signal)).is_ok()
     }
 
     /// Waits until no process has this argument.
@@ -270,6 +297,20 @@ mod tests {
         let written = script(&format!("echo text > {}", file.path().display())).await;
         assert!(matches!(written, Outcome::Bad(_)), "{written:?}");
         assert_eq!(fs::read(file.path()).unwrap(), b"");
+        if is_confined() {
+            let path = file.path().display();
+            for text in [format!("rm -f {path}"), format!("mv {path} {path}2"), format!("mkdir {path}2")] {
+                assert!(matches!(script(&text).await, Outcome::Bad(_)), "{text}");
+            }
+            assert!(file.path().exists());
+            assert!(matches!(script("kill -0 $PPID").await, Outcome::Bad(_)), "it reaches the daemon");
+            assert_eq!(script("sleep 86421 >/dev/null 2>/dev/null & kill $!").await, Outcome::Good);
+        } else {
+            patience::not_tested(
+                "what a program of a probe may do to files and processes",
+                "this kernel has no Landlock",
+            );
+        }
         let greedy = script("head -c 1G /dev/zero | tail -c 512M >/dev/null").await;
         assert!(matches!(greedy, Outcome::Bad(_)), "{greedy:?}");
     }
