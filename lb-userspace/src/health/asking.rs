@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -64,8 +64,13 @@ pub struct Asking {
 }
 
 /// Those who take note of the answers; when there are none any more, nobody is asked.
-#[derive(Debug, Default)]
-struct Observers(Mutex<Vec<Arc<Observer>>>);
+#[derive(Debug)]
+struct Observers {
+    /// Held while they take note, so that none does that has left.
+    all: Mutex<Vec<Arc<Observer>>>,
+    /// How many: whoever reads has the status of one at hand, and must not wait for all while they wait for that.
+    count: AtomicUsize,
+}
 
 impl Host {
     /// Within a runtime, in which probes run where there is no thread for them.
@@ -112,7 +117,7 @@ impl Asking {
         let is_new = observer.status().is_forming();
         let beginning = if is_new { beginning.max(pace.fast_interval).min(pace.interval) } else { pace.interval };
         let question = Arc::new(question);
-        let observers = Arc::new(Observers(Mutex::new(vec![observer])));
+        let observers = Arc::new(Observers { all: Mutex::new(vec![observer]), count: AtomicUsize::new(1) });
         let round = Round {
             question: Arc::clone(&question),
             pace,
@@ -141,22 +146,25 @@ impl Asking {
 
     /// Gives answers to another one as well.
     pub fn join(&self, observer: Arc<Observer>) {
-        self.observers.all().push(observer);
+        let mut all = self.observers.all();
+        all.push(observer);
+        self.observers.count.store(all.len(), Ordering::Relaxed);
     }
 
     /// Gives no more answers to one. Whether it was the last, so that nobody is asked any more.
     pub fn leave(&self, observer: &Arc<Observer>) -> bool {
         let mut all = self.observers.all();
         all.retain(|other| !Arc::ptr_eq(other, observer));
+        self.observers.count.store(all.len(), Ordering::Relaxed);
         if all.is_empty() {
             self.task.abort();
         }
         all.is_empty()
     }
 
-    /// To how many it gives answers.
+    /// To how many it gives answers. Waits for nothing.
     pub fn observers(&self) -> usize {
-        self.observers.all().len()
+        self.observers.count.load(Ordering::Relaxed)
     }
 
     /// Ends its probes at once, whoever takes note of them.
@@ -173,7 +181,7 @@ impl Asking {
 
 impl Observers {
     fn all(&self) -> MutexGuard<'_, Vec<Arc<Observer>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
