@@ -109,7 +109,8 @@ impl Verdicts {
         left.min().map(slow_start_duration)
     }
 
-    /// Forgets how far backends are that have all of their slots or none in `config`, which has these verdicts over it.
+    /// Forgets how far backends are that have all of their slots or none in `config`, which has these verdicts over it. Those that stand
+    /// by have a part when they serve again.
     pub(super) fn forget_whole(&mut self, config: &Config) {
         if self.returns.is_empty() {
             return;
@@ -173,24 +174,26 @@ fn judge(vip: &mut Vip, health: &Health, failing: &Failing, returning: &OfVip) {
     let Health { on_failure, panic, fail, max_out, spare_below, .. } = *health;
     for own in &mut vip.backends {
         own.fails = failing.contains_key(&own.address);
-        own.slow_start = returning.get(&own.address).copied().filter(|_| !own.fails);
+        let takes_flows = own.effective_weight() > 0 && !own.fails;
+        own.slow_start = returning.get(&own.address).copied().filter(|_| takes_flows);
     }
-    let last = last_tier(&vip.backends, spare_below);
+    let mut last = last_tier(&vip.backends, spare_below);
+    // Others must bear what those do not that have a part of their slots.
+    let working = || vip.backends.iter().filter(|own| own.effective_weight() > 0 && own.tier <= last && !own.fails);
+    let (all, whole) = (working().count(), working().filter(|own| own.slow_start.is_none()).count());
+    let members = vip.backends.iter().filter(|own| own.effective_weight() > 0 && own.tier <= last).count();
+    if 2 * whole < all || !panic.is_reached(whole, members) {
+        vip.backends.iter_mut().filter(|own| own.tier <= last).for_each(|own| own.slow_start = None);
+        last = last_tier(&vip.backends, spare_below);
+    }
     for own in vip.backends.iter_mut().filter(|own| own.tier > last && own.effective_weight() > 0) {
         (own.state, own.stands_by) = (BackendState::Drain, true);
     }
     let serving = || vip.backends.iter().filter(|own| own.effective_weight() > 0);
     let (all, working) = (serving().count(), serving().filter(|own| !own.fails).count());
-    // Others must bear what those do not that have a part of their slots.
-    let whole = serving().filter(|own| !own.fails && own.slow_start.is_none()).count();
-    let bear = whole > 0 && panic.is_reached(whole, all);
-    for own in vip.backends.iter_mut().filter(|own| !bear || own.effective_weight() == 0) {
-        own.slow_start = None;
-    }
     if fail == Fail::Open && (working == 0 || !panic.is_reached(working, all)) {
         return;
     }
-    let serving = || vip.backends.iter().filter(|own| own.effective_weight() > 0);
     // Who has failed first is out, and stays so.
     let mut out: Vec<_> = serving().filter_map(|own| Some((*failing.get(&own.address)?, own.address))).collect();
     out.sort_unstable();
@@ -381,12 +384,24 @@ mod tests {
     #[test]
     fn who_has_a_part_is_whole_where_nobody_bears_the_rest() {
         let steps: &[(u32, &[u8])] = &[(0, &[1]), (10, &[]), (20, &[2, 3]), (30, &[2]), (40, &[])];
-        assert_eq!(told(|_| {}, &[0; 3], steps), ["x88", "188", "8xx", "8x1", "811"]);
+        assert_eq!(told(|_| {}, &[0; 3], steps), ["x88", "188", "8xx", "8x1", "888"]);
         // Or too few.
         let panic = |health: &mut Health| health.panic = "60%".parse().unwrap();
         assert_eq!(told(panic, &[0; 3], &[(0, &[1]), (10, &[]), (20, &[2])]), ["x88", "188", "8x8"]);
         let closed = |health: &mut Health| health.fail = Fail::Closed;
         assert_eq!(told(closed, &[0; 3], &[(0, &[1, 2, 3]), (10, &[2]), (20, &[])]), ["xxx", "8x8", "818"]);
+    }
+
+    /// All fail and come back, a few before the others: those alone would have nearly all of the load.
+    #[test]
+    fn who_comes_back_first_does_not_bear_what_all_others_do_not() {
+        let all: Vec<u8> = (1..=20).collect();
+        let steps: &[(u32, &[u8])] = &[(0, &all), (10, &all[2..]), (15, &all[4..]), (20, &[])];
+        let out = |count: usize| "x".repeat(count);
+        let open = ["8".repeat(20), format!("88{}", out(18)), format!("8811{}", out(16)), "8".repeat(20)];
+        assert_eq!(told(|_| {}, &[0; 20], steps), open);
+        let closed = [out(20), format!("88{}", out(18)), format!("8811{}", out(16)), "8".repeat(20)];
+        assert_eq!(told(|health| health.fail = Fail::Closed, &[0; 20], steps), closed);
     }
 
     #[test]
@@ -396,7 +411,7 @@ mod tests {
         assert_eq!(told(all, &[0, 0, 1], steps), ["88s", "x88", "188", "488", "88s"]);
         // One that stands by has all of its slots, should it be asked.
         let steps: &[(u32, &[u8])] = &[(0, &[1, 2, 3]), (1, &[1, 2]), (2, &[1]), (302, &[1]), (303, &[1, 2])];
-        assert_eq!(told(|_| {}, &[0, 0, 1, 1], steps), ["xxx8", "xx18", "x118", "x8ss", "xx88"]);
+        assert_eq!(told(|_| {}, &[0, 0, 1, 1], steps), ["xxx8", "xx18", "x8ss", "x8ss", "xx88"]);
     }
 
     #[test]

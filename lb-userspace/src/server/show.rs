@@ -353,7 +353,7 @@ pub fn not_ready(view: &View, vip: &model::Vip) -> Option<String> {
 
 /// How far a backend is that has a part of its slots only.
 fn slow_start(vip: &model::Vip, backend: &model::Backend) -> Option<SlowStart> {
-    let own = backend.slow_start?;
+    let own = backend.slow_start.filter(|_| backend.effective_weight() > 0)?;
     let time = slow_start_time(vip.health.as_ref()?.slow_start?);
     let whole = slow_start_duration(own.until_whole(slow_start_now(), time));
     Some(SlowStart { eighths: own.eighths(), whole_ms: whole.as_millis() as u64 })
