@@ -18,7 +18,7 @@ use super::{
     probe::{Question, To},
     trust::{Store, Trusted},
 };
-use crate::model::{Config, Health, ProbeVia, Verdicts, Vip};
+use crate::model::{Check, Config, Health, ProbeVia, Verdicts, Vip};
 
 /// Backends that are new are asked no faster than one in this time, as long as none waits for longer than its interval.
 const NEW: Duration = Duration::from_micros(250);
@@ -222,7 +222,10 @@ fn question(
     let is_wanted = |protocol| wanted.is_none_or(|wanted| wanted == protocol);
     let first = vip.ports.iter().filter(|port| is_wanted(port.protocol)).find_map(|port| port.port);
     // A config has one or the other, where it is a port that is asked.
-    let port = health.port.or(first).unwrap_or_default();
+    let port = match health.check {
+        Check::Icmp(_) => 0,
+        _ => health.port.or(first).unwrap_or_default(),
+    };
     let to = match health.via {
         ProbeVia::Address => To::Address(SocketAddr::new(backend, port), via),
         ProbeVia::Path => {
@@ -240,7 +243,7 @@ mod tests {
 
     use super::{super::asking::PROGRAMS_AT_ONCE, *};
     use crate::{
-        model::{Backend, Check, Program},
+        model::{Backend, Check, Echo, Program},
         plan::fixtures::{config, vip},
     };
 
@@ -471,5 +474,11 @@ mod tests {
         rounds.follow(&config, &Verdicts::default());
         assert_eq!(of(&rounds, "v0").sharers(), 1, "who does not say so shares nothing");
         assert_eq!(rounds.shared.values().map(Vec::len).sum::<usize>(), 1);
+        // An echo is asked of no port.
+        let echo = || Check::Icmp(Echo { size: Echo::SIZE });
+        let mut config = sharing(1, 2, |_, health| (health.check, health.port) = (echo(), None));
+        config.vip_mut(1).ports = vip("other", "192.0.2.9", &["udp/53"], &[]).ports;
+        rounds.follow(&config, &Verdicts::default());
+        assert_eq!(of(&rounds, "v0").sharers(), 2);
     }
 }
