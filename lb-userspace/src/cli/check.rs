@@ -4,7 +4,6 @@ use std::{
     collections::HashSet,
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use nix::net::if_::if_nametoindex;
@@ -18,7 +17,7 @@ use crate::{
     controller::{applied_last, existing_interfaces, lost_answers},
     dataplane::{Mode, kernel},
     health,
-    model::{Config, ProbeVia, Target, Vip, XdpMode},
+    model::{Backend, Config, ProbeVia, Target, XdpMode},
     network::{self, interface_named, takes_tags},
     plan::Removal,
     prober::{interfaces_of, likely_source_of},
@@ -100,12 +99,10 @@ fn missing_interfaces(config: &Config, existing: &[String]) -> Vec<String> {
 /// What to say of answers to probes that the data plane will not see, as this host routes now.
 fn unseen_answers(config: &Config) -> Vec<String> {
     let addresses: HashSet<_> = config.vips.iter().map(|vip| vip.address).collect();
-    let is_probed = |vip: &&Arc<Vip>| vip.health.as_ref().is_some_and(|health| health.via == ProbeVia::Path);
-    let ways = config
-        .vips
-        .iter()
-        .filter(is_probed)
-        .flat_map(|vip| vip.backends.iter().map(|backend| (vip.address, Target::of(&config.node, vip, backend))));
+    let ways = config.vips.iter().flat_map(|vip| {
+        let is_probed = |own: &&Backend| vip.health_of(own.address).is_some_and(|health| health.via == ProbeVia::Path);
+        vip.backends.iter().filter(is_probed).map(|backend| (vip.address, Target::of(&config.node, vip, backend)))
+    });
     let source = |(vip, target): (IpAddr, Target)| likely_source_of(vip, &target, |own| addresses.contains(&own));
     let sources = ways.filter_map(source);
     let generic = config.node.xdp_mode == XdpMode::Generic;

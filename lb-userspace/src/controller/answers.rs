@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     dataplane::Mode,
-    model::{Health, ProblemKind},
+    model::{Health, ProbeVia, ProblemKind},
     network::{InterfaceInfo, takes_tags},
     prober::interfaces_of,
 };
@@ -27,9 +27,9 @@ impl Controller {
     pub(super) fn note_answers(&mut self) {
         const WHAT: &str = "answers";
         let time = |health: &Health| health.interval.max(health.timeout);
-        let probed = self.health.probes().values().flat_map(BTreeMap::values);
-        let longest = probed.map(|probed| time(probed.health())).max().unwrap_or_default();
-        let since = Instant::now().checked_sub(INTERVALS * longest.max(Duration::from_secs(1)));
+        let healths = self.health.probes().values().flat_map(BTreeMap::values).map(|probed| probed.health());
+        let longest = healths.filter(|health| health.via == ProbeVia::Path).map(|health| time(health)).max();
+        let since = Instant::now().checked_sub(INTERVALS * longest.unwrap_or_default().max(Duration::from_secs(1)));
         let sources = since.map(|since| self.probing.sources(since)).unwrap_or_default();
         let attached: Vec<_> = self.dataplane.attachments().iter().map(|own| (own.ifindex, own.mode)).collect();
         let links: Vec<_> = self.interfaces.links().collect();
