@@ -1,7 +1,7 @@
 //! ICMP errors that refuse a datagram: port unreachable (RFC 792, RFC 4443 §3.1), as by a host that nobody listens at.
 //!
-//! Quoted are the IP header and the eight bytes behind it, which is what every host needs to know whom it concerns (RFC 792);
-//! more would have to be added up byte by byte.
+//! Quoted are the IP header and the eight bytes behind it, by which every host finds whom it concerns (RFC 792). More would have
+//! to be added up byte by byte, though ICMPv6 wants as much as the smallest MTU allows (RFC 4443 §2.4).
 
 use super::{
     Family as _, IPV4_LEN, IPV6_LEN, Ipv4, Ipv6,

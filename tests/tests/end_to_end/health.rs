@@ -286,7 +286,7 @@ fn where_it_fails_closed_connections_are_refused_at_once() {
     let told = client.told_unreachable().unwrap() - before;
     let cpus = thread::available_parallelism().unwrap().get() as u64;
     println!("told of {told} of {MANY} datagrams within {:?}", from.elapsed());
-    assert!((1..=(from.elapsed().as_secs() + 2) * 1000 * cpus).contains(&told), "{told}");
+    assert!((1000..=(from.elapsed().as_secs() + 2) * 1000 * cpus).contains(&told), "{told}");
     serve_again(&mut site, &vips, 1);
     vips.iter().for_each(|vip| wait_for(&site, vip, &[OUT, UP, OUT]));
     for vip in &vips {
