@@ -182,8 +182,11 @@ impl Controller {
         if let Some(record) = record
             && let Err(error) = self.put(record).await
         {
-            // What probes have said meanwhile stays in force.
-            let verdicts = Verdicts::clone(&self.applied.verdicts);
+            // What probes have said meanwhile stays in force, and so does what they had said of backends that the change took
+            // out of them.
+            let Desired { verdicts, sources, .. } = &*self.applied;
+            let verdicts = Verdicts::clone(verdicts).with_others_of(&old.verdicts, &sources.config);
+            self.health.take_back(&verdicts);
             block_in_place(|| self.switch_back(Arc::new(old.judged(verdicts))));
             self.resolve_only_applied();
             return Err(error);

@@ -85,6 +85,15 @@ impl Health {
         self.await_step(wanted);
     }
 
+    /// What is followed, or is about to be, is taken back: of backends that are not probed as long as it is, `verdicts` stand.
+    /// What is not in force of the others is due.
+    pub fn take_back(&mut self, verdicts: &Verdicts) {
+        if let Some(followed) = &self.followed {
+            self.verdicts = mem::take(&mut self.verdicts).with_others_of(verdicts, &followed.config);
+        }
+        self.due = Some(tokio::time::Instant::now());
+    }
+
     /// Waits until some backend of `wanted` gets more of its slots back.
     fn await_step(&mut self, wanted: &Desired) {
         let left = wanted.verdicts.until_next(&wanted.config, slow_start_now());
@@ -297,6 +306,7 @@ mod tests {
     use lb_common::{BackendRecord, SlowStart, VipName, VipRecord};
 
     use super::{super::file::ConfigFile, *};
+    use crate::health::Verdict;
 
     const TEXT: &str = r#"
         [node]
@@ -339,6 +349,33 @@ mod tests {
         let mut health = Health::new(&Verdicts::default());
         health.await_step(&desired(Verdicts::default()));
         assert!(health.step_due.is_none(), "nobody waits for anything");
+    }
+
+    /// Whether that change is followed already or not.
+    #[tokio::test]
+    async fn where_a_change_is_taken_back_verdicts_stand_and_those_that_wait_are_due() {
+        let other = IpAddr::from([10, 0, 1, 12]);
+        let mut verdicts = Verdicts::default();
+        verdicts.set("web", OWN, true);
+        let before = desired(verdicts.clone());
+        let file = ConfigFile { path: "f".into(), overrides: Default::default() };
+        let without = TEXT.replace("{ address = \"10.0.1.11\" }, ", "");
+        let without = Desired::new(file.parse(without, None).unwrap(), &Arc::default(), &before.verdicts).0;
+        assert_eq!(*without.verdicts, Verdicts::default());
+        for is_followed in [false, true] {
+            let mut health = Health::new(&verdicts);
+            health.follow(&Arc::new(before.clone()));
+            if is_followed {
+                health.follow(&Arc::new(without.clone()));
+                assert!(!health.verdicts.has("web", OWN));
+            }
+            health.verdicts.set("web", other, true);
+            health.take_back(&verdicts);
+            assert_eq!(health.verdicts.iter().collect::<Vec<_>>(), [("web", OWN), ("web", other)]);
+            health.follow(&Arc::new(before.clone()));
+            assert_eq!(health.probes()["web"][&OWN].status().verdict(), Verdict::Down);
+            assert!(health.due.is_some());
+        }
     }
 
     #[test]

@@ -128,15 +128,29 @@ impl Verdicts {
         if self.vips.is_empty() {
             return;
         }
-        let probed = base.vips.iter().filter(|vip| vip.health.is_some());
-        let vips: BTreeMap<&str, &Arc<Vip>> = probed.map(|vip| (vip.name.as_str(), vip)).collect();
-        self.vips.retain(|name, failing| {
-            let vip = vips.get(name.as_str());
-            let has = |vip: &Vip, address| vip.backends.iter().any(|own| own.address == address);
-            let is_probed = |vip: &Vip, address| has(vip, address) && vip.health_of(address).is_some();
-            failing.retain(|address, _| vip.is_some_and(|vip| is_probed(vip, *address)));
+        let is_probed = probed_in(base);
+        self.vips.retain(|vip, failing| {
+            failing.retain(|backend, _| is_probed(vip, *backend));
             !failing.is_empty()
         });
+    }
+
+    /// These, of backends that `base` has probed, and of all others those from `before`.
+    pub fn with_others_of(mut self, before: &Self, base: &Config) -> Self {
+        let is_probed = probed_in(base);
+        self.prune(base);
+        for (vip, failing) in &before.vips {
+            let others = failing.iter().filter(|(backend, _)| !is_probed(vip, **backend));
+            let mut others = others.map(|(backend, number)| (*backend, *number)).peekable();
+            if others.peek().is_some() {
+                self.vips.entry(vip.clone()).or_default().extend(others);
+            }
+        }
+        self.count = self.count.max(before.count);
+        self.returns.advance(|vip, backend, own| is_probed(vip, backend).then_some(own));
+        let others = before.returns.iter().filter(|(vip, backend, _)| !is_probed(vip, *backend));
+        others.for_each(|(vip, backend, own)| self.returns.set(vip, backend, own));
+        self
     }
 
     /// What is wanted: `config` with what follows from the probes.
@@ -153,6 +167,16 @@ impl Verdicts {
             judge(Arc::make_mut(vip), &health, failing.unwrap_or(&none_fail), returning.unwrap_or(&none_return));
         }
         config
+    }
+}
+
+/// Whether a config has a backend, and has it probed: by name of the VIP and address of the backend.
+fn probed_in(config: &Config) -> impl Fn(&str, IpAddr) -> bool {
+    let probed = config.vips.iter().filter(|vip| vip.health.is_some());
+    let vips: HashMap<&str, &Arc<Vip>> = probed.map(|vip| (vip.name.as_str(), vip)).collect();
+    move |vip, backend| {
+        let has = |vip: &Vip| vip.backends.iter().any(|own| own.address == backend);
+        vips.get(vip).is_some_and(|vip| has(vip) && vip.health_of(backend).is_some())
     }
 }
 
@@ -300,6 +324,36 @@ mod tests {
         let mut verdicts = failing([1]);
         verdicts.set("web", IpAddr::from([10, 0, 0, 1]), false);
         assert_eq!(verdicts, Verdicts::default());
+    }
+
+    /// As where a change is taken back that has removed 10.0.0.3, and does without the probes of 10.0.0.2.
+    #[test]
+    fn of_what_another_config_does_not_have_probed_what_was_said_before_stands() {
+        let address = |host| IpAddr::from([10, 0, 0, host]);
+        let mut base = probed(OnFailure::Reset);
+        base.vip_mut(0).backends.pop();
+        base.vip_mut(0).asked_otherwise.insert(address(2), None);
+        let mut before = failing([3, 1]);
+        before.set("other", address(1), true);
+        before.set_return("web", address(2), SlowStart::new(7));
+        let mut now = before.clone();
+        now.prune(&base);
+        now.set("web", address(1), false);
+        now.set_return("web", address(1), SlowStart::new(9));
+        now.set_return("web", address(2), SlowStart::new(9));
+        let mut expected = failing([3]);
+        expected.set("other", address(1), true);
+        expected.set_return("web", address(1), SlowStart::new(9));
+        expected.set_return("web", address(2), SlowStart::new(7));
+        assert_eq!(now.clone().with_others_of(&before, &base), expected);
+        // Who has failed first has still, and whoever fails next comes after all of them.
+        let mut news = Verdicts::default();
+        news.set("web", address(1), true);
+        let mut with = news.with_others_of(&before, &base);
+        with.set("web", address(2), true);
+        let numbers = &with.vips["web"];
+        assert!(numbers[&address(3)] < numbers[&address(2)] && numbers[&address(1)] < numbers[&address(2)]);
+        assert!(!now.with_others_of(&before, &probed(OnFailure::Reset)).has("web", address(3)));
     }
 
     /// Backends 10.0.0.1 and on, by tier; of them fail those with these last numbers.

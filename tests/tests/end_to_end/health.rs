@@ -353,6 +353,31 @@ fn a_verdict_waits_for_no_disk_and_stays_where_a_change_is_taken_back() {
             assert_eq!(states, verdicts.map(|(_, state)| state));
         });
     }
+    // Nor does one that has taken a backend out of all that is probed, for as long as that is in force.
+    let edits = [&["backend", "remove", vip.name, &first] as &[&str], &["vip", "set", vip.name, "--health", "none"]];
+    for (edit, still_probed) in edits.into_iter().zip([2, 0]) {
+        let text = site.config().unwrap();
+        let held = Present::new(faults.join("held"));
+        thread::scope(|scope| {
+            let edited = scope.spawn(|| site.try_cli(edit).unwrap());
+            let held = held;
+            let is_followed = |_: &Naru| {
+                let probed = backends(&site, &vip).iter().filter(|own| own.health.is_some()).count();
+                Ok(probed == still_probed)
+            };
+            site.wait_for("it is probed no more", patience::LIMIT, is_followed).unwrap();
+            assert!(!edited.is_finished());
+            site.write_config(&format!("{text}# saved\n")).unwrap();
+            drop(held);
+            assert!(!edited.join().unwrap().status.success());
+        });
+        let states: Vec<_> = backends(&site, &vip).into_iter().map(|own| own.state).collect();
+        assert_eq!(states, ["failed", "failed", "active"], "{edit:?}");
+        wait_for(&site, &vip, &[OUT, OUT, UP]);
+    }
+    site.servers = servers;
+    serve_again(&mut site, &[vip], 0);
+    wait_for(&site, &vip, &[UP, OUT, UP]);
 }
 
 /// Two that serve and one that stands by.
