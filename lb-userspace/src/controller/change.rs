@@ -20,7 +20,8 @@ use super::{
     record::{Order, Record},
 };
 use crate::{
-    dataplane, health,
+    dataplane,
+    health::{self, MeansError},
     model::{Operate, Operation, Operations, Overridden, ProblemKind, Target, Verb, Verdicts},
     plan::{Change, Removal},
     source::file::{
@@ -40,11 +41,7 @@ impl Controller {
             return Err(Error::TakesAway { path: self.file.path.clone(), removal });
         }
         let wanted = block_in_place(|| self.file.with_seed(wanted))?;
-        block_in_place(|| health::check_means(&wanted.config)).map_err(|(vip, error)| Error::Probes {
-            path: self.file.path.clone(),
-            vip,
-            error,
-        })?;
+        block_in_place(|| health::check_means(&wanted.config)).map_err(|means| self.probes_error(means))?;
         let applied = self.change_file_to(wanted, None, from).await?;
         self.problems.follow(ProblemKind::HashSeed, &BTreeMap::new());
         self.health.renew();
@@ -61,6 +58,9 @@ impl Controller {
         }
         let text = edited(&before, edit)?;
         let wanted = self.file.parse(text, Some(&before)).map_err(Error::Edited)?;
+        let applied = &self.applied.sources.config;
+        block_in_place(|| health::check_new_means(applied, &wanted.config))
+            .map_err(|means| self.probes_error(means))?;
         self.change_file_to(wanted, Some(before.text), from).await
     }
 
@@ -138,6 +138,10 @@ impl Controller {
         applied.warnings.extend(warnings.into_iter().chain(self.state_directory.problem()));
         applied.elapsed = from.elapsed();
         Ok(applied)
+    }
+
+    fn probes_error(&self, (vip, error): (String, MeansError)) -> Error {
+        Error::Probes { path: self.file.path.clone(), vip, error }
     }
 
     async fn read_file(&mut self) -> Result<Contents, Error> {

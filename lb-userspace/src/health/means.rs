@@ -1,17 +1,18 @@
 //! Whether probes have what they need, before a config is in force.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{
     probe::{PING_GROUPS, may_echo},
     trust::{self, TrustError},
 };
-use crate::model::{Check, Config};
+use crate::model::{Check, Config, Difference, Health, Vip};
 
 /// What probes have not.
 #[derive(Debug, thiserror::Error)]
@@ -38,8 +39,28 @@ pub enum MeansError {
 ///
 /// There is one.
 pub fn check_means(config: &Config) -> Result<(), (String, MeansError)> {
+    check(config.vips.iter().flat_map(|vip| vip.healths().map(move |health| (vip, health))))
+}
+
+/// The same, of what VIPs of `after` ask that they do not in `before`: what has gone bad since is in the way of no other
+/// change.
+///
+/// # Errors
+///
+/// There is one.
+pub fn check_new_means(before: &Config, after: &Config) -> Result<(), (String, MeansError)> {
+    let Difference { gone, come } = before.difference(after);
+    let gone: HashMap<&str, &Arc<Vip>> = gone.into_iter().map(|vip| (vip.name.as_str(), vip)).collect();
+    let is_new = |(vip, health): &(&Arc<Vip>, &Arc<Health>)| {
+        let old = gone.get(vip.name.as_str()).into_iter().flat_map(|old| old.healths());
+        old.into_iter().all(|old| old.check != health.check)
+    };
+    check(come.into_iter().flat_map(|vip| vip.healths().map(move |health| (vip, health))).filter(is_new))
+}
+
+fn check<'a>(asked: impl Iterator<Item = (&'a Arc<Vip>, &'a Arc<Health>)>) -> Result<(), (String, MeansError)> {
     let mut seen = HashSet::new();
-    for (vip, health) in config.vips.iter().flat_map(|vip| vip.healths().map(move |health| (vip, health))) {
+    for (vip, health) in asked {
         let fails = |error| (vip.name.clone(), error);
         match &health.check {
             // The daemon is root's; of others nothing follows.
@@ -119,6 +140,28 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt as _, chown, lchown, symlink};
 
     use super::*;
+    use crate::{
+        model::Program,
+        plan::fixtures::{config, vip},
+    };
+
+    #[test]
+    fn what_was_asked_before_is_in_the_way_of_no_other_change() {
+        let asked = |path: &str, weight| {
+            let mut vip = vip("web", "192.0.2.1", &["tcp/80"], &["10.0.0.1"]);
+            vip.health = Some(Arc::new(Health::new(Check::Exec(Program { command: vec![path.to_owned()] }))));
+            vip.backends[0].weight = weight;
+            config([vip])
+        };
+        let before = asked("/nowhere/probe", 1);
+        assert!(check_means(&before).is_err());
+        check_new_means(&before, &asked("/nowhere/probe", 2)).unwrap();
+        check_new_means(&before, &asked("/bin/sh", 1)).unwrap();
+        let (vip, error) = check_new_means(&before, &asked("/nowhere/other", 1)).unwrap_err();
+        assert_eq!(vip, "web");
+        assert!(error.to_string().starts_with("/nowhere/other cannot be started"), "{error}");
+        check_new_means(&Config::default(), &before).unwrap_err();
+    }
 
     #[test]
     fn a_program_that_is_none_is_told() {

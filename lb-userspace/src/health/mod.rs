@@ -23,7 +23,7 @@ mod unverified;
 pub use self::{
     asking::Punctuality,
     judge::Verdict,
-    means::{MeansError, check_means},
+    means::{MeansError, check_means, check_new_means},
     observer::{Flip, Last, Status},
     paths::Paths,
     rounds::{Probed, Probes, Rounds},

@@ -1,5 +1,10 @@
 //! Backends that are asked otherwise than their VIP says.
 
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
+};
+
 use naru_tests::{
     lab::Lab,
     naru::Naru,
@@ -65,7 +70,17 @@ fn health_is_set_by_command() {
     assert_eq!(site.config().unwrap(), text);
     let refused = set("http pth=/healthz").unwrap_err().to_string();
     assert!(refused.contains("unknown key `pth` in health; did you mean `path`?"), "{refused}");
+    // Nobody has root start a program by it that is not root's.
+    let program = site.lab.dir().join("probe");
+    fs::write(&program, "#!/bin/sh\n").unwrap();
+    fs::set_permissions(&program, Permissions::from_mode(0o777)).unwrap();
+    let refused = set(&format!("exec command={}", program.display())).unwrap_err().to_string();
+    assert!(refused.contains(&format!("`health` of vip {}", vip.name)), "{refused}");
+    assert!(refused.contains(&format!("{} can be changed by others than root", program.display())), "{refused}");
     let second = backends(&site, &vip)[1].address.to_string();
+    let own = ["backend", "set", vip.name, &second, "--health", &format!("exec command={}", program.display())];
+    assert!(site.cli(&own).unwrap_err().to_string().contains("can be changed by others than root"));
+    assert_eq!(site.config().unwrap(), text);
     site.cli(&["backend", "set", vip.name, &second, "--health", "path=/nowhere"]).unwrap();
     wait_for(&site, &vip, &[UP, OUT, UP]);
     site.cli(&["backend", "set", vip.name, &second, "--health", "vip"]).unwrap();
