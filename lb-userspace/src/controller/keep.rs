@@ -73,10 +73,12 @@ impl Controller {
         }
     }
 
-    /// What comes of work, or `None` where it takes longer; attends to everything but changes meanwhile.
+    /// What comes of work, or `None` where it takes longer; attends to everything but changes meanwhile. Verdicts are put in
+    /// force: nothing here is about to become what is applied.
     async fn at_most(&mut self, patience: Duration, work: &mut JoinHandle<Kept>) -> Option<Result<Kept, JoinError>> {
         let deadline = tokio::time::Instant::now() + patience;
         loop {
+            self.judge_if_due();
             tokio::select! {
                 biased;
                 done = &mut *work => return Some(done),

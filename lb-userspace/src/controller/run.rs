@@ -35,7 +35,6 @@ impl Controller {
     /// interface or the address of `/metrics`, is a problem that is told and tried again, and in the way of nothing
     /// else.
     pub async fn start(mut self) -> Result<(Handle, JoinHandle<()>), Error> {
-        let config = self.applied.config.clone();
         block_in_place(|| {
             self.state_directory.begin();
             remove_leftovers(&self.file, &self.applied.sources.text);
@@ -49,6 +48,8 @@ impl Controller {
             }
             reserved => Some(reserved?),
         };
+        // With the verdicts of the time for which the disk was waited.
+        let config = self.applied.config.clone();
         let targets = self.resolve(&Config::default(), &config).await?;
         let done = block_in_place(|| self.dataplane.apply(&config))?;
         self.next_hops.follow(Target::changed(&Config::default(), &config));
@@ -116,14 +117,19 @@ impl Controller {
     /// backend that dies waits for no disk.
     pub(super) async fn meanwhile<T>(&mut self, mut work: JoinHandle<T>) -> Result<T, Error> {
         loop {
-            if let Some(at) = self.changes.iter().position(|change| matches!(change, Request::Judge)) {
-                drop(self.changes.remove(at));
-                self.judge();
-            }
+            self.judge_if_due();
             tokio::select! {
                 done = &mut work => return done.map_err(|_| Error::Stopped),
                 () = self.attend() => {}
             }
+        }
+    }
+
+    /// Puts verdicts in force that wait behind the change that is being made.
+    pub(super) fn judge_if_due(&mut self) {
+        if let Some(at) = self.changes.iter().position(|change| matches!(change, Request::Judge)) {
+            drop(self.changes.remove(at));
+            self.judge();
         }
     }
 

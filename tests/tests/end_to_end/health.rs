@@ -380,6 +380,48 @@ fn a_verdict_waits_for_no_disk_and_stays_where_a_change_is_taken_back() {
     wait_for(&site, &vip, &[UP, OUT, UP]);
 }
 
+/// Whoever drains waits for the disk, for a while; a verdict that comes in that time does not.
+#[test]
+#[ignore = "needs root"]
+fn a_verdict_waits_for_no_operation_that_is_being_kept() {
+    if !patience::has_faults("verdicts while the disk hangs") {
+        return;
+    }
+    let vip = Vip::IPIP;
+    let quick = HEALTH.replace("fall = 2", "fall = 1").replace("400ms", "200ms");
+    let mut site = probed(Lab::builder(), &[vip], &quick);
+    let faults = site.lab.dir().join("faults");
+    fs::create_dir(&faults).unwrap();
+    site.kill9().unwrap();
+    site.restart_in(&[], &[("NARU_FAULTS", &faults)]).unwrap();
+    let [first, third] = [0, 2].map(|place| backends(&site, &vip)[place].address.to_string());
+    // On a machine that is busy the verdict may come once the drain is answered: then there is nothing to be seen.
+    let is_before = (0..10).any(|_| {
+        wait_for(&site, &vip, &[UP; 3]);
+        let mut servers = mem::take(&mut site.servers);
+        let log = site.log().len();
+        let is_before = thread::scope(|scope| {
+            let held = Present::new(faults.join("held"));
+            let drained = scope.spawn(|| site.try_cli(&["backend", "drain", vip.name, &third]).unwrap());
+            site.wait_for("the disk is waited for", patience::LIMIT, |_| Ok(faults.join("flushing").exists())).unwrap();
+            servers[0].kill().unwrap();
+            wait_for(&site, &vip, &[OUT, UP, ("up", "drain")]);
+            assert!(drained.join().unwrap().status.success());
+            drop(held);
+            let log = site.log().split_off(log);
+            let place = |what: &str| log.find(what).unwrap_or_else(|| panic!("`{what}` is not in {log}"));
+            place(&format!("backend {first} fails its probes")) < place(&format!("drain of backend {third}"))
+        });
+        site.servers = servers;
+        serve_again(&mut site, &[vip], 0);
+        fs::remove_file(faults.join("flushing")).unwrap();
+        site.cli(&["backend", "restore", vip.name, &third]).unwrap();
+        site.wait_for("all is kept", patience::LIMIT, |naru| Ok(naru.status().unwrap().problems.is_empty())).unwrap();
+        is_before
+    });
+    assert!(is_before, "the verdict was in force after the drain was answered, each time");
+}
+
 /// Two that serve and one that stands by.
 #[test]
 #[ignore = "needs root"]
