@@ -1,13 +1,8 @@
 //! A host that has no CPU left for its probes, of backends that all work.
 
 use std::{
-    hint::spin_loop,
-    process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle, available_parallelism, sleep},
+    process::{Child, Command},
+    thread::{available_parallelism, sleep},
     time::{Duration, Instant},
 };
 
@@ -24,8 +19,11 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const HEALTH: &str =
     "slots = 211\nhealth = { type = \"tcp\", interval = \"1s\", timeout = \"1s\", rise = 1, fall = 2 }";
 
-/// Threads on each CPU that do nothing but keep it busy.
+/// Programs for each CPU that do nothing but keep it busy.
 const A_CPU: usize = 2;
+
+/// Their priority: before the daemon's, and behind that of tests that run beside this one.
+const BURNERS: i32 = 10;
 
 /// How long it is looked at.
 const LASTS: Duration = Duration::from_secs(15);
@@ -41,6 +39,7 @@ fn a_host_that_is_too_busy_probes_less_often_and_says_so_and_no_verdict_changes(
     naru.wait_until_ready().unwrap();
     crowd::wait_until_known(&naru, BACKENDS, LIMIT).unwrap();
 
+    renice(&naru, BURNERS);
     let burners = Burners::begin();
     let (busy, _) = measure(&naru, "all CPUs are busy", || sleep(LASTS));
     assert!(busy.probes > 0, "nothing was probed: {busy:?}");
@@ -62,7 +61,7 @@ fn a_host_that_is_too_busy_probes_less_often_and_says_so_and_no_verdict_changes(
     let in_time = u64::from(BACKENDS) * took.as_secs() / INTERVAL.as_secs();
     assert!(starved.probes < in_time, "intervals are not longer: {starved:?}, in time were {in_time}");
 
-    burners.end();
+    drop(burners);
     naru.wait_for("it is no problem any more", LIMIT, |naru| Ok(problem(naru)?.is_none())).unwrap();
     let counts = Counts::of(&naru).unwrap();
     println!("in all: {counts:?}");
@@ -107,36 +106,25 @@ fn renice(naru: &Naru, nice: i32) {
     assert!(output.status.success(), "{output:?}");
 }
 
-/// Threads that keep all CPUs busy, as long as this is there.
-struct Burners {
-    is_over: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
-}
+/// Programs that keep all CPUs busy, as long as this is there.
+struct Burners(Vec<Child>);
 
 impl Burners {
     fn begin() -> Self {
-        let is_over = Arc::new(AtomicBool::new(false));
         let cpus = available_parallelism().unwrap().get();
         let burn = |_| {
-            let is_over = Arc::clone(&is_over);
-            thread::spawn(move || {
-                while !is_over.load(Ordering::Relaxed) {
-                    spin_loop();
-                }
-            })
+            let loops = ["-n", &BURNERS.to_string(), "sh", "-c", "while :; do :; done"];
+            Command::new("nice").args(loops).spawn().unwrap()
         };
-        let threads = (0..A_CPU * cpus).map(burn).collect();
-        Self { is_over, threads }
-    }
-
-    fn end(mut self) {
-        self.is_over.store(true, Ordering::Relaxed);
-        self.threads.drain(..).for_each(|thread| thread.join().unwrap());
+        Self((0..A_CPU * cpus).map(burn).collect())
     }
 }
 
 impl Drop for Burners {
     fn drop(&mut self) {
-        self.is_over.store(true, Ordering::Relaxed);
+        for burner in &mut self.0 {
+            drop(burner.kill());
+            drop(burner.wait());
+        }
     }
 }
