@@ -96,6 +96,8 @@ impl Controller {
             Ok(_) => ended.iter().for_each(log_ended),
             Err(error) => log::error!("what operators have done for a time that is over stays so: {error}"),
         }
+        // Whoever reads finds it so before it is kept: slots have moved by now.
+        self.publish();
         self.keep(keep::MOMENT).await;
         self.publish();
     }

@@ -125,7 +125,8 @@ fn an_operation_for_a_time_is_taken_back_by_itself() {
     assert_eq!(reported(&naru, ONE), by_root("drain", "active"));
     let list = naru.cli(&["backend", "list"]).unwrap();
     assert!(list.contains(" until 20") && list.contains(": a new disk (the file says active)"), "{list}");
-    naru.wait_for("the time is over", LIMIT, |naru| Ok(reported(naru, ONE) == by_file("active"))).unwrap();
+    naru.wait_for("the time is over", LIMIT, |naru| Ok(backend(naru, ONE).state == "active")).unwrap();
+    assert_eq!(reported(&naru, ONE), by_file("active"));
     assert_eq!(reported(&naru, TWO), by_root("down", "drain"));
     assert!(naru.log().contains(&format!("backend {ONE} is as the config file says again")), "{}", naru.log());
     // Nobody is there as the time is over.
