@@ -123,7 +123,8 @@ impl Probing {
         let found = found.with_context(|| format!("{vip} has no backend {backend}"))?;
         let vip = self.config.vip(vip).context("it is not in the config")?.address;
         let next_hop = found.next_hop.context("its next hop is not known")?;
-        let source = self.home.run(|| source_of(vip, &found.target, next_hop.ifindex, |address| address == vip));
+        let source =
+            self.home.run(|| source_of(vip, &found.target, || Some(next_hop.ifindex), |address| address == vip));
         let source = source.context("there is no address to probe from")?;
         Ok(Way { vip, backend: found.id, source, mtu: next_hop.mtu - found.forward.overhead() })
     }

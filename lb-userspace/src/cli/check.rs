@@ -1,8 +1,7 @@
 //! `naru check`: a config file and this machine, without a daemon and without changing anything.
 
 use std::{
-    collections::HashSet,
-    net::IpAddr,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
 };
 
@@ -101,10 +100,12 @@ fn unseen_answers(config: &Config) -> Vec<String> {
     let addresses: HashSet<_> = config.vips.iter().map(|vip| vip.address).collect();
     let ways = config.vips.iter().flat_map(|vip| {
         let is_probed = |own: &&Backend| vip.health_of(own.address).is_some_and(|health| health.via == ProbeVia::Path);
-        vip.backends.iter().filter(is_probed).map(|backend| (vip.address, Target::of(&config.node, vip, backend)))
+        vip.backends.iter().filter(is_probed).map(|own| (vip.address, Target::of(&config.node, vip, own)))
     });
-    let source = |(vip, target): (IpAddr, Target)| likely_source_of(vip, &target, |own| addresses.contains(&own));
-    let sources = ways.filter_map(source);
+    // A server is asked for once for all VIPs of a family.
+    let ways: HashMap<_, _> = ways.map(|(vip, target)| ((vip.is_ipv4(), target), vip)).collect();
+    let is_vip = |own| addresses.contains(&own);
+    let sources = ways.iter().filter_map(|((_, target), vip)| likely_source_of(*vip, target, is_vip));
     let generic = config.node.xdp_mode == XdpMode::Generic;
     let mode = if generic { Mode::Generic } else { Mode::Native };
     let named = config.node.interfaces.iter().filter_map(|name| interface_named(name).ok());

@@ -123,7 +123,7 @@ impl Path {
         let next_hop = entry.next_hop.ok_or(PathError::NoWay)?;
         let vip = self.service.ip();
         let is_vip = |address: IpAddr| state.has_vip_at(address);
-        let source = source_of(vip, &target, next_hop.ifindex, is_vip);
+        let source = source_of(vip, &target, || Some(next_hop.ifindex), is_vip);
         let source = source.ok_or_else(|| {
             let family = if vip.is_ipv4() { "IPv4" } else { "IPv6" };
             PathError::Unready(format!(

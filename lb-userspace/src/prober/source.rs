@@ -17,22 +17,30 @@ use nix::{
 use crate::{model::Target, network};
 
 /// The address that probes of a backend by `vip` come from, in the network namespace of the calling thread. `target`: what
-/// its next hop is looked up by. `egress`: index of the interface that frames to it leave by. No address is one for which
-/// `is_vip`. `None` where the host has no address of the VIP's family.
-pub fn source_of(vip: IpAddr, target: &Target, egress: u32, is_vip: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
+/// its next hop is looked up by. `egress`: index of the interface that frames to it leave by, asked for where the way there
+/// gives no address. No address is one for which `is_vip`. `None` where the host has no address of the VIP's family, which
+/// is all that matters of `vip`.
+pub fn source_of(
+    vip: IpAddr,
+    target: &Target,
+    egress: impl FnOnce() -> Option<u32>,
+    is_vip: impl Fn(IpAddr) -> bool,
+) -> Option<IpAddr> {
     let is_fit = |source: &IpAddr| source.is_ipv4() == vip.is_ipv4() && !is_vip(*source);
     let routed = |destination| towards(destination, &target.via).ok().filter(is_fit);
     routed(target.address)
-        .or_else(|| on(egress, is_fit))
+        .or_else(|| on(egress()?, is_fit))
         // A tunnel of the other family, by an interface without addresses of the VIP's: by which the host sends most.
         .or_else(|| routed(if vip.is_ipv4() { ANYWHERE[0] } else { ANYWHERE[1] }))
 }
 
 /// The same where nothing is known of the interface that frames leave by: the one that the host itself would use.
 pub fn likely_source_of(vip: IpAddr, target: &Target, is_vip: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
-    let own = towards(target.address, &target.via).ok();
-    let egress = own.and_then(|own| if_nametoindex(interfaces_of(&BTreeSet::from([own])).get(&own)?.as_str()).ok());
-    source_of(vip, target, egress.unwrap_or_default(), is_vip)
+    let egress = || {
+        let own = towards(target.address, &target.via).ok()?;
+        if_nametoindex(interfaces_of(&BTreeSet::from([own])).get(&own)?.as_str()).ok()
+    };
+    source_of(vip, target, egress, is_vip)
 }
 
 /// The names of the interfaces that have these addresses of this host.
