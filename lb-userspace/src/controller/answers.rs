@@ -90,21 +90,7 @@ mod tests {
     use crate::network::Vlan;
 
     fn link(ifindex: u32, name: &str) -> InterfaceInfo {
-        InterfaceInfo {
-            name: name.to_owned(),
-            altnames: Vec::new(),
-            ifindex,
-            mac: Some([2, 0, 0, 0, 0, ifindex as u8]),
-            mtu: 1500,
-            up: true,
-            carrier: true,
-            loopback: false,
-            arp: true,
-            kind: None,
-            master: None,
-            lower: None,
-            vlan: None,
-        }
+        InterfaceInfo::ethernet(ifindex, name, [2, 0, 0, 0, 0, ifindex as u8])
     }
 
     fn lost(name: &str, links: &[InterfaceInfo], attached: &[(u32, Mode)], has_offload: bool) -> Vec<String> {

@@ -31,6 +31,28 @@ pub struct InterfaceInfo {
     pub vlan: Option<Vlan>,
 }
 
+#[cfg(test)]
+impl InterfaceInfo {
+    /// A card that works, of its own.
+    pub fn ethernet(ifindex: u32, name: &str, mac: [u8; 6]) -> Self {
+        Self {
+            name: name.to_owned(),
+            altnames: Vec::new(),
+            ifindex,
+            mac: Some(mac),
+            mtu: 1500,
+            up: true,
+            carrier: true,
+            loopback: false,
+            arp: true,
+            kind: None,
+            master: None,
+            lower: None,
+            vlan: None,
+        }
+    }
+}
+
 impl InterfaceInfo {
     /// Whether this is its name, or one of its other names.
     pub fn is_named(&self, name: &str) -> bool {

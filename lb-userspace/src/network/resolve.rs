@@ -451,21 +451,7 @@ mod tests {
     }
 
     fn ethernet(ifindex: u32, name: &str) -> InterfaceInfo {
-        InterfaceInfo {
-            name: name.into(),
-            altnames: Vec::new(),
-            ifindex,
-            mac: Some(OWN),
-            mtu: 1500,
-            up: true,
-            carrier: true,
-            loopback: false,
-            arp: true,
-            kind: None,
-            master: None,
-            lower: None,
-            vlan: None,
-        }
+        InterfaceInfo::ethernet(ifindex, name, OWN)
     }
 
     fn vlan(ifindex: u32, name: &str, lower: u32, id: u16) -> InterfaceInfo {

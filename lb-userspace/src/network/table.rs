@@ -519,21 +519,7 @@ mod tests {
     }
 
     fn interface(ifindex: u32, name: &str) -> InterfaceInfo {
-        InterfaceInfo {
-            name: name.into(),
-            altnames: Vec::new(),
-            ifindex,
-            mac: Some([2, 0, 0, 0, 0, 1]),
-            mtu: 1500,
-            up: true,
-            carrier: true,
-            loopback: false,
-            arp: true,
-            kind: None,
-            master: None,
-            lower: None,
-            vlan: None,
-        }
+        InterfaceInfo::ethernet(ifindex, name, [2, 0, 0, 0, 0, 1])
     }
 
     fn key(address: &str) -> NeighbourKey {
