@@ -204,9 +204,9 @@ fn judge(vip: &mut Vip, health: &Health, failing: &Failing, returning: &OfVip) {
     let mut last = last_tier(&vip.backends, spare_below);
     // Others must bear what those do not that have a part of their slots.
     let working = || vip.backends.iter().filter(|own| own.effective_weight() > 0 && own.tier <= last && !own.fails);
-    let (all, whole) = (working().count(), working().filter(|own| own.slow_start.is_none()).count());
-    let members = vip.backends.iter().filter(|own| own.effective_weight() > 0 && own.tier <= last).count();
-    if 2 * whole < all || !panic.is_reached(whole, members) {
+    let whole = working().filter(|own| own.slow_start.is_none()).count();
+    let all = vip.backends.iter().filter(|own| own.effective_weight() > 0 && own.tier <= last).count();
+    if 2 * whole < working().count() || !panic.is_reached(whole, all) {
         vip.backends.iter_mut().filter(|own| own.tier <= last).for_each(|own| own.slow_start = None);
         last = last_tier(&vip.backends, spare_below);
     }
