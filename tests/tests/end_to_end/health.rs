@@ -311,6 +311,15 @@ impl Drop for Present {
     }
 }
 
+/// Has the daemon be one that tests disturb, by files in this directory.
+fn restart_with_faults(site: &mut Site) -> PathBuf {
+    let faults = site.lab.dir().join("faults");
+    fs::create_dir(&faults).unwrap();
+    site.kill9().unwrap();
+    site.restart_in(&[], &[("NARU_FAULTS", &faults)]).unwrap();
+    faults
+}
+
 /// A change whose maps are written, and whose text the disk does not take, holds no verdict up; and one that is taken back
 /// for a save that came in between takes none with it.
 #[test]
@@ -321,10 +330,7 @@ fn a_verdict_waits_for_no_disk_and_stays_where_a_change_is_taken_back() {
     }
     let vip = Vip::IPIP;
     let mut site = probed(Lab::builder(), &[vip], HEALTH);
-    let faults = site.lab.dir().join("faults");
-    fs::create_dir(&faults).unwrap();
-    site.kill9().unwrap();
-    site.restart_in(&[], &[("NARU_FAULTS", &faults)]).unwrap();
+    let faults = restart_with_faults(&mut site);
     wait_for(&site, &vip, &[UP; 3]);
     let mut servers = mem::take(&mut site.servers);
     let first = backends(&site, &vip)[0].address.to_string();
@@ -390,10 +396,7 @@ fn a_verdict_waits_for_no_operation_that_is_being_kept() {
     let vip = Vip::IPIP;
     let quick = HEALTH.replace("fall = 2", "fall = 1").replace("400ms", "200ms");
     let mut site = probed(Lab::builder(), &[vip], &quick);
-    let faults = site.lab.dir().join("faults");
-    fs::create_dir(&faults).unwrap();
-    site.kill9().unwrap();
-    site.restart_in(&[], &[("NARU_FAULTS", &faults)]).unwrap();
+    let faults = restart_with_faults(&mut site);
     let [first, third] = [0, 2].map(|place| backends(&site, &vip)[place].address.to_string());
     // On a machine that is busy the verdict may come once the drain is answered: then there is nothing to be seen.
     let is_before = (0..10).any(|_| {
