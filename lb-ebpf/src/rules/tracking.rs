@@ -93,8 +93,8 @@ pub trait Backends {
     fn takes_flows(&self, id: u32) -> bool;
 }
 
-/// Of a packet on this slot. `always`: the VIP tracks every flow; `backends` are asked of the one that an entry names,
-/// and of the slot's settled owner.
+/// Of a packet on this slot. `always`: the VIP tracks every flow; `backends` are asked of those that entries name, and of
+/// the slot's settled owner.
 #[inline(always)]
 pub fn decide(
     seen: &Seen,
@@ -116,7 +116,7 @@ pub fn decide(
 pub fn claim(seen: &Seen, slot: Slot, transport: &Transport, now: Tick, backends: &impl Backends) -> Claim {
     let at = Position::of(transport.sequence());
     let Seen { opened, kept } = *seen;
-    if opened.is_some() && transport.opens() && gives_way(opened, kept, slot, now, backends) {
+    if opened.is_some() && transport.opens() && gives_way(opened, kept, at, slot, now, backends) {
         Claim::Again
     } else if opened.is_some() && opened.holds(at) && !is_kept(opened, kept, at, transport) {
         Claim::Opened
@@ -186,9 +186,18 @@ pub fn refused(seen: &Seen, slot: Slot, transport: &Transport, backends: &impl B
 }
 
 /// Whether a SYN opens another stream in the place of the opened one: it has ended, and its client is gone, or finds its
-/// way without it; or else the SYN would go to a backend that takes no flows, which may have failed or be about to end.
+/// way without it; or else the SYN would go to a backend that takes no flows, which may have failed or be about to end:
+/// the ended stream's own, for a SYN at `at` that this may have, as Linux's is that uses a port in TIME-WAIT again
+/// (65,537 beyond the last, since 2.4).
 #[inline(always)]
-fn gives_way(opened: FlowEntry, kept: FlowEntry, slot: Slot, now: Tick, backends: &impl Backends) -> bool {
+fn gives_way(
+    opened: FlowEntry,
+    kept: FlowEntry,
+    at: Position,
+    slot: Slot,
+    now: Tick,
+    backends: &impl Backends,
+) -> bool {
     if !opened.has_ended() {
         return false;
     }
@@ -196,7 +205,8 @@ fn gives_way(opened: FlowEntry, kept: FlowEntry, slot: Slot, now: Tick, backends
     let age = now.since(opened.seen());
     let is_silent = (REUSED_AFTER..u16::MAX - REUSED_AFTER).contains(&age);
     let elsewhere = if kept.is_some() { kept.backend() } else { slot.settled_owner() };
-    is_silent || elsewhere == opened.backend() || !backends.takes_flows(elsewhere)
+    let goes_there = opened.holds(at) && !backends.takes_flows(opened.backend());
+    is_silent || elsewhere == opened.backend() || goes_there || !backends.takes_flows(elsewhere)
 }
 
 /// Of a packet that goes where an entry says.
@@ -756,6 +766,16 @@ mod tests {
             assert_eq!(flow.send(syn_of(FALSE)), (B, FlowOutcome::Reopened));
             assert_eq!(flow.all([ack(FALSE + 1, 0), ack(FALSE + 1, 1000), fin(FALSE + 1001)]), [B; 3]);
             assert_eq!(flow.all([ack(OLD + 1000, 0)]), [A], "what the old owner has stays there");
+        }
+        // Nor to the one that the stream before went to, where the slot has come back to its old owner since.
+        let close_by = ISN.wrapping_add(1002 + 65_537);
+        for (next, owner) in [(close_by, A), (FALSE, A)] {
+            let mut flow = Flow::after(&segments);
+            flow.slot = Slot::moving(A, A, NOW);
+            (flow.always, flow.backends.drained) = (true, Some(B));
+            assert_eq!(flow.send(syn_of(next)).0, owner, "{next:#x}");
+            let next = next.wrapping_add(1);
+            assert_eq!(flow.all([ack(next, 0), ack(next, 1000), fin(next.wrapping_add(1000))]), [owner; 3]);
         }
         // What has not ended does not give way.
         let mut flow = Flow::after(&segments[..3]);
