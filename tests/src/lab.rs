@@ -503,10 +503,7 @@ impl Host {
         // What is sent again has been lost: a machine that is busy for a moment is no reason to send a probe (RFC 8985)
         // or to repeat anything. Kernels before 6.11 repeat what is not acknowledged within 0.2 s all the same.
         self.sysctl("net/ipv4/tcp_early_retrans", "0")?;
-        if let Err(error) = self.sysctl("net/ipv4/tcp_rto_min_us", "1000000") {
-            let is_missing = error.root_cause().downcast_ref::<io::Error>().map(io::Error::kind);
-            ensure!(is_missing == Some(io::ErrorKind::NotFound), error);
-        }
+        self.sysctl_if_there("net/ipv4/tcp_rto_min_us", "1000000")?;
         self.sysctl("net/ipv4/ip_local_port_range", "1024 65535")?;
         self.ip("link set lo up\n")
     }
@@ -517,6 +514,18 @@ impl Host {
         for scope in ["all", "default"] {
             self.sysctl(&format!("net/ipv4/conf/{scope}/send_redirects"), "0")?;
         }
+        // Its bridge is a switch: where `br_netfilter` is there, packets that only pass it would be filtered, and defragmented.
+        for family in ["iptables", "ip6tables", "arptables"] {
+            self.sysctl_if_there(&format!("net/bridge/bridge-nf-call-{family}"), "0")?;
+        }
+        Ok(())
+    }
+
+    /// For a setting that not every kernel has.
+    fn sysctl_if_there(&self, name: &str, value: &str) -> anyhow::Result<()> {
+        let Err(error) = self.sysctl(name, value) else { return Ok(()) };
+        let kind = error.root_cause().downcast_ref::<io::Error>().map(io::Error::kind);
+        ensure!(kind == Some(io::ErrorKind::NotFound), error);
         Ok(())
     }
 
