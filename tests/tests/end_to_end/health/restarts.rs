@@ -37,10 +37,17 @@ const HEALTH: &str = "{ type = \"http\", path = \"/healthz\", interval = \"300ms
 fn no_request_fails_where_servers_are_restarted_in_good_order() {
     let mut site = probed(Lab::builder().backends(ALL), &VIPS, HEALTH);
     VIPS.iter().for_each(|vip| wait_for(&site, vip, &[UP; ALL]));
+    let mut first_port = 10_000;
     let loads = VIPS.map(|vip| {
-        let short = Options { ports: Some((10_000, 10_359)), ..Options::new(vip.http()) };
-        let kept = Options { keep_alive: true, ..Options::new(vip.http()) };
-        let slow = Options { path: "/slow?ms=500".to_owned(), ..Options::new(vip.http()) };
+        // No load takes a port of another's.
+        let mut own_ports = |count| {
+            let first = first_port;
+            first_port += count;
+            Some((first, first_port - 1))
+        };
+        let short = Options { ports: own_ports(360), ..Options::new(vip.http()) };
+        let kept = Options { keep_alive: true, ports: own_ports(5_000), ..Options::new(vip.http()) };
+        let slow = Options { path: "/slow?ms=500".to_owned(), ports: own_ports(5_000), ..Options::new(vip.http()) };
         [short.rate(180.0), kept.rate(50.0), slow.rate(20.0).concurrency(16)]
             .map(|options| Load::start(site.lab.client(), options).unwrap())
     });
