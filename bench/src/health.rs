@@ -31,6 +31,9 @@ pub struct Options {
     /// Seconds of each measurement
     #[arg(long, default_value_t = 30)]
     seconds: u64,
+    /// Measure only the kinds that contain this, such as "http path"
+    #[arg(long)]
+    only: Option<String>,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -78,7 +81,13 @@ struct Row {
 /// Measures and reports.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     naru_tests::naru::naru_binary()?;
-    let rows = KINDS.into_iter().map(|(probe, via)| measure(options, probe, via));
+    let is_asked_for = |kind: &(&str, &str)| match &options.only {
+        Some(only) => format!("{} {}", kind.0, kind.1).contains(only),
+        None => true,
+    };
+    let kinds: Vec<_> = KINDS.into_iter().filter(is_asked_for).collect();
+    ensure!(!kinds.is_empty(), "no kind contains {:?}", options.only);
+    let rows = kinds.into_iter().map(|(probe, via)| measure(options, probe, via));
     let rows = rows.collect::<anyhow::Result<Vec<_>>>()?;
     let report = Report { machine: machine(), backends: options.backends, interval_ms: options.interval, rows };
     if options.json {
