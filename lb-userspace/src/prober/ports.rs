@@ -121,8 +121,9 @@ impl State {
     /// A port of which nobody has the key: one by chance, or the next that is free, so that nobody knows beforehand which a
     /// probe will have.
     fn take(&mut self, range: &RangeInclusive<u16>, key: impl Fn(u16) -> ProbeKey) -> Option<u16> {
-        let by_chance = getrandom::u32().unwrap_or_default() as usize % range.len();
-        range.clone().cycle().skip(by_chance).take(range.len()).find(|port| self.taken.insert(key(*port)))
+        let (first, last) = (*range.start(), *range.end());
+        let by_chance = first + (getrandom::u32().unwrap_or_default() % range.len() as u32) as u16;
+        (by_chance..=last).chain(first..by_chance).find(|port| self.taken.insert(key(*port)))
     }
 }
 

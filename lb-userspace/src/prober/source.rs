@@ -2,6 +2,7 @@
 //! that answers come by an interface that the data plane is on.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
@@ -13,6 +14,7 @@ use nix::{
     net::if_::{InterfaceFlags, if_nametoindex},
     sys::socket::{AddressFamily, SockType, SockaddrStorage},
 };
+use rustix::net::connect_unspec;
 
 use crate::{model::Target, network};
 
@@ -58,11 +60,32 @@ pub fn interfaces_of(addresses: &BTreeSet<IpAddr>) -> BTreeMap<IpAddr, String> {
 const ANYWHERE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
 
+thread_local! {
+    /// A socket of each family that asks the host's main routing, again and again: a new one for each probe would be a
+    /// twentieth of all that a probe costs.
+    static ASKED_BEFORE: [Cell<Option<UdpSocket>>; 2] = const { [Cell::new(None), Cell::new(None)] };
+}
+
 /// The address that the host's routing gives to what goes to `destination`. No packet is sent for that.
 fn towards(destination: IpAddr, via: &Via) -> io::Result<IpAddr> {
     let family = if destination.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let socket = network::socket_by(via, family, SockType::Datagram, None)?;
-    let socket = UdpSocket::from(socket);
+    let new = || network::socket_by(via, family, SockType::Datagram, None).map(UdpSocket::from);
+    if *via != Via::default() {
+        return ask(&new()?, destination);
+    }
+    ASKED_BEFORE.with(|sockets| {
+        let place = &sockets[usize::from(destination.is_ipv4())];
+        // One that cannot be used again goes.
+        let used = place.take().filter(|socket| connect_unspec(socket).is_ok());
+        let socket = used.map_or_else(new, Ok)?;
+        let source = ask(&socket, destination);
+        place.set(Some(socket));
+        source
+    })
+}
+
+/// By a socket that is not connected.
+fn ask(socket: &UdpSocket, destination: IpAddr) -> io::Result<IpAddr> {
     // Whatever port: it is not connected to.
     socket.connect((destination, 9))?;
     socket.local_addr().map(|address| address.ip())
@@ -80,4 +103,25 @@ fn on(ifindex: u32, is_fit: impl Fn(&IpAddr) -> bool) -> Option<IpAddr> {
 fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
     let v4 = address.as_sockaddr_in().map(|address| IpAddr::from(address.ip()));
     v4.or_else(|| address.as_sockaddr_in6().map(|address| address.ip().into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_that_is_used_again_gives_what_a_new_one_does() {
+        let by_new = |destination| {
+            let family = AddressFamily::Inet;
+            let socket = network::socket_by(&Via::default(), family, SockType::Datagram, None).unwrap();
+            ask(&UdpSocket::from(socket), destination).ok()
+        };
+        let by_used = |destination| towards(destination, &Via::default()).ok();
+        let loopback: IpAddr = [127, 0, 0, 1].into();
+        assert_eq!(by_used(loopback), Some(loopback));
+        // By another interface, or by none; then what no such socket may be connected to.
+        for destination in [ANYWHERE[0], loopback, [255; 4].into(), ANYWHERE[0], loopback] {
+            assert_eq!(by_used(destination), by_new(destination), "{destination}");
+        }
+    }
 }
