@@ -25,6 +25,8 @@ impl Features {
     pub const PROBES: Self = Self(1 << 9);
     /// Some VIP answers where no backend takes flows.
     pub const REFUSALS: Self = Self(1 << 10);
+    /// Some address answers echo requests.
+    pub const ECHO: Self = Self(1 << 11);
 
     /// Further ways of forwarding have the bits from here on, by their numbers.
     pub(crate) const BITS_BEFORE_FORWARDS: u32 = 12;

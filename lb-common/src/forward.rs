@@ -78,6 +78,7 @@ mod tests {
             Features::TRACKING,
             Features::PROBES,
             Features::REFUSALS,
+            Features::ECHO,
         ];
         let all = Forward::ALL.iter().map(|forward| forward.feature()).chain(others);
         let sum = all.clone().fold(Features::default(), Features::with);

@@ -38,13 +38,13 @@ pub use hash_key::HashKey;
 pub use layout::{ABI, Layout};
 pub use losses::{DeviceLayout, LossCause, Losses};
 pub use own_mac::OwnMac;
-pub use pace::Pace;
+pub use pace::{Answer, Pace};
 pub use probe::{ProbeKey, ProbePath};
 pub use slot::{Slot, SlotLine, SlotWord};
 pub use slow_start::SlowStart;
 pub use via::{Via, VrfName};
 pub use vip::{
-    BucketLine, MARKER, Vip4Key, Vip4Place, Vip6Key, Vip6Place, VipFlags, VipHash, VipName, VipRecord, VipRoute,
+    BucketLine, ECHO, MARKER, Vip4Key, Vip4Place, Vip6Key, Vip6Place, VipFlags, VipHash, VipName, VipRecord, VipRoute,
 };
 
 /// Id 0 of a VIP or backend means "none"; entry 0 of the arrays that they index stays unused, but for
@@ -87,7 +87,7 @@ pub mod maps {
     pub const PROBES: &str = "PROBES";
     /// 0 → [`crate::ProbePath`]; memory-mapped.
     pub const PROBE_PATH: &str = "PROBE_PATH";
-    /// 0 → per-CPU [`crate::Pace`] of ICMP errors.
+    /// [`crate::Answer`] as a number → per-CPU [`crate::Pace`].
     pub const PACES: &str = "PACES";
     /// Interface index → itself, for redirects.
     pub const DEVICES: &str = "DEVICES";

@@ -2,6 +2,27 @@
 
 use crate::Tick;
 
+/// What a CPU sends packets of its own for. Each has a pace of its own, so that nobody who asks for one has another kept
+/// back.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// A datagram for a VIP that refuses it: ICMP, port unreachable.
+    Unreachable = 0,
+    /// An echo request.
+    Echo = 1,
+    /// A packet that does not fit on the way to its backend: ICMP, fragmentation needed or packet too big.
+    TooBig = 2,
+}
+
+impl Answer {
+    /// Paces that each CPU has: more than there are answers.
+    pub const ROOM: u32 = 8;
+    /// How many of each a CPU sends in a tick at most, where nothing else is asked for: what Linux allows the host as a
+    /// whole by default in a second (`icmp_msgs_per_sec`).
+    pub const RATE: u32 = 1000;
+}
+
 /// What a CPU has sent in a tick.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

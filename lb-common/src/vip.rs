@@ -13,6 +13,9 @@ use crate::{Address, Be16, Be32, Via};
 /// what a packet is looked up by whose ports cannot be read.
 pub const MARKER: u8 = 0x80;
 
+/// Protocol of the marker that says "this address answers echo requests", with port 0, of either family: that of ICMP.
+pub const ECHO: u8 = 1 | MARKER;
+
 /// Key of an IPv4 VIP: one 64-bit word.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

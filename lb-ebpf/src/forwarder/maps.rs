@@ -8,7 +8,7 @@ use aya_ebpf::{
     maps::{Array, DevMapHash, HashMap, PerCpuArray},
 };
 use lb_common::{
-    Allowance, Backend, BucketLine, Counters, Drops, Features, FlowGroup, FlowNames, FlowOutcome, HashKey, Intake,
+    Allowance, Answer, Backend, BucketLine, Counters, Drops, Features, FlowGroup, FlowNames, FlowOutcome, HashKey, Intake,
     NextHopCell, OwnMac, Pace, ProbeKey, ProbePath, Slot, SlotLine, Vip4Place, Vip6Place,
 };
 use lb_ebpf::hash::Key;
@@ -85,6 +85,10 @@ static NO_JIFFIES: Global<u64> = Global::new(0);
 #[unsafe(no_mangle)]
 static ORDERED_STORES: Global<u32> = Global::new(0);
 
+/// How many packets of its own a CPU sends in a tick at most, of each [`Answer`].
+#[unsafe(no_mangle)]
+static ICMP_RATE: Global<u32> = Global::new(Answer::RATE);
+
 /// The key of the flow hash that this program was loaded with.
 pub struct LoadedKey;
 
@@ -123,6 +127,12 @@ pub fn jiffies() -> Option<(u64, u64)> {
 #[inline(always)]
 pub fn stores_are_ordered() -> bool {
     ORDERED_STORES.load() != 0
+}
+
+/// How many packets of its own a CPU sends in a tick at most, of each [`Answer`]; 0: none.
+#[inline(always)]
+pub fn icmp_rate() -> u32 {
+    ICMP_RATE.load()
 }
 
 /// Number of VIP buckets less one.

@@ -1,6 +1,7 @@
 //! What happens to a packet, one stage a file. Each says "go on with this", "not ours" or gives a reason to drop;
 //! [`pipeline`](crate::pipeline) calls them, and only [`flow`] others, [`count`] and [`intake`], and [`probe`] one, [`slot`].
 
+pub mod answer;
 pub mod count;
 pub mod flow;
 pub mod intake;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapData;
-use lb_common::{FlowOutcome, Layout, OwnMac, SlotWord, VipHash, maps};
+use lb_common::{Answer, FlowOutcome, Layout, OwnMac, SlotWord, VipHash, maps};
 
 use super::Sweeps;
 use crate::{dataplane::Error, plan::Capacity};
@@ -36,7 +36,7 @@ pub fn object_maps(capacity: Capacity) -> [(&'static str, Option<u32>); 20] {
         (maps::OWN_MACS, Some(OwnMac::PLACES)),
         (maps::PROBES, Some(PROBES)),
         (maps::PROBE_PATH, Some(1)),
-        (maps::PACES, Some(1)),
+        (maps::PACES, Some(Answer::ROOM)),
         (maps::DEVICES, Some(DEVICES)),
         (maps::BACKEND_COUNTERS, Some(capacity.backends)),
         (maps::VIP_DROPS, Some(capacity.vips)),
