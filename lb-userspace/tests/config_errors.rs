@@ -502,6 +502,12 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "log_packets = \"yes\"",
         "3:15: `log_packets` must be `true` or `false` without quotes, not a string",
     ),
+    (
+        "xdp_mode = \"auto\"",
+        "icmp_rate = \"1000\"",
+        "3:13: `icmp_rate` must be a whole number without quotes, not a string",
+    ),
+    ("xdp_mode = \"auto\"", "icmp_rate = 1000001", "3:13: `icmp_rate` is 1000001; it must be from 0 to 1000000"),
     ("slots = 1009", "mark = \"0x10\"", "12:8: `mark` must be a whole number without quotes, not a string"),
     ("slots = 1009", "mark = -1", "12:8: `mark` is -1; it must be from 0 to 4294967295"),
     ("slots = 1009", "vrf = \"a vrf\"", "12:7: interface name `a vrf` has white space; write it as `ip link` shows it"),

@@ -122,6 +122,7 @@ fn keys(old: &Node, new: &Node) -> Vec<Key> {
         hash_seed_file,
         // Told by the plan, which knows what the loaded program has.
         hash_seed: _,
+        icmp_rate,
         log_packets,
     } = new;
     let address = |metrics: &Option<std::net::SocketAddr>| metrics.map_or("none".to_owned(), |a| a.to_string());
@@ -149,6 +150,7 @@ fn keys(old: &Node, new: &Node) -> Vec<Key> {
         key("vrf", &vrf_word(&old.vrf), &vrf_word(vrf)),
         key("mark", &mark_word(&old.mark), &mark_word(mark)),
         key("hash_seed_file", &path(&old.hash_seed_file), &path(hash_seed_file)),
+        key("icmp_rate", &old.icmp_rate, icmp_rate),
         key("log_packets", &old.log_packets, log_packets),
     ]
 }

@@ -29,7 +29,7 @@ impl Dataplane {
         if !self.generation.program_is_current() || !self.state.features.contains(in_use) {
             info!("the pinned program is another version's: it is replaced");
             let features = in_use.with(required_features(config));
-            self.replace_program(Globals { features, seed: self.state.seed })?;
+            self.replace_program(Globals { features, ..Globals::of(&self.state) })?;
         }
         self.settle()?;
         if let Err(error) = self.make_room_for_counters(config) {
@@ -109,7 +109,7 @@ pub(super) fn adopt(place: &Place, has_links: bool, config: &Config) -> Result<(
             Some(other) => take_over(other, place, 1, config),
             None => {
                 let capacity = Capacity::with_headroom(Capacity::needed(config), &config.node);
-                let globals = Globals { features: required_features(config), seed: config.node.hash_seed };
+                let globals = Globals::for_config(config);
                 Ok((Draft::new(place, 1, capacity, globals, |_| Ok(()))?.finish(None, false)?, None))
             }
         };
@@ -148,8 +148,8 @@ fn goes_on(own: &Generation, has_links: bool, other: &Former) -> Result<bool, Er
 
 /// A generation of today with all that `former` has. Its program runs on no interface yet.
 pub(super) fn succeed(former: &Former, place: &Place, number: u32, config: &Config) -> Result<Generation, Error> {
-    let Globals { features, seed } = former.journal().globals();
-    let globals = Globals { features: features.with(required_features(config)), seed };
+    let globals = former.journal().globals();
+    let globals = Globals { features: globals.features.with(required_features(config)), ..globals };
     let make = |capacity: Capacity| {
         let mut draft = Draft::new(place, number, capacity, globals, |pins| former.share(pins))?;
         fault::point("convert maps");

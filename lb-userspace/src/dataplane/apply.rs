@@ -110,7 +110,7 @@ impl Dataplane {
     pub(super) fn replace_program(&mut self, globals: Globals) -> Result<(), Error> {
         self.generation.replace_program(globals)?;
         let state = Arc::make_mut(&mut self.state);
-        state.features = globals.features;
+        (state.features, state.icmp_rate) = (globals.features, globals.icmp_rate);
         if state.seed != globals.seed {
             state.seed = globals.seed;
             self.writes.rehashed = true;
@@ -122,7 +122,7 @@ impl Dataplane {
         // A feature that is needed comes before what needs it, one that is not goes after what needed it.
         if let Some(features) = plan.features().filter(|features| !self.state.features.contains(*features)) {
             let features = self.state.features.with(features);
-            self.replace_program(Globals { features, seed: self.state.seed })?;
+            self.replace_program(Globals { features, ..Globals::of(&self.state) })?;
         }
         let mut writes = 0;
         if !plan.steps().is_empty() {
@@ -134,7 +134,7 @@ impl Dataplane {
             self.note_applying(false);
         }
         let wanted = self.wanted_globals(plan);
-        if wanted != (Globals { features: self.state.features, seed: self.state.seed }) {
+        if wanted != Globals::of(&self.state) {
             self.replace_program(wanted)?;
         }
         Ok(writes)
@@ -142,8 +142,12 @@ impl Dataplane {
 
     /// What the program is loaded with once a plan is carried out.
     pub(super) fn wanted_globals(&self, plan: &Plan) -> Globals {
-        let features = plan.features().unwrap_or(self.state.features);
-        Globals { features, seed: plan.seed().unwrap_or(self.state.seed) }
+        let Globals { features, seed, icmp_rate } = Globals::of(&self.state);
+        Globals {
+            features: plan.features().unwrap_or(features),
+            seed: plan.seed().unwrap_or(seed),
+            icmp_rate: plan.icmp_rate().unwrap_or(icmp_rate),
+        }
     }
 
     /// Takes note of what the steps did to tables, and of what they removed.
@@ -203,7 +207,7 @@ impl Dataplane {
         let before = &self.generation.maps;
         let mut draft = Draft::new(&self.place, number, capacity, globals, |pins| before.keep_in(pins, capacity))?;
         let mut state = State::empty(capacity, globals.features);
-        state.seed = globals.seed;
+        (state.seed, state.icmp_rate) = (globals.seed, globals.icmp_rate);
         let writes = execute(&mut draft.maps, &mut state, plan.steps(), Some(before))?;
         draft.maps.carry_own_macs_from(before);
         before.drains().into_iter().filter(|(id, _)| *id < capacity.backends).for_each(|(id, since)| {

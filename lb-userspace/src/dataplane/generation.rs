@@ -100,8 +100,8 @@ impl Draft {
     pub fn finish(mut self, carrying: Option<Carrying>, applying: bool) -> Result<Generation, Error> {
         let xdp = self.loaded.xdp()?;
         let id = xdp.info().map_err(|error| Error::load(&error))?.id();
-        let Globals { features, seed } = self.globals;
-        let journal = Journal { program: id, features, seed, object: object(), applying, carrying };
+        let Globals { features, seed, icmp_rate } = self.globals;
+        let journal = Journal { program: id, features, seed, icmp_rate, object: object(), applying, carrying };
         fault::point("note the new generation");
         self.maps.note(journal);
         fault::point("pin the program");
@@ -165,8 +165,8 @@ impl Generation {
         self.program = Program::open(&self.directory)?;
         let program = self.program.id;
         fault::point("note the next program");
-        let Globals { features, seed } = globals;
-        self.maps.note(Journal { program, features, seed, object: object(), ..self.maps.journal() });
+        let Globals { features, seed, icmp_rate } = globals;
+        self.maps.note(Journal { program, features, seed, icmp_rate, object: object(), ..self.maps.journal() });
         debug!("program {program} with features {:#x} and hash seed {seed} is in place", features.0);
         Ok(())
     }
@@ -175,7 +175,7 @@ impl Generation {
     /// anew where one more is used.
     pub fn load_probe(&self, seed: HashSeed) -> Result<Loaded, Error> {
         let features = Forward::ALL.iter().map(|way| way.feature()).fold(Features::default(), Features::with);
-        let globals = Globals { features, seed };
+        let globals = Globals { features, seed, ..Globals::default() };
         let mut loaded = parse(PROBE, &self.maps_directory(), Capacity::default(), globals, Jiffies::UNKNOWN)?;
         loaded.xdp()?.load().map_err(|error| Error::load(&error))?;
         Ok(loaded)
@@ -255,17 +255,19 @@ pub(super) fn parse(
     program: &'static str,
     pins: &Path,
     capacity: Capacity,
-    Globals { features, seed }: Globals,
+    Globals { features, seed, icmp_rate }: Globals,
     jiffies: Jiffies,
 ) -> Result<Loaded, Error> {
     let Sizes { vip_masks, flow_groups } = maps::sizes(pins, capacity)?;
     let secret = maps::flow_secret(pins)?;
+    let icmp_rate = &icmp_rate.get();
     let mut loader = EbpfLoader::new();
     loader.override_global("FEATURES", &features.0, true);
     loader.override_global("HASH_KEY", seed.key(), true);
     loader.override_global("VIP_MASKS", &vip_masks, true);
     loader.override_global("FLOW_GROUPS", &flow_groups, true);
     loader.override_global("FLOW_SECRET", &secret, true);
+    loader.override_global("ICMP_RATE", icmp_rate, true);
     loader.override_global("JIFFY", &jiffies.nanoseconds, true);
     loader.override_global("NO_JIFFIES", &jiffies.none, true);
     loader.override_global("ORDERED_STORES", &ORDERED_STORES, true);

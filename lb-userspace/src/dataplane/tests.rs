@@ -33,7 +33,7 @@ use super::{
     *,
 };
 use crate::{
-    model::{FlowHash, ForwardMode, Tracking, Vip},
+    model::{FlowHash, ForwardMode, IcmpRate, Tracking, Vip},
     objects,
     plan::{
         Capacity,
@@ -579,6 +579,35 @@ fn features_follow_the_config() {
     assert_eq!(dataplane.features(), required_features(&web()));
     drop(dataplane);
     assert_eq!(pins.open(&web()).features(), required_features(&web()));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn another_icmp_rate_is_another_program_over_the_same_maps() {
+    let pins = Pins::new();
+    let mut config = web();
+    let mut dataplane = pins.open(&config);
+    dataplane.apply(&config).unwrap();
+    let mut program = dataplane.program_id().unwrap();
+    for rate in [0, 7] {
+        config.node.icmp_rate = IcmpRate::new(rate).unwrap();
+        let applied = dataplane.apply(&config).unwrap();
+        assert_eq!((applied.changes.len(), applied.writes), (1, 0), "{applied:?}");
+        assert_ne!(dataplane.program_id().unwrap(), program);
+        assert_eq!(dataplane.generation.number(), 1);
+        assert_mirrors(&dataplane);
+        program = dataplane.program_id().unwrap();
+        // A daemon that starts knows it, in whatever maps.
+        drop(dataplane);
+        dataplane = pins.open(&config);
+        assert!(dataplane.plan(&config).is_empty());
+        assert_eq!(dataplane.program_id().unwrap(), program);
+    }
+    let state = Arc::make_mut(&mut dataplane.state);
+    state.suspect = true;
+    dataplane.apply(&config).unwrap();
+    assert_eq!(dataplane.generation.maps.journal().icmp_rate.get(), 7);
+    assert_mirrors(&dataplane);
 }
 
 #[test]

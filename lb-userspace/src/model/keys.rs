@@ -690,6 +690,14 @@ pub const NODE: &[Key] = &[
         "connections move to other backends, and most break",
     ),
     optional(
+        "icmp_rate",
+        "icmp_rate = 1000",
+        "1000",
+        "ICMP answers of each kind (echo replies, port unreachable, packet too big) that each CPU sends in a second at \
+         most, 0 to 1000000; with 0 none",
+        "none",
+    ),
+    optional(
         "log_packets",
         "log_packets = false",
         "false",

@@ -9,6 +9,7 @@ mod deadline;
 mod desired;
 mod forward;
 mod health;
+mod icmp_rate;
 mod idle;
 pub mod keys;
 mod lasting;
@@ -42,6 +43,7 @@ pub use self::{
         Octets, OctetsError, OnFailure, Page, ProbeVia, Program, Rcodes, RecordType, Service, StatusError, Statuses,
         Tls, Trust, Version, host_name,
     },
+    icmp_rate::IcmpRate,
     idle::{IdleTime, TimeError},
     keys::{Given, Settings},
     lasting::Lasting,

@@ -10,7 +10,7 @@ use std::{
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::{
-    Readers, Share, UnknownValue, Vrf, Word,
+    IcmpRate, Readers, Share, UnknownValue, Vrf, Word,
     word::{text_serde, words},
 };
 use crate::seed::HashSeed;
@@ -60,6 +60,8 @@ pub struct Node {
     /// What that file holds. The parser reads no other file and leaves the default; whoever reads config files from
     /// disk fills it in.
     pub hash_seed: HashSeed,
+    /// How many ICMP answers of its own the data plane sends.
+    pub icmp_rate: IcmpRate,
     /// Whether the data plane logs what it does with each packet.
     pub log_packets: bool,
 }
@@ -94,6 +96,7 @@ impl Default for Node {
             mark: None,
             hash_seed_file: None,
             hash_seed: HashSeed::default(),
+            icmp_rate: IcmpRate::default(),
             log_packets: false,
         }
     }

@@ -167,6 +167,9 @@ fn node_changes(state: &State, wanted: &Wanted<'_>, features: Features) -> Vec<C
     if logs(state.features) != logs(features) {
         changes.push(node_change("log_packets", logs(state.features), logs(features)));
     }
+    if state.icmp_rate != wanted.node.icmp_rate {
+        changes.push(node_change("icmp_rate", state.icmp_rate, wanted.node.icmp_rate));
+    }
     let (from, to) = (state.seed, wanted.node.hash_seed);
     if from != to {
         changes.push(Change::HashSeedChanged { from: from.to_string(), to: to.to_string() });

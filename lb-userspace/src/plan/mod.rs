@@ -48,7 +48,7 @@ pub use self::{
     wanted::NextHops,
 };
 use crate::{
-    model::{Config, Node},
+    model::{Config, IcmpRate, Node},
     seed::HashSeed,
 };
 
@@ -60,6 +60,7 @@ pub struct Plan {
     rebuild: Option<Capacity>,
     features: Option<Features>,
     seed: Option<HashSeed>,
+    icmp_rate: Option<IcmpRate>,
     totals: Totals,
 }
 
@@ -103,7 +104,7 @@ impl Plan {
         if let Some(wanted) = in_place {
             let steps = steps::steps(state, &index, &wanted);
             let changes = change::changes(state, &index, &wanted, features);
-            return Self::of(steps, changes, None, state, features, config.node.hash_seed).with(totals);
+            return Self::of(steps, changes, None, state, features, &config.node).with(totals);
         }
         Self::rebuilt(state, config, next_hops, needed, features).with(totals)
     }
@@ -120,7 +121,7 @@ impl Plan {
         let wanted = wanted.expect("maps that were made for a config have room for it");
         let steps = steps::steps(&State::empty(capacity, features), &Index::default(), &wanted);
         let changes = change::changes(state, &index, &wanted, features);
-        Self::of(steps, changes, Some(capacity), state, features, config.node.hash_seed)
+        Self::of(steps, changes, Some(capacity), state, features, &config.node)
     }
 
     fn of(
@@ -129,11 +130,12 @@ impl Plan {
         rebuild: Option<Capacity>,
         state: &State,
         features: Features,
-        seed: HashSeed,
+        node: &Node,
     ) -> Self {
         let features = (features != state.features).then_some(features);
-        let seed = (seed != state.seed).then_some(seed);
-        Self { steps, changes, rebuild, features, seed, totals: Totals::default() }
+        let seed = (node.hash_seed != state.seed).then_some(node.hash_seed);
+        let icmp_rate = (node.icmp_rate != state.icmp_rate).then_some(node.icmp_rate);
+        Self { steps, changes, rebuild, features, seed, icmp_rate, totals: Totals::default() }
     }
 
     fn with(self, totals: Totals) -> Self {
@@ -176,10 +178,16 @@ impl Plan {
         self.seed
     }
 
+    /// How many ICMP answers of each kind the program must send afterwards, where that is another number.
+    pub fn icmp_rate(&self) -> Option<IcmpRate> {
+        self.icmp_rate
+    }
+
     /// Nothing to do.
     pub fn is_empty(&self) -> bool {
-        let Self { steps, changes, rebuild, features, seed, totals: _ } = self;
-        steps.is_empty() && changes.is_empty() && rebuild.is_none() && features.is_none() && seed.is_none()
+        let Self { steps, changes, rebuild, features, seed, icmp_rate, totals: _ } = self;
+        let has_globals = features.is_some() || seed.is_some() || icmp_rate.is_some();
+        steps.is_empty() && changes.is_empty() && rebuild.is_none() && !has_globals
     }
 }
 

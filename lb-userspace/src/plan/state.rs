@@ -13,7 +13,7 @@ use lb_common::{Features, Forward, NO_ID, Via, VipFlags, VipName, VipRecord, Vip
 
 use super::{Capacity, Entry, Step, VipKey};
 use crate::{
-    model::{ForwardMode, Target},
+    model::{ForwardMode, IcmpRate, Target},
     seed::HashSeed,
 };
 
@@ -26,6 +26,8 @@ pub struct State {
     pub features: Features,
     /// Seed of the loaded program's flow hash.
     pub seed: HashSeed,
+    /// How many ICMP answers of each kind the loaded program sends.
+    pub icmp_rate: IcmpRate,
     /// An apply broke off half-way: names and ids hold, nothing else is to be trusted.
     pub suspect: bool,
     /// VIP id → its record.

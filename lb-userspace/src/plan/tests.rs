@@ -20,7 +20,7 @@ use super::{
     *,
 };
 use crate::{
-    model::{ForwardMode, IdleTime, Slots, Target, Tracking},
+    model::{ForwardMode, IcmpRate, IdleTime, Slots, Target, Tracking},
     tracking::{
         Swept,
         rules::{self, Rules},
@@ -101,6 +101,7 @@ impl World {
         self.slots_before = None;
         self.traffic();
         self.state.features = plan.features().unwrap_or(self.state.features);
+        self.state.icmp_rate = plan.icmp_rate().unwrap_or(self.state.icmp_rate);
         self.assert_holds(config);
         for (identity, id) in self.identities() {
             assert!(before.get(&identity).is_none_or(|before| *before == id), "{identity} changed its id");
@@ -440,10 +441,12 @@ fn every_kind_of_change_is_told_in_words() {
     web.address = "203.0.113.11".parse().unwrap();
     config.vips.truncate(1);
     config.node.log_packets = true;
+    config.node.icmp_rate = IcmpRate::new(0).unwrap();
     assert_eq!(
         world.apply(&config),
         [
             "node: log_packets false → true",
+            "node: icmp_rate 1000 → 0",
             "vip web: address 203.0.113.10 → 203.0.113.11",
             "vip web: ports tcp/80 tcp/443 → tcp/443",
             "vip web: hash 5-tuple → source-ip",

@@ -5,7 +5,7 @@ use std::ops::Range;
 use lb_common::Features;
 
 use super::Maps;
-use crate::{dataplane::globals::Globals, seed::HashSeed};
+use crate::{dataplane::globals::Globals, model::IcmpRate, seed::HashSeed};
 
 /// Words of the map. More may come behind these; what they are stays, so that each version reads those of every other.
 pub(super) const ENTRIES: u32 = 4 + 2 * HashSeed::WORDS as u32;
@@ -22,6 +22,8 @@ pub struct Journal {
     pub features: Features,
     /// Seed that it was loaded with.
     pub seed: HashSeed,
+    /// How many ICMP answers of each kind it was told to send.
+    pub icmp_rate: IcmpRate,
     /// Hash of the object that it is from.
     pub object: u64,
     /// An apply is under way, or broke off.
@@ -52,6 +54,7 @@ impl Journal {
             program: program as u32,
             features: Features(features as u32),
             seed: seed_in(half(program), word),
+            icmp_rate: rate_of(features),
             object,
             applying: flags & Self::APPLYING != 0,
             carrying: match flags & (GENERATION | FORMER) {
@@ -64,7 +67,8 @@ impl Journal {
 
     /// What the program was loaded with.
     pub fn globals(self) -> Globals {
-        Globals { features: self.features, seed: self.seed }
+        let Self { features, seed, icmp_rate, .. } = self;
+        Globals { features, seed, icmp_rate }
     }
 }
 
@@ -76,7 +80,7 @@ impl Maps {
 
     /// Writes the daemon's notes. What they are about is written before they say so, and flags are raised first.
     pub fn note(&self, journal: Journal) {
-        let Journal { program, features, seed, object, applying, carrying } = journal;
+        let Journal { program, features, seed, icmp_rate, object, applying, carrying } = journal;
         let mut in_use = half(self.journal.load(0));
         if seed_in(in_use, |index| self.journal.load(index)) != seed {
             // The other half, which the word of the program puts in use together with the program.
@@ -92,11 +96,22 @@ impl Maps {
         };
         let flags = if applying { Journal::APPLYING | carrying } else { carrying };
         self.journal.store(Journal::FLAGS, flags | self.journal.load(Journal::FLAGS));
-        self.journal.store(1, u64::from(features.0));
+        self.journal.store(1, u64::from(features.0) | noted(icmp_rate));
         self.journal.store(2, object);
         self.journal.store(0, u64::from(program) | u64::from(in_use) << 32);
         self.journal.store(Journal::FLAGS, flags);
     }
+}
+
+/// The rate as it is noted in the word of the features, above them: one more than it is, for there is 0 where none was noted.
+fn noted(icmp_rate: IcmpRate) -> u64 {
+    u64::from(icmp_rate.get() + 1) << 32
+}
+
+/// The rate in the word of the features; that of a program for which none is noted is the default.
+fn rate_of(features: u64) -> IcmpRate {
+    let noted = (features >> 32) as u32;
+    noted.checked_sub(1).and_then(IcmpRate::new).unwrap_or_default()
 }
 
 /// The seed in a half of the journal.
@@ -115,4 +130,19 @@ fn seed_words(half: u32) -> Range<u32> {
     let words = HashSeed::WORDS as u32;
     let first = 4 + half * words;
     first..first + words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_is_noted_beside_the_features() {
+        for rate in [0, 7, IcmpRate::MAX] {
+            let rate = IcmpRate::new(rate).unwrap();
+            assert_eq!(rate_of(noted(rate) | 0xffff_ffff), rate);
+        }
+        let before = Journal::from_words(|index| if index == 1 { 0x60 } else { 0 });
+        assert_eq!((before.features, before.icmp_rate), (Features(0x60), IcmpRate::default()));
+    }
 }

@@ -170,7 +170,7 @@ impl Maps {
         };
         let journal = self.journal();
         let mut state = State::empty(capacity, journal.features);
-        state.seed = journal.seed;
+        (state.seed, state.icmp_rate) = (journal.seed, journal.icmp_rate);
         state.suspect = journal.applying;
         let records = self.records.iter().filter(|(_, record)| record.name != VipName::default());
         state.read(records, self.keys.iter(), self.backends.iter());

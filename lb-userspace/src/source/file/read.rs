@@ -11,7 +11,7 @@ use super::{
     tree::{self, Section, Value},
 };
 use crate::model::{
-    Backend, ForwardMode, Given, Health, KeyValue, Mac, Node, Port, Readers, Word,
+    Backend, ForwardMode, Given, Health, IcmpRate, KeyValue, Mac, Node, Port, Readers, Word,
     address::{self, Role},
     keys::{self, Key, VisitMut},
     prime,
@@ -113,6 +113,7 @@ fn node_value(node: &mut Node, key: &str, value: &Value<'_>, problems: &mut Prob
         "vrf" => node.vrf = Some(tree::parsed(what, value, problems)?),
         "mark" => node.mark = Some(tree::number(what, value, 0, u32::MAX, problems)?),
         "hash_seed_file" => node.hash_seed_file = Some(path(what, value, usize::MAX, problems)?),
+        "icmp_rate" => node.icmp_rate = IcmpRate::new(tree::number(what, value, 0, IcmpRate::MAX, problems)?)?,
         "log_packets" => node.log_packets = tree::boolean(what, value, problems)?,
         _ => unreachable!("{key} is not among the keys of [node]"),
     }
