@@ -74,7 +74,8 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "hash = \"5-tuple\"",
         "probe = true",
         "11:1: unknown key `probe` in [[vip]]; the keys here are `name`, `address`, `ports`, `forward`, `hash`, `slots`, \
-         `tracking`, `tcp_idle`, `udp_idle`, `drain_deadline`, `metrics_backends`, `vrf`, `mark`, `health`, `backends`",
+         `tracking`, `tcp_idle`, `udp_idle`, `drain_deadline`, `echo`, `metrics_backends`, `vrf`, `mark`, `health`, \
+         `backends`",
     ),
     // Health.
     (
@@ -444,8 +445,8 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "slots = 1009",
         "tcp_timeout = \"15m\"",
         "12:1: unknown key `tcp_timeout` in [[vip]]; the keys here are `name`, `address`, `ports`, `forward`, `hash`, \
-         `slots`, `tracking`, `tcp_idle`, `udp_idle`, `drain_deadline`, `metrics_backends`, `vrf`, `mark`, `health`, \
-         `backends`",
+         `slots`, `tracking`, `tcp_idle`, `udp_idle`, `drain_deadline`, `echo`, `metrics_backends`, `vrf`, `mark`, \
+         `health`, `backends`",
     ),
     ("slots = 1009", "upd_idle = \"1m\"", "12:1: unknown key `upd_idle` in [[vip]]; did you mean `udp_idle`?"),
     (", weight = 50", ", wieght = 50", "15:28: unknown key `wieght` in a backend; did you mean `weight`?"),
@@ -523,6 +524,9 @@ const BROKEN: &[(&str, &str, &str)] = &[
          to a router; remove the key (a router's address is pinned by `ip neigh replace ADDRESS lladdr MAC dev \
          INTERFACE nud permanent`)",
     ),
+    ("slots = 1009", "echo = true", "12:8: `echo` must be a string in quotes, not a boolean"),
+    ("slots = 1009", "echo = \"reday\"", "12:8: unknown echo `reday`; did you mean `ready`?"),
+    ("slots = 1009", "echo = \"no\"", "12:8: unknown echo `no`; use one of `always`, `ready`, `never`"),
     ("slots = 1009", "tracking = true", "12:12: `tracking` must be a string in quotes, not a boolean"),
     ("slots = 1009", "drain_deadline = 900", "12:18: `drain_deadline` needs a unit, and quotes; write `\"900s\"`"),
     ("slots = 1009", "tcp_idle = 900", "12:12: `tcp_idle` needs a unit, and quotes; write `\"900s\"`"),

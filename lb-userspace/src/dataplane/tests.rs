@@ -344,8 +344,8 @@ fn an_applied_config_is_in_the_maps_and_is_applied_once() {
     let mut dataplane = pins.open(&web());
     let applied = dataplane.apply(&web()).unwrap();
     assert_eq!(applied.changes.len(), 2);
-    // 4 backends, 2 tables, 2 records, 3 keys and 2 markers.
-    assert_eq!(applied.writes, 4 + 2 * SLOTS as usize + 2 + 5);
+    // 4 backends, 2 tables, 2 records, 3 keys and 4 markers.
+    assert_eq!(applied.writes, 4 + 2 * SLOTS as usize + 2 + 7);
     assert_mirrors(&dataplane);
 
     let again = dataplane.apply(&web()).unwrap();
@@ -565,7 +565,8 @@ fn features_follow_the_config() {
     let four = config([vip("web", "203.0.113.10", &["tcp/80"], &["10.0.1.11"])]);
     let mut dataplane = pins.open(&four);
     dataplane.apply(&four).unwrap();
-    assert_eq!(dataplane.features(), Features::VIP4.with(lb_common::Forward::Ipip4.feature()).with(Features::TRACKING));
+    let ipip = lb_common::Forward::Ipip4.feature();
+    assert_eq!(dataplane.features(), Features::VIP4.with(ipip).with(Features::TRACKING).with(Features::ECHO));
     let first = dataplane.program_id().unwrap();
 
     let mut logging = four.clone();

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use super::value::{KeyValue, Scalar, WrongValue};
-use super::{DrainDeadline, FlowHash, IdleTime, Mark, Slots, Tracking, Vrf};
+use super::{DrainDeadline, EchoReply, FlowHash, IdleTime, Mark, Slots, Tracking, Vrf};
 
 /// A key, for whoever writes a config.
 #[derive(Clone, Copy, Debug)]
@@ -183,6 +183,10 @@ vip_keys! {
             r#"drain_deadline = "30m""#,
             "How long after a backend began to take no new flows those that are left are cut, 1s to 30days, or none",
             "flows are cut that a drain has left for longer already";
+        echo: EchoReply = EchoReply::Always, "always", "Echo", "ECHO",
+            r#"echo = "always""#,
+            "Whether its address answers echo requests (ping): always, ready (while the VIP is ready) or never",
+            "none";
     }
     node {
         metrics_backends: bool, "Metrics", "BOOL",

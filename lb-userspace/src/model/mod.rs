@@ -7,6 +7,7 @@ mod config;
 mod conflict;
 mod deadline;
 mod desired;
+mod echo_reply;
 mod forward;
 mod health;
 mod icmp_rate;
@@ -20,6 +21,7 @@ mod port;
 pub(crate) mod prime;
 mod problem;
 mod readers;
+mod readiness;
 mod returns;
 mod share;
 pub(crate) mod suggest;
@@ -37,6 +39,7 @@ pub use self::{
     conflict::{Claims, Conflict, conflicts},
     deadline::DrainDeadline,
     desired::{Desired, Overridden, Sources},
+    echo_reply::EchoReply,
     forward::ForwardMode,
     health::{
         Check, Echo, Exchange, Fail, Header, HeaderError, Health, Identity, Least, LeastError, Lookup, LookupError,
@@ -54,6 +57,7 @@ pub use self::{
     prime::Slots,
     problem::ProblemKind,
     readers::Readers,
+    readiness::Unready,
     returns::{Returns, slow_start_duration, slow_start_now, slow_start_time},
     share::{Share, ShareError},
     target::Target,
@@ -86,6 +90,7 @@ mod tests {
         check(&[ForwardMode::L2, ForwardMode::Ipip]);
         check(&[FlowHash::FiveTuple, FlowHash::SourceIp]);
         check(&[Tracking::Adaptive, Tracking::Always, Tracking::Never]);
+        check(&[EchoReply::Always, EchoReply::Ready, EchoReply::Never]);
         check(&[XdpMode::Auto, XdpMode::Native, XdpMode::Generic]);
         check(&[Fail::Open, Fail::Closed]);
         check(&[OnFailure::Reset, OnFailure::Drain]);

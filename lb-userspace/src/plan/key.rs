@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use lb_common::{Be16, Features, MARKER, Vip4Key, Vip6Key};
+use lb_common::{Be16, ECHO, Features, MARKER, Vip4Key, Vip6Key};
 
 /// What a packet is looked up by, of either family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,10 +19,16 @@ impl VipKey {
     /// What comes before every other key.
     pub(super) const FIRST: Self = Self { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), protocol: 0, port: 0 };
 
-    /// The marker beside this key: some VIP serves this protocol on this address.
+    /// The marker beside this key of a port: some VIP serves this protocol on this address.
     #[must_use]
     pub fn marker(self) -> Self {
         Self { protocol: self.protocol | MARKER, port: 0, ..self }
+    }
+
+    /// The marker that an address answers echo requests. It stands beside no key of its protocol.
+    #[must_use]
+    pub fn echo(address: IpAddr) -> Self {
+        Self { address, protocol: ECHO, port: 0 }
     }
 
     /// Whether this is a marker.
@@ -41,7 +47,11 @@ impl VipKey {
 
     pub(super) fn features(&self) -> Features {
         let family = if self.address.is_ipv4() { Features::VIP4 } else { Features::VIP6 };
-        if self.port == 0 && !self.is_marker() { family.with(Features::ANY_PORT) } else { family }
+        match self.protocol {
+            ECHO => family.with(Features::ECHO),
+            _ if self.port == 0 && !self.is_marker() => family.with(Features::ANY_PORT),
+            _ => family,
+        }
     }
 }
 

@@ -35,7 +35,7 @@ use lb_common::Features;
 use self::{
     allocate::Pools,
     totals::Totals,
-    wanted::{Index, Scope, Wanted, keys},
+    wanted::{Index, Scope, Wanted, keys, markers},
 };
 pub use self::{
     capacity::Capacity,
@@ -203,7 +203,7 @@ fn features_for(totals: &Totals, node: &Node) -> Features {
 
 /// Whether the key maps have room for new keys beside those that are there: new keys go in before old ones go out.
 fn keys_fit(state: &State, scope: &Scope<'_>) -> bool {
-    let wanted = scope.vips.iter().flat_map(|vip| keys(vip).flat_map(|key| [key, key.marker()]));
+    let wanted = scope.vips.iter().flat_map(|vip| keys(vip).chain(markers(vip)));
     let new: HashSet<VipKey> = wanted.filter(|key| !state.keys().contains_key(key)).collect();
     if new.is_empty() {
         return true;

@@ -6,7 +6,7 @@ use lb_common::{VipRecord, VipRoute};
 
 use super::{
     Entry, State, Step, VipKey,
-    wanted::{Index, Wanted, WantedVip, keys},
+    wanted::{Index, Wanted, WantedVip, keys, markers},
 };
 
 /// From `state` to `wanted`: what packets will come across first, then the ways to it, then away with the old ways.
@@ -58,7 +58,7 @@ fn put_record(id: u32, record: VipRecord, state: &State) -> Option<Step> {
 
 /// Every key that is wanted, markers included, and what it leads to.
 fn routes(wanted: &Wanted<'_>) -> BTreeMap<VipKey, VipRoute> {
-    let markers = wanted.vips.iter().flat_map(|vip| keys(vip.config)).map(|key| (key.marker(), VipRoute::default()));
+    let markers = wanted.vips.iter().flat_map(|vip| markers(vip.config)).map(|key| (key, VipRoute::default()));
     let services = wanted.vips.iter().flat_map(|vip| keys(vip.config).map(|key| (key, vip.route())));
     markers.chain(services).collect()
 }
@@ -79,7 +79,7 @@ fn remove_keys(
     routes: &BTreeMap<VipKey, VipRoute>,
 ) -> Vec<Step> {
     let there = index.all_keys();
-    let markers: BTreeSet<VipKey> = there.iter().map(|key| key.marker()).collect();
+    let markers: BTreeSet<VipKey> = there.iter().flat_map(|key| [key.marker(), VipKey::echo(key.address)]).collect();
     let unrouted =
         markers.into_iter().filter(|marker| !routes.contains_key(marker) && state.keys().contains_key(marker));
     let markers = wanted.unneeded(unrouted.collect()).into_iter();

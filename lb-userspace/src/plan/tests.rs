@@ -7,6 +7,7 @@ use std::{
 
 use lb_common::{
     Address, BackendState, FlowEntry, FlowKey, FlowKind, NO_ID, NextHop, Slot, SlowStart, Tick, VipFlags, VipRecord,
+    VipRoute,
 };
 use lb_ebpf::{
     hash::FlowHash,
@@ -20,7 +21,7 @@ use super::{
     *,
 };
 use crate::{
-    model::{ForwardMode, IcmpRate, IdleTime, Slots, Target, Tracking},
+    model::{EchoReply, ForwardMode, IcmpRate, IdleTime, Slots, Target, Tracking},
     tracking::{
         Swept,
         rules::{self, Rules},
@@ -148,7 +149,8 @@ impl World {
     fn assert_sound(&self) {
         for (key, route) in self.state.keys() {
             if key.is_marker() {
-                assert!(self.state.keys().keys().any(|other| !other.is_marker() && other.marker() == *key));
+                let is_for = |other: &VipKey| [other.marker(), VipKey::echo(other.address)].contains(key);
+                assert!(self.state.keys().keys().any(|other| !other.is_marker() && is_for(other)));
                 continue;
             }
             assert!(self.state.vips().contains_key(&route.id), "{key:?} leads to a VIP that is not there");
@@ -172,7 +174,9 @@ impl World {
         assert_eq!(self.state.vips().len() - removed.0, config.vips.len());
         let backends: usize = config.vips.iter().map(|vip| vip.backends.len()).sum();
         assert_eq!(self.state.backends().len() - removed.1, backends);
-        let markers: BTreeSet<VipKey> = config.vips.iter().flat_map(|vip| keys(vip)).map(VipKey::marker).collect();
+        let mut markers: BTreeSet<VipKey> = config.vips.iter().flat_map(|vip| keys(vip)).map(VipKey::marker).collect();
+        markers.extend(config.vips.iter().filter(|vip| vip.answers_echo()).map(|vip| VipKey::echo(vip.address)));
+        assert!(markers.iter().all(|marker| self.state.keys().get(marker) == Some(&VipRoute::default())));
         let ports: usize = config.vips.iter().map(|vip| vip.ports.len()).sum();
         assert_eq!(self.state.keys().len(), markers.len() + ports);
         for vip in &config.vips {
@@ -457,6 +461,98 @@ fn every_kind_of_change_is_told_in_words() {
     );
 }
 
+/// What a plan does to markers of echo requests: `+` and `-` with the address.
+fn echo_steps(plan: &Plan) -> Vec<String> {
+    let is_echo = |key: &VipKey| *key == VipKey::echo(key.address);
+    let told = |step: &Step| match step {
+        Step::PutKey { key, .. } if is_echo(key) => Some(format!("+{}", key.address)),
+        Step::RemoveKey { key } if is_echo(key) => Some(format!("-{}", key.address)),
+        _ => None,
+    };
+    plan.steps().iter().filter_map(told).collect()
+}
+
+#[test]
+fn an_address_answers_echo_requests_while_any_of_its_vips_says_so() {
+    let echo = |config: &mut Config, vips: [EchoReply; 3]| {
+        (0..).zip(vips).for_each(|(vip, echo)| config.vip_mut(vip).settings.echo = echo);
+    };
+    let mut world = roomy();
+    let mut config = config([
+        vip("a", "192.0.2.1", &["tcp/80"], &["10.0.0.1"]),
+        vip("b", "192.0.2.1", &["tcp/81", "udp/81"], &["10.0.0.2"]),
+        vip("c", "2001:db8::1", &["udp/53"], &["10.0.0.2"]),
+    ]);
+    use EchoReply::{Always, Never, Ready};
+    for (vips, expected) in [
+        ([Always, Always, Ready], vec!["+192.0.2.1", "+2001:db8::1"]),
+        ([Always, Never, Ready], vec![]),
+        ([Never, Never, Ready], vec!["-192.0.2.1"]),
+        ([Never, Ready, Never], vec!["-2001:db8::1", "+192.0.2.1"]),
+        ([Ready, Never, Never], vec![]),
+        ([Never, Never, Never], vec!["-192.0.2.1"]),
+        ([Never, Never, Always], vec!["+2001:db8::1"]),
+    ] {
+        echo(&mut config, vips);
+        let plan = Plan::new(&world.state, &config, &NextHops::new(), world.in_force.as_ref());
+        let mut steps = echo_steps(&plan);
+        steps.sort_unstable_by_key(|step| expected.iter().position(|expected| step == expected));
+        assert_eq!(steps, expected, "{vips:?}");
+        world.apply(&config);
+        let is_used = vips != [Never; 3];
+        assert_eq!(world.state.features.contains(Features::ECHO), is_used);
+        assert_eq!(world.state.features_in_use().contains(Features::ECHO), is_used);
+    }
+    // The VIP goes that had it answer, or goes elsewhere.
+    echo(&mut config, [Always, Never, Always]);
+    world.apply(&config);
+    let moved = config.vip_mut(2);
+    moved.address = "2001:db8::2".parse().unwrap();
+    config.vips.remove(0);
+    let plan = Plan::new(&world.state, &config, &NextHops::new(), world.in_force.as_ref());
+    assert_eq!(echo_steps(&plan), ["+2001:db8::2", "-192.0.2.1", "-2001:db8::1"]);
+    world.apply(&config);
+}
+
+#[test]
+fn who_answers_while_ready_follows_the_probes_at_the_cost_of_one_key() {
+    let mut world = roomy();
+    let mut config = many(9, 2, SLOTS);
+    for vip in 0..9 {
+        config.vip_mut(vip).settings.echo = EchoReply::Ready;
+        config.vip_mut(vip).health = Some(crate::model::Health::new(crate::model::Check::Tcp).into());
+    }
+    world.apply(&config);
+    assert_eq!(world.state.keys().keys().filter(|key| **key == VipKey::echo(key.address)).count(), 9);
+    for (fails, expected) in
+        [([true, false], vec![]), ([true, true], vec!["-198.18.0.4"]), ([false; 2], vec!["+198.18.0.4"])]
+    {
+        for (own, fails) in config.vip_mut(4).backends.iter_mut().zip(fails) {
+            own.fails = fails;
+        }
+        let plan = Plan::new(&world.state, &config, &NextHops::new(), world.in_force.as_ref());
+        assert_eq!(echo_steps(&plan), expected);
+        let others = plan.steps().iter().filter(|step| !matches!(step, Step::PutBackend { .. })).count();
+        assert_eq!(others, expected.len(), "{plan:?}");
+        assert_eq!(plan.features(), None, "it may come to answer again");
+        world.apply(&config);
+    }
+}
+
+/// Nobody has noted them: what a version left that knows none.
+#[test]
+fn a_daemon_that_starts_adds_the_markers_that_are_missing_and_removes_those_that_are_too_many() {
+    let mut world = roomy();
+    let mut config = web();
+    world.apply(&config);
+    let [web, dns] = [0, 1].map(|vip| VipKey::echo(config.vips[vip].address));
+    world.state.record(&Step::RemoveKey { key: web });
+    config.vip_mut(1).settings.echo = EchoReply::Never;
+    let plan = Plan::new(&world.state, &config, &NextHops::new(), None);
+    let expected = [Step::PutKey { key: web, route: VipRoute::default() }, Step::RemoveKey { key: dns }];
+    assert_eq!(plan.steps(), expected);
+}
+
 #[test]
 fn the_order_of_a_config_means_nothing() {
     let mut world = roomy();
@@ -631,7 +727,7 @@ fn another_way_of_forwarding_makes_another_entry_that_continues_the_counts() {
 fn what_a_plan_frees_it_does_not_hand_out() {
     let full = |names: &[&str]| config(names.iter().map(|name| vip(name, "192.0.2.1", &["tcp/80"], &["10.0.0.1"])));
     let mut world =
-        World::new(Capacity { vips: 2, keys4: 2, keys6: 2, backends: 2, slots: SLOTS, moves: 0, flows: flows() });
+        World::new(Capacity { vips: 2, keys4: 3, keys6: 3, backends: 2, slots: SLOTS, moves: 0, flows: flows() });
     world.apply(&full(&["a"]));
     let plan = Plan::new(&world.state, &full(&["b"]), &NextHops::new(), None);
     assert!(plan.rebuild().is_some(), "there is no room for both at once");
@@ -744,6 +840,7 @@ impl Random {
             let mut vip = vip(name, self.pick(&["192.0.2.1", "192.0.2.2", "2001:db8::1"]), &ports, &[]);
             vip.settings.slots = Slots::new(self.pick(&[53, 101, 101, 101]));
             vip.forward = self.pick(&[ForwardMode::Ipip, ForwardMode::Ipip, ForwardMode::L2]);
+            vip.settings.echo = self.pick(&[EchoReply::Always, EchoReply::Ready, EchoReply::Never]);
             vip.settings.tracking = self.pick(&[Tracking::Adaptive, Tracking::Adaptive, Tracking::Always]);
             for address in ["10.0.0.1", "10.0.0.2", "10.0.0.3", "2001:db8:1::1", "2001:db8:1::2"] {
                 if self.below(2) == 0 {

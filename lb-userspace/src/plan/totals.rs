@@ -6,7 +6,7 @@ use std::ops::{AddAssign, SubAssign};
 use lb_common::Features;
 
 use super::record;
-use crate::model::{Config, ProbeVia, Tracking, Vip};
+use crate::model::{Config, EchoReply, ProbeVia, Tracking, Vip};
 
 /// What VIPs need together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,9 +48,9 @@ impl Totals {
     }
 
     fn of_vip(vip: &Vip) -> Self {
-        // Each protocol on an address has a marker beside the keys of its ports.
+        // Each protocol on an address has a marker beside the keys of its ports, and so have echo requests.
         let has = |protocol| u64::from(vip.ports.iter().any(|port| port.protocol == protocol));
-        let markers = has(crate::model::Protocol::Tcp) + has(crate::model::Protocol::Udp);
+        let markers = has(crate::model::Protocol::Tcp) + has(crate::model::Protocol::Udp) + u64::from(may_answer(vip));
         let keys = vip.ports.len() as u64 + markers;
         let (keys4, keys6) = if vip.address.is_ipv4() { (keys, 0) } else { (0, keys) };
         let mut totals = Self {
@@ -82,8 +82,16 @@ fn features_of(vip: &Vip) -> Features {
     if record::refuses(vip) {
         features = features.with(Features::REFUSALS);
     }
+    if may_answer(vip) {
+        features = features.with(Features::ECHO);
+    }
     let forwards = vip.backends.iter().map(|backend| vip.forward.way(backend.address).feature());
     forwards.fold(features, Features::with)
+}
+
+/// Whether its address may come to answer echo requests on account of this VIP.
+fn may_answer(vip: &Vip) -> bool {
+    vip.settings.echo != EchoReply::Never
 }
 
 impl AddAssign for Totals {
@@ -128,11 +136,11 @@ mod tests {
             vip("c", "192.0.2.3", &["tcp/443"], &[]),
         ]);
         let totals = Totals::of(&before);
-        assert_eq!((totals.vips, totals.keys4, totals.keys6, totals.backends), (2, 4, 2, 3));
+        assert_eq!((totals.vips, totals.keys4, totals.keys6, totals.backends), (2, 5, 3, 3));
         assert_eq!(totals.after(&before, &after), Totals::of(&after));
         let gone = Features::VIP6.with(Features::ANY_PORT).with(Forward::Ipip6.feature());
         assert!(totals.features().contains(gone));
-        let left = Features::VIP4.with(Features::TRACKING).with(Forward::Ipip4.feature());
+        let left = Features::VIP4.with(Features::TRACKING).with(Features::ECHO).with(Forward::Ipip4.feature());
         assert_eq!(Totals::of(&after).features(), left);
         assert_eq!(Totals::of(&after).after(&after, &config([])), Totals::default());
     }

@@ -1,6 +1,9 @@
 //! A config with ids: what stays is found in the state, what is new gets something free.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::IpAddr,
+};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lb_common::{Address, Backend, BackendState, Be32, MacPin, NO_ID, NextHop, VipFlags, VipRecord, VipRoute};
@@ -139,7 +142,9 @@ impl<'a> Wanted<'a> {
     /// Those of `markers` that no VIP needs, those out of the scope included.
     pub(super) fn unneeded(&self, mut markers: BTreeSet<VipKey>) -> BTreeSet<VipKey> {
         if !markers.is_empty() {
-            let needed = self.all.vips.iter().flat_map(|vip| keys(vip)).map(VipKey::marker);
+            let addresses: BTreeSet<IpAddr> = markers.iter().map(|marker| marker.address).collect();
+            let sharers = self.all.vips.iter().filter(|vip| addresses.contains(&vip.address));
+            let needed = sharers.flat_map(|vip| self::markers(vip));
             needed.for_each(|marker| {
                 markers.remove(&marker);
             });
@@ -352,6 +357,11 @@ fn held(state: &State, vip: &model::Vip, node: &Node) -> Option<u32> {
     if !state.keys_of(id).eq(wanted.iter().copied()) || !wanted.iter().all(is_served) {
         return None;
     }
+    // Where another VIP on the address has it answer, this one is looked at in vain.
+    let answers = state.keys().get(&VipKey::echo(vip.address));
+    if answers != vip.answers_echo().then(VipRoute::default).as_ref() {
+        return None;
+    }
     let mut members: Vec<&Entry> = state.backends_of(id).map(|(_, entry)| entry).collect();
     members.sort_by_key(|entry| place_of(entry));
     let is_member = |backend: &model::Backend| {
@@ -378,6 +388,12 @@ pub(super) fn keys(vip: &model::Vip) -> impl Iterator<Item = VipKey> {
         },
         port: port.port.unwrap_or(0),
     })
+}
+
+/// The markers that a VIP needs: for the protocols that it serves, and if its address answers echo requests.
+pub(super) fn markers(vip: &model::Vip) -> impl Iterator<Item = VipKey> {
+    let echo = vip.answers_echo().then(|| VipKey::echo(vip.address));
+    keys(vip).map(VipKey::marker).chain(echo)
 }
 
 /// A backend's entry, as yet without next hop.

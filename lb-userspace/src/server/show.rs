@@ -333,21 +333,10 @@ pub fn not_ready(view: &View, vip: &model::Vip) -> Option<String> {
     if !view.is_attached() {
         return Some("the data plane is attached to no interface".to_owned());
     }
-    let serving = || vip.backends.iter().filter(|backend| backend.effective_weight() > 0);
-    if serving().next().is_none() {
-        return Some("no backend takes flows".to_owned());
+    if let Some(reason) = vip.unready() {
+        return Some(reason.to_string());
     }
-    let wanted = vip.backends.iter().filter(|backend| backend.effective_weight() > 0 || backend.is_out).count();
-    let least = vip.health.as_ref().map_or(model::Health::MIN_HEALTHY, |health| health.min_healthy);
-    let working = serving().filter(|backend| !backend.fails).count();
-    if !least.is_reached(working, wanted) {
-        if working == 0 {
-            return Some("all backends that take flows fail their probes".to_owned());
-        }
-        return Some(format!("{working} of {wanted} backends work, fewer than `min_healthy` ({least})"));
-    }
-    let mut taking = serving().filter(|backend| !backend.fails || working == 0);
-    let has_way = taking.any(|backend| view.way_to(vip, backend).is_ok());
+    let has_way = vip.best().any(|backend| view.way_to(vip, backend).is_ok());
     (!has_way).then(|| "no way to any backend that works is known".to_owned())
 }
 
