@@ -35,7 +35,10 @@ pub struct Backend {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BackendRecord {
     /// Weight in the config; the slots follow from it while the backend is active.
-    pub weight: u32,
+    pub weight: u16,
+    /// The largest IP packet in bytes that the way to it carries, where the config says so: no more is in its next hop. Else 0,
+    /// as versions before that left it.
+    pub mtu: u16,
     /// Id of the entry that the same real server has now, where this one is another way to it that is no longer wanted;
     /// else 0.
     pub successor: u32,

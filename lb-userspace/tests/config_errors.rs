@@ -45,6 +45,25 @@ backends = [{ address = "10.0.2.1" }]
 "#;
 
 #[test]
+fn a_way_to_an_ipv6_backend_carries_what_ipv6_needs() {
+    let text = |of_vip: &str, own: &str| {
+        format!(
+            "[node]\ninterfaces = []\nencap_source6 = \"fd12:3456:789a:e::/64\"\n[[vip]]\nname = \"web\"\naddress = \
+             \"203.0.113.10\"\nports = [\"tcp/80\"]\nforward = \"ipip\"\nmtu = {of_vip}\nbackends = [\n{{ address = \
+             \"10.0.1.11\", mtu = 576 }},\n{{ address = \"2001:db8::1\"{own} }},\n{{ address = \"2001:db8::2\"{own} }}]\n"
+        )
+    };
+    for (of_vip, own) in [("1280", ""), ("\"none\"", ""), ("1000", ", mtu = 1300"), ("1000", ", mtu = \"none\"")] {
+        Config::parse(&text(of_vip, own), Path::new("naru.toml")).unwrap();
+    }
+    let needs =
+        "the backend `2001:db8::1` has an IPv6 address, for which ways carry 1280 at least; write `mtu = 1280` or more";
+    assert_eq!(errors(&text("1000", "")), [format!("9:7: `mtu` is 1000, and {needs}")], "it is said once");
+    let own = errors(&text("1400", ", mtu = 1000"));
+    assert_eq!((own.len(), own[0].as_str()), (2, format!("12:34: `mtu` is 1000, and {needs}").as_str()));
+}
+
+#[test]
 fn the_sound_config_is_sound() {
     Config::parse(SOUND, Path::new("naru.toml")).unwrap();
 }
@@ -74,7 +93,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "hash = \"5-tuple\"",
         "probe = true",
         "11:1: unknown key `probe` in [[vip]]; the keys here are `name`, `address`, `ports`, `forward`, `hash`, `slots`, \
-         `tracking`, `tcp_idle`, `udp_idle`, `drain_deadline`, `echo`, `metrics_backends`, `vrf`, `mark`, `health`, \
+         `tracking`, `tcp_idle`, `udp_idle`, `drain_deadline`, `echo`, `mtu`, `metrics_backends`, `vrf`, `mark`, `health`, \
          `backends`",
     ),
     // Health.
@@ -445,7 +464,7 @@ const BROKEN: &[(&str, &str, &str)] = &[
         "slots = 1009",
         "tcp_timeout = \"15m\"",
         "12:1: unknown key `tcp_timeout` in [[vip]]; the keys here are `name`, `address`, `ports`, `forward`, `hash`, \
-         `slots`, `tracking`, `tcp_idle`, `udp_idle`, `drain_deadline`, `echo`, `metrics_backends`, `vrf`, `mark`, \
+         `slots`, `tracking`, `tcp_idle`, `udp_idle`, `drain_deadline`, `echo`, `mtu`, `metrics_backends`, `vrf`, `mark`, \
          `health`, `backends`",
     ),
     ("slots = 1009", "upd_idle = \"1m\"", "12:1: unknown key `upd_idle` in [[vip]]; did you mean `udp_idle`?"),
@@ -527,6 +546,25 @@ const BROKEN: &[(&str, &str, &str)] = &[
     ("slots = 1009", "echo = true", "12:8: `echo` must be a string in quotes, not a boolean"),
     ("slots = 1009", "echo = \"reday\"", "12:8: unknown echo `reday`; did you mean `ready`?"),
     ("slots = 1009", "echo = \"no\"", "12:8: unknown echo `no`; use one of `always`, `ready`, `never`"),
+    ("slots = 1009", "mtu = 575", "12:7: `mtu` is 575; it must be from 576 to 65535"),
+    (
+        "slots = 1009",
+        "mtu = \"1400\"",
+        "12:7: `mtu` must be a whole number without quotes, or `\"none\"`, not a string",
+    ),
+    ("weight = 100", "mtu = 65536", "14:34: `mtu` is 65536; it must be from 576 to 65535"),
+    (
+        "ports = [\"udp/any\"]",
+        "ports = [\"udp/any\"]\nmtu = 1279",
+        "22:7: `mtu` is 1279, and the VIP has an IPv6 address, for which ways carry 1280 at least; write `mtu = 1280` or \
+         more",
+    ),
+    (
+        "backends = [{ address = \"10.0.2.1\" }]",
+        "backends = [{ address = \"10.0.2.1\", mtu = 600 }]",
+        "23:43: `mtu` is 600, and the VIP has an IPv6 address, for which ways carry 1280 at least; write `mtu = 1280` or \
+         more",
+    ),
     ("slots = 1009", "tracking = true", "12:12: `tracking` must be a string in quotes, not a boolean"),
     ("slots = 1009", "drain_deadline = 900", "12:18: `drain_deadline` needs a unit, and quotes; write `\"900s\"`"),
     ("slots = 1009", "tcp_idle = 900", "12:12: `tcp_idle` needs a unit, and quotes; write `\"900s\"`"),

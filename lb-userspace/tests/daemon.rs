@@ -12,6 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aya::maps::{Array, Map, MapData};
+use lb_common::{ABI, Backend, Layout, NO_ID, NextHopCell, maps};
 use nix::{
     mount::{MsFlags, mount, umount},
     sched::{CloneFlags, unshare},
@@ -566,6 +568,62 @@ fn a_way_that_native_xdp_cannot_take_is_none() {
         );
         mode(&bed, "[node]\nxdp_mode = \"generic\"", "[node]");
     }
+}
+
+/// The MTU of the way to each backend that the maps have, in the order of their ids.
+fn mtus_in_maps(bed: &Bed) -> Vec<u32> {
+    fn array<V: aya::Pod>(bed: &Bed, name: &str) -> Array<MapData, V> {
+        let pin = match Layout::of(name).unwrap().version {
+            1 => name.to_owned(),
+            version => format!("{name}_v{version}"),
+        };
+        let data = MapData::from_pin(bed.bpffs.join(format!("v{ABI}/g1/maps")).join(pin)).unwrap();
+        Map::from_map_data(data).unwrap().try_into().unwrap()
+    }
+    let backends = array::<Backend>(bed, maps::BACKENDS);
+    let cells = array::<NextHopCell>(bed, maps::NEXT_HOPS);
+    let hops = (1..backends.len()).map(|id| backends.get(&id, 0).unwrap()).take_while(|backend| backend.vip != NO_ID);
+    hops.map(|backend| cells.get(&backend.hop, 0).unwrap().current().unwrap().mtu).collect()
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_way_that_carries_less_is_told_by_vip_and_by_backend() {
+    let mut bed = Bed::new(VIPS);
+    ip("neigh replace 10.0.1.12 lladdr 02:00:00:00:00:12 dev lb0 nud permanent");
+    bed.start(&[]);
+    let mtus = |bed: &Bed| {
+        let shown = ["10.0.1.11", "10.0.1.12"].map(|own| bed.backend(own)["next_hop"]["mtu"].as_u64().unwrap());
+        assert_eq!(shown.map(|mtu| mtu as u32), *mtus_in_maps(bed), "{}", bed.log());
+        shown
+    };
+    assert_eq!(mtus(&bed), [1500, 1500]);
+    assert_eq!(bed.done("vip set web --mtu 1400").lines().next(), Some("vip web: mtu none → 1400"));
+    assert_eq!(mtus(&bed), [1400, 1400]);
+    let set = |bed: &Bed, mtu: &str| bed.done(&format!("backend set web 10.0.1.12 --mtu {mtu}"));
+    assert!(set(&bed, "1300").starts_with("vip web: backend 10.0.1.12 mtu as the VIP's → 1300\n"));
+    assert_eq!(mtus(&bed), [1400, 1300]);
+    assert_eq!(bed.backend("10.0.1.12")["mtu"], 1300);
+    ip("link set lb0 mtu 1350");
+    eventually("the interface is followed", || mtus_in_maps(&bed) == [1350, 1300], || bed.log());
+    ip("link set lb0 mtu 1500");
+    eventually("the interface is followed", || mtus_in_maps(&bed) == [1400, 1300], || bed.log());
+
+    assert_eq!(bed.end(Signal::SIGTERM), 0);
+    assert_eq!(mtus_in_maps(&bed), [1400, 1300]);
+    bed.start(&[]);
+    assert_eq!(mtus(&bed), [1400, 1300]);
+    assert_eq!(bed.json("apply")["writes"], 0);
+
+    set(&bed, "none");
+    assert_eq!(mtus(&bed), [1400, 1500]);
+    set(&bed, "vip");
+    assert_eq!(mtus(&bed), [1400, 1400]);
+    bed.done("vip set web --mtu none --echo never");
+    assert_eq!(mtus(&bed), [1500, 1500]);
+    let shown = bed.done("vip show web");
+    assert!(shown.contains("never") && bed.json("vip show web")["echo"] == "never", "{shown}");
+    bed.refused("vip set web --mtu 100", 2, "`100` is not an MTU; write bytes from 576 to 65535, or `none`");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-pub use crate::model::{Health, Operation, ProblemKind, Settings};
+pub use crate::model::{Health, Operation, ProblemKind, Settings, WayMtu};
 use crate::plan::Change;
 
 /// Answer of `GET /v1/status`.
@@ -254,6 +254,9 @@ pub struct Backend {
     /// Its MAC address, where the config pins it; absent where the network is asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
+    /// The largest packet that the way to it carries, where the config says so of this one; absent where it is as of its VIP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<WayMtu>,
     /// The way to it.
     pub next_hop: NextHop,
 }

@@ -9,7 +9,10 @@ use lb_common::BackendState;
 use super::{exit, table::Output};
 use crate::{
     api::flows::{ClientRange, FlowQuery, FlowState, FlowTable},
-    model::{DrainDeadline, ForwardMode, Given, Lasting, Mac, MacChoice, Port, Word as _, XdpMode, keys::SETTINGS},
+    model::{
+        DrainDeadline, ForwardMode, Given, Lasting, Mac, MacChoice, Port, WayMtu, WayMtuChoice, Word as _, XdpMode,
+        keys::SETTINGS,
+    },
     seed,
     source::file::edit::{BackendHealthEdit, HealthEdit},
 };
@@ -338,6 +341,10 @@ pub enum BackendEdit {
         /// Its MAC address, with l2: nobody's answer to ARP or neighbour discovery counts then
         #[arg(long)]
         mac: Option<Mac>,
+        /// The largest IP packet that the way to it carries, with what the forward mode adds, in bytes; or none [default: the
+        /// VIP's mtu]
+        #[arg(long, value_name = "BYTES")]
+        mtu: Option<WayMtu>,
         /// How it is asked, where that is not as the VIP's health says: keys of that, as 'port=8080'; or none
         #[arg(long, value_name = "HEALTH")]
         health: Option<BackendHealthEdit>,
@@ -358,6 +365,10 @@ pub enum BackendEdit {
         /// again
         #[arg(long, group = "what")]
         mac: Option<MacChoice>,
+        /// The largest IP packet that the way to it carries, with what the forward mode adds, in bytes; none, or vip for as
+        /// the VIP's mtu says
+        #[arg(long, group = "what", value_name = "BYTES")]
+        mtu: Option<WayMtuChoice>,
         /// How it is asked, where that is not as the VIP's health says: keys of that, as 'port=8080'; none, or vip for as
         /// the VIP's says
         #[arg(long, group = "what", value_name = "HEALTH")]
@@ -604,6 +615,8 @@ mod tests {
             ("naru vip set web --tracking sometimes", ErrorKind::ValueValidation),
             ("naru backend set web 10.0.0.1", ErrorKind::MissingRequiredArgument),
             ("naru backend set web 10.0.0.1 --state drian", ErrorKind::ValueValidation),
+            ("naru backend set web 10.0.0.1 --mtu 100", ErrorKind::ValueValidation),
+            ("naru vip set web --echo sometimes", ErrorKind::ValueValidation),
             ("naru backend drain web ten.zero", ErrorKind::ValueValidation),
             ("naru vip add web --address 10.0.0.1 --port 80 --forward l2", ErrorKind::ValueValidation),
             ("naru interface detach", ErrorKind::MissingRequiredArgument),

@@ -73,7 +73,8 @@ impl From<VipEdit> for Edit {
     fn from(edit: VipEdit) -> Self {
         match edit {
             VipEdit::Add { name, address, ports, forward, health, given, backends } => {
-                let backend = |(address, weight)| NewBackend { address, weight, state: None, mac: None, health: None };
+                let backend =
+                    |(address, weight)| NewBackend { address, weight, state: None, mac: None, mtu: None, health: None };
                 let backends = backends.into_iter().map(backend).collect();
                 Self::VipAdd(NewVip { name, address, ports, forward, health, given, backends, rest: NothingElse })
             }
@@ -88,11 +89,11 @@ impl From<VipEdit> for Edit {
 impl From<BackendEdit> for Edit {
     fn from(edit: BackendEdit) -> Self {
         match edit {
-            BackendEdit::Add { backend: BackendName { vip, address }, weight, state, mac, health } => {
-                Self::BackendAdd { vip, address, weight, state, mac, health }
+            BackendEdit::Add { backend: BackendName { vip, address }, weight, state, mac, mtu, health } => {
+                Self::BackendAdd { vip, address, weight, state, mac, mtu, health }
             }
-            BackendEdit::Set { backend: BackendName { vip, address }, weight, state, mac, health } => {
-                Self::BackendSet { vip, address, weight, state, mac, health }
+            BackendEdit::Set { backend: BackendName { vip, address }, weight, state, mac, mtu, health } => {
+                Self::BackendSet { vip, address, weight, state, mac, mtu, health }
             }
             BackendEdit::Remove { backend: BackendName { vip, address }, .. } => Self::BackendRemove { vip, address },
         }

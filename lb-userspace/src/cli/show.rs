@@ -433,6 +433,7 @@ fn slow_start_note(SlowStart { eighths, whole_ms }: SlowStart) -> String {
 
 fn note(backend: &Backend) -> String {
     let pinned = backend.mac.is_some().then(|| "MAC address pinned".to_owned());
+    let mtu = backend.mtu.map(|mtu| format!("mtu {mtu}"));
     let operation = backend.operation.as_ref().map(|operation| {
         let file = backend.file_state.as_deref().unwrap_or("nothing of it");
         format!("{operation} (the file says {file})")
@@ -451,7 +452,7 @@ fn note(backend: &Backend) -> String {
     });
     let slow_start = backend.slow_start.map(slow_start_note);
     let drain = Some(drain_note(backend)).filter(|note| !note.is_empty());
-    let parts = [failure, slow_start, pinned, drain, clients, deadline, operation];
+    let parts = [failure, slow_start, pinned, mtu, drain, clients, deadline, operation];
     parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
@@ -571,6 +572,7 @@ mod tests {
             cut_seconds: None,
             clients: Vec::new(),
             mac: None,
+            mtu: None,
             next_hop: NextHop::Known { interface: "eth0".into(), mac: "02:00:00:00:00:01".into(), vlan: 7, mtu: 1500 },
         }
     }
@@ -598,6 +600,8 @@ mod tests {
         let mac = Some("02:00:00:00:00:01".to_owned());
         assert_eq!(note(&Backend { mac: mac.clone(), ..backend("active", 10, 5) }), "MAC address pinned");
         assert_eq!(note(&Backend { mac, drained: true, ..backend("drain", 0, 0) }), "MAC address pinned; drained");
+        let mtu = Some("1400".parse().unwrap());
+        assert_eq!(note(&Backend { mtu, ..backend("active", 10, 5) }), "mtu 1400");
         assert_eq!(note(&backend("removed", 0, 0)), "", "its flows are in the column beside");
         assert_eq!(note(&Backend { drained: true, ..backend("drain", 0, 0) }), "drained");
         let slow_start = Some(SlowStart { eighths: 2, whole_ms: 11_100 });

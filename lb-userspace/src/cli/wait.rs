@@ -182,6 +182,7 @@ mod tests {
             cut_seconds: None,
             clients: Vec::new(),
             mac: None,
+            mtu: None,
             next_hop: NextHop::Unknown { reason: "no route".into() },
         }
     }

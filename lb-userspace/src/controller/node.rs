@@ -2,7 +2,7 @@
 //! restart can follow.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt::Display,
     net::IpAddr,
     path::PathBuf,
@@ -11,7 +11,7 @@ use std::{
 
 use super::Error;
 use crate::{
-    model::{self, Config, Difference, Health, Node, Overridden, Vip, Vrf, keys::SettingChange},
+    model::{self, Config, Difference, Health, Node, Overridden, Vip, Vrf, WayMtu, keys::SettingChange},
     plan::{Change, record},
 };
 
@@ -33,7 +33,7 @@ fn vip_changes(old: &Config, new: &Config) -> Vec<Change> {
             from,
             to,
         };
-        unheld(old, new).into_iter().map(changed).chain(asked_otherwise(old, new))
+        unheld(old, new).into_iter().map(changed).chain(asked_otherwise(old, new)).chain(own_mtus(old, new))
     });
     changes.collect()
 }
@@ -54,6 +54,24 @@ fn asked_otherwise(old: &Vip, new: &Vip) -> impl Iterator<Item = Change> {
         };
         let (vip, key) = (new.name.clone(), "health".to_owned());
         Some(Change::BackendChanged { vip, backend, key, from: word(before), to: word(after) })
+    })
+}
+
+/// Changes of `mtu` of backends. What follows from that of the VIP is told of that.
+fn own_mtus(old: &Vip, new: &Vip) -> impl Iterator<Item = Change> {
+    let own = |vip: &Vip| -> BTreeMap<IpAddr, WayMtu> {
+        vip.backends.iter().filter_map(|backend| Some((backend.address, backend.mtu?))).collect()
+    };
+    let has = |vip: &Vip, address| vip.backends.iter().any(|own| own.address == address);
+    let (before, after) = (own(old), own(new));
+    let all: BTreeSet<IpAddr> = before.keys().chain(after.keys()).copied().collect();
+    all.into_iter().filter_map(move |backend| {
+        let [from, to] = [&before, &after].map(|own| own.get(&backend));
+        if from == to || !has(old, backend) || !has(new, backend) {
+            return None;
+        }
+        let [from, to] = [from, to].map(|own| own.map_or_else(|| "as the VIP's".to_owned(), WayMtu::to_string));
+        Some(Change::BackendChanged { vip: new.name.clone(), backend, key: "mtu".to_owned(), from, to })
     })
 }
 
@@ -194,6 +212,27 @@ mod tests {
                 "node: log_packets false → true",
             ]
         );
+    }
+
+    #[test]
+    fn what_no_map_holds_is_told_by_vip_and_backend() {
+        use crate::plan::fixtures::{config, vip};
+        let old = config([vip("web", "192.0.2.1", &["tcp/80"], &["10.0.0.1", "10.0.0.2", "10.0.0.3"])]);
+        let mut new = old.clone();
+        let web = new.vip_mut(0);
+        web.settings.mtu = "1400".parse().unwrap();
+        web.settings.echo = model::EchoReply::Ready;
+        web.backends[1].mtu = Some("1300".parse().unwrap());
+        web.backends[2].address = "10.0.0.4".parse().unwrap();
+        web.backends[2].mtu = Some("1300".parse().unwrap());
+        let reported = |old, new| changes(old, new).iter().map(Change::to_string).collect::<Vec<_>>();
+        let expected = [
+            "vip web: echo always → ready",
+            "vip web: mtu none → 1400",
+            "vip web: backend 10.0.0.2 mtu as the VIP's → 1300",
+        ];
+        assert_eq!(reported(&old, &new), expected);
+        assert_eq!(reported(&new, &old)[2], "vip web: backend 10.0.0.2 mtu 1300 → as the VIP's");
     }
 
     #[test]

@@ -33,7 +33,7 @@ use super::{
     *,
 };
 use crate::{
-    model::{FlowHash, ForwardMode, IcmpRate, Tracking, Vip},
+    model::{FlowHash, ForwardMode, IcmpRate, Target, Tracking, Vip},
     objects,
     plan::{
         Capacity,
@@ -335,6 +335,54 @@ fn backends_behind_one_gateway_share_what_leads_there() {
         let different: HashSet<_> = places(&dataplane).into_iter().collect();
         assert_eq!(different.len(), if round % 2 == 0 { 1 } else { 4 });
     }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn backends_whose_ways_carry_less_have_places_of_their_own_and_a_daemon_that_starts_keeps_them() {
+    let pins = Pins::new();
+    let mut config = weighted(100);
+    config.vip_mut(0).backends[1].mtu = Some("1400".parse().unwrap());
+    let mut dataplane = pins.open(&config);
+    dataplane.apply(&config).unwrap();
+    let hop = |mtu| NextHop::new([2; 6], [2; 6], 1, mtu, 0);
+    let ways = |dataplane: &Dataplane, mtu: u32| -> Vec<_> {
+        let limited = |target: Target| Some(hop(target.mtu.map_or(mtu, |farther| mtu.min(farther.into()))));
+        dataplane.state.targets().map(|target| (target, limited(target))).collect()
+    };
+    let places = |dataplane: &Dataplane| -> Vec<u32> { dataplane.generation.maps.hops().into_values().collect() };
+    let mtus = |dataplane: &Dataplane| -> Vec<u32> {
+        dataplane.backends().iter().map(|backend| backend.next_hop.unwrap().mtu).collect()
+    };
+    let news = ways(&dataplane, 1500);
+    assert_eq!(dataplane.set_next_hops(news).unwrap(), 4);
+    assert_mirrors(&dataplane);
+    assert_eq!(mtus(&dataplane), [1500, 1400, 1500, 1500]);
+    let before = places(&dataplane);
+    assert!(before[0] != before[1] && [before[2], before[3]] == [before[0]; 2], "{before:?}");
+    let state = dataplane.state.clone();
+    drop(dataplane);
+
+    let mut dataplane = pins.open(&config);
+    assert_eq!(dataplane.state, state);
+    assert_eq!(dataplane.apply(&config).unwrap().writes, 0);
+    let news = ways(&dataplane, 1500);
+    assert_eq!(dataplane.set_next_hops(news).unwrap(), 0, "the ways are the same");
+    assert_eq!(places(&dataplane), before);
+    // The first hop gets a smaller MTU: all are reached alike, until it has the larger one again.
+    for (mtu, expected, concerned) in [(1280, [1280; 4], 4), (1500, [1500, 1400, 1500, 1500], 4)] {
+        let news = ways(&dataplane, mtu);
+        assert_eq!(dataplane.set_next_hops(news).unwrap(), concerned);
+        assert_mirrors(&dataplane);
+        assert_eq!(mtus(&dataplane), expected);
+    }
+    // The wider way is found before the change.
+    config.vip_mut(0).backends[1].mtu = None;
+    dataplane.set_next_hops(Target::all(&config).map(|target| (target, Some(hop(1500))))).unwrap();
+    dataplane.apply(&config).unwrap();
+    let there = places(&dataplane);
+    assert_eq!(there, [there[0]; 4]);
+    assert_mirrors(&dataplane);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use lb_common::{BackendState, SlowStart};
 
-use super::{DrainDeadline, Mac, Word};
+use super::{DrainDeadline, Mac, WayMtu, Word};
 
 /// A real server of a VIP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct Backend {
     pub state: BackendState,
     /// Its MAC address, where nobody else is to be believed about that; with `l2` only.
     pub mac: Option<Mac>,
+    /// The largest packet that the way to it carries, where that is not as the VIP says.
+    pub mtu: Option<WayMtu>,
     /// What an operator has said of this drain, where that goes before the VIP's.
     pub drain_deadline: Option<DrainDeadline>,
     /// 0 for those that serve always; others stand by.
@@ -46,6 +48,7 @@ impl Backend {
             weight: Self::DEFAULT_WEIGHT,
             state: BackendState::Active,
             mac: None,
+            mtu: None,
             drain_deadline: None,
             tier: 0,
             fails: false,

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use super::value::{KeyValue, Scalar, WrongValue};
-use super::{DrainDeadline, EchoReply, FlowHash, IdleTime, Mark, Slots, Tracking, Vrf};
+use super::{DrainDeadline, EchoReply, FlowHash, IdleTime, Mark, Slots, Tracking, Vrf, WayMtu};
 
 /// A key, for whoever writes a config.
 #[derive(Clone, Copy, Debug)]
@@ -187,6 +187,11 @@ vip_keys! {
             r#"echo = "always""#,
             "Whether its address answers echo requests (ping): always, ready (while the VIP is ready) or never",
             "none";
+        mtu: WayMtu = WayMtu::NONE, "none", "MTU", "BYTES",
+            "mtu = 1400",
+            "The largest IP packet that the way to its backends carries, with what `forward` adds, where that is less than the \
+             first hop's MTU: 576 (with IPv6 1280) to 65535, or none",
+            "none; packets that are larger are not forwarded from then on";
     }
     node {
         metrics_backends: bool, "Metrics", "BOOL",
@@ -566,6 +571,14 @@ pub const BACKEND: &[Key] = &[
         "the network is asked",
         "With `l2` only: its MAC address, whatever anybody on its segment answers",
         "none",
+    ),
+    optional(
+        "mtu",
+        "mtu = 1400",
+        "that of the VIP",
+        "The largest IP packet that the way to this one carries, as `mtu` of a VIP says of all; `\"none\"` where it is the first \
+         hop's alone",
+        "none; packets that are larger are not forwarded from then on",
     ),
     optional(
         "tier",

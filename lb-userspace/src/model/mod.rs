@@ -31,6 +31,7 @@ mod value;
 mod verdict;
 mod via;
 mod vip;
+mod way_mtu;
 mod word;
 
 pub use self::{
@@ -66,6 +67,7 @@ pub use self::{
     verdict::Verdicts,
     via::{Mark, Vrf, mark_word},
     vip::Vip,
+    way_mtu::{WayMtu, WayMtuChoice},
     word::{UnknownValue, Word},
 };
 

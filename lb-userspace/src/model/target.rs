@@ -18,12 +18,14 @@ pub struct Target {
     pub via: Via,
     /// Its MAC address, where that is not to be asked of the network. The route says by which interface.
     pub mac: Option<[u8; 6]>,
+    /// The largest IP packet in bytes that the way carries, where its first hop does not say so.
+    pub mtu: Option<u16>,
 }
 
 impl Target {
     /// By the main routing, with the MAC address that the network says.
     pub fn new(address: IpAddr, on_link: bool) -> Self {
-        Self { address, on_link, via: Via::default(), mac: None }
+        Self { address, on_link, via: Via::default(), mac: None, mtu: None }
     }
 
     /// Of a backend of `vip`. With `l2` the backend itself must be on the link.
@@ -33,6 +35,7 @@ impl Target {
             on_link: vip.forward.is_on_link(),
             via: vip.via(node),
             mac: backend.mac.map(Into::into),
+            mtu: vip.mtu_to(backend).bytes(),
         }
     }
 
@@ -126,6 +129,15 @@ mod tests {
         let via = Via { vrf: VrfName::new("blue").unwrap(), mark: 0x10 };
         let by_vrf = Target { via, mac: Some([2, 0, 0, 0, 0, 7]), ..target(1, true) };
         assert_eq!(Target::all(&config(text)).collect::<Vec<_>>(), [by_vrf, target(1, true)]);
+    }
+
+    #[test]
+    fn a_backend_whose_way_carries_less_is_a_target_of_its_own() {
+        let narrow = TWO.replace("forward = \"ipip\"", "forward = \"ipip\"\nmtu = 1400");
+        let narrow =
+            narrow.replace("\"10.0.0.2\" }", "\"10.0.0.2\", mtu = 9000 }, { address = \"10.0.0.3\", mtu = \"none\" }");
+        let mtus: Vec<_> = Target::all(&config(&narrow)).map(|target| target.mtu).collect();
+        assert_eq!(mtus, [Some(1400), Some(9000), None, None]);
     }
 
     #[test]

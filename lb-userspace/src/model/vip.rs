@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use lb_common::Via;
 
-use super::{Backend, ForwardMode, Health, Mark, Node, Port, Settings, Slots};
+use super::{Backend, ForwardMode, Health, Mark, Node, Port, Settings, Slots, WayMtu};
 
 /// A virtual address, what is served on it, and by whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +47,11 @@ impl Vip {
     /// All ways in which its backends may be asked.
     pub fn healths(&self) -> impl Iterator<Item = &Arc<Health>> {
         self.health.iter().chain(self.asked_otherwise.values().flatten())
+    }
+
+    /// The largest packet that the way to that backend of its own carries.
+    pub fn mtu_to(&self, backend: &Backend) -> WayMtu {
+        backend.mtu.unwrap_or(self.settings.mtu)
     }
 
     /// By which routing tables its backends are reached, on this node.

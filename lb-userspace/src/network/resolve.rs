@@ -352,7 +352,7 @@ pub(super) fn next_hop(
     interfaces: &Interfaces,
     neighbours: &Neighbours,
 ) -> Result<NextHop, Unresolved> {
-    let Target { address, on_link, via, mac } = target;
+    let Target { address, on_link, via, mac, mtu: farther } = target;
     let hop = hop_of(Lookup { address, via }, route)?;
     let interface = interfaces.get(&hop.ifindex).ok_or(Unresolved::InterfaceGone { address, ifindex: hop.ifindex })?;
     if interface.loopback {
@@ -369,7 +369,7 @@ pub(super) fn next_hop(
             mac_of(key, interface, neighbours.get(&key))?
         }
     };
-    let mtu = hop.mtu.map_or(interface.mtu, |limit| limit.min(interface.mtu));
+    let mtu = hop.mtu.into_iter().chain(farther.map(u32::from)).fold(interface.mtu, u32::min);
     Ok(NextHop::new(destination, source, device, mtu, vlan))
 }
 
@@ -518,6 +518,21 @@ mod tests {
         }
         let behind = next_hop(pinned, &hop(2, Some("10.0.0.1"), None), &interfaces, &Neighbours::new());
         assert!(matches!(behind, Err(Unresolved::BehindGateway { .. })), "the route still says where it is");
+    }
+
+    #[test]
+    fn the_smallest_mtu_of_the_way_counts() {
+        let interfaces = table([ethernet(2, "eth0")]);
+        let neighbours = neighbour(2, "10.0.0.2", Standing::Usable);
+        let mtu = |farther, route| {
+            let target = Target { mtu: farther, ..target("10.0.0.2", false) };
+            next_hop(target, &hop(2, None, route), &interfaces, &neighbours).unwrap().mtu
+        };
+        assert_eq!([mtu(None, None), mtu(Some(1400), None), mtu(Some(9000), None)], [1500, 1400, 1500]);
+        assert_eq!(
+            [mtu(None, Some(1450)), mtu(Some(1400), Some(1450)), mtu(Some(1400), Some(1380))],
+            [1450, 1400, 1380]
+        );
     }
 
     #[test]

@@ -57,6 +57,7 @@ struct Way {
 struct Manner {
     on_link: bool,
     mac: Option<[u8; 6]>,
+    mtu: Option<u16>,
 }
 
 /// What was said of a target.
@@ -69,8 +70,8 @@ struct Reported {
 
 impl Manner {
     fn target(self, Lookup { address, via }: Lookup) -> Target {
-        let Self { on_link, mac } = self;
-        Target { address, on_link, via, mac }
+        let Self { on_link, mac, mtu } = self;
+        Target { address, on_link, via, mac, mtu }
     }
 }
 
@@ -100,8 +101,8 @@ impl Table {
                 self.follow_neighbour(lookup);
             }
         }
-        for (Target { address, on_link, via, mac }, asking) in wanted.askings() {
-            let (lookup, manner) = (Lookup { address, via }, Manner { on_link, mac });
+        for (Target { address, on_link, via, mac, mtu }, asking) in wanted.askings() {
+            let (lookup, manner) = (Lookup { address, via }, Manner { on_link, mac, mtu });
             let way = self.targets.entry(lookup).or_insert_with(|| {
                 self.unasked.insert(lookup);
                 Way::default()
@@ -680,6 +681,19 @@ mod tests {
         );
         want(&mut table, &[pinned]);
         assert!(table.users.is_empty());
+    }
+
+    #[test]
+    fn targets_that_differ_in_their_mtu_alone_share_a_look_up() {
+        let mut table = Table::default();
+        table.start_with(vec![interface(2, "eth0")]);
+        let narrow = Target { mtu: Some(1400), ..tunnel("10.0.0.2") };
+        want(&mut table, &[tunnel("10.0.0.2"), narrow]);
+        table.route_is(to("10.0.0.2"), on_link());
+        table.apply(Change::Neighbour(key("10.0.0.2"), known(Standing::Usable, PEER)));
+        let reported = events(&mut table);
+        assert!(reported.contains(&(narrow, Ok(PEER))) && reported.contains(&(tunnel("10.0.0.2"), Ok(PEER))));
+        assert_eq!(table.targets.len(), 1);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use lb_common::{Address, Backend, BackendRecord, BackendState, Be32, MacPin, Nex
 /// besides ([`BackendRecord`]), and its next hop. A real server that serves two VIPs has two entries, for each counts
 /// its own.
 ///
-/// While slots name it nothing of it becomes another but the last eight.
+/// While slots name it nothing of it becomes another but the last nine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
     /// See [`Backend::address`].
@@ -31,6 +31,8 @@ pub struct Entry {
     pub next_hop: Option<NextHop>,
     /// The MAC address that the operator has pinned, which `next_hop` follows from.
     pub pin: MacPin,
+    /// See [`BackendRecord::mtu`]. `next_hop` has no larger one.
+    pub mtu: u16,
     /// See [`BackendRecord::drain_deadline`].
     pub drain_deadline: u32,
     /// See [`BackendRecord::FAILS`].
@@ -44,7 +46,7 @@ impl Entry {
     pub fn new(backend: Backend, record: BackendRecord, next_hop: Option<NextHop>) -> Self {
         let Backend { address, outer_source, outer_source_mask, outer_sum, vip, forward, state, hop: _, reserved: _ } =
             backend;
-        let BackendRecord { weight, successor, pin, drain_deadline, marks } = record;
+        let BackendRecord { weight, mtu, successor, pin, drain_deadline, marks } = record;
         Self {
             address,
             outer_source,
@@ -52,11 +54,12 @@ impl Entry {
             outer_sum,
             vip,
             forward,
-            weight,
+            weight: weight.into(),
             state,
             successor,
             next_hop,
             pin,
+            mtu,
             drain_deadline,
             fails: marks & BackendRecord::FAILS != 0,
             slow_start: SlowStart::from_marks(marks),
@@ -71,9 +74,10 @@ impl Entry {
         let reserved = [0; 2];
         let backend =
             Backend { address, outer_source, outer_source_mask, outer_sum, vip, forward, state, hop, reserved };
-        let Self { pin, drain_deadline, fails, slow_start, .. } = *self;
+        let Self { pin, mtu, drain_deadline, fails, slow_start, .. } = *self;
         let marks = if fails { BackendRecord::FAILS } else { 0 } | slow_start.map_or(0, SlowStart::marks);
-        (backend, BackendRecord { weight, successor, pin, drain_deadline, marks })
+        let weight = u16::try_from(weight).unwrap_or(u16::MAX);
+        (backend, BackendRecord { weight, mtu, successor, pin, drain_deadline, marks })
     }
 
     /// What the operator wants of it, or wanted last.
@@ -119,7 +123,7 @@ mod tests {
         let slow = SlowStart::new(77).at(177, 300);
         for (fails, slow_start) in [(true, None), (false, slow), (false, None)] {
             let known = Entry { vip: 1, forward: 2, weight: 3, state, successor: 5, next_hop, ..Entry::default() };
-            let entry = Entry { pin, fails, slow_start, ..known };
+            let entry = Entry { pin, mtu: 1400, fails, slow_start, ..known };
             let (backend, record) = entry.in_maps(9);
             assert_eq!(backend.hop, 9);
             assert_eq!(Entry::new(backend, record, next_hop), entry);

@@ -300,5 +300,6 @@ pub(super) fn target_of(entry: &Entry, via: Via) -> Option<Target> {
         on_link: ForwardMode::of(forward).is_on_link(),
         via,
         mac: entry.pin.mac(),
+        mtu: (entry.mtu > 0).then_some(entry.mtu),
     })
 }

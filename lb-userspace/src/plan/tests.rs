@@ -711,7 +711,7 @@ fn another_way_of_forwarding_makes_another_entry_that_continues_the_counts() {
     world.assert_successors(&config, &[1, 2]);
     // The way to it through a tunnel says nothing of the way to it on the link.
     let address = "10.0.1.11".parse().unwrap();
-    let known = Target { address, on_link: true, via: Default::default(), mac: None };
+    let known = Target { address, on_link: true, via: Default::default(), mac: None, mtu: None };
     let plan = Plan::new(&world.state, &config, &NextHops::from([(known, l2)]), None);
     let next_hops = plan.steps().iter().filter_map(|step| match step {
         Step::PutBackend { entry, .. } if !entry.is_removed() => Some(entry.next_hop),
@@ -721,6 +721,38 @@ fn another_way_of_forwarding_makes_another_entry_that_continues_the_counts() {
     assert_eq!(world.apply(&config), ["vip web: forward ipip → l2"]);
     config.vip_mut(0).forward = ForwardMode::Ipip;
     assert_eq!(world.apply(&config), ["vip web: forward l2 → ipip"]);
+}
+
+/// The way with another MTU is put in use with it, if it is known; else the one before serves, with no more than that.
+#[test]
+fn another_mtu_is_another_next_hop_of_the_same_entry() {
+    let mut world = roomy();
+    let mut config = web();
+    world.apply(&config);
+    let hop = |mtu| NextHop::new([2; 6], [4; 6], 1, mtu, 0);
+    for (id, entry) in world.state.backends().clone() {
+        world.state.put_backend(id, Entry { next_hop: Some(hop(1500)), ..entry });
+    }
+    config.vip_mut(0).settings.mtu = "1400".parse().unwrap();
+    config.vip_mut(0).backends[1].mtu = Some("1300".parse().unwrap());
+    let targets: Vec<_> = Target::all(&config).collect();
+    let known = NextHops::from([(targets[0], hop(1380))]);
+    let plan = Plan::new(&world.state, &config, &known, world.in_force.as_ref());
+    let mtus = |plan: &Plan| -> Vec<_> {
+        let put = plan.steps().iter().map(|step| match step {
+            Step::PutBackend { id, entry, fresh: false } => (*id, entry.mtu, entry.next_hop.unwrap().mtu),
+            _ => panic!("{step:?}"),
+        });
+        put.collect()
+    };
+    assert_eq!(mtus(&plan), [(1, 1400, 1380), (2, 1300, 1300)]);
+    assert!(plan.changes().is_empty(), "the config tells it");
+    plan.steps().iter().for_each(|step| world.state.record(step));
+    assert_eq!(world.state.targets().collect::<Vec<_>>(), targets, "a daemon that starts follows the same ways");
+    assert!(Plan::new(&world.state, &config, &NextHops::new(), None).is_empty());
+    // The way before serves until the wider one is known.
+    config.vip_mut(0).settings.mtu = crate::model::WayMtu::NONE;
+    assert_eq!(mtus(&Plan::new(&world.state, &config, &NextHops::new(), None)), [(1, 0, 1380)]);
 }
 
 #[test]

@@ -178,9 +178,13 @@ impl<'a> WantedVip<'a> {
                 Some((id, there)) if same_constants(&entry, there) => id,
                 _ => pools.backend()?,
             };
+            let way = || target_of(&entry, record.via).and_then(|target| next_hops.get(&target)).copied();
             entry.next_hop = match known {
-                Some((_, there)) if there.forward == entry.forward => there.next_hop,
-                _ => target_of(&entry, record.via).and_then(|target| next_hops.get(&target)).copied(),
+                Some((_, there)) if there.forward != entry.forward => way(),
+                // Where the way with this MTU is not known yet, the one before serves.
+                Some((_, there)) if there.mtu != entry.mtu => way().or_else(|| limited(there.next_hop, entry.mtu)),
+                Some((_, there)) => there.next_hop,
+                None => way(),
             };
             Some(WantedBackend { config: backend, id, known, entry })
         };
@@ -418,10 +422,17 @@ fn entry(vip_id: u32, vip: &model::Vip, backend: &model::Backend, node: &Node) -
         successor: NO_ID,
         next_hop: None,
         pin: MacPin::new(backend.mac.map(Into::into)),
+        mtu: vip.mtu_to(backend).bytes().unwrap_or(0),
         drain_deadline: backend.drain_deadline.unwrap_or(vip.settings.drain_deadline).seconds(),
         fails: backend.fails,
         slow_start: backend.slow_start,
     }
+}
+
+/// The way with no larger MTU than this, 0 for any.
+fn limited(next_hop: Option<NextHop>, mtu: u16) -> Option<NextHop> {
+    let most = if mtu == 0 { u32::MAX } else { mtu.into() };
+    next_hop.map(|next_hop| NextHop { mtu: next_hop.mtu.min(most), ..next_hop })
 }
 
 fn outer_source4(net: Ipv4Net) -> (Address, Be32) {
@@ -447,6 +458,7 @@ fn same_constants(a: &Entry, b: &Entry) -> bool {
         successor: _,
         next_hop: _,
         pin: _,
+        mtu: _,
         drain_deadline: _,
         fails: _,
         slow_start: _,

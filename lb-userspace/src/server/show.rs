@@ -316,6 +316,7 @@ fn backend_of(
             runs.clients.iter().map(|(prefix, flows)| ClientFlows { prefix: *prefix, flows: *flows }).collect()
         }),
         mac: backend.mac.map(|mac| mac.to_string()),
+        mtu: backend.mtu,
         next_hop: match way {
             Ok(next_hop) => NextHop::Known {
                 interface: view.link_name(next_hop.ifindex),

@@ -63,6 +63,7 @@ pub fn put_backends(backends: &Bytes, today: &mut Maps) -> Result<(), Error> {
                 successor: former.successor,
                 next_hop: former.halves.get(former.in_use as usize).copied(),
                 pin: former.pin,
+                mtu: 0,
                 drain_deadline: 0,
                 fails: false,
                 slow_start: None,

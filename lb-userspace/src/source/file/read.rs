@@ -11,7 +11,7 @@ use super::{
     tree::{self, Section, Value},
 };
 use crate::model::{
-    Backend, ForwardMode, Given, Health, IcmpRate, KeyValue, Mac, Node, Port, Readers, Word,
+    Backend, ForwardMode, Given, Health, IcmpRate, KeyValue, Mac, Node, Port, Readers, WayMtu, Word,
     address::{self, Role},
     keys::{self, Key, VisitMut},
     prime,
@@ -51,6 +51,7 @@ pub(super) struct BackendDraft {
     pub(super) weight: Spanned<u32>,
     pub(super) state: BackendState,
     pub(super) mac: Option<Spanned<Mac>>,
+    pub(super) mtu: Option<Spanned<WayMtu>>,
     pub(super) tier: Option<Spanned<u8>>,
     /// As of the VIP, with what that says.
     pub(super) health: Option<Spanned<Option<Health>>>,
@@ -279,6 +280,10 @@ fn backend(value: &Value<'_>, of_vip: Option<&OfVip<'_>>, problems: &mut Problem
         let mac = tree::parsed("`mac`", value, problems)?;
         Some(Spanned::new(value.span(), mac))
     });
+    let mtu = section.optional("mtu").and_then(|value| {
+        let mtu = tree::key_value("`mtu`", value, problems)?;
+        Some(Spanned::new(value.span(), mtu))
+    });
     let tier = section.optional("tier").and_then(|value| {
         let tier = tree::number("`tier`", value, 0, Backend::MAX_TIER.into(), problems)?;
         Some(Spanned::new(value.span(), tier.try_into().ok()?))
@@ -289,6 +294,7 @@ fn backend(value: &Value<'_>, of_vip: Option<&OfVip<'_>>, problems: &mut Problem
         weight: weight.unwrap_or_else(|| Spanned::new(value.span(), Backend::DEFAULT_WEIGHT)),
         state: state.unwrap_or_default(),
         mac,
+        mtu,
         tier,
         health,
     })

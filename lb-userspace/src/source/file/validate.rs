@@ -9,7 +9,7 @@ use super::{
     read::{BackendDraft, Draft, VipDraft},
 };
 use crate::model::{
-    Backend, Claims, Config, Conflict, ForwardMode, Health, Node, Parts, Port, Protocol, Slots, Vip, Word as _,
+    Backend, Claims, Config, Conflict, ForwardMode, Health, Node, Parts, Port, Protocol, Slots, Vip, WayMtu, Word as _,
     conflicts, prime,
 };
 
@@ -35,6 +35,7 @@ pub(super) fn check_each(text: &str, draft: &Draft, problems: &mut Problems) {
         check.backends(vip);
         check.families(vip);
         check.pins(vip);
+        check.mtus(vip);
         check.weights(vip);
         check.slots(vip);
         check.health(vip);
@@ -58,6 +59,7 @@ fn vip(draft: &VipDraft) -> Option<Vip> {
         weight: *backend.weight.get_ref(),
         state: backend.state,
         mac: backend.mac.as_ref().map(|mac| *mac.get_ref()),
+        mtu: backend.mtu.as_ref().map(|mtu| *mtu.get_ref()),
         tier: backend.tier.as_ref().map_or(0, |tier| *tier.get_ref()),
         ..Backend::plain(*backend.address.get_ref())
     });
@@ -190,6 +192,34 @@ impl Check<'_> {
              INTERFACE nud permanent`)"
         );
         self.problems.add(span, message);
+    }
+
+    /// Whatever IPv6 goes over carries packets of a certain size.
+    fn mtus(&mut self, vip: &VipDraft) {
+        let is_six = vip.address.as_ref().is_some_and(|address| address.get_ref().is_ipv6());
+        let of_vip = vip.given.mtu.map(|mtu| (mtu, vip.places.get("mtu").unwrap_or(&vip.header).clone()));
+        let all = of_vip.iter().cloned().map(|(mtu, span)| (mtu, span, is_six.then(|| "the VIP".to_owned())));
+        let all = all.chain(vip.backends.iter().filter_map(|backend| {
+            let own = backend.mtu.as_ref().map(|mtu| (*mtu.get_ref(), mtu.span()));
+            let (mtu, span) = own.or_else(|| of_vip.clone())?;
+            let whose = match *backend.address.get_ref() {
+                _ if is_six => Some("the VIP".to_owned()),
+                IpAddr::V6(address) => Some(format!("the backend `{address}`")),
+                IpAddr::V4(_) => None,
+            };
+            Some((mtu, span, whose))
+        }));
+        // What is wrong with the VIP's is not said of each backend.
+        let mut said = HashSet::new();
+        for (mtu, span, whose) in all.filter(|(mtu, ..)| mtu.is_below_ipv6()) {
+            let Some(whose) = whose.filter(|_| said.insert(span.start)) else { continue };
+            let least = WayMtu::MIN_IPV6;
+            let message = format!(
+                "`mtu` is {mtu}, and {whose} has an IPv6 address, for which ways carry {least} at least; write `mtu = \
+                 {least}` or more"
+            );
+            self.problems.add(span, message);
+        }
     }
 
     /// An outer IPv6 header needs a source address, and there is no prefix that is free everywhere.

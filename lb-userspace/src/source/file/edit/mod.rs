@@ -23,7 +23,7 @@ pub use self::{
     values::{NewBackend, NewVip, VipValues},
 };
 use super::section::Sections;
-use crate::model::{Config, Mac, MacChoice, state_serde};
+use crate::model::{Config, KeyValue as _, Mac, MacChoice, WayMtu, WayMtuChoice, state_serde};
 
 /// A change of a config file. What a `…Set` has no value for stays as it is, in an `…Add` it gets its default.
 ///
@@ -55,6 +55,9 @@ pub enum Edit {
         /// Its MAC address, to be pinned.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         mac: Option<Mac>,
+        /// The largest packet that the way to it carries, where that is not as the VIP says.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mtu: Option<WayMtu>,
         /// How it is asked, where that is not as the VIP says.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         health: Option<BackendHealthEdit>,
@@ -74,6 +77,9 @@ pub enum Edit {
         /// The MAC address to pin, or that none is to be pinned.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         mac: Option<MacChoice>,
+        /// The largest packet that the way to it carries, or that it is to be as the VIP says.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mtu: Option<WayMtuChoice>,
         /// How it is asked from now on.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         health: Option<BackendHealthEdit>,
@@ -150,15 +156,15 @@ fn edit_document(text: &str, edit: &Edit) -> Result<String, EditError> {
         Edit::VipAdd(vip) => return document.vip_add(text, &vip.name, &table::vip(vip)),
         Edit::VipSet(values) => document.vip(&values.name)?.set_values(values)?,
         Edit::VipRemove { name } => document.vip_remove(name)?,
-        Edit::BackendAdd { vip, address, weight, state, mac, health } => {
-            let (weight, state, mac, health) = (*weight, *state, *mac, health.clone());
-            document.vip(vip)?.backend_add(vip, &NewBackend { address: *address, weight, state, mac, health })?;
+        Edit::BackendAdd { vip, address, weight, state, mac, mtu, health } => {
+            let (weight, state, mac, mtu, health) = (*weight, *state, *mac, *mtu, health.clone());
+            document.vip(vip)?.backend_add(vip, &NewBackend { address: *address, weight, state, mac, mtu, health })?;
         }
-        Edit::BackendSet { vip, address, weight: None, state: None, mac: None, health: None } => {
+        Edit::BackendSet { vip, address, weight: None, state: None, mac: None, mtu: None, health: None } => {
             document.vip(vip)?.backend(vip, *address)?;
             return Err(EditError::NothingToSet);
         }
-        Edit::BackendSet { vip, address, weight, state, mac, health } => {
+        Edit::BackendSet { vip, address, weight, state, mac, mtu, health } => {
             let mut vip_table = document.vip(vip)?;
             let mut backend = vip_table.backend(vip, *address)?;
             backend.set_some("weight", weight.map(i64::from));
@@ -166,6 +172,11 @@ fn edit_document(text: &str, edit: &Edit) -> Result<String, EditError> {
             match mac {
                 Some(MacChoice::Pinned(mac)) => backend.set("mac", mac.to_string().into()),
                 Some(MacChoice::None) => backend.unset("mac"),
+                None => {}
+            }
+            match mtu {
+                Some(WayMtuChoice::Own(mtu)) => backend.set("mtu", table::toml_value(&mtu.scalar())),
+                Some(WayMtuChoice::AsVip) => backend.unset("mtu"),
                 None => {}
             }
             match health {

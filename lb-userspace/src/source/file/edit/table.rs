@@ -288,7 +288,7 @@ impl Visit for TableMut<'_> {
     }
 }
 
-fn toml_value(scalar: &Scalar) -> Value {
+pub(super) fn toml_value(scalar: &Scalar) -> Value {
     match scalar {
         Scalar::Text(text) => text.as_str().into(),
         // As it is written: a mark is hexadecimal.
@@ -315,11 +315,12 @@ fn is_address(text: &str, address: IpAddr) -> bool {
 }
 
 fn backend_values(backend: &NewBackend) -> Vec<(&'static str, Value)> {
-    let NewBackend { address, weight, state, mac, health } = backend;
+    let NewBackend { address, weight, state, mac, mtu, health } = backend;
     let mut values = vec![("address", Value::from(address.to_string()))];
     values.extend(weight.map(|weight| ("weight", i64::from(weight).into())));
     values.extend(state.map(|state| ("state", state.word().into())));
     values.extend(mac.map(|mac| ("mac", mac.to_string().into())));
+    values.extend(mtu.map(|mtu| ("mtu", toml_value(&mtu.scalar()))));
     if let Some(BackendHealthEdit::Own(health)) = health {
         values.push(("health", health.value()));
     }

@@ -109,6 +109,18 @@ fn a_pinned_mac_address_comes_and_goes() {
     assert_eq!(edited(&text, dns("none")), six);
 }
 
+#[test]
+fn the_mtu_of_a_backend_comes_and_goes() {
+    let set = |mtu: serde_json::Value| edit!("backend_set" vip: "web", address: "10.0.1.12", mtu: mtu);
+    let (plain, own) = ("100 }, # new disk", "100, mtu = 1400 }, # new disk");
+    let text = edited(TEXT, set(1400.into()));
+    assert!(text.contains(own), "{text}");
+    assert_eq!(edited(&text, set("none".into())), text.replace("1400", "\"none\""));
+    assert_eq!(edited(&text, set("vip".into())), text.replace(own, plain));
+    let vip = edited(TEXT, edit!("vip_set" name: "web", mtu: 1400, echo: "never"));
+    assert!(vip.contains("echo = \"never\"\nmtu = 1400\nbackends"), "{vip}");
+}
+
 fn set_health(health: impl Into<serde_json::Value>) -> serde_json::Value {
     edit!("vip_set" name: "web", health: health.into())
 }
@@ -420,6 +432,8 @@ fn edits_survive_json() {
                 metrics_backends: Some(false),
                 vrf: Some("blue".parse().unwrap()),
                 mark: Some(16.into()),
+                mtu: Some("none".parse().unwrap()),
+                echo: Some("ready".parse().unwrap()),
                 ..Given::default()
             },
             backends: vec![NewBackend {
@@ -427,6 +441,7 @@ fn edits_survive_json() {
                 weight: None,
                 state: Some(BackendState::Drain),
                 mac: Some("02:00:00:00:00:01".parse().unwrap()),
+                mtu: Some("1400".parse().unwrap()),
                 health: Some("none".parse().unwrap()),
             }],
             rest: NothingElse,
@@ -443,6 +458,7 @@ fn edits_survive_json() {
             weight: Some(1),
             state: None,
             mac: None,
+            mtu: Some("vip".parse().unwrap()),
             health: Some("vip".parse().unwrap()),
         },
         Edit::InterfaceRemove { name: "eth0".into() },
@@ -457,6 +473,7 @@ fn edits_survive_json() {
         weight: Some(1),
         state: None,
         mac: None,
+        mtu: None,
         health: None,
     };
     let json = serde_json::to_value(&set).unwrap();
@@ -540,8 +557,10 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
     let address = IpAddr::from([10, 200, (serial / 250) as u8, (serial % 250) as u8]);
     if config.vips.is_empty() || dice.roll(8) == 0 {
         let name = format!("n{serial}");
-        let backends =
-            vec![NewBackend { address, weight: Some(3), state: None, mac: None, health: None }; dice.roll(2)];
+        let backends = vec![
+            NewBackend { address, weight: Some(3), state: None, mac: None, mtu: None, health: None };
+            dice.roll(2)
+        ];
         let ports: Vec<Port> = vec!["udp/9000".parse().unwrap()];
         after.vips.push(Arc::new(crate::model::Vip {
             health: None,
@@ -612,13 +631,13 @@ fn random_edit(dice: &mut Dice, config: &Config, serial: usize) -> (Edit, Config
         (2 | 3, Some(backend)) => {
             (backend.weight, backend.state) = (1 + serial as u32, BackendState::Drain);
             let (weight, state) = (Some(backend.weight), Some(backend.state));
-            Edit::BackendSet { vip: name, address: backend.address, weight, state, mac: None, health: None }
+            Edit::BackendSet { vip: name, address: backend.address, weight, state, mac: None, mtu: None, health: None }
         }
         (4 | 5, Some(_)) => Edit::BackendRemove { vip: name, address: vip.backends.remove(chosen).address },
         _ => {
             let weight = (dice.roll(2) == 0).then_some(5);
             vip.backends.push(backend(address, weight, None));
-            Edit::BackendAdd { vip: name, address, weight, state: None, mac: None, health: None }
+            Edit::BackendAdd { vip: name, address, weight, state: None, mac: None, mtu: None, health: None }
         }
     };
     (edit, after)

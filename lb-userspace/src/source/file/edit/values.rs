@@ -6,7 +6,7 @@ use lb_common::BackendState;
 use serde::{Deserialize, Serialize};
 
 use super::health::{BackendHealthEdit, HealthEdit};
-use crate::model::{ForwardMode, Given, Mac, Port, keys::NothingElse, state_serde};
+use crate::model::{ForwardMode, Given, Mac, Port, WayMtu, keys::NothingElse, state_serde};
 
 /// A VIP that comes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +73,9 @@ pub struct NewBackend {
     /// Its MAC address, to be pinned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<Mac>,
+    /// The largest packet that the way to it carries, where that is not as the VIP says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<WayMtu>,
     /// How it is asked, where that is not as the VIP says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<BackendHealthEdit>,
