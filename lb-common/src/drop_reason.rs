@@ -27,11 +27,13 @@ pub enum DropReason {
     /// A probe of this load balancer's own that came back from the network: the backend that it was for forwards packets
     /// for the VIP instead of taking them. Sent on, it might reach a backend that answers for the one that does not.
     ProbeLoop = 10,
+    /// naru would have answered it, and has answered as many in this second as it may (`icmp_rate`).
+    RateLimited = 11,
 }
 
 impl DropReason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Truncated,
         Self::BadLength,
         Self::Fragment,
@@ -43,6 +45,7 @@ impl DropReason {
         Self::TtlExceeded,
         Self::Loop,
         Self::ProbeLoop,
+        Self::RateLimited,
     ];
 
     /// Number of reasons.
@@ -64,6 +67,7 @@ impl DropReason {
             Self::TtlExceeded => "ttl_exceeded",
             Self::Loop => "loop",
             Self::ProbeLoop => "probe_loop",
+            Self::RateLimited => "rate_limited",
         }
     }
 }

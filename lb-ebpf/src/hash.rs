@@ -50,6 +50,12 @@ impl FlowHash {
         (((self.0 >> 32) * slots as u64) >> 32) as u32
     }
 
+    /// Of a flow whose slot is known: [`Self::entropy`] is this, and there is nothing else to it.
+    #[inline(always)]
+    pub const fn of_entropy(entropy: u32) -> Self {
+        Self(entropy as u64)
+    }
+
     /// 32 bits that vary by flow and do not depend on its slot.
     #[inline(always)]
     pub const fn entropy(self) -> u32 {

@@ -3,13 +3,13 @@
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{BPF_FIB_LKUP_RET_FWD_DISABLED, BPF_FIB_LKUP_RET_NOT_FWDED, bpf_fib_lookup, xdp_md},
-    helpers::{self, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
+    helpers::{self, bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
     programs::XdpContext,
 };
 
 use lb_common::{Address, Be32};
 
-use crate::wire::{Frame, Words};
+use crate::wire::{Frame, Words, fold};
 
 /// The frame that an XDP program was called for.
 pub struct XdpFrame<'a> {
@@ -80,6 +80,27 @@ impl<'a> XdpFrame<'a> {
         // SAFETY: the helper reads and writes `len` bytes from the pointer on, which are `route`.
         let answer = unsafe { helpers::bpf_fib_lookup(self.raw().cast(), &raw mut route, len, 0) };
         answer != i64::from(BPF_FIB_LKUP_RET_NOT_FWDED) && answer != i64::from(BPF_FIB_LKUP_RET_FWD_DISABLED)
+    }
+
+    /// What the halves of `len` bytes at `offset` add up to, in host byte order, with carries folded in (RFC 1071). `len`: a
+    /// constant, and a multiple of 4. `None` where the frame does not have them.
+    #[inline(always)]
+    pub fn sum(&self, offset: usize, len: usize) -> Option<u32> {
+        // As much as the helper takes.
+        const MOST: usize = 512;
+        let (mut sum, mut at) = (0, 0);
+        while at < len {
+            let part = if len - at > MOST { MOST } else { len - at };
+            let pointer = self.pointer(offset + at, part)?;
+            // SAFETY: `pointer` checked that the frame has these bytes, and the helper only reads them.
+            let added = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, pointer.cast(), part as u32, sum) };
+            if added < 0 {
+                return None;
+            }
+            sum = added as u32;
+            at += part;
+        }
+        Some(u16::from_be(fold(sum)).into())
     }
 
     /// Writes two bytes at `offset`; whether the frame has them.

@@ -18,12 +18,14 @@ use aya_ebpf::{macros::xdp, programs::XdpContext};
 
 /// The forwarder, for frames of several buffers as well (kernel 5.18).
 #[xdp(frags)]
+#[inline(always)]
 pub fn naru(context: XdpContext) -> u32 {
     pipeline::run(&context)
 }
 
 /// The forwarder for kernels that do not know such frames.
 #[xdp]
+#[inline(always)]
 pub fn naru_linear(context: XdpContext) -> u32 {
     pipeline::run(&context)
 }

@@ -8,10 +8,12 @@ use aya_ebpf::{
     maps::{Array, DevMapHash, HashMap, PerCpuArray},
 };
 use lb_common::{
-    Allowance, Answer, Backend, BucketLine, Counters, Drops, Features, FlowGroup, FlowNames, FlowOutcome, HashKey, Intake,
-    NextHopCell, OwnMac, Pace, ProbeKey, ProbePath, Slot, SlotLine, Vip4Place, Vip6Place,
+    Allowance, Answer, Backend, BucketLine, Counters, Drops, Features, FlowGroup, FlowNames, FlowOutcome, HashKey,
+    Intake, NextHopCell, OwnMac, Pace, ProbeKey, ProbePath, Slot, SlotLine, Vip4Place, Vip6Place,
 };
 use lb_ebpf::hash::Key;
+
+use crate::stage::aside::Aside;
 
 #[map]
 pub static VIP_BUCKETS: Array<BucketLine> = Array::with_max_entries(1, BPF_F_MMAPABLE);
@@ -43,6 +45,9 @@ pub static PROBES: HashMap<ProbeKey, u32> = HashMap::with_max_entries(1, BPF_F_N
 pub static PROBE_PATH: Array<ProbePath> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub static PACES: PerCpuArray<Pace> = PerCpuArray::with_max_entries(1, 0);
+/// Every generation has one of its own.
+#[map]
+pub static ASIDE: PerCpuArray<Aside> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static DEVICES: DevMapHash = DevMapHash::with_max_entries(1, 0);
 #[map]

@@ -2,18 +2,22 @@
 
 use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use aya_log_ebpf::info;
-use lb_common::{DropReason, Features, FlowKey, NO_ID, VipFlags, VipRoute};
+use lb_common::{Address, Backend, DropReason, Features, FlowKey, NO_ID, Slot, VipFlags, VipRoute};
 use lb_ebpf::{
     cold::cold,
     hash::FlowHash,
-    wire::{Ethernet, Family, Frame as _, Ipv4, Ipv6, Packet, Reset, Transport, Unreachable},
+    wire::{
+        Echo, Ethernet, Family, Frame as _, ICMP_ERROR_LEN, Ipv4, Ipv6, Packet, Quoted, Reset, TCP, TcpFlags, TooBig,
+        Transport, icmp,
+    },
     xdp::XdpFrame,
 };
 
 use crate::{
     forward, maps,
     stage::{
-        count, flow, own_mac, probe, refuse, slot,
+        aside::{self, Aside},
+        count, echo, flow, own_mac, probe, refuse, slot, too_big,
         vip::{self, Vips},
     },
 };
@@ -29,6 +33,14 @@ struct Dropped {
     /// Id of the VIP that it was for; [`NO_ID`] where that is not known.
     vip: u32,
     reason: DropReason,
+}
+
+/// What is no packet of a flow.
+enum Other {
+    /// It is to be dropped.
+    Dropped(Dropped),
+    /// An ICMP message; whose is not known.
+    Icmp,
 }
 
 /// Runs one packet through all stages.
@@ -82,19 +94,31 @@ fn walk_probe<H: Family>(frame: &XdpFrame, offset: usize) -> Option<u32> {
 /// The way of a packet of one family, whose header is at `offset`; no verdict where it is not for a
 /// VIP, or its frame not for this host.
 #[inline(always)]
-fn walk<H: Vips + Reset + Unreachable>(frame: &XdpFrame, offset: usize) -> Result<Option<u32>, Dropped> {
+fn walk<H: Vips + Reset + TooBig + Echo>(frame: &XdpFrame, offset: usize) -> Result<Option<u32>, Dropped> {
     let found = flow::<H>(frame, offset);
     let ingress = frame.ingress();
     // Not asked of frames that pass in any case.
     if !matches!(found, Ok(None)) && !own_mac::is_destination(frame, ingress) {
         return Ok(None);
     }
-    let Some(flow) = found? else { return Ok(answer::<H>(frame, offset, ingress)) };
+    let flow = match found {
+        Ok(Some(flow)) => flow,
+        Ok(None) => return Ok(answer::<H>(frame, offset, ingress)),
+        Err(Other::Icmp) => {
+            let answer = answer::<H>(frame, offset, ingress);
+            return Ok(Some(answer.unwrap_or_else(|| message::<H>(frame.context(), offset))));
+        }
+        Err(Other::Dropped(dropped)) => return Err(dropped),
+    };
     match send(frame, &flow, ingress) {
         Ok(verdict) => Ok(Some(verdict)),
         Err(DropReason::NoBackend) if is_refused(&flow) => {
             count::dropped(flow.route.id, DropReason::NoBackend);
             Ok(Some(refuse::answer::<H>(frame.context(), offset)))
+        }
+        Err(DropReason::TooBig) if maps::icmp_rate() != 0 => {
+            count::dropped(flow.route.id, DropReason::TooBig);
+            Ok(Some(too_big::<H>(frame.context(), offset)))
         }
         Err(reason) => Err(Dropped { vip: flow.route.id, reason }),
     }
@@ -113,25 +137,182 @@ fn answer<H: Family>(frame: &XdpFrame, offset: usize, ingress: u32) -> Option<u3
     (may_be && own_mac::is_destination(frame, ingress)).then(|| probe::hand_over::<H>(frame.context(), offset))
 }
 
-/// The flow of a packet for a VIP. What is malformed is an error only where some VIP serves its protocol on its
+/// The flow of a packet for a VIP. What is malformed is to be dropped only where some VIP serves its protocol on its
 /// address.
 #[inline(always)]
-fn flow<H: Vips>(frame: &XdpFrame, offset: usize) -> Result<Option<Flow<H>>, Dropped> {
+fn flow<H: Vips>(frame: &XdpFrame, offset: usize) -> Result<Option<Flow<H>>, Other> {
     let Some(header) = H::parse(frame, offset) else { return Ok(None) };
     let packet = match header.packet(frame, offset) {
         Ok(Some(packet)) => packet,
-        Ok(None) => return Ok(None),
+        Ok(None) => {
+            let (protocol, _) = header.next();
+            return if protocol == H::ICMP { Err(Other::Icmp) } else { Ok(None) };
+        }
         Err(reason) => {
             let is_served = vip::serves(&header, header.announced_protocol(frame, offset));
-            return if is_served { Err(Dropped { vip: NO_ID, reason }) } else { Ok(None) };
+            return if is_served { Err(Other::Dropped(Dropped { vip: NO_ID, reason })) } else { Ok(None) };
         }
     };
     let Some(route) = vip::lookup(&header, &packet.transport) else { return Ok(None) };
     if packet.transport.first_fragment {
         // What follows it could not be sent after it.
-        return Err(Dropped { vip: route.id, reason: DropReason::Fragment });
+        return Err(Other::Dropped(Dropped { vip: route.id, reason: DropReason::Fragment }));
     }
     Ok(Some(Flow { route, packet }))
+}
+
+/// What becomes of an ICMP message: an echo request to a VIP is answered, an error about a flow of a VIP's goes where that
+/// does, and all else passes.
+///
+/// A function of its own, for few packets are; and what it does are several, which it calls one after the other, so that
+/// they take no stack from each other: of all that wait for one another there are 512 bytes.
+#[inline(never)]
+fn message<H: Vips + Echo + TooBig>(context: &XdpContext, offset: usize) -> u32 {
+    let frame = XdpFrame::new(context, || maps::uses(Features::MULTI_BUFFER));
+    let Some(header) = H::parse(&frame, offset) else { return xdp_action::XDP_PASS };
+    let Some((kind, at)) = icmp(&header, &frame, offset) else { return xdp_action::XDP_PASS };
+    if kind == H::REQUEST && maps::uses(Features::ECHO) {
+        return echo::answer::<H>(context, offset);
+    }
+    if !H::is_icmp_error(kind) || !is_about::<H>(&frame, at, header.destination()) {
+        return xdp_action::XDP_PASS;
+    }
+    match owner_told::<H>(context, at + ICMP_ERROR_LEN, true) {
+        Some(owner) => send_error::<H>(context, offset, owner.to_bits()),
+        None => xdp_action::XDP_PASS,
+    }
+}
+
+/// Whether the ICMP error whose own header is at `error` is about a packet from this address.
+#[inline(always)]
+fn is_about<H: Family>(frame: &XdpFrame, error: usize, address: Address) -> bool {
+    H::parse(frame, error + ICMP_ERROR_LEN).is_some_and(|quoted| quoted.source() == address)
+}
+
+/// What becomes of a packet that does not fit on the way to its backend, which is counted already. As [`message`].
+#[inline(never)]
+fn too_big<H: Vips + TooBig>(context: &XdpContext, offset: usize) -> u32 {
+    if !too_big::may_tell::<H>(context, offset) {
+        return xdp_action::XDP_DROP;
+    }
+    match owner_told::<H>(context, offset, false) {
+        Some(owner) => too_big::answer::<H>(context, offset, owner.id()),
+        None => xdp_action::XDP_DROP,
+    }
+}
+
+/// The backend that a flow belongs to, and of the flow's hash what its packets vary by on their way there. A number, as
+/// functions return it.
+#[derive(Clone, Copy)]
+struct Owner(u64);
+
+impl Owner {
+    /// Of no flow.
+    const NOBODY: u64 = 0;
+    /// The flow table must be asked, for what [`aside`] has.
+    const ASK: u64 = 1;
+
+    #[inline(always)]
+    fn new(id: u32, hash: FlowHash) -> Self {
+        Self(u64::from(id) << 32 | u64::from(hash.entropy()))
+    }
+
+    #[inline(always)]
+    const fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    #[inline(always)]
+    const fn id(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    #[inline(always)]
+    const fn hash(self) -> FlowHash {
+        FlowHash::of_entropy(self.0 as u32)
+    }
+}
+
+/// Whose the flow is of the packet whose IP header is at `offset`; `None` where that is for no VIP. `is_quoted`: the packet
+/// is quoted by an ICMP error, and went from the VIP to the client.
+///
+/// Nothing is entered, refreshed or learnt by it, and it is for the backend's own stack to judge whether an error is true
+/// (RFC 5927): who does not see the connection guesses sequence numbers, as he would without a load balancer.
+#[inline(always)]
+fn owner_told<H: Vips>(context: &XdpContext, offset: usize, is_quoted: bool) -> Option<Owner> {
+    match slot_told::<H>(context, offset, is_quoted) {
+        Owner::NOBODY => None,
+        Owner::ASK => {
+            let aside = aside::get()?;
+            let id = flow::told(aside);
+            slot::backend(id).ok()?;
+            Some(Owner::new(id, FlowHash::of_entropy(aside.entropy as u32)))
+        }
+        owner => Some(Owner(owner)),
+    }
+}
+
+/// An [`Owner`], as far as the flow's slot tells.
+#[inline(never)]
+fn slot_told<H: Vips>(context: &XdpContext, offset: usize, is_quoted: bool) -> u64 {
+    let frame = XdpFrame::new(context, || maps::uses(Features::MULTI_BUFFER));
+    let Some(quoted) = Quoted::<H>::at(&frame, offset) else { return Owner::NOBODY };
+    let Quoted { header, protocol, ports } = if is_quoted { quoted.turned() } else { quoted };
+    let transport = match protocol {
+        TCP => Transport::segment(ports, TcpFlags::ACK, 0, 0),
+        _ => Transport::datagram(ports, 0),
+    };
+    let Some(route) = vip::lookup(&header, &transport) else { return Owner::NOBODY };
+    let flow = Flow { route, packet: Packet { header, offset, transport_offset: offset, transport } };
+    let hash = hash(&flow);
+    let mut asks = false;
+    let id = owner(&flow, hash, |key, slot, _, _| {
+        asks = aside::put(Aside { key: *key, slot, entropy: hash.entropy().into() });
+        slot.settled_owner()
+    });
+    match id.and_then(|id| slot::backend(id).map(|_| id)) {
+        _ if asks => Owner::ASK,
+        Ok(id) => Owner::new(id, hash).to_bits(),
+        Err(reason) => {
+            count::dropped(route.id, reason);
+            Owner::NOBODY
+        }
+    }
+}
+
+/// Sends an ICMP error, whose IP header is at `offset`, to the backend of an [`Owner`].
+#[inline(never)]
+fn send_error<H: Family>(context: &XdpContext, offset: usize, owner: u64) -> u32 {
+    let frame = XdpFrame::new(context, || maps::uses(Features::MULTI_BUFFER));
+    let owner = Owner(owner);
+    let Ok(backend) = slot::backend(owner.id()) else { return xdp_action::XDP_DROP };
+    match sent_to::<H>(&frame, offset, backend, owner.hash()) {
+        Ok((verdict, bytes)) => {
+            count::backend(owner.id(), bytes, false);
+            verdict
+        }
+        Err(reason) => drop(&frame, &Dropped { vip: backend.vip, reason }),
+    }
+}
+
+#[inline(always)]
+fn sent_to<H: Family>(
+    frame: &XdpFrame,
+    offset: usize,
+    backend: &Backend,
+    hash: FlowHash,
+) -> Result<(u32, u32), DropReason> {
+    let header = H::parse(frame, offset).ok_or_else(|| cold(DropReason::Truncated))?;
+    let bytes = header.total_len();
+    if offset + bytes as usize > frame.total_len() {
+        return Err(cold(DropReason::BadLength));
+    }
+    if header.is_expiring() {
+        return Err(cold(DropReason::TtlExceeded));
+    }
+    let packet = Packet { header, offset, transport_offset: offset, transport: Transport::datagram(0, 0) };
+    let verdict = forward::send(frame, &packet, backend, hash, frame.ingress())?;
+    Ok((verdict, bytes))
 }
 
 /// The stages behind the VIP lookup.
@@ -145,7 +326,7 @@ fn send<H: Family>(frame: &XdpFrame, flow: &Flow<H>, ingress: u32) -> Result<u32
         return Err(DropReason::TtlExceeded);
     }
     let hash = hash(flow);
-    let id = owner(flow, hash)?;
+    let id = owner(flow, hash, flow::owner)?;
     let backend = slot::backend(id)?;
     let verdict = forward::send(frame, packet, backend, hash, ingress)?;
     let total_len = packet.header.total_len();
@@ -165,9 +346,14 @@ fn hash<H: Family>(Flow { route, packet }: &Flow<H>) -> FlowHash {
     packet.header.hash(&maps::LoadedKey, ports & kept, protocol & kept as u8)
 }
 
-/// Id of the backend that the flow belongs to: the owner of its slot, except where the flow table may say otherwise.
+/// Id of the backend that the flow belongs to: the owner of its slot, except where the flow table, which `ask` asks, may say
+/// otherwise.
 #[inline(always)]
-fn owner<H: Family>(Flow { route, packet }: &Flow<H>, hash: FlowHash) -> Result<u32, DropReason> {
+fn owner<H: Family>(
+    Flow { route, packet }: &Flow<H>,
+    hash: FlowHash,
+    ask: impl FnOnce(&FlowKey, Slot, &Transport, bool) -> u32,
+) -> Result<u32, DropReason> {
     let word = slot::of(route, hash)?;
     let always = maps::uses(Features::TRACKING) && route.flags.contains(VipFlags::TRACK_ALWAYS);
     if let Some(owner) = word.owner()
@@ -182,7 +368,7 @@ fn owner<H: Family>(Flow { route, packet }: &Flow<H>, hash: FlowHash) -> Result<
     // A copy that may lie on the stack, so that the original need not.
     let transport = packet.transport;
     let key = FlowKey::new(packet.header.source(), transport.ports, route.id, transport.protocol);
-    Ok(flow::owner(&key, slot, &transport, always))
+    Ok(ask(&key, slot, &transport, always))
 }
 
 #[inline(always)]

@@ -185,6 +185,19 @@ pub fn refused(seen: &Seen, slot: Slot, transport: &Transport, backends: &impl B
     }
 }
 
+/// Where a message goes that is about a flow and not of it, such as an ICMP error: it changes no entry. Where it may be of
+/// two streams, to what is kept: of that more is at stake.
+#[inline(always)]
+pub fn told(seen: &Seen, slot: Slot, transport: &Transport, backends: &impl Backends) -> u32 {
+    let Seen { opened, kept } = *seen;
+    let is_kept = kept.is_some() && !backends.is_down(kept.backend());
+    if !is_kept && opened.is_some() && !backends.is_down(opened.backend()) {
+        opened.backend()
+    } else {
+        refused(seen, slot, transport, backends)
+    }
+}
+
 /// Whether a SYN opens another stream in the place of the opened one: it has ended, and its client is gone, or finds its
 /// way without it; or else the SYN would go to a backend that takes no flows, which may have failed or be about to end:
 /// the ended stream's own, for a SYN at `at` that this may have, as Linux's is that uses a port in TIME-WAIT again
@@ -830,6 +843,31 @@ mod tests {
                 assert_eq!(flow.send(ack(OLD + 1000, 0)).0, own, "{slot:?} {always} {known:?}, later");
             }
         }
+    }
+
+    #[test]
+    fn what_is_told_of_a_flow_goes_to_its_owner() {
+        let told = |flow: &Flow, transport: Transport| {
+            told(&Seen { opened: flow.opened, kept: flow.kept }, flow.slot, &transport, &flow.backends)
+        };
+        let own = || Flow::after(&[syn()]);
+        for (flow, owner, without_a, without_b) in [
+            (Flow::new(), A, B, A),
+            (own(), B, B, A),
+            (Flow::after(&[ack(OLD, 10)]), A, B, A),
+            (Flow::after(&[syn(), ack(OLD, 10)]), A, B, A),
+            (Flow { slot: Slot::settled(B), ..own() }, B, B, B),
+        ] {
+            let mut flow = flow;
+            let found = [None, Some(A), Some(B)].map(|down| {
+                flow.backends.down = down;
+                told(&flow, syn())
+            });
+            assert_eq!(found, [owner, without_a, without_b], "{:?} {:?}", flow.opened, flow.kept);
+        }
+        let mut datagrams = Flow::new();
+        assert_eq!(told(&datagrams, datagram()), datagrams.send(datagram()).0);
+        assert_eq!(told(&datagrams, datagram()), datagrams.send(datagram()).0);
     }
 
     #[test]

@@ -17,6 +17,17 @@ pub trait Family: Copy {
     /// Whether an ICMP message of this type is an error, which quotes a packet.
     fn is_icmp_error(kind: u8) -> bool;
 
+    /// Whether this is a fragment by its fixed part: IPv6 tells behind it.
+    fn is_fragment(&self) -> bool;
+
+    /// The header of a packet the other way.
+    #[must_use]
+    fn turned(self) -> Self;
+
+    /// Number of the protocol of a packet at `offset` that has this header, and the offset of that protocol's header; `None`
+    /// where that is not TCP or UDP, or lies in another fragment.
+    fn transport<F: Frame + ?Sized>(&self, frame: &F, offset: usize) -> Option<(u8, usize)>;
+
     /// The header at `offset`; `None` where the frame is too short or it is of another family.
     fn parse<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<Self>;
 

@@ -56,6 +56,24 @@ impl Family for Ipv4 {
     }
 
     #[inline(always)]
+    fn is_fragment(&self) -> bool {
+        half_of(self.0[1], 1) & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0
+    }
+
+    #[inline(always)]
+    fn turned(self) -> Self {
+        let Self([first, second, third, source, destination]) = self;
+        Self([first, second, third, destination, source])
+    }
+
+    #[inline(always)]
+    fn transport<F: Frame + ?Sized>(&self, _: &F, offset: usize) -> Option<(u8, usize)> {
+        let (protocol, len) = self.next();
+        let is_first = half_of(self.0[1], 1) & FRAGMENT_OFFSET == 0 && len >= IPV4_LEN;
+        (is_first && (protocol == TCP || protocol == UDP)).then_some((protocol, offset + len))
+    }
+
+    #[inline(always)]
     fn parse<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<Self> {
         let header = Self(frame.words(offset)?);
         (byte_of(header.0[0], 0) >> 4 == 4).then_some(header)

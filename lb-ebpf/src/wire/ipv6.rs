@@ -49,6 +49,23 @@ impl Family for Ipv6 {
     }
 
     #[inline(always)]
+    fn is_fragment(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn turned(self) -> Self {
+        let Self([first, second, a, b, c, d, e, f, g, h]) = self;
+        Self([first, second, e, f, g, h, a, b, c, d])
+    }
+
+    #[inline(always)]
+    fn transport<F: Frame + ?Sized>(&self, frame: &F, offset: usize) -> Option<(u8, usize)> {
+        let Extensions { protocol, len, .. } = walk(frame, self.next_header(), offset + IPV6_LEN).ok()??;
+        Some((protocol, offset + IPV6_LEN + len))
+    }
+
+    #[inline(always)]
     fn parse<F: Frame + ?Sized>(frame: &F, offset: usize) -> Option<Self> {
         let header = Self(frame.words(offset)?);
         (byte_of(header.0[0], 0) >> 4 == 6).then_some(header)

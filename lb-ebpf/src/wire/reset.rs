@@ -64,29 +64,31 @@ fn sealed(segment: [u32; 5], pseudo: u32) -> [u32; 5] {
     [ports, sequence, acknowledgement, flags, (u32::from(checksum) << 16).to_be()]
 }
 
-/// An IPv4 header back to the source, of a packet of `len` bytes in all.
+/// An IPv4 header back to the source, of a packet of `len` bytes in all. `class`: its DSCP and ECN.
 #[inline(always)]
-pub(super) fn header4(Ipv4([.., source, destination]): &Ipv4, protocol: u32, len: u32) -> [u32; 5] {
+pub(super) fn header4(Ipv4([.., source, destination]): &Ipv4, class: u8, protocol: u32, len: u32) -> [u32; 5] {
     const DONT_FRAGMENT: u32 = 0x4000;
+    let first = 0x4500_0000 | u32::from(class) << 16 | len;
     let words = |checksum: u16| {
         let third = LIFETIME << 24 | protocol << 16 | u32::from(checksum);
-        [(0x4500_0000 | len).to_be(), DONT_FRAGMENT.to_be(), third.to_be(), *destination, *source]
+        [first.to_be(), DONT_FRAGMENT.to_be(), third.to_be(), *destination, *source]
     };
     words(!fold(sum(words(0))))
 }
 
-/// An IPv6 header back to the source, with `len` bytes behind it.
+/// An IPv6 header back to the source, with `len` bytes behind it. `class`: its DSCP and ECN.
 #[inline(always)]
-pub(super) fn header6(Ipv6(words): &Ipv6, protocol: u32, len: u32) -> [u32; 10] {
+pub(super) fn header6(Ipv6(words): &Ipv6, class: u8, protocol: u32, len: u32) -> [u32; 10] {
+    let first = 0x6000_0000 | u32::from(class) << 20;
     let [_, _, a, b, c, d, e, f, g, h] = *words;
     let second = len << 16 | protocol << 8 | LIFETIME;
-    [0x6000_0000u32.to_be(), second.to_be(), e, f, g, h, a, b, c, d]
+    [first.to_be(), second.to_be(), e, f, g, h, a, b, c, d]
 }
 
 /// An IPv4 header back to the source, and the segment.
 #[inline(always)]
 fn v4(header: &Ipv4, segment: [u32; 5]) -> ([u32; 5], [u32; 5]) {
-    let header = header4(header, TCP as u32, (IPV4_LEN + TCP_LEN) as u32);
+    let header = header4(header, 0, TCP as u32, (IPV4_LEN + TCP_LEN) as u32);
     let [.., source, destination] = header;
     (header, sealed(segment, sum([source, destination]) + TCP as u32 + TCP_LEN as u32))
 }
@@ -94,7 +96,7 @@ fn v4(header: &Ipv4, segment: [u32; 5]) -> ([u32; 5], [u32; 5]) {
 /// An IPv6 header back to the source, and the segment.
 #[inline(always)]
 fn v6(header: &Ipv6, segment: [u32; 5]) -> ([u32; 10], [u32; 5]) {
-    let header = header6(header, TCP as u32, TCP_LEN as u32);
+    let header = header6(header, 0, TCP as u32, TCP_LEN as u32);
     let [_, _, a, b, c, d, e, f, g, h] = header;
     (header, sealed(segment, sum([a, b, c, d, e, f, g, h]) + TCP as u32 + TCP_LEN as u32))
 }

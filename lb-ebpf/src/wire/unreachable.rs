@@ -4,13 +4,11 @@
 //! to be added up byte by byte, though ICMPv6 wants as much as the smallest MTU allows (RFC 4443 §2.4).
 
 use super::{
-    Family as _, IPV4_LEN, IPV6_LEN, Ipv4, Ipv6,
+    Family as _, ICMP_ERROR_LEN, IPV4_LEN, IPV6_LEN, Ipv4, Ipv6,
     ipv4::fold,
     reset::{Words, header4, header6, sum},
 };
 
-/// Length of the header of an ICMP error, in bytes.
-const ICMP_LEN: usize = 8;
 /// What is quoted behind the IP header, in bytes: the UDP header.
 const QUOTED: usize = 8;
 
@@ -35,16 +33,17 @@ pub trait Unreachable: Copy {
     fn write_unreachable(&self, frame: &impl Words, offset: usize, udp: [u32; 2]) -> bool;
 }
 
-/// The ICMP header of an error that quotes words which add up to `quoted`, with its checksum; `pseudo` is the sum of the
-/// pseudo-header, which only IPv6 has.
+/// The ICMP header of an error that quotes words which add up to `quoted`, with its checksum, of which it has none yet and
+/// is in host byte order; `pseudo` is the sum of the pseudo-header, which only IPv6 has.
 #[inline(always)]
-fn sealed(kind: u32, quoted: u32, pseudo: u32) -> [u32; 2] {
-    let first = [kind.to_be()];
-    [(kind | u32::from(!fold(sum(first) + quoted + pseudo))).to_be(), 0]
+pub(super) fn sealed(header: [u32; 2], quoted: u32, pseudo: u32) -> [u32; 2] {
+    let [first, second] = header;
+    let checksum = !fold(sum(header.map(u32::to_be)) + quoted + pseudo);
+    [(first | u32::from(checksum)).to_be(), second.to_be()]
 }
 
 impl Unreachable for Ipv4 {
-    const UNREACHABLE_LEN: usize = IPV4_LEN + ICMP_LEN + Self::HEADER_LEN + QUOTED;
+    const UNREACHABLE_LEN: usize = IPV4_LEN + ICMP_ERROR_LEN + Self::HEADER_LEN + QUOTED;
     const HEADER_LEN: usize = IPV4_LEN;
 
     /// Not of this network (0/8), looped back (127/8), multicast (224/4) or reserved (240/4).
@@ -58,9 +57,9 @@ impl Unreachable for Ipv4 {
     #[inline(always)]
     fn write_unreachable(&self, frame: &impl Words, offset: usize, udp: [u32; 2]) -> bool {
         let Self(quoted) = *self;
-        let header = header4(self, u32::from(Self::ICMP), Self::UNREACHABLE_LEN as u32);
-        let icmp = sealed(UNREACHABLE4, sum(quoted) + sum(udp), 0);
-        let behind = offset + IPV4_LEN + ICMP_LEN;
+        let header = header4(self, 0, u32::from(Self::ICMP), Self::UNREACHABLE_LEN as u32);
+        let icmp = sealed([UNREACHABLE4, 0], sum(quoted) + sum(udp), 0);
+        let behind = offset + IPV4_LEN + ICMP_ERROR_LEN;
         frame.put(offset, header)
             && frame.put(offset + IPV4_LEN, icmp)
             && frame.put(behind, quoted)
@@ -69,7 +68,7 @@ impl Unreachable for Ipv4 {
 }
 
 impl Unreachable for Ipv6 {
-    const UNREACHABLE_LEN: usize = IPV6_LEN + ICMP_LEN + Self::HEADER_LEN + QUOTED;
+    const UNREACHABLE_LEN: usize = IPV6_LEN + ICMP_ERROR_LEN + Self::HEADER_LEN + QUOTED;
     const HEADER_LEN: usize = IPV6_LEN;
 
     /// Neither unspecified, which no router lets pass but a neighbour may send, nor multicast.
@@ -84,10 +83,10 @@ impl Unreachable for Ipv6 {
         let protocol = u32::from(Self::ICMP);
         let Self(quoted) = *self;
         let len = (Self::UNREACHABLE_LEN - IPV6_LEN) as u32;
-        let header = header6(self, protocol, len);
+        let header = header6(self, 0, protocol, len);
         let [_, _, a, b, c, d, e, f, g, h] = header;
-        let icmp = sealed(UNREACHABLE6, sum(quoted) + sum(udp), sum([a, b, c, d, e, f, g, h]) + protocol + len);
-        let behind = offset + IPV6_LEN + ICMP_LEN;
+        let icmp = sealed([UNREACHABLE6, 0], sum(quoted) + sum(udp), sum([a, b, c, d, e, f, g, h]) + protocol + len);
+        let behind = offset + IPV6_LEN + ICMP_ERROR_LEN;
         frame.put(offset, header)
             && frame.put(offset + IPV6_LEN, icmp)
             && frame.put(behind, quoted)
@@ -96,19 +95,32 @@ impl Unreachable for Ipv6 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use core::cell::Cell;
 
     use super::*;
 
     /// What adding up a header, or a message with its pseudo-header, gives where the checksum is right.
-    const RIGHT: u16 = 0xffff;
+    pub const RIGHT: u16 = 0xffff;
 
     /// Room for the longest answer.
     const ROOM: usize = Ipv6::UNREACHABLE_LEN / 4;
 
     /// A frame that is written to.
-    struct Written(Cell<[u32; ROOM]>);
+    pub struct Written(Cell<[u32; ROOM]>);
+
+    impl Default for Written {
+        fn default() -> Self {
+            Self(Cell::new([u32::MAX; ROOM]))
+        }
+    }
+
+    impl Written {
+        /// The first words.
+        pub fn words<const N: usize>(&self) -> [u32; N] {
+            *self.0.get().first_chunk().unwrap()
+        }
+    }
 
     impl Words for Written {
         fn put<const N: usize>(&self, offset: usize, words: [u32; N]) -> bool {
@@ -121,12 +133,12 @@ mod tests {
     }
 
     fn answer<H: Unreachable>(header: H, udp: [u32; 2]) -> [u32; ROOM] {
-        let frame = Written(Cell::new([u32::MAX; ROOM]));
+        let frame = Written::default();
         assert!(header.write_unreachable(&frame, 0, udp));
-        frame.0.get()
+        frame.words()
     }
 
-    fn added(words: &[u32]) -> u32 {
+    pub fn added(words: &[u32]) -> u32 {
         words.iter().map(|word| sum([*word])).sum()
     }
 

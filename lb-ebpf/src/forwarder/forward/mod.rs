@@ -40,6 +40,13 @@ pub fn send<H: Family>(
     transmit(next_hop, ingress)
 }
 
+/// The largest packet that reaches the backend, in bytes; `None` where there is no way to it.
+#[inline(always)]
+pub fn mtu(backend: &Backend) -> Option<u32> {
+    let way = Forward::from_u32(backend.forward)?;
+    Some(next_hop(backend)?.mtu.saturating_sub(way.overhead()))
+}
+
 /// Where frames to the backend go.
 #[inline(always)]
 fn next_hop(backend: &Backend) -> Option<&'static NextHop> {

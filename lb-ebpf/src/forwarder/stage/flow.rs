@@ -17,7 +17,7 @@ use lb_ebpf::{
     wire::{TCP, TcpFlags, Transport},
 };
 
-use super::{count, intake};
+use super::{aside::Aside, count, intake};
 use crate::{
     clock,
     maps::{self, BACKENDS, FLOW_NAMES, FLOWS},
@@ -78,6 +78,25 @@ pub fn owner(key: &FlowKey, slot: Slot, transport: &Transport, always: bool) -> 
     }
     count::outcome(case.outcome.into());
     case.entry.backend()
+}
+
+/// Id of the backend that a message about a flow goes to, which changes nothing here.
+#[inline(never)]
+pub fn told(Aside { key, slot, .. }: &Aside) -> u32 {
+    let slot = *slot;
+    let transport =
+        if key.protocol() == TCP { Transport::segment(0, TcpFlags::ACK, 0, 0) } else { Transport::datagram(0, 0) };
+    let tag = FlowTag::of(&maps::FlowSecret, key);
+    let (index, home) = tag.home(maps::flow_groups());
+    let Some(group) = FLOWS.get_ptr_mut(index).map(MapGroup) else { return slot.settled_owner() };
+    let mut found = Found::default();
+    match find(&group, index, home, tag.tag(), key.vip()) {
+        Some(Ok((at, _))) => found.note(at),
+        Some(Err(several)) => found = several,
+        None => {}
+    }
+    let seen = Seen { opened: found.opened.entry, kept: found.kept.entry };
+    tracking::told(&seen, slot, &transport, &MapBackends)
 }
 
 /// What the rules are asked, and what they answer. Without padding: the verifier wants all of it written. As small as

@@ -15,7 +15,7 @@ use aya_ebpf::{bindings::xdp_action, helpers::bpf_redirect, programs::XdpContext
 use lb_common::{Address, Backend, DropReason, Features, ProbeKey};
 use lb_ebpf::{
     cold::cold,
-    wire::{ETHERNET_LEN, Family, Packet, Quoted},
+    wire::{ETHERNET_LEN, Family, Packet, Quoted, Transport},
     xdp::XdpFrame,
 };
 
@@ -57,8 +57,12 @@ fn answer<H: Family>(frame: &XdpFrame, offset: usize) -> Option<u32> {
     let key = match header.packet(frame, offset) {
         Ok(Some(packet)) => ProbeKey::new(header.source(), packet.transport.destination(), packet.transport.protocol),
         Ok(None) => {
-            let quoted = Quoted::of(&header, frame, offset).filter(|quoted| quoted.source == destination)?;
-            ProbeKey::new(quoted.destination, quoted.source_port, quoted.protocol)
+            let quoted = Quoted::of(&header, frame, offset)?;
+            if quoted.header.source() != destination {
+                return None;
+            }
+            let port = Transport::datagram(quoted.ports, 0).source();
+            ProbeKey::new(quoted.header.destination(), port, quoted.protocol)
         }
         Err(_) => return None,
     };

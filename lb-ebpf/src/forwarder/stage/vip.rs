@@ -1,6 +1,6 @@
 //! Second stage: which VIP a packet is for.
 
-use lb_common::{Be16, Features, MARKER, Vip4Key, Vip6Key, VipHash, VipRoute};
+use lb_common::{Be16, ECHO, Features, MARKER, Vip4Key, Vip6Key, VipHash, VipRoute};
 use lb_ebpf::wire::{Family, Ipv4, Ipv6, TCP, Transport, UDP};
 
 use crate::maps::{self, VIP_BUCKETS, VIPS4, VIPS6};
@@ -26,6 +26,12 @@ pub fn lookup(header: &impl Vips, transport: &Transport) -> Option<VipRoute> {
 pub fn serves(header: &impl Vips, protocol: u8) -> bool {
     let marked = |protocol| header.route(ANY_PORT, protocol | MARKER).is_some();
     if protocol == 0 { marked(TCP) || marked(UDP) } else { marked(protocol) }
+}
+
+/// Whether the packet's address answers echo requests.
+#[inline(always)]
+pub fn answers_echo(header: &impl Vips) -> bool {
+    header.route(ANY_PORT, ECHO).is_some()
 }
 
 impl Vips for Ipv4 {
