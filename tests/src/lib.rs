@@ -25,6 +25,7 @@ pub mod maps;
 pub mod naru;
 pub mod netns;
 pub mod pattern;
+pub mod ping;
 pub mod probing;
 pub mod repair;
 pub mod server;

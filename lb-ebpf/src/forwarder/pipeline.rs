@@ -171,7 +171,7 @@ fn message<H: Vips + Echo + TooBig>(context: &XdpContext, offset: usize) -> u32 
     let frame = XdpFrame::new(context, || maps::uses(Features::MULTI_BUFFER));
     let Some(header) = H::parse(&frame, offset) else { return xdp_action::XDP_PASS };
     let Some((kind, at)) = icmp(&header, &frame, offset) else { return xdp_action::XDP_PASS };
-    if kind == H::REQUEST && maps::uses(Features::ECHO) {
+    if kind == H::REQUEST && maps::uses(Features::ECHO) && maps::icmp_rate() != 0 {
         return echo::answer::<H>(context, offset);
     }
     if !H::is_icmp_error(kind) || !is_about::<H>(&frame, at, header.destination()) {

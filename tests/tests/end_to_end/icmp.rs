@@ -4,11 +4,13 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
+    thread,
+    time::Instant,
 };
 
 use etherparse::{
-    IcmpEchoHeader, Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpNumber, Ipv6FlowLabel, TcpHeader, icmpv4,
-    icmpv6,
+    IcmpEchoHeader, Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpDscp, IpNumber, Ipv6FlowLabel, TcpHeader,
+    icmpv4, icmpv6,
 };
 use lb_common::{FlowEntry, FlowKey, NextHop};
 use naru_tests::{
@@ -84,6 +86,18 @@ fn error(kind: Message, about: &Packet, from: SocketAddr, bytes: usize) -> Packe
 
 fn errors(is_ipv4: bool) -> [Message; 4] {
     if is_ipv4 { ERRORS4 } else { ERRORS6 }
+}
+
+/// An echo message.
+fn echo(is_reply: bool, from: SocketAddr, to: SocketAddr, seq: u16, payload: &[u8]) -> Packet {
+    let header = IcmpEchoHeader { id: 0x4711, seq };
+    let kind = match (from.is_ipv4(), is_reply) {
+        (true, false) => Message::V4(Icmpv4Type::EchoRequest(header)),
+        (true, true) => Message::V4(Icmpv4Type::EchoReply(header)),
+        (false, false) => Message::V6(Icmpv6Type::EchoRequest(header)),
+        (false, true) => Message::V6(Icmpv6Type::EchoReply(header)),
+    };
+    message(kind, from.ip(), to.ip(), payload)
 }
 
 /// What a backend sends to a client.
@@ -325,4 +339,131 @@ fn what_nobody_makes_smaller_is_dropped() {
     }
     assert_eq!(forwarder.run(&of(CLIENT6, 1281).frame()).unwrap().verdict, Verdict::Tx, "told 1,280");
     assert_eq!(forwarder.drops().unwrap(), [("too_big", 4)].into());
+}
+
+fn passed(frame: Vec<u8>) -> Output {
+    Output { verdict: Verdict::Pass, frame }
+}
+
+/// A VIP answers pings of any size that fits a frame, itself: no backend counts them.
+#[test]
+#[ignore = "needs root"]
+fn echo_requests_to_vips_are_answered() {
+    for (client, vip) in [(CLIENT4, VIP4), (CLIENT6, VIP6)] {
+        let (client, vip) = (at(client), at(vip));
+        let forwarder = Forwarder::new(&one(&vip.to_string(), "l2", backend_of(vip))).unwrap();
+        for len in [0, 1, 2, 7, 56, 1400, 3000] {
+            let payload: Vec<_> = (0..len).map(|byte| byte as u8).collect();
+            let request = match client {
+                SocketAddr::V4(_) => echo(false, client, vip, 7, &payload).v4(|ip| ip.dscp = IpDscp::ZERO),
+                SocketAddr::V6(_) => echo(false, client, vip, 7, &payload),
+            };
+            let reply = echo(true, vip, client, 7, &payload);
+            let reply = match client {
+                SocketAddr::V4(_) => reply.v4(|ip| (ip.identification, ip.time_to_live) = (0, 64)),
+                SocketAddr::V6(_) => reply.v6(|ip| (ip.flow_label, ip.hop_limit) = (Ipv6FlowLabel::ZERO, 64)),
+            };
+            for tags in [&[][..], &[(0x8100, 7)], &[(0x88a8, 0x2003), (0x8100, 7)]] {
+                let expected = sent(frames::ethernet(BALANCER_MAC, CLIENT_MAC, tags, &reply.ip_bytes()));
+                assert_eq!(forwarder.run(&request.tagged(tags)).unwrap(), expected, "{vip} {len} {tags:?}");
+            }
+        }
+        // Every sum that a checksum may have.
+        for seq in (0..=u16::MAX).step_by(5) {
+            forwarder.run(&echo(false, client, vip, seq, b"").frame()).map(|out| is_sound(&out, client)).unwrap();
+        }
+        let counters = forwarder.dataplane().counters().unwrap();
+        assert_eq!(counters.vips[0].counters.packets, 0);
+        // Those beyond the rate, and nothing else.
+        assert!(forwarder.drops().unwrap().keys().all(|reason| *reason == "rate_limited"));
+    }
+}
+
+fn backend_of(vip: SocketAddr) -> &'static str {
+    if vip.is_ipv4() { "10.0.1.11" } else { "2001:db8:b::11" }
+}
+
+/// Whether a reply has checksums that a receiver takes; it may have been beyond the rate.
+fn is_sound(Output { verdict, frame }: &Output, client: SocketAddr) {
+    if *verdict == Verdict::Drop {
+        return;
+    }
+    assert_eq!(*verdict, Verdict::Tx);
+    let sum = |bytes: &[u8]| {
+        let halves = bytes.chunks(2).map(|half| u32::from(u16::from_be_bytes([half[0], half[1]])));
+        let sum: u32 = halves.sum();
+        (sum & 0xffff) + (sum >> 16)
+    };
+    if client.is_ipv4() {
+        assert_eq!((sum(&frame[14..34]), sum(&frame[34..])), (0xffff, 0xffff), "{frame:x?}");
+    } else {
+        let rest = 58 + (frame.len() - 54) as u32;
+        let all = sum(&frame[22..]) + rest;
+        assert_eq!((all & 0xffff) + (all >> 16), 0xffff, "{frame:x?}");
+    }
+}
+
+/// Whom nobody answers: the stack may.
+#[test]
+#[ignore = "needs root"]
+fn other_echo_requests_pass_untouched() {
+    for (client, vip, bad) in [
+        (CLIENT4, VIP4, &["0.0.0.0:0", "127.0.0.1:0", "224.0.0.1:0", "255.255.255.255:0"][..]),
+        (CLIENT6, VIP6, &["[::]:0", "[ff02::1]:0"]),
+    ] {
+        let (client, vip) = (at(client), at(vip));
+        let config = one(&vip.to_string(), "l2", backend_of(vip));
+        let forwarder = Forwarder::new(&config).unwrap();
+        let request = || echo(false, client, vip, 1, b"abcdefgh");
+        let host = SocketAddr::new(if vip.is_ipv4() { "203.0.113.99" } else { "2001:db8:f::99" }.parse().unwrap(), 0);
+        let mut packets =
+            vec![("no VIP", echo(false, client, host, 1, b"abcdefgh")), ("a reply", echo(true, client, vip, 1, b""))];
+        packets.extend(bad.iter().map(|source| ("from no host", echo(false, at(source), vip, 1, b"abcdefgh"))));
+        if vip.is_ipv4() {
+            packets.push(("options", request().options(2)));
+            packets.push(("a fragment", request().fragment(0, true)));
+            packets.push(("a later fragment", request().fragment(3, false)));
+        } else {
+            packets
+                .push(("extensions", request().extension(IpNumber::IPV6_DESTINATION_OPTIONS, &[0, 1, 4, 0, 0, 0, 0])));
+        }
+        for (what, packet) in packets {
+            let frame = packet.frame();
+            assert_eq!(forwarder.run(&frame).unwrap(), passed(frame), "{vip}: {what}");
+        }
+        let frame = frames::ethernet(CLIENT_MAC, NEXT_HOP_MAC, &[], &request().ip_bytes());
+        assert_eq!(forwarder.run(&frame).unwrap(), passed(frame), "another host's");
+        let mut frame = request().frame();
+        frame.truncate(frame.len() - 3);
+        assert_eq!(forwarder.run(&frame).unwrap(), passed(frame), "cut short");
+        assert_eq!(forwarder.drops().unwrap(), [].into());
+
+        let never = config.replace("forward =", "echo = \"never\"\nforward =");
+        let no_rate = format!("[node]\ninterfaces = []\nicmp_rate = 0\n{config}");
+        for config in [never, no_rate] {
+            let frame = request().frame();
+            assert_eq!(Forwarder::new(&config).unwrap().run(&frame).unwrap(), passed(frame), "{config}");
+        }
+    }
+}
+
+/// Each kind of answer has a rate of its own, on each CPU.
+#[test]
+#[ignore = "needs root"]
+fn answers_keep_to_their_rate() {
+    const RATE: usize = 5;
+    const SENT: usize = 200;
+    let config = format!("[node]\ninterfaces = []\nicmp_rate = {RATE}\n{}", one(VIP4, "ipip", "10.0.1.11"));
+    let narrow = NextHop::new(NEXT_HOP_MAC, BALANCER_MAC, INGRESS, 1400, 0);
+    let forwarder = Forwarder::with_next_hop(&config, Some(narrow)).unwrap();
+    let (client, vip) = (at(CLIENT4), at(VIP4));
+    let cpus = thread::available_parallelism().unwrap().get();
+    for packet in [echo(false, client, vip, 1, b""), Packet::data(client, vip, &[1; 1400])] {
+        let from = Instant::now();
+        let answered = (0..SENT).filter(|_| forwarder.run(&packet.frame()).unwrap().verdict == Verdict::Tx).count();
+        let ticks = 2 + from.elapsed().as_secs() as usize;
+        assert!((RATE..=RATE * cpus * ticks).contains(&answered), "{answered}");
+    }
+    let drops = forwarder.drops().unwrap();
+    assert!(drops["rate_limited"] > 0 && drops["too_big"] == SENT as u64, "{drops:?}");
 }

@@ -22,6 +22,7 @@ mod network_changes;
 mod operations;
 mod packet;
 mod path_mtu;
+mod ping;
 mod privileges;
 mod probe_packets;
 mod probes;

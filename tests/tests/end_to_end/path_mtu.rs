@@ -76,3 +76,19 @@ fn large_transfers_arrive_where_the_way_to_the_backends_and_that_to_the_client_a
         }
     }
 }
+
+/// A hop behind the first one says nothing to the client: it is a switch here, a router there would tell the load balancer.
+/// With `mtu` in the config, the client is told by the load balancer.
+#[test]
+#[ignore = "needs root"]
+fn large_transfers_arrive_where_a_hop_behind_the_first_is_narrow_and_the_config_says_so() {
+    let vips = WAYS.map(|vip| Vip { weights: &[100], ..vip });
+    for vip in vips {
+        let site = Site::start(Lab::builder().backends(1), &[vip]).unwrap();
+        let (lab, client) = (&site.lab, site.lab.client());
+        lab.router().ip(&format!("link set {} mtu {TO_BACKENDS}\n", lab.backends()[0].name())).unwrap();
+        site.cli(&["vip", "set", vip.name, "--mtu", &TO_BACKENDS.to_string()]).unwrap();
+        client.block_on(|| transfer::upload(vip.http(), LEN, LIMIT)).unwrap();
+        client.block_on(|| transfer::download(vip.http(), LEN, LIMIT)).unwrap();
+    }
+}
