@@ -29,11 +29,13 @@ pub enum DropReason {
     ProbeLoop = 10,
     /// naru would have answered it, and has answered as many in this second as it may (`icmp_rate`).
     RateLimited = 11,
+    /// An echo request to a VIP that is not to be answered now (`echo`).
+    NoEcho = 12,
 }
 
 impl DropReason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Truncated,
         Self::BadLength,
         Self::Fragment,
@@ -46,6 +48,7 @@ impl DropReason {
         Self::Loop,
         Self::ProbeLoop,
         Self::RateLimited,
+        Self::NoEcho,
     ];
 
     /// Number of reasons.
@@ -68,6 +71,7 @@ impl DropReason {
             Self::Loop => "loop",
             Self::ProbeLoop => "probe_loop",
             Self::RateLimited => "rate_limited",
+            Self::NoEcho => "no_echo",
         }
     }
 }

@@ -556,13 +556,13 @@ const BROKEN: &[(&str, &str, &str)] = &[
     (
         "ports = [\"udp/any\"]",
         "ports = [\"udp/any\"]\nmtu = 1279",
-        "22:7: `mtu` is 1279, and the VIP has an IPv6 address, for which ways carry 1280 at least; write `mtu = 1280` or \
+        "22:7: `mtu` is 1279, and the VIP has an IPv6 address, for which ways carry 1300 at least; write `mtu = 1300` or \
          more",
     ),
     (
         "backends = [{ address = \"10.0.2.1\" }]",
         "backends = [{ address = \"10.0.2.1\", mtu = 600 }]",
-        "23:43: `mtu` is 600, and the VIP has an IPv6 address, for which ways carry 1280 at least; write `mtu = 1280` or \
+        "23:43: `mtu` is 600, and the VIP has an IPv6 address, for which ways carry 1300 at least; write `mtu = 1300` or \
          more",
     ),
     ("slots = 1009", "tracking = true", "12:12: `tracking` must be a string in quotes, not a boolean"),

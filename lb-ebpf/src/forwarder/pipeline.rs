@@ -16,8 +16,7 @@ use lb_ebpf::{
 use crate::{
     forward, maps,
     stage::{
-        aside::{self, Aside},
-        count, echo, flow, own_mac, probe, refuse, slot, too_big,
+        aside, count, echo, flow, own_mac, probe, refuse, slot, too_big,
         vip::{self, Vips},
     },
 };
@@ -118,7 +117,7 @@ fn walk<H: Vips + Reset + TooBig + Echo>(frame: &XdpFrame, offset: usize) -> Res
         }
         Err(DropReason::TooBig) if maps::icmp_rate() != 0 => {
             count::dropped(flow.route.id, DropReason::TooBig);
-            Ok(Some(too_big::<H>(frame.context(), offset)))
+            Ok(Some(too_big::answer::<H>(frame.context(), offset)))
         }
         Err(reason) => Err(Dropped { vip: flow.route.id, reason }),
     }
@@ -171,34 +170,29 @@ fn message<H: Vips + Echo + TooBig>(context: &XdpContext, offset: usize) -> u32 
     let frame = XdpFrame::new(context, || maps::uses(Features::MULTI_BUFFER));
     let Some(header) = H::parse(&frame, offset) else { return xdp_action::XDP_PASS };
     let Some((kind, at)) = icmp(&header, &frame, offset) else { return xdp_action::XDP_PASS };
-    if kind == H::REQUEST && maps::uses(Features::ECHO) && maps::icmp_rate() != 0 {
+    if kind == H::REQUEST && maps::uses(Features::ECHO) {
         return echo::answer::<H>(context, offset);
     }
-    if !H::is_icmp_error(kind) || !is_about::<H>(&frame, at, header.destination()) {
+    // What is quoted must be of the packet, and not of what lies behind it in the frame.
+    let end = offset + header.total_len() as usize;
+    let has_quote = at + ICMP_ERROR_LEN + H::HEADER_LEN + QUOTED_LEN <= end && end <= frame.total_len();
+    if !H::is_icmp_error(kind) || !has_quote || !is_about::<H>(&frame, at, header.destination()) {
         return xdp_action::XDP_PASS;
     }
-    match owner_told::<H>(context, at + ICMP_ERROR_LEN, true) {
-        Some(owner) => send_error::<H>(context, offset, owner.to_bits()),
-        None => xdp_action::XDP_PASS,
+    match owner_told::<H>(context, at + ICMP_ERROR_LEN) {
+        Owner::NOBODY => xdp_action::XDP_PASS,
+        Owner::DROPPED => xdp_action::XDP_DROP,
+        owner => send_error::<H>(context, offset, owner),
     }
 }
+
+/// What every ICMP error quotes behind the IP header, in bytes (RFC 792).
+const QUOTED_LEN: usize = 8;
 
 /// Whether the ICMP error whose own header is at `error` is about a packet from this address.
 #[inline(always)]
 fn is_about<H: Family>(frame: &XdpFrame, error: usize, address: Address) -> bool {
     H::parse(frame, error + ICMP_ERROR_LEN).is_some_and(|quoted| quoted.source() == address)
-}
-
-/// What becomes of a packet that does not fit on the way to its backend, which is counted already. As [`message`].
-#[inline(never)]
-fn too_big<H: Vips + TooBig>(context: &XdpContext, offset: usize) -> u32 {
-    if !too_big::may_tell::<H>(context, offset) {
-        return xdp_action::XDP_DROP;
-    }
-    match owner_told::<H>(context, offset, false) {
-        Some(owner) => too_big::answer::<H>(context, offset, owner.id()),
-        None => xdp_action::XDP_DROP,
-    }
 }
 
 /// The backend that a flow belongs to, and of the flow's hash what its packets vary by on their way there. A number, as
@@ -207,10 +201,13 @@ fn too_big<H: Vips + TooBig>(context: &XdpContext, offset: usize) -> u32 {
 struct Owner(u64);
 
 impl Owner {
-    /// Of no flow.
+    /// Of no VIP's flow.
     const NOBODY: u64 = 0;
-    /// The flow table must be asked, for what [`aside`] has.
-    const ASK: u64 = 1;
+    /// There is none, and the packet is counted as dropped.
+    const DROPPED: u64 = 1;
+    /// The flow table must be asked, for what [`aside`] has. In the lower half is what that flow's packets vary by; no
+    /// backend's id has this bit.
+    const ASK: u64 = 1 << 63;
 
     #[inline(always)]
     fn new(id: u32, hash: FlowHash) -> Self {
@@ -233,31 +230,33 @@ impl Owner {
     }
 }
 
-/// Whose the flow is of the packet whose IP header is at `offset`; `None` where that is for no VIP. `is_quoted`: the packet
-/// is quoted by an ICMP error, and went from the VIP to the client.
+/// Whose the flow is of the packet whose IP header is at `offset`, and which an ICMP error quotes: it went from a VIP to a
+/// client. An [`Owner`], or why there is none.
 ///
 /// Nothing is entered, refreshed or learnt by it, and it is for the backend's own stack to judge whether an error is true
 /// (RFC 5927): who does not see the connection guesses sequence numbers, as he would without a load balancer.
 #[inline(always)]
-fn owner_told<H: Vips>(context: &XdpContext, offset: usize, is_quoted: bool) -> Option<Owner> {
-    match slot_told::<H>(context, offset, is_quoted) {
-        Owner::NOBODY => None,
-        Owner::ASK => {
-            let aside = aside::get()?;
-            let id = flow::told(aside);
-            slot::backend(id).ok()?;
-            Some(Owner::new(id, FlowHash::of_entropy(aside.entropy as u32)))
-        }
-        owner => Some(Owner(owner)),
+fn owner_told<H: Vips>(context: &XdpContext, offset: usize) -> u64 {
+    let told = slot_told::<H>(context, offset);
+    if told & Owner::ASK == 0 {
+        return told;
     }
+    // Another packet may have come between on kernels that let one (PREEMPT_RT): what it put aside is not this one's.
+    let Some(aside) = aside::get().filter(|aside| aside.entropy == told as u32) else { return Owner::DROPPED };
+    let id = flow::told(aside);
+    if slot::backend(id).is_err() {
+        count::dropped(aside.key.vip(), DropReason::NoBackend);
+        return Owner::DROPPED;
+    }
+    Owner::new(id, FlowHash::of_entropy(aside.entropy)).to_bits()
 }
 
-/// An [`Owner`], as far as the flow's slot tells.
+/// The same, as far as the flow's slot tells.
 #[inline(never)]
-fn slot_told<H: Vips>(context: &XdpContext, offset: usize, is_quoted: bool) -> u64 {
+fn slot_told<H: Vips>(context: &XdpContext, offset: usize) -> u64 {
     let frame = XdpFrame::new(context, || maps::uses(Features::MULTI_BUFFER));
     let Some(quoted) = Quoted::<H>::at(&frame, offset) else { return Owner::NOBODY };
-    let Quoted { header, protocol, ports } = if is_quoted { quoted.turned() } else { quoted };
+    let Quoted { header, protocol, ports } = quoted.turned();
     let transport = match protocol {
         TCP => Transport::segment(ports, TcpFlags::ACK, 0, 0),
         _ => Transport::datagram(ports, 0),
@@ -267,15 +266,15 @@ fn slot_told<H: Vips>(context: &XdpContext, offset: usize, is_quoted: bool) -> u
     let hash = hash(&flow);
     let mut asks = false;
     let id = owner(&flow, hash, |key, slot, _, _| {
-        asks = aside::put(Aside { key: *key, slot, entropy: hash.entropy().into() });
+        asks = aside::put(key, slot, hash.entropy());
         slot.settled_owner()
     });
     match id.and_then(|id| slot::backend(id).map(|_| id)) {
-        _ if asks => Owner::ASK,
+        _ if asks => Owner::ASK | u64::from(hash.entropy()),
         Ok(id) => Owner::new(id, hash).to_bits(),
         Err(reason) => {
             count::dropped(route.id, reason);
-            Owner::NOBODY
+            Owner::DROPPED
         }
     }
 }
@@ -328,7 +327,11 @@ fn send<H: Family>(frame: &XdpFrame, flow: &Flow<H>, ingress: u32) -> Result<u32
     let hash = hash(flow);
     let id = owner(flow, hash, flow::owner)?;
     let backend = slot::backend(id)?;
-    let verdict = forward::send(frame, packet, backend, hash, ingress)?;
+    let verdict = forward::send(frame, packet, backend, hash, ingress).inspect_err(|reason| {
+        if matches!(reason, DropReason::TooBig) && maps::icmp_rate() != 0 {
+            aside::put_backend(id);
+        }
+    })?;
     let total_len = packet.header.total_len();
     count::backend(id, total_len, packet.transport.opens());
     if maps::uses(Features::LOG) {

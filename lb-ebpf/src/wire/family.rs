@@ -11,6 +11,8 @@ pub trait Family: Copy {
     const ETHERTYPE: Be16;
     /// Protocol number of its packets inside another IP packet.
     const PROTOCOL: u8;
+    /// Length of a header that has nothing behind its fixed part, in bytes.
+    const HEADER_LEN: usize;
     /// Protocol number of its ICMP.
     const ICMP: u8;
 

@@ -17,11 +17,11 @@ pub struct Quoted<H> {
 }
 
 /// Type of the ICMP message whose IP header is at `offset`, and the offset of its own header. `None` where there is none, or
-/// it is a fragment, or has extension headers in front of it.
+/// it is a fragment, has extension headers in front of it, or a length that cannot be.
 #[inline(always)]
 pub fn icmp<H: Family, F: Frame + ?Sized>(header: &H, frame: &F, offset: usize) -> Option<(u8, usize)> {
     let (protocol, len) = header.next();
-    if protocol != H::ICMP || header.is_fragment() {
+    if protocol != H::ICMP || len < H::HEADER_LEN || header.is_fragment() {
         return None;
     }
     Some((frame.byte(offset + len)?, offset + len))

@@ -47,6 +47,7 @@ impl Ipv4 {
 impl Family for Ipv4 {
     const ETHERTYPE: Be16 = ETHERTYPE_IPV4;
     const PROTOCOL: u8 = IpProto::Ipv4 as u8;
+    const HEADER_LEN: usize = IPV4_LEN;
     const ICMP: u8 = IpProto::Icmp as u8;
 
     /// Destination unreachable, time exceeded, parameter problem. Source quench (RFC 6633) and redirects are not heeded.

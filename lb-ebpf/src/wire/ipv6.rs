@@ -40,6 +40,7 @@ impl Ipv6 {
 impl Family for Ipv6 {
     const ETHERTYPE: Be16 = ETHERTYPE_IPV6;
     const PROTOCOL: u8 = IpProto::Ipv6 as u8;
+    const HEADER_LEN: usize = IPV6_LEN;
     const ICMP: u8 = IpProto::Ipv6Icmp as u8;
 
     /// Destination unreachable, packet too big, time exceeded, parameter problem.

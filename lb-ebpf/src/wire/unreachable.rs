@@ -4,7 +4,7 @@
 //! to be added up byte by byte, though ICMPv6 wants as much as the smallest MTU allows (RFC 4443 §2.4).
 
 use super::{
-    Family as _, ICMP_ERROR_LEN, IPV4_LEN, IPV6_LEN, Ipv4, Ipv6,
+    Family, ICMP_ERROR_LEN, IPV4_LEN, IPV6_LEN, Ipv4, Ipv6,
     ipv4::fold,
     reset::{Words, header4, header6, sum},
 };
@@ -18,12 +18,9 @@ const UNREACHABLE4: u32 = 3 << 24 | 3 << 16;
 const UNREACHABLE6: u32 = 1 << 24 | 4 << 16;
 
 /// A family of which a datagram can be answered by an ICMP error.
-pub trait Unreachable: Copy {
+pub trait Unreachable: Family {
     /// Length of the answer from its IP header on, in bytes.
     const UNREACHABLE_LEN: usize;
-
-    /// Length of an IP header that has nothing behind its fixed part, in bytes.
-    const HEADER_LEN: usize;
 
     /// Whether the source is one host: no error is sent to anything else (RFC 1122 §3.2.2, RFC 4443 §2.4).
     fn is_from_a_host(&self) -> bool;
@@ -44,7 +41,6 @@ pub(super) fn sealed(header: [u32; 2], quoted: u32, pseudo: u32) -> [u32; 2] {
 
 impl Unreachable for Ipv4 {
     const UNREACHABLE_LEN: usize = IPV4_LEN + ICMP_ERROR_LEN + Self::HEADER_LEN + QUOTED;
-    const HEADER_LEN: usize = IPV4_LEN;
 
     /// Not of this network (0/8), looped back (127/8), multicast (224/4) or reserved (240/4).
     #[inline(always)]
@@ -69,7 +65,6 @@ impl Unreachable for Ipv4 {
 
 impl Unreachable for Ipv6 {
     const UNREACHABLE_LEN: usize = IPV6_LEN + ICMP_ERROR_LEN + Self::HEADER_LEN + QUOTED;
-    const HEADER_LEN: usize = IPV6_LEN;
 
     /// Neither unspecified, which no router lets pass but a neighbour may send, nor multicast.
     #[inline(always)]

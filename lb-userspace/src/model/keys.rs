@@ -190,7 +190,7 @@ vip_keys! {
         mtu: WayMtu = WayMtu::NONE, "none", "MTU", "BYTES",
             "mtu = 1400",
             "The largest IP packet that the way to its backends carries, with what `forward` adds, where that is less than the \
-             first hop's MTU: 576 (with IPv6 1280) to 65535, or none",
+             first hop's MTU: 576 (of an IPv6 VIP 1280 and what the forward mode adds) to 65535, or none",
             "none; packets that are larger are not forwarded from then on";
     }
     node {

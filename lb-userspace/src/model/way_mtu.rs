@@ -48,11 +48,6 @@ impl WayMtu {
     pub const fn bytes(self) -> Option<u16> {
         self.0
     }
-
-    /// Whether it is too small for IPv6.
-    pub fn is_below_ipv6(self) -> bool {
-        self.0.is_some_and(|bytes| bytes < Self::MIN_IPV6)
-    }
 }
 
 impl WayMtuChoice {

@@ -82,9 +82,8 @@ fn features_of(vip: &Vip) -> Features {
     if record::refuses(vip) {
         features = features.with(Features::REFUSALS);
     }
-    if may_answer(vip) {
-        features = features.with(Features::ECHO);
-    }
+    // Where it answers none, the stack is not to answer either.
+    features = features.with(Features::ECHO);
     let forwards = vip.backends.iter().map(|backend| vip.forward.way(backend.address).feature());
     forwards.fold(features, Features::with)
 }

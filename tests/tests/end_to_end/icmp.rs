@@ -176,6 +176,7 @@ fn errors_about_anything_else_pass_untouched() {
             ("of the client's own packet", error(kind(), &of(client, vip), vip, 8)),
             ("cut in the ports", error(kind(), &own, vip, 3)),
             ("cut in the header", message(kind(), router(is_ipv4), vip.ip(), &quoted[..19])),
+            ("cut behind the ports", error(kind(), &own, vip, 7)),
             ("of nothing", message(kind(), router(is_ipv4), vip.ip(), &[])),
             ("a redirect", message(redirect, router(is_ipv4), vip.ip(), &quoted)),
             ("a reply", message(reply, router(is_ipv4), vip.ip(), &quoted)),
@@ -438,11 +439,13 @@ fn other_echo_requests_pass_untouched() {
         assert_eq!(forwarder.run(&frame).unwrap(), passed(frame), "cut short");
         assert_eq!(forwarder.drops().unwrap(), [].into());
 
+        // Nor does the stack answer, where it has the address as well.
         let never = config.replace("forward =", "echo = \"never\"\nforward =");
         let no_rate = format!("[node]\ninterfaces = []\nicmp_rate = 0\n{config}");
-        for config in [never, no_rate] {
-            let frame = request().frame();
-            assert_eq!(Forwarder::new(&config).unwrap().run(&frame).unwrap(), passed(frame), "{config}");
+        for (config, reason) in [(never, "no_echo"), (no_rate, "rate_limited")] {
+            let (forwarder, frame) = (Forwarder::new(&config).unwrap(), request().frame());
+            assert_eq!(forwarder.run(&frame).unwrap(), Output { verdict: Verdict::Drop, frame }, "{config}");
+            assert_eq!(forwarder.drops().unwrap(), [(reason, 1)].into());
         }
     }
 }

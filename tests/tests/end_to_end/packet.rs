@@ -933,7 +933,7 @@ fn strangers() -> Vec<(&'static str, Vec<u8>)> {
     let other4 = Packet::syn(at(CLIENT4), at("203.0.113.11:80"));
     let other6 = Packet::syn(at(CLIENT6), at("[2001:db8:f::11]:80"));
     let other_port = Packet::syn(at(CLIENT4), at("203.0.113.10:81"));
-    let to_vip4 = |protocol| Packet::new(at(CLIENT4).ip(), at(VIP4).ip(), protocol, vec![8; 64]);
+    let to_vip4 = |protocol| Packet::new(at(CLIENT4).ip(), at(VIP4).ip(), protocol, vec![13; 64]);
     let arp = [&[0xff; 6][..], &CLIENT_MAC, &[0x08, 0x06], &[0; 46]].concat();
     let many = (0..9).fold(other6.clone(), |packet, _| packet.extension(IpNumber::IPV6_DESTINATION_OPTIONS, &PADDING));
     vec![

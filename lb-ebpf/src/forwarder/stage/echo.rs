@@ -33,7 +33,15 @@ fn answered<H: Vips + Echo + Unreachable>(frame: &XdpFrame, offset: usize) -> Op
     let total_len = header.total_len() as usize;
     let is_whole = total_len >= H::HEADER_LEN + 8 && offset + total_len <= frame.total_len();
     let is_plain = kind == H::REQUEST && at == offset + H::HEADER_LEN;
-    if !is_whole || !is_plain || !header.is_from_a_host() || !vip::answers_echo(&header) {
+    if !vip::answers_echo(&header) {
+        // Nor is the stack to answer, where it has the address as well.
+        let is_vip = vip::serves(&header, 0);
+        return is_vip.then(|| {
+            count::dropped(NO_ID, DropReason::NoEcho);
+            xdp_action::XDP_DROP
+        });
+    }
+    if !is_whole || !is_plain || !header.is_from_a_host() {
         return None;
     }
     if !may_send(Answer::Echo) {

@@ -14,32 +14,25 @@ use lb_ebpf::{
 
 use super::{
     answer::{may_send, send_back},
-    slot,
+    aside, slot,
 };
 use crate::{forward, maps};
 
-/// Whether the sender of the packet whose IP header is at `offset` is to be told; he counts as told then.
-#[inline(always)]
-pub fn may_tell<H: TooBig>(context: &XdpContext, offset: usize) -> bool {
-    let frame = XdpFrame::new(context, || maps::uses(Features::MULTI_BUFFER));
-    let header = H::parse(&frame, offset);
-    header.is_some_and(|header| header.gets_smaller() && header.is_from_a_host()) && may_send(Answer::TooBig)
-}
-
-/// Answers the packet whose IP header is at `offset` and which is too long for the way to this backend, or drops it. A
-/// function of its own: packets that fit do not come here.
+/// Answers the packet whose IP header is at `offset` and which is too long for the way to the backend that was put
+/// [`aside`], or drops it. A function of its own: packets that fit do not come here.
 #[inline(never)]
-pub fn answer<H: TooBig>(context: &XdpContext, offset: usize, backend: u32) -> u32 {
+pub fn answer<H: TooBig>(context: &XdpContext, offset: usize) -> u32 {
     let frame = XdpFrame::new(context, || maps::uses(Features::MULTI_BUFFER));
-    answered::<H>(&frame, offset, backend).unwrap_or(xdp_action::XDP_DROP)
+    answered::<H>(&frame, offset).unwrap_or(xdp_action::XDP_DROP)
 }
 
 #[inline(always)]
-fn answered<H: TooBig>(frame: &XdpFrame, offset: usize, backend: u32) -> Option<u32> {
+fn answered<H: TooBig>(frame: &XdpFrame, offset: usize) -> Option<u32> {
     let header = H::parse(frame, offset)?;
-    let mtu = forward::mtu(slot::backend(backend).ok()?)?;
+    let mtu = forward::mtu(slot::backend(aside::get()?.backend).ok()?)?;
     let excess = frame.total_len() as i32 - (offset + H::QUOTED) as i32;
-    if excess < 0 || excess > 0 && !frame.adjust_tail(-excess) {
+    let is_told = header.gets_smaller() && header.is_from_a_host() && mtu < header.total_len() && excess >= 0;
+    if !is_told || !may_send(Answer::TooBig) || excess > 0 && !frame.adjust_tail(-excess) {
         return None;
     }
     let quoted = frame.sum(offset, H::QUOTED)?;

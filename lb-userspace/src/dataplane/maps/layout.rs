@@ -74,6 +74,7 @@ pub fn entries_needed(name: &str) -> u32 {
         maps::FLOW_COUNTERS | maps::FLOW_CARRIED => FlowOutcome::COUNT as u32,
         maps::OWN_MACS => OwnMac::PLACES,
         maps::SWEEPS => Sweeps::ENTRIES,
+        maps::PACES => Answer::ROOM,
         _ => 0,
     }
 }

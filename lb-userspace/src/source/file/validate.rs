@@ -194,26 +194,30 @@ impl Check<'_> {
         self.problems.add(span, message);
     }
 
-    /// Whatever IPv6 goes over carries packets of a certain size.
+    /// Whatever IPv6 goes over carries packets of a certain size: nobody makes his packets smaller than that, so that there
+    /// must be room for what the forward mode adds as well.
     fn mtus(&mut self, vip: &VipDraft) {
         let is_six = vip.address.as_ref().is_some_and(|address| address.get_ref().is_ipv6());
+        let forward = vip.forward.as_ref().map(|forward| *forward.get_ref());
+        let least_by = |backend| {
+            let added = forward.map_or(0, |forward| forward.way(backend).overhead());
+            u32::from(WayMtu::MIN_IPV6) + if is_six { added } else { 0 }
+        };
         let of_vip = vip.given.mtu.map(|mtu| (mtu, vip.places.get("mtu").unwrap_or(&vip.header).clone()));
-        let all = of_vip.iter().cloned().map(|(mtu, span)| (mtu, span, is_six.then(|| "the VIP".to_owned())));
-        let all = all.chain(vip.backends.iter().filter_map(|backend| {
+        let the_vip = || is_six.then(|| "the VIP".to_owned());
+        let alone = of_vip.iter().cloned().map(|(mtu, span)| (mtu, span, the_vip(), WayMtu::MIN_IPV6.into()));
+        let all = vip.backends.iter().filter_map(|backend| {
             let own = backend.mtu.as_ref().map(|mtu| (*mtu.get_ref(), mtu.span()));
             let (mtu, span) = own.or_else(|| of_vip.clone())?;
-            let whose = match *backend.address.get_ref() {
-                _ if is_six => Some("the VIP".to_owned()),
-                IpAddr::V6(address) => Some(format!("the backend `{address}`")),
-                IpAddr::V4(_) => None,
-            };
-            Some((mtu, span, whose))
-        }));
+            let address = *backend.address.get_ref();
+            let whose = the_vip().or_else(|| address.is_ipv6().then(|| format!("the backend `{address}`")));
+            Some((mtu, span, whose, least_by(address)))
+        });
         // What is wrong with the VIP's is not said of each backend.
         let mut said = HashSet::new();
-        for (mtu, span, whose) in all.filter(|(mtu, ..)| mtu.is_below_ipv6()) {
+        let is_below = |mtu: WayMtu, least| mtu.bytes().is_some_and(|bytes| u32::from(bytes) < least);
+        for (mtu, span, whose, least) in all.chain(alone).filter(|(mtu, .., least)| is_below(*mtu, *least)) {
             let Some(whose) = whose.filter(|_| said.insert(span.start)) else { continue };
-            let least = WayMtu::MIN_IPV6;
             let message = format!(
                 "`mtu` is {mtu}, and {whose} has an IPv6 address, for which ways carry {least} at least; write `mtu = \
                  {least}` or more"
