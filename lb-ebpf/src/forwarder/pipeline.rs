@@ -103,10 +103,7 @@ fn walk<H: Vips + Reset + TooBig + Echo>(frame: &XdpFrame, offset: usize) -> Res
     let flow = match found {
         Ok(Some(flow)) => flow,
         Ok(None) => return Ok(answer::<H>(frame, offset, ingress)),
-        Err(Other::Icmp) => {
-            let answer = answer::<H>(frame, offset, ingress);
-            return Ok(Some(answer.unwrap_or_else(|| message::<H>(frame.context(), offset))));
-        }
+        Err(Other::Icmp) => return Ok(Some(message::<H>(frame.context(), offset))),
         Err(Other::Dropped(dropped)) => return Err(dropped),
     };
     match send(frame, &flow, ingress) {
@@ -161,12 +158,15 @@ fn flow<H: Vips>(frame: &XdpFrame, offset: usize) -> Result<Option<Flow<H>>, Oth
 }
 
 /// What becomes of an ICMP message: an echo request to a VIP is answered, an error about a flow of a VIP's goes where that
-/// does, and all else passes.
+/// does, one about a probe to the prober, and all else passes.
 ///
 /// A function of its own, for few packets are; and what it does are several, which it calls one after the other, so that
 /// they take no stack from each other: of all that wait for one another there are 512 bytes.
 #[inline(never)]
 fn message<H: Vips + Echo + TooBig>(context: &XdpContext, offset: usize) -> u32 {
+    if maps::uses(Features::PROBES) && probe::is_for_node::<H>(context, offset) {
+        return probe::hand_over::<H>(context, offset);
+    }
     let frame = XdpFrame::new(context, || maps::uses(Features::MULTI_BUFFER));
     let Some(header) = H::parse(&frame, offset) else { return xdp_action::XDP_PASS };
     let Some((kind, at)) = icmp(&header, &frame, offset) else { return xdp_action::XDP_PASS };

@@ -43,6 +43,15 @@ pub fn may_be_answer<H: Family>(frame: &XdpFrame, offset: usize) -> bool {
     PROBE_PATH.get(0).is_some_and(|path| path.may_have(header.destination()))
 }
 
+/// Whether the packet with this header at `offset` is for an address that probes come from, which no VIP has. A function of
+/// its own: few packets are asked.
+#[inline(never)]
+pub fn is_for_node<H: Family>(context: &XdpContext, offset: usize) -> bool {
+    let frame = XdpFrame::new(context, || maps::uses(Features::MULTI_BUFFER));
+    let Some(header) = H::parse(&frame, offset) else { return false };
+    PROBE_PATH.get(0).is_some_and(|path| path.has(header.destination()))
+}
+
 /// Sends an answer to the prober, and passes what is none. A function of its own: few packets come here.
 #[inline(never)]
 pub fn hand_over<H: Family>(context: &XdpContext, offset: usize) -> u32 {
