@@ -472,6 +472,15 @@ impl Host {
         self.statistic("snmp", "Icmp: ", "InDestUnreachs")
     }
 
+    /// Echo replies that the host has got.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::retransmitted`].
+    pub fn echo_replies(&self) -> anyhow::Result<u64> {
+        self.statistic("snmp", "Icmp: ", "InEchoReps")
+    }
+
     /// A count from one of the kernel's files of statistics, which have a line of names and a line of values.
     fn statistic(&self, file: &str, prefix: &str, name: &str) -> anyhow::Result<u64> {
         let text = self.run(|| std::fs::read_to_string(format!("/proc/thread-self/net/{file}")))?;

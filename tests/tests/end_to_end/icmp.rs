@@ -12,28 +12,18 @@ use etherparse::{
     IcmpEchoHeader, Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpDscp, IpNumber, Ipv6FlowLabel, TcpHeader,
     icmpv4, icmpv6,
 };
-use lb_common::{FlowEntry, FlowKey, NextHop};
+use lb_common::{Address, Be32, FlowEntry, FlowKey, NextHop, ProbePath};
 use naru_tests::{
-    forwarder::{Forwarder, INGRESS, Output, Verdict},
+    forwarder::{Forwarder, INGRESS, Output, Verdict, next_hop},
     frames::{self, BALANCER_MAC, CLIENT_MAC, NEXT_HOP_MAC, Packet},
     vip_text::VipText,
 };
 
-use crate::packet::{CLIENT4, CLIENT6, VIP4, VIP6, at, flow_hash, one, outer4, outer6, sent};
+use crate::packet::{CLIENT4, CLIENT6, VIP4, VIP6, WAYS, at, flow_hash, one, outer4, outer6, sent};
 
 /// Routers on the way to clients.
 const ROUTER4: &str = "192.0.2.99";
 const ROUTER6: &str = "2001:db8:99::1";
-
-/// Client, VIP, forward mode and backend: every mode, in every mix of families.
-const WAYS: [(&str, &str, &str, &str); 6] = [
-    (CLIENT4, VIP4, "l2", "10.0.1.11"),
-    (CLIENT6, VIP6, "l2", "2001:db8:b::11"),
-    (CLIENT4, VIP4, "ipip", "10.0.1.11"),
-    (CLIENT4, VIP4, "ipip", "2001:db8:b::11"),
-    (CLIENT6, VIP6, "ipip", "10.0.1.11"),
-    (CLIENT6, VIP6, "ipip", "2001:db8:b::11"),
-];
 
 #[derive(Clone, Debug)]
 enum Message {
@@ -469,4 +459,27 @@ fn answers_keep_to_their_rate() {
     }
     let drops = forwarder.drops().unwrap();
     assert!(drops["rate_limited"] > 0 && drops["too_big"] == SENT as u64, "{drops:?}");
+}
+
+/// Where backends are probed, the addresses that probes come from are looked for in a filter that takes others for them.
+#[test]
+#[ignore = "needs root"]
+fn probes_take_no_vip_its_icmp() {
+    for (client, vip) in [(CLIENT4, VIP4), (CLIENT6, VIP6)] {
+        let (client, vip) = (at(client), at(vip));
+        let forwarder = Forwarder::with_probes(&one(&vip.to_string(), "l2", backend_of(vip)), next_hop()).unwrap();
+        let own: Address = vip.ip().into();
+        let node = |last: u32| {
+            let [a, b, c, _] = own.0;
+            let node = if vip.is_ipv4() { [a, b, c] } else { [Be32::new(0x2001_0db8), b, c] };
+            Address([node[0], node[1], node[2], Be32::new(last)])
+        };
+        let path = |last| ProbePath::new(INGRESS, CLIENT_MAC, BALANCER_MAC, [node(last)]);
+        let taken = (0x0a00_0000..).find(|last| node(*last) != own && path(*last).may_have(own)).unwrap();
+        forwarder.dataplane().probes().set_path(path(taken));
+        let request = echo(false, client, vip, 1, b"abcdefgh").frame();
+        assert_eq!(forwarder.run(&request).unwrap().verdict, Verdict::Tx, "{vip}");
+        let error = error(errors(vip.is_ipv4())[0].clone(), &Packet::data(vip, client, &[7; 100]), vip, 8).frame();
+        assert_eq!(forwarder.run(&error).unwrap().verdict, Verdict::Tx, "{vip}");
+    }
 }

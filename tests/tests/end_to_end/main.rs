@@ -13,6 +13,7 @@ mod forward_modes;
 mod hash_seed;
 mod health;
 mod icmp;
+mod icmp_flood;
 mod instructions;
 mod kills;
 mod lab;

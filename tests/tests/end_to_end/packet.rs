@@ -24,6 +24,16 @@ pub const CLIENT6: &str = "[2001:db8:c::7]:40000";
 pub const VIP4: &str = "203.0.113.10:80";
 pub const VIP6: &str = "[2001:db8:f::10]:80";
 
+/// Client, VIP, forward mode and backend: every mode, in every mix of families.
+pub const WAYS: [(&str, &str, &str, &str); 6] = [
+    (CLIENT4, VIP4, "l2", "10.0.1.11"),
+    (CLIENT6, VIP6, "l2", "2001:db8:b::11"),
+    (CLIENT4, VIP4, "ipip", "10.0.1.11"),
+    (CLIENT4, VIP4, "ipip", "2001:db8:b::11"),
+    (CLIENT6, VIP6, "ipip", "10.0.1.11"),
+    (CLIENT6, VIP6, "ipip", "2001:db8:b::11"),
+];
+
 /// A destination-options or hop-by-hop header of 8 bytes with one PadN option, without its first byte.
 const PADDING: [u8; 7] = [0, 1, 4, 0, 0, 0, 0];
 
@@ -121,14 +131,7 @@ fn outer_ipv4_headers_follow_the_inner_one() {
 #[test]
 #[ignore = "needs root"]
 fn a_packet_lives_a_hop_less_long_in_every_mode() {
-    for (client, vip, forward, backend) in [
-        (CLIENT4, VIP4, "l2", "10.0.1.11"),
-        (CLIENT6, VIP6, "l2", "2001:db8:b::11"),
-        (CLIENT4, VIP4, "ipip", "10.0.1.11"),
-        (CLIENT4, VIP4, "ipip", "2001:db8:b::11"),
-        (CLIENT6, VIP6, "ipip", "10.0.1.11"),
-        (CLIENT6, VIP6, "ipip", "2001:db8:b::11"),
-    ] {
+    for (client, vip, forward, backend) in WAYS {
         let forwarder = Forwarder::new(&one(vip, forward, backend)).unwrap();
         let packet = Packet::data(at(client), at(vip), b"payload");
         for tags in [&[][..], &[(0x8100, 7)], &[(0x88a8, 100), (0x8100, 7)]] {
