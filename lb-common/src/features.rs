@@ -25,7 +25,7 @@ impl Features {
     pub const PROBES: Self = Self(1 << 9);
     /// Some VIP answers where no backend takes flows.
     pub const REFUSALS: Self = Self(1 << 10);
-    /// Some address answers echo requests.
+    /// Echo requests to VIPs are answered, or dropped where the config says so.
     pub const ECHO: Self = Self(1 << 11);
 
     /// Further ways of forwarding have the bits from here on, by their numbers.

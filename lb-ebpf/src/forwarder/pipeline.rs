@@ -303,9 +303,6 @@ fn sent_to<H: Family>(
 ) -> Result<(u32, u32), DropReason> {
     let header = H::parse(frame, offset).ok_or_else(|| cold(DropReason::Truncated))?;
     let bytes = header.total_len();
-    if offset + bytes as usize > frame.total_len() {
-        return Err(cold(DropReason::BadLength));
-    }
     if header.is_expiring() {
         return Err(cold(DropReason::TtlExceeded));
     }

@@ -25,8 +25,8 @@ pub fn may_send(kind: Answer) -> bool {
 }
 
 /// Sends the frame back to whom it came from, with the `len` bytes that `write` puts at `offset`, where its IP header was.
-/// Where that is more than the frame has, the rest of it is `offset + len` less its length further behind: what `write`
-/// leaves is the end of the frame.
+/// Where that is more than the frame has, room comes in front of it, so that what the frame had from `offset` on is its end
+/// then, and stays as it was where `write` leaves it.
 #[inline(always)]
 pub fn send_back(frame: &XdpFrame, offset: usize, len: usize, write: impl Fn() -> bool) -> Option<u32> {
     let [first, second, third] = frame.words(0)?.map(u32::from_be);

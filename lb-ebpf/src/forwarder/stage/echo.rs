@@ -7,7 +7,7 @@
 use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use lb_common::{Answer, DropReason, Features, NO_ID};
 use lb_ebpf::{
-    wire::{Echo, Frame as _, Unreachable, icmp},
+    wire::{Echo, Frame as _, Unreachable},
     xdp::XdpFrame,
 };
 
@@ -29,10 +29,9 @@ pub fn answer<H: Vips + Echo + Unreachable>(context: &XdpContext, offset: usize)
 #[inline(always)]
 fn answered<H: Vips + Echo + Unreachable>(frame: &XdpFrame, offset: usize) -> Option<u32> {
     let header = H::parse(frame, offset)?;
-    let (kind, at) = icmp(&header, frame, offset)?;
+    let (_, len) = header.next();
     let total_len = header.total_len() as usize;
     let is_whole = total_len >= H::HEADER_LEN + 8 && offset + total_len <= frame.total_len();
-    let is_plain = kind == H::REQUEST && at == offset + H::HEADER_LEN;
     if !vip::answers_echo(&header) {
         // Nor is the stack to answer, where it has the address as well.
         let is_vip = vip::serves(&header, 0);
@@ -41,14 +40,14 @@ fn answered<H: Vips + Echo + Unreachable>(frame: &XdpFrame, offset: usize) -> Op
             xdp_action::XDP_DROP
         });
     }
-    if !is_whole || !is_plain || !header.is_from_a_host() {
+    if !is_whole || len != H::HEADER_LEN || !header.is_from_a_host() {
         return None;
     }
     if !may_send(Answer::Echo) {
         count::dropped(NO_ID, DropReason::RateLimited);
         return Some(xdp_action::XDP_DROP);
     }
-    let [first] = frame.words(at)?;
+    let [first] = frame.words(offset + len)?;
     let sent = send_back(frame, offset, total_len, || header.write_reply(frame, offset, first));
     Some(sent.unwrap_or(xdp_action::XDP_DROP))
 }

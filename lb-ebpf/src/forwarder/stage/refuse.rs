@@ -4,7 +4,8 @@
 //!
 //! An answer goes back to where what it answers came from. RST is never longer than that, so that nobody is flooded by it
 //! with more than a stranger sends here in his name; a segment with RST is not answered. An ICMP error is up to 48 bytes
-//! longer, and so each CPU sends so many in a tick at most (`icmp_rate`). Datagrams with IP options or extension headers get none.
+//! longer, and so each CPU sends so many in a tick at most (`icmp_rate`). Datagrams with IP options or extension headers
+//! get none.
 
 use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
 use lb_common::{Answer, Features};
